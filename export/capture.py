@@ -1,0 +1,185 @@
+"""Tracing a decoder: the same program seen at two lengths."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+import torch.nn.modules.transformer as nn_transformer
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import ExportGraphSignature
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+from hybrid_deploy.errors import UnsupportedModelError
+
+_DECOMPOSED = ("einsum", "group_norm", "instance_norm", "bucketize")
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A decoder `decode(tokens, *memory) -> logits` traced at length L and at length L - 1.
+
+    A dimension that differs between the two traces runs along the tokens.
+
+    Attributes:
+        nodes: the program at length L, in topological order.
+        twins: for every node, the same node at length L - 1.
+        constants: parameters, buffers and literal tensors, by their placeholder.
+        tokens: placeholder of the tokens, (batch, L) int64.
+        memory: placeholders of what encode() returned.
+        logits: the result, (batch, L, vocabulary).
+        length: L, which becomes the capacity of the caches.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    twins: Mapping[fx.Node, fx.Node]
+    constants: Mapping[fx.Node, Tensor]
+    names: Mapping[fx.Node, str]
+    tokens: fx.Node
+    memory: tuple[fx.Node, ...]
+    logits: fx.Node
+    length: int
+
+    @property
+    def batch(self) -> sympy.Expr:
+        """The symbol of the batch dimension."""
+        return as_expr(self.tokens.meta["val"].shape[0])
+
+
+def capture_decoder(
+    decode: nn.Module, memory: tuple[Tensor, ...], dynamic: tuple[tuple[int, ...], ...], length: int
+) -> Capture:
+    """Traces `decode` at `length` and at `length - 1`.
+
+    Args:
+        decode: a module whose `forward(tokens, *memory)` gives a tuple of logits, in eval mode.
+        memory: example memory, batch of two or more.
+        dynamic: for each memory tensor, its dynamic axes besides the batch, which is axis 0.
+        length: the largest number of tokens that will ever be decoded.
+
+    Raises:
+        UnsupportedModelError: the model cannot be traced, or its program depends on the length.
+    """
+    long, short = (_trace(decode, memory, dynamic, size) for size in (length, length - 1))
+    long_nodes, short_nodes = (list(program.graph.nodes) for program in (long, short))
+    if [_operator(n) for n in long_nodes] != [_operator(n) for n in short_nodes]:
+        raise UnsupportedModelError(
+            "decode() runs a different program for a different number of tokens: Python control "
+            "flow depends on the length; make it independent of tokens.shape[1]"
+        )
+    signature = long.graph_signature
+    users = [n for n in long_nodes if n.op == "placeholder" and n.name in signature.user_inputs]
+    output = next(n for n in long_nodes if n.op == "output").args[0]
+    constants, names = _constants(long, signature, long_nodes)
+    return Capture(
+        nodes=tuple(long_nodes),
+        twins=dict(zip(long_nodes, short_nodes, strict=True)),
+        constants=constants,
+        names=names,
+        tokens=users[0],
+        memory=tuple(users[1:]),
+        logits=output[0],
+        length=length,
+    )
+
+
+def as_expr(size: int | torch.SymInt) -> sympy.Expr:
+    """Gives a dimension as a sympy expression."""
+    return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
+
+
+def hint(size: int | torch.SymInt) -> int:
+    """Gives the size that a dimension had in the example."""
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+
+
+def evaluate(expr: sympy.Expr, sizes: Mapping[sympy.Symbol, Any]) -> Any:
+    """Computes a dimension from the sizes of its symbols; symbolic sizes give a symbolic result."""
+    return sympy_interp(PythonReferenceAnalysis, dict(sizes), expr)
+
+
+@contextmanager
+def quiet_tracing() -> Iterator[None]:
+    """Silences the notes that PyTorch's exporter writes about itself."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _trace(
+    decode: nn.Module, memory: tuple[Tensor, ...], dynamic: tuple[tuple[int, ...], ...], length: int
+) -> torch.export.ExportedProgram:
+    tokens = torch.ones(memory[0].shape[0], length, dtype=torch.int64)
+    batch = torch.export.Dim("batch", min=1, max=1 << 20)
+    free = torch.export.Dim.AUTO
+    memory_shapes = tuple({0: batch} | {axis: free for axis in axes} for axes in dynamic)
+    shapes = ({0: batch}, memory_shapes)
+    with quiet_tracing(), _static_causal_hint():
+        try:
+            program = torch.export.export(
+                decode, (tokens, *memory), dynamic_shapes=shapes, strict=False
+            )
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise UnsupportedModelError(f"decode() cannot be traced: {reason}") from error
+    if not any(_needs_rewriting(node) for node in program.graph.nodes):
+        return program
+    table: Mapping[Any, Any] = torch.export.default_decompositions()
+    chosen = {op: f for op, f in table.items() if any(x in str(op) for x in _DECOMPOSED)}
+    with quiet_tracing(), _static_causal_hint():
+        simple: torch.export.ExportedProgram = program.run_decompositions(chosen)
+        return simple
+
+
+def _needs_rewriting(node: fx.Node) -> bool:
+    """Tells whether a node writes in place, or is to be split into simpler operators."""
+    schema = getattr(node.target, "_schema", None)
+    in_place = schema is not None and schema.is_mutable
+    return in_place or any(name in str(node.target) for name in _DECOMPOSED)
+
+
+@contextmanager
+def _static_causal_hint() -> Iterator[None]:
+    """Keeps torch.nn from asking the values of a mask whether it is causal, while tracing.
+
+    The mask itself is applied all the same, and verified by the analysis.
+    """
+    original = nn_transformer._detect_is_causal_mask
+
+    def from_hint(
+        mask: Tensor | None, is_causal: bool | None = None, size: int | None = None
+    ) -> bool:
+        return bool(is_causal)
+
+    nn_transformer._detect_is_causal_mask = from_hint
+    try:
+        yield
+    finally:
+        nn_transformer._detect_is_causal_mask = original
+
+
+def _operator(node: fx.Node) -> object:
+    return node.target if node.op == "call_function" else node.op
+
+
+def _constants(
+    program: torch.export.ExportedProgram, signature: ExportGraphSignature, nodes: list[fx.Node]
+) -> tuple[dict[fx.Node, Tensor], dict[fx.Node, str]]:
+    sources = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    constants, names = {}, {}
+    for node in nodes:
+        if node.op == "placeholder" and node.name in sources:
+            name = sources[node.name]
+            value = program.state_dict.get(name, program.constants.get(name))
+            constants[node], names[node] = value.detach(), name
+    return constants, names

@@ -1,0 +1,48 @@
+"""Constant tables that only say which keys are in the past."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BLOCKED_BELOW = -1e4
+"""An additive mask value under this one lets nothing through."""
+
+
+@dataclass(frozen=True)
+class CausalPattern:
+    """A square table that is `allowed` on and below its diagonal and `blocked` above."""
+
+    allowed: float
+    blocked: float
+    dtype: torch.dtype
+
+    @property
+    def values(self) -> tuple[float, float]:
+        """The two values of the table."""
+        return self.allowed, self.blocked
+
+    @property
+    def is_mask(self) -> bool:
+        """Tells whether it is boolean, true where a key may be seen."""
+        return self.dtype is torch.bool and self.allowed == 1 and self.blocked == 0
+
+    @property
+    def masks_attention(self) -> bool:
+        """Tells whether it can be replaced by a boolean attention mask."""
+        additive = self.dtype.is_floating_point and self.allowed == 0
+        return self.is_mask or (additive and self.blocked <= BLOCKED_BELOW)
+
+
+def causal_pattern(table: Tensor, length: int) -> CausalPattern | None:
+    """Recognises a (1, ..., length, length) table that only says which keys are in the past."""
+    if table.dim() < 2 or table.shape[-2:] != (length, length) or table.numel() != length**2:
+        return None
+    square = table.reshape(length, length)
+    past = torch.ones(length, length, dtype=torch.bool).tril()
+    allowed, blocked = square[past], square[~past]
+    if bool((allowed == allowed[0]).all()) and bool((blocked == blocked[0]).all()):
+        return CausalPattern(allowed[0].item(), blocked[0].item(), table.dtype)
+    return None

@@ -1,0 +1,110 @@
+"""The symbolic dimensions of the graphs: which axes vary, what they are called, how far they go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sympy
+import torch
+from torch import Tensor, nn
+
+from hybrid_deploy.contract import BATCH_DIM, LENGTH_DIM, MEMORY_DIM
+from hybrid_deploy.errors import UnsupportedModelError
+from hybrid_deploy.export.capture import as_expr, quiet_tracing
+from hybrid_deploy.export.model import EncodePart, reference_memory
+from hybrid_deploy.export.plan import Plan
+from hybrid_deploy.manifest import DimRange, GenerationDefaults
+
+
+@dataclass(frozen=True)
+class DynamicAxis:
+    """An axis of an encoder input whose size varies, with its name and its range."""
+
+    name: str
+    sizes: DimRange
+
+
+DynamicAxes = Mapping[str, Mapping[int, DynamicAxis]]
+"""For each encoder input, its varying axes besides the batch."""
+
+
+def memory_axes(
+    model: nn.Module, inputs: Mapping[str, Tensor], dynamic: DynamicAxes
+) -> tuple[tuple[int, ...], ...]:
+    """Finds which axes of the memory vary when the inputs' dynamic axes do."""
+    free = torch.export.Dim.AUTO
+    shapes = tuple({0: free} | {axis: free for axis in dynamic.get(name, {})} for name in inputs)
+    with quiet_tracing():
+        try:
+            program = torch.export.export(
+                EncodePart(model),
+                tuple(inputs.values()),
+                dynamic_shapes=(shapes,),
+                strict=False,
+            )
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UnsupportedModelError(f"encode() cannot be traced: {reason}") from error
+    output = next(n for n in program.graph.nodes if n.op == "output").args[0]
+    values = [node.meta["val"] for node in output]
+    return tuple(
+        tuple(a for a, size in enumerate(v.shape) if a and isinstance(size, torch.SymInt))
+        for v in values
+    )
+
+
+def dim_names(plan: Plan) -> dict[sympy.Symbol, str]:
+    """Names the symbols of the memory's shapes."""
+    names = {plan.capture.batch: BATCH_DIM}
+    for node in plan.capture.memory:
+        for size in plan.shape(node)[1:]:
+            for symbol in sorted(as_expr(size).free_symbols, key=str):
+                count = len(names) - 1
+                names.setdefault(symbol, f"{MEMORY_DIM}_{count}" if count else MEMORY_DIM)
+    return names
+
+
+def dim_of(size: int | torch.SymInt, names: Mapping[sympy.Symbol, str]) -> int | str:
+    """Gives a dimension as a number or as the name it has in the graphs."""
+    if isinstance(size, int):
+        return size
+    expr = as_expr(size)
+    return str(expr.subs({s: sympy.Symbol(names[s]) for s in expr.free_symbols}))
+
+
+def dim_ranges(
+    model: nn.Module,
+    plan: Plan,
+    inputs: Mapping[str, Tensor],
+    dynamic: DynamicAxes,
+    generation: GenerationDefaults,
+    max_batch: int,
+) -> dict[str, DimRange]:
+    """Gives the range of every symbolic dimension; the memory's by encoding inputs of each size."""
+    prompt = max(1, len(generation.start_tokens))
+    dims = {
+        BATCH_DIM: DimRange(1, 1, max_batch),
+        LENGTH_DIM: DimRange(1, prompt, generation.max_length),
+    }
+    for axes in dynamic.values():
+        dims |= {axis.name: axis.sizes for axis in axes.values()}
+    names = dim_names(plan)
+    found: dict[str, list[int]] = {}
+    for bound in ("min", "typical", "max"):
+        resized = tuple(_resized(value, dynamic.get(n, {}), bound) for n, value in inputs.items())
+        for node, value in zip(plan.capture.memory, reference_memory(model, resized), strict=True):
+            for expected, size in zip(plan.shape(node)[1:], value.shape[1:], strict=True):
+                if isinstance(as_expr(expected), sympy.Symbol):
+                    found.setdefault(names[as_expr(expected)], []).append(size)
+    return dims | {
+        name: DimRange(min(sizes), sorted(sizes)[len(sizes) // 2], max(sizes))
+        for name, sizes in found.items()
+    }
+
+
+def _resized(value: Tensor, axes: Mapping[int, DynamicAxis], bound: str) -> Tensor:
+    shape = list(value.shape)
+    for axis, varying in axes.items():
+        shape[axis] = getattr(varying.sizes, bound)
+    return value.new_zeros(shape)

@@ -1,0 +1,183 @@
+"""The three modules that a plan becomes: encoder, prefill and step, ready for torch.onnx.export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from hybrid_deploy.contract import cross_name, self_name
+from hybrid_deploy.export.capture import as_expr, evaluate
+from hybrid_deploy.export.frame import Frame
+from hybrid_deploy.export.operators import find_rule
+from hybrid_deploy.export.plan import BindingTime, Plan
+from hybrid_deploy.export.rules import call
+
+NESTED = "__"
+"""Stands for the dot in the name of a nested parameter: buffers cannot have dots."""
+
+
+class EncoderGraph(nn.Module):
+    """The model's inputs to the memory tensors that the decoder graphs take.
+
+    Args:
+        encode: the model's encoder; gives one tensor or several.
+        plan: the analysed decoder.
+    """
+
+    def __init__(self, encode: nn.Module, plan: Plan) -> None:
+        super().__init__()
+        self.encode = encode
+        self._plan = plan
+        self._constants = _Constants(self, plan, BindingTime.MEMORY)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Gives the memory tensors, in the plan's order."""
+        plan = self._plan
+        memory = self.encode(*inputs)
+        tensors = memory if isinstance(memory, (tuple, list)) else (memory,)
+        values = dict(zip(plan.capture.memory, tensors, strict=True))
+        sizes = {
+            as_expr(expected): size
+            for node, value in values.items()
+            for expected, size in zip(plan.shape(node), value.shape, strict=True)
+        }
+
+        def operand(node: fx.Node) -> Any:
+            if plan.times[node] is BindingTime.SIZE:
+                return evaluate(as_expr(node.meta["val"]), sizes)
+            return values[node] if node in values else self._constants[node]
+
+        for node in plan.capture.nodes:
+            if plan.times.get(node) is BindingTime.MEMORY and node not in values:
+                args, kwargs = fx.map_arg((node.args, node.kwargs), operand)
+                values[node] = call(node, args, kwargs)
+        return tuple(values[node] for node in plan.memory)
+
+
+class DecoderGraph(nn.Module):
+    """New tokens to the logits of the token that comes next, and the updated caches."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self._plan = plan
+        self._constants = _Constants(self, plan, BindingTime.TOKEN)
+
+    def _run(
+        self,
+        tokens: Tensor,
+        position: Tensor,
+        last: Tensor | None,
+        tensors: tuple[Tensor, ...],
+        single: frozenset[fx.Node],
+    ) -> tuple[Tensor, ...]:
+        plan = self._plan
+        memory, caches = tensors[: len(plan.memory)], tensors[len(plan.memory) :]
+        frame = Frame(plan, tokens, position, last, memory, caches, self._constants, single)
+        for node in plan.capture.nodes:
+            if plan.depends_on_tokens(node) and node is not plan.capture.tokens:
+                frame.store(node, find_rule(node).run(frame, node))
+        logits = frame.raw(plan.capture.logits, single=True)
+        return logits, *frame.caches
+
+
+class StepGraph(DecoderGraph):
+    """One token per sequence."""
+
+    def forward(self, token: Tensor, position: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Decodes one token.
+
+        Args:
+            token: (batch,) int64.
+            position: (batch,) int64.
+            tensors: the memory tensors, then the caches.
+
+        Returns:
+            logits (batch, vocabulary), then the caches.
+        """
+        everything = frozenset(n for n in self._plan.capture.nodes)
+        return self._run(token, position, None, tensors, everything)
+
+
+class PrefillGraph(DecoderGraph):
+    """Several tokens per sequence, of which only the last one's logits are wanted."""
+
+    def forward(
+        self, tokens: Tensor, position: Tensor, last: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Decodes a prompt.
+
+        Args:
+            tokens: (batch, length) int64, padded on the right.
+            position: (batch,) int64, of the first token.
+            last: (batch,) int64, index of the last real token.
+            tensors: the memory tensors, then the caches.
+
+        Returns:
+            logits (batch, vocabulary), then the caches.
+        """
+        return self._run(tokens, position, last, tensors, _after_the_caches(self._plan))
+
+
+def memory_names(plan: Plan) -> list[str]:
+    """Names the encoder graph's outputs."""
+    return _numbered(list(plan.memory.values()), cross_name)
+
+
+def cache_names(plan: Plan) -> list[str]:
+    """Names the decoder graphs' caches."""
+    return _numbered([cache.kind for cache in plan.caches], self_name)
+
+
+def cache_example(plan: Plan, batch: int) -> list[Tensor]:
+    """Gives empty caches for a batch."""
+    return [
+        torch.zeros(
+            [evaluate(as_expr(size), {plan.capture.batch: batch}) for size in plan.shape(c.source)],
+            dtype=c.source.meta["val"].dtype,
+        )
+        for c in plan.caches
+    ]
+
+
+def _after_the_caches(plan: Plan) -> frozenset[fx.Node]:
+    """Lists the nodes that no cache needs: of these, the last row is enough."""
+    needed: set[fx.Node] = set()
+    pending = [cache.source for cache in plan.caches]
+    while pending:
+        node = pending.pop()
+        if node not in needed and plan.depends_on_tokens(node):
+            needed.add(node)
+            pending.extend(node.all_input_nodes)
+    return frozenset(n for n in plan.capture.nodes if n not in needed)
+
+
+def _numbered(kinds: list[str], name: Callable[[str, int], str]) -> list[str]:
+    seen: dict[str, int] = {}
+    names = []
+    for kind in kinds:
+        names.append(name(kind, seen.get(kind, 0)))
+        seen[kind] = seen.get(kind, 0) + 1
+    return names
+
+
+class _Constants:
+    """The constants that a graph uses, registered as buffers of its module."""
+
+    def __init__(self, module: nn.Module, plan: Plan, user: BindingTime) -> None:
+        self._module = module
+        self._buffers: dict[fx.Node, str] = {}
+        users = [n for n in plan.capture.nodes if plan.times.get(n) is user]
+        for node in (operand for n in users for operand in n.all_input_nodes):
+            value = plan.constants.get(node)
+            if isinstance(value, Tensor) and node not in self._buffers:
+                name = plan.capture.names.get(node, node.name).replace(".", NESTED)
+                self._buffers[node] = name
+                module.register_buffer(name, value)
+
+    def __getitem__(self, node: fx.Node, /) -> Tensor:
+        value = getattr(self._module, self._buffers[node])
+        assert isinstance(value, Tensor)
+        return value

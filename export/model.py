@@ -1,0 +1,70 @@
+"""What is asked of a model: `encode(inputs) -> memory` and `decode(tokens, memory) -> logits`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybrid_deploy.errors import UnsupportedModelError
+
+
+class EncodePart(nn.Module):
+    """The encoder of a model as a module of its own; gives a tuple of tensors."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Gives the memory, each tensor batch first."""
+        memory: Any = self.model.encode(*inputs)  # type: ignore[operator]
+        return tuple(memory) if isinstance(memory, (tuple, list)) else (memory,)
+
+
+class DecodePart(nn.Module):
+    """The decoder of a model as a module of its own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, *memory: Tensor) -> tuple[Tensor]:
+        """Gives the logits (batch, length, vocabulary)."""
+        logits: Tensor = self.model.decode(tokens, *memory)  # type: ignore[operator]
+        return (logits,)
+
+
+def check_model(model: nn.Module) -> None:
+    """Checks that a model can be asked for what the exporter needs.
+
+    Raises:
+        UnsupportedModelError: a method is missing, or the model is in training mode.
+    """
+    for method in ("encode", "decode"):
+        if not callable(getattr(model, method, None)):
+            raise UnsupportedModelError(
+                f"{type(model).__name__} has no {method}(); give it encode(inputs) -> memory and "
+                "decode(tokens, memory) -> logits"
+            )
+    training = [name or type(model).__name__ for name, m in model.named_modules() if m.training]
+    if training:
+        raise UnsupportedModelError(
+            f"the model is in training mode ({training[0]}), so dropout would be exported; "
+            "call model.eval() first"
+        )
+
+
+@torch.no_grad()
+def reference_logits(model: nn.Module, memory: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
+    """Gives the model's own logits of every position, (batch, length, vocabulary)."""
+    logits: Tensor = model.decode(tokens, *memory)  # type: ignore[operator]
+    return logits
+
+
+@torch.no_grad()
+def reference_memory(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Gives what the model's own encoder returns, as a tuple."""
+    memory: tuple[Tensor, ...] = EncodePart(model)(*inputs)
+    return memory

@@ -1,0 +1,168 @@
+"""From a torch module to a tidy ONNX graph with the contract's names."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as ir_passes
+import onnxscript.optimizer
+import torch
+from torch import Tensor, nn
+
+from hybrid_deploy.errors import ExportError
+from hybrid_deploy.export.capture import quiet_tracing
+from hybrid_deploy.export.incremental import NESTED
+from hybrid_deploy.export.lowering import translations
+
+_FOLDED_VALUES = 1 << 31  # fold constants of any size: what is constant is a weight
+
+
+def onnx_from_torch(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    dynamic: Mapping[str, Mapping[int, str]],
+    opset: int,
+) -> ir.Model:
+    """Lowers a module to ONNX.
+
+    Args:
+        module: in eval mode.
+        inputs: example inputs by name, in the order of `forward`.
+        outputs: names of what `forward` returns.
+        dynamic: for each input, its symbolic dimensions by axis.
+        opset: version of the ONNX operator set.
+
+    Raises:
+        ExportError: an operator has no translation to ONNX.
+    """
+    shapes = tuple({**dynamic.get(name, {})} or None for name in inputs)
+    with quiet_tracing(), _quiet_exporter():
+        try:
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(inputs.values()),
+                dynamo=True,
+                opset_version=opset,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=_nested(module, shapes),
+                custom_translation_table=dict(translations(opset)),
+                verbose=False,
+            )
+        except Exception as error:
+            raise ExportError(
+                f"{type(module).__name__} has no ONNX form: {_reason(error)}"
+            ) from error
+    assert program is not None
+    return _tidy(program.model)
+
+
+def rename_output_dims(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> None:
+    """Gives the outputs of a graph the dimension names of the contract."""
+    for value in model.graph.outputs:
+        if value.name is not None and value.name in shapes:
+            value.shape = ir.Shape(shapes[value.name])
+
+
+def _nested(module: nn.Module, shapes: tuple[dict[int, str] | None, ...]) -> tuple[object, ...]:
+    """Groups the shapes of `*args` as torch.export wants them."""
+    code = type(module).forward.__code__
+    named = code.co_argcount - 1
+    return (*shapes[:named], shapes[named:]) if code.co_flags & 0x04 else shapes
+
+
+def _tidy(model: ir.Model) -> ir.Model:
+    onnxscript.optimizer.fold_constants(
+        model, input_size_limit=_FOLDED_VALUES, output_size_limit=_FOLDED_VALUES
+    )
+    _split_gemm(model)
+    _restore_weight_names(model)
+    passes = ir.passes.Sequential(
+        ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        ir_passes.IdentityEliminationPass(),
+        ir_passes.CommonSubexpressionEliminationPass(),
+        ir_passes.RemoveUnusedNodesPass(),
+        ir_passes.ClearMetadataAndDocStringPass(),
+        ir_passes.TopologicalSortPass(),
+        ir_passes.CheckerPass(),
+    )
+    return passes(model).model
+
+
+def _split_gemm(model: ir.Model) -> None:
+    """Writes Gemm as MatMul and Add: the form that weight-only quantization is understood in.
+
+    ONNX Runtime joins the two again by itself where the weight is a float.
+    """
+    for node in list(model.graph):
+        if node.op_type != "Gemm" or node.attributes.get_float("alpha", 1.0) != 1.0:
+            continue
+        rows, weight, *bias = node.inputs
+        plain = not node.attributes.get_int("transA", 0)
+        if not plain or node.attributes.get_float("beta", 1.0) != 1.0 or weight is None:
+            continue
+        if node.attributes.get_int("transB", 0):
+            if weight.const_value is None:
+                continue
+            weight = _transposed(model, weight)
+        product = ir.node("MatMul", [rows, weight], name=f"{node.name}_product")
+        result, nodes = product.outputs[0], [product]
+        result.type, result.shape = node.outputs[0].type, node.outputs[0].shape
+        if bias and bias[0] is not None:
+            nodes.append(ir.node("Add", [result, bias[0]], name=f"{node.name}_bias"))
+            result = nodes[-1].outputs[0]
+        ir.convenience.replace_nodes_and_values(
+            model.graph, node, [node], nodes, [node.outputs[0]], [result]
+        )
+
+
+def _restore_weight_names(model: ir.Model) -> None:
+    """Gives the weights the names that they have in the user's model."""
+    taken = {value.name for node in model.graph for value in node.outputs}
+    for value in list(model.graph.initializers.values()):
+        assert value.name is not None
+        name = re.sub(r"^(encode\.)?model\.", "", value.name.replace(NESTED, "."))
+        if name not in taken and name not in model.graph.initializers:
+            value.name = name
+
+
+def _transposed(model: ir.Model, weight: ir.Value) -> ir.Value:
+    name = f"{weight.name}_transposed"
+    known = model.graph.initializers.get(name)
+    if known is not None:
+        return known
+    assert weight.const_value is not None
+    data = np.ascontiguousarray(weight.const_value.numpy().T)
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(data.shape),
+        type=ir.TensorType(weight.const_value.dtype),
+        const_value=ir.Tensor(data, dtype=weight.const_value.dtype, name=name),
+    )
+    model.graph.register_initializer(value)
+    return value
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keeps torch.onnx from printing and logging its progress."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)

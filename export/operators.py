@@ -1,0 +1,106 @@
+"""Which operator has which rule."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx
+
+from hybrid_deploy.export.attention_rules import FusedAttention, MatrixProduct
+from hybrid_deploy.export.plan import TRANSPOSITIONS
+from hybrid_deploy.export.rowwise_rules import (
+    Elementwise,
+    Embedding,
+    Item,
+    LinearWithBiasFirst,
+    Reduction,
+    Refused,
+    RowWise,
+)
+from hybrid_deploy.export.rules import Rule
+from hybrid_deploy.export.shape_rules import (
+    AlongAxis,
+    Expand,
+    Joining,
+    Repeat,
+    Reshape,
+    Transposition,
+)
+
+_TABLE: dict[Rule, tuple[str, ...]] = {
+    Elementwise(): (
+        "aten._to_copy.default",
+        "aten.alias.default",
+        "aten.clone.default",
+        "aten.contiguous.default",
+        "aten.detach.default",
+        "aten.dropout.default",
+        "aten.feature_dropout.default",
+        "aten.full_like.default",
+        "aten.lift_fresh_copy.default",
+        "aten.ones_like.default",
+        "aten.to.device",
+        "aten.to.dtype",
+        "aten.to.dtype_layout",
+        "aten.zeros_like.default",
+    ),
+    RowWise(): ("aten.linear.default",),
+    LinearWithBiasFirst(): ("aten.addmm.default",),
+    RowWise(trailing_argument=1): (
+        "aten.layer_norm.default",
+        "aten.native_layer_norm.default",
+        "aten.rms_norm.default",
+    ),
+    Reduction(): (
+        "aten.amax.default",
+        "aten.linalg_vector_norm.default",
+        "aten.mean.dim",
+        "aten.sum.dim_IntList",
+        "aten.var.correction",
+    ),
+    Reduction(over_keys=True): (
+        "aten._safe_softmax.default",
+        "aten._softmax.default",
+        "aten.log_softmax.int",
+        "aten.softmax.int",
+    ),
+    Embedding(): ("aten.embedding.default",),
+    Reshape(): (
+        "aten._unsafe_view.default",
+        "aten.flatten.using_ints",
+        "aten.reshape.default",
+        "aten.squeeze.default",
+        "aten.squeeze.dim",
+        "aten.squeeze.dims",
+        "aten.unflatten.int",
+        "aten.unsqueeze.default",
+        "aten.view.default",
+    ),
+    Transposition(): tuple(sorted(TRANSPOSITIONS)),
+    AlongAxis(argument=1): ("aten.select.int", "aten.slice.Tensor", "aten.unbind.int"),
+    AlongAxis(argument=2): (
+        "aten.chunk.default",
+        "aten.repeat_interleave.self_int",
+        "aten.split.Tensor",
+        "aten.split_with_sizes.default",
+    ),
+    Joining(): ("aten.cat.default", "aten.stack.default"),
+    Expand(): ("aten.expand.default",),
+    Repeat(): ("aten.repeat.default",),
+    MatrixProduct(): ("aten.bmm.default", "aten.matmul.default", "aten.mm.default"),
+    FusedAttention(): ("aten.scaled_dot_product_attention.default",),
+}
+_RULES = {name: rule for rule, names in _TABLE.items() for name in names}
+_ELEMENTWISE, _ITEM, _REFUSED = Elementwise(), Item(), Refused()
+
+
+def find_rule(node: fx.Node) -> Rule:
+    """Gives the rule of a node."""
+    if node.target is operator.getitem:
+        return _ITEM
+    known = _RULES.get(str(node.target))
+    if known is not None:
+        return known
+    tags = getattr(node.target, "tags", ())
+    return _ELEMENTWISE if torch.Tag.pointwise in tags else _REFUSED

@@ -1,0 +1,119 @@
+"""`hybrid-deploy compare`: variants x backends, speed beside accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from hybrid_deploy.accuracy import LabelledFile, load_labels, measure_accuracy
+from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.cli.options import BUNDLE, FORMAT, THREADS, log, progress_bar
+from hybrid_deploy.errors import HybridDeployError
+from hybrid_deploy.report import Column, Format, render
+
+COLUMNS = (
+    Column("variant", "variant"),
+    Column("backend", "backend"),
+    Column("size_mb", "MB", digits=2),
+    Column("cer_percent", "CER %", digits=2),
+    Column("exact_percent", "exact %", digits=2),
+    Column("encoder_ms", "encoder ms", digits=2),
+    Column("token_ms", "ms/token", digits=3),
+    Column("total_ms", "total ms", digits=2),
+    Column("status", "status"),
+)
+_BYTES_PER_MB = 1e6
+_WARMUP = 5
+
+
+@click.command(epilog="Example: hybrid-deploy compare digits.bundle --samples lines")
+@BUNDLE
+@click.option(
+    "--samples", required=True, type=click.Path(path_type=Path),
+    help="Folder of inputs with a labels.csv (columns file, text).",
+)  # fmt: skip
+@click.option("--variant", "variants", multiple=True, help="Variant, may be repeated; default all.")
+@click.option("--backend", "backends", multiple=True, help="Backend, may be repeated; default all.")
+@THREADS
+@FORMAT
+def compare(
+    bundle: Path,
+    samples: Path,
+    variants: tuple[str, ...],
+    backends: tuple[str, ...],
+    threads: int | None,
+    output_format: Format,
+) -> None:
+    """Read every sample with every variant of BUNDLE on every backend.
+
+    Times are medians of single inputs, accuracy is over all samples. A variant that cannot run
+    says so in its row and does not stop the others.
+    """
+    from hybrid_deploy.runtime.backend import BACKENDS
+
+    opened, labels = open_bundle(bundle), load_labels(samples)
+    chosen = list(variants) or list(opened.manifest.variants)
+    for variant in chosen:
+        opened.variant(variant)
+    pairs = [(variant, backend) for variant in chosen for backend in backends or BACKENDS]
+    with progress_bar("compare", len(pairs) * len(labels)) as advance:
+        rows = compare_rows(opened, labels, pairs, threads, advance)
+    click.echo(render(rows, COLUMNS, output_format), nl=False)
+    log(f"{len(labels)} inputs one by one, medians; {threads or 'default'} CPU threads")
+
+
+def compare_rows(
+    bundle: Bundle,
+    labels: Sequence[LabelledFile],
+    pairs: Sequence[tuple[str, str]],
+    threads: int | None,
+    advance: Callable[[int], None],
+) -> list[dict[str, object]]:
+    """Gives one record for each pair of variant and backend; an error is a record too."""
+    rows: list[dict[str, object]] = []
+    for variant, backend in pairs:
+        row: dict[str, object] = {"variant": variant, "backend": backend}
+        row["size_mb"] = bundle.variant_size_bytes(variant) / _BYTES_PER_MB
+        try:
+            row |= _measure(bundle, variant, backend, labels, threads, advance)
+        except HybridDeployError as error:
+            row["status"] = f"failed: {' '.join(str(error).split())}"
+            log(f"{variant} on {backend} failed: {error}")
+        rows.append(row)
+    return rows
+
+
+def _measure(
+    bundle: Bundle,
+    variant: str,
+    backend: str,
+    labels: Sequence[LabelledFile],
+    threads: int | None,
+    advance: Callable[[int], None],
+) -> dict[str, object]:
+    from hybrid_deploy.runtime.backend import Options, load_backend
+    from hybrid_deploy.runtime.profile import summarize
+    from hybrid_deploy.runtime.session import Session
+
+    session = Session(bundle, variant, load_backend(backend, bundle, variant, Options(threads)))
+    for label in labels[:_WARMUP]:
+        session.run_files([label.file])
+    texts, timings, tokens = [], [], 0
+    for label in labels:
+        (result,), timing = session.run_files([label.file])
+        texts.append(result.text or "")
+        timings.append(timing)
+        tokens += len(result.tokens)
+        advance(1)
+    accuracy = measure_accuracy([label.text for label in labels], texts)
+    profile = summarize(timings, tokens, sum(t.total_ms for t in timings) / 1e3)
+    return {
+        "cer_percent": accuracy.cer_percent,
+        "exact_percent": accuracy.exact_percent,
+        "encoder_ms": profile.stage("encoder").p50_ms,
+        "token_ms": profile.stage("next token").p50_ms,
+        "total_ms": profile.stage("total").p50_ms,
+        "status": "ok",
+    }

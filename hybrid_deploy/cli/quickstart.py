@@ -1,0 +1,174 @@
+"""`hybrid-deploy quickstart`: the whole way, on the reference model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from hybrid_deploy.cli.options import FORCE, log, progress_bar
+from hybrid_deploy.errors import BuildError, MissingDependencyError
+from hybrid_deploy.report import render
+
+TARGETS = ("rtx:sm_86", "rtx:sm_89", "rtx:sm_120")
+PRECISIONS = ("fp16", "int8")
+_JOB = "hybrid_deploy.export.reference.job:feature_map"
+_CALIBRATION_LINES = 64
+_SHOWN_LINES = 6
+_PROFILE_RUNS = 200
+
+
+@click.command(epilog="Example: hybrid-deploy quickstart --out quickstart")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("quickstart"), show_default=True,
+    help="Folder for the bundle, the lines and the picture.",
+)  # fmt: skip
+@FORCE
+def quickstart(out: Path, force: bool) -> None:
+    """Export, quantize, build, run, profile and compare the reference digit reader.
+
+    The model reads lines of handwritten digits; every number is measured on this machine, on
+    lines whose digits were never seen in training.
+    """
+    from hybrid_deploy.cli.export import check_output
+    from hybrid_deploy.export.reference.job import TEST_LINES, write_lines
+
+    check_output(out / "digits.bundle", force)
+    began = time.perf_counter()
+    with _step("held-out and calibration lines"):
+        lines = write_lines(out / "lines", "test", TEST_LINES)
+        write_lines(out / "calibration", "train", _CALIBRATION_LINES)
+    bundle = out / "digits.bundle"
+    with _step("export, checked on every held-out line"):
+        _export(bundle, force)
+    for precision in PRECISIONS:
+        with _step(f"quantize to {precision}"):
+            _quantize(bundle, precision, out / "calibration")
+    with _step(f"build TensorRT engines for {', '.join(TARGETS)}"):
+        _build(bundle)
+    with _step("run"):
+        texts = _read(bundle, lines[:_SHOWN_LINES])
+        draw_readings(lines[:_SHOWN_LINES], texts, out / "readings.png")
+    with _step("profile"):
+        _profile(bundle, lines)
+    with _step("compare"):
+        _compare(bundle, out / "lines")
+    log(_next_steps(out, time.perf_counter() - began))
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    log(f"\n== {title}")
+    began = time.perf_counter()
+    yield
+    log(f"   {time.perf_counter() - began:.1f} s")
+
+
+def _export(bundle: Path, force: bool) -> None:
+    from hybrid_deploy.cli.export import load_job
+    from hybrid_deploy.export.exporter import export_model
+
+    job = load_job(_JOB)
+    inputs = sum(len(next(iter(batch.values()))) for batch in job.checks)
+    with progress_bar("check", inputs) as advance:
+        parity = export_model(job, bundle, force=force, checked=advance).parity
+    log(
+        f"   {parity.sequences} lines, {parity.steps} tokens identical to PyTorch's full re-run, "
+        f"largest difference of a logit {parity.largest_difference:.1e}"
+    )
+
+
+def _quantize(bundle: Path, precision: str, samples: Path) -> None:
+    from hybrid_deploy.calibration.quantize import quantize_bundle
+
+    quantize_bundle(bundle, precision, samples)
+
+
+def _build(path: Path) -> None:
+    from hybrid_deploy.bundle import open_bundle
+    from hybrid_deploy.contract import GraphRole
+    from hybrid_deploy.runtime.engine import build_engine
+    from hybrid_deploy.target import parse_target
+
+    bundle = open_bundle(path)
+    wanted = [(t, p, role) for t in TARGETS for p in PRECISIONS for role in GraphRole]
+    built, failed, size = 0, 0, 0
+    with progress_bar("build", len(wanted)) as advance:
+        for target, variant, role in wanted:
+            try:
+                size += build_engine(bundle, variant, role, parse_target(target)).size_bytes
+                built += 1
+            except MissingDependencyError as error:
+                log(f"   not built: {error}")
+                return
+            except BuildError as error:
+                failed += 1
+                log(f"   failed: {error}")
+            advance(1)
+    log(f"   {built} engines built ({size / 1e6:.1f} MB), {failed} failed; none was run")
+
+
+def _read(bundle: Path, files: Sequence[Path]) -> list[str]:
+    from hybrid_deploy.runtime.session import load_session
+
+    session = load_session(bundle)
+    texts = []
+    for file in files:
+        (result,), _ = session.run_files([file])
+        texts.append(result.text or "")
+        click.echo(f"{file}: {texts[-1]}")
+    return texts
+
+
+def _profile(bundle: Path, files: Sequence[Path]) -> None:
+    from hybrid_deploy.cli.profile import COLUMNS, records
+    from hybrid_deploy.runtime.profile import profile_session
+    from hybrid_deploy.runtime.session import load_session
+
+    session = load_session(bundle, threads=1)
+    with progress_bar("profile", _PROFILE_RUNS + 10) as advance:
+        measured = profile_session(session, files, runs=_PROFILE_RUNS, warmup=10, advance=advance)
+    click.echo(render(records(measured), COLUMNS, "table"), nl=False)
+
+
+def _compare(path: Path, samples: Path) -> None:
+    from hybrid_deploy.accuracy import load_labels
+    from hybrid_deploy.bundle import open_bundle
+    from hybrid_deploy.cli.compare import COLUMNS, compare_rows
+    from hybrid_deploy.runtime.backend import BACKENDS
+
+    bundle, labels = open_bundle(path), load_labels(samples)
+    pairs = [(variant, backend) for variant in bundle.manifest.variants for backend in BACKENDS]
+    with progress_bar("compare", len(pairs) * len(labels)) as advance:
+        rows = compare_rows(bundle, labels, pairs, threads=1, advance=advance)
+    click.echo(render(rows, COLUMNS, "table"), nl=False)
+    log(f"   {len(labels)} held-out lines one by one, 1 CPU thread, medians")
+
+
+def draw_readings(files: Sequence[Path], texts: Sequence[str], out: Path) -> None:
+    """Writes a picture of inputs with what was read below each."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    scale, margin, caption = 2, 12, 26
+    images = [Image.open(file).convert("L") for file in files]
+    width = max(image.width for image in images) * scale + 2 * margin
+    row = images[0].height * scale + caption + margin
+    picture = Image.new("L", (width, row * len(images) + margin), 255)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=18)
+    for number, (image, text) in enumerate(zip(images, texts, strict=True)):
+        top = margin + number * row
+        large = image.resize((image.width * scale, image.height * scale))
+        picture.paste(large, (margin, top))
+        draw.text((margin, top + large.height + 2), f"read: {text}", fill=0, font=font)
+    picture.save(out)
+
+
+def _next_steps(out: Path, seconds: float) -> str:
+    return f"""
+Done in {seconds:.0f} s. The picture {out / "readings.png"} shows what was read. Next:
+  hybrid-deploy inspect {out / "digits.bundle"}
+  hybrid-deploy run {out / "digits.bundle"} {out / "lines" / "0000.png"} --variant int8
+  hybrid-deploy export your_package.your_module:your_job -o your.bundle"""

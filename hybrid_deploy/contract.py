@@ -1,0 +1,72 @@
+"""The graph contract: names, shapes and roles of the tensors that cross a graph's border.
+
+A bundle variant holds three ONNX graphs. Dimensions in words are symbolic, the rest is fixed when
+the model is exported.
+
+encoder   the model's own inputs            -> the memory tensors, once per input
+prefill   tokens, position, last, memory, caches -> logits, caches     several tokens per row
+step      token, position, memory, caches        -> logits, caches     one token per row
+
+The memory tensors are whatever the decoder needs of the encoder's output, already projected:
+`cross_key_i` and `cross_value_i` (batch, heads, memory, head_dim) for every cross-attention.
+The caches are `self_key_i` and `self_value_i` (batch, heads, capacity, head_dim). A graph returns
+every cache under its own name with `_next` appended; a backend binds both to one buffer.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+TOKEN = "token"
+"""Step input, (batch,) int64: the newest token of each row."""
+
+TOKENS = "tokens"
+"""Prefill input, (batch, length) int64: prompts, padded on the right."""
+
+POSITION = "position"
+"""Step and prefill input, (batch,) int64: the position of each row's (first) token."""
+
+LAST = "last"
+"""Prefill input, (batch,) int64: index within `tokens` of each row's last real token."""
+
+LOGITS = "logits"
+"""Step and prefill output, (batch, vocabulary) float32: scores of the token that comes next."""
+
+BATCH_DIM = "batch"
+LENGTH_DIM = "length"
+MEMORY_DIM = "memory"
+
+_NEXT = "_next"
+
+
+class GraphRole(str, Enum):
+    """The three graphs of a variant."""
+
+    ENCODER = "encoder"
+    PREFILL = "prefill"
+    STEP = "step"
+
+
+def next_cache(name: str) -> str:
+    """Gives the output name of the cache that enters a graph as `name`."""
+    return name + _NEXT
+
+
+def is_next_cache(name: str) -> bool:
+    """Tells whether an output is an updated cache."""
+    return name.endswith(_NEXT)
+
+
+def cache_of(name: str) -> str:
+    """Gives the input name of the cache that leaves a graph as `name`."""
+    return name.removesuffix(_NEXT)
+
+
+def cross_name(kind: str, index: int) -> str:
+    """Names a memory tensor; kind is `key`, `value` or `state` (anything else, masks too)."""
+    return f"cross_{kind}_{index}"
+
+
+def self_name(kind: str, index: int) -> str:
+    """Names a cache; kind is `key`, `value` or `state`."""
+    return f"self_{kind}_{index}"

@@ -1,0 +1,117 @@
+"""ONNX graphs on disk: several graphs over one shared weight file.
+
+Sits between `runtime` and the two packages that make graphs, `export` and `calibration`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx_ir as ir
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.manifest import GraphSpec, TensorSpec
+
+WEIGHTS_FILE = "weights.bin"
+_INLINE_BYTES = 256  # smaller tensors stay in the graph, where shape inference finds them
+_ALIGNMENT_BYTES = 4096  # of a weight in the file, so that it can be mapped
+
+
+def load_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
+    """Loads the graphs of a variant; their weights stay on disk until they are read."""
+    return {role: ir.load(bundle.graph_path(variant, role)) for role in GraphRole}
+
+
+def save_graphs(
+    models: Mapping[GraphRole, ir.Model], folder: Path, home: str
+) -> dict[GraphRole, GraphSpec]:
+    """Writes graphs and their weights; a weight that several graphs use is written once.
+
+    Args:
+        models: the graphs; the weights in them become references to the written file.
+        folder: where to write.
+        home: what `folder` will be called in the bundle.
+
+    Returns:
+        The description of each graph for the manifest.
+    """
+    with (folder / WEIGHTS_FILE).open("wb") as file:
+        store = _WeightStore(file, folder)
+        for model in models.values():
+            for value in _large_weights(model):
+                value.const_value = store.add(value.const_value)
+    for role, model in models.items():
+        ir.save(model, folder / _file_name(role))
+    return {role: describe(model, f"{home}/{_file_name(role)}") for role, model in models.items()}
+
+
+def describe(model: ir.Model, file: str) -> GraphSpec:
+    """Describes a graph's inputs and outputs for the manifest."""
+    return GraphSpec(
+        file=file,
+        inputs=tuple(_tensor_spec(value) for value in model.graph.inputs),
+        outputs=tuple(_tensor_spec(value) for value in model.graph.outputs),
+    )
+
+
+def weight_bytes(models: Mapping[GraphRole, ir.Model]) -> int:
+    """Sums the weights of several graphs, each different one once."""
+    seen: dict[object, int] = {}
+    for model in models.values():
+        for value in _large_weights(model):
+            tensor = value.const_value
+            assert tensor is not None
+            seen[_identity(tensor)] = tensor.nbytes
+    return sum(seen.values())
+
+
+class _WeightStore:
+    """Appends tensors to a file, equal ones once."""
+
+    def __init__(self, file: BinaryIO, folder: Path) -> None:
+        self._file = file
+        self._folder = folder
+        self._known: dict[object, tuple[int, int]] = {}
+
+    def add(self, tensor: ir.TensorProtocol | None) -> ir.ExternalTensor:
+        assert tensor is not None
+        key = _identity(tensor)
+        if key not in self._known:
+            self._file.write(b"\0" * (-self._file.tell() % _ALIGNMENT_BYTES))
+            offset = self._file.tell()
+            self._known[key] = (offset, self._file.write(tensor.tobytes()))
+        offset, length = self._known[key]
+        return ir.ExternalTensor(
+            WEIGHTS_FILE,
+            offset,
+            length,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=tensor.name or "",
+            base_dir=self._folder,
+        )
+
+
+def _identity(tensor: ir.TensorProtocol) -> object:
+    digest = hashlib.sha256(tensor.tobytes()).digest()
+    return tensor.dtype, tuple(tensor.shape), digest
+
+
+def _large_weights(model: ir.Model) -> Iterator[ir.Value]:
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and value.const_value.nbytes >= _INLINE_BYTES:
+            yield value
+
+
+def _file_name(role: GraphRole) -> str:
+    return f"{role.value}.onnx"
+
+
+def _tensor_spec(value: ir.Value) -> TensorSpec:
+    assert value.name is not None and value.shape is not None and value.dtype is not None
+    shape = (d if isinstance(d, int) else str(d.value) for d in value.shape)
+    return TensorSpec(name=value.name, dtype=value.dtype.name.lower(), shape=tuple(shape))

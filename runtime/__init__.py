@@ -1,0 +1,1 @@
+"""The device side: runs a bundle with numpy and one backend, without PyTorch."""

@@ -1,0 +1,104 @@
+"""What a backend is, and how one is chosen. No vendor library is imported here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.errors import UsageError
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
+
+
+class Decoding(Protocol):
+    """One batch that is being decoded: its memory and caches, owned by the backend."""
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        ...
+
+    def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
+        """Decodes several tokens per sequence.
+
+        Args:
+            tokens: (batch, length), padded on the right.
+            position: (batch,), of the first token.
+            last: (batch,), index of each sequence's last real token.
+
+        Returns:
+            logits (batch, vocabulary) after the last real token; valid until the next call.
+        """
+        ...
+
+    def step(self, token: IntArray, position: IntArray) -> FloatArray:
+        """Decodes one token per sequence.
+
+        Args:
+            token: (batch,).
+            position: (batch,).
+
+        Returns:
+            logits (batch, vocabulary); valid until the next call.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """Runs the graphs of one variant of a bundle."""
+
+    @property
+    def name(self) -> str:
+        """Name as given on the command line."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The library that computes, with its version."""
+        ...
+
+    def start(self, inputs: Mapping[str, NDArray[Any]]) -> Decoding:
+        """Encodes a batch and makes ready to decode it.
+
+        Raises:
+            InputError: an input has another name, type or shape than the encoder takes.
+            BackendError: the library failed.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a backend runs.
+
+    Attributes:
+        threads: CPU threads within an operator; None leaves it to the backend.
+    """
+
+    threads: int | None = None
+
+
+_MODULES = {"onnxruntime": "hybrid_deploy.runtime.onnxruntime_backend"}
+BACKENDS = tuple(_MODULES)
+DEFAULT_BACKEND = "onnxruntime"
+
+
+def load_backend(name: str, bundle: Bundle, variant: str, options: Options) -> Backend:
+    """Loads one variant of a bundle into a backend.
+
+    Raises:
+        UsageError: there is no such backend.
+        MissingDependencyError: its library is not installed.
+    """
+    if name not in _MODULES:
+        raise UsageError(f"unknown backend {name!r}; choose one of: {', '.join(BACKENDS)}")
+    bundle.variant(variant)
+    backend: Backend = importlib.import_module(_MODULES[name]).load(bundle, variant, options)
+    return backend

@@ -1,0 +1,202 @@
+"""ONNX Runtime on the CPU: persistent IO binding, caches updated in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.contract import LAST, LOGITS, POSITION, TOKEN, TOKENS, GraphRole, next_cache
+from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError
+from hybrid_deploy.manifest import GraphSpec, TensorSpec
+from hybrid_deploy.runtime.backend import FloatArray, IntArray, Options
+
+try:
+    import onnxruntime as ort
+except ImportError as error:
+    raise MissingDependencyError("onnxruntime", extra="cpu") from error
+
+_ERRORS_ONLY = 3
+_DTYPES = {"float": np.float32, "float16": np.float16, "int64": np.int64, "bool": np.bool_}
+
+
+def load(bundle: Bundle, variant: str, options: Options) -> OnnxRuntimeBackend:
+    """Loads one variant of a bundle."""
+    return OnnxRuntimeBackend(bundle, variant, options)
+
+
+class OnnxRuntimeBackend:
+    """The graphs of one variant as ONNX Runtime sessions."""
+
+    name = "onnxruntime"
+    version = f"onnxruntime {ort.__version__}"
+
+    def __init__(self, bundle: Bundle, variant: str, options: Options) -> None:
+        self._bundle = bundle
+        self._variant = variant
+        self._options = options
+        self._specs = {role: bundle.graph(variant, role) for role in GraphRole}
+        self._encoder = self._session(GraphRole.ENCODER)
+        self._step = self._session(GraphRole.STEP)
+        self._prefill: ort.InferenceSession | None = None
+
+    def start(self, inputs: Mapping[str, NDArray[Any]]) -> OnnxRuntimeDecoding:
+        """Encodes a batch and makes ready to decode it."""
+        spec = self._specs[GraphRole.ENCODER]
+        batch = check_inputs(spec, inputs)
+        with _failures("the encoder"):
+            binding = self._encoder.io_binding()
+            for name, value in inputs.items():
+                binding.bind_cpu_input(name, np.ascontiguousarray(value))
+            for output in spec.outputs:
+                binding.bind_output(output.name)
+            self._encoder.run_with_iobinding(binding)
+            memory = dict(zip((o.name for o in spec.outputs), binding.get_outputs(), strict=True))
+        return OnnxRuntimeDecoding(self, batch, memory)
+
+    @property
+    def step_session(self) -> ort.InferenceSession:
+        """The step graph."""
+        return self._step
+
+    @property
+    def prefill_session(self) -> ort.InferenceSession:
+        """The prefill graph, loaded when it is first needed."""
+        if self._prefill is None:
+            self._prefill = self._session(GraphRole.PREFILL)
+        return self._prefill
+
+    def spec(self, role: GraphRole) -> GraphSpec:
+        """The description of one graph."""
+        return self._specs[role]
+
+    def _session(self, role: GraphRole) -> ort.InferenceSession:
+        path = self._bundle.graph_path(self._variant, role)
+        with _failures(f"loading {path}"):
+            return make_session(path, self._options.threads)
+
+
+class OnnxRuntimeDecoding:
+    """One batch: every tensor is bound once, a step only changes what the buffers hold."""
+
+    def __init__(
+        self, backend: OnnxRuntimeBackend, batch: int, memory: Mapping[str, ort.OrtValue]
+    ) -> None:
+        self.batch = batch
+        self._backend = backend
+        self._memory = memory
+        self._token = np.zeros(batch, np.int64)
+        self._position = np.zeros(batch, np.int64)
+        step = backend.spec(GraphRole.STEP)
+        self._caches = {
+            spec.name: _ort_value(np.zeros(_sizes(spec, batch), _DTYPES[spec.dtype]))
+            for spec in step.inputs
+            if spec.name not in memory and spec.name not in (TOKEN, POSITION)
+        }
+        logits = next(spec for spec in step.outputs if spec.name == LOGITS)
+        self._logits = np.empty(_sizes(logits, batch), np.float32)
+        self._binding = self._bind(
+            backend.step_session, {TOKEN: self._token, POSITION: self._position}
+        )
+
+    def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
+        """Decodes several tokens per sequence."""
+        session = self._backend.prefill_session
+        arrays = {TOKENS: tokens, POSITION: position, LAST: last}
+        with _failures("the prefill graph"):
+            session.run_with_iobinding(self._bind(session, arrays))
+        return self._logits
+
+    def step(self, token: IntArray, position: IntArray) -> FloatArray:
+        """Decodes one token per sequence."""
+        self._token[:] = token
+        self._position[:] = position
+        try:
+            self._backend.step_session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise BackendError(f"onnxruntime failed in the step graph: {error}") from error
+        return self._logits
+
+    def _bind(
+        self, session: ort.InferenceSession, arrays: Mapping[str, NDArray[Any]]
+    ) -> ort.IOBinding:
+        binding = session.io_binding()
+        for name, array in arrays.items():
+            binding.bind_ortvalue_input(name, _ort_value(np.ascontiguousarray(array)))
+        taken = {spec.name for spec in session.get_inputs()}
+        for name, value in self._memory.items():
+            if name in taken:
+                binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_output(LOGITS, _ort_value(self._logits))
+        for name, value in self._caches.items():
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(next_cache(name), value)
+        return binding
+
+
+def make_session(
+    path: Path, threads: int | None, *, optimized: bool = True
+) -> ort.InferenceSession:
+    """Opens an ONNX file on the CPU."""
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> int:
+    """Checks arrays against what a graph takes, and gives their batch size.
+
+    Raises:
+        InputError: a name, type, rank or size differs, or the batch is empty.
+    """
+    expected = {tensor.name: tensor for tensor in spec.inputs}
+    if set(inputs) != set(expected):
+        raise InputError(f"expected the inputs {sorted(expected)}, got {sorted(inputs)}")
+    batches = set()
+    for name, array in inputs.items():
+        tensor = expected[name]
+        shape = "x".join(str(size) for size in tensor.shape)
+        fits = array.ndim == len(tensor.shape) and all(
+            isinstance(want, str) or want == got
+            for want, got in zip(tensor.shape, array.shape, strict=True)
+        )
+        if not fits or array.dtype != _DTYPES[tensor.dtype]:
+            raise InputError(
+                f"input {name} must be {tensor.dtype} {shape}, "
+                f"got {array.dtype} {'x'.join(map(str, array.shape))}"
+            )
+        if 0 in array.shape:
+            raise InputError(f"input {name} is empty: {'x'.join(map(str, array.shape))}")
+        batches.add(array.shape[0])
+    if len(batches) != 1:
+        raise InputError(f"the inputs disagree on the batch size: {sorted(batches)}")
+    return int(batches.pop())
+
+
+def _ort_value(array: NDArray[Any]) -> ort.OrtValue:
+    return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _sizes(spec: TensorSpec, batch: int) -> Sequence[int]:
+    """Gives concrete sizes; the one symbolic dimension of a cache or of the logits is the batch."""
+    return [size if isinstance(size, int) else batch for size in spec.shape]
+
+
+@contextmanager
+def _failures(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        raise BackendError(f"onnxruntime failed in {where}: {error}") from error

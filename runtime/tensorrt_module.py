@@ -1,0 +1,135 @@
+"""The vendor's Python module, `tensorrt` or `tensorrt_rtx`: one code path for both.
+
+Enum members are asked for by name, because their integers differ between versions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+from hybrid_deploy.errors import BackendError, BuildError, MissingDependencyError
+from hybrid_deploy.target import Flavour
+
+_MODULES = {Flavour.RTX: "tensorrt_rtx", Flavour.TENSORRT: "tensorrt"}
+_PACKAGES = {Flavour.RTX: "tensorrt-rtx", Flavour.TENSORRT: "tensorrt"}
+_MESSAGE_LIMIT = 320
+_NO_REASON = "TensorRT gave no reason"
+
+
+class MessageLog(Protocol):
+    """What TensorRT said since the last `clear`, warnings and worse."""
+
+    warnings: list[str]
+    errors: list[str]
+
+    def clear(self) -> None:
+        """Forgets what was said so far."""
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    """A loaded vendor module.
+
+    Attributes:
+        flavour: Which of the two products it is.
+        version: Its own version, `1.7.1.116`.
+        module: The Python module, untyped.
+        log: The logger to give to every builder, parser and runtime.
+    """
+
+    flavour: Flavour
+    version: str
+    module: Any
+    log: MessageLog
+
+    def member(self, enum: str, name: str) -> Any:
+        """Gives an enum member by name.
+
+        Raises:
+            BuildError: this version of TensorRT has no such member.
+        """
+        members: dict[str, Any] = getattr(getattr(self.module, enum, None), "__members__", {})
+        if name not in members:
+            product = _PACKAGES[self.flavour]
+            raise BuildError(f"{product} {self.version} has no {enum} {name}; install a newer one")
+        return members[name]
+
+
+def load_tensorrt(flavour: Flavour | None) -> TensorRT:
+    """Imports a flavour of TensorRT; None takes the first that is installed, `tensorrt` first.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+        BackendError: it is installed and does not load.
+    """
+    if flavour is not None:
+        return _load(flavour)
+    try:
+        return _load(Flavour.TENSORRT)
+    except MissingDependencyError as missing:
+        try:
+            return _load(Flavour.RTX)
+        except MissingDependencyError:
+            raise missing from None
+
+
+@cache
+def _load(flavour: Flavour) -> TensorRT:
+    name = _MODULES[flavour]
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise BackendError(f"{name} is installed but does not load: {error}") from error
+        raise MissingDependencyError(_PACKAGES[flavour], flavour.value) from error
+    except (ImportError, OSError) as error:
+        reason = one_line(str(error))
+        raise BackendError(f"{name} is installed but does not load: {reason}") from error
+    return TensorRT(flavour, str(module.__version__), module, _message_log(module))
+
+
+def _message_log(trt: Any) -> MessageLog:
+    """Makes the logger of a process.
+
+    TensorRT keeps a bare pointer to the first logger it meets and ignores later ones: a freed
+    logger is a crash. `_load` is cached, so this one lives as long as the process.
+    """
+    severity = trt.ILogger.Severity
+    fatal = (severity.INTERNAL_ERROR, severity.ERROR)
+
+    class Log(trt.ILogger):  # type: ignore[misc]  # the vendor module is untyped
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.warnings: list[str] = []
+            self.errors: list[str] = []
+
+        def log(self, level: Any, message: str) -> None:
+            if level in fatal:
+                self.errors.append(message)
+            elif level == severity.WARNING:
+                self.warnings.append(message)
+
+        def clear(self) -> None:
+            self.warnings.clear()
+            self.errors.clear()
+
+    log: MessageLog = Log()
+    return log
+
+
+def one_line(message: str) -> str:
+    """Shortens one message of TensorRT to one line without its source locations."""
+    text = " ".join(message.split())
+    text = re.sub(r"^I\w+::\w+: Error Code \d+: ", "", text)
+    text = re.sub(r"\s*\(?\bIn \w+ at \S+:\d+\b", "", text)
+    text = re.sub(r"\[\w+\.\w+:\d+: \w+\] ", "", text)
+    return text if len(text) <= _MESSAGE_LIMIT else text[: _MESSAGE_LIMIT - 3] + "..."
+
+
+def last_error(log: MessageLog) -> str:
+    """Gives TensorRT's last error as one line."""
+    return one_line(log.errors[-1]) if log.errors else _NO_REASON

@@ -1,0 +1,160 @@
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hybrid_deploy.errors import BuildError, InputError
+from hybrid_deploy.runtime.engine_cache import (
+    CACHE_VARIABLE,
+    PLAN_FILE,
+    RECORD_FILE,
+    BuiltPlan,
+    EngineCache,
+    default_cache_folder,
+    engine_key,
+    read_plan,
+)
+
+SHAPED_BY: dict[str, object] = {"graph": "ab", "target": "rtx:sm_86"}
+PLAN = bytes(range(256)) * 8
+
+
+def never() -> BuiltPlan:
+    raise AssertionError("the engine is in the cache and was built again")
+
+
+def built() -> BuiltPlan:
+    return BuiltPlan(PLAN, 1.5)
+
+
+def truncate(entry: Path) -> None:
+    (entry / PLAN_FILE).write_bytes(PLAN[:-1])
+
+
+def flip_a_bit(entry: Path) -> None:
+    (entry / PLAN_FILE).write_bytes(PLAN[:100] + bytes([PLAN[100] ^ 1]) + PLAN[101:])
+
+
+def lose_the_plan(entry: Path) -> None:
+    (entry / PLAN_FILE).unlink()
+
+
+def lose_the_record(entry: Path) -> None:
+    (entry / RECORD_FILE).unlink()
+
+
+def spoil_the_record(entry: Path) -> None:
+    (entry / RECORD_FILE).write_bytes(b"\xff{")
+
+
+def swap_for_another_engine(entry: Path) -> None:
+    other = EngineCache(entry.parent).get_or_build({"graph": "other"}, built).path.parent
+    for name in (PLAN_FILE, RECORD_FILE):
+        (entry / name).write_bytes((other / name).read_bytes())
+
+
+def test_second_request_is_served_from_disk(tmp_path: Path) -> None:
+    first = EngineCache(tmp_path).get_or_build(SHAPED_BY, built)
+    second = EngineCache(tmp_path).get_or_build(SHAPED_BY, never)
+    assert not first.from_cache
+    assert second.from_cache
+    assert second.record == first.record
+    assert second.record.build_seconds == 1.5
+    assert read_plan(second.path) == PLAN
+
+
+def test_another_description_is_another_engine(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    first = cache.get_or_build(SHAPED_BY, built)
+    second = cache.get_or_build(SHAPED_BY | {"target": "rtx:sm_89"}, built)
+    assert not second.from_cache
+    assert second.path != first.path
+
+
+def test_key_ignores_the_order_of_entries() -> None:
+    assert engine_key(SHAPED_BY) == engine_key(dict(reversed(SHAPED_BY.items())))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncate,
+        flip_a_bit,
+        lose_the_plan,
+        lose_the_record,
+        spoil_the_record,
+        swap_for_another_engine,
+    ],
+)
+def test_damaged_engine_is_built_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    cache = EngineCache(tmp_path)
+    path = cache.get_or_build(SHAPED_BY, built).path
+    damage(path.parent)
+    with pytest.raises(BuildError, match="cached engine"):
+        read_plan(path)
+    told: list[str] = []
+    again = cache.get_or_build(SHAPED_BY, built, told.append)
+    assert not again.from_cache
+    assert read_plan(again.path) == PLAN
+    assert len(told) == 1
+    assert told[0].endswith("; building it again")
+
+
+def test_failed_build_leaves_nothing_that_could_be_used(tmp_path: Path) -> None:
+    def fails() -> BuiltPlan:
+        raise BuildError("refused")
+
+    cache = EngineCache(tmp_path)
+    with pytest.raises(BuildError, match="refused"):
+        cache.get_or_build(SHAPED_BY, fails)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert not cache.get_or_build(SHAPED_BY, built).from_cache
+
+
+def test_simultaneous_requests_build_once(tmp_path: Path) -> None:
+    builds: list[int] = []
+    inside = threading.Event()
+    release = threading.Event()
+
+    def slow() -> BuiltPlan:
+        builds.append(1)
+        inside.set()
+        assert release.wait(10)
+        return built()
+
+    request = threading.Thread(target=lambda: EngineCache(tmp_path).get_or_build(SHAPED_BY, slow))
+    other = threading.Thread(target=lambda: EngineCache(tmp_path).get_or_build(SHAPED_BY, slow))
+    request.start()
+    assert inside.wait(10)
+    other.start()
+    other.join(0.2)
+    assert other.is_alive(), "the second request did not wait for the first"
+    release.set()
+    request.join(10)
+    other.join(10)
+    assert builds == [1]
+
+
+def test_folder_belongs_to_its_user_alone(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path / "engines")
+    cache.get_or_build(SHAPED_BY, built)
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+
+
+def test_unusable_folder_says_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        EngineCache(file).get_or_build(SHAPED_BY, never)
+    assert str(caught.value) == (
+        f"{file} cannot hold engines (File exists); name another folder in $HYBRID_DEPLOY_CACHE"
+    )
+
+
+def test_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    assert EngineCache().folder == tmp_path
+    monkeypatch.delenv(CACHE_VARIABLE)
+    assert default_cache_folder() == Path.home() / ".cache" / "hybrid_deploy" / "engines"
