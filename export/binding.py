@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.capture import Capture, as_expr, evaluate
+from hybrid_deploy.export.causal import causal_pattern
 from hybrid_deploy.export.operators import find_rule
 from hybrid_deploy.export.plan import BindingTime, Layout, Plan
 
@@ -32,6 +33,9 @@ def analyse(capture: Capture) -> Plan:
         plan.times[node] = _binding_time(plan, node)
         if plan.times[node] is BindingTime.CONSTANT:
             _fold(plan, node)
+            pattern = causal_pattern(plan.constants[node], capture.length)
+            if pattern is not None:
+                plan.causal[node] = pattern
         elif node is capture.tokens:
             plan.layouts[node] = Layout(rows=1)
         elif plan.times[node] is BindingTime.TOKEN:

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from hybrid_deploy.export.capture import as_expr, evaluate, hint
-from hybrid_deploy.export.causal import CausalPattern, causal_pattern
 from hybrid_deploy.export.lowering import cache_write
 from hybrid_deploy.export.plan import BindingTime, Plan, refuse
 
@@ -213,7 +212,7 @@ class Frame:
         `operand` None stands for the causal mask.
         """
         single = self.is_single(consumer)
-        pattern = None if operand is None else self.causal_pattern(operand)
+        pattern = None if operand is None else self.plan.causal.get(operand)
         if operand is None or (pattern is not None and pattern.masks_attention):
             mask = self.causal_mask(single=single)  # (batch, [length,] keys)
             key = ("attention", single, into.rank, into.folded)
@@ -225,12 +224,6 @@ class Frame:
         mask = self.aligned(consumer, operand, into)
         has_rows = self._row_axis(operand, into) is not None
         return mask.unsqueeze(-2) if single and (has_rows or mask.dim() < into.rank) else mask
-
-    def causal_pattern(self, operand: fx.Node) -> CausalPattern | None:
-        """Recognises a constant that is a causal table over rows and keys."""
-        if self.plan.times[operand] is not BindingTime.CONSTANT:
-            return None
-        return causal_pattern(self.plan.constants[operand], self.plan.capture.length)
 
     def _measure(self, tokens: Tensor, memory: Sequence[Tensor]) -> dict[sympy.Symbol, Any]:
         sizes: dict[sympy.Symbol, Any] = {self.plan.capture.batch: tokens.shape[0]}
@@ -279,11 +272,11 @@ class Frame:
             return self._made[key]
         if into.batch is None or into.rows is None or into.batch == into.rows:
             raise refuse(consumer, "a value per position meets a value whose batch axis is unclear")
-        pattern = self.causal_pattern(operand)
+        pattern = self.plan.causal.get(operand)
         if pattern is not None:
             mask = self.causal_mask(single=single)
-            values = (torch.tensor(v, dtype=pattern.dtype) for v in pattern.values)
-            picked = mask if pattern.is_mask else torch.where(mask, *values)
+            allowed, blocked = (torch.tensor(v, dtype=pattern.dtype) for v in pattern.values)
+            picked = mask if pattern.is_mask else torch.where(mask, allowed, blocked)
             rest: tuple[int, ...] = (*(1,) * (into.rank - 2), mask.shape[-1])
         else:
             table = self._constants[operand]
@@ -304,15 +297,19 @@ def _place(picked: Tensor, rest: tuple[int, ...], into: Alignment, *, single: bo
     assert into.batch is not None and into.rows is not None
     batch, rows = into.batch + into.rank, into.rows + into.rank
     batch_in_rest = batch - 1 if batch > rows else batch
-    lead = 1 if single else 2
-    # (batch, [length,] values) -> ([length,] before, batch, folded, after)
-    value = picked if len(rest) == 1 else torch.unflatten(picked, lead, rest)
-    value = value.movedim(0, batch_in_rest + lead - 1)
-    value = value.flatten(batch_in_rest + lead - 1, batch_in_rest + lead)
-    if not single:
-        value = value.movedim(0, rows)
-    missing = into.folded // rest[batch_in_rest]
-    return _repeat(value, missing, batch_in_rest if single else batch)
+    lead, folded = (1, rest[batch_in_rest]) if single else (2, rest[batch_in_rest])
+    others = [*rest[:batch_in_rest], *rest[batch_in_rest + 1 :]]
+    if folded != 1:
+        # what belongs to one sequence moves beside the batch and is folded into it
+        picked = torch.unflatten(picked, lead, rest).movedim(lead + batch_in_rest, 1)
+        picked = picked.flatten(0, 1)
+    elif len(others) != 1:
+        picked = torch.unflatten(picked, lead, others)
+    order = list(range(lead, lead + len(others)))
+    for axis, source in sorted([(batch, 0)] if single else [(batch, 0), (rows, 1)]):
+        order.insert(batch_in_rest if single else axis, source)
+    value = picked if order == sorted(order) else picked.permute(order)
+    return _repeat(value, into.folded // folded, order.index(0))
 
 
 def _write(cache: Tensor, rows: Tensor, position: Tensor, axis: int, folded: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.capture import Capture, as_expr, hint
+from hybrid_deploy.export.causal import CausalPattern
 
 
 class BindingTime(Enum):
@@ -61,6 +62,7 @@ class Plan:
         times: binding time of every node.
         layouts: layout of every node that depends on tokens.
         constants: the folded constants; a batch dimension in them has size one.
+        causal: those of them that are causal tables.
         keyed: pairs (consumer, operand) where the operand is needed along the key axis.
         caches: the caches, in the order of the graphs' inputs.
         memory: what the encoder graph hands to the decoder graphs, each with its kind
@@ -71,6 +73,7 @@ class Plan:
     times: dict[fx.Node, BindingTime] = field(default_factory=dict)
     layouts: dict[fx.Node, Layout] = field(default_factory=dict)
     constants: dict[fx.Node, Tensor] = field(default_factory=dict)
+    causal: dict[fx.Node, CausalPattern] = field(default_factory=dict)
     keyed: set[tuple[fx.Node, fx.Node]] = field(default_factory=set)
     caches: list[Cache] = field(default_factory=list)
     memory: dict[fx.Node, str] = field(default_factory=dict)

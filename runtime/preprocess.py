@@ -41,17 +41,20 @@ def load_image(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-        if image.width * image.height > LARGEST_PIXELS:
-            raise InputError(
-                f"{path} has {image.width}x{image.height} pixels, over 100 million; scale it down"
-            )
-        image.load()
+            opened = Image.open(path)
+        with opened as image:
+            if image.width * image.height > LARGEST_PIXELS:
+                raise InputError(
+                    f"{path} has {image.width}x{image.height} pixels, over 100 million; "
+                    "scale it down"
+                )
+            image.load()
+            copy: Image.Image = image.copy()
+            return copy
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not an image that Pillow can read") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} is a damaged image: {error}") from error
-    return image
 
 
 def batch_images(images: Sequence[Image.Image], spec: ImageInput) -> NDArray[np.float32]:

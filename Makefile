@@ -1,0 +1,43 @@
+# The two commands: `make quickstart` and `make test`. Both work in a fresh clone.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help quickstart test lint types unit wheel train clean
+
+help:
+	@echo "make quickstart   the whole way on the reference model: export, quantize, build, run, compare"
+	@echo "make test         linters, types and tests"
+	@echo "make train        train the reference models again (8 minutes on 2 cores)"
+	@echo "make wheel        build the wheel into dist/"
+
+quickstart: $(INSTALLED)
+	$(BIN)/hybrid-deploy quickstart --force
+
+test: lint types unit
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+unit: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+wheel: $(INSTALLED)
+	rm -rf build
+	$(BIN)/python -m build --wheel
+
+train: $(INSTALLED)
+	$(BIN)/python -m hybrid_deploy.export.reference.train
+
+clean:
+	rm -rf .venv build dist *.egg-info quickstart
+
+$(INSTALLED): pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[dev]'
+	touch $@

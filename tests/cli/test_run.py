@@ -1,0 +1,86 @@
+"""The commands that read: what they print."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.cli import main
+
+WITHOUT_THE_TOOLKIT = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "onnx", "onnx_ir", "onnxscript", "sklearn"}:
+            raise ImportError(f"{name} must not be imported on a device")
+
+sys.meta_path.insert(0, Blocked())
+from hybrid_deploy.cli import main
+main(sys.argv[1:])
+"""
+
+
+def output(*args: object) -> str:
+    result = CliRunner().invoke(main, [str(arg) for arg in args], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def test_run_prints_the_text_of_each(tiny_path: Path, tiny_bundle: Bundle, page: Path) -> None:
+    (sample,) = tiny_bundle.manifest.golden
+    golden = tiny_path / sample.file
+    first, _, last = output("run", tiny_path, golden, page, golden).splitlines()
+    assert first == last == sample.text
+
+
+def test_run_json(tiny_path: Path, page: Path) -> None:
+    (record,) = json.loads(output("run", tiny_path, page, "--format", "json"))
+    assert record["file"] == str(page)
+    assert len(record["scores"]) == len(record["tokens"]) == len(record["step_ms"]) + 1
+    assert record["finish"] in ("end", "length")
+    assert record["total_ms"] > record["encoder_ms"] > 0
+
+
+def test_run_needs_neither_torch_nor_onnx(tiny_path: Path, tiny_bundle: Bundle) -> None:
+    (sample,) = tiny_bundle.manifest.golden
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_TOOLKIT, "run", tiny_path, tiny_path / sample.file],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (f"{sample.text}\n", "")
+
+
+@pytest.mark.parametrize("output_format", ["table", "md", "csv", "json"])
+def test_profile(tiny_path: Path, page: Path, output_format: str) -> None:
+    text = output("profile", tiny_path, page, "--runs", 3, "--format", output_format)
+    for stage in ("preprocess", "encoder", "first token", "next token", "total"):
+        assert stage in text
+
+
+def test_verify(tiny_path: Path) -> None:
+    (row,) = json.loads(output("verify", tiny_path, "--format", "json"))
+    assert row == {"variant": "fp32", "samples": 1, "equal": 1, "verdict": "ok"}
+
+
+def test_inspect(tiny_path: Path) -> None:
+    text = output("inspect", tiny_path)
+    assert text.startswith("tiny: 5,")
+    assert "batch x 2 x memory x 8" in text
+    assert json.loads(output("inspect", tiny_path, "--format", "json"))["name"] == "tiny"
+
+
+def test_compare_measures_against_the_labels(tiny_path: Path, page: Path) -> None:
+    text = output("run", tiny_path, page).strip()
+    (page.parent / "labels.csv").write_text(f"file,text\npage.png,{text}\npage.png,{text}h\n")
+    (row,) = json.loads(output("compare", tiny_path, "--samples", page.parent, "--format", "json"))
+    assert (row["status"], row["exact_percent"]) == ("ok", 50.0)
+    assert 0 < row["cer_percent"] < 50

@@ -1,0 +1,124 @@
+"""A tiny model and its bundle, exported once for all tests that need one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.export.dims import DynamicAxis
+from hybrid_deploy.export.exporter import ExportJob, ModelSpec, export_model
+from hybrid_deploy.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
+
+VOCABULARY = 11
+
+
+class TinyReader(nn.Module):
+    """A convolution and one decoder layer: as small as a hybrid model gets."""
+
+    def __init__(self, width: int = 16, heads: int = 2, max_length: int = 8) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, width, 3, 2, 1)
+        )
+        self.embedding = nn.Embedding(VOCABULARY, width)
+        self.positions = nn.Embedding(max_length, width)
+        layer = nn.TransformerDecoderLayer(width, heads, 2 * width, batch_first=True)
+        self.decoder = nn.TransformerDecoder(layer, 1)
+        self.head = nn.Linear(width, VOCABULARY)
+
+    def encode(self, image: Tensor) -> Tensor:
+        memory: Tensor = self.encoder(image).mean(2).transpose(1, 2)
+        return memory
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        rows = self.embedding(tokens) + self.positions(torch.arange(length))
+        mask = nn.Transformer.generate_square_subsequent_mask(length)
+        logits: Tensor = self.head(self.decoder(rows, memory, tgt_mask=mask))
+        return logits
+
+
+def make_tiny(seed: int = 0) -> TinyReader:
+    """Gives a seeded model whose greedy tokens vary."""
+    torch.manual_seed(seed)
+    model = TinyReader()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(2)
+    return model.eval()
+
+
+def tiny_job(model: TinyReader, seed: int = 0) -> ExportJob:
+    """Gives the export of a tiny model, checked on a few random images."""
+    rng = np.random.default_rng(seed)
+    images = rng.standard_normal((4, 1, 8, 24)).astype(np.float32)
+    page = Image.fromarray(rng.integers(0, 255, (8, 20), dtype=np.uint8))
+    return ExportJob(
+        model=model,
+        example={"image": torch.zeros(1, 1, 8, 16)},
+        spec=ModelSpec(
+            name="tiny",
+            generation=GenerationDefaults((1,), 2, 0, 8),
+            preprocess=ImageInput("image", "L", 8, None, 4, 8, 64, 255, (0.5,), (0.5,)),
+            vocabulary=Vocabulary(tuple("_^$abcdefgh"), (0, 1, 2)),
+            dynamic={"image": {3: DynamicAxis("width", DimRange(8, 24, 64))}},
+        ),
+        checks=[{"image": images[:3]}, {"image": images[3:]}],
+        golden={"page.png": png_of(page)},
+    )
+
+
+def png_of(image: Image.Image) -> bytes:
+    """Gives the content of a PNG file."""
+    import io
+
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    return content.getvalue()
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> TinyReader:
+    return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_model: TinyReader) -> ExportJob:
+    return tiny_job(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tiny_export: ExportJob, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that no test may change."""
+    path = tmp_path_factory.mktemp("bundles") / "tiny.bundle"
+    export_model(tiny_export, path)
+    return path
+
+
+@pytest.fixture
+def tiny_bundle(tiny_path: Path) -> Bundle:
+    return open_bundle(tiny_path)
+
+
+@pytest.fixture
+def own_path(tiny_path: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle that a test may damage."""
+    import shutil
+
+    return Path(shutil.copytree(tiny_path, tmp_path / "own.bundle"))
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    """A picture that the tiny model reads."""
+    path = tmp_path / "page.png"
+    pixels = np.random.default_rng(3).integers(0, 255, (16, 40), dtype=np.uint8)
+    path.write_bytes(png_of(Image.fromarray(pixels)))
+    return path

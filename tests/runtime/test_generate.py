@@ -1,0 +1,124 @@
+"""The loop against a backend made of numpy: it counts, and ends where it is told to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hybrid_deploy.errors import BackendError, CapacityError, UsageError
+from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.generate import Limits, decode_greedily
+
+END, PAD, VOCABULARY = 2, 0, 50
+
+
+class CountingDecoding:
+    """After token t comes t + 1, and the end after `stop[row]`. Keeps what it was asked."""
+
+    def __init__(self, stop: list[int], capacity: int = 16) -> None:
+        self.batch = len(stop)
+        self.stop = stop
+        self.cache = np.full((self.batch, capacity), -1)
+        self.steps = 0
+
+    def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
+        for row, (prompt, start, index) in enumerate(zip(tokens, position, last, strict=True)):
+            self.cache[row, start : start + index + 1] = prompt[: index + 1]
+        return self.logits(tokens[np.arange(self.batch), last])
+
+    def step(self, token: IntArray, position: IntArray) -> FloatArray:
+        self.cache[np.arange(self.batch), position] = token
+        self.steps += 1
+        return self.logits(token)
+
+    def logits(self, token: IntArray) -> FloatArray:
+        following = np.where(token >= np.array(self.stop), END, token + 1)
+        logits = np.zeros((self.batch, VOCABULARY), np.float32)
+        logits[np.arange(self.batch), following] = 5
+        return logits
+
+
+def limits(max_length: int = 16, capacity: int = 16, end: int | None = END) -> Limits:
+    return Limits(end_token=end, pad_token=PAD, max_length=max_length, capacity=capacity)
+
+
+@pytest.mark.parametrize("count", range(1, 10))
+def test_end_at_every_position(count: int) -> None:
+    decoding = CountingDecoding([10 + count])
+    (row,) = decode_greedily(decoding, [[10]], limits()).sequences
+    assert row.tokens == (*range(11, 11 + count), END)
+    assert row.finish == "end"
+    assert decoding.cache[0, : count + 1].tolist() == list(range(10, 11 + count))
+
+
+def test_rows_end_each_on_its_own() -> None:
+    decodes = decode_greedily(CountingDecoding([12, 20, 10]), [[10]] * 3, limits())
+    assert [len(row.tokens) for row in decodes.sequences] == [3, 11, 1]
+    assert len(decodes.step_ms) == 10
+
+
+def test_prompts_of_unequal_length_keep_their_own_positions() -> None:
+    decoding = CountingDecoding([25, 35])
+    rows = decode_greedily(decoding, [[20, 21, 22], [30]], limits()).sequences
+    assert rows[0].tokens == (23, 24, 25, END)
+    assert rows[1].tokens == (31, 32, 33, 34, 35, END)
+    assert decoding.cache[0, :6].tolist() == [20, 21, 22, 23, 24, 25]
+    assert decoding.cache[1, :6].tolist() == [30, 31, 32, 33, 34, 35]
+
+
+def test_max_length_counts_the_prompt() -> None:
+    (row,) = decode_greedily(CountingDecoding([99]), [[10, 11]], limits(max_length=5)).sequences
+    assert (row.tokens, row.finish) == ((12, 13, 14), "length")
+
+
+def test_capacity_is_never_exceeded() -> None:
+    decoding = CountingDecoding([99], capacity=4)
+    (row,) = decode_greedily(decoding, [[10]], limits(max_length=99, capacity=4)).sequences
+    assert row.tokens == (11, 12, 13, 14)  # four positions hold 10..13, the last token needs none
+    assert row.finish == "length"
+
+
+def test_finished_row_never_leaves_the_cache() -> None:
+    decoding = CountingDecoding([10, 30], capacity=16)
+    rows = decode_greedily(decoding, [[10], [15]], limits(max_length=16)).sequences
+    assert [row.finish for row in rows] == ["end", "length"]
+
+
+def test_scores_are_log_probabilities() -> None:
+    (row,) = decode_greedily(CountingDecoding([10]), [[10]], limits()).sequences
+    expected = 5 - np.log(np.exp(5) + VOCABULARY - 1)
+    assert row.scores == pytest.approx((expected,), abs=1e-6)
+
+
+def test_model_without_end_token_runs_to_the_limit() -> None:
+    decoding = CountingDecoding([10])
+    (row,) = decode_greedily(decoding, [[10]], limits(max_length=4, end=None)).sequences
+    assert len(row.tokens) == 3
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_bad_logits_name_the_step(bad: float) -> None:
+    class Failing(CountingDecoding):
+        def step(self, token: IntArray, position: IntArray) -> FloatArray:
+            logits = super().step(token, position)
+            if self.steps == 3:
+                logits[0, 7] = bad
+            return logits
+
+    message = "the logits of sequence 0 at step 2 are not finite"
+    with pytest.raises(BackendError, match=message):
+        decode_greedily(Failing([99]), [[10]], limits())
+
+
+def test_prompt_longer_than_the_cache() -> None:
+    with pytest.raises(CapacityError, match="a prompt of 5 tokens does not fit the decoder's 4"):
+        decode_greedily(CountingDecoding([99]), [[1] * 5], limits(capacity=4))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [([[]], "a prompt is empty"), ([[1], [1]], "one prompt for each of 1 sequences, got 2")],
+)
+def test_bad_prompts(prompts: list[list[int]], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        decode_greedily(CountingDecoding([99]), prompts, limits())

@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from hybrid_deploy.errors import InputError
+from hybrid_deploy.manifest import ArrayInput, ImageInput
+from hybrid_deploy.runtime.preprocess import batch_images, load_image, prepare
+
+SPEC = ImageInput("image", "L", 8, None, 4, 12, 64, 255, (1.0,), (0.5,))
+
+
+def test_padding_is_background() -> None:
+    batch = batch_images([Image.new("L", (5, 8), 0), Image.new("L", (14, 8), 0)], SPEC)
+    assert batch.shape == (2, 1, 8, 16)
+    assert (batch[0, ..., :5] == -2).all()
+    assert (batch[0, ..., 5:] == 0).all()
+    assert (batch[1, ..., 14:] == 0).all()
+
+
+def test_minimum_width() -> None:
+    assert batch_images([Image.new("L", (1, 8))], SPEC).shape[3] == 12
+
+
+def test_height_is_resized_in_proportion() -> None:
+    assert batch_images([Image.new("L", (40, 16))], SPEC).shape == (1, 1, 8, 20)
+
+
+def test_colour_and_transparency() -> None:
+    rgb = msgspec.structs.replace(SPEC, mode="RGB", mean=(0.0,) * 3, std=(1.0,) * 3)
+    clear = Image.new("RGBA", (12, 8), (255, 0, 0, 0))
+    assert (batch_images([clear], rgb) == 1).all()  # a clear pixel shows the background
+    red = batch_images([Image.new("RGB", (12, 8), (255, 0, 0))], rgb)
+    assert red[0, :, 0, 0].tolist() == [1, 0, 0]
+
+
+def test_too_wide() -> None:
+    with pytest.raises(InputError, match="100 pixels wide at height 8, the model takes 64"):
+        batch_images([Image.new("L", (100, 8))], SPEC)
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no\.png does not exist$"):
+        load_image(tmp_path / "no.png")
+    with pytest.raises(InputError, match="is no file"):
+        load_image(tmp_path)
+    (tmp_path / "text.png").write_text("not a picture")
+    with pytest.raises(InputError, match=r"text\.png is not an image that Pillow can read"):
+        load_image(tmp_path / "text.png")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "good.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "good.png").read_bytes()[:2000])
+    with pytest.raises(InputError, match=r"half\.png is a damaged image"):
+        load_image(tmp_path / "half.png")
+
+
+def test_enormous_image_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    Image.new("1", (20_000, 6_000)).save(tmp_path / "huge.png")
+    with pytest.raises(InputError, match="has 20000x6000 pixels, over 100 million"):
+        load_image(tmp_path / "huge.png")
+
+
+def test_arrays(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((1, 3), np.float32))
+    batch = prepare([tmp_path / "a.npy"] * 2, ArrayInput("features"))
+    assert batch["features"].shape == (2, 3)
+    (tmp_path / "b.npy").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"b\.npy is not a \.npy array"):
+        prepare([tmp_path / "b.npy"], ArrayInput("features"))
+    with pytest.raises(InputError, match="no input files"):
+        prepare([], ArrayInput("features"))

@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.errors import InputError, UsageError
+from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime.profile import profile_session
+from hybrid_deploy.runtime.session import Session, load_session
+
+
+@pytest.fixture
+def session(tiny_path: Path) -> Session:
+    return load_session(tiny_path)
+
+
+def test_golden_sample(session: Session, tiny_path: Path) -> None:
+    (sample,) = session.bundle.manifest.golden
+    (result,), timings = session.run_files([tiny_path / sample.file])
+    assert (result.tokens, result.text) == (sample.tokens, sample.text)
+    assert len(result.scores) == len(result.tokens)
+    assert len(timings.step_ms) == len(result.tokens) - 1
+    assert timings.total_ms >= timings.encoder_ms > 0
+
+
+def test_batch_equals_single(session: Session) -> None:
+    images = np.random.default_rng(5).standard_normal((5, 1, 8, 24)).astype(np.float32)
+    together, _ = session.run_arrays({"image": images})
+    alone = [session.run_arrays({"image": image[None]})[0][0] for image in images]
+    assert [row.tokens for row in together] == [row.tokens for row in alone]
+    assert len({row.tokens for row in together}) > 1
+
+
+def test_sessions_do_not_share_state(session: Session) -> None:
+    images = np.random.default_rng(6).standard_normal((2, 1, 8, 16)).astype(np.float32)
+    first, _ = session.run_arrays({"image": images})
+    session.run_arrays({"image": images[::-1].copy()})
+    again, _ = session.run_arrays({"image": images})
+    assert [row.tokens for row in first] == [row.tokens for row in again]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype", "message"),
+    [
+        ("picture", (1, 1, 8, 8), np.float32, r"expected the inputs \['image'\]"),
+        ("image", (1, 8, 8), np.float32, "must be float batchx1x8xwidth, got float32 1x8x8"),
+        ("image", (1, 1, 9, 8), np.float32, "got float32 1x1x9x8"),
+        ("image", (1, 1, 8, 8), np.float64, "got float64 1x1x8x8"),
+        ("image", (0, 1, 8, 8), np.float32, "input image is empty: 0x1x8x8"),
+        ("image", (1, 1, 8, 0), np.float32, "input image is empty: 1x1x8x0"),
+    ],
+)
+def test_bad_arrays(
+    session: Session, name: str, shape: tuple[int, ...], dtype: type, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        session.run_arrays({name: np.zeros(shape, dtype)})
+    session.run_arrays({"image": np.zeros((1, 1, 8, 8), np.float32)})  # still usable
+
+
+def test_unknown_backend(tiny_bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="unknown backend 'cudnn'; choose one of: onnxruntime"):
+        load_backend("cudnn", tiny_bundle, "fp32", Options())
+
+
+def test_profile_counts_every_stage(session: Session, page: Path) -> None:
+    profile = profile_session(session, [page], runs=4, warmup=1)
+    assert [stage.stage for stage in profile.stages] == [
+        "preprocess",
+        "encoder",
+        "first token",
+        "next token",
+        "total",
+    ]
+    assert profile.stage("total").count == 4
+    assert 0 < profile.stage("encoder").p50_ms <= profile.stage("encoder").p90_ms
+    assert profile.stage("total").p50_ms >= profile.stage("encoder").p50_ms
+    assert profile.tokens_per_s > 0
+
+
+def test_profile_needs_runs(session: Session, page: Path) -> None:
+    with pytest.raises(UsageError, match="at least one run"):
+        profile_session(session, [page], runs=0)

@@ -1,0 +1,63 @@
+"""The README's commands run, in the README's order."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def tested_commands() -> list[str]:
+    block = re.search(r"<!-- tested.*?-->\n```\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    return block.group(1).strip().splitlines()
+
+
+@pytest.mark.slow
+def test_commands(tmp_path: Path) -> None:
+    places = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment = os.environ | {
+        "PATH": os.pathsep.join(places),
+        "HYBRID_DEPLOY_CACHE": str(tmp_path / "engines"),
+    }
+    commands = tested_commands()
+    assert len(commands) >= 10
+    printed = {}
+    for command in commands:
+        done = subprocess.run(
+            command.split(),
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        printed[command] = done.stdout
+    labels = (tmp_path / "quickstart" / "lines" / "labels.csv").read_text().splitlines()[1:]
+    (read,) = (text for command, text in printed.items() if command.endswith("0001.png"))
+    expected = [label.split(",")[1] for label in labels[:2]]
+    assert read.splitlines() == expected
+    assert (tmp_path / "quickstart" / "readings.png").stat().st_size > 1000
+
+
+def test_make_targets_that_the_readme_names_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"`?make (\w+)", README)) - {"there"}:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_python_example_is_valid() -> None:
+    block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    names: dict[str, object] = {}
+    exec(compile(block.group(1), "README.md", "exec"), names)  # the imports must exist
+    assert callable(names["job"])
