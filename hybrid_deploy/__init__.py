@@ -19,7 +19,7 @@ _VERBS = {
     "quantize_bundle": "hybrid_deploy.calibration.quantize",
 }
 
-__all__ = ["__version__", *_VERBS]  # noqa: PLE0604
+__all__ = ["__version__", *_VERBS]
 
 
 def __getattr__(name: str) -> object:

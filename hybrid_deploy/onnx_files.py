@@ -18,7 +18,8 @@ from hybrid_deploy.manifest import GraphSpec, TensorSpec
 
 WEIGHTS_FILE = "weights.bin"
 _INLINE_BYTES = 256  # smaller tensors stay in the graph, where shape inference finds them
-_ALIGNMENT_BYTES = 4096  # of a weight in the file, so that it can be mapped
+_PAGE_BYTES = 4096  # where a large weight begins, so that it can be mapped
+_LINE_BYTES = 64  # where a small one begins
 
 
 def load_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
@@ -81,7 +82,8 @@ class _WeightStore:
         assert tensor is not None
         key = _identity(tensor)
         if key not in self._known:
-            self._file.write(b"\0" * (-self._file.tell() % _ALIGNMENT_BYTES))
+            alignment = _PAGE_BYTES if tensor.nbytes >= _PAGE_BYTES else _LINE_BYTES
+            self._file.write(b"\0" * (-self._file.tell() % alignment))
             offset = self._file.tell()
             self._known[key] = (offset, self._file.write(tensor.tobytes()))
         offset, length = self._known[key]

@@ -74,7 +74,9 @@ class CommandGroup(click.Group):
             raise CommandFailure("interrupted, nothing was half-written", _INTERRUPTED) from error
 
 
-@click.group(name="hybrid-deploy", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    name="hybrid-deploy", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="hybrid-deploy")
 def main() -> None:
     """Put a trained PyTorch encoder-decoder on a device.

@@ -1,0 +1,1 @@
+"""From a float bundle and samples to quantized variants."""

@@ -1,0 +1,140 @@
+"""Where int8 enters a graph: the linear operators, and the tensors that are quantized for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+_FUSED_ACTIVATIONS = frozenset({"Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
+# Operators that only pick or move numbers, so that a scale holds on both sides.
+_MOVING = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+
+Use = tuple[ir.Node, int]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """An operator with a constant float32 weight.
+
+    Attributes:
+        node: Conv, MatMul or Gemm; its input 0 is the activation, 1 the weight.
+        channel_axis: the weight's axis of output channels.
+    """
+
+    node: ir.Node
+    channel_axis: int
+
+    @property
+    def activation(self) -> ir.Value:
+        """The tensor that meets the weight."""
+        return _required(self.node.inputs[0])
+
+    @property
+    def weight(self) -> ir.Value:
+        """The constant."""
+        return _required(self.node.inputs[1])
+
+
+def linears(graph: ir.Graph) -> list[Linear]:
+    """Finds the operators whose weights can be quantized, in the graph's order."""
+    return [Linear(node, axis) for node in graph if (axis := _channel_axis(node)) is not None]
+
+
+def portable_points(graph: ir.Graph) -> dict[ir.Value, list[Use]]:
+    """Gives the tensors to quantize with the uses that take the quantized one.
+
+    These are the inputs of the linear operators, and the skip branches of residual Adds: with
+    them TensorRT runs convolution, activation and addition as one int8 kernel. The convolution's
+    own output is left alone.
+    """
+    points: dict[ir.Value, list[Use]] = {}
+    for linear in linears(graph):
+        points.setdefault(linear.activation, []).append((linear.node, 0))
+    for use, value in _skip_branches(graph):
+        points.setdefault(value, []).append(use)
+    return points
+
+
+def cpu_points(graph: ir.Graph) -> dict[ir.Value, list[Use]]:
+    """Gives `portable_points`, and the outputs of convolutions where nothing else quantizes them.
+
+    ONNX Runtime takes a convolution for an int8 one only when its output is quantized too.
+    """
+    points = portable_points(graph)
+    for linear in linears(graph):
+        if linear.node.op_type == "Conv":
+            output = _moved(_convolved(linear.node))
+            if set(points.get(output, ())) != set(output.uses()):
+                points[output] = list(output.uses())
+    return points
+
+
+def keep_from_gemm(linear: Linear) -> None:
+    """Writes the Add behind a two-dimensional MatMul as a Sum, which computes the same.
+
+    ONNX Runtime merges MatMul and Add to Gemm before it looks for int8 weights, and then converts
+    those of a Gemm to float in every call.
+    """
+    rank = None if linear.activation.shape is None else linear.activation.shape.rank()
+    if linear.node.op_type == "MatMul" and rank in (2, None):
+        for node, _ in _moved(linear.node.outputs[0]).uses():
+            if node.op_type == "Add":
+                node.op_type = "Sum"
+
+
+def _channel_axis(node: ir.Node) -> int | None:
+    if node.op_type not in ("Conv", "Gemm", "MatMul") or node.domain:
+        return None
+    weight = node.inputs[1]
+    if weight is None or weight.const_value is None or weight.dtype is not ir.DataType.FLOAT:
+        return None
+    if node.op_type == "Conv":
+        return 0
+    if weight.const_value.shape.rank() != 2 or node.attributes.get_int("transA"):
+        return None
+    return 0 if node.attributes.get_int("transB") else 1
+
+
+def _skip_branches(graph: ir.Graph) -> Iterator[tuple[Use, ir.Value]]:
+    for node in graph:
+        if node.op_type != "Add":
+            continue
+        convolved = [_is_convolved(_required(value)) for value in node.inputs]
+        if any(convolved):
+            index = convolved.index(True) ^ 1
+            skip = _required(node.inputs[index])
+            if skip.const_value is None:
+                yield (node, index), skip
+
+
+def _is_convolved(value: ir.Value) -> bool:
+    node = value.producer()
+    if node is not None and node.op_type in _FUSED_ACTIVATIONS:
+        node = _required(node.inputs[0]).producer()
+    return node is not None and node.op_type == "Conv" and _channel_axis(node) is not None
+
+
+def _convolved(node: ir.Node) -> ir.Value:
+    """Gives what leaves a convolution and its activation."""
+    output = node.outputs[0]
+    uses = list(output.uses())
+    if len(uses) == 1 and uses[0][0].op_type in _FUSED_ACTIVATIONS:
+        return uses[0][0].outputs[0]
+    return output
+
+
+def _moved(value: ir.Value) -> ir.Value:
+    """Follows a tensor to where it is last moved: a scale chosen there holds here too."""
+    while not value.is_graph_output():
+        uses = list(value.uses())
+        if len(uses) != 1 or uses[0][0].op_type not in _MOVING or uses[0][1] != 0:
+            return value
+        value = uses[0][0].outputs[0]
+    return value
+
+
+def _required(value: ir.Value | None) -> ir.Value:
+    assert value is not None, "the input is not optional"
+    return value

@@ -1,0 +1,215 @@
+"""From a float variant of a bundle to a quantized one: calibrate, rewrite, check, commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+from hybrid_deploy import __version__
+from hybrid_deploy.bundle import Bundle, StagedVariant, open_bundle, staged_variant
+from hybrid_deploy.calibration.agreement import Agreement, check_variant
+from hybrid_deploy.calibration.batchnorm import fold_batchnorm
+from hybrid_deploy.calibration.collect import collect_scales
+from hybrid_deploy.calibration.half import convert_to_half
+from hybrid_deploy.calibration.int8 import quantize_decoder_weights, quantize_encoder
+from hybrid_deploy.calibration.observers import make_observer
+from hybrid_deploy.calibration.precision import DecoderForm, EncoderForm, Recipe, recipe_for
+from hybrid_deploy.calibration.samples import Samples, Source, open_samples
+from hybrid_deploy.calibration.scales import SCALES_FILE, Scales, encode_scales
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.errors import OutputExistsError, UsageError
+from hybrid_deploy.manifest import Precision, Variant
+from hybrid_deploy.onnx_files import load_graphs, save_graphs
+
+FLOAT = "fp32"
+
+Progress = Callable[[str, int, int], None]
+"""Told the stage, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """What a quantization did.
+
+    Attributes:
+        bundle: the bundle as it is now.
+        variant: name of the new variant.
+        precision: name of its precision.
+        size_bytes: of the new variant's files.
+        float_size_bytes: of the float variant's files.
+        samples: how many samples gave the scales; 0 if none were needed.
+        agreement: how its tokens compare with the float variant's.
+    """
+
+    bundle: Bundle
+    variant: str
+    precision: str
+    size_bytes: int
+    float_size_bytes: int
+    samples: int
+    agreement: Agreement
+
+
+def quantize_bundle(
+    path: str | Path,
+    precision: str,
+    samples: Source | None = None,
+    *,
+    name: str | None = None,
+    method: str = "minmax",
+    source: str = FLOAT,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> QuantizeReport:
+    """Adds a quantized variant to a bundle; the bundle stays as it was if anything fails.
+
+    Args:
+        path: the bundle's folder.
+        precision: one of `precision.PRECISIONS`.
+        samples: a folder, files, or encoder inputs by name (batch first), typical of the use.
+        name: name of the new variant; the precision's if not given.
+        method: how the range of an activation is chosen, one of `observers.METHODS`.
+        source: name of the float32 variant to quantize.
+        force: replace a variant of that name.
+        progress: told how far each stage is.
+
+    Raises:
+        UsageError: unknown precision or method, samples are missing, or the source is not float32.
+        InputError: the bundle, the source variant or a sample is missing or cannot be read.
+        OutputExistsError: the bundle has that variant and `force` is not given.
+        CalibrationError: an activation or a weight does not fit the precision.
+        BackendError: the new variant does not run, or its logits are not finite.
+    """
+    recipe = recipe_for(precision)
+    make_observer(method, tensor="")
+    bundle = open_bundle(Path(path))
+    name = name or recipe.name
+    _check_request(bundle, source, name, force=force)
+    given = None if samples is None else open_samples(samples, bundle.manifest.preprocess)
+    report = progress or _silent
+    graphs = prepared_graphs(bundle, source)
+    scales = None
+    if recipe.needs_scales:
+        if given is None:
+            raise UsageError(f"{precision} needs calibration samples; give --samples FOLDER")
+        scales = _calibrate(bundle, source, graphs, given, method, report)
+    report("rewrite", 0, 1)
+    apply_recipe(recipe, graphs, scales)
+    with staged_variant(bundle, name, force=force) as staged:
+        trial = _write(bundle, source, staged, recipe, graphs, scales)
+        agreement = check_variant(trial, source, staged.folder.name, given, report)
+    done = open_bundle(bundle.folder)
+    return QuantizeReport(
+        bundle=done,
+        variant=name,
+        precision=precision,
+        size_bytes=done.variant_size_bytes(name),
+        float_size_bytes=done.variant_size_bytes(source),
+        samples=0 if scales is None else scales.provenance.samples,
+        agreement=agreement,
+    )
+
+
+def prepared_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
+    """Loads the float graphs in the form that the passes expect."""
+    graphs = load_graphs(bundle, variant)
+    for model in graphs.values():
+        LiftConstantsToInitializersPass()(model)
+        fold_batchnorm(model)
+    return graphs
+
+
+def apply_recipe(
+    recipe: Recipe, graphs: Mapping[GraphRole, ir.Model], scales: Scales | None
+) -> None:
+    """Rewrites the graphs in place; `scales` are those of the encoder if the recipe needs them."""
+    encoder = graphs[GraphRole.ENCODER]
+    if recipe.encoder is EncoderForm.HALF:
+        convert_to_half(encoder, GraphRole.ENCODER)
+    else:
+        assert scales is not None, "an int8 encoder was calibrated"
+        for_cpu = recipe.encoder is EncoderForm.INT8_CPU
+        quantize_encoder(encoder, scales.of(GraphRole.ENCODER), for_cpu=for_cpu)
+    for role in (GraphRole.PREFILL, GraphRole.STEP):
+        if recipe.decoder is DecoderForm.HALF:
+            convert_to_half(graphs[role], role)
+        else:
+            quantize_decoder_weights(graphs[role])
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Drops progress that nobody asked for."""
+
+
+def _check_request(bundle: Bundle, source: str, name: str, *, force: bool) -> None:
+    precision = bundle.variant(source).precision
+    if (precision.encoder, precision.decoder) != (FLOAT, FLOAT):
+        raise UsageError(
+            f"variant {source} of {bundle.folder} is already quantized "
+            f"(encoder {precision.encoder}, decoder {precision.decoder}); quantize {FLOAT}"
+        )
+    if name == source:
+        raise UsageError(f"variant {name} would replace its own source; give another name")
+    if name in bundle.manifest.variants and not force:
+        raise OutputExistsError(f"variant {name} of {bundle.folder}")
+
+
+def _calibrate(
+    bundle: Bundle,
+    source: str,
+    graphs: Mapping[GraphRole, ir.Model],
+    samples: Samples,
+    method: str,
+    report: Progress,
+) -> Scales:
+    def sample_done(done: int) -> None:
+        report("calibrate", done, len(samples))
+
+    report("calibrate", 0, len(samples))
+    return collect_scales(bundle, source, graphs, samples, method=method, progress=sample_done)
+
+
+def _write(
+    bundle: Bundle,
+    source: str,
+    staged: StagedVariant,
+    recipe: Recipe,
+    graphs: Mapping[GraphRole, ir.Model],
+    scales: Scales | None,
+) -> Bundle:
+    """Fills the staging folder; gives the bundle as if the folder were a variant of that name."""
+    specs = save_graphs(graphs, staged.folder, staged.home)
+    if scales is not None:
+        (staged.folder / SCALES_FILE).write_bytes(encode_scales(scales))
+    staged.variant = Variant(
+        precision=Precision(encoder=recipe.encoder.value, decoder=recipe.decoder.value),
+        opset=bundle.variant(source).opset,
+        encoder=specs[GraphRole.ENCODER],
+        prefill=specs[GraphRole.PREFILL],
+        step=specs[GraphRole.STEP],
+        provenance=_provenance(source, scales),
+    )
+    trial = msgspec.structs.replace(
+        staged.variant,
+        **{
+            role.value: msgspec.structs.replace(
+                spec, file=f"{staged.folder.name}/{Path(spec.file).name}"
+            )
+            for role, spec in specs.items()
+        },
+    )
+    variants = bundle.manifest.variants | {staged.folder.name: trial}
+    return Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, variants=variants))
+
+
+def _provenance(source: str, scales: Scales | None) -> str:
+    made = f"hybrid-deploy {__version__} from {source}"
+    if scales is None:
+        return made
+    origin = scales.provenance
+    return f"{made}, {origin.method} over {origin.samples} samples {origin.samples_sha256[:12]}"

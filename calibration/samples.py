@@ -1,0 +1,91 @@
+"""Calibration samples: files or arrays in, encoder inputs out, one sample at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hybrid_deploy.errors import CalibrationError, InputError
+from hybrid_deploy.manifest import ArrayInput, ImageInput
+from hybrid_deploy.runtime.preprocess import prepare
+
+Inputs: TypeAlias = Mapping[str, NDArray[Any]]
+Source: TypeAlias = str | Path | Sequence[str | Path] | Iterable[Inputs]
+"""A folder, files, or encoder inputs by name (batch first)."""
+
+
+class Samples:
+    """Samples that can be gone through more than once; files are read anew each time."""
+
+    def __init__(self, items: Sequence[Path | Inputs], preprocess: ImageInput | ArrayInput) -> None:
+        self._items = tuple(items)
+        self._preprocess = preprocess
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Inputs]:
+        """Yields the encoder inputs of each sample.
+
+        Raises:
+            InputError: a file cannot be read; the message names it.
+        """
+        for item in self._items:
+            yield prepare([item], self._preprocess) if isinstance(item, Path) else item
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all samples, in their order."""
+        digest = hashlib.sha256()
+        for inputs in self:
+            for name in sorted(inputs):
+                array = np.ascontiguousarray(inputs[name])
+                digest.update(f"{name} {array.dtype} {array.shape}".encode())
+                digest.update(array.tobytes())
+        return digest.hexdigest()
+
+
+def open_samples(source: Source, preprocess: ImageInput | ArrayInput) -> Samples:
+    """Gives the samples of a folder, of files or of an iterable.
+
+    Args:
+        source: where they come from; a folder is not searched below its first level.
+        preprocess: how a file becomes the encoder's input.
+
+    Raises:
+        InputError: the folder or a file does not exist.
+        CalibrationError: there is not one sample.
+    """
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        items: list[Path | Inputs] = list(_files(path, preprocess)) if path.is_dir() else [path]
+    else:
+        items = [Path(item) if isinstance(item, (str, Path)) else dict(item) for item in source]
+    if not items:
+        raise CalibrationError("no calibration samples were given; give at least one")
+    for item in items:
+        if isinstance(item, Path) and not item.is_file():
+            raise InputError(f"{item} does not exist")
+    return Samples(items, preprocess)
+
+
+def _files(folder: Path, preprocess: ImageInput | ArrayInput) -> list[Path]:
+    suffixes = _suffixes(preprocess)
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.is_file())
+    if not found:
+        kind = ".npy files" if isinstance(preprocess, ArrayInput) else "images"
+        raise CalibrationError(f"{folder} holds no {kind}; name a folder with calibration samples")
+    return [path for path in found if not path.name.startswith(".")]
+
+
+def _suffixes(preprocess: ImageInput | ArrayInput) -> set[str]:
+    if isinstance(preprocess, ArrayInput):
+        return {".npy"}
+    known = Image.registered_extensions()
+    return {suffix for suffix, kind in known.items() if kind in Image.OPEN}

@@ -1,0 +1,12 @@
+from hybrid_deploy.calibration.agreement import Agreement, compare_tokens
+
+
+def test_tokens_are_compared_place_by_place() -> None:
+    pairs = [((1, 2, 3), (1, 2, 3)), ((1, 2, 3, 4), (1, 5, 3))]
+    found = compare_tokens(pairs)
+    assert found == Agreement(sequences=2, same_sequences=1, tokens=7, same_tokens=5)
+    assert found.token_share == 5 / 7
+
+
+def test_nothing_to_compare() -> None:
+    assert compare_tokens([]).token_share == 1.0

@@ -1,0 +1,92 @@
+import numpy as np
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.calibration.collect import collect_scales
+from hybrid_deploy.calibration.observers import Range
+from hybrid_deploy.calibration.samples import open_samples
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.errors import CalibrationError, InputError
+from hybrid_deploy.onnx_files import load_graphs
+from hybrid_deploy.runtime.session import load_session
+
+Images = list[dict[str, NDArray[np.float32]]]
+
+
+def test_every_graph_and_every_step_is_seen(bundle: Bundle, images: Images) -> None:
+    graphs = load_graphs(bundle, "fp32")
+    before = {role: len(model.graph.outputs) for role, model in graphs.items()}
+    done: list[int] = []
+    samples = open_samples(images, bundle.manifest.preprocess)
+    scales = collect_scales(bundle, "fp32", graphs, samples, progress=done.append)
+    assert done == [1, 2, 3]
+    # two start tokens of at most 8: one prefill and 5 steps for each sample
+    assert scales.provenance.steps == 3 * 6
+    assert set(scales.ranges) == {"encoder", "prefill", "step"}
+    image = np.concatenate([sample["image"].ravel() for sample in images])
+    assert scales.of(GraphRole.ENCODER)["image"] == Range(float(image.min()), float(image.max()))
+    assert {role: len(model.graph.outputs) for role, model in graphs.items()} == before
+
+
+def test_step_ranges_are_those_of_the_real_loop(bundle: Bundle, images: Images) -> None:
+    """The first matrix of a step meets embedding + position: recomputed from the tokens."""
+    session = load_session(bundle.folder)
+    graphs = load_graphs(bundle, "fp32")
+    step = graphs[GraphRole.STEP].graph
+    products = [node for node in step if node.op_type == "MatMul"]
+    first = products[0].inputs[0]
+    assert first is not None
+    assert first.name is not None
+    samples = open_samples(images, bundle.manifest.preprocess)
+    seen = collect_scales(bundle, "fp32", graphs, samples).of(GraphRole.STEP)[first.name]
+    results = [session.run_arrays(sample)[0][0] for sample in images]
+    rows = _embedded(step, [token for r in results for token in r.tokens[:-1]])
+    positions = _positions(step)
+    fed = rows + np.tile(positions[2:7], (len(images), 1))
+    np.testing.assert_allclose([seen.low, seen.high], [fed.min(), fed.max()], rtol=1e-5)
+
+
+def _embedded(step: ir.Graph, tokens: list[int]) -> NDArray[np.float32]:
+    table = next(n for n in step if n.op_type == "Gather" and n.inputs[1] is step.inputs[0])
+    factor = next(n for n in step if n.op_type == "Mul").inputs[1]
+    assert table.inputs[0] is not None
+    assert table.inputs[0].const_value is not None
+    assert factor is not None
+    assert factor.const_value is not None
+    table_rows = table.inputs[0].const_value.numpy()[tokens]
+    rows: NDArray[np.float32] = table_rows * factor.const_value.numpy()
+    return rows
+
+
+def _positions(step: ir.Graph) -> NDArray[np.float32]:
+    table = next(n for n in step if n.op_type == "Gather" and n.inputs[1] is step.inputs[1])
+    assert table.inputs[0] is not None
+    assert table.inputs[0].const_value is not None
+    positions: NDArray[np.float32] = table.inputs[0].const_value.numpy()
+    return positions.reshape(positions.shape[0], -1)
+
+
+def test_nan_is_refused_by_tensor(bundle: Bundle, images: Images) -> None:
+    images[1]["image"][0, 0, 3, 3] = np.nan
+    samples = open_samples(images, bundle.manifest.preprocess)
+    with pytest.raises(CalibrationError, match=r"^encoder/image holds NaN or infinity"):
+        collect_scales(bundle, "fp32", load_graphs(bundle, "fp32"), samples)
+
+
+def test_sample_that_does_not_fit(bundle: Bundle) -> None:
+    samples = open_samples(
+        [{"image": np.zeros((1, 3, 32, 32), np.float32)}], bundle.manifest.preprocess
+    )
+    with pytest.raises(InputError, match="input image must be float"):
+        collect_scales(bundle, "fp32", load_graphs(bundle, "fp32"), samples)
+
+
+def test_interrupt_passes_through(bundle: Bundle, images: Images) -> None:
+    def interrupt(done: int) -> None:
+        raise KeyboardInterrupt
+
+    samples = open_samples(images, bundle.manifest.preprocess)
+    with pytest.raises(KeyboardInterrupt):
+        collect_scales(bundle, "fp32", load_graphs(bundle, "fp32"), samples, progress=interrupt)

@@ -1,0 +1,94 @@
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from hybrid_deploy.calibration.half import HALF_MAX, convert_to_half, half_array
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.errors import CalibrationError
+
+Build = Callable[..., ir.Model]
+
+FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
+
+
+def test_border_stays_float32_and_the_inside_is_half(build: Build) -> None:
+    text = "g (float[b,4] cross_key_0) => (float[b,3] logits) { logits = MatMul (cross_key_0, w) }"
+    model = build(text, {"w": np.ones((4, 3), np.float32)})
+    convert_to_half(model, GraphRole.STEP)
+    assert [node.op_type for node in model.graph] == ["MatMul", "Cast"]
+    assert model.graph.inputs[0].dtype is FP16
+    assert (model.graph.outputs[0].name, model.graph.outputs[0].dtype) == ("logits", FP32)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def test_encoder_takes_float32(build: Build) -> None:
+    text = "g (float[b,4] image) => (float[b,3] cross_key_0) { cross_key_0 = MatMul (image, w) }"
+    model = build(text, {"w": np.ones((4, 3), np.float32)})
+    convert_to_half(model, GraphRole.ENCODER)
+    assert [node.op_type for node in model.graph] == ["Cast", "MatMul"]
+    assert model.graph.inputs[0].dtype is FP32
+    assert model.graph.outputs[0].dtype is FP16
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def test_types_named_in_attributes_follow(build: Build) -> None:
+    text = """g (bool[b] flag, int64[1] size) => (float[b] logits) {
+        a = Cast <to: int = 1> (flag)
+        z = ConstantOfShape <value: tensor = float[1] {-1e9}> (size)
+        k = Constant <value_float: float = 0.5> ()
+        s = Add (a, z)
+        logits = Mul (s, k)
+    }"""
+    model = build(text, {})
+    convert_to_half(model, GraphRole.STEP)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    cast, fill, constant = list(model.graph)[:3]
+    assert cast.attributes["to"].as_int() == FP16
+    assert fill.attributes["value"].as_tensor().numpy() == np.float16(-HALF_MAX / 2)
+    assert constant.attributes["value"].as_tensor().dtype is FP16
+
+
+def test_operators_without_half_keep_float32(build: Build) -> None:
+    text = """g (float[1,1,4,4] image, float limit) => (float[1,1,8,8] up, float[n] r) {
+        up = Resize <mode: string = "nearest"> (image, , scales)
+        r = Range (zero, limit, one)
+    }"""
+    constants = {
+        "scales": np.array([1, 1, 2, 2], np.float32),
+        "zero": np.float32(0).reshape(()),
+        "one": np.float32(1).reshape(()),
+    }
+    model = build(text, constants)
+    convert_to_half(model, GraphRole.ENCODER)
+    assert model.graph.initializers["scales"].dtype is FP32
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def test_masks_are_clamped_so_that_sums_stay_finite() -> None:
+    half = half_array("mask", np.array([0, -1e9, -np.inf], np.float32), ["Add", "Where"])
+    assert half.tolist() == [0, -HALF_MAX / 2, -np.inf]
+    assert np.isfinite(half[1] + half[1])
+
+
+def test_bounds_are_clamped() -> None:
+    assert half_array("bound", np.array([3.4e38], np.float32), ["Clip"]) == HALF_MAX
+
+
+def test_epsilon_does_not_vanish() -> None:
+    assert half_array("eps", np.array(1e-12, np.float32), ["Add"]) > 0
+
+
+def test_weight_out_of_range_is_named() -> None:
+    with pytest.raises(CalibrationError) as caught:
+        half_array("head.weight", np.array([[1, 7e4]], np.float32), ["MatMul"])
+    assert str(caught.value) == (
+        "head.weight holds 7e+04, float16 ends at 65504; quantize to int8 or keep fp32"
+    )
+
+
+def test_nan_weight_is_named() -> None:
+    with pytest.raises(CalibrationError, match=r"^head.weight holds NaN"):
+        half_array("head.weight", np.array([np.nan], np.float32), ["MatMul"])

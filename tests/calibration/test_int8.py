@@ -1,0 +1,187 @@
+import collections
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+from hybrid_deploy.calibration.int8 import quantize_decoder_weights, quantize_encoder
+from hybrid_deploy.calibration.observers import Range
+from hybrid_deploy.errors import CalibrationError
+
+Build = Callable[..., ir.Model]
+
+RESIDUAL = """g (float[1,8,6,6] x) => (float[1,8,3,3] y) {
+    a = Conv <pads: ints = [1,1,1,1]> (x, w1, b1)
+    r = Relu (a)
+    c = Conv <pads: ints = [1,1,1,1]> (r, w2, b2)
+    s = Add (c, r)
+    t = Relu (s)
+    y = MaxPool <kernel_shape: ints = [2,2], strides: ints = [2,2]> (t)
+}"""
+PROJECTION = """g (float[b,n,32] x) => (float[b,n,16] y, float[b,n,16] z) {
+    y = MatMul (x, w1)
+    m = MatMul (x, w2)
+    z = Add (m, b2)
+}"""
+STEP = """g (float[b,64] x) => (float[b,64] y) {
+    m = MatMul (x, w1)
+    h = Add (m, b1)
+    r = Relu (h)
+    p = MatMul (r, w2)
+    y = Add (x, p)
+}"""
+Constants = dict[str, NDArray[np.float32]]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def convolutions(rng: np.random.Generator) -> Constants:
+    weights = {n: rng.normal(size=(8, 8, 3, 3)).astype(np.float32) * 0.1 for n in ("w1", "w2")}
+    return weights | {n: rng.normal(size=8).astype(np.float32) for n in ("b1", "b2")}
+
+
+def checked(model: ir.Model) -> onnx.GraphProto:
+    """Gives the graph after ONNX's own checks."""
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto.graph
+
+
+def optimized(model: ir.Model, folder: Path) -> tuple[ort.InferenceSession, collections.Counter]:  # type: ignore[type-arg]
+    """Opens a graph and counts the operators that ONNX Runtime made of it."""
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3
+    session = ort.InferenceSession(
+        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    nodes = onnx.load(folder / "optimized.onnx").graph.node
+    return session, collections.Counter(node.op_type for node in nodes)
+
+
+def ranges(model: ir.Model, x: NDArray[np.float32]) -> dict[str, Range]:
+    """Runs a float graph and gives the range of every tensor."""
+    watched = model.clone()
+    names = [v.name for node in watched.graph for v in node.outputs if v.dtype is not None]
+    watched.graph.outputs[:] = [v for node in watched.graph for v in node.outputs]
+    session = ort.InferenceSession(
+        ir.to_proto(watched).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    found = dict(zip(names, session.run(None, {"x": x}), strict=True)) | {"x": x}
+    return {str(n): Range(float(a.min()), float(a.max())) for n, a in found.items()}
+
+
+def test_portable_form_quantizes_inputs_and_skip_branches(
+    build: Build, rng: np.random.Generator
+) -> None:
+    model = build(RESIDUAL, convolutions(rng))
+    x = rng.normal(size=(1, 8, 6, 6)).astype(np.float32)
+    quantize_encoder(model, ranges(model, x), for_cpu=False)
+    graph = checked(model)
+    made_by = {name: node for node in graph.node for name in node.output}
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    # nothing between a convolution and its activation, or between it and the addition
+    assert made_by["r"].input == ["a"]
+    assert made_by["s"].input[0] == "c"
+    assert made_by[made_by["s"].input[1]].op_type == "DequantizeLinear"
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear":
+            assert constants[node.input[2]].dtype == np.int8
+            assert constants[node.input[2]] == 0
+        if node.op_type == "Conv":
+            activation, weight, bias = node.input
+            assert made_by[activation].op_type == made_by[weight].op_type == "DequantizeLinear"
+            assert made_by[weight].attribute[0].i == 0
+            assert constants[made_by[weight].input[1]].shape == (8,)
+            assert constants[bias].dtype == np.float32
+    assert not {"w1", "w2"} & set(constants), "float weights stay out of the file"
+
+
+@pytest.mark.parametrize("for_cpu", [False, True])
+def test_encoder_stays_close_to_float(
+    build: Build, rng: np.random.Generator, for_cpu: bool
+) -> None:
+    model = build(RESIDUAL, convolutions(rng))
+    x = rng.normal(size=(1, 8, 6, 6)).astype(np.float32)
+    float_session = ort.InferenceSession(
+        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    expected = float_session.run(None, {"x": x})[0]
+    quantize_encoder(model, ranges(model, x), for_cpu=for_cpu)
+    int8_session = ort.InferenceSession(
+        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    found = int8_session.run(None, {"x": x})[0]
+    # 127 steps per tensor, two layers: 3 % of the largest number is well above rounding
+    assert 0 < np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
+
+
+def test_cpu_form_becomes_integer_convolutions(
+    build: Build, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    model = build(RESIDUAL, convolutions(rng))
+    x = rng.normal(size=(1, 8, 6, 6)).astype(np.float32)
+    quantize_encoder(model, ranges(model, x), for_cpu=True)
+    _, operators = optimized(model, tmp_path)
+    assert operators["QLinearConv"] == 2
+    assert operators["Conv"] == operators["FusedConv"] == 0
+
+
+@pytest.mark.parametrize("for_cpu", [False, True])
+def test_projections_of_one_tensor_become_integer_products(
+    build: Build, rng: np.random.Generator, tmp_path: Path, for_cpu: bool
+) -> None:
+    constants = {n: rng.normal(size=(32, 16)).astype(np.float32) for n in ("w1", "w2")}
+    model = build(PROJECTION, constants | {"b2": np.ones(16, np.float32)})
+    quantize_encoder(model, {"x": Range(-3, 3)}, for_cpu=for_cpu)
+    session, operators = optimized(model, tmp_path)
+    assert operators["MatMulIntegerToFloat"] == 2
+    x = rng.uniform(-3, 3, (1, 5, 32)).astype(np.float32)
+    expected = x @ constants["w1"]
+    error = np.abs(session.run(None, {"x": x})[0] - expected).max()
+    assert error < 0.03 * np.abs(expected).max()
+
+
+def test_missing_range_is_named(build: Build, rng: np.random.Generator) -> None:
+    model = build(RESIDUAL, convolutions(rng))
+    with pytest.raises(CalibrationError, match="the scales say nothing of x; calibrate"):
+        quantize_encoder(model, {"r": Range(0, 1)}, for_cpu=False)
+
+
+@pytest.mark.parametrize("block_size", [None, 32])
+def test_decoder_weights_become_packed_products(
+    build: Build, rng: np.random.Generator, tmp_path: Path, block_size: int | None
+) -> None:
+    w1, w2 = (rng.normal(size=(64, 64)).astype(np.float32) for _ in range(2))
+    model = build(STEP, {"w1": w1, "w2": w2, "b1": np.ones(64, np.float32)})
+    quantize_decoder_weights(model, block_size=block_size)
+    checked(model)
+    session, operators = optimized(model, tmp_path)
+    assert operators["MatMulNBits"] == 2
+    assert operators["DequantizeLinear"] == 0
+    x = rng.normal(size=(1, 64)).astype(np.float32)
+    expected = x + np.maximum(x @ w1 + 1, 0) @ w2
+    # int8 weights, and activations that MatMulNBits itself rounds to int8
+    error = np.abs(session.run(None, {"x": x})[0] - expected).max()
+    assert error < 0.03 * np.abs(expected).max()
+
+
+def test_embedding_stays_float_beside_a_tied_head(build: Build) -> None:
+    text = """g (int64[b] token) => (float[b,5] y) {
+        e = Gather (w, token)
+        y = Gemm <transB: int = 1> (e, w)
+    }"""
+    model = build(text, {"w": np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)})
+    quantize_decoder_weights(model)
+    gather, dequantize, _ = checked(model).node
+    assert gather.input[0] == "w"
+    assert dequantize.attribute[0].i == 0
+    assert model.graph.initializers["w_scale"].shape == (5,)

@@ -1,0 +1,165 @@
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+
+from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.calibration.precision import Recipe
+from hybrid_deploy.calibration.quantize import quantize_bundle
+from hybrid_deploy.calibration.scales import Scales, read_scales
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.errors import (
+    BackendError,
+    CalibrationError,
+    InputError,
+    OutputExistsError,
+    UsageError,
+)
+from hybrid_deploy.manifest import Precision
+
+Images = list[dict[str, NDArray[np.float32]]]
+
+
+def files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("precision", "parts", "largest_share"),
+    [
+        ("fp16", Precision("fp16", "fp16"), 0.65),
+        ("int8", Precision("int8", "int8-weights"), 0.6),
+        ("int8-cpu", Precision("int8-cpu", "int8-weights"), 0.6),
+    ],
+)
+def test_variant_is_added_and_checked(
+    bundle: Bundle, images: Images, precision: str, parts: Precision, largest_share: float
+) -> None:
+    stages: list[str] = []
+    report = quantize_bundle(
+        bundle.folder, precision, images, progress=lambda stage, *_: stages.append(stage)
+    )
+    assert stages[-1] == "check"
+    variant = open_bundle(bundle.folder).variant(precision)
+    assert variant.precision == parts
+    assert variant.opset == bundle.variant("fp32").opset
+    assert report.size_bytes == report.bundle.variant_size_bytes(precision)
+    assert _weights(report.bundle, precision) < largest_share * _weights(bundle, "fp32")
+    assert report.agreement.sequences == 3
+    # biases of up to 0.9 keep the tiny model's logits apart: rounding does not change a token
+    assert report.agreement.token_share == 1.0
+
+
+def _weights(bundle: Bundle, variant: str) -> int:
+    home = Path(bundle.variant(variant).step.file).parent
+    return (bundle.folder / home / "weights.bin").stat().st_size
+
+
+def test_scales_lie_beside_the_graphs(bundle: Bundle, images: Images) -> None:
+    report = quantize_bundle(bundle.folder, "int8", images, method="percentile")
+    scales = read_scales(bundle.folder / "int8" / "scales.json")
+    assert (scales.provenance.method, scales.provenance.samples) == ("percentile", 3)
+    provenance = report.bundle.variant("int8").provenance
+    assert provenance.endswith(
+        f"from fp32, percentile over 3 samples {scales.provenance.samples_sha256[:12]}"
+    )
+
+
+def test_prefill_and_step_share_int8_weights(bundle: Bundle, images: Images) -> None:
+    report = quantize_bundle(bundle.folder, "int8", images)
+    graphs = [
+        onnx.load(report.bundle.graph_path("int8", role), load_external_data=False).graph
+        for role in (GraphRole.PREFILL, GraphRole.STEP)
+    ]
+    places = [
+        {
+            entry.value
+            for tensor in graph.initializer
+            if tensor.data_type == onnx.TensorProto.INT8
+            for entry in tensor.external_data
+            if entry.key == "offset"
+        }
+        for graph in graphs
+    ]
+    assert places[0] == places[1] != set()
+
+
+def test_half_graphs_hold_no_float32_product(bundle: Bundle) -> None:
+    report = quantize_bundle(bundle.folder, "fp16")
+    assert report.samples == 0
+    assert report.agreement.sequences == 1, "without samples an input of zeros is decoded"
+    for role in GraphRole:
+        model = onnx.load(report.bundle.graph_path("fp16", role))
+        onnx.checker.check_model(model, full_check=True)
+        types = {tensor.data_type for tensor in model.graph.initializer}
+        assert onnx.TensorProto.FLOAT not in types
+    step = report.bundle.graph("fp16", GraphRole.STEP)
+    dtypes = {spec.name: spec.dtype for spec in (*step.inputs, *step.outputs)}
+    assert dtypes["self_key_0"] == dtypes["cross_value_0"] == "float16"
+    assert dtypes["logits"] == "float"
+    assert report.bundle.graph("fp16", GraphRole.ENCODER).inputs[0].dtype == "float"
+
+
+def test_int8_needs_samples(bundle: Bundle) -> None:
+    with pytest.raises(UsageError) as caught:
+        quantize_bundle(bundle.folder, "int8")
+    assert str(caught.value) == "int8 needs calibration samples; give --samples FOLDER"
+
+
+def test_wrong_requests(bundle: Bundle, images: Images) -> None:
+    with pytest.raises(UsageError, match="unknown precision 'int3'"):
+        quantize_bundle(bundle.folder, "int3")
+    with pytest.raises(UsageError, match="unknown method 'magic'"):
+        quantize_bundle(bundle.folder, "int8", images, method="magic")
+    with pytest.raises(UsageError, match="would replace its own source"):
+        quantize_bundle(bundle.folder, "fp16", name="fp32", force=True)
+    with pytest.raises(InputError, match="has no variant 'bf16'"):
+        quantize_bundle(bundle.folder, "fp16", source="bf16")
+
+
+def test_quantized_source_is_refused(bundle: Bundle) -> None:
+    quantize_bundle(bundle.folder, "fp16")
+    with pytest.raises(
+        UsageError, match=r"variant fp16 of .* is already quantized .* quantize fp32"
+    ):
+        quantize_bundle(bundle.folder, "fp16", name="twice", source="fp16")
+
+
+def test_existing_variant_needs_force(bundle: Bundle, images: Images) -> None:
+    quantize_bundle(bundle.folder, "fp16")
+    with pytest.raises(OutputExistsError, match="give --force"):
+        quantize_bundle(bundle.folder, "fp16")
+    report = quantize_bundle(bundle.folder, "fp16", images, force=True)
+    assert report.agreement.sequences == 3
+    assert set(report.bundle.manifest.variants) == {"fp32", "fp16"}
+
+
+def test_failed_calibration_leaves_the_bundle_alone(bundle: Bundle, images: Images) -> None:
+    before = files(bundle.folder)
+    images[2]["image"][:] = np.inf
+    with pytest.raises(CalibrationError, match="encoder/image holds NaN"):
+        quantize_bundle(bundle.folder, "int8", images)
+    assert files(bundle.folder) == before
+    assert open_bundle(bundle.folder) == bundle
+
+
+def test_variant_that_fails_its_check_is_not_added(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(recipe: Recipe, graphs: Mapping[GraphRole, ir.Model], scales: Scales | None) -> None:
+        for model in graphs.values():
+            for value in model.graph.initializers.values():
+                if value.dtype is ir.DataType.FLOAT and value.const_value is not None:
+                    array = np.full_like(value.const_value.numpy(), np.nan)
+                    value.const_value = ir.tensor(array, name=value.name)
+
+    before = files(bundle.folder)
+    monkeypatch.setattr("hybrid_deploy.calibration.quantize.apply_recipe", spoil)
+    with pytest.raises(BackendError, match="not finite"):
+        quantize_bundle(bundle.folder, "fp16")
+    assert files(bundle.folder) == before
+    assert open_bundle(bundle.folder) == bundle
