@@ -43,7 +43,13 @@ from hybrid_deploy.export.incremental import (
     cache_names,
     memory_names,
 )
-from hybrid_deploy.export.model import DecodePart, EncodePart, check_model, reference_memory
+from hybrid_deploy.export.model import (
+    DecodePart,
+    EncodePart,
+    check_causal,
+    check_model,
+    reference_memory,
+)
 from hybrid_deploy.export.onnx_lowering import onnx_from_torch, rename_output_dims
 from hybrid_deploy.export.parity import Inputs, Parity, check_parity, check_prompts
 from hybrid_deploy.export.plan import Plan
@@ -155,6 +161,7 @@ def export_model(
         inputs = {name: _pair(value) for name, value in job.example.items()}
         capacity = spec.generation.max_length
         memory = reference_memory(model, tuple(inputs.values()))
+        check_causal(model, memory, capacity)
         capture = capture_decoder(
             DecodePart(model), memory, memory_axes(model, inputs, spec.dynamic), capacity
         )

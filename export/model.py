@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from hybrid_deploy.errors import UnsupportedModelError
 
+_NOISE = 1e-4  # of float32 sums in another order
+
 
 class EncodePart(nn.Module):
     """The encoder of a model as a module of its own; gives a tuple of tensors."""
@@ -53,6 +55,33 @@ def check_model(model: nn.Module) -> None:
         raise UnsupportedModelError(
             f"the model is in training mode ({training[0]}), so dropout would be exported; "
             "call model.eval() first"
+        )
+
+
+def check_causal(model: nn.Module, memory: tuple[Tensor, ...], length: int) -> None:
+    """Checks that no token changes the logits before it, on random tokens.
+
+    Args:
+        model: in eval mode.
+        memory: what the encoder returned, any batch.
+        length: how many tokens to decode.
+
+    Raises:
+        UnsupportedModelError: the decoder is not causal.
+    """
+    generator, batch = torch.Generator().manual_seed(0), memory[0].shape[0]
+    start = torch.ones(batch, length, dtype=torch.int64)
+    vocabulary = reference_logits(model, memory, start).shape[-1]
+    tokens = torch.randint(vocabulary, (batch, length), generator=generator)
+    changed = tokens.clone()
+    changed[:, length // 2 :] = (tokens[:, length // 2 :] + 1) % vocabulary
+    first, second = (
+        reference_logits(model, memory, t)[:, : length // 2] for t in (tokens, changed)
+    )
+    if not torch.allclose(first, second, atol=_NOISE, equal_nan=True):
+        raise UnsupportedModelError(
+            "decode() is not causal: tokens change the logits of the tokens before them, so they "
+            "cannot be decoded one by one; give its self-attention a causal mask"
         )
 
 

@@ -75,6 +75,11 @@ def tiny_job(model: TinyReader, seed: int = 0) -> ExportJob:
     )
 
 
+def job() -> ExportJob:
+    """The tiny model as the command line takes it: `conftest:job`."""
+    return tiny_job(make_tiny())
+
+
 def png_of(image: Image.Image) -> bytes:
     """Gives the content of a PNG file."""
     import io

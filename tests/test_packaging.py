@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from hybrid_deploy.bundle import open_bundle
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -70,3 +72,30 @@ def test_visible_top_level_is_as_agreed() -> None:
     folders = {"calibration", "export", "hybrid_deploy", "runtime", "tests"}
     files = {"CHANGELOG.md", "LICENSE", "Makefile", "README.md", "pyproject.toml"}
     assert visible == folders | files
+
+
+@pytest.mark.slow
+def test_wheel_reads_in_a_clean_environment(wheel: Path, tiny_path: Path, tmp_path: Path) -> None:
+    """Only the base install and ONNX Runtime: what a device has."""
+    environment, bundle = tmp_path / "device", open_bundle(tiny_path)
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    binaries = environment / "bin"
+    constraints = ROOT / ".ci" / "constraints.txt"
+    install = ["install", "--quiet", "--constraint", str(constraints), f"{wheel}[cpu]"]
+    subprocess.run([str(binaries / "python"), "-m", "pip", *install], check=True)
+    (sample,) = bundle.manifest.golden
+    done = subprocess.run(
+        [str(binaries / "hybrid-deploy"), "run", str(tiny_path), str(tiny_path / sample.file)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == (f"{sample.text}\n", "", 0)
+    listed = subprocess.run(
+        [str(binaries / "python"), "-m", "pip", "list", "--format", "freeze"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.lower()
+    assert not {"torch", "onnx"} & {line.split("==")[0] for line in listed.splitlines()}

@@ -84,3 +84,11 @@ def test_compare_measures_against_the_labels(tiny_path: Path, page: Path) -> Non
     (row,) = json.loads(output("compare", tiny_path, "--samples", page.parent, "--format", "json"))
     assert (row["status"], row["exact_percent"]) == ("ok", 50.0)
     assert 0 < row["cer_percent"] < 50
+
+
+def test_export_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    text = output("export", "conftest:job", "-o", tmp_path / "out.bundle")
+    assert "4 inputs" in text
+    assert "tokens identical to the model" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["out.bundle"]

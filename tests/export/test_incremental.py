@@ -22,7 +22,7 @@ from hybrid_deploy.export.incremental import (
     cache_names,
     memory_names,
 )
-from hybrid_deploy.export.model import DecodePart, EncodePart
+from hybrid_deploy.export.model import DecodePart, EncodePart, check_causal
 from hybrid_deploy.export.plan import Plan
 
 VOCABULARY, WIDTH, HEADS, LENGTH = 23, 16, 2, 12
@@ -283,6 +283,19 @@ REFUSED = {
 def test_what_cannot_be_incremental_is_refused(model: type[nn.Module]) -> None:
     with pytest.raises(UnsupportedModelError, match=REFUSED[model]):
         plan_of(model().eval())
+
+
+class HandWrittenWithoutMask(HandWritten):
+    def __init__(self) -> None:
+        super().__init__()
+        self.triangle.fill_(1)
+
+
+def test_missing_mask_of_hand_written_attention_is_found_by_its_effect() -> None:
+    memory = (torch.randn(2, 5, WIDTH),)
+    check_causal(HandWritten().eval(), memory, LENGTH)
+    with pytest.raises(UnsupportedModelError, match="give its self-attention a causal mask"):
+        check_causal(HandWrittenWithoutMask().eval(), memory, LENGTH)
 
 
 def test_a_refusal_names_the_module_and_the_line() -> None:

@@ -1,0 +1,47 @@
+"""Ctrl-C: exit code 130, one line, nothing half-written."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+PATIENCE_S = 60.0
+
+
+def interrupt(ready: Callable[[], bool], *args: object) -> tuple[int, list[str]]:
+    """Starts a command, presses Ctrl-C once it is `ready`; gives exit code and last line."""
+    command = [sys.executable, "-m", "hybrid_deploy", *map(str, args)]
+    process = subprocess.Popen(command, cwd=TESTS, stderr=subprocess.PIPE, text=True)
+    waited = time.monotonic()
+    while not ready():
+        assert process.poll() is None, "the command ended by itself"
+        assert time.monotonic() - waited < PATIENCE_S
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, stderr.strip().splitlines()
+
+
+def test_export(tmp_path: Path) -> None:
+    def staged() -> bool:
+        return any(tmp_path.glob(".out.bundle.*"))
+
+    code, lines = interrupt(staged, "export", "conftest:job", "-o", tmp_path / "out.bundle")
+    assert (code, lines[-1]) == (130, "error: interrupted, nothing was half-written")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_profile(tiny_path: Path, page: Path) -> None:
+    began = time.monotonic()
+
+    def running() -> bool:
+        return time.monotonic() - began > 3
+
+    code, lines = interrupt(running, "profile", tiny_path, page, "--runs", 10_000_000)
+    assert (code, lines[-1]) == (130, "error: interrupted, nothing was half-written")
+    assert "Traceback" not in "\n".join(lines)
