@@ -51,7 +51,7 @@ class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="i
 
     The picture is converted to `mode`, resized to `height` (keeping its proportions unless `width`
     is fixed), mapped to `(value / 255 - mean) / std` per channel, and padded on the right with
-    `background` up to `min_width` and a multiple of `width_multiple`.
+    `background`: `margin` columns, then up to `min_width` and a multiple of `width_multiple`.
     """
 
     name: str
@@ -61,6 +61,7 @@ class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="i
     width_multiple: int
     min_width: int
     max_width: int
+    margin: int
     background: int
     mean: tuple[float, ...]
     std: tuple[float, ...]

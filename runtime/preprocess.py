@@ -67,7 +67,7 @@ def batch_images(images: Sequence[Image.Image], spec: ImageInput) -> NDArray[np.
         InputError: a picture is wider than the model takes.
     """
     arrays = [_pixels(image, spec) for image in images]
-    width = max(array.shape[1] for array in arrays)
+    width = max(array.shape[1] for array in arrays) + spec.margin
     width = max(width, spec.min_width)
     width += -width % spec.width_multiple
     if width > spec.max_width:

@@ -66,7 +66,7 @@ def tiny_job(model: TinyReader, seed: int = 0) -> ExportJob:
         spec=ModelSpec(
             name="tiny",
             generation=GenerationDefaults((1,), 2, 0, 8),
-            preprocess=ImageInput("image", "L", 8, None, 4, 8, 64, 255, (0.5,), (0.5,)),
+            preprocess=ImageInput("image", "L", 8, None, 4, 8, 64, 0, 255, (0.5,), (0.5,)),
             vocabulary=Vocabulary(tuple("_^$abcdefgh"), (0, 1, 2)),
             dynamic={"image": {3: DynamicAxis("width", DimRange(8, 24, 64))}},
         ),

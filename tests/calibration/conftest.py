@@ -51,7 +51,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = ModelSpec(
         name="tiny",
         generation=GenerationDefaults((1, 3), end_token=None, pad_token=0, max_length=8),
-        preprocess=ImageInput("image", "L", 32, None, 16, 32, 256, 255, (1.0,), (0.5,)),
+        preprocess=ImageInput("image", "L", 32, None, 16, 32, 256, 0, 255, (1.0,), (0.5,)),
         vocabulary=Vocabulary(tuple(VOCABULARY), (0, 1, 2)),
         dynamic={"image": {3: DynamicAxis("width", DimRange(32, 64, 256))}},
     )

@@ -8,7 +8,7 @@ from hybrid_deploy.calibration.samples import open_samples
 from hybrid_deploy.errors import CalibrationError, InputError
 from hybrid_deploy.manifest import ArrayInput, ImageInput
 
-IMAGE = ImageInput("image", "L", 32, None, 16, 32, 256, 255, (1.0,), (0.5,))
+IMAGE = ImageInput("image", "L", 32, None, 16, 32, 256, 0, 255, (1.0,), (0.5,))
 ARRAY = ArrayInput("features")
 
 

@@ -9,7 +9,7 @@ from hybrid_deploy.errors import InputError
 from hybrid_deploy.manifest import ArrayInput, ImageInput
 from hybrid_deploy.runtime.preprocess import batch_images, load_image, prepare
 
-SPEC = ImageInput("image", "L", 8, None, 4, 12, 64, 255, (1.0,), (0.5,))
+SPEC = ImageInput("image", "L", 8, None, 4, 12, 64, 0, 255, (1.0,), (0.5,))
 
 
 def test_padding_is_background() -> None:
@@ -18,6 +18,13 @@ def test_padding_is_background() -> None:
     assert (batch[0, ..., :5] == -2).all()
     assert (batch[0, ..., 5:] == 0).all()
     assert (batch[1, ..., 14:] == 0).all()
+
+
+def test_margin_is_background() -> None:
+    spec = msgspec.structs.replace(SPEC, margin=5)
+    batch = batch_images([Image.new("L", (14, 8), 0)], spec)
+    assert batch.shape == (1, 1, 8, 20)
+    assert (batch[..., 14:] == 0).all()
 
 
 def test_minimum_width() -> None:

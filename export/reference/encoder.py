@@ -1,0 +1,138 @@
+"""The CNN encoders of the reference model: a row of memory tokens, or one pooled vector."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hybrid_deploy.export.reference.positions import sinusoidal_positions
+
+COLUMN_PX = 4
+"""Pixels of image width behind one column of the feature map."""
+
+MEMORY_PX = 8
+"""Pixels of image width behind one memory token of the feature-map form."""
+
+MAX_MEMORY = 256
+
+
+class ColumnEncoder(nn.Module):
+    """Reads an image 32 pixels high into one feature vector for every 4 pixels of its width."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(
+            *_convolution(1, 16, (3, 3)),
+            nn.MaxPool2d(2),
+            *_convolution(16, 32, (3, 3)),
+            nn.MaxPool2d(2),
+            *_convolution(32, 48, (3, 3)),
+            # the width is kept: a narrow 1 is only a few pixels wide
+            nn.MaxPool2d((2, 1)),
+            *_convolution(48, d_model, (4, 3), padding=(0, 1)),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns the columns (batch, d_model, 1, width / 4) of image (batch, 1, 32, width)."""
+        columns: Tensor = self.stages(image)
+        return columns
+
+
+class LineContext(nn.Sequential):
+    """Lets every column see the whole line, so that a feature can say "third digit, a 7".
+
+    Without it a pooled vector forgets where each digit stood, and attention over the columns loses
+    its place in a long line.
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__(nn.MaxPool2d((1, 2)), WideBlock(d_model), WideBlock(d_model))
+
+
+class FeatureMapEncoder(nn.Module):
+    """Keeps the columns of the feature map as memory tokens, marked with their positions."""
+
+    positions: Tensor
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.columns = ColumnEncoder(d_model)
+        self.context = LineContext(d_model)
+        self.register_buffer(
+            "positions", sinusoidal_positions(MAX_MEMORY, d_model), persistent=False
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns memory (batch, width / 8, d_model) for image (batch, 1, 32, width)."""
+        return self.memory_from_columns(self.columns(image))
+
+    def memory_from_columns(self, columns: Tensor) -> Tensor:
+        """Returns memory (batch, width / 8, d_model) for what `columns` gave."""
+        # (batch, d_model, 1, width / 8) -> (batch, width / 8, d_model)
+        memory: Tensor = self.context(columns).squeeze(2).transpose(1, 2)
+        return memory + self.positions[: memory.shape[1]]
+
+
+class PooledEncoder(nn.Module):
+    """Averages the feature map into one vector, as in the article."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.columns = ColumnEncoder(d_model)
+        self.context = LineContext(d_model)
+        self.widen = nn.Sequential(*_convolution(d_model, 2 * d_model, (1, 1)))
+        # what differs between lines is small beside what all columns share
+        self.norm = nn.BatchNorm1d(2 * d_model)
+        self.project = nn.Linear(2 * d_model, d_model)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns memory (batch, 1, d_model) for image (batch, 1, 32, width)."""
+        return self.memory_from_columns(self.columns(image))
+
+    def memory_from_columns(self, columns: Tensor) -> Tensor:
+        """Returns memory (batch, 1, d_model) for what `columns` gave."""
+        pooled = self.widen(self.context(columns)).mean(dim=(2, 3))
+        memory: Tensor = self.project(self.norm(pooled))
+        return memory.unsqueeze(1)
+
+
+class WideBlock(nn.Module):
+    """A residual depthwise convolution as wide as a line, then a mix of the channels.
+
+    It begins as running sums, from the left in a third of the channels and from the right in
+    another: counting the digits on either side is what makes "third digit" a local feature.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        reach = 31
+        self.spread = nn.Conv2d(
+            channels, channels, (1, 2 * reach + 1), padding=(0, reach), groups=channels
+        )
+        self.mix = nn.Sequential(*_convolution(channels, channels, (1, 1)))
+        with torch.no_grad():
+            self.spread.weight.mul_(0.1)
+            self.spread.weight[0::3, ..., :reach] += 1 / 16
+            self.spread.weight[1::3, ..., reach + 1 :] += 1 / 16
+            self.spread.weight[2::3, ..., reach] += 1
+
+    def forward(self, columns: Tensor) -> Tensor:
+        """Returns columns (batch, channels, 1, width) of the same shape."""
+        mixed: Tensor = columns + self.mix(self.spread(columns))
+        return mixed
+
+
+def _convolution(
+    channels_in: int,
+    channels_out: int,
+    kernel: tuple[int, int],
+    padding: tuple[int, int] | None = None,
+) -> list[nn.Module]:
+    """Convolution, batch normalisation, ReLU; keeps height and width unless told otherwise."""
+    if padding is None:
+        padding = (kernel[0] // 2, kernel[1] // 2)
+    return [
+        nn.Conv2d(channels_in, channels_out, kernel, padding=padding, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(),
+    ]

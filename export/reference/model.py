@@ -1,0 +1,120 @@
+"""The reference hybrid model: a CNN reads the image, a Transformer decoder writes the digits.
+
+It is written as its users write such models: an ordinary decoder over the whole sequence, with no
+key-value cache. Deriving the incremental decoder is the work of `hybrid_deploy.export`.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib import resources
+from typing import Literal, TypeGuard
+
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from hybrid_deploy.errors import InputError
+from hybrid_deploy.export.reference.encoder import FeatureMapEncoder, PooledEncoder
+from hybrid_deploy.export.reference.positions import sinusoidal_positions
+from hybrid_deploy.export.reference.vocabulary import MAX_LENGTH, PAD, VOCABULARY
+
+EncoderForm = Literal["feature-map", "pooled"]
+FORMS: tuple[EncoderForm, ...] = ("feature-map", "pooled")
+
+
+class DigitReader(nn.Module):
+    """Reads a line of handwritten digits, one digit per decoding step.
+
+    Args:
+        encoder: "feature-map" keeps one memory token for every 8 pixels of width; "pooled" ends in
+            global average pooling and keeps a single one.
+        d_model: Width of the memory and of the decoder.
+        heads: Attention heads.
+        layers: Decoder layers.
+        d_feedforward: Hidden width of the feed-forward blocks.
+        dropout: Dropout probability inside the decoder while training.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        encoder: EncoderForm = "feature-map",
+        *,
+        d_model: int = 96,
+        heads: int = 4,
+        layers: int = 2,
+        d_feedforward: int = 192,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.encoder: FeatureMapEncoder | PooledEncoder = (
+            FeatureMapEncoder(d_model) if encoder == "feature-map" else PooledEncoder(d_model)
+        )
+        self.embedding = nn.Embedding(len(VOCABULARY), d_model, padding_idx=PAD)
+        # forward multiplies by sqrt(d_model): start at unit variance, like the positions
+        nn.init.normal_(self.embedding.weight, std=d_model**-0.5)
+        self.register_buffer(
+            "positions", sinusoidal_positions(MAX_LENGTH, d_model), persistent=False
+        )
+        layer = nn.TransformerDecoderLayer(d_model, heads, d_feedforward, dropout, batch_first=True)
+        self.decoder = nn.TransformerDecoder(layer, layers)
+        self.head = nn.Linear(d_model, len(VOCABULARY))
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Returns the memory of a batch of images.
+
+        Args:
+            image: (batch, 1, 32, width) float32, paper 0 and ink down to -2; the width a multiple
+                of 16, at most 2048.
+
+        Returns:
+            (batch, width / 8, d_model) float32, or (batch, 1, d_model) for the pooled form.
+        """
+        memory: Tensor = self.encoder(image)
+        return memory
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        """Returns the logits of the token that follows each given token.
+
+        Args:
+            tokens: (batch, length) int64, beginning with start; the length at most MAX_LENGTH.
+            memory: What `encode` returned.
+
+        Returns:
+            (batch, length, vocabulary) float32.
+        """
+        length = tokens.shape[1]
+        embedded = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim)
+        embedded = embedded + self.positions[:length]
+        mask = nn.Transformer.generate_square_subsequent_mask(length, device=tokens.device)
+        decoded = self.decoder(embedded, memory, tgt_mask=mask, tgt_is_causal=True)
+        logits: Tensor = self.head(decoded)
+        return logits
+
+    def forward(self, image: Tensor, tokens: Tensor) -> Tensor:
+        """Returns `decode(tokens, encode(image))`."""
+        return self.decode(tokens, self.encode(image))
+
+
+def load_reference(form: str) -> DigitReader:
+    """Returns the trained reference model of one form, in eval mode.
+
+    Raises:
+        InputError: If `form` is not "feature-map" or "pooled".
+    """
+    if not _is_form(form):
+        raise InputError(f"expected a reference form of {' or '.join(FORMS)}, got {form!r}")
+    model = DigitReader(form)
+    weights = resources.files(__package__).joinpath(weights_name(form)).read_bytes()
+    model.load_state_dict(load(weights))
+    return model.eval()
+
+
+def weights_name(form: EncoderForm) -> str:
+    """Returns the name of the file that holds the weights of one form."""
+    return f"digits-{form}.safetensors"
+
+
+def _is_form(form: str) -> TypeGuard[EncoderForm]:
+    return form in FORMS

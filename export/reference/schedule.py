@@ -1,0 +1,46 @@
+"""The course of a training run."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from hybrid_deploy.export.reference.lines import LONGEST_LINE
+
+PEAK_LEARNING_RATE = 2e-3
+WARM_UP = 0.08
+FULL_LENGTH_FROM = 0.3
+
+
+class Schedule:
+    """How far training is, in steps or in time, whichever ends first; and what follows from it."""
+
+    def __init__(self, steps: int, seconds_limit: float | None) -> None:
+        self._steps = steps
+        self._step = 0
+        self._seconds_limit = seconds_limit or math.inf
+        self._started = time.monotonic()
+
+    @property
+    def done(self) -> float:
+        """The share of the training that is behind, 0-1."""
+        elapsed = time.monotonic() - self._started
+        return min(1.0, max(self._step / self._steps, elapsed / self._seconds_limit))
+
+    @property
+    def learning_rate(self) -> float:
+        """Linear warm-up, then half a cosine down to zero."""
+        if self.done < WARM_UP:
+            return PEAK_LEARNING_RATE * (0.02 + 0.98 * self.done / WARM_UP)
+        cooled = (self.done - WARM_UP) / (1 - WARM_UP)
+        return PEAK_LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * cooled))
+
+    @property
+    def longest_line(self) -> int:
+        """The largest number of digits in a line: from 3 up."""
+        grown = round(3 + (LONGEST_LINE - 3) * self.done / FULL_LENGTH_FROM)
+        return min(LONGEST_LINE, grown)
+
+    def advance(self) -> None:
+        """Counts one step."""
+        self._step += 1

@@ -1,0 +1,245 @@
+"""Trains the reference model: `python -m hybrid_deploy.export.reference.train --help`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import queue
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from hybrid_deploy.atomic import write_file
+from hybrid_deploy.export.reference.evaluate import score_lines
+from hybrid_deploy.export.reference.lines import Line, batch_images, compose_lines
+from hybrid_deploy.export.reference.model import FORMS, DigitReader, EncoderForm, weights_name
+from hybrid_deploy.export.reference.schedule import Schedule
+from hybrid_deploy.export.reference.vocabulary import END, PAD, VOCABULARY, tokens_from_text
+
+BATCH_LINES = 64
+POOL_LINES = 16 * BATCH_LINES
+POOL_READINGS = 4
+FROZEN_STATISTICS_FROM = 0.5
+MOST_PADDING_PX = 160
+SPOTTING_SHARE = 0.3
+TEST_SEED = 1
+STEPS: dict[EncoderForm, int] = {"feature-map": 1500, "pooled": 1500}
+CHOICES: dict[str, tuple[EncoderForm, ...]] = {**{form: (form,) for form in FORMS}, "both": FORMS}
+
+
+Report = Callable[[float, float], None]
+_moving_average = get_ema_multi_avg_fn(0.99)  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """image (batch, 1, 32, width) float32 and tokens (batch, length) int64, padded."""
+
+    image: Tensor
+    tokens: Tensor
+
+
+def train_reader(
+    form: EncoderForm,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    seconds_limit: float | None = None,
+    report: Report | None = None,
+) -> DigitReader:
+    """Returns a model trained from scratch, in eval mode.
+
+    Lines start short and grow to their full length: reading order is learnt on short lines within
+    a few hundred steps, on long ones only much later.
+
+    Args:
+        form: Which encoder.
+        seed: Of the first weights and of the lines.
+        steps: Optimizer steps; by default as many as the shipped weights had.
+        seconds_limit: Shortens the whole schedule so that it ends within this time.
+        report: Told after every step how far training is (0-1), and the loss.
+    """
+    torch.manual_seed(seed)
+    model = DigitReader(form)
+    # channels-last convolutions train faster on a CPU
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    spotter = nn.Linear(model.embedding.embedding_dim, len(VOCABULARY))
+    parameters = [*model.parameters(), *spotter.parameters()]
+    optimizer = torch.optim.AdamW(parameters, weight_decay=0.05)
+    # the average of the last weights reads unseen digits better than the last ones
+    averaged = AveragedModel(model, multi_avg_fn=_moving_average, use_buffers=True)
+    schedule = Schedule(steps or STEPS[form], seconds_limit)
+    for batch in _batches(schedule, seed):
+        if schedule.done >= FROZEN_STATISTICS_FROM:
+            _freeze_statistics(model)
+        reading, spotting = _loss(model, spotter, batch)
+        optimizer.zero_grad()
+        (reading + spotting).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate
+        optimizer.step()
+        averaged.update_parameters(model)
+        schedule.advance()
+        if report is not None:
+            report(schedule.done, reading.item())
+    return cast("DigitReader", averaged.module).eval()
+
+
+def _batches(schedule: Schedule, seed: int) -> Iterator[Batch]:
+    """Lines until the schedule is done, in shuffled batches of like width, each a few times."""
+    rng = np.random.default_rng(seed)
+    while True:
+        pool_seed = int(rng.integers(2**31))
+        lines = compose_lines("train", POOL_LINES, pool_seed, schedule.longest_line)
+        lines.sort(key=lambda line: line.image.shape[1])
+        starts = np.tile(np.arange(0, POOL_LINES, BATCH_LINES), POOL_READINGS)
+        for start in rng.permutation(starts):
+            if schedule.done >= 1.0:
+                return
+            yield _batch(lines[start : start + BATCH_LINES], rng)
+
+
+def _batch(lines: Sequence[Line], rng: np.random.Generator) -> Batch:
+    """Half of the batches get extra paper on the right, so that reading never depends on it."""
+    image = batch_images([line.image for line in lines])
+    if rng.random() < 0.5:
+        extra = 16 * int(rng.integers(1, MOST_PADDING_PX // 16 + 1))
+        image = np.pad(image, ((0, 0), (0, 0), (0, 0), (0, extra)))
+    rows = [torch.tensor(tokens_from_text(line.text)) for line in lines]
+    tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+    return Batch(torch.from_numpy(image), tokens)
+
+
+def _loss(model: DigitReader, spotter: nn.Linear, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every next token, and a share of the spotter's loss.
+
+    The spotter names a digit once wherever it sees one in the columns (connectionist temporal
+    classification). It serves training only: with it the columns learn digits, and where one ends
+    and the next begins, long before the decoder has learnt to point at them. Joint training as in
+    https://arxiv.org/abs/1609.06773.
+    """
+    columns = model.encoder.columns(batch.image)
+    logits = model.decode(batch.tokens[:, :-1], model.encoder.memory_from_columns(columns))
+    reading = nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch.tokens[:, 1:].flatten(), ignore_index=PAD
+    )
+    # (batch, d_model, 1, columns) -> (columns, batch, vocabulary)
+    spotted = spotter(columns.squeeze(2).permute(2, 0, 1)).log_softmax(dim=2)
+    digits = (batch.tokens > END).sum(dim=1)
+    seen = torch.full_like(digits, len(spotted))
+    spotting = nn.functional.ctc_loss(
+        spotted, batch.tokens[:, 1:], seen, digits, blank=PAD, zero_infinity=True
+    )
+    return reading, SPOTTING_SHARE * spotting
+
+
+def _freeze_statistics(model: DigitReader) -> None:
+    """Makes batch normalisation use its running statistics, as it will when the model reads.
+
+    Those of a batch depend on how wide and how padded it is, and the model would lean on that.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.eval()
+
+
+def save_weights(model: DigitReader, path: Path) -> None:
+    """Writes the weights as safetensors; `path` is replaced whole or not at all."""
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    write_file(path, save(weights))
+
+
+@click.command()
+@click.option("--form", type=click.Choice(list(CHOICES)), default="both", show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(__file__).parent,
+    help="Folder for the weights; by default the package itself.",
+)
+@click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps of each form.")
+@click.option("--seconds-limit", type=float, help="Longest training time of each form.")
+@click.option("--test-lines", type=int, default=600, show_default=True)
+def main(
+    form: str, out: Path, steps: int | None, seconds_limit: float | None, test_lines: int
+) -> None:
+    """Train the reference model and print how well it reads lines of held-out scans."""
+    out.mkdir(parents=True, exist_ok=True)
+    course = Course(steps, seconds_limit, test_lines)
+    for reading in train_forms(CHOICES[form], out, course):
+        click.echo(reading)
+
+
+@dataclass(frozen=True)
+class Course:
+    """How long to train, and on how many lines to test; None takes the shipped weights' values."""
+
+    steps: int | None
+    seconds_limit: float | None
+    test_lines: int
+
+
+def train_forms(forms: Sequence[EncoderForm], out: Path, course: Course) -> list[str]:
+    """Trains each form in a process of its own, on one core, with a progress bar for each.
+
+    Returns:
+        For each form a line that says how well it reads held-out lines.
+    """
+    context = multiprocessing.get_context("spawn")
+    loss_column = TextColumn("loss {task.fields[loss]:.4f}")
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn(), loss_column)
+    with (
+        context.Manager() as manager,
+        Progress(*columns, console=Console(stderr=True)) as progress,
+        ProcessPoolExecutor(len(forms), mp_context=context) as pool,
+    ):
+        reports = manager.Queue()
+        bars = {form: progress.add_task(form, total=1.0, loss=math.nan) for form in forms}
+        running = [pool.submit(_train_form, form, out, course, reports) for form in forms]
+        while not all(future.done() for future in running):
+            with contextlib.suppress(queue.Empty):
+                form, done, loss = reports.get(timeout=1)
+                progress.update(bars[form], completed=done, loss=loss)
+        return [future.result() for future in running]
+
+
+def _train_form(
+    form: EncoderForm,
+    out: Path,
+    course: Course,
+    reports: queue.Queue[tuple[EncoderForm, float, float]],
+) -> str:
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    model = train_reader(
+        form,
+        steps=course.steps,
+        seconds_limit=course.seconds_limit,
+        report=lambda done, loss: reports.put((form, done, loss)),
+    )
+    seconds = time.monotonic() - started
+    save_weights(model, out / weights_name(form))
+    reading = score_lines(model, compose_lines("test", course.test_lines, TEST_SEED))
+    return (
+        f"{form}: CER {reading.character_error_rate:.2%}, "
+        f"exact match {reading.exact_match:.1%} on {reading.lines} test lines; "
+        f"trained in {seconds:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
