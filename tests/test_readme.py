@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def tested_commands() -> list[str]:
+def readme_commands() -> list[str]:
     block = re.search(r"<!-- tested.*?-->\n```\n(.*?)```", README, re.DOTALL)
     assert block is not None
     return block.group(1).strip().splitlines()
@@ -27,7 +27,7 @@ def test_commands(tmp_path: Path) -> None:
         "PATH": os.pathsep.join(places),
         "HYBRID_DEPLOY_CACHE": str(tmp_path / "engines"),
     }
-    commands = tested_commands()
+    commands = readme_commands()
     assert len(commands) >= 10
     printed = {}
     for command in commands:
