@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +79,10 @@ class OnnxRuntimeBackend:
     def _session(self, role: GraphRole) -> ort.InferenceSession:
         path = self._bundle.graph_path(self._variant, role)
         with _failures(f"loading {path}"):
-            return make_session(path, self._options.threads)
+            try:
+                return make_session(path, self._options.threads)
+            except Exception as error:
+                raise _too_old(error) or error from error
 
 
 class OnnxRuntimeDecoding:
@@ -153,6 +157,17 @@ def make_session(
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+def _too_old(error: Exception) -> BackendError | None:
+    """Recognises that the installed ONNX Runtime does not know the graph's operators yet."""
+    known = re.search(r"support for domain ai\.onnx is till opset (\d+)", str(error))
+    if known is None:
+        return None
+    return BackendError(
+        f"the graphs use a newer ONNX opset than the {known[1]} that onnxruntime "
+        f"{ort.__version__} reads; upgrade onnxruntime (on Python 3.11 or newer)"
+    )
+
+
 def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> int:
     """Checks arrays against what a graph takes, and gives their batch size.
 
@@ -196,7 +211,7 @@ def _sizes(spec: TensorSpec, batch: int) -> Sequence[int]:
 def _failures(where: str) -> Iterator[None]:
     try:
         yield
-    except (InputError, MemoryError):
+    except (InputError, BackendError, MemoryError):
         raise
     except Exception as error:
         raise BackendError(f"onnxruntime failed in {where}: {error}") from error

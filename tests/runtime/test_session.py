@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.bundle import Bundle
-from hybrid_deploy.errors import InputError, UsageError
+from hybrid_deploy.errors import BackendError, InputError, UsageError
+from hybrid_deploy.runtime import onnxruntime_backend
 from hybrid_deploy.runtime.backend import Options, load_backend
 from hybrid_deploy.runtime.profile import profile_session
 from hybrid_deploy.runtime.session import Session, load_session
@@ -62,6 +63,17 @@ def test_bad_arrays(
 def test_unknown_backend(tiny_bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="unknown backend 'cudnn'; choose one of: onnxruntime"):
         load_backend("cudnn", tiny_bundle, "fp32", Options())
+
+
+def test_too_old_library_says_so(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "Current official support for domain ai.onnx is till opset 23."
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(onnxruntime_backend, "make_session", refuse)
+    with pytest.raises(BackendError, match=r"newer ONNX opset than the 23 that onnxruntime 1\."):
+        load_backend("onnxruntime", tiny_bundle, "fp32", Options())
 
 
 def test_profile_counts_every_stage(session: Session, page: Path) -> None:
