@@ -38,7 +38,7 @@ from hybrid_deploy.contract import (
 from hybrid_deploy.errors import BackendError, CalibrationError
 from hybrid_deploy.onnx_files import save_graphs
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
-from hybrid_deploy.runtime.generate import Limits, decode_greedily
+from hybrid_deploy.runtime.generate import decode_greedily, limits_of
 from hybrid_deploy.runtime.onnxruntime_backend import check_inputs, make_session
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -200,16 +200,8 @@ def _instrumented(model: ir.Model, names: tuple[str, ...]) -> ir.Model:
 
 def _decode(bundle: Bundle, decoding: ObservedDecoding) -> int:
     """Decodes a batch to its end and gives the number of steps."""
-    manifest = bundle.manifest
-    defaults = manifest.generation
-    limits = Limits(
-        end_token=defaults.end_token,
-        pad_token=defaults.pad_token,
-        max_length=defaults.max_length,
-        capacity=manifest.capacity,
-    )
-    prompts = [defaults.start_tokens] * decoding.batch
-    return 1 + len(decode_greedily(decoding, prompts, limits).step_ms)
+    prompts = [bundle.manifest.generation.start_tokens] * decoding.batch
+    return 1 + len(decode_greedily(decoding, prompts, limits_of(bundle.manifest)).step_ms)
 
 
 def _graph_hash(bundle: Bundle, variant: str, role: GraphRole) -> str:

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from hybrid_deploy.errors import BackendError, CapacityError, UsageError
+from hybrid_deploy.manifest import Manifest
 from hybrid_deploy.runtime.backend import Decoding, FloatArray, IntArray
 
 Finish = Literal["end", "length"]
@@ -31,6 +32,17 @@ class Limits:
     pad_token: int
     max_length: int
     capacity: int
+
+
+def limits_of(manifest: Manifest) -> Limits:
+    """Gives the limits that a bundle asks for."""
+    defaults = manifest.generation
+    return Limits(
+        end_token=defaults.end_token,
+        pad_token=defaults.pad_token,
+        max_length=defaults.max_length,
+        capacity=manifest.capacity,
+    )
 
 
 @dataclass

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle, open_bundle
 from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Backend, Options, load_backend
-from hybrid_deploy.runtime.generate import Finish, Limits, decode_greedily
+from hybrid_deploy.runtime.generate import Finish, decode_greedily, limits_of
 from hybrid_deploy.runtime.preprocess import prepare
 from hybrid_deploy.runtime.text import text_of
 
@@ -63,13 +63,7 @@ class Session:
         self.bundle = bundle
         self.variant = variant
         self.backend = backend
-        defaults = bundle.manifest.generation
-        self._limits = Limits(
-            end_token=defaults.end_token,
-            pad_token=defaults.pad_token,
-            max_length=defaults.max_length,
-            capacity=bundle.manifest.capacity,
-        )
+        self._limits = limits_of(bundle.manifest)
 
     def run_files(self, paths: Sequence[Path]) -> tuple[list[Result], Timings]:
         """Runs one batch of files.

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from hybrid_deploy import __version__
-from hybrid_deploy.errors import HybridDeployError
+from hybrid_deploy.errors import HybridDeployError, MissingDependencyError
 
 _COMMANDS = (
     "export",
@@ -26,6 +26,19 @@ _COMMANDS = (
     "quickstart",
 )
 _INTERRUPTED = 130
+_EXTRAS = {
+    "jiwer": "report",
+    "ml_dtypes": "calibrate",
+    "onnx": "calibrate",
+    "onnx_ir": "calibrate",
+    "onnxruntime": "cpu",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "sklearn": "reference",
+    "sympy": "export",
+    "torch": "export",
+}
+"""Which extra installs a package that a command may need."""
 
 
 class CommandFailure(click.ClickException):
@@ -65,6 +78,13 @@ class CommandGroup(click.Group):
             path = error.ctx.command_path if error.ctx else ctx.command_path
             message = f"{error.format_message()} See '{path} --help'."
             raise CommandFailure(message, error.exit_code) from error
+        except ModuleNotFoundError as error:
+            package = (error.name or "").split(".")[0]
+            if package in _EXTRAS:
+                message = str(MissingDependencyError(package, _EXTRAS[package]))
+            else:
+                message = f"{error}; install it and run the command again"
+            raise CommandFailure(message, MissingDependencyError.exit_code) from error
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise

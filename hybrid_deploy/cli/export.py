@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hybrid_deploy.cli.options import FORCE, log, progress_bar
-from hybrid_deploy.errors import HybridDeployError, MissingDependencyError, UsageError
+from hybrid_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from hybrid_deploy.export.exporter import ExportJob
@@ -33,10 +33,8 @@ def export(model: str, out: Path, force: bool) -> None:
     check_output(out, force)
     job = load_job(model)
     inputs = sum(len(next(iter(batch.values()))) for batch in job.checks)
-    try:
-        from hybrid_deploy.export.exporter import export_model
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(error.name or "torch", extra="export") from error
+    from hybrid_deploy.export.exporter import export_model
+
     with progress_bar("check", inputs) as advance:
         report = export_model(job, out, force=force, progress=log, checked=advance)
     parity = report.parity
@@ -69,11 +67,9 @@ def load_job(name: str) -> ExportJob:
     try:
         module = importlib.import_module(module_name)
         from hybrid_deploy.export.exporter import ExportJob
-    except HybridDeployError:
-        raise
     except ModuleNotFoundError as error:
-        if error.name and module_name.split(".")[0] != error.name.split(".")[0]:
-            raise MissingDependencyError(error.name, extra="export") from error
+        if error.name and not module_name.startswith(error.name):
+            raise
         raise UsageError(f"there is no module {module_name!r}: {error}") from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):

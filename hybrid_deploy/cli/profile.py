@@ -60,7 +60,12 @@ def profile(
         measured = profile_session(
             session, files, runs=runs, warmup=warmup, batch=batch, advance=advance
         )
-    click.echo(render(records(measured), COLUMNS, output_format), nl=False)
+    if output_format == "json":
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(measured), indent=1).decode())
+    else:
+        click.echo(render(records(measured), COLUMNS, output_format), nl=False)
     log(f"{measured.tokens_per_s:.0f} tokens/s, peak memory {measured.peak_rss_mb:.0f} MB")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hybrid_deploy.calibration.precision import RECIPES
+from hybrid_deploy.cli.options import BUNDLE, FORCE
 
 if TYPE_CHECKING:
     from hybrid_deploy.calibration.quantize import QuantizeReport
@@ -18,7 +19,7 @@ _BYTES_PER_MB = 1e6
 @click.command(
     epilog="Example: hybrid-deploy quantize digits.bundle --precision int8 --samples lines/"
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@BUNDLE
 @click.option(
     "--precision", required=True,
     help=f"One of: {', '.join(f'{r.name} ({r.summary})' for r in RECIPES.values())}.",
@@ -32,7 +33,7 @@ _BYTES_PER_MB = 1e6
     help="How the range of an activation is chosen: minmax or percentile.",
 )  # fmt: skip
 @click.option("--name", help="Name of the new variant; default: the precision.")
-@click.option("--force", is_flag=True, help="Replace a variant of that name.")
+@FORCE
 @click.option(
     "--format", "output_format", type=click.Choice(["line", "json"]),
     default="line", show_default=True, help="How the result is printed.",

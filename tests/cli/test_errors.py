@@ -102,9 +102,42 @@ def test_missing_library_names_the_extra(
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "package", "extra"),
+    [
+        (["quantize", "{}", "--precision", "fp16"], "onnx_ir", "calibrate"),
+        (["export", "conftest:job", "-o", "x.bundle"], "torch", "export"),
+    ],
+)
+def test_base_install_names_the_extra(
+    tiny_path: Path, arguments: list[str], package: str, extra: str
+) -> None:
+    """In a process of its own, where the package cannot be imported."""
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\nfrom hybrid_deploy.cli import main\nmain()"
+    )
+    command = [sys.executable, "-c", code, *(a.format(tiny_path) for a in arguments)]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {package} is not installed; install it with: pip install 'hybrid-deploy[{extra}]'\n"
+    )
+
+
 def test_output_that_exists(run: Run, tiny_path: Path) -> None:
     result = run("export", "hybrid_deploy.export.reference.job:feature_map", "-o", tiny_path)
     assert_refused(result, 2, "already exists; give --force to replace it")
+
+
+def test_export_job_that_needs_an_unknown_package(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "readers.py").write_text("import no_such_package\n")
+    monkeypatch.chdir(tmp_path)
+    result = run("export", "readers:job", "-o", "out.bundle")
+    assert_refused(result, 2, "No module named 'no_such_package'; install it")
 
 
 def test_bad_export_jobs(run: Run, tmp_path: Path) -> None:

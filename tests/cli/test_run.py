@@ -66,6 +66,13 @@ def test_profile(tiny_path: Path, page: Path, output_format: str) -> None:
         assert stage in text
 
 
+def test_profile_json_holds_everything(tiny_path: Path, page: Path) -> None:
+    record = json.loads(output("profile", tiny_path, page, "--runs", 3, "--format", "json"))
+    assert [stage["count"] for stage in record["stages"]][:2] == [3, 3]
+    assert record["tokens_per_s"] > 0
+    assert record["peak_rss_mb"] > 10
+
+
 def test_verify(tiny_path: Path) -> None:
     (row,) = json.loads(output("verify", tiny_path, "--format", "json"))
     assert row == {"variant": "fp32", "samples": 1, "equal": 1, "verdict": "ok"}
