@@ -18,6 +18,8 @@ from hybrid_deploy.export.reference.lines import (
     LINE_HEIGHT_PX,
     MIN_WIDTH_PX,
     READING_MARGIN_PX,
+    TEST_LINES,
+    TEST_SEED,
     WIDTH_MULTIPLE_PX,
     Line,
     Split,
@@ -28,10 +30,6 @@ from hybrid_deploy.export.reference.vocabulary import END, MAX_LENGTH, PAD, STAR
 from hybrid_deploy.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
 from hybrid_deploy.runtime.preprocess import batch_images
 
-TEST_LINES = 600
-"""Held-out lines that every export of a reference model is checked on."""
-
-TEST_SEED = 1
 _GOLDEN_LINES = 8
 _CHECKED_TOGETHER = 20
 _MAX_WIDTH_PX = 512

@@ -24,6 +24,9 @@ LINE_HEIGHT_PX = 32
 LONGEST_LINE = 10
 WIDTH_MULTIPLE_PX = 16
 MIN_WIDTH_PX = 32
+TEST_LINES, TEST_SEED = 600, 1
+"""The held-out lines that training, export and quickstart all measure on."""
+
 READING_MARGIN_PX = 32
 """White paper to the right of a line when it is read; training varies it."""
 

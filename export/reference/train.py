@@ -24,7 +24,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hybrid_deploy.atomic import write_file
 from hybrid_deploy.export.reference.evaluate import score_lines
-from hybrid_deploy.export.reference.lines import Line, batch_images, compose_lines
+from hybrid_deploy.export.reference.lines import (
+    TEST_LINES,
+    TEST_SEED,
+    Line,
+    batch_images,
+    compose_lines,
+)
 from hybrid_deploy.export.reference.model import FORMS, DigitReader, EncoderForm, weights_name
 from hybrid_deploy.export.reference.schedule import Schedule
 from hybrid_deploy.export.reference.vocabulary import END, PAD, VOCABULARY, tokens_from_text
@@ -35,7 +41,6 @@ POOL_READINGS = 4
 FROZEN_STATISTICS_FROM = 0.5
 MOST_PADDING_PX = 160
 SPOTTING_SHARE = 0.3
-TEST_SEED = 1
 STEPS: dict[EncoderForm, int] = {"feature-map": 1500, "pooled": 1500}
 CHOICES: dict[str, tuple[EncoderForm, ...]] = {**{form: (form,) for form in FORMS}, "both": FORMS}
 
@@ -173,7 +178,7 @@ def save_weights(model: DigitReader, path: Path) -> None:
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps of each form.")
 @click.option("--seconds-limit", type=float, help="Longest training time of each form.")
-@click.option("--test-lines", type=int, default=600, show_default=True)
+@click.option("--test-lines", type=int, default=TEST_LINES, show_default=True)
 def main(
     form: str, out: Path, steps: int | None, seconds_limit: float | None, test_lines: int
 ) -> None:

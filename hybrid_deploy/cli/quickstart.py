@@ -35,7 +35,8 @@ def quickstart(out: Path, force: bool) -> None:
     lines whose digits were never seen in training.
     """
     from hybrid_deploy.cli.export import check_output
-    from hybrid_deploy.export.reference.job import TEST_LINES, write_lines
+    from hybrid_deploy.export.reference.job import write_lines
+    from hybrid_deploy.export.reference.lines import TEST_LINES
 
     check_output(out / "digits.bundle", force)
     began = time.perf_counter()
