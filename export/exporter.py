@@ -9,48 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from hybrid_deploy import __version__
 from hybrid_deploy.bundle import Bundle, seal_bundle, staged_bundle
-from hybrid_deploy.contract import (
-    BATCH_DIM,
-    LAST,
-    LENGTH_DIM,
-    LOGITS,
-    POSITION,
-    TOKEN,
-    TOKENS,
-    GraphRole,
-    next_cache,
-)
+from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.export.binding import analyse
 from hybrid_deploy.export.capture import capture_decoder
-from hybrid_deploy.export.dims import (
-    DynamicAxes,
-    dim_names,
-    dim_of,
-    dim_ranges,
-    memory_axes,
-)
-from hybrid_deploy.export.incremental import (
-    EncoderGraph,
-    PrefillGraph,
-    StepGraph,
-    cache_example,
-    cache_names,
-    memory_names,
-)
-from hybrid_deploy.export.model import (
-    DecodePart,
-    EncodePart,
-    check_causal,
-    check_model,
-    reference_memory,
-)
-from hybrid_deploy.export.onnx_lowering import onnx_from_torch, rename_output_dims
+from hybrid_deploy.export.dims import DynamicAxes, dim_ranges, memory_axes
+from hybrid_deploy.export.graphs import lower
+from hybrid_deploy.export.model import DecodePart, check_causal, check_model, reference_memory
 from hybrid_deploy.export.parity import Inputs, Parity, check_parity, check_prompts
 from hybrid_deploy.export.plan import Plan
 from hybrid_deploy.manifest import (
@@ -168,7 +137,7 @@ def export_model(
         stages.begin("analyse")
         plan = analyse(capture)
         stages.begin("lower")
-        graphs = _lower(model, plan, inputs, spec)
+        graphs = lower(model, plan, inputs, spec.dynamic, OPSET)
         specs = save_graphs(graphs, _made(folder / FLOAT), FLOAT)
         manifest = _describe(job, plan, inputs, specs)
         stages.begin("check")
@@ -222,42 +191,6 @@ def _describe(
         golden=(),
         files={},
     )
-
-
-def _lower(
-    model: nn.Module, plan: Plan, inputs: Mapping[str, Tensor], spec: ModelSpec
-) -> dict[GraphRole, ir.Model]:
-    memory = dict(zip(memory_names(plan), plan.memory, strict=True))
-    names = dim_names(plan)
-    shapes = {name: [dim_of(size, names) for size in plan.shape(n)] for name, n in memory.items()}
-    encoder = EncoderGraph(EncodePart(model), plan).eval()
-    with torch.no_grad():
-        tensors = dict(zip(memory, encoder(*inputs.values()), strict=True))
-    dynamic = {
-        name: {0: BATCH_DIM} | {axis: a.name for axis, a in spec.dynamic.get(name, {}).items()}
-        for name in inputs
-    }
-    encoder_graph = onnx_from_torch(encoder, inputs, list(memory), dynamic, OPSET)
-    rename_output_dims(encoder_graph, shapes)
-    caches = dict(zip(cache_names(plan), cache_example(plan, batch=2), strict=True))
-    decoder_dynamic = {
-        TOKEN: {0: BATCH_DIM},
-        TOKENS: {0: BATCH_DIM, 1: LENGTH_DIM},
-        POSITION: {0: BATCH_DIM},
-        LAST: {0: BATCH_DIM},
-        **{n: {a: d for a, d in enumerate(s) if isinstance(d, str)} for n, s in shapes.items()},
-        **{name: {0: BATCH_DIM} for name in caches},
-    }
-    outputs = [LOGITS, *(next_cache(name) for name in caches)]
-    fed = tensors | caches
-    position, last = torch.tensor([0, 0]), torch.tensor([2, 1])
-    step_inputs = {TOKEN: torch.tensor([1, 1]), POSITION: position, **fed}
-    prefill_inputs = {TOKENS: torch.ones(2, 3, dtype=torch.int64), POSITION: position, LAST: last}
-    step = onnx_from_torch(StepGraph(plan), step_inputs, outputs, decoder_dynamic, OPSET)
-    prefill = onnx_from_torch(
-        PrefillGraph(plan), prefill_inputs | fed, outputs, decoder_dynamic, OPSET
-    )
-    return {GraphRole.ENCODER: encoder_graph, GraphRole.PREFILL: prefill, GraphRole.STEP: step}
 
 
 def _check(
