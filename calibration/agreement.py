@@ -101,7 +101,8 @@ def compare_tokens(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Agre
 
 def _inputs(bundle: Bundle, samples: Samples | None) -> Iterator[Inputs]:
     for sample in bundle.manifest.golden:
-        yield prepare([bundle.folder / sample.file], bundle.manifest.preprocess)
+        path = bundle.folder / sample.file
+        yield prepare([path], bundle.manifest.preprocess, folder=bundle.folder)
     if samples is not None:
         yield from samples
     elif not bundle.manifest.golden:

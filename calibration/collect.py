@@ -40,6 +40,7 @@ from hybrid_deploy.onnx_files import save_graphs
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
 from hybrid_deploy.runtime.generate import decode_greedily, limits_of
 from hybrid_deploy.runtime.onnxruntime_backend import check_inputs, make_session
+from hybrid_deploy.runtime.processors import processors_of
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -201,7 +202,9 @@ def _instrumented(model: ir.Model, names: tuple[str, ...]) -> ir.Model:
 def _decode(bundle: Bundle, decoding: ObservedDecoding) -> int:
     """Decodes a batch to its end and gives the number of steps."""
     prompts = [bundle.manifest.generation.start_tokens] * decoding.batch
-    return 1 + len(decode_greedily(decoding, prompts, limits_of(bundle.manifest)).step_ms)
+    processors = processors_of(bundle.manifest.generation)
+    limits = limits_of(bundle.manifest)
+    return 1 + len(decode_greedily(decoding, prompts, limits, processors).step_ms)
 
 
 def _graph_hash(bundle: Bundle, variant: str, role: GraphRole) -> str:

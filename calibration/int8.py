@@ -27,6 +27,7 @@ from hybrid_deploy.calibration.points import (
     linears,
     portable_points,
 )
+from hybrid_deploy.calibration.untie import untie_projections
 from hybrid_deploy.calibration.weights import quantize_in_blocks, quantize_per_channel
 from hybrid_deploy.errors import CalibrationError
 
@@ -73,6 +74,7 @@ def quantize_decoder_weights(model: ir.Model, *, block_size: int | None = None) 
     Raises:
         CalibrationError: a weight is not finite, or does not divide into blocks.
     """
+    untie_projections(model)
     for linear in linears(model.graph):
         if linear.node.op_type != "Conv":
             _quantize_weight(model.graph, linear, block_size)

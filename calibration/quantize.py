@@ -21,7 +21,7 @@ from hybrid_deploy.calibration.observers import make_observer
 from hybrid_deploy.calibration.precision import DecoderForm, EncoderForm, Recipe, recipe_for
 from hybrid_deploy.calibration.samples import Samples, Source, open_samples
 from hybrid_deploy.calibration.scales import SCALES_FILE, Scales, encode_scales
-from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.contract import GraphRole, Head
 from hybrid_deploy.errors import OutputExistsError, UsageError
 from hybrid_deploy.manifest import Precision, Variant
 from hybrid_deploy.onnx_files import load_graphs, save_graphs
@@ -90,7 +90,9 @@ def quantize_bundle(
     bundle = open_bundle(Path(path))
     name = name or recipe.name
     _check_request(bundle, source, name, force=force)
-    given = None if samples is None else open_samples(samples, bundle.manifest.preprocess)
+    given = None
+    if samples is not None:
+        given = open_samples(samples, bundle.manifest.preprocess, bundle.folder)
     report = progress or _silent
     graphs = prepared_graphs(bundle, source)
     scales = None
@@ -153,6 +155,11 @@ def _check_request(bundle: Bundle, source: str, name: str, *, force: bool) -> No
             f"variant {source} of {bundle.folder} is already quantized "
             f"(encoder {precision.encoder}, decoder {precision.decoder}); quantize {FLOAT}"
         )
+    if bundle.variant(source).head is not Head.LOGITS:
+        raise UsageError(
+            f"variant {source} of {bundle.folder} returns {bundle.variant(source).head.value} in "
+            "place of the logits; export it with --head logits to quantize it"
+        )
     if name == source:
         raise UsageError(f"variant {name} would replace its own source; give another name")
     if name in bundle.manifest.variants and not force:
@@ -183,7 +190,7 @@ def _write(
     scales: Scales | None,
 ) -> Bundle:
     """Fills the staging folder; gives the bundle as if the folder were a variant of that name."""
-    specs = save_graphs(graphs, staged.folder, staged.home)
+    specs = save_graphs(graphs, staged.folder, staged.home, bundle.manifest.dims)
     if scales is not None:
         (staged.folder / SCALES_FILE).write_bytes(encode_scales(scales))
     staged.variant = Variant(

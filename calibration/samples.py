@@ -9,11 +9,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from hybrid_deploy.errors import CalibrationError, InputError
-from hybrid_deploy.manifest import ArrayInput, ImageInput
-from hybrid_deploy.runtime.preprocess import prepare
+from hybrid_deploy.inputs import Preprocess
+from hybrid_deploy.runtime.preprocess import file_kind, prepare
 
 Inputs: TypeAlias = Mapping[str, NDArray[Any]]
 Source: TypeAlias = str | Path | Sequence[str | Path] | Iterable[Inputs]
@@ -23,9 +22,12 @@ Source: TypeAlias = str | Path | Sequence[str | Path] | Iterable[Inputs]
 class Samples:
     """Samples that can be gone through more than once; files are read anew each time."""
 
-    def __init__(self, items: Sequence[Path | Inputs], preprocess: ImageInput | ArrayInput) -> None:
+    def __init__(
+        self, items: Sequence[Path | Inputs], preprocess: Preprocess, bundle: Path | None = None
+    ) -> None:
         self._items = tuple(items)
         self._preprocess = preprocess
+        self._bundle = bundle
 
     def __len__(self) -> int:
         return len(self._items)
@@ -37,7 +39,10 @@ class Samples:
             InputError: a file cannot be read; the message names it.
         """
         for item in self._items:
-            yield prepare([item], self._preprocess) if isinstance(item, Path) else item
+            if isinstance(item, Path):
+                yield prepare([item], self._preprocess, folder=self._bundle)
+            else:
+                yield item
 
     @property
     def sha256(self) -> str:
@@ -51,12 +56,13 @@ class Samples:
         return digest.hexdigest()
 
 
-def open_samples(source: Source, preprocess: ImageInput | ArrayInput) -> Samples:
+def open_samples(source: Source, preprocess: Preprocess, bundle: Path | None = None) -> Samples:
     """Gives the samples of a folder, of files or of an iterable.
 
     Args:
         source: where they come from; a folder is not searched below its first level.
         preprocess: how a file becomes the encoder's input.
+        bundle: the bundle's folder, which holds the tokenizer of a model that takes text.
 
     Raises:
         InputError: the folder or a file does not exist.
@@ -72,20 +78,14 @@ def open_samples(source: Source, preprocess: ImageInput | ArrayInput) -> Samples
     for item in items:
         if isinstance(item, Path) and not item.is_file():
             raise InputError(f"{item} does not exist")
-    return Samples(items, preprocess)
+    return Samples(items, preprocess, bundle)
 
 
-def _files(folder: Path, preprocess: ImageInput | ArrayInput) -> list[Path]:
-    suffixes = _suffixes(preprocess)
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.is_file())
+def _files(folder: Path, preprocess: Preprocess) -> list[Path]:
+    kind = file_kind(preprocess)
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in kind.suffixes and p.is_file())
     if not found:
-        kind = ".npy files" if isinstance(preprocess, ArrayInput) else "images"
-        raise CalibrationError(f"{folder} holds no {kind}; name a folder with calibration samples")
+        raise CalibrationError(
+            f"{folder} holds no {kind.name}; name a folder with calibration samples"
+        )
     return [path for path in found if not path.name.startswith(".")]
-
-
-def _suffixes(preprocess: ImageInput | ArrayInput) -> set[str]:
-    if isinstance(preprocess, ArrayInput):
-        return {".npy"}
-    known = Image.registered_extensions()
-    return {suffix for suffix, kind in known.items() if kind in Image.OPEN}

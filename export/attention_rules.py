@@ -6,11 +6,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx
+from torch import Tensor, fx
 
+from hybrid_deploy.export.attention_math import attention, mix, scores
+from hybrid_deploy.export.capture import hint
 from hybrid_deploy.export.causal import BLOCKED_BELOW
 from hybrid_deploy.export.frame import Alignment, Frame
-from hybrid_deploy.export.plan import BindingTime, Layout, Plan, refuse
+from hybrid_deploy.export.keeping import keep_heads, keep_memory, keep_state
+from hybrid_deploy.export.movement import is_movement
+from hybrid_deploy.export.plan import BindingTime, Layout, Plan
+from hybrid_deploy.export.refusal import refuse
 
 _SOFTMAX = "softmax"
 
@@ -28,14 +33,17 @@ class MatrixProduct:
         if not plan.depends_on_tokens(right):
             if plan.token_axes(right):
                 raise refuse(node, "a matrix product with a constant that runs along the tokens")
-            plan.note_memory(right, "value" if _is_probability(plan, left) else "key")
+            if plan.times[right] is BindingTime.MEMORY and plan.batch_axis(right) == 0:
+                mixes = _is_probability(plan, left)
+                kind = "value" if mixes else "key"
+                keep_heads(plan, node, right, kind, transposed=not mixes)
             return Layout(rows=rank - 2)
         along = plan.token_axes(right)
         if lhs.keys is None and along == (plan.rank(right) - 1,):
-            plan.request_keys(node, right, "key")
+            keep_heads(plan, node, right, "key", transposed=True)
             return Layout(rows=rank - 2, keys=rank - 1)
         if lhs.keys == plan.rank(left) - 1 and along == (plan.rank(right) - 2,):
-            plan.request_keys(node, right, "value")
+            keep_heads(plan, node, right, "value")
             return Layout(rows=rank - 2)
         raise refuse(node, "this matrix product mixes tokens in a way that is not attention")
 
@@ -44,72 +52,85 @@ class MatrixProduct:
         assert isinstance(left, fx.Node) and isinstance(right, fx.Node)
         single = frame.is_single(node)
         rows = frame.raw(left, single=single)
-        other = _operand(frame, node, right)
-        if not single or other.dim() == 2:
-            return torch.matmul(rows, other)
-        return torch.matmul(rows.unsqueeze(-2), other).squeeze(-2)
+        access = frame.plan.accesses.get((node, right))
+        if access is None or access.kept.form is None:
+            other = frame.fixed(node, right)
+            if not single or other.dim() == 2:
+                return torch.matmul(rows, other)
+            return torch.matmul(rows.unsqueeze(-2), other).squeeze(-2)
+        kept, groups = frame.heads(node, right)
+        heads = with_heads(rows.unsqueeze(-2) if single else rows, kept.shape[1] * groups)
+        transposed = access.kept.kind == "key"
+        product = scores(heads, kept) if transposed else mix(heads, kept)
+        return without_heads(frame, node, product)
 
 
 class FusedAttention:
     """torch's scaled_dot_product_attention."""
 
     def bind(self, plan: Plan, node: fx.Node) -> Layout:
-        attention = _AttentionCall.of(node)
-        rows = plan.rank(attention.query) - 2
-        if (
-            not plan.depends_on_tokens(attention.query)
-            or plan.layouts[attention.query].rows != rows
-        ):
+        call = _AttentionCall.of(node)
+        rows = plan.rank(call.query) - 2
+        if not plan.depends_on_tokens(call.query) or plan.layouts[call.query].rows != rows:
             raise refuse(node, "the attention's query does not carry the tokens on axis -2")
-        if plan.depends_on_tokens(attention.key):
-            self._bind_self_attention(plan, node, attention, rows)
+        if plan.depends_on_tokens(call.key):
+            self._bind_self_attention(plan, node, call, rows)
         else:
-            plan.note_memory(attention.key, "key")
-            plan.note_memory(attention.value, "value")
-            plan.note_memory(attention.mask, "mask")
+            keep_heads(plan, node, call.key, "key")
+            keep_heads(plan, node, call.value, "value")
+            if call.mask is not None and plan.times[call.mask] is BindingTime.MEMORY:
+                keep_memory(plan, node, call.mask, "mask")
         return Layout(rows=rows)
 
     def run(self, frame: Frame, node: fx.Node) -> Any:
-        attention, single = _AttentionCall.of(node), frame.is_single(node)
-        query = frame.raw(attention.query, single=single)
-        key, value = _operand(frame, node, attention.key), _operand(frame, node, attention.value)
-        mask = None
-        if attention.mask is not None or attention.is_causal:
+        call, single = _AttentionCall.of(node), frame.is_single(node)
+        query = frame.raw(call.query, single=single)
+        keys, groups = frame.heads(node, call.key)
+        values, _ = frame.heads(node, call.value)
+        query = with_heads(query.unsqueeze(-2) if single else query, keys.shape[1] * groups)
+        mask: Tensor | None = None
+        if call.mask is not None or call.is_causal:
             own = frame.alignment(node)
-            rank = max(own.rank, 0 if attention.mask is None else frame.plan.rank(attention.mask))
+            rank = max(own.rank, 0 if call.mask is None else frame.plan.rank(call.mask))
             into = Alignment(rank=rank, rows=-2, batch=own.batch, folded=own.folded)
-            mask = frame.attention_mask(node, attention.mask, into)
-        result = F.scaled_dot_product_attention(
-            query.unsqueeze(-2) if single else query,
-            key,
-            value,
-            attn_mask=mask,
-            scale=attention.scale,
-            enable_gqa=attention.enable_gqa,
-        )
-        return result.squeeze(-2) if single else result
+            mask = _with_head_axis(frame.attention_mask(node, call.key, call.mask, into), own)
+        if frame.native:
+            if mask is not None and not single:
+                mask = mask.expand(*mask.shape[:-2], query.shape[2], mask.shape[-1])
+            result = F.scaled_dot_product_attention(
+                query,
+                keys,
+                values,
+                attn_mask=mask,
+                scale=call.scale,
+                enable_gqa=query.shape[1] != keys.shape[1],
+            )
+        else:
+            result = attention(query, keys, values, mask, call.scale)
+        return without_heads(frame, node, result)
 
     def _bind_self_attention(
-        self, plan: Plan, node: fx.Node, attention: _AttentionCall, rows: int
+        self, plan: Plan, node: fx.Node, call: _AttentionCall, rows: int
     ) -> None:
-        if not plan.depends_on_tokens(attention.value) or plan.layouts[attention.key].rows != rows:
+        if not plan.depends_on_tokens(call.value) or plan.layouts[call.key].rows != rows:
             raise refuse(node, "the attention's keys do not carry the tokens on axis -2")
-        plan.request_keys(node, attention.key, "key")
-        plan.request_keys(node, attention.value, "value")
-        if attention.mask is None and not attention.is_causal:
+        keep_heads(plan, node, call.key, "key")
+        keep_heads(plan, node, call.value, "value")
+        if call.mask is None and not call.is_causal:
             raise refuse(
                 node,
                 "self-attention without a causal mask: a token would see the tokens after it, so "
                 "they cannot be decoded one by one",
             )
-        if attention.mask is None:
+        if call.mask is None:
             return
-        if plan.times[attention.mask] is BindingTime.CONSTANT:
-            _check_causal(plan, node, attention.mask)
-        elif plan.depends_on_tokens(attention.mask):
-            layout = plan.layouts[attention.mask]
-            if layout.keys is None and layout.rows == plan.rank(attention.mask) - 1:
-                plan.request_keys(node, attention.mask, "state")
+        table = plan.constants.get(call.mask, plan.samples.get(call.mask))
+        if table is not None:
+            _check_causal(plan, node, table)
+        elif plan.depends_on_tokens(call.mask):
+            layout = plan.layouts[call.mask]
+            if layout.keys is None and layout.rows == plan.rank(call.mask) - 1:
+                keep_state(plan, node, call.mask)
 
 
 class _AttentionCall:
@@ -133,30 +154,48 @@ class _AttentionCall:
         return cls(node)
 
 
-def _operand(frame: Frame, node: fx.Node, operand: fx.Node) -> Any:
-    if not frame.plan.depends_on_tokens(operand):
-        return frame.fixed(operand)
-    if (node, operand) in frame.plan.keyed:
-        return frame.keyed(operand)
-    return frame.raw(operand, single=frame.is_single(node))
+def with_heads(rows: Tensor, heads: int) -> Tensor:
+    """Gives rows as (batch, heads, rows, width), whatever is folded or missing."""
+    if rows.dim() == 4:
+        return rows
+    if rows.dim() == 3:
+        return torch.unflatten(rows, 0, (-1, heads))
+    return rows.flatten(1, -3)
 
 
-def _check_causal(plan: Plan, node: fx.Node, mask: fx.Node) -> None:
+def without_heads(frame: Frame, node: fx.Node, product: Tensor) -> Tensor:
+    """Gives a product (batch, heads, rows, width) the shape that the node has."""
+    if frame.is_single(node):
+        product = product.squeeze(2)
+    return product if product.dim() == len(shape := frame.shape(node)) else product.reshape(shape)
+
+
+def _with_head_axis(mask: Tensor, own: Alignment) -> Tensor:
+    """Gives the mask of an attention without a head axis one."""
+    if own.rank != 3 or mask.dim() != 3:
+        return mask
+    return mask.unsqueeze(1) if own.folded == 1 else torch.unflatten(mask, 0, (-1, own.folded))
+
+
+def _check_causal(plan: Plan, node: fx.Node, table: Tensor) -> None:
     """Refuses a constant self-attention mask that lets a token see later ones."""
-    length, table = plan.capture.length, plan.constants[mask]
-    if table.shape[-2:] != (length, length):
+    count = plan.capture.length + (0 if plan.prefix is None else hint(plan.prefix))
+    if table.shape[-1] not in (plan.capture.length, count) or table.shape[-2] != table.shape[-1]:
         raise refuse(node, "the self-attention mask has no row and column per token")
-    later = torch.ones(length, length, dtype=torch.bool).triu(1)
+    later = torch.ones(table.shape[-2:], dtype=torch.bool).triu(1)
+    before = table.shape[-1] - plan.capture.length
+    later[:before, :before] = False  # what stands before the tokens may see all of itself
     visible = table if table.dtype is torch.bool else table > BLOCKED_BELOW
     if bool(visible[..., later].any()):
         raise refuse(node, "the self-attention mask lets a token see the tokens after it")
 
 
 def _is_probability(plan: Plan, node: object) -> bool:
-    """Tells whether a value comes out of a softmax, through operators that keep its shape."""
-    shape = plan.shape(node) if isinstance(node, fx.Node) else ()
-    while isinstance(node, fx.Node) and plan.depends_on_tokens(node) and plan.shape(node) == shape:
+    """Tells whether a value comes out of a softmax, moved or scaled at most."""
+    while isinstance(node, fx.Node) and plan.depends_on_tokens(node):
         if _SOFTMAX in str(node.target):
             return True
-        node = node.args[0] if node.args else None
+        source = node.args[0] if node.args else None
+        same = isinstance(source, fx.Node) and plan.shape(source) == plan.shape(node)
+        node = source if same or is_movement(node) else None
     return False

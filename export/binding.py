@@ -8,16 +8,20 @@ they get a cache.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.capture import Capture, as_expr, evaluate
-from hybrid_deploy.export.causal import causal_pattern
+from hybrid_deploy.export.capture import Capture, as_expr, evaluate, hint
+from hybrid_deploy.export.causal import BLOCKED_BELOW, causal_pattern
+from hybrid_deploy.export.keeping import keep_memory
 from hybrid_deploy.export.operators import find_rule
 from hybrid_deploy.export.plan import BindingTime, Layout, Plan
+from hybrid_deploy.export.refusal import refuse
+from hybrid_deploy.export.shape_rules import is_prefix_join
 
 
 def analyse(capture: Capture) -> Plan:
@@ -32,17 +36,20 @@ def analyse(capture: Capture) -> Plan:
             continue
         plan.times[node] = _binding_time(plan, node)
         if plan.times[node] is BindingTime.CONSTANT:
-            _fold(plan, node)
-            pattern = causal_pattern(plan.constants[node], capture.length)
-            if pattern is not None:
-                plan.causal[node] = pattern
+            plan.constants[node] = _folded(plan, node, plan.constants)
+            _note_causal(plan, node, plan.constants[node])
+        elif plan.times[node] is BindingTime.MEMORY and _is_sized_by_memory(plan, node):
+            plan.samples[node] = _folded(plan, node, plan.samples)
+            _note_causal(plan, node, plan.samples[node])
         elif node is capture.tokens:
             plan.layouts[node] = Layout(rows=1)
         elif plan.times[node] is BindingTime.TOKEN:
+            if any(n in plan.masked or _hides_later_tokens(plan, n) for n in node.all_input_nodes):
+                plan.masked.add(node)
             plan.layouts[node] = find_rule(node).bind(plan, node)
-    if not plan.depends_on_tokens(capture.logits):
-        raise UnsupportedModelError("the logits that decode() returns do not depend on tokens")
-    _note_memory_border(plan)
+    for head in capture.heads:
+        _check_head(plan, head)
+    _keep_the_rest_of_memory(plan)
     return plan
 
 
@@ -60,10 +67,11 @@ def _binding_time(plan: Plan, node: fx.Node) -> BindingTime:
     times = {plan.times[operand] for operand in node.all_input_nodes}
     if BindingTime.TOKEN in times:
         return BindingTime.TOKEN
-    if BindingTime.MEMORY in times or _needs_memory_size(plan, node):
-        # Memory that is combined with something per token cannot be computed once per input.
-        return BindingTime.TOKEN if plan.token_axes(node) else BindingTime.MEMORY
-    return BindingTime.CONSTANT
+    if BindingTime.MEMORY not in times and not _needs_memory_size(plan, node):
+        return BindingTime.CONSTANT
+    # Memory that is combined with something per token cannot be computed once per input.
+    per_token = plan.token_axes(node) and not _is_sized_by_memory(plan, node)
+    return BindingTime.TOKEN if per_token else BindingTime.MEMORY
 
 
 def _needs_memory_size(plan: Plan, node: fx.Node) -> bool:
@@ -72,25 +80,70 @@ def _needs_memory_size(plan: Plan, node: fx.Node) -> bool:
     return bool(symbols - {plan.capture.batch})
 
 
-def _fold(plan: Plan, node: fx.Node) -> None:
-    if node in plan.capture.constants:
-        plan.constants[node] = plan.capture.constants[node]
-        return
+def _is_sized_by_memory(plan: Plan, node: fx.Node) -> bool:
+    """Tells whether the memory's size, and nothing in it, decides the value of a node."""
+    return node.op == "call_function" and all(
+        operand in plan.samples or plan.times[operand] in (BindingTime.CONSTANT, BindingTime.SIZE)
+        for operand in node.all_input_nodes
+    )
 
-    def known(operand: fx.Node) -> Any:
-        if plan.times[operand] is BindingTime.SIZE:
-            return evaluate(as_expr(operand.meta["val"]), {plan.capture.batch: 1})
-        return plan.constants[operand]
+
+def _folded(plan: Plan, node: fx.Node, known: Mapping[fx.Node, Any]) -> Any:
+    """Computes a node that no input changes; for a sample, at the sizes of the example."""
+    if node in plan.capture.constants:
+        return plan.capture.constants[node]
+
+    def value(operand: fx.Node) -> Any:
+        if plan.times[operand] is not BindingTime.SIZE:
+            return plan.constants[operand] if operand in plan.constants else known[operand]
+        if known is plan.samples:
+            return hint(operand.meta["val"])
+        return evaluate(as_expr(operand.meta["val"]), {plan.capture.batch: 1})
 
     with torch.no_grad():
-        args, kwargs = fx.map_arg((node.args, node.kwargs), known)
-        plan.constants[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        args, kwargs = fx.map_arg((node.args, node.kwargs), value)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _note_memory_border(plan: Plan) -> None:
-    """Completes the memory values that the decoder graphs use, in order of first use."""
-    kinds, plan.memory = plan.memory, {}
+def _note_causal(plan: Plan, node: fx.Node, table: object) -> None:
+    """Notes a table along two token axes that only says which keys are in the past."""
+    if isinstance(table, Tensor) and plan.token_axes(node)[-2:] == (
+        table.dim() - 2,
+        table.dim() - 1,
+    ):
+        pattern = causal_pattern(table)
+        if pattern is not None:
+            plan.causal[node] = pattern
+
+
+def _hides_later_tokens(plan: Plan, node: fx.Node) -> bool:
+    """Tells whether a table along two token axes can hide later tokens."""
+    table = plan.constants.get(node, plan.samples.get(node))
+    axes = plan.token_axes(node) if isinstance(table, Tensor) else ()
+    if not isinstance(table, Tensor) or axes != (table.dim() - 2, table.dim() - 1):
+        return False
+    later = table[..., torch.ones(table.shape[-2:], dtype=torch.bool).triu(1)]
+    if table.dtype is torch.bool:
+        return bool((later == later.flatten()[0]).all())
+    return bool((later < BLOCKED_BELOW).all())
+
+
+def _check_head(plan: Plan, head: fx.Node) -> None:
+    if not plan.depends_on_tokens(head):
+        raise UnsupportedModelError("what decode() returns does not depend on the tokens")
+    if plan.layouts[head].rows != 1 or plan.batch_axis(head) != 0:
+        shape = tuple(map(str, plan.shape(head)))
+        raise refuse(
+            head, f"decode() must return (batch, length, ...), not {shape}", ways_out=False
+        )
+
+
+def _keep_the_rest_of_memory(plan: Plan) -> None:
+    """Keeps the memory values that no rule asked for."""
     for node in plan.capture.nodes:
-        if plan.depends_on_tokens(node):
+        if plan.depends_on_tokens(node) and not is_prefix_join(plan, node):
             for operand in node.all_input_nodes:
-                plan.note_memory(operand, kinds.get(operand, "state"))
+                of_memory = plan.times[operand] is BindingTime.MEMORY
+                known = (node, operand) in plan.accesses or operand in plan.causal
+                if of_memory and not known:
+                    keep_memory(plan, node, operand)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +14,24 @@ import sympy
 import torch
 import torch.nn.modules.transformer as nn_transformer
 from torch import Tensor, fx, nn
-from torch.export.graph_signature import ExportGraphSignature
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from hybrid_deploy.errors import UnsupportedModelError
+from hybrid_deploy.export.refusal import recording_the_users_lines, users_line
+from hybrid_deploy.export.twins import pair, share_equal_constants, share_equal_nodes
 
-_DECOMPOSED = ("einsum", "group_norm", "instance_norm", "bucketize")
+_DECOMPOSED = (
+    "aten.baddbmm.",
+    "aten.bucketize.",
+    "aten.einsum.",
+    "aten.group_norm.",
+    "aten.instance_norm.",
+    "aten.mT.",
+    "aten.type_as.",
+    "aten.where.Scalar",
+)
+"""Operators that are split into simpler ones before the analysis."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class Capture:
         constants: parameters, buffers and literal tensors, by their placeholder.
         tokens: placeholder of the tokens, (batch, L) int64.
         memory: placeholders of what encode() returned.
-        logits: the result, (batch, L, vocabulary).
+        heads: the results, each (batch, L, width); the first are the logits.
         length: L, which becomes the capacity of the caches.
     """
 
@@ -43,8 +56,13 @@ class Capture:
     names: Mapping[fx.Node, str]
     tokens: fx.Node
     memory: tuple[fx.Node, ...]
-    logits: fx.Node
+    heads: tuple[fx.Node, ...]
     length: int
+
+    @property
+    def logits(self) -> fx.Node:
+        """The scores of the tokens, (batch, L, vocabulary)."""
+        return self.heads[0]
 
     @property
     def batch(self) -> sympy.Expr:
@@ -58,7 +76,8 @@ def capture_decoder(
     """Traces `decode` at `length` and at `length - 1`.
 
     Args:
-        decode: a module whose `forward(tokens, *memory)` gives a tuple of logits, in eval mode.
+        decode: gives a tuple of heads, the logits first, from `forward(tokens, *memory)`; in eval
+            mode.
         memory: example memory, batch of two or more.
         dynamic: for each memory tensor, its dynamic axes besides the batch, which is axis 0.
         length: the largest number of tokens that will ever be decoded.
@@ -67,24 +86,21 @@ def capture_decoder(
         UnsupportedModelError: the model cannot be traced, or its program depends on the length.
     """
     long, short = (_trace(decode, memory, dynamic, size) for size in (length, length - 1))
-    long_nodes, short_nodes = (list(program.graph.nodes) for program in (long, short))
-    if [_operator(n) for n in long_nodes] != [_operator(n) for n in short_nodes]:
-        raise UnsupportedModelError(
-            "decode() runs a different program for a different number of tokens: Python control "
-            "flow depends on the length; make it independent of tokens.shape[1]"
-        )
+    constants, names = _constants(long)
+    twins = pair(long.graph, short.graph)
+    share_equal_constants(constants)
+    twins = share_equal_nodes(twins)
     signature = long.graph_signature
-    users = [n for n in long_nodes if n.op == "placeholder" and n.name in signature.user_inputs]
-    output = next(n for n in long_nodes if n.op == "output").args[0]
-    constants, names = _constants(long, signature, long_nodes)
+    users = [n for n in twins if n.op == "placeholder" and n.name in signature.user_inputs]
+    output: Any = next(n for n in twins if n.op == "output").args[0]
     return Capture(
-        nodes=tuple(long_nodes),
-        twins=dict(zip(long_nodes, short_nodes, strict=True)),
+        nodes=tuple(twins),
+        twins=twins,
         constants=constants,
         names=names,
         tokens=users[0],
         memory=tuple(users[1:]),
-        logits=output[0],
+        heads=tuple(output),
         length=length,
     )
 
@@ -104,12 +120,22 @@ def evaluate(expr: sympy.Expr, sizes: Mapping[sympy.Symbol, Any]) -> Any:
     return sympy_interp(PythonReferenceAnalysis, dict(sizes), expr)
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet_tracing() -> Iterator[None]:
     """Silences the notes that PyTorch's exporter writes about itself."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        yield
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            torch.no_grad(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _trace(
@@ -120,14 +146,13 @@ def _trace(
     free = torch.export.Dim.AUTO
     memory_shapes = tuple({0: batch} | {axis: free for axis in axes} for axes in dynamic)
     shapes = ({0: batch}, memory_shapes)
-    with quiet_tracing(), _static_causal_hint():
+    with quiet_tracing(), _static_causal_hint(), recording_the_users_lines():
         try:
             program = torch.export.export(
                 decode, (tokens, *memory), dynamic_shapes=shapes, strict=False
             )
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            raise UnsupportedModelError(f"decode() cannot be traced: {reason}") from error
+            raise _untraceable(error) from error
     if not any(_needs_rewriting(node) for node in program.graph.nodes):
         return program
     table: Mapping[Any, Any] = torch.export.default_decompositions()
@@ -137,6 +162,16 @@ def _trace(
         return simple
 
 
+def _untraceable(error: Exception) -> UnsupportedModelError:
+    """Says why a decoder cannot be traced, and at which line of its own."""
+    text = str(error).strip()
+    if "data-dependent" in text or "DataDependent" in type(error).__name__:
+        reason = "Python control flow depends on the values of tokens or memory; use torch.where"
+    else:
+        reason = text.splitlines()[0] if text else repr(error)
+    return UnsupportedModelError(f"{users_line(error)}decode() cannot be traced: {reason}")
+
+
 def _needs_rewriting(node: fx.Node) -> bool:
     """Tells whether a node writes in place, or is to be split into simpler operators."""
     schema = getattr(node.target, "_schema", None)
@@ -144,7 +179,7 @@ def _needs_rewriting(node: fx.Node) -> bool:
     return in_place or any(name in str(node.target) for name in _DECOMPOSED)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _static_causal_hint() -> Iterator[None]:
     """Keeps torch.nn from asking the values of a mask whether it is causal, while tracing.
 
@@ -164,20 +199,17 @@ def _static_causal_hint() -> Iterator[None]:
         nn_transformer._detect_is_causal_mask = original
 
 
-def _operator(node: fx.Node) -> object:
-    return node.target if node.op == "call_function" else node.op
-
-
 def _constants(
-    program: torch.export.ExportedProgram, signature: ExportGraphSignature, nodes: list[fx.Node]
+    program: torch.export.ExportedProgram,
 ) -> tuple[dict[fx.Node, Tensor], dict[fx.Node, str]]:
+    signature = program.graph_signature
     sources = {
         **signature.inputs_to_parameters,
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
     constants, names = {}, {}
-    for node in nodes:
+    for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in sources:
             name = sources[node.name]
             value = program.state_dict.get(name, program.constants.get(name))

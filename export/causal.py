@@ -36,11 +36,10 @@ class CausalPattern:
         return self.is_mask or (additive and self.blocked <= BLOCKED_BELOW)
 
 
-def causal_pattern(table: object, length: int) -> CausalPattern | None:
+def causal_pattern(table: Tensor) -> CausalPattern | None:
     """Recognises a (1, ..., length, length) table that only says which keys are in the past."""
-    if not isinstance(table, Tensor) or table.dim() < 2:
-        return None
-    if table.shape[-2:] != (length, length) or table.numel() != length**2:
+    length = table.shape[-1]
+    if table.shape[-2] != length or table.numel() != length**2:
         return None
     square = table.reshape(length, length)
     past = torch.ones(length, length, dtype=torch.bool).tril()

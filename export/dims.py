@@ -9,11 +9,13 @@ import sympy
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.contract import BATCH_DIM, LENGTH_DIM, MEMORY_DIM
+from hybrid_deploy.contract import BATCH_DIM, CAPACITY_DIM, LENGTH_DIM, MEMORY_DIM
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.capture import as_expr, quiet_tracing
-from hybrid_deploy.export.model import EncodePart, reference_memory
+from hybrid_deploy.export.capture import as_expr
+from hybrid_deploy.export.kept import Kept
+from hybrid_deploy.export.model import reference_memory
 from hybrid_deploy.export.plan import Plan
+from hybrid_deploy.export.refusal import users_line
 from hybrid_deploy.manifest import DimRange, GenerationDefaults
 
 
@@ -32,25 +34,25 @@ DynamicAxes = Mapping[str, Mapping[int, DynamicAxis]]
 def memory_axes(
     model: nn.Module, inputs: Mapping[str, Tensor], dynamic: DynamicAxes
 ) -> tuple[tuple[int, ...], ...]:
-    """Finds which axes of the memory vary when the inputs' dynamic axes do."""
-    free = torch.export.Dim.AUTO
-    shapes = tuple({0: free} | {axis: free for axis in dynamic.get(name, {})} for name in inputs)
-    with quiet_tracing():
+    """Finds which axes of the memory vary when the inputs' dynamic axes do, by encoding two sizes.
+
+    Raises:
+        UnsupportedModelError: encode() fails at one end of the declared ranges.
+    """
+    shapes = []
+    for bound in ("min", "max"):
+        resized = tuple(_resized(value, dynamic.get(n, {}), bound) for n, value in inputs.items())
         try:
-            program = torch.export.export(
-                EncodePart(model),
-                tuple(inputs.values()),
-                dynamic_shapes=(shapes,),
-                strict=False,
-            )
+            shapes.append([value.shape for value in reference_memory(model, resized)])
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UnsupportedModelError(f"encode() cannot be traced: {reason}") from error
-    output = next(n for n in program.graph.nodes if n.op == "output").args[0]
-    values = [node.meta["val"] for node in output]
+            sizes = ", ".join(str(tuple(value.shape)) for value in resized)
+            raise UnsupportedModelError(
+                f"{users_line(error)}encode() fails on inputs of the declared size {sizes}: "
+                f"{str(error).strip().splitlines()[0]}; narrow the dynamic range"
+            ) from error
     return tuple(
-        tuple(a for a, size in enumerate(v.shape) if a and isinstance(size, torch.SymInt))
-        for v in values
+        tuple(axis for axis, (a, b) in enumerate(zip(small, large, strict=True)) if axis and a != b)
+        for small, large in zip(*shapes, strict=True)
     )
 
 
@@ -65,8 +67,15 @@ def dim_names(plan: Plan) -> dict[sympy.Symbol, str]:
     return names
 
 
-def dim_of(size: int | torch.SymInt, names: Mapping[sympy.Symbol, str]) -> int | str:
-    """Gives a dimension as a number or as the name it has in the graphs."""
+def shape_of(plan: Plan, kept: Kept, names: Mapping[sympy.Symbol, str]) -> list[int | str]:
+    """Gives the shape of a memory tensor or cache: numbers, and names as they are in the graphs."""
+    sizes = [_dim_of(size, names) for size in plan.kept_shape(kept)]
+    if plan.depends_on_tokens(kept.source) and isinstance(sizes[2], str):
+        sizes[2] = CAPACITY_DIM
+    return sizes
+
+
+def _dim_of(size: int | torch.SymInt, names: Mapping[sympy.Symbol, str]) -> int | str:
     if isinstance(size, int):
         return size
     expr = as_expr(size)
@@ -97,6 +106,13 @@ def dim_ranges(
             for expected, size in zip(plan.shape(node)[1:], value.shape[1:], strict=True):
                 if isinstance(as_expr(expected), sympy.Symbol):
                     found.setdefault(names[as_expr(expected)], []).append(size)
+    if plan.prefix is not None and not as_expr(plan.prefix).is_Integer:
+        whole = as_expr(plan.prefix) + plan.capture.length
+        count = len(next(iter(found.values())))
+        found[CAPACITY_DIM] = [
+            int(whole.subs({s: found[names[s]][i] for s in whole.free_symbols}))
+            for i in range(count)
+        ]
     return dims | {
         name: DimRange(min(sizes), sorted(sizes)[len(sizes) // 2], max(sizes))
         for name, sizes in found.items()

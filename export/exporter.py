@@ -3,66 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import torch
 from torch import Tensor, nn
 
-from hybrid_deploy import __version__
 from hybrid_deploy.bundle import Bundle, seal_bundle, staged_bundle
-from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.contract import Head
+from hybrid_deploy.errors import UsageError
+from hybrid_deploy.export.behaviour import check_batch, check_causal
 from hybrid_deploy.export.binding import analyse
-from hybrid_deploy.export.capture import capture_decoder
-from hybrid_deploy.export.dims import DynamicAxes, dim_ranges, memory_axes
-from hybrid_deploy.export.graphs import lower
-from hybrid_deploy.export.model import DecodePart, check_causal, check_model, reference_memory
-from hybrid_deploy.export.parity import Inputs, Parity, check_parity, check_prompts
-from hybrid_deploy.export.plan import Plan
-from hybrid_deploy.manifest import (
-    SCHEMA_VERSION,
-    ArrayInput,
-    GenerationDefaults,
-    GoldenSample,
-    GraphSpec,
-    ImageInput,
-    Manifest,
-    Precision,
-    Variant,
-    Vocabulary,
+from hybrid_deploy.export.capture import Capture, capture_decoder
+from hybrid_deploy.export.dims import memory_axes
+from hybrid_deploy.export.gate import check_export
+from hybrid_deploy.export.job import (
+    Arrays,
+    ExportJob,
+    GraphForm,
+    ModelSpec,
+    SimpleAxes,
+    make_job,
 )
-from hybrid_deploy.onnx_files import save_graphs
-from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Options, load_backend
-from hybrid_deploy.runtime.preprocess import prepare
-from hybrid_deploy.runtime.text import text_of
-
-FLOAT = "fp32"
-OPSET = 24
-STAGES = ("trace", "analyse", "lower", "check", "write")
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What a bundle says of its model besides the graphs.
-
-    Attributes:
-        name: what the model is called.
-        generation: how decoding starts and ends; `max_length` becomes the caches' capacity.
-        preprocess: how a file becomes the encoder's input.
-        vocabulary: what the tokens mean, if they are text.
-        dynamic: for each encoder input, its varying axes besides the batch.
-        max_batch: largest batch that engines are built for.
-    """
-
-    name: str
-    generation: GenerationDefaults
-    preprocess: ImageInput | ArrayInput
-    vocabulary: Vocabulary | None = None
-    dynamic: DynamicAxes = field(default_factory=dict)
-    max_batch: int = 8
+from hybrid_deploy.export.model import DecodePart, check_model, reference_memory
+from hybrid_deploy.export.parity import Parity
+from hybrid_deploy.export.writing import pair, replace_head, write_golden, write_graphs
+from hybrid_deploy.inputs import Preprocess
+from hybrid_deploy.manifest import GenerationDefaults, Tokenizer, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -80,27 +49,82 @@ class ExportReport:
     stage_seconds: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class ExportJob:
-    """Everything that an export needs.
-
-    Attributes:
-        model: has `encode(*inputs) -> memory` (batch first) and the full-sequence
-            `decode(tokens, *memory) -> logits`; in eval mode.
-        example: encoder inputs by name, in the order of `encode`; any batch size.
-        spec: what the bundle says of the model.
-        checks: batches of encoder inputs that the model and the graphs both decode.
-        golden: files (name to content) that go into the bundle with what the model makes of them.
-    """
-
-    model: nn.Module
-    example: Mapping[str, Tensor]
-    spec: ModelSpec
-    checks: Sequence[Inputs] = ()
-    golden: Mapping[str, bytes] = field(default_factory=dict)
-
-
 def export_model(
+    model: nn.Module,
+    example_inputs: Arrays | None,
+    out: str | Path,
+    *,
+    max_length: int,
+    start_tokens: int | Sequence[int] = (),
+    end_tokens: int | Sequence[int] = (),
+    pad_token: int = 0,
+    preprocess: Preprocess | None = None,
+    vocabulary: Vocabulary | Tokenizer | None = None,
+    dynamic: SimpleAxes | None = None,
+    max_batch: int = 8,
+    batch: int | None = None,
+    opset: int = 24,
+    head: str = "logits",
+    checks: Sequence[Arrays] = (),
+    golden: Mapping[str, bytes] | None = None,
+    name: str | None = None,
+    force: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> ExportReport:
+    """Exports a trained model into a bundle that decodes one token at a time.
+
+    Args:
+        model: in eval mode, with `encode(*inputs) -> memory` (a tensor or several, batch first)
+            and the full-sequence `decode(tokens, *memory) -> logits (batch, length, vocabulary)`;
+            or a Hugging Face encoder-decoder model.
+        example_inputs: inputs of `encode`: a tensor, several in the order of its parameters, or
+            by name; None makes them of a Hugging Face model's config.
+        out: the bundle's folder.
+        max_length: most tokens of a sequence, the start tokens included; the caches' capacity.
+        start_tokens: what decoding begins with; without, a bundle is run with a prompt.
+        end_tokens: each of them ends a sequence.
+        pad_token: what a finished sequence is fed while others go on.
+        preprocess: how files become inputs; without, they are arrays (`.npy`, `.npz`).
+        vocabulary: what the tokens mean, if they are text.
+        dynamic: varying axes besides the batch: `{"image": {3: ("width", 32, 512)}}`, each with
+            its name, smallest and largest size.
+        max_batch: largest batch that TensorRT engines are built for.
+        batch: fixes the batch dimension of all graphs to this number.
+        opset: version of the ONNX operator set, 24 or 18.
+        head: `logits`, or `argmax` or `topk` computed in the graph in their place.
+        checks: batches of inputs that the model and the graphs both decode before anything is
+            written; random prompts on the example are compared in any case.
+        golden: files (name to content) for `verify`, which the bundle keeps with their tokens.
+        name: what the model is called; its class if not given.
+        force: replace an existing bundle.
+        progress: told a line for each stage when it is finished.
+
+    Raises:
+        UsageError: an argument does not fit the model or the others.
+        UnsupportedModelError: the model cannot be decoded incrementally.
+        ParityError: the graphs differ from the model.
+        OutputExistsError: `out` exists and `force` is not given.
+    """
+    job = make_job(
+        model,
+        example_inputs,
+        max_length=max_length,
+        start_tokens=start_tokens,
+        end_tokens=end_tokens,
+        pad_token=pad_token,
+        preprocess=preprocess,
+        vocabulary=vocabulary,
+        dynamic=dynamic,
+        max_batch=max_batch,
+        form=GraphForm(opset=opset, head=head_of(head), batch=batch),
+        checks=checks,
+        golden=golden,
+        name=name,
+    )
+    return run_export(job, out, force=force, progress=progress)
+
+
+def run_export(
     job: ExportJob,
     out: str | Path,
     *,
@@ -108,139 +132,101 @@ def export_model(
     progress: Callable[[str], None] | None = None,
     checked: Callable[[int], None] | None = None,
 ) -> ExportReport:
-    """Exports a trained model into a bundle that decodes one token at a time.
+    """Exports what a job describes.
 
     Args:
         job: the model, and what goes with it.
         out: the bundle's folder.
         force: replace an existing bundle.
-        progress: told the name of every stage when it begins.
+        progress: told a line for each stage when it is finished.
         checked: told how many inputs were compared, batch by batch.
 
     Raises:
         UnsupportedModelError: the model cannot be decoded incrementally.
+        UsageError: a token lies outside the model's vocabulary.
         ParityError: the graphs differ from the model.
         OutputExistsError: `out` exists and `force` is not given.
     """
-    model, spec = job.model, job.spec
-    check_model(model)
+    check_model(job.model)
     stages = _Stages(progress)
     with staged_bundle(Path(out), force=force) as folder:
-        stages.begin("trace")
-        inputs = {name: _pair(value) for name, value in job.example.items()}
-        capacity = spec.generation.max_length
-        memory = reference_memory(model, tuple(inputs.values()))
-        check_causal(model, memory, capacity)
-        capture = capture_decoder(
-            DecodePart(model), memory, memory_axes(model, inputs, spec.dynamic), capacity
-        )
-        stages.begin("analyse")
-        plan = analyse(capture)
-        stages.begin("lower")
-        graphs = lower(model, plan, inputs, spec.dynamic, OPSET)
-        specs = save_graphs(graphs, _made(folder / FLOAT), FLOAT)
-        manifest = _describe(job, plan, inputs, specs)
-        stages.begin("check")
-        staged = Bundle(folder, manifest)
-        parity = _check(job, staged, inputs, int(capture.logits.meta["val"].shape[-1]), checked)
-        stages.begin("write")
-        samples = _write_golden(staged, job.golden, model)
-        seal_bundle(folder, msgspec.structs.replace(manifest, golden=samples))
-    return ExportReport(path=Path(out), parity=parity, stage_seconds=stages.finish())
+        inputs = {name: pair(value) for name, value in job.example.items()}
+        with stages.timed("trace"):
+            capture = _trace(job, inputs)
+        with stages.timed("analyse"):
+            plan = analyse(capture)
+            check_causal(job.model, inputs, capture.length)
+            check_batch(job.model, inputs, capture.length)
+        with stages.timed("lower"):
+            bundle = Bundle(folder, write_graphs(job, plan, inputs, folder))
+        with stages.timed("check"):
+            parity = check_export(job, bundle, _vocabulary_size(capture), checked)
+        with stages.timed("write"):
+            golden = write_golden(bundle, job)
+            manifest = msgspec.structs.replace(bundle.manifest, golden=golden)
+            seal_bundle(folder, replace_head(job, Bundle(folder, manifest)))
+    return ExportReport(path=Path(out), parity=parity, stage_seconds=stages.seconds)
+
+
+def head_of(name: str) -> Head:
+    """Gives the head of that name.
+
+    Raises:
+        UsageError: there is none; the message lists those there are.
+    """
+    try:
+        return Head(name)
+    except ValueError:
+        known = ", ".join(head.value for head in Head)
+        raise UsageError(f"unknown head {name!r}; choose one of: {known}") from None
 
 
 class _Stages:
-    """Names the stages as they begin, and times them."""
+    """Times the stages, and tells each when it is finished."""
 
     def __init__(self, progress: Callable[[str], None] | None) -> None:
         self._progress = progress
-        self._marks: list[tuple[str, float]] = []
+        self.seconds: dict[str, float] = {}
 
-    def begin(self, stage: str) -> None:
-        self._marks.append((stage, time.perf_counter()))
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - began
         if self._progress is not None:
-            self._progress(stage)
-
-    def finish(self) -> dict[str, float]:
-        ends = [mark for _, mark in self._marks[1:]] + [time.perf_counter()]
-        return {stage: end - begin for (stage, begin), end in zip(self._marks, ends, strict=True)}
+            self._progress(f"{stage} {self.seconds[stage]:.1f} s")
 
 
-def _describe(
-    job: ExportJob, plan: Plan, inputs: Mapping[str, Tensor], graphs: Mapping[GraphRole, GraphSpec]
-) -> Manifest:
-    spec = job.spec
-    variant = Variant(
-        precision=Precision(encoder=FLOAT, decoder=FLOAT),
-        opset=OPSET,
-        encoder=graphs[GraphRole.ENCODER],
-        prefill=graphs[GraphRole.PREFILL],
-        step=graphs[GraphRole.STEP],
-    )
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        name=spec.name,
-        producer=f"hybrid-deploy {__version__}",
-        parameters=sum(p.numel() for p in job.model.parameters()),
-        capacity=spec.generation.max_length,
-        dims=dim_ranges(job.model, plan, inputs, spec.dynamic, spec.generation, spec.max_batch),
-        preprocess=spec.preprocess,
-        vocabulary=spec.vocabulary,
-        generation=spec.generation,
-        variants={FLOAT: variant},
-        golden=(),
-        files={},
-    )
+def _trace(job: ExportJob, inputs: Mapping[str, Tensor]) -> Capture:
+    """Traces the decoder after the checks that a model needs none of the analysis for."""
+    model, generation = job.model, job.spec.generation
+    memory = reference_memory(model, tuple(inputs.values()))
+    axes = memory_axes(model, inputs, job.spec.dynamic)
+    capture = capture_decoder(DecodePart(model), memory, axes, generation.max_length)
+    _check_tokens(generation, _vocabulary_size(capture))
+    return capture
 
 
-def _check(
-    job: ExportJob,
-    bundle: Bundle,
-    inputs: Mapping[str, Tensor],
-    vocabulary_size: int,
-    checked: Callable[[int], None] | None,
-) -> Parity:
-    """Runs the parity gate: random prompts on the example, then every input of the job."""
-    backend = load_backend(DEFAULT_BACKEND, bundle, FLOAT, Options())
-    arrays = {name: value.numpy() for name, value in inputs.items()}
-    generation = job.spec.generation
-    prompts = check_prompts(job.model, backend, generation, arrays, vocabulary_size)
-    parity = check_parity(job.model, backend, generation, job.checks, checked)
-    parity.largest_difference = max(parity.largest_difference, prompts.largest_difference)
-    return parity
+def _vocabulary_size(capture: Capture) -> int:
+    return int(capture.logits.meta["val"].shape[-1])
 
 
-def _pair(value: Tensor) -> Tensor:
-    """Gives two examples: tracing takes a batch of one for a constant."""
-    return torch.cat([value, value])[:2].contiguous()
+def _check_tokens(generation: GenerationDefaults, vocabulary_size: int) -> None:
+    named = [
+        *(("start", token) for token in generation.start_tokens),
+        *(("end", token) for token in generation.end_tokens),
+        ("pad", generation.pad_token),
+    ]
+    for kind, token in named:
+        if not 0 <= token < vocabulary_size:
+            raise UsageError(
+                f"{kind} token {token} is outside the model's vocabulary of {vocabulary_size}"
+            )
+    if len(generation.start_tokens) >= generation.max_length:
+        raise UsageError(
+            f"{len(generation.start_tokens)} start tokens leave none to decode in max_length "
+            f"{generation.max_length}"
+        )
 
 
-def _write_golden(
-    bundle: Bundle, files: Mapping[str, bytes], model: nn.Module
-) -> tuple[GoldenSample, ...]:
-    """Writes the golden files with what the model itself makes of each."""
-    manifest, samples = bundle.manifest, []
-    for name, content in files.items():
-        path = _made(bundle.folder / "golden") / name
-        path.write_bytes(content)
-        tokens = _greedy(model, prepare([path], manifest.preprocess), manifest.generation)
-        text = "" if manifest.vocabulary is None else text_of(tokens, manifest.vocabulary)
-        samples.append(GoldenSample(file=f"golden/{name}", tokens=tokens, text=text))
-    return tuple(samples)
-
-
-@torch.no_grad()
-def _greedy(
-    model: nn.Module, inputs: Mapping[str, Any], generation: GenerationDefaults
-) -> tuple[int, ...]:
-    memory = reference_memory(model, tuple(torch.from_numpy(a) for a in inputs.values()))
-    tokens = list(generation.start_tokens)
-    while len(tokens) < generation.max_length and tokens[-1] != generation.end_token:
-        logits = model.decode(torch.tensor([tokens]), *memory)  # type: ignore[operator]
-        tokens.append(int(logits[0, -1].argmax()))
-    return tuple(tokens[len(generation.start_tokens) :])
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    return folder
+__all__ = ["ExportJob", "ExportReport", "ModelSpec", "export_model", "head_of", "run_export"]

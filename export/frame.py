@@ -21,8 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from hybrid_deploy.export.capture import as_expr, evaluate, hint
+from hybrid_deploy.export.kept import Kept
 from hybrid_deploy.export.lowering import cache_write
-from hybrid_deploy.export.plan import BindingTime, Plan, refuse
+from hybrid_deploy.export.movement import replay
+from hybrid_deploy.export.plan import BindingTime, Plan
+from hybrid_deploy.export.refusal import refuse
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,11 @@ class Frame:
         tokens: (batch,) for a single row, (batch, length) for several; int64.
         position: (batch,) int64, position of the (first) token.
         last: (batch,) int64, index of the last real row; None for a single row.
-        memory: the encoder graph's outputs.
-        caches: (batch, heads, capacity, head_dim) each, in the plan's order.
+        memory: the encoder graph's outputs; None inside of the encoder graph.
+        caches: (batch, heads, capacity, width) each, in the plan's order.
         constants: the folded constants.
         single: nodes that are computed for a single row.
+        native: the target has operators for attention and for writing into a cache.
     """
 
     def __init__(
@@ -70,22 +74,26 @@ class Frame:
         tokens: Tensor,
         position: Tensor,
         last: Tensor | None,
-        memory: Sequence[Tensor],
+        memory: Sequence[Tensor] | None,
         caches: Sequence[Tensor],
         constants: Lookup,
         single: frozenset[fx.Node],
+        *,
+        native: bool = True,
     ) -> None:
         self.plan = plan
+        self.native = native
         self.caches = list(caches)
         self._position = position
         self._last = last
         self._constants = constants
         self._single = single
         self._values: dict[fx.Node, Any] = {plan.capture.tokens: tokens}
-        self._values.update(zip(plan.memory, memory, strict=True))
-        self._written: set[int] = set()
+        self._memory = {} if memory is None else dict(zip(plan.memory, memory, strict=True))
+        self._places = {cache: index for index, cache in enumerate(plan.caches)}
+        self._written: set[Kept] = set()
         self._made: dict[object, Tensor] = {}
-        self._sizes = self._measure(tokens, memory)
+        self._sizes = self._measure(tokens)
 
     def store(self, node: fx.Node, value: object) -> None:
         """Keeps the value of a node."""
@@ -107,12 +115,24 @@ class Frame:
             self._made[node] = self._last_row(node, value)
         return self._made[node]
 
-    def fixed(self, operand: fx.Node) -> Any:
+    def fixed(self, consumer: fx.Node, operand: fx.Node) -> Any:
         """Gives the value of an operand that does not depend on tokens, as it is."""
         time = self.plan.times[operand]
         if time is BindingTime.SIZE:
             return self.size(as_expr(operand.meta["val"]))
-        return self._values[operand] if time is BindingTime.MEMORY else self._constants[operand]
+        if time is BindingTime.MEMORY:
+            return self._memory[self.plan.accesses[consumer, operand].kept]
+        return self._constants[operand]
+
+    def heads(self, consumer: fx.Node, operand: fx.Node) -> tuple[Tensor, int]:
+        """Gives an attention's keys or values, (batch, heads, length, width), new rows included.
+
+        Returns:
+            The tensor, and how many heads of the consumer share one of its heads.
+        """
+        access = self.plan.accesses[consumer, operand]
+        known = self._memory.get(access.kept)
+        return (self._cached(access.kept) if known is None else known), access.groups
 
     def axis(self, node: fx.Node, axis: int, *, single: bool) -> int:
         """Gives the index of one of a node's axes in the form with or without a row axis."""
@@ -127,14 +147,17 @@ class Frame:
         """Gives the shape of a node in the form that it is computed in, ready for a reshape."""
         layout, sizes = self.plan.layouts[node], []
         for axis, size in enumerate(self.plan.shape(node)):
-            if axis != layout.rows:
+            if axis == layout.keys:
+                sizes.append(self.key_count(self.plan.lead(node, axis)))
+            elif axis != layout.rows:
                 sizes.append(self.size(as_expr(size)))
             elif layout.merged:
-                per_row = as_expr(size) / self.plan.capture.length
-                rows = 1 if self.is_single(node) else self._row_count()
+                lead = self.plan.lead(node, axis)
+                per_row = as_expr(size) / (self.plan.capture.length + lead)
+                rows = 1 if self.is_single(node) else self.row_count()
                 sizes.append(self.size(per_row) * rows)
             elif not self.is_single(node):
-                sizes.append(self._row_count())
+                sizes.append(self.row_count())
         unknown = [i for i, size in enumerate(sizes) if not isinstance(size, int)]
         if len(unknown) == 1:
             sizes[unknown[0]] = -1
@@ -148,11 +171,7 @@ class Frame:
         """Gives the alignment of a node's own result."""
         rank, rows = self.plan.rank(node), self.plan.layouts[node].rows
         batch = self.plan.batch_axis(node)
-        folded = 1
-        if batch is not None and batch != rows:
-            folded = hint(self.plan.shape(node)[batch]) // hint(
-                self.plan.shape(self.plan.capture.tokens)[0]
-            )
+        folded = 1 if batch == rows else self.plan.folded(node)
         return Alignment(
             rank=rank,
             rows=None if rows is None else rows - rank,
@@ -166,47 +185,66 @@ class Frame:
             return operand
         plan, time = self.plan, self.plan.times[operand]
         single = self.is_single(consumer)
-        if time is BindingTime.TOKEN and (consumer, operand) not in plan.keyed:
+        if time is BindingTime.TOKEN and (consumer, operand) not in plan.accesses:
             value = self.raw(operand, single=single)
             if plan.layouts[operand].rows is not None:
                 return value
         elif time is BindingTime.TOKEN:
-            value = self.keyed(operand)
+            value = self.keyed(consumer, operand)
         else:
-            value = self.fixed(operand)
             if self._row_axis(operand, into) is not None:
-                return self._rows_of_constant(consumer, operand, into)
+                return self._rows_of_table(consumer, operand, into)
+            value = self.fixed(consumer, operand)
         return _without_axis(value, into.rows) if single else value
 
-    def keyed(self, operand: fx.Node) -> Tensor:
-        """Gives an operand for all tokens so far, from its cache, after writing the new rows."""
-        source, axis, transpositions = self.plan.key_source(operand)
-        index = next(
-            i
-            for i, cache in enumerate(self.plan.caches)
-            if (cache.source, cache.axis) == (source, axis)
-        )
-        if index not in self._written:
-            rows = self._values[source]
-            if self.is_single(source):
-                rows = rows.unsqueeze(axis)
-            folded = self.alignment(source).folded
-            self.caches[index] = _write(self.caches[index], rows, self._position, axis, folded)
-            self._written.add(index)
-        value = self.caches[index]
-        for node in transpositions:
-            value = node.target(value, *node.args[1:])  # type: ignore[operator]
-        return value
-
-    def causal_mask(self, *, single: bool) -> Tensor:
-        """Gives which keys each row may see: (batch, capacity), or (batch, length, capacity)."""
-        key = ("causal", single)
+    def keyed(self, consumer: fx.Node, operand: fx.Node) -> Tensor:
+        """Gives an operand for all tokens so far, in its own shape."""
+        access = self.plan.accesses[consumer, operand]
+        key = ("keyed", access)
         if key not in self._made:
-            positions = self._positions(single=single).unsqueeze(-1)
-            self._made[key] = torch.arange(self.plan.capture.length) <= positions
+            kept = access.kept
+            assert kept.form is not None
+            sizes = tuple(hint(size) for size in self.plan.shape(kept.source))
+            value = kept.form.restored(self._cached(kept), sizes)
+            if kept.source.meta["val"].dtype is torch.bool:
+                value = value > 0
+            self._made[key] = replay(access.path, value, self._full_shape)
         return self._made[key]
 
-    def attention_mask(self, consumer: fx.Node, operand: fx.Node | None, into: Alignment) -> Any:
+    def join_prefix(self, node: fx.Node, parts: Sequence[Any]) -> Any:
+        """Gives the rows of a value in which memory stands before the tokens."""
+        return self.raw(parts[-1], single=self.is_single(node))
+
+    def row_count(self) -> Any:
+        """Gives how many rows are computed for each sequence."""
+        return self._values[self.plan.capture.tokens].shape[1]
+
+    def key_count(self, lead: sympy.Expr) -> Any:
+        """Gives how many keys there are where `lead` values stand before the tokens."""
+        return self.plan.capture.length + self.size(lead)
+
+    def positions(self, lead: sympy.Expr, *, single: bool) -> Tensor:
+        """Gives where the rows are, counting what stands before the tokens.
+
+        Returns:
+            (batch,) int64 for a single row, (batch, length) for several.
+        """
+        first = self._position + self.size(lead) if lead != 0 else self._position
+        if not single:
+            return first[:, None] + torch.arange(self.row_count())
+        return first if self._last is None else first + self._last
+
+    def causal_mask(self, lead: sympy.Expr, *, single: bool) -> Tensor:
+        """Gives which keys each row may see: (batch, keys), or (batch, length, keys)."""
+        key = ("causal", lead, single)
+        if key not in self._made:
+            positions = self.positions(lead, single=single).unsqueeze(-1)
+            self._made[key] = torch.arange(self.key_count(lead)) <= positions
+        return self._made[key]
+
+    def attention_mask(
+        self, consumer: fx.Node, keys: fx.Node, operand: fx.Node | None, into: Alignment
+    ) -> Any:
         """Gives the mask of a fused attention, broadcastable to (batch, heads, rows, keys).
 
         `operand` None stands for the causal mask.
@@ -214,34 +252,60 @@ class Frame:
         single = self.is_single(consumer)
         pattern = None if operand is None else self.plan.causal.get(operand)
         if operand is None or (pattern is not None and pattern.masks_attention):
-            mask = self.causal_mask(single=single)  # (batch, [length,] keys)
-            key = ("attention", single, into.rank, into.folded)
+            lead = self.plan.lead(keys, self.plan.rank(keys) - 2)
+            mask = self.causal_mask(lead, single=single)  # (batch, [length,] keys)
+            key = ("attention", lead, single, into.rank, into.folded)
             if key not in self._made:
-                flat = mask.reshape(-1, *(1,) * (into.rank - 2), mask.shape[-1])
-                shaped = flat if single else mask.unsqueeze(1) if into.rank == 4 else mask
-                self._made[key] = _repeat(shaped, into.folded, 0)
+                heads = (1,) * (into.rank - (2 if single else 3))
+                mask = mask.reshape(mask.shape[0], *heads, *mask.shape[1:])
+                self._made[key] = _repeat(mask, into.folded, 0)
             return self._made[key]
         mask = self.aligned(consumer, operand, into)
         has_rows = self._row_axis(operand, into) is not None
         return mask.unsqueeze(-2) if single and (has_rows or mask.dim() < into.rank) else mask
 
-    def _measure(self, tokens: Tensor, memory: Sequence[Tensor]) -> dict[sympy.Symbol, Any]:
+    def _cached(self, cache: Kept) -> Tensor:
+        """Gives a cache, after writing the new rows."""
+        index = self._places[cache]
+        if cache not in self._written:
+            assert cache.form is not None
+            rows = self._values[cache.source]
+            if self.is_single(cache.source):
+                rows = rows.unsqueeze(cache.form.length)
+            rows = cache.form.kept(rows).to(cache_dtype(cache))
+            lead = self.plan.lead(cache.source, cache.form.length)
+            self.caches[index] = self._write(self.caches[index], rows, lead)
+            self._written.add(cache)
+        return self.caches[index]
+
+    def _write(self, cache: Tensor, rows: Tensor, lead: sympy.Expr) -> Tensor:
+        first = self._position + self.size(lead) if lead != 0 else self._position
+        if self.native:
+            written: Tensor = cache_write(cache, rows, first)
+            return written
+        key = ("places", lead, rows.shape[1], rows.shape[3])
+        if key not in self._made:
+            index = first[:, None] + torch.arange(rows.shape[2])  # (batch, rows)
+            self._made[key] = index[:, None, :, None].expand(rows.shape)
+        return cache.scatter(2, self._made[key], rows)
+
+    def _with_keys(self, operand: fx.Node, table: Tensor) -> Tensor:
+        """Gives a table with as many keys as there are."""
+        return table
+
+    def _full_shape(self, node: fx.Node) -> list[Any]:
+        """Gives the shape of a node for all tokens so far."""
+        return [self.size(as_expr(size)) for size in self.plan.shape(node)]
+
+    def _measure(self, tokens: Tensor) -> dict[sympy.Symbol, Any]:
         sizes: dict[sympy.Symbol, Any] = {self.plan.capture.batch: tokens.shape[0]}
-        for node, value in zip(self.plan.memory, memory, strict=True):
-            for expected, size in zip(self.plan.shape(node), value.shape, strict=True):
+        for kept, value in self._memory.items():
+            for expected, size in zip(self.plan.kept_shape(kept), value.shape, strict=True):
                 expr = as_expr(expected)
-                if isinstance(expr, sympy.Symbol):
-                    sizes.setdefault(expr, size)
+                symbol = expr if expr.is_Symbol else expr - self.plan.capture.length
+                if symbol.is_Symbol:
+                    sizes.setdefault(symbol, size - int(expr - symbol))
         return sizes
-
-    def _positions(self, *, single: bool) -> Tensor:
-        if not single:
-            count = self._row_count()
-            return self._position[:, None] + torch.arange(count)
-        return self._position if self._last is None else self._position + self._last
-
-    def _row_count(self) -> Any:
-        return self._values[self.plan.capture.tokens].shape[1]
 
     def _last_row(self, node: fx.Node, value: Tensor) -> Tensor:
         """Picks the last real row of every sequence."""
@@ -257,15 +321,15 @@ class Frame:
         return value.gather(layout.rows, index).squeeze(layout.rows)
 
     def _row_axis(self, operand: fx.Node, into: Alignment) -> int | None:
-        """Finds the axis of a constant that runs along the rows of the result."""
-        if self.plan.times[operand] is not BindingTime.CONSTANT or into.rows is None:
+        """Finds the axis of a table that runs along the rows of the result."""
+        if not self.plan.is_table(operand) or into.rows is None:
             return None
         rank = self.plan.rank(operand)
         axes = (axis - rank for axis in self.plan.token_axes(operand))
         return next((axis for axis in axes if axis == into.rows), None)
 
-    def _rows_of_constant(self, consumer: fx.Node, operand: fx.Node, into: Alignment) -> Tensor:
-        """Gives a constant's rows at the positions of the new tokens, placed in the result."""
+    def _rows_of_table(self, consumer: fx.Node, operand: fx.Node, into: Alignment) -> Tensor:
+        """Gives a table's rows at the positions of the new tokens, placed in the result."""
         single = self.is_single(consumer)
         key = ("rows", operand, single, into)
         if key in self._made:
@@ -273,17 +337,18 @@ class Frame:
         if into.batch is None or into.rows is None or into.batch == into.rows:
             raise refuse(consumer, "a value per position meets a value whose batch axis is unclear")
         pattern = self.plan.causal.get(operand)
+        lead = self.plan.lead(operand, into.rows + self.plan.rank(operand))
         if pattern is not None:
-            mask = self.causal_mask(single=single)
+            mask = self.causal_mask(lead, single=single)
             allowed, blocked = (torch.tensor(v, dtype=pattern.dtype) for v in pattern.values)
             picked = mask if pattern.is_mask else torch.where(mask, allowed, blocked)
             rest: tuple[int, ...] = (*(1,) * (into.rank - 2), mask.shape[-1])
         else:
-            table = self._constants[operand]
+            table = self._with_keys(operand, self.fixed(consumer, operand))
             table = table.reshape((1,) * (into.rank - table.dim()) + tuple(table.shape))
             table = torch.movedim(table, into.rows, 0)
             rest = tuple(table.shape[1:])
-            picked = F.embedding(self._positions(single=single), table.flatten(1))
+            picked = F.embedding(self.positions(lead, single=single), table.flatten(1))
         value = _place(picked, rest, into, single=single)
         self._made[key] = value
         return value
@@ -312,15 +377,10 @@ def _place(picked: Tensor, rest: tuple[int, ...], into: Alignment, *, single: bo
     return _repeat(value, into.folded // folded, order.index(0))
 
 
-def _write(cache: Tensor, rows: Tensor, position: Tensor, axis: int, folded: int) -> Tensor:
-    if cache.dim() == 4 and axis == -2:
-        written: Tensor = cache_write(cache, rows, position)
-        return written
-    index = position[:, None] + torch.arange(rows.shape[axis])  # (batch, length)
-    index = _repeat(index, folded, 0)
-    sizes = [1] * rows.dim()
-    sizes[0], sizes[axis] = index.shape
-    return cache.scatter(axis, index.reshape(sizes).expand(rows.shape), rows)
+def cache_dtype(cache: Kept) -> torch.dtype:
+    """Gives the type that a cache has; truth values are kept as numbers, as TensorRT wants them."""
+    dtype: torch.dtype = cache.source.meta["val"].dtype
+    return torch.float32 if dtype is torch.bool else dtype
 
 
 def _repeat(value: Tensor, times: int, axis: int) -> Tensor:

@@ -12,24 +12,26 @@ from hybrid_deploy.contract import (
     BATCH_DIM,
     LAST,
     LENGTH_DIM,
-    LOGITS,
     POSITION,
     TOKEN,
     TOKENS,
     GraphRole,
     next_cache,
 )
-from hybrid_deploy.export.dims import DynamicAxes, dim_names, dim_of
+from hybrid_deploy.export.dims import DynamicAxes, dim_names, shape_of
 from hybrid_deploy.export.incremental import (
     EncoderGraph,
     PrefillGraph,
     StepGraph,
-    cache_example,
     cache_names,
+    encoder_output_names,
+    head_names,
     memory_names,
+    split_outputs,
 )
+from hybrid_deploy.export.lowering import NATIVE_OPSET
 from hybrid_deploy.export.model import EncodePart
-from hybrid_deploy.export.onnx_lowering import onnx_from_torch, rename_output_dims
+from hybrid_deploy.export.onnx_lowering import name_dims, onnx_from_torch
 from hybrid_deploy.export.plan import Plan
 
 
@@ -52,34 +54,43 @@ def lower(
     Raises:
         ExportError: an operator has no translation to ONNX.
     """
-    memory = dict(zip(memory_names(plan), plan.memory, strict=True))
     names = dim_names(plan)
-    shapes = {name: [dim_of(size, names) for size in plan.shape(n)] for name, n in memory.items()}
+    kept = {
+        **dict(zip(memory_names(plan), plan.memory, strict=True)),
+        **dict(zip(cache_names(plan), plan.caches, strict=True)),
+    }
+    shapes = {name: shape_of(plan, value, names) for name, value in kept.items()}
     encoder = EncoderGraph(EncodePart(model), plan).eval()
     with torch.no_grad():
-        tensors = dict(zip(memory, encoder(*inputs.values()), strict=True))
+        memory, caches = split_outputs(plan, encoder(*inputs.values()), batch=2)
     encoder_dynamic = {
         name: {0: BATCH_DIM} | {axis: a.name for axis, a in dynamic.get(name, {}).items()}
         for name in inputs
     }
-    encoder_graph = onnx_from_torch(encoder, inputs, list(memory), encoder_dynamic, opset)
-    rename_output_dims(encoder_graph, shapes)
-    caches = dict(zip(cache_names(plan), cache_example(plan, batch=2), strict=True))
+    encoder_graph = onnx_from_torch(
+        encoder, inputs, encoder_output_names(plan), encoder_dynamic, opset
+    )
+    name_dims(encoder_graph, shapes)
+    fed = {name: value.contiguous() for name, value in zip(kept, (*memory, *caches), strict=True)}
     decoder_dynamic = {
         TOKEN: {0: BATCH_DIM},
         TOKENS: {0: BATCH_DIM, 1: LENGTH_DIM},
         POSITION: {0: BATCH_DIM},
         LAST: {0: BATCH_DIM},
         **{n: {a: d for a, d in enumerate(s) if isinstance(d, str)} for n, s in shapes.items()},
-        **{name: {0: BATCH_DIM} for name in caches},
     }
-    outputs = [LOGITS, *(next_cache(name) for name in caches)]
-    fed = tensors | caches
+    outputs = [*head_names(plan), *(next_cache(name) for name in cache_names(plan))]
     position, last = torch.tensor([0, 0]), torch.tensor([2, 1])
     step_inputs = {TOKEN: torch.tensor([1, 1]), POSITION: position, **fed}
     prefill_inputs = {TOKENS: torch.ones(2, 3, dtype=torch.int64), POSITION: position, LAST: last}
-    step = onnx_from_torch(StepGraph(plan), step_inputs, outputs, decoder_dynamic, opset)
-    prefill = onnx_from_torch(
-        PrefillGraph(plan), prefill_inputs | fed, outputs, decoder_dynamic, opset
+    native = opset >= NATIVE_OPSET
+    step, prefill = (
+        onnx_from_torch(graph, arguments, outputs, decoder_dynamic, opset)
+        for graph, arguments in (
+            (StepGraph(plan, native=native), step_inputs),
+            (PrefillGraph(plan, native=native), prefill_inputs | fed),
+        )
     )
+    for graph in (step, prefill):
+        name_dims(graph, {next_cache(name): shapes[name] for name in cache_names(plan)})
     return {GraphRole.ENCODER: encoder_graph, GraphRole.PREFILL: prefill, GraphRole.STEP: step}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from hybrid_deploy.contract import cross_name, self_name
-from hybrid_deploy.export.capture import as_expr, evaluate
-from hybrid_deploy.export.frame import Frame
+from hybrid_deploy.contract import LOGITS, cross_name, head_name, self_name
+from hybrid_deploy.export.capture import as_expr, evaluate, hint
+from hybrid_deploy.export.frame import Frame, cache_dtype
 from hybrid_deploy.export.operators import find_rule
 from hybrid_deploy.export.plan import BindingTime, Plan
+from hybrid_deploy.export.prefix import PrefixFrame, nodes_before_the_tokens, prefixed_caches
 from hybrid_deploy.export.rules import call
 
 NESTED = "__"
@@ -32,9 +33,10 @@ class EncoderGraph(nn.Module):
         self.encode = encode
         self._plan = plan
         self._constants = _Constants(self, plan, BindingTime.MEMORY)
+        self._prefix_constants = _Constants(self, plan, BindingTime.TOKEN, prefixed=True)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Gives the memory tensors, in the plan's order."""
+        """Gives the memory tensors, in the plan's order, then the caches that begin with memory."""
         plan = self._plan
         memory = self.encode(*inputs)
         tensors = memory if isinstance(memory, (tuple, list)) else (memory,)
@@ -54,15 +56,28 @@ class EncoderGraph(nn.Module):
             if plan.times.get(node) is BindingTime.MEMORY and node not in values:
                 args, kwargs = fx.map_arg((node.args, node.kwargs), operand)
                 values[node] = call(node, args, kwargs)
-        return tuple(values[node] for node in plan.memory)
+        kept = [
+            values[kept.source] if kept.form is None else kept.form.kept(values[kept.source])
+            for kept in plan.memory
+        ]
+        if plan.prefix is not None:
+            symbols = {expr: size for expr, size in sizes.items() if expr.is_Symbol}
+            kept += PrefixFrame(plan, values, symbols, self._prefix_constants).run()
+        return tuple(kept)
 
 
 class DecoderGraph(nn.Module):
-    """New tokens to the logits of the token that comes next, and the updated caches."""
+    """New tokens to the logits of the token that comes next, and the updated caches.
 
-    def __init__(self, plan: Plan) -> None:
+    Args:
+        plan: the analysed decoder.
+        native: use operators for attention and cache writes that ONNX has from opset 24 on.
+    """
+
+    def __init__(self, plan: Plan, *, native: bool = True) -> None:
         super().__init__()
         self._plan = plan
+        self._native = native
         self._constants = _Constants(self, plan, BindingTime.TOKEN)
 
     def _run(
@@ -75,12 +90,22 @@ class DecoderGraph(nn.Module):
     ) -> tuple[Tensor, ...]:
         plan = self._plan
         memory, caches = tensors[: len(plan.memory)], tensors[len(plan.memory) :]
-        frame = Frame(plan, tokens, position, last, memory, caches, self._constants, single)
+        frame = Frame(
+            plan,
+            tokens,
+            position,
+            last,
+            memory,
+            caches,
+            self._constants,
+            single,
+            native=self._native,
+        )
         for node in plan.capture.nodes:
             if plan.depends_on_tokens(node) and node is not plan.capture.tokens:
                 frame.store(node, find_rule(node).run(frame, node))
-        logits = frame.raw(plan.capture.logits, single=True)
-        return logits, *frame.caches
+        heads = [frame.raw(head, single=True) for head in plan.capture.heads]
+        return *heads, *frame.caches
 
 
 class StepGraph(DecoderGraph):
@@ -95,7 +120,7 @@ class StepGraph(DecoderGraph):
             tensors: the memory tensors, then the caches.
 
         Returns:
-            logits (batch, vocabulary), then the caches.
+            logits (batch, vocabulary), other heads, then the caches.
         """
         everything = frozenset(n for n in self._plan.capture.nodes)
         return self._run(token, position, None, tensors, everything)
@@ -116,14 +141,25 @@ class PrefillGraph(DecoderGraph):
             tensors: the memory tensors, then the caches.
 
         Returns:
-            logits (batch, vocabulary), then the caches.
+            logits (batch, vocabulary), other heads, then the caches.
         """
         return self._run(tokens, position, last, tensors, _after_the_caches(self._plan))
 
 
 def memory_names(plan: Plan) -> list[str]:
-    """Names the encoder graph's outputs."""
-    return _numbered(list(plan.memory.values()), cross_name)
+    """Names the memory tensors."""
+    return _numbered([kept.kind for kept in plan.memory], cross_name)
+
+
+def encoder_output_names(plan: Plan) -> list[str]:
+    """Names the encoder graph's outputs: the memory, then the caches that begin with memory."""
+    names = dict(zip(plan.caches, cache_names(plan), strict=True))
+    return [*memory_names(plan), *(names[cache] for cache in prefixed_caches(plan))]
+
+
+def head_names(plan: Plan) -> list[str]:
+    """Names what the decoder graphs return besides the caches."""
+    return [LOGITS, *(head_name(index) for index in range(1, len(plan.capture.heads)))]
 
 
 def cache_names(plan: Plan) -> list[str]:
@@ -131,14 +167,27 @@ def cache_names(plan: Plan) -> list[str]:
     return _numbered([cache.kind for cache in plan.caches], self_name)
 
 
+def split_outputs(
+    plan: Plan, outputs: Sequence[Tensor], batch: int
+) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """Splits what the encoder graph returns: the memory, and the caches to begin with."""
+    count = len(plan.memory)
+    given = dict(zip(prefixed_caches(plan), outputs[count:], strict=True))
+    empty = zip(plan.caches, cache_example(plan, batch), strict=True)
+    return tuple(outputs[:count]), [given.get(cache, zeros) for cache, zeros in empty]
+
+
 def cache_example(plan: Plan, batch: int) -> list[Tensor]:
     """Gives empty caches for a batch."""
     return [
         torch.zeros(
-            [evaluate(as_expr(size), {plan.capture.batch: batch}) for size in plan.shape(c.source)],
-            dtype=c.source.meta["val"].dtype,
+            [
+                batch if as_expr(size) == plan.capture.batch else hint(size)
+                for size in plan.kept_shape(cache)
+            ],
+            dtype=cache_dtype(cache),
         )
-        for c in plan.caches
+        for cache in plan.caches
     ]
 
 
@@ -166,16 +215,22 @@ def _numbered(kinds: list[str], name: Callable[[str, int], str]) -> list[str]:
 class _Constants:
     """The constants that a graph uses, registered as buffers of its module."""
 
-    def __init__(self, module: nn.Module, plan: Plan, user: BindingTime) -> None:
+    def __init__(
+        self, module: nn.Module, plan: Plan, user: BindingTime, *, prefixed: bool = False
+    ) -> None:
         self._module = module
         self._buffers: dict[fx.Node, str] = {}
         users = [n for n in plan.capture.nodes if plan.times.get(n) is user]
+        if prefixed:
+            wanted = nodes_before_the_tokens(plan)
+            users = [n for n in users if n in wanted]
         for node in (operand for n in users for operand in n.all_input_nodes):
             value = plan.constants.get(node)
             if isinstance(value, Tensor) and node not in self._buffers:
                 name = plan.capture.names.get(node, node.name).replace(".", NESTED)
                 self._buffers[node] = name
-                module.register_buffer(name, value)
+                if name not in dict(module.named_buffers(recurse=False)):
+                    module.register_buffer(name, value)
 
     def __getitem__(self, node: fx.Node, /) -> Tensor:
         value = getattr(self._module, self._buffers[node])

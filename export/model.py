@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,17 @@ from torch import Tensor, nn
 
 from hybrid_deploy.errors import UnsupportedModelError
 
-_NOISE = 1e-4  # of float32 sums in another order
+ADAPTER = """\
+class Adapter(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+    def encode(self, image):
+        return self.model.encoder(image)
+    def decode(self, tokens, memory):
+        return self.model.decoder(tokens, memory)
+"""
+"""What a model without `encode` and `decode` is wrapped in, for messages."""
 
 
 class EncodePart(nn.Module):
@@ -32,10 +43,12 @@ class DecodePart(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: Tensor, *memory: Tensor) -> tuple[Tensor]:
-        """Gives the logits (batch, length, vocabulary)."""
-        logits: Tensor = self.model.decode(tokens, *memory)  # type: ignore[operator]
-        return (logits,)
+    def forward(self, tokens: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
+        """Gives the logits (batch, length, vocabulary), then what other heads return."""
+        outputs: Any = self.model.decode(tokens, *memory)  # type: ignore[operator]
+        if isinstance(outputs, Mapping):
+            outputs = outputs.values()
+        return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
 def check_model(model: nn.Module) -> None:
@@ -44,12 +57,13 @@ def check_model(model: nn.Module) -> None:
     Raises:
         UnsupportedModelError: a method is missing, or the model is in training mode.
     """
-    for method in ("encode", "decode"):
-        if not callable(getattr(model, method, None)):
-            raise UnsupportedModelError(
-                f"{type(model).__name__} has no {method}(); give it encode(inputs) -> memory and "
-                "decode(tokens, memory) -> logits"
-            )
+    missing = [m for m in ("encode", "decode") if not callable(getattr(model, m, None))]
+    if missing:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no {'() and no '.join(missing)}(); wrap it in a module "
+            "with encode(*inputs) -> memory and the full-sequence decode(tokens, *memory) -> "
+            f"logits, in eval mode:\n\n{ADAPTER}"
+        )
     training = [name or type(model).__name__ for name, m in model.named_modules() if m.training]
     if training:
         raise UnsupportedModelError(
@@ -58,38 +72,19 @@ def check_model(model: nn.Module) -> None:
         )
 
 
-def check_causal(model: nn.Module, memory: tuple[Tensor, ...], length: int) -> None:
-    """Checks that no token changes the logits before it, on random tokens.
-
-    Args:
-        model: in eval mode.
-        memory: what the encoder returned, any batch.
-        length: how many tokens to decode.
-
-    Raises:
-        UnsupportedModelError: the decoder is not causal.
-    """
-    generator, batch = torch.Generator().manual_seed(0), memory[0].shape[0]
-    start = torch.ones(batch, length, dtype=torch.int64)
-    vocabulary = reference_logits(model, memory, start).shape[-1]
-    tokens = torch.randint(vocabulary, (batch, length), generator=generator)
-    changed = tokens.clone()
-    changed[:, length // 2 :] = (tokens[:, length // 2 :] + 1) % vocabulary
-    first, second = (
-        reference_logits(model, memory, t)[:, : length // 2] for t in (tokens, changed)
-    )
-    if not torch.allclose(first, second, atol=_NOISE, equal_nan=True):
-        raise UnsupportedModelError(
-            "decode() is not causal: tokens change the logits of the tokens before them, so they "
-            "cannot be decoded one by one; give its self-attention a causal mask"
-        )
-
-
 @torch.no_grad()
 def reference_logits(model: nn.Module, memory: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
     """Gives the model's own logits of every position, (batch, length, vocabulary)."""
-    logits: Tensor = model.decode(tokens, *memory)  # type: ignore[operator]
-    return logits
+    return reference_heads(model, memory, tokens)[0]
+
+
+@torch.no_grad()
+def reference_heads(
+    model: nn.Module, memory: tuple[Tensor, ...], tokens: Tensor
+) -> tuple[Tensor, ...]:
+    """Gives what all heads of the model return, the logits first, each (batch, length, width)."""
+    heads: tuple[Tensor, ...] = DecodePart(model)(tokens, *memory)
+    return heads
 
 
 @torch.no_grad()

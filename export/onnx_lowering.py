@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -43,7 +40,7 @@ def onnx_from_torch(
         ExportError: an operator has no translation to ONNX.
     """
     shapes = tuple({**dynamic.get(name, {})} or None for name in inputs)
-    with quiet_tracing(), _quiet_exporter():
+    with quiet_tracing():
         try:
             program = torch.onnx.export(
                 module.eval(),
@@ -64,7 +61,7 @@ def onnx_from_torch(
     return _tidy(program.model)
 
 
-def rename_output_dims(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> None:
+def name_dims(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> None:
     """Gives the outputs of a graph the dimension names of the contract."""
     for value in model.graph.outputs:
         if value.name is not None and value.name in shapes:
@@ -99,7 +96,8 @@ def _tidy(model: ir.Model) -> ir.Model:
 def _split_gemm(model: ir.Model) -> None:
     """Writes Gemm as MatMul and Add: the form that weight-only quantization is understood in.
 
-    ONNX Runtime joins the two again by itself where the weight is a float.
+    ONNX Runtime joins the two again by itself where the weight is a float. A weight that is an
+    embedding table too stays as it is, so that the two share it.
     """
     for node in list(model.graph):
         if node.op_type != "Gemm" or node.attributes.get_float("alpha", 1.0) != 1.0:
@@ -109,7 +107,8 @@ def _split_gemm(model: ir.Model) -> None:
         if not plain or node.attributes.get_float("beta", 1.0) != 1.0 or weight is None:
             continue
         if node.attributes.get_int("transB", 0):
-            if weight.const_value is None:
+            tied = any(user.op_type == "Gather" for user, _ in weight.uses())
+            if weight.const_value is None or tied:
                 continue
             weight = _transposed(model, weight)
         product = ir.node("MatMul", [rows, weight], name=f"{node.name}_product")
@@ -150,19 +149,9 @@ def _transposed(model: ir.Model, weight: ir.Value) -> ir.Value:
     return value
 
 
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keeps torch.onnx from printing and logging its progress."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    """Gives the first line of the innermost cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else repr(error)
+    return lines[0] if lines else repr(error)

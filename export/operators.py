@@ -8,8 +8,9 @@ import torch
 from torch import fx
 
 from hybrid_deploy.export.attention_rules import FusedAttention, MatrixProduct
-from hybrid_deploy.export.plan import TRANSPOSITIONS
+from hybrid_deploy.export.movement import RESHAPES, TRANSPOSITIONS
 from hybrid_deploy.export.rowwise_rules import (
+    Dropout,
     Elementwise,
     Embedding,
     Item,
@@ -35,8 +36,6 @@ _TABLE: dict[Rule, tuple[str, ...]] = {
         "aten.clone.default",
         "aten.contiguous.default",
         "aten.detach.default",
-        "aten.dropout.default",
-        "aten.feature_dropout.default",
         "aten.full_like.default",
         "aten.lift_fresh_copy.default",
         "aten.ones_like.default",
@@ -45,6 +44,7 @@ _TABLE: dict[Rule, tuple[str, ...]] = {
         "aten.to.dtype_layout",
         "aten.zeros_like.default",
     ),
+    Dropout(): ("aten.dropout.default", "aten.feature_dropout.default"),
     RowWise(): ("aten.linear.default",),
     LinearWithBiasFirst(): ("aten.addmm.default",),
     RowWise(trailing_argument=1): (
@@ -66,17 +66,7 @@ _TABLE: dict[Rule, tuple[str, ...]] = {
         "aten.softmax.int",
     ),
     Embedding(): ("aten.embedding.default",),
-    Reshape(): (
-        "aten._unsafe_view.default",
-        "aten.flatten.using_ints",
-        "aten.reshape.default",
-        "aten.squeeze.default",
-        "aten.squeeze.dim",
-        "aten.squeeze.dims",
-        "aten.unflatten.int",
-        "aten.unsqueeze.default",
-        "aten.view.default",
-    ),
+    Reshape(): tuple(sorted(RESHAPES)),
     Transposition(): tuple(sorted(TRANSPOSITIONS)),
     AlongAxis(argument=1): ("aten.select.int", "aten.slice.Tensor", "aten.unbind.int"),
     AlongAxis(argument=2): (

@@ -1,16 +1,20 @@
-"""What the analysis of a decoder finds: binding times, layouts, caches."""
+"""What the analysis of a decoder finds: binding times, layouts, what is kept."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from math import prod
+from typing import Any
 
+import sympy
 import torch
 from torch import Tensor, fx
 
-from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.capture import Capture, as_expr, hint
 from hybrid_deploy.export.causal import CausalPattern
+from hybrid_deploy.export.kept import Access, Kept
+from hybrid_deploy.export.refusal import refuse
 
 
 class BindingTime(Enum):
@@ -38,21 +42,6 @@ class Layout:
     merged: bool = False
 
 
-@dataclass(frozen=True)
-class Cache:
-    """A value that is kept for all tokens so far.
-
-    Attributes:
-        source: the node whose new rows are written.
-        axis: its axis of tokens, counted from the end.
-        kind: what it serves as: `key`, `value` or `state`.
-    """
-
-    source: fx.Node
-    axis: int
-    kind: str = field(compare=False)
-
-
 @dataclass
 class Plan:
     """What the analysis found; everything that the graphs are made from.
@@ -63,10 +52,12 @@ class Plan:
         layouts: layout of every node that depends on tokens.
         constants: the folded constants; a batch dimension in them has size one.
         causal: those of them that are causal tables.
-        keyed: pairs (consumer, operand) where the operand is needed along the key axis.
-        caches: the caches, in the order of the graphs' inputs.
-        memory: what the encoder graph hands to the decoder graphs, each with its kind
-            (`key`, `value`, `mask` or `state`), in the order of the encoder's outputs.
+        masked: what carries the causal mask.
+        samples: values at the example's sizes of what depends on the memory's size alone.
+        prefix: how many values of the memory stand before the tokens along their axis, in
+            decoder-only models; None if there is nothing before them.
+        accesses: how a consumer gets at an operand that is kept, for all pairs (consumer, operand)
+            where the operand is of the memory or is needed for all tokens so far.
     """
 
     capture: Capture
@@ -74,9 +65,20 @@ class Plan:
     layouts: dict[fx.Node, Layout] = field(default_factory=dict)
     constants: dict[fx.Node, Tensor] = field(default_factory=dict)
     causal: dict[fx.Node, CausalPattern] = field(default_factory=dict)
-    keyed: set[tuple[fx.Node, fx.Node]] = field(default_factory=set)
-    caches: list[Cache] = field(default_factory=list)
-    memory: dict[fx.Node, str] = field(default_factory=dict)
+    masked: set[fx.Node] = field(default_factory=set)
+    samples: dict[fx.Node, Any] = field(default_factory=dict)
+    prefix: int | torch.SymInt | None = None
+    accesses: dict[tuple[fx.Node, fx.Node], Access] = field(default_factory=dict)
+
+    @property
+    def caches(self) -> list[Kept]:
+        """What is kept of earlier tokens, in the order of the graphs' inputs."""
+        return [k for k in self._kept() if self.depends_on_tokens(k.source)]
+
+    @property
+    def memory(self) -> list[Kept]:
+        """What the encoder graph hands to the decoder graphs, in the order of its outputs."""
+        return [k for k in self._kept() if not self.depends_on_tokens(k.source)]
 
     def shape(self, node: fx.Node) -> tuple[int | torch.SymInt, ...]:
         """Gives the shape of a node at full length; of its first part if it gives several."""
@@ -97,6 +99,31 @@ class Plan:
         """Gives the shape of a node when the program runs on one token less."""
         return self.shape(self.capture.twins[node])
 
+    def per_row(self, node: fx.Node, axis: int) -> int:
+        """Tells how many values along one of a node's token axes belong to one token."""
+        return hint(self.shape(node)[axis]) - hint(self.shape_of_twin(node)[axis])
+
+    def lead(self, node: fx.Node, axis: int) -> sympy.Expr:
+        """Gives how many values stand before the tokens along one of a node's token axes."""
+        count = hint(self.shape(node)[axis]) // self.per_row(node, axis)
+        before = count - self.capture.length
+        if before == 0:
+            return sympy.Integer(0)
+        if self.prefix is None or before != hint(self.prefix):
+            raise refuse(node, "this axis is neither as long as the tokens nor as all before them")
+        return as_expr(self.prefix)
+
+    def leads(self, node: fx.Node) -> bool:
+        """Tells whether memory stands before the tokens along a node's row axis."""
+        rows = self.layouts[node].rows
+        return rows is not None and self.lead(node, rows) != 0
+
+    def is_table(self, node: fx.Node) -> bool:
+        """Tells whether a node holds values per position that are the same for every sequence."""
+        if self.times[node] is BindingTime.MEMORY:
+            return self.batch_axis(node) is None and bool(self.token_axes(node))
+        return self.times[node] is BindingTime.CONSTANT
+
     def batch_axis(self, node: fx.Node) -> int | None:
         """Gives the axis that holds the batch, alone or with something folded into it."""
         symbol = self.capture.batch
@@ -109,65 +136,26 @@ class Plan:
         """Tells whether a node is computed in the decoder graphs."""
         return isinstance(node, fx.Node) and self.times.get(node) is BindingTime.TOKEN
 
-    def request_keys(self, consumer: fx.Node, operand: fx.Node, kind: str) -> None:
-        """Notes that `consumer` needs `operand` for all tokens so far, and gives it a cache."""
-        layout = self.layouts[operand]
-        if layout.rows is None:
-            return
-        if layout.merged:
-            raise refuse(operand, "keys with the token axis folded into another axis")
-        self.keyed.add((consumer, operand))
-        source, axis, _ = self.key_source(operand)
-        cache = Cache(source, axis, kind)
-        if cache not in self.caches:
-            self.caches.append(cache)
+    def folded(self, node: fx.Node) -> int:
+        """Tells how many values of one sequence are folded into a node's batch axis."""
+        axis, batch = self.batch_axis(node), self.shape(self.capture.tokens)[0]
+        return 1 if axis is None else hint(self.shape(node)[axis]) // hint(batch)
 
-    def key_source(self, operand: fx.Node) -> tuple[fx.Node, int, tuple[fx.Node, ...]]:
-        """Finds the value to cache for `operand`: before its transpositions, where that helps.
+    def grant(self, consumer: fx.Node, operand: fx.Node, access: Access) -> None:
+        """Notes how a consumer gets at an operand that is kept."""
+        self.accesses[consumer, operand] = access
 
-        A cache of rank four with the tokens on axis -2 can be written in place everywhere.
+    def kept_shape(self, kept: Kept) -> tuple[int | torch.SymInt, ...]:
+        """Gives the shape in which a value is kept."""
+        sizes, form = self.shape(kept.source), kept.form
+        if form is None:
+            return sizes
+        groups = [sizes[axis] for axis in form.heads], [sizes[axis] for axis in form.width]
+        if not all(isinstance(size, int) for group in groups for size in group):
+            raise refuse(kept.source, "the number or the width of the heads varies")
+        heads, width = (prod(group) for group in groups)
+        batch = self.shape(self.capture.tokens)[0]
+        return (batch, heads * form.folded, sizes[form.length], width)
 
-        Returns:
-            The node to cache, its token axis counted from the end, and the transpositions to
-            apply to the cache, in order.
-        """
-        node: fx.Node = operand
-        transpositions: list[fx.Node] = []
-        while not self._writes_in_place(node) and str(node.target) in TRANSPOSITIONS:
-            transpositions.insert(0, node)
-            node = node.all_input_nodes[0]
-        if not self._writes_in_place(node):
-            node, transpositions = operand, []
-        rows = self.layouts[node].rows
-        assert rows is not None
-        return node, rows - self.rank(node), tuple(transpositions)
-
-    def note_memory(self, node: object, kind: str) -> None:
-        """Notes what a value of the encoder graph serves as, if it is one."""
-        if isinstance(node, fx.Node) and self.times.get(node) is BindingTime.MEMORY:
-            self.memory.setdefault(node, kind)
-
-    def _writes_in_place(self, node: fx.Node) -> bool:
-        return self.rank(node) == 4 and self.layouts[node].rows == 2
-
-
-TRANSPOSITIONS = frozenset(
-    {
-        "aten.permute.default",
-        "aten.transpose.int",
-        "aten.t.default",
-        "aten.movedim.int",
-        "aten.numpy_T.default",
-    }
-)
-"""Operators that only reorder axes."""
-
-
-def refuse(node: fx.Node, why: str) -> UnsupportedModelError:
-    """Makes the error for a node that has no incremental form; names where it comes from."""
-    modules = [name for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
-    trace = [line.strip() for line in (node.meta.get("stack_trace") or "").strip().splitlines()]
-    return UnsupportedModelError(
-        f"{why} (operator {node.target}, module {modules[-1] if modules else 'decode'}, "
-        f"at {' '.join(trace[-2:]) if trace else 'an unknown line'})"
-    )
+    def _kept(self) -> list[Kept]:
+        return list(dict.fromkeys(access.kept for access in self.accesses.values()))

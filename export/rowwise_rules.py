@@ -7,7 +7,9 @@ from typing import Any
 from torch import fx
 
 from hybrid_deploy.export.frame import Frame
-from hybrid_deploy.export.plan import Layout, Plan, refuse
+from hybrid_deploy.export.keeping import keep_state
+from hybrid_deploy.export.plan import Layout, Plan
+from hybrid_deploy.export.refusal import refuse
 from hybrid_deploy.export.rules import axes, call, first_tensor, plain_operands
 
 
@@ -30,7 +32,7 @@ class Elementwise:
         for operand, layout in zip(operands, layouts, strict=True):
             own = plan.rank(operand)
             if layout.rows is not None and layout.keys is None and layout.rows - own == keys:
-                plan.request_keys(node, operand, "state")
+                keep_state(plan, node, operand)
             elif layout.rows is None and layout.keys is not None and layout.keys - own == rows:
                 raise refuse(node, "a value of all tokens so far is used along the new tokens")
         return Layout(rows=axes[0], keys=axes[1], merged=merged)
@@ -41,6 +43,17 @@ class Elementwise:
             (node.args, node.kwargs), lambda operand: frame.aligned(node, operand, into)
         )
         return call(node, args, kwargs)
+
+
+class Dropout(Elementwise):
+    """Dropout, which a model in eval mode leaves out."""
+
+    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+        if node.args[2]:
+            raise refuse(
+                node, "this dropout is active in eval mode; give it training=self.training"
+            )
+        return super().bind(plan, node)
 
 
 class RowWise:
@@ -87,8 +100,14 @@ class Reduction:
         layout, reduced = plan.layouts[source], self._axes(plan, node)
         if layout.rows in reduced:
             raise refuse(node, "this operator reduces or normalises over the token axis")
-        if layout.keys in reduced and not self._over_keys:
-            raise refuse(node, "this operator reduces over all tokens so far, without a mask")
+        if plan.batch_axis(source) in reduced:
+            raise refuse(node, "this operator mixes the sequences of a batch")
+        if layout.keys in reduced and not (self._over_keys and source in plan.masked):
+            raise refuse(
+                node,
+                "self-attention without a causal mask: a token would see the tokens after it, so "
+                "they cannot be decoded one by one",
+            )
         if plan.rank(node) == plan.rank(source):
             return layout
         shift = [

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from torch import fx
 
 from hybrid_deploy.export.frame import Frame
-from hybrid_deploy.export.plan import BindingTime, Layout, Plan, refuse
+from hybrid_deploy.export.plan import BindingTime, Layout, Plan
+from hybrid_deploy.export.refusal import refuse
 
 
 class Rule(Protocol):
@@ -58,7 +59,7 @@ def plain_operands(frame: Frame, node: fx.Node) -> tuple[tuple[Any, ...], dict[s
     def value(operand: fx.Node) -> Any:
         if frame.plan.times[operand] is BindingTime.TOKEN:
             return frame.raw(operand, single=single)
-        return frame.fixed(operand)
+        return frame.fixed(node, operand)
 
     args, kwargs = fx.map_arg((node.args, node.kwargs), value)
     return tuple(args), dict(kwargs)

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import fx
 
-from hybrid_deploy.export.capture import hint
+from hybrid_deploy.export.capture import as_expr, hint
 from hybrid_deploy.export.frame import Frame
-from hybrid_deploy.export.plan import Layout, Plan, refuse
+from hybrid_deploy.export.keeping import keep_state
+from hybrid_deploy.export.plan import Layout, Plan
+from hybrid_deploy.export.refusal import refuse
 from hybrid_deploy.export.rules import call, first_tensor, plain_operands
 
 
@@ -23,7 +25,7 @@ class Reshape:
             raise refuse(node, "the token axis is folded into another axis or lost here")
         if before.rows is None:
             return Layout(keys=after[0])
-        merged = hint(plan.shape(node)[after[0]]) != plan.capture.length
+        merged = plan.per_row(node, after[0]) != 1
         self._check_order(plan, node, source, after[0])
         return Layout(rows=after[0], keys=after[1] if len(after) > 1 else None, merged=merged)
 
@@ -38,10 +40,10 @@ class Reshape:
         old = [hint(s) for s in plan.shape(source)]
         batch = hint(plan.shape(plan.capture.tokens)[0])
         assert before.rows is not None
-        for size in (old[before.rows], sizes[rows]):
-            if size not in (plan.capture.length, plan.capture.length * batch):
+        for folded in (plan.per_row(source, before.rows), plan.per_row(node, rows)):
+            if folded not in (1, batch):
                 raise refuse(node, "the token axis is folded into an axis other than the batch")
-        separate = not before.merged and sizes[rows] == plan.capture.length
+        separate = not before.merged and plan.per_row(node, rows) == 1
         if separate and prod(old[before.rows + 1 :]) != prod(sizes[rows + 1 :]):
             raise refuse(node, "this view mixes the values of different tokens")
 
@@ -85,7 +87,11 @@ class AlongAxis:
         if axis in (before.rows, before.keys):
             if plan.shape(node) == plan.shape(source):
                 return before
+            if axis == before.rows and _drops_the_prefix(plan, node, axis):
+                return before
             raise refuse(node, "this operator picks or splits along the token axis")
+        if axis == plan.batch_axis(source):
+            raise refuse(node, "this operator picks or splits sequences of the batch")
         if plan.rank(node) == plan.rank(source):
             return before
         rows, keys = (None if a is None else a - (a > axis) for a in (before.rows, before.keys))
@@ -113,11 +119,13 @@ class AlongAxis:
 
 
 class Joining:
-    """Concatenation and stacking along an axis that is not the token axis."""
+    """Concatenation and stacking along another axis, or of memory before the tokens."""
 
     def bind(self, plan: Plan, node: fx.Node) -> Layout:
         parts = [n for n in node.all_input_nodes if plan.depends_on_tokens(n)]
         axes, joined = plan.token_axes(node), self._axis(plan, node)
+        if axes == (joined,) and str(node.target) == "aten.cat.default":
+            return self._bind_prefix(plan, node, joined)
         layouts = {plan.layouts[part] for part in parts}
         if len(layouts) != 1 or not axes or joined in axes:
             raise refuse(node, "values are joined along the token axis")
@@ -127,9 +135,24 @@ class Joining:
         rows, keys = (None if a is None else a + (a >= joined) for a in (layout.rows, layout.keys))
         return Layout(rows=rows, keys=keys, merged=layout.merged)
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
-        into, single = frame.alignment(node), frame.is_single(node)
+    def _bind_prefix(self, plan: Plan, node: fx.Node, joined: int) -> Layout:
+        """Lets memory stand before the tokens, as in decoder-only models."""
         parts: Any = node.args[0]
+        source = parts[-1]
+        first = not any(plan.depends_on_tokens(part) for part in parts[:-1])
+        if not first or plan.layouts[source] != Layout(rows=joined) or plan.leads(source):
+            raise refuse(node, "values are joined along the token axis")
+        before = sum(plan.shape(part)[joined] for part in parts[:-1])
+        if plan.prefix is not None and as_expr(plan.prefix) != as_expr(before):
+            raise refuse(node, "two different numbers of values are put before the tokens")
+        plan.prefix = before
+        return Layout(rows=joined)
+
+    def run(self, frame: Frame, node: fx.Node) -> Any:
+        parts: Any = node.args[0]
+        if is_prefix_join(frame.plan, node):
+            return frame.join_prefix(node, parts)
+        into, single = frame.alignment(node), frame.is_single(node)
         tokens = next(part for part in parts if frame.plan.depends_on_tokens(part))
         values = []
         for part in parts:
@@ -150,6 +173,14 @@ class Joining:
         return axis % plan.rank(node)
 
 
+def is_prefix_join(plan: Plan, node: fx.Node) -> bool:
+    """Tells whether a node puts memory before the tokens."""
+    parts: Any = node.args[0] if node.args else None
+    if str(node.target) != "aten.cat.default" or not plan.depends_on_tokens(parts[-1]):
+        return False
+    return plan.leads(node) and not plan.leads(parts[-1])
+
+
 class Expand:
     """Broadcasting to a larger shape; a value without rows may gain them."""
 
@@ -161,7 +192,7 @@ class Expand:
         before = plan.layouts[source]
         if len(after) == 2 and before.keys is None and before.rows is not None:
             if before.rows - plan.rank(source) == after[1] - plan.rank(node):
-                plan.request_keys(node, source, "state")
+                keep_state(plan, node, source)
             return Layout(rows=after[0], keys=after[1])
         if len(after) == 2 and before.rows is None:
             return Layout(rows=after[0], keys=after[1])
@@ -196,6 +227,17 @@ class Repeat:
             del times[layout.rows]
         source = first_tensor(frame.plan, node)
         return frame.raw(source, single=frame.is_single(node)).repeat(times)
+
+
+def _drops_the_prefix(plan: Plan, node: fx.Node, axis: int) -> bool:
+    """Tells whether a slice leaves out what stands before the tokens, and nothing else."""
+    source = first_tensor(plan, node)
+    if str(node.target) != "aten.slice.Tensor" or not plan.leads(source):
+        return False
+    before, size = hint(plan.prefix or 0), hint(plan.shape(source)[axis])
+    args = (*node.args[2:], None, None, None)
+    given: list[Any] = [hint(a.meta["val"]) if isinstance(a, fx.Node) else a for a in args]
+    return list(range(size))[given[0] : given[1] : given[2]] == list(range(before, size))
 
 
 def _has_shape(value: Any, shape: list[Any]) -> bool:

@@ -10,7 +10,11 @@ step      token, position, memory, caches        -> logits, caches     one token
 The memory tensors are whatever the decoder needs of the encoder's output, already projected:
 `cross_key_i` and `cross_value_i` (batch, heads, memory, head_dim) for every cross-attention.
 The caches are `self_key_i` and `self_value_i` (batch, heads, capacity, head_dim). A graph returns
-every cache under its own name with `_next` appended; a backend binds both to one buffer.
+every cache under its own name with `_next` appended; a backend binds both to one buffer. A cache is
+empty (zeros) before the first token, unless the encoder graph returns it under its own name: in
+decoder-only models the caches begin with the memory.
+A variant exported with another head returns `next_token`, or `top_scores` and `top_tokens`, where
+the others return `logits`.
 """
 
 from __future__ import annotations
@@ -32,11 +36,29 @@ LAST = "last"
 LOGITS = "logits"
 """Step and prefill output, (batch, vocabulary) float32: scores of the token that comes next."""
 
+NEXT_TOKEN = "next_token"
+"""Output in place of the logits, (batch,) int64: the likeliest token."""
+
+TOP_SCORES = "top_scores"
+"""Output in place of the logits, (batch, k) float32: the k largest logits, in falling order."""
+
+TOP_TOKENS = "top_tokens"
+"""Output beside `top_scores`, (batch, k) int64: their tokens."""
+
 BATCH_DIM = "batch"
 LENGTH_DIM = "length"
 MEMORY_DIM = "memory"
+CAPACITY_DIM = "capacity"
 
 _NEXT = "_next"
+
+
+class Head(str, Enum):
+    """What the decoder graphs return besides the caches."""
+
+    LOGITS = "logits"
+    ARGMAX = "argmax"
+    TOPK = "topk"
 
 
 class GraphRole(str, Enum):
@@ -65,6 +87,11 @@ def cache_of(name: str) -> str:
 def cross_name(kind: str, index: int) -> str:
     """Names a memory tensor; kind is `key`, `value` or `state` (anything else, masks too)."""
     return f"cross_{kind}_{index}"
+
+
+def head_name(index: int) -> str:
+    """Names what a further head of the decoder returns, (batch, width); head 0 are the logits."""
+    return f"head_{index}"
 
 
 def self_name(kind: str, index: int) -> str:

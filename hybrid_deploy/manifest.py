@@ -7,9 +7,13 @@ from typing import Literal
 
 import msgspec
 
+from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import BundleError
+from hybrid_deploy.inputs import ArrayInput as ArrayInput
+from hybrid_deploy.inputs import ImageInput as ImageInput
+from hybrid_deploy.inputs import Preprocess
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -20,12 +24,32 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: tuple[int | str, ...]
 
 
+class GraphCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one call of a graph costs where every dimension is typical; see `graph_cost`.
+
+    `flops` are those of products (two per multiply-add). `weight_bytes` are the weights read, of
+    an embedding table the rows that are looked up. `cache_bytes` and `input_bytes` are the
+    caches, and the other inputs, in full.
+    """
+
+    flops: int
+    weight_bytes: int
+    cache_bytes: int
+    input_bytes: int
+
+    @property
+    def read_bytes(self) -> int:
+        """Everything that one call reads."""
+        return self.weight_bytes + self.cache_bytes + self.input_bytes
+
+
 class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One ONNX graph; `file` is relative to the bundle."""
 
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    cost: GraphCost | None = None
 
 
 class Precision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,49 +68,64 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefill: GraphSpec
     step: GraphSpec
     provenance: str = ""
+    head: Head = Head.LOGITS
 
 
-class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="image"):
-    """How a picture becomes the encoder's input `(batch, channels, height, width)` float32.
-
-    The picture is converted to `mode`, resized to `height` (keeping its proportions unless `width`
-    is fixed), mapped to `(value / 255 - mean) / std` per channel, and padded on the right with
-    `background`: `margin` columns, then up to `min_width` and a multiple of `width_multiple`.
-    """
-
-    name: str
-    mode: Literal["L", "RGB"]
-    height: int
-    width: int | None
-    width_multiple: int
-    min_width: int
-    max_width: int
-    margin: int
-    background: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-class ArrayInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="array"):
-    """The encoder takes arrays as they are, from `.npy` files."""
-
-    name: str
-
-
-class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tokens"):
     """What the token ids mean: `tokens[id]`; ids in `special` are not part of the text."""
 
     tokens: tuple[str, ...]
     special: tuple[int, ...]
 
 
+class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tokenizer"):
+    """What the token ids mean, as a file of the bundle in the format of Hugging Face tokenizers.
+
+    Ids in `skip` are not part of the text; `tidy` takes out the spaces before punctuation.
+    """
+
+    file: str
+    skip: tuple[int, ...] = ()
+    tidy: bool = False
+
+
 class GenerationDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How decoding starts and stops; lengths count tokens and include the start tokens."""
+    """How decoding starts, stops and chooses; the neutral defaults leave the logits as they are.
+
+    Lengths count tokens and include the start tokens, and so do positions. The fields are those of
+    `generate()` in Hugging Face transformers.
+
+    Attributes:
+        start_tokens: what a sequence begins with.
+        end_tokens: each of them ends a sequence.
+        pad_token: what a finished sequence is fed while others go on.
+        max_length: largest length.
+        min_length: no end token comes before this length.
+        suppressed: tokens that never come.
+        begin_suppressed: tokens that do not come first.
+        forced: pairs of a position and the token that comes there.
+        forced_end: what comes last when `max_length` is reached.
+        repetition_penalty: over 1, tokens that were there become less likely.
+        no_repeat_ngram: no such number of tokens comes twice in the same order; 0 allows all.
+        beams: how many sequences a beam search keeps; 1 is greedy.
+        length_penalty: exponent of the length in a beam's score.
+        early_stopping: when a beam search ends.
+    """
 
     start_tokens: tuple[int, ...]
-    end_token: int | None
+    end_tokens: tuple[int, ...]
     pad_token: int
     max_length: int
+    min_length: int = 0
+    suppressed: tuple[int, ...] = ()
+    begin_suppressed: tuple[int, ...] = ()
+    forced: tuple[tuple[int, int], ...] = ()
+    forced_end: int | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
+    beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
 
 
 class DimRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,8 +160,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: int
     capacity: int
     dims: dict[str, DimRange]
-    preprocess: ImageInput | ArrayInput
-    vocabulary: Vocabulary | None
+    preprocess: Preprocess
+    vocabulary: Vocabulary | Tokenizer | None
     generation: GenerationDefaults
     variants: dict[str, Variant]
     golden: tuple[GoldenSample, ...]

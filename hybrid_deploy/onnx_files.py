@@ -6,20 +6,27 @@ Sits between `runtime` and the two packages that make graphs, `export` and `cali
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import onnx_ir as ir
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.manifest import GraphSpec, TensorSpec
+from hybrid_deploy.graph_cost import graph_cost
+from hybrid_deploy.manifest import DimRange, GraphSpec, TensorSpec
 
 WEIGHTS_FILE = "weights.bin"
 _INLINE_BYTES = 256  # smaller tensors stay in the graph, where shape inference finds them
 _PAGE_BYTES = 4096  # where a large weight begins, so that it can be mapped
 _LINE_BYTES = 64  # where a small one begins
+_PLAIN = frozenset(
+    {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8}
+    | {ir.DataType.INT32, ir.DataType.INT64, ir.DataType.DOUBLE, ir.DataType.BOOL}
+)
 
 
 def load_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
@@ -28,7 +35,10 @@ def load_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
 
 
 def save_graphs(
-    models: Mapping[GraphRole, ir.Model], folder: Path, home: str
+    models: Mapping[GraphRole, ir.Model],
+    folder: Path,
+    home: str,
+    dims: Mapping[str, DimRange] | None = None,
 ) -> dict[GraphRole, GraphSpec]:
     """Writes graphs and their weights; a weight that several graphs use is written once.
 
@@ -36,6 +46,7 @@ def save_graphs(
         models: the graphs; the weights in them become references to the written file.
         folder: where to write.
         home: what `folder` will be called in the bundle.
+        dims: the symbolic dimensions; where they are typical, the cost of each graph is counted.
 
     Returns:
         The description of each graph for the manifest.
@@ -47,15 +58,19 @@ def save_graphs(
                 value.const_value = store.add(value.const_value)
     for role, model in models.items():
         ir.save(model, folder / _file_name(role))
-    return {role: describe(model, f"{home}/{_file_name(role)}") for role, model in models.items()}
+    return {
+        role: describe(model, f"{home}/{_file_name(role)}", dims) for role, model in models.items()
+    }
 
 
-def describe(model: ir.Model, file: str) -> GraphSpec:
-    """Describes a graph's inputs and outputs for the manifest."""
+def describe(model: ir.Model, file: str, dims: Mapping[str, DimRange] | None = None) -> GraphSpec:
+    """Describes a graph for the manifest: inputs, outputs and, where `dims` are given, cost."""
+    typical = None if dims is None else {name: dim.typical for name, dim in dims.items()}
     return GraphSpec(
         file=file,
         inputs=tuple(_tensor_spec(value) for value in model.graph.inputs),
         outputs=tuple(_tensor_spec(value) for value in model.graph.outputs),
+        cost=None if typical is None else graph_cost(model, typical),
     )
 
 
@@ -85,7 +100,7 @@ class _WeightStore:
             alignment = _PAGE_BYTES if tensor.nbytes >= _PAGE_BYTES else _LINE_BYTES
             self._file.write(b"\0" * (-self._file.tell() % alignment))
             offset = self._file.tell()
-            self._known[key] = (offset, self._file.write(tensor.tobytes()))
+            self._known[key] = (offset, self._file.write(_content(tensor)))
         offset, length = self._known[key]
         return ir.ExternalTensor(
             WEIGHTS_FILE,
@@ -99,8 +114,16 @@ class _WeightStore:
 
 
 def _identity(tensor: ir.TensorProtocol) -> object:
-    digest = hashlib.sha256(tensor.tobytes()).digest()
+    digest = hashlib.sha256(_content(tensor)).digest()
     return tensor.dtype, tuple(tensor.shape), digest
+
+
+def _content(tensor: ir.TensorProtocol) -> memoryview | bytes:
+    """Gives a tensor's bytes, without a copy of them where its type allows."""
+    if tensor.dtype in _PLAIN and sys.byteorder == "little":
+        array = np.ascontiguousarray(tensor.numpy())
+        return array.reshape(-1).view(np.uint8).data
+    return tensor.tobytes()
 
 
 def _large_weights(model: ir.Model) -> Iterator[ir.Value]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
 
 IntArray = NDArray[np.int64]
@@ -94,11 +95,16 @@ def load_backend(name: str, bundle: Bundle, variant: str, options: Options) -> B
     """Loads one variant of a bundle into a backend.
 
     Raises:
-        UsageError: there is no such backend.
+        UsageError: there is no such backend, or the variant returns no logits.
         MissingDependencyError: its library is not installed.
     """
     if name not in _MODULES:
         raise UsageError(f"unknown backend {name!r}; choose one of: {', '.join(BACKENDS)}")
-    bundle.variant(variant)
+    head = bundle.variant(variant).head
+    if head is not Head.LOGITS:
+        raise UsageError(
+            f"variant {variant} of {bundle.folder} returns {head.value} in place of the logits, "
+            "for a loop of your own; export it with --head logits to run it here"
+        )
     backend: Backend = importlib.import_module(_MODULES[name]).load(bundle, variant, options)
     return backend

@@ -13,6 +13,7 @@ import numpy as np
 from hybrid_deploy.errors import BackendError, CapacityError, UsageError
 from hybrid_deploy.manifest import Manifest
 from hybrid_deploy.runtime.backend import Decoding, FloatArray, IntArray
+from hybrid_deploy.runtime.processors import Processor
 
 Finish = Literal["end", "length"]
 
@@ -22,13 +23,13 @@ class Limits:
     """When a sequence ends.
 
     Attributes:
-        end_token: the token that ends it; None if the model has none.
+        end_tokens: each of them ends it; none if the model has none.
         pad_token: what a finished sequence is fed while others go on.
         max_length: largest number of tokens, the prompt included.
         capacity: positions that the caches hold; the last token needs none.
     """
 
-    end_token: int | None
+    end_tokens: tuple[int, ...]
     pad_token: int
     max_length: int
     capacity: int
@@ -38,7 +39,7 @@ def limits_of(manifest: Manifest) -> Limits:
     """Gives the limits that a bundle asks for."""
     defaults = manifest.generation
     return Limits(
-        end_token=defaults.end_token,
+        end_tokens=defaults.end_tokens,
         pad_token=defaults.pad_token,
         max_length=defaults.max_length,
         capacity=manifest.capacity,
@@ -54,6 +55,11 @@ class _Row:
     scores: list[float] = field(default_factory=list)
     finish: Finish | None = None
 
+    @property
+    def sequence(self) -> IntArray:
+        """The prompt and the new tokens."""
+        return np.array([*self.prompt, *self.tokens], np.int64)
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -61,7 +67,7 @@ class Decoded:
 
     Attributes:
         tokens: the new tokens, without the prompt, the end token included.
-        scores: natural logarithm of each token's probability.
+        scores: natural logarithm of each token's probability, after the processors.
         finish: `end` after the end token, `length` when the limit was reached.
     """
 
@@ -85,7 +91,10 @@ class Decodes:
 
 
 def decode_greedily(
-    decoding: Decoding, prompts: Sequence[Sequence[int]], limits: Limits
+    decoding: Decoding,
+    prompts: Sequence[Sequence[int]],
+    limits: Limits,
+    processors: Sequence[Processor] = (),
 ) -> Decodes:
     """Continues every prompt with the likeliest token, until all have ended.
 
@@ -93,21 +102,24 @@ def decode_greedily(
         decoding: a started batch.
         prompts: for each sequence its first tokens, at least one.
         limits: when a sequence ends.
+        processors: what changes the logits first, in this order.
 
     Raises:
         UsageError: a prompt is empty, or there is not one for each sequence.
         CapacityError: a prompt is longer than the caches.
-        BackendError: the logits are not numbers.
+        BackendError: the logits are not numbers, or the processors leave no token.
     """
     rows = _start(prompts, decoding.batch, limits)
     began = time.perf_counter()
-    _append(rows, _prompt_logits(decoding, prompts), limits, step=0)
+    first = _prompt_logits(decoding, prompts)
+    _append(rows, _processed(first, rows, processors), limits, step=0)
     marks = [time.perf_counter()]
     while any(row.finish is None for row in rows):
         last = [row.tokens[-1] if row.finish is None else limits.pad_token for row in rows]
         token = np.array(last, np.int64)
         position = np.array([_position(row, limits) for row in rows], np.int64)
-        _append(rows, decoding.step(token, position), limits, step=len(marks))
+        logits = decoding.step(token, position)
+        _append(rows, _processed(logits, rows, processors), limits, step=len(marks))
         marks.append(time.perf_counter())
     return Decodes(
         sequences=tuple(_decoded(row) for row in rows),
@@ -142,6 +154,21 @@ def _prompt_logits(decoding: Decoding, prompts: Sequence[Sequence[int]]) -> Floa
     return decoding.prefill(tokens, position, last)
 
 
+def _processed(
+    logits: FloatArray, rows: Sequence[_Row], processors: Sequence[Processor]
+) -> FloatArray:
+    """Gives the logits after the processors; where there are none, the logits themselves."""
+    if not processors:
+        return logits
+    logits = logits.copy()  # the backend owns them
+    for row, values in zip(rows, logits, strict=True):
+        if row.finish is None:
+            sequence = row.sequence
+            for process in processors:
+                process(values, sequence, len(row.prompt))
+    return logits
+
+
 def _append(rows: list[_Row], logits: FloatArray, limits: Limits, step: int) -> None:
     tokens = logits.argmax(-1)
     best = np.take_along_axis(logits, tokens[:, None], -1)[:, 0]
@@ -150,6 +177,11 @@ def _append(rows: list[_Row], logits: FloatArray, limits: Limits, step: int) -> 
     for index, row in enumerate(rows):
         if row.finish is not None:
             continue
+        if np.isneginf(best[index]):
+            raise BackendError(
+                f"the rules of the bundle leave no token to sequence {index} at step {step}; "
+                "export it with other suppressed tokens"
+            )
         if not np.isfinite(scores[index]):
             raise BackendError(
                 f"the logits of sequence {index} at step {step} are not finite; the variant "
@@ -158,7 +190,7 @@ def _append(rows: list[_Row], logits: FloatArray, limits: Limits, step: int) -> 
         row.tokens.append(int(tokens[index]))
         row.scores.append(float(scores[index]))
         length = len(row.prompt) + len(row.tokens)
-        if row.tokens[-1] == limits.end_token:
+        if row.tokens[-1] in limits.end_tokens:
             row.finish = "end"
         elif length >= limits.max_length or length > limits.capacity:
             row.finish = "length"

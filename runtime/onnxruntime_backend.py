@@ -12,7 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle
-from hybrid_deploy.contract import LAST, LOGITS, POSITION, TOKEN, TOKENS, GraphRole, next_cache
+from hybrid_deploy.contract import (
+    LAST,
+    LOGITS,
+    POSITION,
+    TOKEN,
+    TOKENS,
+    GraphRole,
+    cache_of,
+    is_next_cache,
+    next_cache,
+)
 from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError
 from hybrid_deploy.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.runtime.backend import FloatArray, IntArray, Options
@@ -57,8 +67,8 @@ class OnnxRuntimeBackend:
             for output in spec.outputs:
                 binding.bind_output(output.name)
             self._encoder.run_with_iobinding(binding)
-            memory = dict(zip((o.name for o in spec.outputs), binding.get_outputs(), strict=True))
-        return OnnxRuntimeDecoding(self, batch, memory)
+            encoded = dict(zip((o.name for o in spec.outputs), binding.get_outputs(), strict=True))
+        return OnnxRuntimeDecoding(self, batch, encoded)
 
     @property
     def step_session(self) -> ort.InferenceSession:
@@ -86,24 +96,36 @@ class OnnxRuntimeBackend:
 
 
 class OnnxRuntimeDecoding:
-    """One batch: every tensor is bound once, a step only changes what the buffers hold."""
+    """One batch: every tensor is bound once, a step only changes what the buffers hold.
+
+    Attributes:
+        batch: how many sequences are decoded.
+        heads: what further heads of the decoder gave last, (batch, width) each, by name.
+    """
 
     def __init__(
-        self, backend: OnnxRuntimeBackend, batch: int, memory: Mapping[str, ort.OrtValue]
+        self, backend: OnnxRuntimeBackend, batch: int, encoded: Mapping[str, ort.OrtValue]
     ) -> None:
         self.batch = batch
         self._backend = backend
-        self._memory = memory
         self._token = np.zeros(batch, np.int64)
         self._position = np.zeros(batch, np.int64)
         step = backend.spec(GraphRole.STEP)
+        caches = {cache_of(spec.name) for spec in step.outputs if is_next_cache(spec.name)}
+        self._memory = {name: value for name, value in encoded.items() if name not in caches}
         self._caches = {
-            spec.name: _ort_value(np.zeros(_sizes(spec, batch), _DTYPES[spec.dtype]))
+            spec.name: encoded[spec.name] if spec.name in encoded else _zeros(spec, batch)
             for spec in step.inputs
-            if spec.name not in memory and spec.name not in (TOKEN, POSITION)
+            if spec.name in caches
         }
-        logits = next(spec for spec in step.outputs if spec.name == LOGITS)
-        self._logits = np.empty(_sizes(logits, batch), np.float32)
+        results = {
+            spec.name: np.empty(_sizes(spec, batch), _DTYPES[spec.dtype])
+            for spec in step.outputs
+            if not is_next_cache(spec.name)
+        }
+        self._results = {name: _ort_value(array) for name, array in results.items()}
+        self._logits: FloatArray = results.pop(LOGITS)
+        self.heads = results
         self._binding = self._bind(
             backend.step_session, {TOKEN: self._token, POSITION: self._position}
         )
@@ -136,7 +158,8 @@ class OnnxRuntimeDecoding:
         for name, value in self._memory.items():
             if name in taken:
                 binding.bind_ortvalue_input(name, value)
-        binding.bind_ortvalue_output(LOGITS, _ort_value(self._logits))
+        for name, value in self._results.items():
+            binding.bind_ortvalue_output(name, value)
         for name, value in self._caches.items():
             binding.bind_ortvalue_input(name, value)
             binding.bind_ortvalue_output(next_cache(name), value)
@@ -200,6 +223,10 @@ def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> int:
 
 def _ort_value(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _zeros(spec: TensorSpec, batch: int) -> ort.OrtValue:
+    return _ort_value(np.zeros(_sizes(spec, batch), _DTYPES[spec.dtype]))
 
 
 def _sizes(spec: TensorSpec, batch: int) -> Sequence[int]:

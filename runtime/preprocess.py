@@ -1,107 +1,176 @@
-"""From files to the arrays that an encoder takes, as the manifest describes it."""
+"""From files and texts to the arrays that an encoder takes, as the manifest describes it."""
 
 from __future__ import annotations
 
-import warnings
+import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.manifest import ArrayInput, ImageInput
+from hybrid_deploy.inputs import (
+    ArrayInput,
+    AudioInput,
+    EncoderInput,
+    ImageInput,
+    PatchesInput,
+    PixelsInput,
+    Preprocess,
+    TextInput,
+)
+from hybrid_deploy.runtime.preprocess_audio import batch_audio, load_audio
+from hybrid_deploy.runtime.preprocess_image import batch_images, load_image
+from hybrid_deploy.runtime.preprocess_patches import batch_patches
+from hybrid_deploy.runtime.preprocess_pixels import batch_pixels
+from hybrid_deploy.runtime.preprocess_text import batch_texts, load_text
 
-LARGEST_PIXELS = 100_000_000
+Arrays: TypeAlias = dict[str, NDArray[Any]]
+TEXT_SUFFIX = ".txt"
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 
 
-def prepare(paths: Sequence[Path], spec: ImageInput | ArrayInput) -> dict[str, NDArray[Any]]:
-    """Reads files into one batch of encoder inputs.
+def prepare(
+    paths: Sequence[Path],
+    spec: Preprocess,
+    *,
+    folder: Path | None = None,
+    texts: Sequence[str] | None = None,
+) -> Arrays:
+    """Makes one batch of encoder inputs.
+
+    A model that takes a picture and a text is given the text in `texts`, or finds it beside each
+    file, in one of the same name that ends in `.txt`.
+
+    Args:
+        paths: a file for each sequence; none if text is all that the model takes, and is given.
+        spec: what the encoder takes.
+        folder: of the bundle, which holds the tokenizer of a text.
+        texts: a text for each sequence, for models that take one.
 
     Raises:
-        InputError: a file is missing or cannot be read, or there is none.
+        InputError: a file or text is missing or cannot be used, or there is none.
     """
-    if not paths:
+    inputs = as_tuple(spec)
+    takes_text = any(isinstance(each, TextInput) for each in inputs)
+    if texts is not None and not takes_text:
+        raise InputError("the model takes no text besides its files; leave the text out")
+    if not paths and not (texts and len(inputs) == 1):
         raise InputError("no input files were given")
-    if isinstance(spec, ArrayInput):
-        return {spec.name: np.concatenate([_load_array(path) for path in paths])}
-    return {spec.name: batch_images([load_image(path) for path in paths], spec)}
+    if texts is not None and paths and len(texts) != len(paths):
+        raise InputError(f"{len(texts)} texts were given for {len(paths)} files; give one for each")
+    arrays: Arrays = {}
+    for each in inputs:
+        if isinstance(each, TextInput):
+            arrays |= batch_texts(
+                _texts(paths, alone=len(inputs) == 1) if texts is None else texts, each, folder
+            )
+        else:
+            arrays |= _from_files(paths, each)
+    return arrays
 
 
-def load_image(path: Path) -> Image.Image:
-    """Reads a picture.
+def as_tuple(spec: Preprocess) -> tuple[EncoderInput, ...]:
+    """Gives the inputs of an encoder, one or several."""
+    return spec if isinstance(spec, tuple) else (spec,)
 
-    Raises:
-        InputError: the file is missing, is no picture, is damaged, or has over 100 megapixels.
+
+def is_beside(path: Path, spec: Preprocess) -> bool:
+    """Tells whether a file is no input itself, but the text that goes with one."""
+    inputs = as_tuple(spec)
+    takes_text = any(isinstance(each, TextInput) for each in inputs)
+    return takes_text and len(inputs) > 1 and path.suffix == TEXT_SUFFIX
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """The files that a model reads.
+
+    Attributes:
+        name: what they are called in messages.
+        suffixes: how their names end, in small letters.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path)
-        with opened as image:
-            if image.width * image.height > LARGEST_PIXELS:
+
+    name: str
+    suffixes: frozenset[str]
+
+
+def file_kind(spec: Preprocess) -> FileKind:
+    """Tells which files of a folder a model reads."""
+    first = next((each for each in as_tuple(spec) if not isinstance(each, TextInput)), None)
+    if first is None:
+        return FileKind("texts", frozenset({TEXT_SUFFIX}))
+    if isinstance(first, ArrayInput):
+        suffix = ".npz" if first.others else ".npy"
+        return FileKind(f"{suffix} files", frozenset({suffix}))
+    if isinstance(first, AudioInput):
+        return FileKind("sound files", AUDIO_SUFFIXES)
+    known = Image.registered_extensions()
+    readable = frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN)
+    return FileKind("images", readable)
+
+
+def _from_files(paths: Sequence[Path], spec: EncoderInput) -> Arrays:
+    if isinstance(spec, ImageInput):
+        return {spec.name: batch_images([load_image(path) for path in paths], spec)}
+    if isinstance(spec, PixelsInput):
+        return {spec.name: batch_pixels([load_image(path) for path in paths], spec)}
+    if isinstance(spec, PatchesInput):
+        return batch_patches([load_image(path) for path in paths], spec)
+    if isinstance(spec, AudioInput):
+        return batch_audio([load_audio(path, spec.sampling_rate) for path in paths], spec)
+    assert isinstance(spec, ArrayInput)
+    return _batch_arrays([_load_arrays(path, spec) for path in paths])
+
+
+def _texts(paths: Sequence[Path], *, alone: bool) -> list[str]:
+    """Reads the texts: the files themselves, or those beside them."""
+    if alone:
+        return [load_text(path) for path in paths]
+    beside = [path.with_suffix(TEXT_SUFFIX) for path in paths]
+    for path, text in zip(paths, beside, strict=True):
+        if not text.is_file():
+            raise InputError(
+                f"the model takes a text with {path}; give it with --text, or in {text}"
+            )
+    return [load_text(path) for path in beside]
+
+
+def _batch_arrays(loaded: Sequence[Arrays]) -> Arrays:
+    batch: Arrays = {}
+    for name, first in loaded[0].items():
+        arrays = [each[name] for each in loaded]
+        for array in arrays:
+            if array.shape[1:] != first.shape[1:] or array.dtype != first.dtype:
                 raise InputError(
-                    f"{path} has {image.width}x{image.height} pixels, over 100 million; "
-                    "scale it down"
+                    f"arrays {name} of {first.dtype} {first.shape} and {array.dtype} "
+                    f"{array.shape} do not form a batch; run them one by one"
                 )
-            image.load()
-            copy: Image.Image = image.copy()
-            return copy
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not an image that Pillow can read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is a damaged image: {error}") from error
+        batch[name] = np.concatenate(arrays)
+    return batch
 
 
-def batch_images(images: Sequence[Image.Image], spec: ImageInput) -> NDArray[np.float32]:
-    """Gives pictures as one batch, padded on the right to the widest.
-
-    Returns:
-        (batch, channels, height, width) float32.
-
-    Raises:
-        InputError: a picture is wider than the model takes.
-    """
-    arrays = [_pixels(image, spec) for image in images]
-    width = max(array.shape[1] for array in arrays) + spec.margin
-    width = max(width, spec.min_width)
-    width += -width % spec.width_multiple
-    if width > spec.max_width:
-        raise InputError(
-            f"an image is {width} pixels wide at height {spec.height}, "
-            f"the model takes {spec.max_width}; cut it into parts"
-        )
-    channels = len(spec.mean)
-    batch = np.full((len(arrays), spec.height, width, channels), spec.background, np.float32)
-    for row, array in zip(batch, arrays, strict=True):
-        row[:, : array.shape[1]] = array
-    mean, std = (np.array(values, np.float32) for values in (spec.mean, spec.std))
-    normalized = (batch / np.float32(255) - mean) / std
-    return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
-
-
-def _pixels(image: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
-    """Gives one picture as (height, width, channels), resized."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        paper = Image.new("RGBA", rgba.size, (spec.background,) * 3 + (255,))
-        image = Image.alpha_composite(paper, rgba)
-    image = image.convert(spec.mode)
-    width = spec.width or max(1, round(image.width * spec.height / image.height))
-    if image.size != (width, spec.height):
-        image = image.resize((width, spec.height), Image.Resampling.BILINEAR)
-    return np.asarray(image, np.uint8).reshape(spec.height, width, len(spec.mean))
-
-
-def _load_array(path: Path) -> NDArray[Any]:
+def _load_arrays(path: Path, spec: ArrayInput) -> Arrays:
+    names = (spec.name, *spec.others)
+    kind = ".npz" if spec.others else ".npy"
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a .npy array: {error}") from error
-    return array
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            arrays = {spec.name: loaded}
+        else:
+            with loaded:
+                arrays = {name: loaded[name] for name in names if name in loaded.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not a {kind} array: {error}") from error
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}; give a .npz file with these arrays")
+    if any(array.ndim == 0 for array in arrays.values()):
+        raise InputError(f"{path} holds a single number; its arrays must be batch first")
+    return arrays

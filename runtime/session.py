@@ -11,10 +11,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.contract import LOGITS, GraphRole
+from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Backend, Options, load_backend
 from hybrid_deploy.runtime.generate import Finish, decode_greedily, limits_of
 from hybrid_deploy.runtime.preprocess import prepare
-from hybrid_deploy.runtime.text import text_of
+from hybrid_deploy.runtime.processors import processors_of
+from hybrid_deploy.runtime.text import text_of, tokens_of
 
 DEFAULT_VARIANT = "fp32"
 
@@ -26,7 +29,7 @@ class Result:
     Attributes:
         text: the tokens as text; None if the bundle has no vocabulary.
         tokens: the new tokens, the end token included.
-        scores: natural logarithm of each token's probability.
+        scores: natural logarithm of each token's probability, after the processors.
         finish: `end` after the end token, `length` when the limit was reached.
     """
 
@@ -64,35 +67,61 @@ class Session:
         self.variant = variant
         self.backend = backend
         self._limits = limits_of(bundle.manifest)
+        self._processors = processors_of(bundle.manifest.generation)
 
-    def run_files(self, paths: Sequence[Path]) -> tuple[list[Result], Timings]:
+    def run_files(
+        self,
+        paths: Sequence[Path],
+        *,
+        texts: Sequence[str] | None = None,
+        prompt: Sequence[int] = (),
+    ) -> tuple[list[Result], Timings]:
         """Runs one batch of files.
 
+        Args:
+            paths: a file for each sequence; none for a model that takes only text.
+            texts: a text for each sequence, if the encoder takes one.
+            prompt: tokens that every sequence continues, after the start tokens.
+
         Raises:
-            InputError: a file cannot be used.
+            InputError: a file or text cannot be used.
+            UsageError: the prompt has a token that the model does not know.
             BackendError: the backend failed.
         """
         began = time.perf_counter()
-        inputs = prepare(paths, self.bundle.manifest.preprocess)
-        return self._run(inputs, preprocess_ms=(time.perf_counter() - began) * 1e3)
+        preprocess = self.bundle.manifest.preprocess
+        inputs = prepare(paths, preprocess, folder=self.bundle.folder, texts=texts)
+        return self._run(inputs, prompt, preprocess_ms=(time.perf_counter() - began) * 1e3)
 
-    def run_arrays(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[list[Result], Timings]:
+    def run_arrays(
+        self, inputs: Mapping[str, NDArray[Any]], *, prompt: Sequence[int] = ()
+    ) -> tuple[list[Result], Timings]:
         """Runs one batch of encoder inputs, by name, batch first.
 
         Raises:
             InputError: an array has another name, type or shape than the encoder takes.
+            UsageError: the prompt has a token that the model does not know.
             BackendError: the backend failed.
         """
-        return self._run(inputs, preprocess_ms=0.0)
+        return self._run(inputs, prompt, preprocess_ms=0.0)
+
+    def prompt_tokens(self, text: str) -> list[int]:
+        """Gives the tokens of a prompt.
+
+        Raises:
+            UsageError: the bundle has no tokenizer.
+        """
+        return tokens_of(text, self.bundle.manifest.vocabulary, self.bundle.folder)
 
     def _run(
-        self, inputs: Mapping[str, NDArray[Any]], preprocess_ms: float
+        self, inputs: Mapping[str, NDArray[Any]], prompt: Sequence[int], preprocess_ms: float
     ) -> tuple[list[Result], Timings]:
+        beginning = self._beginning(prompt)
         began = time.perf_counter()
         decoding = self.backend.start(inputs)
         encoder_ms = (time.perf_counter() - began) * 1e3
-        prompt = self.bundle.manifest.generation.start_tokens
-        decodes = decode_greedily(decoding, [prompt] * decoding.batch, self._limits)
+        prompts = [beginning] * decoding.batch
+        decodes = decode_greedily(decoding, prompts, self._limits, self._processors)
         results = [
             Result(self._text(row.tokens), row.tokens, row.scores, row.finish)
             for row in decodes.sequences
@@ -101,7 +130,22 @@ class Session:
 
     def _text(self, tokens: Sequence[int]) -> str | None:
         vocabulary = self.bundle.manifest.vocabulary
-        return None if vocabulary is None else text_of(tokens, vocabulary)
+        return None if vocabulary is None else text_of(tokens, vocabulary, self.bundle.folder)
+
+    def _beginning(self, prompt: Sequence[int]) -> tuple[int, ...]:
+        """Gives the start tokens and the prompt, which may begin with the start tokens itself."""
+        start = self.bundle.manifest.generation.start_tokens
+        if not prompt:
+            return start
+        graph = self.bundle.graph(self.variant, GraphRole.STEP)
+        size = next((t.shape[-1] for t in graph.outputs if t.name == LOGITS), None)
+        for token in prompt:
+            if token < 0:
+                raise UsageError(f"the prompt has token {token}; token ids begin at 0")
+            if isinstance(size, int) and token >= size:
+                raise UsageError(f"the prompt has token {token}, the model's last is {size - 1}")
+        given = tuple(prompt)
+        return given if given[: len(start)] == start else start + given
 
 
 def load_session(

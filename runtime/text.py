@@ -1,15 +1,84 @@
-"""From token ids to text."""
+"""Between token ids and text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
 
-from hybrid_deploy.manifest import Vocabulary
+import tokenizers
+
+from hybrid_deploy.errors import BundleError, UsageError
+from hybrid_deploy.manifest import Tokenizer, Vocabulary
+
+_TIDIED = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
+    (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
+"""What `clean_up_tokenization` of transformers replaces, in its order."""
 
 
-def text_of(tokens: Iterable[int], vocabulary: Vocabulary) -> str:
-    """Joins the text of tokens, special ones left out; an id outside the vocabulary reads as ?."""
-    special, known = set(vocabulary.special), vocabulary.tokens
-    return "".join(
-        known[token] if token < len(known) else "?" for token in tokens if token not in special
-    )
+def text_of(
+    tokens: Iterable[int], vocabulary: Vocabulary | Tokenizer, folder: Path | None = None
+) -> str:
+    """Gives the text of tokens, special ones left out.
+
+    Args:
+        tokens: ids; one outside a vocabulary reads as ?.
+        vocabulary: what the ids mean.
+        folder: of the bundle, which holds the file of a tokenizer.
+
+    Raises:
+        BundleError: the tokenizer's file is missing or damaged.
+    """
+    if isinstance(vocabulary, Vocabulary):
+        special, known = set(vocabulary.special), vocabulary.tokens
+        return "".join(
+            known[token] if token < len(known) else "?" for token in tokens if token not in special
+        )
+    assert folder is not None, "a tokenizer lies in the bundle's folder"
+    skip = set(vocabulary.skip)
+    wanted = [token for token in tokens if token not in skip]
+    text = load_tokenizer(folder / vocabulary.file).decode(wanted, skip_special_tokens=False)
+    if vocabulary.tidy:
+        for found, replacement in _TIDIED:
+            text = text.replace(found, replacement)
+    return text
+
+
+def tokens_of(text: str, vocabulary: Vocabulary | Tokenizer | None, folder: Path) -> list[int]:
+    """Gives the tokens of a text, without special ones of the tokenizer's own.
+
+    Raises:
+        UsageError: the bundle has no tokenizer.
+        BundleError: the tokenizer's file is missing or damaged.
+    """
+    if not isinstance(vocabulary, Tokenizer):
+        raise UsageError(
+            "the bundle has no tokenizer, so a prompt cannot be text; give token ids with --prompt"
+        )
+    tokenizer = load_tokenizer(folder / vocabulary.file)
+    return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
+    """Loads a `tokenizer.json`; a file that was loaded before is not read again.
+
+    Raises:
+        BundleError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise BundleError(f"{path} is missing; copy the bundle again")
+    stat = path.stat()
+    return _load(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, changed_ns: int, size_bytes: int) -> tokenizers.Tokenizer:
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise BundleError(f"{path} is not a tokenizer: {error}; export it again") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

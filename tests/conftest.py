@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from hybrid_deploy.bundle import Bundle, open_bundle
 from hybrid_deploy.export.dims import DynamicAxis
-from hybrid_deploy.export.exporter import ExportJob, ModelSpec, export_model
+from hybrid_deploy.export.exporter import run_export
+from hybrid_deploy.export.job import ExportJob, ModelSpec
 from hybrid_deploy.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
 
 VOCABULARY = 11
@@ -65,7 +66,7 @@ def tiny_job(model: TinyReader, seed: int = 0) -> ExportJob:
         example={"image": torch.zeros(1, 1, 8, 16)},
         spec=ModelSpec(
             name="tiny",
-            generation=GenerationDefaults((1,), 2, 0, 8),
+            generation=GenerationDefaults((1,), (2,), 0, 8),
             preprocess=ImageInput("image", "L", 8, None, 4, 8, 64, 0, 255, (0.5,), (0.5,)),
             vocabulary=Vocabulary(tuple("_^$abcdefgh"), (0, 1, 2)),
             dynamic={"image": {3: DynamicAxis("width", DimRange(8, 24, 64))}},
@@ -103,7 +104,7 @@ def tiny_export(tiny_model: TinyReader) -> ExportJob:
 def tiny_path(tiny_export: ExportJob, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that no test may change."""
     path = tmp_path_factory.mktemp("bundles") / "tiny.bundle"
-    export_model(tiny_export, path)
+    run_export(tiny_export, path)
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from hybrid_deploy.cli.export import export
+from hybrid_deploy.export.exporter import export_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,9 +61,20 @@ def test_make_targets_that_the_readme_names_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_python_example_is_valid() -> None:
-    block = re.search(r"```python\n(.*?)```", README, re.DOTALL)
-    assert block is not None
+def test_python_examples_are_valid() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
-    exec(compile(block.group(1), "README.md", "exec"), names)  # the imports must exist
-    assert callable(names["job"])
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)  # the imports must exist
+    assert callable(names["job"]) and callable(names["export"])
+    options = inspect.signature(export_model).parameters
+    call = blocks[0].partition("export_model(\n")[2]
+    assert set(re.findall(r"^        (\w+)=", call, re.MULTILINE)) <= set(options)
+
+
+def test_options_of_export_that_the_readme_names_exist() -> None:
+    section = README.partition("## Your own model")[2].partition("## Measured")[0]
+    named = set(re.findall(r"--[a-z][a-z-]+", section))
+    known = {option for parameter in export.params for option in parameter.opts}
+    assert "--example" in named
+    assert named <= known

@@ -12,7 +12,7 @@ from PIL import Image
 
 from hybrid_deploy.accuracy import LABELS_FILE
 from hybrid_deploy.export.dims import DynamicAxis
-from hybrid_deploy.export.exporter import ExportJob, ModelSpec
+from hybrid_deploy.export.job import ExportJob, ModelSpec
 from hybrid_deploy.export.parity import Inputs
 from hybrid_deploy.export.reference.lines import (
     LINE_HEIGHT_PX,
@@ -28,7 +28,7 @@ from hybrid_deploy.export.reference.lines import (
 from hybrid_deploy.export.reference.model import EncoderForm, load_reference
 from hybrid_deploy.export.reference.vocabulary import END, MAX_LENGTH, PAD, START, VOCABULARY
 from hybrid_deploy.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
-from hybrid_deploy.runtime.preprocess import batch_images
+from hybrid_deploy.runtime.preprocess_image import batch_images
 
 _GOLDEN_LINES = 8
 _CHECKED_TOGETHER = 20
@@ -98,7 +98,7 @@ def _job(form: EncoderForm) -> ExportJob:
         spec=ModelSpec(
             name=f"digits-{form}",
             generation=GenerationDefaults(
-                start_tokens=(START,), end_token=END, pad_token=PAD, max_length=MAX_LENGTH
+                start_tokens=(START,), end_tokens=(END,), pad_token=PAD, max_length=MAX_LENGTH
             ),
             preprocess=PREPROCESS,
             vocabulary=Vocabulary(tokens=VOCABULARY, special=(PAD, START, END)),

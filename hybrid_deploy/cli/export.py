@@ -2,79 +2,176 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from hybrid_deploy.cli.model_options import ModelOptions, model_options
 from hybrid_deploy.cli.options import FORCE, log, progress_bar
-from hybrid_deploy.errors import UsageError
+from hybrid_deploy.errors import OutputExistsError, UnsupportedModelError, UsageError
 
 if TYPE_CHECKING:
-    from hybrid_deploy.export.exporter import ExportJob
+    from hybrid_deploy.export.exporter import ExportReport
+    from hybrid_deploy.export.job import ExportJob
+
+_HALF = "fp16"
 
 
 @click.command(
-    epilog="Example: hybrid-deploy export hybrid_deploy.export.reference.job:feature_map "
-    "-o digits.bundle"
+    epilog="Example: hybrid-deploy export my_reader:Reader --weights reader.safetensors "
+    "--example line.png --dynamic image:3=32..512 --max-length 64 --start 1 --end 2 "
+    "-o reader.bundle"
 )
-@click.argument("model", metavar="PACKAGE.MODULE:FACTORY")
+@click.argument("model", metavar="PACKAGE.MODULE:FACTORY | FOLDER")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The bundle.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path),
+    help="Loaded into the model: .safetensors, or .pt and .pth that hold tensors alone.",
+)  # fmt: skip
+@model_options
+@click.option("--opset", type=int, help="24, or 18 for older runtimes.  [default: 24]")
+@click.option("--head", help="logits, or argmax or topk in the graph.  [default: logits]")
+@click.option("--batch", type=int, help="Fix the batch size.  [default: any]")
+@click.option(
+    "--dtype", type=click.Choice(["fp32", _HALF]), default="fp32", show_default=True,
+    help="fp16 adds a variant in half precision to the float one.",
+)  # fmt: skip
+@click.option("--name", help="What the model is called.  [default: its class]")
 @FORCE
-def export(model: str, out: Path, force: bool) -> None:
+def export(
+    model: str,
+    out: Path,
+    weights: Path | None,
+    opset: int | None,
+    head: str | None,
+    batch: int | None,
+    dtype: str,
+    name: str | None,
+    force: bool,
+    **described: Any,
+) -> None:
     """Export a trained model into a bundle that decodes one token at a time.
 
-    FACTORY takes no arguments and returns a hybrid_deploy.export.exporter.ExportJob. Nothing is
-    written unless the exported graphs give the model's own tokens on every input of the job.
+    FACTORY takes no arguments and returns a torch.nn.Module with encode() and decode(), which the
+    options describe, or a hybrid_deploy.export.job.ExportJob, which describes itself: only
+    --weights, --opset, --head, --batch, --dtype and --name go with it, and replace what it says.
+    FOLDER is what save_pretrained wrote of a Hugging Face encoder-decoder model; --max-length goes
+    with it too. Nothing is written unless the exported graphs give the model's own tokens.
     """
     check_output(out, force)
-    job = load_job(model)
-    inputs = sum(len(next(iter(batch.values()))) for batch in job.checks)
-    from hybrid_deploy.export.exporter import export_model
+    options = ModelOptions(**described)
+    with _one_line_refusal():
+        job = _job(model, options, weights)
+        job = _adjusted(job, opset=opset, head=head, batch=batch, name=name)
+        if dtype == _HALF:
+            _check_half(job)
+        report = export_job(job, out, force=force)
+    click.echo(describe(report))
+    if dtype == _HALF:
+        _add_half(out)
 
+
+def export_job(job: ExportJob, out: Path, *, force: bool) -> ExportReport:
+    """Runs an export and shows how far it is."""
+    from hybrid_deploy.export.exporter import run_export
+
+    inputs = sum(len(next(iter(batch.values()))) for batch in job.checks)
     with progress_bar("check", inputs) as advance:
-        report = export_model(job, out, force=force, progress=log, checked=advance)
-    parity = report.parity
-    seconds = ", ".join(f"{stage} {time:.1f} s" for stage, time in report.stage_seconds.items())
-    log(seconds)
-    click.echo(
-        f"{report.path}: {parity.sequences} inputs, {parity.steps} tokens identical to the model, "
-        f"largest difference of a logit {parity.largest_difference:.1e}"
+        return run_export(job, out, force=force, progress=log, checked=advance)
+
+
+def describe(report: ExportReport) -> str:
+    """Says what an export did, in one line."""
+    parity, seconds = report.parity, sum(report.stage_seconds.values())
+    compared = f"{parity.sequences} inputs, {parity.steps} tokens identical to the model"
+    if not parity.sequences:
+        compared = "random prompts decoded as by the model"
+    return (
+        f"{report.path}: {compared}, largest difference of a logit "
+        f"{parity.largest_difference:.1e}, {seconds:.1f} s"
     )
 
 
 def check_output(out: Path, force: bool) -> None:
     """Refuses early what would fail after minutes of work."""
-    from hybrid_deploy.errors import OutputExistsError
-
     if out.exists() and not force:
         raise OutputExistsError(out)
 
 
-def load_job(name: str) -> ExportJob:
-    """Imports `package.module:factory` and calls it.
+def _job(model: str, options: ModelOptions, weights: Path | None) -> ExportJob:
+    from hybrid_deploy.cli.plain_model import load_job
 
-    Raises:
-        UsageError: there is no such module or factory, or it gives something else.
-    """
-    module_name, colon, factory_name = name.partition(":")
-    if not (module_name and colon and factory_name):
-        raise UsageError(f"expected package.module:factory, got {name!r}")
-    sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-        from hybrid_deploy.export.exporter import ExportJob
-    except ModuleNotFoundError as error:
-        if error.name and not module_name.startswith(error.name):
-            raise
-        raise UsageError(f"there is no module {module_name!r}: {error}") from error
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
-        raise UsageError(f"{module_name} has no function {factory_name!r}")
-    job = factory()
-    if not isinstance(job, ExportJob):
-        raise UsageError(f"{name} gave {type(job).__name__}, an ExportJob was expected")
+    if not Path(model).is_dir():
+        return load_job(model, options, weights)
+    given = [option for option in options.given() if option != "--max-length"]
+    given += ["--weights"] if weights is not None else []
+    if given:
+        raise UsageError(f"the folder {model} describes itself; leave out {', '.join(given)}")
+    from hybrid_deploy.export.huggingface_job import job_from_folder
+
+    job, remarks = job_from_folder(Path(model), options.max_length)
+    for remark in remarks:
+        log(remark)
     return job
+
+
+def _adjusted(
+    job: ExportJob,
+    *,
+    opset: int | None,
+    head: str | None,
+    batch: int | None,
+    name: str | None,
+) -> ExportJob:
+    """Puts what was asked for on the command line in the place of what the job says."""
+    from hybrid_deploy.export.exporter import head_of
+
+    form = job.form
+    if opset is not None:
+        form = replace(form, opset=opset)
+    if head is not None:
+        form = replace(form, head=head_of(head))
+    if batch is not None:
+        form = replace(form, batch=batch)
+    spec = job.spec if name is None else replace(job.spec, name=name)
+    return replace(job, form=form, spec=spec)
+
+
+def _check_half(job: ExportJob) -> None:
+    """Refuses early what could not be decoded beside the float variant."""
+    from hybrid_deploy.contract import Head
+
+    if job.form.head is not Head.LOGITS:
+        raise UsageError(
+            f"--dtype {_HALF} needs --head {Head.LOGITS.value}, got {job.form.head.value}"
+        )
+    if not job.spec.generation.start_tokens:
+        raise UsageError(f"--dtype {_HALF} decodes both variants to compare them; give --start")
+
+
+def _add_half(out: Path) -> None:
+    from hybrid_deploy.calibration.quantize import quantize_bundle
+
+    agreement = quantize_bundle(out, _HALF).agreement
+    click.echo(
+        f"{out}: variant {_HALF} added, {agreement.same_tokens} of {agreement.tokens} tokens as in "
+        "float"
+    )
+
+
+@contextmanager
+def _one_line_refusal() -> Iterator[None]:
+    """Leaves the code that a message of the library shows to the README."""
+    try:
+        yield
+    except UnsupportedModelError as error:
+        line, _, code = str(error).partition("\n\n")
+        if not code:
+            raise
+        raise UnsupportedModelError(
+            f"{line.removesuffix(':')} (the README shows one under 'Your own model')"
+        ) from error

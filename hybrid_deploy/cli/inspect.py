@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -9,16 +10,27 @@ import msgspec
 
 from hybrid_deploy.bundle import Bundle, open_bundle
 from hybrid_deploy.cli.options import BUNDLE
-from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.manifest import TensorSpec
+from hybrid_deploy.contract import GraphRole, is_next_cache, next_cache
+from hybrid_deploy.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.report import Column, render
 
 _VARIANTS = (
     Column("variant", "variant"),
     Column("encoder", "encoder"),
     Column("decoder", "decoder"),
+    Column("head", "head"),
     Column("opset", "opset", digits=0),
     Column("size_mb", "MB", digits=2),
+    Column("cache_kb", "cache KB/sequence", digits=1),
+)
+_COSTS = (
+    Column("variant", "variant"),
+    Column("graph", "graph"),
+    Column("mflop", "MFLOP", digits=3),
+    Column("read_mb", "MB read", digits=3),
+    Column("weights_mb", "of weights", digits=3),
+    Column("caches_mb", "of caches", digits=3),
+    Column("inputs_mb", "of inputs", digits=3),
 )
 _TENSORS = (
     Column("graph", "graph"),
@@ -28,6 +40,9 @@ _TENSORS = (
     Column("shape", "shape"),
 )
 _BYTES_PER_MB = 1e6
+_BYTES_PER_KB = 1e3
+_FLOPS_PER_MFLOP = 1e6
+_ITEM_BYTES = {"bool": 1, "int64": 8, "float": 4, "float16": 2, "int8": 1}
 
 
 @click.command(epilog="Example: hybrid-deploy inspect digits.bundle")
@@ -37,7 +52,12 @@ _BYTES_PER_MB = 1e6
     show_default=True, help="A summary, or the whole manifest.",
 )  # fmt: skip
 def inspect(bundle: Path, output_format: str) -> None:
-    """Show what BUNDLE holds, after checking its hashes."""
+    """Show what BUNDLE holds and what its graphs cost, after checking its hashes.
+
+    Costs are counted from the graphs, for one call at typical sizes: step decodes one token of
+    every sequence of a batch. FLOP are those of products, two per multiply-add. Read are the
+    weights (of an embedding table only the rows looked up), the caches in full, and the inputs.
+    """
     opened = open_bundle(bundle)
     if output_format == "json":
         raw = msgspec.json.encode(opened.manifest)
@@ -49,8 +69,24 @@ def inspect(bundle: Path, output_format: str) -> None:
         f"by {manifest.producer}\n"
     )
     click.echo(render(_variant_rows(opened), _VARIANTS, "table"))
+    typical = ", ".join(f"{name} {dim.typical}" for name, dim in manifest.dims.items())
+    click.echo(f"Cost of one call with {typical}:\n")
+    click.echo(render(_cost_rows(opened), _COSTS, "table"))
     first = next(iter(manifest.variants))
     click.echo(render(_tensor_rows(opened, first), _TENSORS, "table"), nl=False)
+
+
+def cache_bytes(step: GraphSpec) -> int:
+    """Gives the size of the caches of one sequence."""
+    returned = {tensor.name for tensor in step.outputs if is_next_cache(tensor.name)}
+    caches = (tensor for tensor in step.inputs if next_cache(tensor.name) in returned)
+    return sum(_row_bytes(tensor) for tensor in caches)
+
+
+def _row_bytes(tensor: TensorSpec) -> int:
+    """Gives the size of one sequence's part of a cache, whose first dimension is the batch."""
+    sizes = [size for size in tensor.shape[1:] if isinstance(size, int)]
+    return math.prod(sizes) * _ITEM_BYTES[tensor.dtype]
 
 
 def _variant_rows(bundle: Bundle) -> list[dict[str, object]]:
@@ -59,11 +95,29 @@ def _variant_rows(bundle: Bundle) -> list[dict[str, object]]:
             "variant": name,
             "encoder": variant.precision.encoder,
             "decoder": variant.precision.decoder,
+            "head": variant.head.value,
             "opset": variant.opset,
             "size_mb": bundle.variant_size_bytes(name) / _BYTES_PER_MB,
+            "cache_kb": cache_bytes(variant.step) / _BYTES_PER_KB,
         }
         for name, variant in bundle.manifest.variants.items()
     ]
+
+
+def _cost_rows(bundle: Bundle) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for name in bundle.manifest.variants:
+        for role in GraphRole:
+            row: dict[str, object] = {"variant": name, "graph": role.value}
+            cost = bundle.graph(name, role).cost
+            if cost is not None:
+                row["mflop"] = cost.flops / _FLOPS_PER_MFLOP
+                row["read_mb"] = cost.read_bytes / _BYTES_PER_MB
+                row["weights_mb"] = cost.weight_bytes / _BYTES_PER_MB
+                row["caches_mb"] = cost.cache_bytes / _BYTES_PER_MB
+                row["inputs_mb"] = cost.input_bytes / _BYTES_PER_MB
+            rows.append(row)
+    return rows
 
 
 def _tensor_rows(bundle: Bundle, variant: str) -> list[dict[str, object]]:

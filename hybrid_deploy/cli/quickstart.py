@@ -16,7 +16,6 @@ from hybrid_deploy.report import render
 TARGETS = ("rtx:sm_86", "rtx:sm_89", "rtx:sm_120")
 PRECISIONS = ("fp16", "int8", "int8-cpu")
 BUILT = ("fp16", "int8")  # int8-cpu is what TensorRT refuses
-_JOB = "hybrid_deploy.export.reference.job:feature_map"
 _CALIBRATION_LINES = 64
 _SHOWN_LINES = 6
 _PROFILE_RUNS = 200
@@ -70,13 +69,10 @@ def _step(title: str) -> Iterator[None]:
 
 
 def _export(bundle: Path, force: bool) -> None:
-    from hybrid_deploy.cli.export import load_job
-    from hybrid_deploy.export.exporter import export_model
+    from hybrid_deploy.cli.export import export_job
+    from hybrid_deploy.export.reference.job import feature_map
 
-    job = load_job(_JOB)
-    inputs = sum(len(next(iter(batch.values()))) for batch in job.checks)
-    with progress_bar("check", inputs) as advance:
-        parity = export_model(job, bundle, force=force, checked=advance).parity
+    parity = export_job(feature_map(), bundle, force=force).parity
     log(
         f"   {parity.sequences} lines, {parity.steps} tokens identical to PyTorch's full re-run, "
         f"largest difference of a logit {parity.largest_difference:.1e}"

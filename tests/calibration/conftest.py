@@ -38,7 +38,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from hybrid_deploy.export.dims import DynamicAxis
-    from hybrid_deploy.export.exporter import ExportJob, ModelSpec, export_model
+    from hybrid_deploy.export.exporter import run_export
+    from hybrid_deploy.export.job import ExportJob, ModelSpec
     from hybrid_deploy.export.reference.model import DigitReader
     from hybrid_deploy.export.reference.vocabulary import VOCABULARY
     from hybrid_deploy.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
@@ -50,13 +51,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
             torch.nn.init.uniform_(parameter, 0.1, 0.9)
     spec = ModelSpec(
         name="tiny",
-        generation=GenerationDefaults((1, 3), end_token=None, pad_token=0, max_length=8),
+        generation=GenerationDefaults((1, 3), end_tokens=(), pad_token=0, max_length=8),
         preprocess=ImageInput("image", "L", 32, None, 16, 32, 256, 0, 255, (1.0,), (0.5,)),
         vocabulary=Vocabulary(tuple(VOCABULARY), (0, 1, 2)),
         dynamic={"image": {3: DynamicAxis("width", DimRange(32, 64, 256))}},
     )
     path = tmp_path_factory.mktemp("exported") / "tiny.bundle"
-    export_model(ExportJob(model, {"image": torch.randn(1, 1, 32, 64)}, spec), path)
+    run_export(ExportJob(model, {"image": torch.randn(1, 1, 32, 64)}, spec), path)
     return path
 
 

@@ -12,13 +12,15 @@ from click.testing import CliRunner
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.cli import main
+from hybrid_deploy.contract import GraphRole
 
 WITHOUT_THE_TOOLKIT = """
 import sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "onnx", "onnx_ir", "onnxscript", "sklearn"}:
+        toolkit = {"torch", "onnx", "onnx_ir", "onnxscript", "sklearn", "transformers"}
+        if name.split(".")[0] in toolkit:
             raise ImportError(f"{name} must not be imported on a device")
 
 sys.meta_path.insert(0, Blocked())
@@ -99,3 +101,17 @@ def test_export_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "4 inputs" in text
     assert "tokens identical to the model" in text
     assert [path.name for path in tmp_path.iterdir()] == ["out.bundle"]
+
+
+def test_inspect_shows_what_a_call_costs(tiny_path: Path, tiny_bundle: Bundle) -> None:
+    text = output("inspect", tiny_path)
+    assert "Cost of one call with batch 1, length 1, width 24, memory 6:" in text
+    assert "fp32      fp32      fp32      logits      24" in text
+    cost = tiny_bundle.graph("fp32", GraphRole.STEP).cost
+    assert cost is not None
+    (row,) = (line.split() for line in text.splitlines() if line.startswith(" fp32      step"))
+    assert row[2:5] == [
+        f"{cost.flops / 1e6:.3f}",
+        f"{cost.read_bytes / 1e6:.3f}",
+        f"{cost.weight_bytes / 1e6:.3f}",
+    ]

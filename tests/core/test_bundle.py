@@ -74,7 +74,7 @@ def test_truncated_manifest(own_path: Path) -> None:
 def test_unknown_schema_version(own_path: Path, tiny_bundle: Bundle) -> None:
     newer = msgspec.structs.replace(tiny_bundle.manifest, schema_version=SCHEMA_VERSION + 1)
     (own_path / MANIFEST_FILE).write_bytes(encode_manifest(newer))
-    with pytest.raises(BundleError, match="has schema version 2, this hybrid-deploy reads 1"):
+    with pytest.raises(BundleError, match="has schema version 3, this hybrid-deploy reads 2"):
         open_bundle(own_path)
 
 

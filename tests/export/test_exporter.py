@@ -4,19 +4,35 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
 from torch import nn
 
-from hybrid_deploy.bundle import Bundle
-from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.errors import OutputExistsError, ParityError, UnsupportedModelError
-from hybrid_deploy.export import exporter
+from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.calibration.quantize import quantize_bundle
+from hybrid_deploy.contract import GraphRole, Head
+from hybrid_deploy.errors import (
+    InputError,
+    OutputExistsError,
+    ParityError,
+    UnsupportedModelError,
+    UsageError,
+)
+from hybrid_deploy.export import gate
+from hybrid_deploy.export.exporter import export_model, run_export
+from hybrid_deploy.export.heads import attach_head, check_head
+from hybrid_deploy.export.job import ExportJob
 from hybrid_deploy.export.parity import check_parity
+from hybrid_deploy.inputs import ArrayInput
+from hybrid_deploy.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.onnx_files import load_graphs, weight_bytes
 from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime.onnxruntime_backend import check_inputs, make_session
+from hybrid_deploy.runtime.session import load_session
 
 
 def test_names_and_shapes_follow_the_contract(tiny_bundle: Bundle) -> None:
@@ -98,15 +114,15 @@ def test_nothing_of_the_exporters_machine_is_in_the_graphs(tiny_bundle: Bundle) 
 
 
 def test_existing_output_is_refused_before_any_work(
-    tiny_path: Path, tiny_export: exporter.ExportJob
+    tiny_path: Path, tiny_export: ExportJob
 ) -> None:
     stages: list[str] = []
     with pytest.raises(OutputExistsError):
-        exporter.export_model(tiny_export, tiny_path, progress=stages.append)
+        run_export(tiny_export, tiny_path, progress=stages.append)
     assert stages == []
 
 
-def test_the_gate_sees_a_small_change(tiny_bundle: Bundle, tiny_export: exporter.ExportJob) -> None:
+def test_the_gate_sees_a_small_change(tiny_bundle: Bundle, tiny_export: ExportJob) -> None:
     backend = load_backend("onnxruntime", tiny_bundle, "fp32", Options())
     generation = tiny_bundle.manifest.generation
     model = tiny_export.model
@@ -126,25 +142,169 @@ def test_the_gate_sees_a_small_change(tiny_bundle: Bundle, tiny_export: exporter
 
 
 def test_a_bundle_that_differs_is_not_written(
-    tmp_path: Path, tiny_export: exporter.ExportJob, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_export: ExportJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(*arguments: object) -> None:
         raise ParityError("the exported graphs differ from the model; no bundle was written")
 
-    monkeypatch.setattr(exporter, "check_prompts", wrong)
+    monkeypatch.setattr(gate, "check_prompts", wrong)
     with pytest.raises(ParityError):
-        exporter.export_model(tiny_export, tmp_path / "out.bundle")
+        run_export(tiny_export, tmp_path / "out.bundle")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_training_mode_is_refused(tmp_path: Path, tiny_export: exporter.ExportJob) -> None:
+def test_training_mode_is_refused(tmp_path: Path, tiny_export: ExportJob) -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     model.encode = model.decode = model.forward  # type: ignore[assignment]
     with pytest.raises(UnsupportedModelError, match=r"call model\.eval\(\) first"):
-        exporter.export_model(replace(tiny_export, model=model), tmp_path / "out.bundle")
+        run_export(replace(tiny_export, model=model), tmp_path / "out.bundle")
 
 
-def test_model_without_encode_is_refused(tmp_path: Path, tiny_export: exporter.ExportJob) -> None:
+def test_model_without_encode_is_refused(tmp_path: Path, tiny_export: ExportJob) -> None:
     job = replace(tiny_export, model=nn.Linear(2, 2).eval())
-    with pytest.raises(UnsupportedModelError, match=r"Linear has no encode\(\); give it"):
-        exporter.export_model(job, tmp_path / "out.bundle")
+    with pytest.raises(
+        UnsupportedModelError, match=r"Linear has no encode\(\) and no decode\(\); wrap it"
+    ):
+        run_export(job, tmp_path / "out.bundle")
+
+
+@pytest.fixture(scope="module")
+def plain_path(tiny_model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model exported with nothing but an example: two sequences at a time, top tokens."""
+    out = tmp_path_factory.mktemp("plain") / "plain.bundle"
+    lines: list[str] = []
+    report = export_model(
+        tiny_model,
+        torch.zeros(1, 1, 8, 16),
+        out,
+        max_length=8,
+        dynamic={"image": {3: ("width", 8, 64)}},
+        batch=2,
+        head="topk",
+        checks=[torch.randn(3, 1, 8, 20, generator=torch.Generator().manual_seed(0))],
+        progress=lines.append,
+    )
+    assert (report.path, report.parity.largest_difference < 1e-5) == (out, True)
+    assert list(report.stage_seconds) == ["trace", "analyse", "lower", "check", "write"]
+    assert lines == [f"{stage} {time:.1f} s" for stage, time in report.stage_seconds.items()]
+    assert all(seconds > 0 for seconds in report.stage_seconds.values())
+    return out
+
+
+def test_a_plain_model_needs_nothing_else(plain_path: Path) -> None:
+    manifest = open_bundle(plain_path).manifest
+    assert (manifest.name, manifest.capacity) == ("TinyReader", 8)
+    assert manifest.generation == GenerationDefaults((), (), 0, 8)
+    assert manifest.preprocess == ArrayInput("image")
+    assert manifest.dims["width"] == DimRange(8, 16, 64)
+    assert [path.name for path in plain_path.parent.iterdir()] == [plain_path.name]
+
+
+def test_a_fixed_batch_is_the_only_one(plain_path: Path) -> None:
+    bundle = open_bundle(plain_path)
+    assert bundle.manifest.dims["batch"] == DimRange(2, 2, 2)
+    for role in GraphRole:
+        graph = bundle.graph("fp32", role)
+        assert {tensor.shape[0] for tensor in (*graph.inputs, *graph.outputs)} == {2}
+        shapes = [
+            value.shape
+            for node in load_graphs(bundle, "fp32")[role].graph
+            for value in node.outputs
+            if value.shape is not None
+        ]
+        assert "batch" not in {name for shape in shapes for name in shape.free_symbols()}
+    encoder = make_session(bundle.graph_path("fp32", GraphRole.ENCODER), 1)
+    assert encoder.run(None, {"image": np.zeros((2, 1, 8, 24), np.float32)})[0].shape[0] == 2
+    with pytest.raises(InputError) as caught:
+        check_inputs(
+            bundle.graph("fp32", GraphRole.ENCODER), {"image": np.zeros((3, 1, 8, 24), np.float32)}
+        )
+    assert str(caught.value) == "input image must be float 2x1x8xwidth, got float32 3x1x8x24"
+
+
+@pytest.mark.parametrize("role", [GraphRole.STEP, GraphRole.PREFILL])
+def test_top_tokens_in_the_place_of_logits(
+    plain_path: Path, tiny_bundle: Bundle, role: GraphRole
+) -> None:
+    bundle = open_bundle(plain_path)
+    assert bundle.variant("fp32").head is Head.TOPK
+    graph = bundle.graph("fp32", role)
+    assert [(t.name, t.dtype, t.shape) for t in graph.outputs[:2]] == [
+        ("top_scores", "float", (2, 8)),
+        ("top_tokens", "int64", (2, 8)),
+    ]
+    rng = np.random.default_rng(0)
+    feeds = {
+        tensor.name: np.zeros([2] * len(tensor.shape), np.int64)
+        if tensor.dtype == "int64"
+        else rng.standard_normal([s if isinstance(s, int) else 5 for s in tensor.shape]).astype(
+            np.float32
+        )
+        for tensor in graph.inputs
+    }
+    scores, tokens = make_session(bundle.graph_path("fp32", role), 1).run(
+        ["top_scores", "top_tokens"], feeds
+    )
+    (logits,) = make_session(tiny_bundle.graph_path("fp32", role), 1).run(["logits"], feeds)
+    assert tokens.tolist() == np.argsort(-logits, -1)[:, :8].tolist()
+    assert np.abs(scores - np.take_along_axis(logits, tokens, -1)).max() < 1e-5
+
+
+def test_other_heads_are_for_a_loop_of_ones_own(plain_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_session(plain_path)
+    assert str(caught.value) == (
+        f"variant fp32 of {plain_path} returns topk in place of the logits, for a loop of your "
+        "own; export it with --head logits to run it here"
+    )
+    with pytest.raises(UsageError, match="place of the logits; export it with --head logits to q"):
+        quantize_bundle(plain_path, "fp16")
+
+
+def test_argmax_head(tmp_path: Path, tiny_bundle: Bundle) -> None:
+    path = tiny_bundle.graph_path("fp32", GraphRole.STEP)
+    model, new = load_graphs(tiny_bundle, "fp32")[GraphRole.STEP], path.with_name("argmax.onnx")
+    attach_head(model, Head.ARGMAX, top_k=0)
+    assert next((v.name, str(v.dtype), str(v.shape)) for v in model.graph.outputs) == (
+        "next_token",
+        "INT64",
+        "[batch]",
+    )
+    feeds = {
+        tensor.name: np.ones(
+            [3 if isinstance(s, str) else s for s in tensor.shape],
+            np.int64 if tensor.dtype == "int64" else np.float32,
+        )
+        for tensor in tiny_bundle.graph("fp32", GraphRole.STEP).inputs
+    }
+    ir.save(model, new)
+    try:
+        check_head(path, new, feeds)
+        node = next(node for node in model.graph if node.op_type == "ArgMax")
+        node.op_type = "ArgMin"
+        ir.save(model, new)
+        with pytest.raises(ParityError, match=r"the head of argmax\.onnx gives other tokens"):
+            check_head(path, new, feeds)
+    finally:
+        new.unlink()
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        ({"start_tokens": 11}, "start token 11 is outside the model's vocabulary of 11"),
+        ({"end_tokens": [2, 40]}, "end token 40 is outside the model's vocabulary of 11"),
+        ({"pad_token": -1}, "pad token -1 is outside the model's vocabulary of 11"),
+        (
+            {"start_tokens": [1] * 8},
+            "8 start tokens leave none to decode in max_length 8",
+        ),
+    ],
+)
+def test_tokens_that_the_model_does_not_know(
+    tmp_path: Path, tiny_model: nn.Module, token: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        export_model(tiny_model, torch.zeros(1, 1, 8, 16), tmp_path / "o", max_length=8, **token)
+    assert str(caught.value) == message
+    assert list(tmp_path.iterdir()) == []

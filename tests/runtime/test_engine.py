@@ -193,7 +193,7 @@ def write_bundle(target: Path, *variants: str) -> Bundle:
             },
             preprocess=ArrayInput(name="image"),
             vocabulary=None,
-            generation=GenerationDefaults((0,), 1, 2, CAPACITY),
+            generation=GenerationDefaults((0,), (1,), 2, CAPACITY),
             variants={name: write_variant(folder, name) for name in variants},
             golden=(),
             files={},

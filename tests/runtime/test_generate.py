@@ -39,7 +39,8 @@ class CountingDecoding:
 
 
 def limits(max_length: int = 16, capacity: int = 16, end: int | None = END) -> Limits:
-    return Limits(end_token=end, pad_token=PAD, max_length=max_length, capacity=capacity)
+    ends = () if end is None else (end,)
+    return Limits(end_tokens=ends, pad_token=PAD, max_length=max_length, capacity=capacity)
 
 
 @pytest.mark.parametrize("count", range(1, 10))

@@ -7,7 +7,8 @@ from PIL import Image
 
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.manifest import ArrayInput, ImageInput
-from hybrid_deploy.runtime.preprocess import batch_images, load_image, prepare
+from hybrid_deploy.runtime.preprocess import prepare
+from hybrid_deploy.runtime.preprocess_image import batch_images, load_image
 
 SPEC = ImageInput("image", "L", 8, None, 4, 12, 64, 0, 255, (1.0,), (0.5,))
 

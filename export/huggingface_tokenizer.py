@@ -1,0 +1,193 @@
+"""A Hugging Face tokenizer as one `tokenizer.json`, which a device reads without transformers."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
+from transformers import AutoTokenizer
+
+from hybrid_deploy.errors import ExportError
+from hybrid_deploy.export.huggingface_folder import ModelFolder
+
+_FILES = (
+    "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+    "tokenizer.model", "source.spm",
+)  # fmt: skip
+_SPACE = "▁"
+_TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
+_MANY = 1 << 16
+_UNKNOWN_PENALTY = 10.0  # SentencePiece's kUnkPenalty
+_UNIGRAM = _NORMAL_PIECE = 1  # of TrainerSpec.ModelType and of SentencePiece.Type
+
+
+@dataclass(frozen=True)
+class ImportedTokenizer:
+    """What a tokenizer is made of on a device.
+
+    Attributes:
+        decoder: reads token ids, a `tokenizer.json`.
+        encoder: makes token ids of the encoder's text; None if it is the same.
+        skip: ids that are not part of the text.
+        tidy: whether spaces before punctuation are taken out.
+        suffix: what follows the encoder's text and `encoder` does not add itself.
+        max_length: largest number of tokens; None if it is not said.
+    """
+
+    decoder: bytes
+    encoder: bytes | None
+    skip: tuple[int, ...]
+    tidy: bool
+    suffix: tuple[int, ...] = ()
+    max_length: int | None = None
+
+
+def import_tokenizer(folder: ModelFolder) -> ImportedTokenizer | None:
+    """Gives the tokenizer of a folder; None if it has none.
+
+    Raises:
+        ExportError: the tokenizer cannot be loaded or carried over.
+    """
+    if not any((folder.path / name).is_file() for name in _FILES):
+        return None
+    loaded = _load(folder)
+    name = type(loaded).__name__
+    backend = getattr(loaded, "backend_tokenizer", None)
+    if isinstance(backend, tokenizers.Tokenizer):
+        return ImportedTokenizer(
+            decoder=_content(backend),
+            encoder=None,
+            skip=_special_ids(backend),
+            tidy=_tidies(loaded, backend),
+            max_length=_max_length(loaded),
+        )
+    if name == "MarianTokenizer":
+        return _marian(folder, loaded)
+    if name == "Speech2TextTokenizer":
+        if loaded.do_upper_case:
+            folder.warn("the tokenizer asks for capitals (do_upper_case); the text comes as it is")
+        return ImportedTokenizer(
+            decoder=_pieces_only(loaded.encoder, loaded.unk_token),
+            encoder=None,
+            skip=tuple(sorted(loaded.all_special_ids)),
+            tidy=False,
+            max_length=_max_length(loaded),
+        )
+    raise ExportError(
+        f"{folder.path} has a {name}, which is neither a fast tokenizer nor one of Marian or "
+        "Speech2Text; save a tokenizer.json with it"
+    )
+
+
+def _load(folder: ModelFolder) -> Any:
+    """Loads a tokenizer with transformers, without a network."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return AutoTokenizer.from_pretrained(
+                folder.path, local_files_only=True, trust_remote_code=False
+            )
+    except Exception as error:  # transformers raises whatever its libraries do
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise ExportError(f"the tokenizer in {folder.path} cannot be loaded: {reason}") from error
+
+
+def _content(backend: tokenizers.Tokenizer) -> bytes:
+    copy = tokenizers.Tokenizer.from_str(backend.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    return copy.to_str().encode()
+
+
+def _special_ids(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
+    """Gives special tokens, and Whisper's timestamps, which its decode() leaves out too."""
+    added = backend.get_added_tokens_decoder()
+    return tuple(
+        sorted(
+            index
+            for index, token in added.items()
+            if token.special or _TIMESTAMP.fullmatch(token.content)
+        )
+    )
+
+
+def _tidies(loaded: Any, backend: tokenizers.Tokenizer) -> bool:
+    """Tells whether decode() takes out spaces; transformers leaves BPE alone unless forced."""
+    if not getattr(loaded, "clean_up_tokenization_spaces", False):
+        return False
+    forced = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+    return not isinstance(backend.model, models.BPE) or bool(getattr(loaded, forced, False))
+
+
+def _max_length(loaded: Any) -> int | None:
+    length = getattr(loaded, "model_max_length", None)
+    return length if isinstance(length, int) and length < _MANY else None
+
+
+def _marian(folder: ModelFolder, loaded: Any) -> ImportedTokenizer:
+    """Makes two tokenizers: Marian's pieces come from SentencePiece, their ids from vocab.json."""
+    if getattr(loaded, "separate_vocabs", False):
+        vocabulary: Mapping[str, int] = loaded.target_encoder
+    else:
+        vocabulary = loaded.encoder
+    folder.warn(
+        "punctuation is not normalised as Marian's sacremoses does it; give text with plain quotes"
+    )
+    return ImportedTokenizer(
+        decoder=_pieces_only(vocabulary, loaded.unk_token),
+        encoder=_unigram(folder, loaded),
+        skip=tuple(sorted(loaded.all_special_ids)),
+        tidy=False,
+        suffix=(loaded.eos_token_id,),
+        max_length=_max_length(loaded),
+    )
+
+
+def _unigram(folder: ModelFolder, loaded: Any) -> bytes:
+    """Makes a tokenizer of Marian's source.spm that gives the ids of its vocab.json."""
+    import sentencepiece.sentencepiece_model_pb2 as schema
+
+    model: Any = schema.ModelProto()  # type: ignore[attr-defined]  # made by protobuf
+    model.ParseFromString((folder.path / "source.spm").read_bytes())
+    if model.trainer_spec.model_type != _UNIGRAM:
+        raise ExportError(f"{folder.path}/source.spm is not a unigram model, which Marian has")
+    scores = {piece.piece: piece.score for piece in model.pieces if piece.type == _NORMAL_PIECE}
+    codes = getattr(loaded, "supported_language_codes", None) or []
+    special = [*codes, loaded.unk_token, loaded.eos_token, loaded.pad_token]
+    # A piece that source.spm does not have must match no text: it gets a name from a private area.
+    # Single characters do match, where nothing else does: SentencePiece gives an unknown character
+    # as it is, and Marian finds it in vocab.json.
+    rows = [(f"\ue000{index}", 0.0) for index in range(max(loaded.encoder.values()) + 1)]
+    unlikely = min(scores.values()) - _UNKNOWN_PENALTY
+    for piece, index in loaded.encoder.items():
+        if piece in scores or piece in special or len(piece) == 1:
+            rows[index] = (piece, scores.get(piece, unlikely))
+    unknown = loaded.encoder[loaded.unk_token]
+    tokenizer = tokenizers.Tokenizer(models.Unigram(rows, unk_id=unknown, byte_fallback=False))
+    tokenizer.normalizer = _normalizer(model.normalizer_spec.precompiled_charsmap)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prepend_scheme="always")
+    tokenizer.add_special_tokens(
+        [tokenizers.AddedToken(name, special=True, normalized=False) for name in special]
+    )
+    return tokenizer.to_str().encode()
+
+
+def _normalizer(charsmap: bytes) -> normalizers.Normalizer:
+    """Gives SentencePiece's normaliser: its table of characters, and single spaces."""
+    spaces = [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    table = [normalizers.Precompiled(charsmap)] if charsmap else []
+    return normalizers.Sequence([*table, *spaces])
+
+
+def _pieces_only(vocabulary: Mapping[str, int], unknown: str) -> bytes:
+    """Makes a tokenizer that only decodes SentencePiece's pieces."""
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(dict(vocabulary), unk_token=unknown))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace(_SPACE, " "), decoders.Fuse(), decoders.Strip(" ", _MANY, _MANY)]
+    )
+    return tokenizer.to_str().encode()

@@ -1,0 +1,84 @@
+"""Whisper's prompt: what its generate() puts before the first token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hybrid_deploy.errors import ExportError
+from hybrid_deploy.export.huggingface_folder import ModelFolder
+
+DEFAULT_LANGUAGE = "en"
+TASKS = ("transcribe", "translate")
+
+
+def whisper_prompt(
+    folder: ModelFolder, start: tuple[int, ...], language: str | None, task: str | None
+) -> tuple[int, ...]:
+    """Gives start token, language, task and the token for no timestamps.
+
+    A multilingual Whisper finds out the language itself in transformers, with a decoder step of its
+    own before the first token. A bundle has the language in its prompt.
+
+    Args:
+        folder: the model's settings.
+        start: the start token.
+        language: a code as `de`, or an English name; None takes the config's.
+        task: None takes the config's.
+
+    Raises:
+        ExportError: the language or task is unknown to the model.
+    """
+    languages: dict[str, int] = folder.generation_value("lang_to_id") or {}
+    tasks: dict[str, int] = folder.generation_value("task_to_id") or {}
+    language = language or folder.generation_value("language")
+    task = task or folder.generation_value("task")
+    prompt: list[int | None] = list(start)
+    if language is None and task is None:
+        prompt += _forced(folder)
+    if language is None and languages and (len(prompt) < 2 or prompt[1] is None):
+        language = DEFAULT_LANGUAGE
+        folder.warn(
+            f"no language is named; {language} is taken, for a device does not detect it. Export "
+            "with language='de' for another"
+        )
+    if language is not None:
+        prompt[1:2] = [_language_id(language, languages)]
+    if task is not None or (language is not None and tasks and not set(tasks.values()) & {*prompt}):
+        prompt = [token for token in prompt if token not in tasks.values()]
+        prompt.append(_task_id(task or TASKS[0], tasks))
+    silent = folder.generation_value("no_timestamps_token_id")
+    if folder.generation_value("return_timestamps"):
+        folder.warn("timestamps are asked for; the bundle makes text without them")
+    if silent is not None and prompt[-1] != silent:
+        prompt = [*(token for token in prompt if token != silent), silent]
+    return tuple(token for token in prompt if token is not None)
+
+
+def _forced(folder: ModelFolder) -> list[int | None]:
+    """Gives the tokens of the old `forced_decoder_ids`, which follow the start token."""
+    pairs: list[Any] = folder.generation_value("forced_decoder_ids") or []
+    pairs = pairs or folder.decoder_value("forced_decoder_ids") or []
+    if [position for position, _ in pairs] != list(range(1, len(pairs) + 1)):
+        raise ExportError(
+            f"forced_decoder_ids of {folder.path} leave out a position ({pairs}); remove them and "
+            "set language and task in generation_config.json"
+        )
+    return [token for _, token in pairs]
+
+
+def _language_id(language: str, languages: dict[str, int]) -> int:
+    from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+    wanted = language.lower()
+    for token in (wanted, f"<|{wanted}|>", f"<|{TO_LANGUAGE_CODE.get(wanted)}|>"):
+        if token in languages:
+            return languages[token]
+    known = ", ".join(sorted(token.strip("<|>") for token in languages)) or "none, it is English"
+    raise ExportError(f"the model has no language {language!r}; it has: {known}")
+
+
+def _task_id(task: str, tasks: dict[str, int]) -> int:
+    if task not in tasks:
+        known = ", ".join(tasks) or "none, it only transcribes"
+        raise ExportError(f"the model has no task {task!r}; it has: {known}")
+    return tasks[task]

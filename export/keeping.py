@@ -1,0 +1,134 @@
+"""Choosing what to keep for an operand: as little as possible, and once for all who share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import permutations
+from math import prod
+
+import torch
+from torch import fx
+
+from hybrid_deploy.export.capture import hint
+from hybrid_deploy.export.kept import Access, Form, Kept
+from hybrid_deploy.export.movement import numbered, path_back, replay
+from hybrid_deploy.export.plan import BindingTime, Plan
+from hybrid_deploy.export.refusal import refuse
+
+
+def keep_heads(
+    plan: Plan, consumer: fx.Node, operand: fx.Node, kind: str, *, transposed: bool = False
+) -> None:
+    """Keeps the keys or values of an attention.
+
+    Args:
+        plan: gets the access.
+        consumer: the product.
+        operand: its keys or values, (..., length, width) behind the batch.
+        kind: `key` or `value`.
+        transposed: the operand is (..., width, length).
+    """
+    rank = plan.rank(operand)
+    length, width = (rank - 1, rank - 2) if transposed else (rank - 2, rank - 1)
+    if plan.batch_axis(operand) != 0:
+        raise refuse(operand, "the batch is not the first axis of an attention's keys or values")
+    form = Form(0, tuple(range(1, rank - 2)), length, (width,), plan.folded(operand))
+    plan.grant(consumer, operand, _shared_heads(plan, operand, form, kind))
+
+
+def keep_state(plan: Plan, consumer: fx.Node, operand: fx.Node) -> None:
+    """Keeps a value of all tokens so far that is no key and no value, as a padding mask."""
+    if plan.layouts[operand].rows is None:
+        return
+    values = _sources(plan, operand)
+    index = min(range(len(values)), key=lambda i: (_count(plan, values[i]), i))
+    source, path = values[index], tuple(reversed(values[:index]))
+    rows, batch = plan.layouts[source].rows, plan.batch_axis(source)
+    if rows is None or batch is None or plan.layouts[source].merged:
+        raise refuse(operand, "keys with the token axis folded into another axis")
+    others = [axis for axis in range(plan.rank(source)) if axis not in (rows, batch)]
+    form = Form(
+        batch,
+        tuple(axis for axis in others if axis < rows),
+        rows,
+        tuple(axis for axis in others if axis > rows),
+        plan.folded(source),
+    )
+    if _is_broadcast(plan, source, path):
+        path = ()
+    plan.grant(consumer, operand, Access(Kept(source, form, "state"), path=path))
+
+
+def keep_memory(plan: Plan, consumer: fx.Node, operand: fx.Node, kind: str = "state") -> None:
+    """Keeps a value of the memory as it is; masks before they are repeated for every head."""
+    values = _sources(plan, operand)
+    for index in sorted(range(len(values)), key=lambda i: (_count(plan, values[i]), i)):
+        if _is_broadcast(plan, values[index], tuple(reversed(values[:index]))):
+            plan.grant(consumer, operand, Access(Kept(values[index], None, kind)))
+            return
+
+
+def _shared_heads(plan: Plan, operand: fx.Node, form: Form, kind: str) -> Access:
+    """Finds keys or values before they were repeated for every head that shares them."""
+    values = _sources(plan, operand)
+    wanted = _count(plan, operand)
+    for index in sorted(range(len(values)), key=lambda i: _count(plan, values[i])):
+        source = values[index]
+        if _count(plan, source) >= wanted:
+            break
+        places = numbered(_hints(plan, source))
+        moved = replay(reversed(values[:index]), places, lambda n: _hints(plan, n))
+        whole = form.kept(moved)
+        for smaller in _forms(plan, source):
+            part = smaller.kept(places)
+            groups, rest = divmod(whole.shape[1], part.shape[1])
+            same = not rest and part.shape[2:] == whole.shape[2:]
+            if same and torch.equal(part.repeat_interleave(groups, 1), whole):
+                return Access(Kept(source, smaller, kind), groups)
+    return Access(Kept(operand, form, kind))
+
+
+def _sources(plan: Plan, operand: fx.Node) -> list[fx.Node]:
+    """Lists the values that an operand was moved from, of the same binding time."""
+
+    def goes_on(node: fx.Node) -> bool:
+        if plan.times[node] is not plan.times[operand]:
+            return False
+        if plan.times[node] is BindingTime.MEMORY:
+            return True
+        layout = plan.layouts[node]
+        return layout.rows is not None and layout.keys is None and not layout.merged
+
+    return path_back(operand, goes_on)
+
+
+def _forms(plan: Plan, source: fx.Node) -> Iterator[Form]:
+    """Lists the ways to see a value as (batch, heads, length, width)."""
+    batch = plan.batch_axis(source)
+    if batch is None:
+        return
+    others = [axis for axis in range(plan.rank(source)) if axis != batch]
+    rows = plan.layouts[source].rows if plan.depends_on_tokens(source) else None
+    for length, width in permutations(others, 2):
+        if rows in (None, length):
+            heads = tuple(axis for axis in others if axis not in (length, width))
+            yield Form(batch, heads, length, (width,), plan.folded(source))
+
+
+def _is_broadcast(plan: Plan, source: fx.Node, path: tuple[fx.Node, ...]) -> bool:
+    """Tells whether a path does no more than broadcasting would."""
+    if not path:
+        return True
+    sizes, goal = _hints(plan, source), _hints(plan, path[-1])
+    fits = len(sizes) == len(goal) and all(a in (1, b) for a, b in zip(sizes, goal, strict=True))
+    places = numbered(sizes)
+    moved = replay(path, places, lambda n: _hints(plan, n))
+    return fits and torch.equal(moved, places.expand(goal))
+
+
+def _hints(plan: Plan, node: fx.Node) -> list[int]:
+    return [hint(size) for size in plan.shape(node)]
+
+
+def _count(plan: Plan, node: fx.Node) -> int:
+    return prod(_hints(plan, node))

@@ -1,0 +1,96 @@
+"""Weights from a file into a model: safetensors, or tensors that torch saved."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybrid_deploy.errors import InputError
+
+SUFFIXES = (".safetensors", ".pt", ".pth")
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PARALLEL = "module."  # what DistributedDataParallel puts before every name
+_SHOWN = 3
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Loads the weights of a file into a model; every name and shape must fit.
+
+    A checkpoint may hold them under `state_dict`, `model_state_dict` or `model`, and their names
+    may begin with the `module.` of DistributedDataParallel.
+
+    Raises:
+        InputError: the file cannot be read without unpickling, or does not fit the model.
+    """
+    state = _unwrapped(_read(path), path)
+    _check_fit(model, state, path)
+    model.load_state_dict(state)
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
+    if path.suffix not in SUFFIXES:
+        raise InputError(f"{path} must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    if path.suffix == ".safetensors":
+        import safetensors.torch
+
+        try:
+            return safetensors.torch.load_file(path)
+        except Exception as error:  # safetensors raises its own, and more
+            raise InputError(f"{path} is not a safetensors file: {error}") from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds Python objects, which can run code when they are read; convert it where "
+            "you trust it: torch.save(torch.load(file, weights_only=False).state_dict(), "
+            "'weights.pt')"
+        ) from error
+    except Exception as error:  # a damaged file raises anything
+        raise InputError(f"{path} is not a file that torch.save wrote") from error
+
+
+def _unwrapped(loaded: Any, path: Path) -> dict[str, Tensor]:
+    for key in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise InputError(f"{path} holds a {type(loaded).__name__}, weights by name were expected")
+    other = next((name for name, value in loaded.items() if not isinstance(value, Tensor)), None)
+    if other is not None:
+        raise InputError(
+            f"{path} holds {other!r} of type {type(loaded[other]).__name__}, where only weights by "
+            "name were expected; save model.state_dict() alone"
+        )
+    if all(name.startswith(_PARALLEL) for name in loaded):
+        return {name.removeprefix(_PARALLEL): value for name, value in loaded.items()}
+    return dict(loaded)
+
+
+def _check_fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    wanted = model.state_dict()
+    problems = []
+    if missing := [name for name in wanted if name not in state]:
+        problems.append(f"missing {_some(missing)}")
+    if unexpected := [name for name in state if name not in wanted]:
+        problems.append(f"unexpected {_some(unexpected)}")
+    shapes = [
+        f"{name} of {tuple(state[name].shape)} where the model has {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if shapes:
+        problems.append(f"wrong shape: {_some(shapes)}")
+    if problems:
+        raise InputError(f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}")
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

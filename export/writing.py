@@ -1,0 +1,148 @@
+"""The files of a bundle: graphs with their weights, golden samples, the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from hybrid_deploy import __version__
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.contract import BATCH_DIM, LAST, POSITION, TOKEN, TOKENS, GraphRole, Head
+from hybrid_deploy.errors import UsageError
+from hybrid_deploy.export.dims import dim_ranges
+from hybrid_deploy.export.fixed_batch import fix_batch
+from hybrid_deploy.export.full_rerun import FullRerun
+from hybrid_deploy.export.graphs import lower
+from hybrid_deploy.export.heads import attach_head, check_head
+from hybrid_deploy.export.job import TOP_K, ExportJob
+from hybrid_deploy.export.plan import Plan
+from hybrid_deploy.manifest import (
+    SCHEMA_VERSION,
+    DimRange,
+    GoldenSample,
+    Manifest,
+    Precision,
+    Variant,
+)
+from hybrid_deploy.onnx_files import describe, load_graphs, save_graphs
+from hybrid_deploy.runtime.preprocess import is_beside
+from hybrid_deploy.runtime.session import Session
+
+FLOAT = "fp32"
+
+
+def pair(value: Tensor) -> Tensor:
+    """Gives two examples: tracing takes a batch of one for a constant."""
+    return torch.cat([value, value])[:2].contiguous()
+
+
+def write_graphs(
+    job: ExportJob, plan: Plan, inputs: Mapping[str, Tensor], folder: Path
+) -> Manifest:
+    """Lowers a plan and writes its graphs, which return logits, and the job's own files.
+
+    Returns:
+        The manifest of what is there so far.
+    """
+    for name, content in job.spec.files.items():
+        (folder / name).write_bytes(content)
+    spec, form = job.spec, job.form
+    dims = dim_ranges(job.model, plan, inputs, spec.dynamic, spec.generation, spec.max_batch)
+    graphs = lower(job.model, plan, inputs, spec.dynamic, form.opset)
+    if form.batch is not None:
+        dims[BATCH_DIM] = DimRange(form.batch, form.batch, form.batch)
+        for model in graphs.values():
+            fix_batch(model, form.batch)
+    specs = save_graphs(graphs, _made(folder / FLOAT), FLOAT, dims)
+    variant = Variant(
+        precision=Precision(encoder=FLOAT, decoder=FLOAT),
+        opset=form.opset,
+        encoder=specs[GraphRole.ENCODER],
+        prefill=specs[GraphRole.PREFILL],
+        step=specs[GraphRole.STEP],
+    )
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=spec.name,
+        producer=f"hybrid-deploy {__version__}",
+        parameters=sum(p.numel() for p in job.model.parameters()),
+        capacity=spec.generation.max_length,
+        dims=dims,
+        preprocess=spec.preprocess,
+        vocabulary=spec.vocabulary,
+        generation=spec.generation,
+        variants={FLOAT: variant},
+        golden=(),
+        files={},
+    )
+
+
+def write_golden(bundle: Bundle, job: ExportJob) -> tuple[GoldenSample, ...]:
+    """Writes the golden files with what the model itself makes of each.
+
+    Raises:
+        InputError: a file cannot be read as the job's `preprocess` says.
+    """
+    generation = job.spec.generation
+    if job.golden and not generation.start_tokens:
+        raise UsageError("golden samples need start tokens; give start_tokens or leave them out")
+    session = Session(bundle, FLOAT, FullRerun(job.model, generation.max_length))
+    samples = []
+    for name, content in job.golden.items():
+        (_made(bundle.folder / "golden") / name).write_bytes(content)
+    for path in (bundle.folder / "golden" / name for name in job.golden):
+        if not is_beside(path, job.spec.preprocess):
+            (result,), _ = session.run_files([path])
+            samples.append(GoldenSample(f"golden/{path.name}", result.tokens, result.text or ""))
+    return tuple(samples)
+
+
+def replace_head(job: ExportJob, bundle: Bundle) -> Manifest:
+    """Lets prefill and step return the job's head, after comparing it with the logits.
+
+    Raises:
+        ParityError: a head gives other tokens than the logits.
+    """
+    head, manifest = job.form.head, bundle.manifest
+    if head is Head.LOGITS:
+        return manifest
+    variant, graphs = manifest.variants[FLOAT], load_graphs(bundle, FLOAT)
+    specs = {}
+    for role in (GraphRole.PREFILL, GraphRole.STEP):
+        path = bundle.graph_path(FLOAT, role)
+        new = path.with_name(f"{role.value}-{head.value}.onnx")
+        attach_head(graphs[role], head, TOP_K)
+        ir.save(graphs[role], new)
+        check_head(path, new, _random_feeds(bundle, role))
+        new.replace(path)
+        old = bundle.graph(FLOAT, role)
+        specs[role.value] = msgspec.structs.replace(describe(graphs[role], old.file), cost=old.cost)
+    changed = msgspec.structs.replace(variant, head=head, **specs)
+    return msgspec.structs.replace(manifest, variants={FLOAT: changed})
+
+
+def _random_feeds(bundle: Bundle, role: GraphRole) -> dict[str, np.ndarray]:
+    """Gives inputs of a decoder graph: the head is compared with the logits, whatever these are."""
+    rng = np.random.default_rng(0)
+    sizes = {name: dim.typical for name, dim in bundle.manifest.dims.items()}
+    feeds: dict[str, np.ndarray] = {}
+    for tensor in bundle.graph(FLOAT, role).inputs:
+        shape = [size if isinstance(size, int) else sizes[size] for size in tensor.shape]
+        if tensor.name in (TOKEN, TOKENS, POSITION, LAST):
+            feeds[tensor.name] = np.zeros(shape, np.int64)
+        elif tensor.dtype == "bool":
+            feeds[tensor.name] = np.ones(shape, np.bool_)
+        else:
+            feeds[tensor.name] = rng.standard_normal(shape).astype(np.float32)
+    return feeds
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder

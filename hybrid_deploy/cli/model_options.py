@@ -1,0 +1,139 @@
+"""Options that describe a plain torch model for `hybrid-deploy export`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hybrid_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from hybrid_deploy.inputs import ImageInput
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_DYNAMIC = re.compile(r"(?P<input>\w+):(?P<axis>\d+)=(?P<smallest>\d+)\.\.(?P<largest>\d+)")
+_HEIGHT_AXIS, _WIDTH_AXIS = 2, 3
+_CENTRE = 0.5  # with a deviation of 0.5 it maps pixels to -1..1
+_WHITE = 255
+
+
+def _click_options() -> list[Callable[[Any], Any]]:
+    path = click.Path(path_type=Path)
+    return [
+        click.option("--example", type=path, help="A typical input: picture, .npy or .npz."),
+        click.option("--max-length", type=int, help="Most tokens of a sequence."),
+        click.option("--start", type=int, multiple=True, help="Start token; may be repeated."),
+        click.option("--end", type=int, multiple=True, help="End token; may be repeated."),
+        click.option("--pad", type=int, help="What finished sequences are fed.  [default: 0]"),
+        click.option(
+            "--dynamic", multiple=True, metavar="INPUT:AXIS=MIN..MAX",
+            help="An axis that varies, may be repeated: image:3=32..512.",
+        ),
+        click.option("--mode", type=click.Choice(["L", "RGB"]), help="Default: the picture's."),
+        click.option("--height", type=int, help="Pixels.  [default: the picture's]"),
+        click.option("--width", type=int, help="Pixels.  [default: in proportion to the height]"),
+        click.option("--mean", help="Of the pixels in 0..1, per channel: 0.5 or 0.4,0.4,0.4."),
+        click.option("--std", help="Their deviation, per channel.  [default: 0.5, as the mean]"),
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What the options say of a model; None or empty where they say nothing."""
+
+    example: Path | None = None
+    max_length: int | None = None
+    start: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
+    pad: int | None = None
+    dynamic: tuple[str, ...] = ()
+    mode: str | None = None
+    height: int | None = None
+    width: int | None = None
+    mean: str | None = None
+    std: str | None = None
+
+    def given(self) -> list[str]:
+        """Names the options that were given."""
+        return [
+            f"--{each.name.replace('_', '-')}"
+            for each in fields(self)
+            if getattr(self, each.name) not in (None, ())
+        ]
+
+    def axes(self) -> dict[str, dict[int, tuple[int, int]]]:
+        """Gives the smallest and largest size of each varying axis, by input.
+
+        Raises:
+            UsageError: a --dynamic is not of the form INPUT:AXIS=MIN..MAX.
+        """
+        axes: dict[str, dict[int, tuple[int, int]]] = {}
+        for text in self.dynamic:
+            found = _DYNAMIC.fullmatch(text)
+            if found is None:
+                raise UsageError(
+                    f"--dynamic is INPUT:AXIS=MIN..MAX, as image:3=32..512; got {text}"
+                )
+            sizes = int(found["smallest"]), int(found["largest"])
+            axes.setdefault(found["input"], {})[int(found["axis"])] = sizes
+        return axes
+
+    def image_input(self, name: str, mode: str, size: tuple[int, int]) -> ImageInput:
+        """Gives how pictures become the input `name`.
+
+        Args:
+            name: of the encoder's input.
+            mode: of the example, where --mode says nothing: `L` or `RGB`.
+            size: width and height of the example.
+
+        Raises:
+            UsageError: a number is not one, or there is one for another number of channels.
+        """
+        from hybrid_deploy.inputs import ImageInput
+
+        mode = self.mode or mode
+        height = self.height or size[1]
+        width = self.width or max(1, round(size[0] * height / size[1]))
+        smallest, largest = self.axes().get(name, {}).get(_WIDTH_AXIS, (width, width))
+        return ImageInput(
+            name=name,
+            mode="L" if mode == "L" else "RGB",
+            height=height,
+            width=width if smallest == largest else None,
+            width_multiple=1,
+            min_width=smallest,
+            max_width=largest,
+            margin=0,
+            background=_WHITE,
+            mean=_per_channel("--mean", self.mean, mode),
+            std=_per_channel("--std", self.std, mode),
+        )
+
+
+def model_options(command: _Command) -> _Command:
+    """Adds the options to a command, which takes them as the fields of ModelOptions."""
+    for option in reversed(_click_options()):
+        command = option(command)
+    return command
+
+
+def axis_name(name: str, axis: int, *, is_image: bool) -> str:
+    """Names a varying axis."""
+    names: Mapping[int, str] = {_HEIGHT_AXIS: "height", _WIDTH_AXIS: "width"} if is_image else {}
+    return names.get(axis, f"{name}_{axis}")
+
+
+def _per_channel(option: str, text: str | None, mode: str) -> tuple[float, ...]:
+    channels = 1 if mode == "L" else 3
+    try:
+        values = tuple(float(part) for part in (text or str(_CENTRE)).split(","))
+    except ValueError:
+        raise UsageError(f"{option} is numbers with commas between, got {text!r}") from None
+    if len(values) not in (1, channels):
+        raise UsageError(f"{option} has {len(values)} numbers, mode {mode} has {channels} channels")
+    return values * channels if len(values) == 1 else values

@@ -1,0 +1,141 @@
+"""What one call of a graph costs: floating-point operations, and bytes that it must read.
+
+Counted from the graph itself, so it says what the work is and not how long a device takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import onnx_ir as ir
+
+from hybrid_deploy.contract import cache_of, is_next_cache
+from hybrid_deploy.manifest import GraphCost
+
+_BITS_PER_BYTE = 8
+Sizes = Mapping[str, int]
+"""A number for each symbolic dimension."""
+
+
+class _UnknownSizeError(Exception):
+    """A shape is not known in numbers."""
+
+
+def graph_cost(model: ir.Model, sizes: Sizes) -> GraphCost | None:
+    """Counts what one call costs; None if the shape of a product is not known.
+
+    Args:
+        model: its values have shapes; symbolic dimensions are those in `sizes`.
+        sizes: what to count for, usually the typical size of every dimension.
+
+    Returns:
+        Operations of MatMul, Gemm, Conv, ConvTranspose and Attention, two per multiply-add; what
+        is done per element (normalisation, activation, softmax) is left out. Every weight counts
+        once, of a table that is only looked up the rows that are taken.
+    """
+    try:
+        return _count(model.graph, sizes)
+    except _UnknownSizeError:
+        return None
+
+
+def _count(graph: ir.Graph, sizes: Sizes) -> GraphCost:
+    caches = {cache_of(str(v.name)) for v in graph.outputs if is_next_cache(str(v.name))}
+    inputs = {str(value.name): _bytes(value, sizes) for value in graph.inputs}
+    return GraphCost(
+        flops=sum(_flops(node, sizes) for node in graph.all_nodes()),
+        weight_bytes=sum(_read_bytes(value, sizes) for value in graph.initializers.values()),
+        cache_bytes=sum(count for name, count in inputs.items() if name in caches),
+        input_bytes=sum(count for name, count in inputs.items() if name not in caches),
+    )
+
+
+def _flops(node: ir.Node, sizes: Sizes) -> int:
+    count = _COUNTERS.get(node.op_type)
+    return 0 if count is None else 2 * count(node, sizes)
+
+
+def _matmul(node: ir.Node, sizes: Sizes) -> int:
+    return _elements(node.outputs[0], sizes) * _shape(node.inputs[0], sizes)[-1]
+
+
+def _gemm(node: ir.Node, sizes: Sizes) -> int:
+    rows = _shape(node.inputs[0], sizes)
+    summed = rows[0] if node.attributes.get_int("transA", 0) else rows[-1]
+    return _elements(node.outputs[0], sizes) * summed
+
+
+def _conv(node: ir.Node, sizes: Sizes) -> int:
+    kernel = _shape(node.inputs[1], sizes)  # (out, in / groups, *spatial)
+    return _elements(node.outputs[0], sizes) * math.prod(kernel[1:])
+
+
+def _conv_transpose(node: ir.Node, sizes: Sizes) -> int:
+    kernel = _shape(node.inputs[1], sizes)  # (in, out / groups, *spatial)
+    return _elements(node.inputs[0], sizes) * math.prod(kernel[1:])
+
+
+def _attention(node: ir.Node, sizes: Sizes) -> int:
+    """Counts both products; the operands are (batch, heads, length, head_dim)."""
+    query, key, value = (_shape(node.inputs[i], sizes) for i in range(3))
+    if len(query) == 3:  # heads and head_dim are one axis: the same products
+        return query[0] * query[1] * key[1] * (query[2] + value[2] * _query_heads(node))
+    return math.prod(query[:3]) * key[2] * (query[3] + value[3])
+
+
+def _query_heads(node: ir.Node) -> int:
+    """Gives how many query heads share one key and value head."""
+    heads = node.attributes.get_int("q_num_heads", 1)
+    return heads // (node.attributes.get_int("kv_num_heads", heads) or 1)
+
+
+_COUNTERS: Mapping[str, Callable[[ir.Node, Sizes], int]] = {
+    "Attention": _attention,
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+}
+
+
+def _read_bytes(value: ir.Value, sizes: Sizes) -> int:
+    """Gives what is read of a weight: all of it, or the rows that a lookup takes."""
+    if value.dtype is ir.DataType.INT64:
+        return 0  # shapes and indexes, no weight
+    users = [(node, index) for node, index in value.uses()]
+    if not users or any(node.op_type != "Gather" or index != 0 for node, index in users):
+        return _bytes(value, sizes)
+    taken = 0
+    for node, _ in users:
+        axis = node.attributes.get_int("axis", 0)
+        rows = _shape(value, sizes)[axis]
+        taken += _bytes(value, sizes) // rows * min(rows, _elements(node.inputs[1], sizes))
+    return min(taken, _bytes(value, sizes))
+
+
+def _bytes(value: ir.Value, sizes: Sizes) -> int:
+    if value.dtype is None:
+        raise _UnknownSizeError
+    bits = round(value.dtype.itemsize * _BITS_PER_BYTE)
+    return -(-_elements(value, sizes) * bits // _BITS_PER_BYTE)
+
+
+def _elements(value: ir.Value | None, sizes: Sizes) -> int:
+    return math.prod(_shape(value, sizes))
+
+
+def _shape(value: ir.Value | None, sizes: Sizes) -> list[int]:
+    assert value is not None
+    tensor = value.const_value
+    shape = value.shape if tensor is None else tensor.shape
+    if shape is None:
+        raise _UnknownSizeError
+    return [_size(dim, sizes) for dim in shape]
+
+
+def _size(dim: object, sizes: Sizes) -> int:
+    size = dim.evaluate(sizes) if isinstance(dim, ir.SymbolicDim) else dim
+    if not isinstance(size, int):
+        raise _UnknownSizeError
+    return size

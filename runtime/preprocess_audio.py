@@ -1,0 +1,154 @@
+"""Speech: read from files, and made into batches of features as an `AudioInput` says."""
+
+from __future__ import annotations
+
+import shlex
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_deploy.errors import InputError
+from hybrid_deploy.inputs import AudioInput, FilterBank, LogMel
+from hybrid_deploy.runtime.mel import Floats, filter_bank, log_mel, shortest_filter_bank
+
+
+def load_audio(path: Path, sampling_rate: int) -> Floats:
+    """Reads a sound file: PCM in WAV, and what `soundfile` reads where that is installed.
+
+    Returns:
+        (samples,) float32 within -1..1; the mean of several channels.
+
+    Raises:
+        InputError: the file is missing, empty, damaged, or of another sampling rate.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
+    channels, rate = _read_wav(path) or _read_other(path, sampling_rate)
+    if rate != sampling_rate:
+        raise InputError(
+            f"{path} has {rate} samples per second, the model takes {sampling_rate}; "
+            f"{_conversion(path, sampling_rate)}"
+        )
+    if not channels.size:
+        raise InputError(f"{path} holds no sound: it is empty")
+    signal: Floats = channels.mean(1, dtype=np.float64).astype(np.float32)
+    return signal
+
+
+def batch_audio(signals: Sequence[Floats], spec: AudioInput) -> dict[str, NDArray[Any]]:
+    """Gives utterances as one batch of features, with a mask if there is one.
+
+    Args:
+        signals: each (samples,), within -1..1.
+        spec: what is made of them.
+
+    Raises:
+        InputError: an utterance is too short or too long, or they do not form a batch.
+    """
+    rows = [_features(signal, spec) for signal in signals]
+    longest = max(len(row) for row in rows)
+    if spec.mask is None and any(len(row) != longest for row in rows):
+        raise InputError(
+            "utterances of unequal length do not form a batch, because this model takes no mask; "
+            "run them one by one"
+        )
+    batch = np.full((len(rows), longest, *rows[0].shape[1:]), spec.padding, np.float32)
+    mask = np.zeros((len(rows), longest), np.int64)
+    for target, seen, row in zip(batch, mask, rows, strict=True):
+        target[: len(row)] = row
+        seen[: len(row)] = 1
+    if isinstance(spec.features, LogMel):
+        batch = np.ascontiguousarray(batch.swapaxes(1, 2))  # (batch, mels, frames)
+        for seen, signal in zip(mask, signals, strict=True):
+            seen[-(-len(signal) // spec.features.hop) :] = 0
+    return {spec.name: batch} if spec.mask is None else {spec.name: batch, spec.mask: mask}
+
+
+def _features(signal: Floats, spec: AudioInput) -> Floats:
+    """Gives the features of one utterance, time first."""
+    features, rate = spec.features, spec.sampling_rate
+    most = features.samples if isinstance(features, LogMel) else (spec.max_seconds or np.inf) * rate
+    if len(signal) > most:
+        raise InputError(
+            f"an utterance is {len(signal) / rate:.1f} s long, the model takes {most / rate:g} s; "
+            "cut it into parts"
+        )
+    if isinstance(features, LogMel):
+        filled = np.full(features.samples, spec.padding, np.float32)
+        filled[: len(signal)] = signal
+        frames: Floats = log_mel(filled, rate, features.mels, features.fft, features.hop).T
+        return frames
+    if isinstance(features, FilterBank):
+        least = shortest_filter_bank(rate)
+        if len(signal) < least:
+            raise InputError(f"an utterance is {len(signal)} samples long, it needs {least}")
+        return _normalized(filter_bank(signal, rate, features.mels), features)
+    if not features.normalize:
+        return signal
+    normalized: Floats = (signal - signal.mean()) / np.sqrt(signal.var() + np.float32(1e-7))
+    return normalized
+
+
+def _normalized(frames: Floats, features: FilterBank) -> Floats:
+    """Applies the cepstral mean and variance normalisation of an utterance."""
+    if features.center:
+        frames = frames - frames.mean(axis=0)
+    if features.scale:
+        deviation = frames.std(axis=0)
+        frames = frames / np.where(deviation > 0, deviation, np.float32(1))
+    return frames
+
+
+def _read_wav(path: Path) -> tuple[Floats, int] | None:
+    """Gives (samples, channels) and the rate; None if it is no PCM in WAV."""
+    try:
+        with wave.open(str(path), "rb") as file:
+            width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
+            data = file.readframes(file.getnframes())
+    except EOFError as error:
+        raise InputError(f"{path} is a damaged sound file: it ends too early") from error
+    except wave.Error:
+        return None
+    if width not in (1, 2, 3, 4):
+        return None
+    whole = len(data) // (width * channels) * width * channels
+    samples = _integers(np.frombuffer(data[:whole], np.uint8), width)
+    scaled = (samples / float(1 << (8 * width - 1))).astype(np.float32)
+    return scaled.reshape(-1, channels), rate
+
+
+def _integers(data: NDArray[np.uint8], width: int) -> NDArray[np.int32]:
+    """Gives the samples of `width` little-endian bytes each; single bytes are unsigned."""
+    if width == 1:
+        return data.astype(np.int32) - 128
+    if width == 3:
+        # Three bytes as the upper ones of four, so that the sign is kept.
+        wide = np.zeros((len(data) // 3, 4), np.uint8)
+        wide[:, 1:] = data.reshape(-1, 3)
+        shifted: NDArray[np.int32] = wide.view("<i4")[:, 0] >> 8
+        return shifted
+    return data.view(f"<i{width}").astype(np.int32)
+
+
+def _read_other(path: Path, sampling_rate: int) -> tuple[Floats, int]:
+    try:
+        import soundfile
+    except ImportError as error:
+        raise InputError(
+            f"{path} is not PCM in a WAV file; {_conversion(path, sampling_rate)} "
+            "(or pip install 'hybrid-deploy[audio]')"
+        ) from error
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path} is not a sound file that can be read: {error}") from error
+    return samples, int(rate)
+
+
+def _conversion(path: Path, sampling_rate: int) -> str:
+    source, target = shlex.quote(str(path)), shlex.quote(f"{path.stem}-{sampling_rate}.wav")
+    return f"convert it with: ffmpeg -i {source} -ar {sampling_rate} -ac 1 -c:a pcm_s16le {target}"

@@ -1,0 +1,83 @@
+"""Pictures: read from files, and made into batches of lines as an `ImageInput` says."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from hybrid_deploy.errors import InputError
+from hybrid_deploy.inputs import ImageInput
+
+LARGEST_PIXELS = 100_000_000
+
+
+def load_image(path: Path) -> Image.Image:
+    """Reads a picture.
+
+    Raises:
+        InputError: the file is missing, is no picture, is damaged, or has over 100 megapixels.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(path)
+        with opened as image:
+            if image.width * image.height > LARGEST_PIXELS:
+                raise InputError(
+                    f"{path} has {image.width}x{image.height} pixels, over 100 million; "
+                    "scale it down"
+                )
+            image.load()
+            copy: Image.Image = image.copy()
+            return copy
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is not an image that Pillow can read") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} is a damaged image: {error}") from error
+
+
+def batch_images(images: Sequence[Image.Image], spec: ImageInput) -> NDArray[np.float32]:
+    """Gives pictures as one batch, padded on the right to the widest.
+
+    Returns:
+        (batch, channels, height, width) float32.
+
+    Raises:
+        InputError: a picture is wider than the model takes.
+    """
+    arrays = [_pixels(image, spec) for image in images]
+    width = max(array.shape[1] for array in arrays) + spec.margin
+    width = max(width, spec.min_width)
+    width += -width % spec.width_multiple
+    if width > spec.max_width:
+        raise InputError(
+            f"an image is {width} pixels wide at height {spec.height}, "
+            f"the model takes {spec.max_width}; cut it into parts"
+        )
+    channels = len(spec.mean)
+    batch = np.full((len(arrays), spec.height, width, channels), spec.background, np.float32)
+    for row, array in zip(batch, arrays, strict=True):
+        row[:, : array.shape[1]] = array
+    mean, std = (np.array(values, np.float32) for values in (spec.mean, spec.std))
+    normalized = (batch / np.float32(255) - mean) / std
+    return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
+
+
+def _pixels(image: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
+    """Gives one picture as (height, width, channels), resized."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        paper = Image.new("RGBA", rgba.size, (spec.background,) * 3 + (255,))
+        image = Image.alpha_composite(paper, rgba)
+    image = image.convert(spec.mode)
+    width = spec.width or max(1, round(image.width * spec.height / image.height))
+    if image.size != (width, spec.height):
+        image = image.resize((width, spec.height), Image.Resampling.BILINEAR)
+    return np.asarray(image, np.uint8).reshape(spec.height, width, len(spec.mean))

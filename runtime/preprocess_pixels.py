@@ -1,0 +1,141 @@
+"""Pictures through the steps of a Hugging Face image processor, with Pillow.
+
+The steps are those of the processors' Pillow form. Their torchvision form resizes 8-bit pixels with
+its own arithmetic and differs by a grey level here and there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hybrid_deploy.errors import InputError
+from hybrid_deploy.inputs import (
+    AlignLongAxis,
+    CenterCrop,
+    CropMargin,
+    Pad,
+    PixelsInput,
+    PixelStep,
+    Resample,
+    Resize,
+    ResizeShortestEdge,
+    ResizeWithin,
+    Thumbnail,
+)
+
+
+def batch_pixels(images: Sequence[Image.Image], spec: PixelsInput) -> NDArray[np.float32]:
+    """Gives pictures as one batch.
+
+    Returns:
+        (batch, channels, height, width) float32.
+
+    Raises:
+        InputError: the pictures end up with unequal sizes.
+    """
+    arrays = [_pixels(image, spec) for image in images]
+    sizes = sorted({array.shape[1:] for array in arrays})
+    if len(sizes) > 1:
+        raise InputError(
+            f"pictures of unequal sizes ({_words(sizes[0])} and {_words(sizes[-1])} after "
+            "resizing) do not form a batch; run them one by one"
+        )
+    return np.stack(arrays)
+
+
+def _pixels(image: Image.Image, spec: PixelsInput) -> NDArray[np.float32]:
+    """Gives one picture as (channels, height, width)."""
+    image = image.convert(spec.mode)
+    for step in spec.steps:
+        image = _apply(step, image)
+    pixels = np.asarray(image).reshape(image.height, image.width, -1)
+    # Rounding as in transformers: scaled in double precision, normalised in single.
+    values = (
+        pixels.astype(np.float32)
+        if spec.scale is None
+        else (pixels.astype(np.float64) * spec.scale).astype(np.float32)
+    )
+    if spec.mean:
+        mean, std = (np.array(numbers, np.float32) for numbers in (spec.mean, spec.std))
+        values = (values - mean) / std
+    return np.ascontiguousarray(values.transpose(2, 0, 1))
+
+
+def _apply(step: PixelStep, image: Image.Image) -> Image.Image:
+    if isinstance(step, CropMargin):
+        return _crop_margin(image, step.threshold)
+    if isinstance(step, AlignLongAxis):
+        lies, stands = image.width > image.height, step.width < step.height
+        stood, lying = image.width < image.height, step.width > step.height
+        turn = (lies and stands) or (stood and lying)
+        return image.transpose(Image.Transpose.ROTATE_270) if turn else image
+    if isinstance(step, Resize):
+        return _resize(image, (step.width, step.height), step.resample)
+    if isinstance(step, ResizeShortestEdge):
+        return _resize(image, _shortest_edge(image, step), step.resample)
+    if isinstance(step, ResizeWithin):
+        factor = min(step.height / image.height, step.width / image.width)
+        return _resize(
+            image, (int(image.width * factor), int(image.height * factor)), step.resample
+        )
+    if isinstance(step, Thumbnail):
+        return _resize(image, _thumbnail(image, step), step.resample, step.reducing_gap)
+    if isinstance(step, Pad):
+        left, top = (step.width - image.width) // 2, (step.height - image.height) // 2
+        if left < 0 or top < 0:
+            given, wanted = _words((image.height, image.width)), _words((step.height, step.width))
+            raise InputError(f"a picture of {given} pixels does not fit the {wanted} to be filled")
+        return image.crop((-left, -top, step.width - left, step.height - top))
+    assert isinstance(step, CenterCrop)
+    left, top = (image.width - step.width) // 2, (image.height - step.height) // 2
+    return image.crop((left, top, left + step.width, top + step.height))
+
+
+def _resize(
+    image: Image.Image, size: tuple[int, int], resample: Resample, gap: float | None = None
+) -> Image.Image:
+    if size == image.size:
+        return image
+    width, height = (max(1, edge) for edge in size)
+    return image.resize((width, height), Image.Resampling[resample.upper()], reducing_gap=gap)
+
+
+def _shortest_edge(image: Image.Image, step: ResizeShortestEdge) -> tuple[int, int]:
+    """Gives (width, height); sizes are cut to whole pixels as transformers does."""
+    short, long = sorted(image.size)
+    edge = raw = float(step.edge)
+    if step.longest is not None and long / short * step.edge > step.longest:
+        raw = step.longest * short / long
+        edge = round(raw)
+    longest = int(raw * long / short)
+    return (int(edge), longest) if image.width <= image.height else (longest, int(edge))
+
+
+def _thumbnail(image: Image.Image, step: Thumbnail) -> tuple[int, int]:
+    """Gives (width, height)."""
+    height, width = min(image.height, step.height), min(image.width, step.width)
+    if (width, height) == image.size:
+        return image.size
+    if image.height > image.width:
+        width = int(image.width * height / image.height)
+    elif image.width > image.height:
+        height = int(image.height * width / image.width)
+    return width, height
+
+
+def _crop_margin(image: Image.Image, threshold: int) -> Image.Image:
+    grey = np.asarray(image.convert("L"), np.float64)
+    darkest, brightest = grey.min(), grey.max()
+    if darkest == brightest:
+        return image
+    ink = (grey - darkest) / (brightest - darkest) * 255 < threshold
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    return image.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
+
+
+def _words(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))

@@ -1,0 +1,219 @@
+"""`hybrid-deploy export` of a plain model: what it writes, and a line for each wrong request."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from safetensors.torch import save_file
+
+from hybrid_deploy.bundle import open_bundle
+from hybrid_deploy.cli import main
+from hybrid_deploy.cli.model_options import ModelOptions
+from hybrid_deploy.errors import UsageError
+from hybrid_deploy.inputs import ImageInput
+from hybrid_deploy.manifest import DimRange, GenerationDefaults
+from tests.conftest import TinyReader, make_tiny
+
+MODEL = "conftest:TinyReader"
+
+
+@pytest.fixture(autouse=True)
+def where_the_models_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Path:
+    path = tmp_path / "line.png"
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 48), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def export(*args: object) -> Result:
+    return CliRunner().invoke(main, ["export", *map(str, args)])
+
+
+def test_a_plain_model_with_weights_and_a_picture(tmp_path: Path, line: Path) -> None:
+    out, weights = tmp_path / "out.bundle", tmp_path / "w.safetensors"
+    save_file(make_tiny(seed=3).state_dict(), weights)
+    result = export(
+        MODEL, "--weights", weights, "--example", line, "--height", 8, "--dynamic",
+        "image:3=16..64", "--max-length", 8, "--start", 1, "--end", 2, "--name", "tiny",
+        "--dtype", "fp16", "-o", out,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    first, second = result.stdout.splitlines()
+    assert first.startswith(f"{out}: 1 inputs, ")
+    assert " tokens identical to the model, largest difference of a logit " in first
+    assert second.startswith(f"{out}: variant fp16 added, ")
+    stages = [text.split()[0] for text in result.stderr.splitlines() if text.endswith(" s")]
+    assert stages == ["trace", "analyse", "lower", "check", "write"]
+    manifest = open_bundle(out).manifest
+    assert manifest.name == "tiny"
+    assert manifest.generation == GenerationDefaults((1,), (2,), 0, 8)
+    assert manifest.preprocess == ImageInput(
+        "image", "L", 8, None, 1, 16, 64, 0, 255, (0.5,), (0.5,)
+    )
+    assert manifest.dims["width"] == DimRange(16, 24, 64)
+    costs = {name: variant.step.cost for name, variant in manifest.variants.items()}
+    assert costs["fp32"] is not None and costs["fp16"] is not None
+    assert costs["fp16"].flops == costs["fp32"].flops
+    assert costs["fp16"].weight_bytes == costs["fp32"].weight_bytes / 2
+    assert costs["fp16"].cache_bytes == costs["fp32"].cache_bytes / 2
+    inspected = CliRunner().invoke(main, ["inspect", str(out)]).stdout
+    assert "Cost of one call with batch 1, length 1, width 24, memory 6:" in inspected
+    for command in ("run", "verify"):
+        files = [str(line)] if command == "run" else []
+        done = CliRunner().invoke(main, [command, str(out), *files])
+        assert done.exit_code == 0, done.stderr
+    model = make_tiny(seed=3)
+    image = Image.open(line).resize((24, 8), Image.Resampling.BILINEAR)
+    pixels = (torch.from_numpy(np.asarray(image, np.float32)) / 255 - 0.5) / 0.5
+    tokens = [1]
+    while len(tokens) < 8 and tokens[-1] != 2:
+        logits = model.decode(torch.tensor([tokens]), model.encode(pixels[None, None]))
+        tokens.append(int(logits[0, -1].argmax()))
+    assert manifest.golden[0].tokens == tuple(tokens[1:])
+
+
+def wrong(tmp_path: Path, *args: object) -> str:
+    out = tmp_path / "out.bundle"
+    result = export(*args, "-o", out)
+    lines = [text for text in result.stderr.splitlines() if text.strip()]
+    assert len(lines) == 1, result.stderr
+    assert (result.exit_code, result.stdout, out.exists()) == (2, "", False)
+    return lines[0].removeprefix("error: ")
+
+
+def test_what_is_missing(tmp_path: Path, line: Path) -> None:
+    assert wrong(tmp_path, MODEL) == (
+        "conftest:TinyReader gave a model, TinyReader; --example and --max-length must say what it "
+        "reads and how far it writes: --example line.png --max-length 64"
+    )
+    assert "TinyReader; --max-length must say" in wrong(tmp_path, MODEL, "--example", line)
+    assert "TinyReader; --example must say" in wrong(tmp_path, MODEL, "--max-length", 8)
+
+
+def test_a_job_describes_itself(tmp_path: Path) -> None:
+    assert wrong(tmp_path, "conftest:job", "--start", 1, "--max-length", 9) == (
+        "conftest:job gave an ExportJob, which describes its model itself; "
+        "leave out --max-length, --start"
+    )
+
+
+def test_what_a_job_does_not_fix(tmp_path: Path) -> None:
+    assert wrong(tmp_path, "conftest:job", "--opset", 20) == (
+        "opset 20 is not supported; choose 24 or 18"
+    )
+    assert wrong(tmp_path, "conftest:job", "--head", "beam") == (
+        "unknown head 'beam'; choose one of: logits, argmax, topk"
+    )
+    assert wrong(tmp_path, "conftest:job", "--batch", 0) == (
+        "a batch of 0 is not possible; give 1 or more"
+    )
+    assert wrong(tmp_path, "conftest:job", "--head", "topk", "--dtype", "fp16") == (
+        "--dtype fp16 needs --head logits, got topk"
+    )
+
+
+def test_factories_that_are_none(tmp_path: Path) -> None:
+    assert wrong(tmp_path, "os:getcwd") == (
+        "os:getcwd gave str, an ExportJob or a torch.nn.Module was expected"
+    )
+    assert wrong(tmp_path, "torch.nn:Linear") == (
+        "torch.nn:Linear must be called without arguments: "
+        "missing a required argument: 'in_features'"
+    )
+
+
+def test_a_model_without_encode(tmp_path: Path) -> None:
+    result = export("torch.nn:Identity", "-o", tmp_path / "out.bundle")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "error: Identity has no encode() and no decode(); wrap it in a module with "
+        "encode(*inputs) -> memory and the full-sequence decode(tokens, *memory) -> logits, in "
+        "eval mode (the README shows one under 'Your own model')\n"
+    )
+
+
+def test_weights_that_do_not_fit(tmp_path: Path, line: Path) -> None:
+    save_file({"head.bias": torch.zeros(3)}, tmp_path / "w.safetensors")
+    message = wrong(tmp_path, MODEL, "--weights", tmp_path / "w.safetensors")
+    assert "w.safetensors does not fit TinyReader: missing encoder.0.weight, " in message
+    assert "wrong shape: head.bias of (3,) where the model has (11,)" in message
+    torch.save(TinyReader(), tmp_path / "w.pt")
+    message = wrong(tmp_path, MODEL, "--weights", tmp_path / "w.pt")
+    assert "w.pt holds Python objects, which can run code when they are read; convert" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "options", "message"),
+    [
+        ("no.npy", None, (), "no.npy does not exist"),
+        ("no.png", None, (), "no.png does not exist"),
+        (
+            "a.npy", np.zeros((1, 1, 8, 16)), (),
+            "a.npy holds float64 as image; save it with .astype('float32')",
+        ),
+        (
+            "a.npy", np.zeros((1, 1, 8, 16), np.float32), ("--height", 8, "--mean", "0"),
+            "a.npy holds arrays as they are; leave out --height, --mean",
+        ),
+        (
+            "a.npy", np.zeros((1, 1, 8, 16), np.float32), ("--dynamic", "image:4=8..16"),
+            "dynamic names axis 4 of image, which has axes 1 to 3 besides the batch",
+        ),
+        (
+            "a.npy", np.zeros((1, 1, 8, 16), np.float32), ("--dynamic", "image:3=8-16"),
+            "--dynamic is INPUT:AXIS=MIN..MAX, as image:3=32..512; got image:3=8-16",
+        ),
+        (
+            "a.npy", np.zeros((1, 1, 8, 16), np.float32), ("--dtype", "fp16"),
+            "--dtype fp16 decodes both variants to compare them; give --start",
+        ),
+    ],
+)  # fmt: skip
+def test_examples_that_do_not_fit(
+    tmp_path: Path, name: str, array: Any, options: tuple[object, ...], message: str
+) -> None:
+    if array is not None:
+        np.save(tmp_path / name, array)
+    args = (MODEL, "--example", tmp_path / name, "--max-length", 8, *options)
+    assert wrong(tmp_path, *args).removeprefix(f"{tmp_path}/") == message
+
+
+def test_pictures_and_pixel_options() -> None:
+    plain = ModelOptions().image_input("image", "RGB", (40, 20))
+    assert (plain.mode, plain.height, plain.width) == ("RGB", 20, 40)
+    assert (plain.mean, plain.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert (plain.min_width, plain.max_width, plain.width_multiple) == (40, 40, 1)
+    told = ModelOptions(mode="L", height=10, mean="0.25", std="2").image_input(
+        "image", "RGB", (40, 20)
+    )
+    assert (told.mode, told.height, told.width, told.mean, told.std) == (
+        "L", 10, 20, (0.25,), (2.0,),
+    )  # fmt: skip
+    for options, message in {
+        ModelOptions(mean="x"): "--mean is numbers with commas between, got 'x'",
+        ModelOptions(std="1,2"): "--std has 2 numbers, mode RGB has 3 channels",
+    }.items():
+        with pytest.raises(UsageError) as caught:
+            options.image_input("image", "RGB", (40, 20))
+        assert str(caught.value) == message
+
+
+def test_one_import_path_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def made():\n    return 3\n")
+    try:
+        assert "mine:made gave int" in wrong(tmp_path, "mine:made")
+    finally:
+        sys.modules.pop("mine", None)

@@ -1,0 +1,235 @@
+"""Hugging Face models without a line of adapter: their own logits, their own greedy tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("transformers", reason="Hugging Face models need the extra 'hf'")
+
+import transformers as hf
+
+from hybrid_deploy.errors import InputError, UnsupportedModelError
+from hybrid_deploy.export.huggingface import adapt, load, plain
+from hybrid_deploy.export.huggingface_models import HuggingFaceModel
+from tests.zoo.captioner import VOCABULARY
+from tests.zoo.case import Case
+from tests.zoo.eager import EagerBackend
+from tests.zoo.huggingface import CASES, MODELS, gpt2_config, pair
+from tests.zoo.reference import Scenario, compare, greedy
+
+LENGTH = 14
+STEPPED = [n for n in MODELS if n not in ("marian", "mbart", "pegasus", "t5-gated")]
+"""One of each kind: tracing takes seconds. `python -m tests.zoo` goes through all of them."""
+
+NOISE = 1e-5  # of the largest logit: sums in another order
+
+
+@lru_cache(maxsize=1)  # the tests of a model follow each other
+def built(name: str) -> tuple[hf.PreTrainedModel, HuggingFaceModel]:
+    return pair(name)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quiet() -> Iterator[None]:
+    level = hf.logging.get_verbosity()
+    hf.logging.set_verbosity_error()
+    yield
+    hf.logging.set_verbosity(level)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_logits_are_those_of_the_models_own_forward(name: str) -> None:
+    model, adapted = built(name)
+    inputs = CASES[name].inputs(3, CASES[name].sizes[-1])
+    assert tuple(inputs) == adapted.input_names == tuple(adapted.example)
+    tokens = torch.randint(1, VOCABULARY, (3, LENGTH))
+    wanted = own_logits(model, inputs, tokens)
+    given = adapted.decode(tokens, *adapted.encode(*inputs.values()))
+    assert given.shape == (3, LENGTH, VOCABULARY)
+    assert (given - wanted).abs().max() <= NOISE * wanted.abs().max()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_tokens_are_those_of_generate(name: str) -> None:
+    model, adapted = built(name)
+    inputs = CASES[name].inputs(3, CASES[name].sizes[0])
+    rows = generated(model, inputs)
+    for index, row in enumerate(rows):
+        alone = {key: value[index : index + 1] for key, value in inputs.items()}
+        tokens, _ = greedy(adapted, alone, row[:1], len(row) - 1)
+        assert tokens.tolist() == row[1:]
+    assert len({tuple(row) for row in rows}) == 3, "the input has no effect"
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_every_step_equals_the_full_run(name: str) -> None:
+    _, adapted = built(name)
+    case = dataclasses.replace(CASES[name], max_length=LENGTH)
+    found = compare(
+        case, adapted, EagerBackend(case, adapted).start, [Scenario(case.sizes[-1], (1, 4, 2))]
+    )
+    assert found.passed, found
+
+
+def own_logits(model: hf.PreTrainedModel, inputs: dict[str, Tensor], tokens: Tensor) -> Tensor:
+    """The model's forward as its documentation calls it."""
+    name = "input_ids" if model.config.model_type == "blip" else "decoder_input_ids"
+    logits: Tensor = model(**inputs, **{name: tokens}).logits
+    return logits
+
+
+def generated(model: hf.PreTrainedModel, inputs: dict[str, Tensor]) -> list[list[int]]:
+    """What generate() makes, first token included, without its padding behind the end."""
+    config = model.generation_config
+    config.eos_token_id = config.forced_eos_token_id = None
+    options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "max_length": LENGTH}
+    if isinstance(model, hf.WhisperForConditionalGeneration):
+        # its own generate() is for checkpoints that know languages and timestamps
+        tokens = hf.GenerationMixin.generate(model, **inputs, **options)
+    elif isinstance(model, hf.BlipForConditionalGeneration):
+        return [until_end(row) for row in model.generate(**inputs, **options).tolist()]
+    else:
+        tokens = model.generate(**inputs, **options)
+    assert tokens.shape == (3, LENGTH)
+    rows: list[list[int]] = tokens.tolist()
+    return rows
+
+
+def until_end(row: list[int]) -> list[int]:
+    """BLIP's generate() always ends at its separator, token 2."""
+    return row[: row.index(2) + 1] if 2 in row else row
+
+
+def test_the_model_itself_is_left_alone() -> None:
+    model = pair("vit-roberta")[0].train()
+    before = {name: type(module) for name, module in model.named_modules()}
+    config = model.config.to_dict()
+    adapted = adapt(model)
+    assert {name: type(module) for name, module in model.named_modules()} == before
+    assert model.config.to_dict() == config
+    assert model.decoder.config._attn_implementation == "sdpa"
+    assert model.training and not adapted.training
+    shared = {id(parameter) for parameter in model.parameters()}
+    assert {id(parameter) for parameter in adapted.parameters()} == shared
+
+
+def test_a_padding_token_has_the_position_that_generate_gives_it() -> None:
+    model, adapted = built("vit-roberta")
+    inputs = CASES["vit-roberta"].inputs(1, 32)
+    tokens = torch.tensor([[1, 7, 0, 0, 9]])  # padding in between, as a model may write it
+    with torch.no_grad():
+        memory = model.encoder(**inputs)
+        cache, steps = None, []
+        for index in range(tokens.shape[1]):
+            out = model(
+                encoder_outputs=memory,
+                decoder_input_ids=tokens[:, index : index + 1],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache = out.past_key_values
+            steps.append(out.logits[:, -1])
+        given = adapted.decode(tokens, *adapted.encode(*inputs.values()))
+    torch.testing.assert_close(given, torch.stack(steps, 1), atol=1e-4, rtol=1e-5)
+
+
+class CnnWithGpt2(nn.Module):
+    """A user's own class: a CNN, and a decoder from transformers called as in its documentation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = gpt2_config()
+        config.add_cross_attention = True
+        self.cnn = nn.Sequential(nn.Conv2d(3, 32, 8, 8), nn.ReLU())
+        self.decoder = hf.GPT2LMHeadModel(config)
+
+    def encode(self, image: Tensor) -> Tensor:
+        maps: Tensor = self.cnn(image)
+        return maps.flatten(2).transpose(1, 2).contiguous()
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        logits: Tensor = self.decoder(input_ids=tokens, encoder_hidden_states=memory).logits
+        return logits
+
+
+def test_an_own_class_around_a_hugging_face_decoder() -> None:
+    torch.manual_seed(0)
+    model = CnnWithGpt2().eval()
+    changed = plain(model)
+    case = Case(
+        name="own",
+        family="huggingface",
+        make=CnnWithGpt2,
+        inputs=lambda batch, size: {"image": torch.ones(batch, 3, size, size)},
+        sizes=(16,),
+        max_length=LENGTH,
+    )
+    start = EagerBackend(case, changed).start
+    assert compare(case, model, start, [Scenario(16, (1, 4, 2))]).passed
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: hf.GPT2LMHeadModel(gpt2_config()),
+        lambda: hf.BartModel(MODELS["bart"]().config),
+        lambda: hf.ViTModel(MODELS["vit-trocr"]().config.encoder),
+    ],
+)
+def test_what_has_no_encoder_or_no_head_is_refused(model: Any) -> None:
+    with pytest.raises(UnsupportedModelError) as caught:
+        adapt(model())
+    assert "encode(inputs) -> memory and decode(tokens, memory) -> logits" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_half_precision_weights_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"call model\.float\(\) first"):
+        adapt(MODELS["bart"]().half())
+
+
+def test_a_folder_is_loaded_with_the_class_that_it_names(tmp_path: Path) -> None:
+    model = pair("mbart")[0]
+    model.half().save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert type(loaded) is hf.MBartForConditionalGeneration
+    assert not loaded.training
+    inputs = CASES["mbart"].inputs(1, 8)
+    tokens = torch.randint(1, VOCABULARY, (1, LENGTH))
+    with torch.no_grad():
+        wanted = own_logits(model.float(), inputs, tokens)
+        given = own_logits(loaded, inputs, tokens)
+    assert given.dtype == torch.float32
+    torch.testing.assert_close(given, wanted)
+
+
+def test_a_pickle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BartModel"]}))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin is a pickle.* safe_serialization"):
+        load(tmp_path)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no config\.json; give a folder"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"has no model\.safetensors; give a folder"):
+        load(tmp_path)
+
+
+def test_a_class_that_transformers_does_not_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["TheirOwnModel"]}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UnsupportedModelError, match="TheirOwnModel is not an encoder-decoder"):
+        load(tmp_path)

@@ -1,0 +1,172 @@
+"""Plain arguments become a job, or one clear line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hybrid_deploy.contract import Head
+from hybrid_deploy.errors import UnsupportedModelError, UsageError
+from hybrid_deploy.export.dims import DynamicAxis
+from hybrid_deploy.export.exporter import head_of
+from hybrid_deploy.export.job import Arrays, GraphForm, SimpleAxes, make_job, named_inputs
+from hybrid_deploy.export.model import ADAPTER, check_model
+from hybrid_deploy.inputs import ArrayInput
+from hybrid_deploy.manifest import DimRange
+
+
+class TwoInputs(nn.Module):
+    """Takes an image, a question and, optionally, a scale."""
+
+    def encode(self, image: Tensor, question: Tensor, scale: Tensor | None = None) -> Tensor:
+        return image + question
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        return memory
+
+
+IMAGE, QUESTION = torch.zeros(2, 3, 4), torch.ones(2, 5)
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return TwoInputs().eval()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [IMAGE, QUESTION],
+        (IMAGE.numpy(), QUESTION),
+        {"question": QUESTION.numpy(), "image": IMAGE},
+    ],
+)
+def test_inputs_are_named_after_the_parameters_of_encode(model: nn.Module, given: Any) -> None:
+    named = named_inputs(model, given)
+    assert list(named) == ["image", "question"]
+    assert named["question"].shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (IMAGE, "encode takes 2 inputs (image, question, scale), got 1"),
+        ([IMAGE] * 4, "encode takes 2 inputs (image, question, scale), got 4"),
+        ({"image": IMAGE}, "encode takes the inputs image, question, scale, got image"),
+        ({}, "encode takes the inputs image, question, scale, got none"),
+        (
+            {"image": IMAGE, "question": QUESTION, "other": IMAGE},
+            "encode takes the inputs image, question, scale, got image, question, other",
+        ),
+        ([IMAGE, [1.0]], "an input of encode must be a tensor or an array, got list"),
+        (
+            [IMAGE, torch.zeros(3, 5)],
+            "the inputs of encode must be batch first and of one batch size, got "
+            "image (2, 3, 4), question (3, 5)",
+        ),
+        (
+            [torch.tensor(1.0), torch.tensor(1.0)],
+            "the inputs of encode must be batch first and of one batch size, got "
+            "image (), question ()",
+        ),
+    ],
+)
+def test_inputs_that_do_not_fit(model: nn.Module, given: Any, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        named_inputs(model, given)
+    assert str(caught.value) == message
+
+
+def test_varying_axes_in_short_and_in_full(model: nn.Module) -> None:
+    full = DynamicAxis("letters", DimRange(1, 2, 9))
+    dynamic: SimpleAxes = {
+        "image": {1: ("height", 1, 8), 2: ("width", 8, 64)},
+        "question": {1: full},
+    }
+    job = make_job(model, [IMAGE, QUESTION], max_length=9, dynamic=dynamic)
+    assert job.spec.dynamic["image"] == {
+        1: DynamicAxis("height", DimRange(1, 3, 8)),
+        2: DynamicAxis("width", DimRange(8, 8, 64)),  # the example's 4 is below the range
+    }
+    assert job.spec.dynamic["question"] == {1: full}
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "message"),
+    [
+        (
+            {"picture": {3: ("w", 1, 2)}},
+            "dynamic names the input picture, the model has image, question",
+        ),
+        (
+            {"image": {0: ("batch", 1, 2)}},
+            "dynamic names axis 0 of image, which has axes 1 to 2 besides the batch",
+        ),
+        ({"image": {2: ("w", 8, 8)}}, "image cannot vary from 8 to 8; the range is empty"),
+    ],
+)
+def test_axes_that_do_not_fit(model: nn.Module, dynamic: Any, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_job(model, [IMAGE, QUESTION], max_length=9, dynamic=dynamic)
+    assert str(caught.value) == message
+
+
+def test_what_is_not_given(model: nn.Module) -> None:
+    checks: list[Arrays] = [{"question": np.ones((1, 5)), "image": IMAGE[:1]}]
+    job = make_job(model, [IMAGE, QUESTION], max_length=9, end_tokens=2, checks=checks)
+    assert job.spec.name == "TwoInputs"
+    assert job.spec.preprocess == ArrayInput("image", ("question",))
+    assert (job.spec.generation.start_tokens, job.spec.generation.end_tokens) == ((), (2,))
+    assert job.form == GraphForm(opset=24, head=Head.LOGITS, batch=None)
+    assert list(job.checks[0]) == ["image", "question"]
+
+
+def test_what_must_be_given(model: nn.Module) -> None:
+    with pytest.raises(UsageError, match=r"^TwoInputs needs example_inputs: a tensor for each"):
+        make_job(model, None, max_length=9)
+    with pytest.raises(UsageError, match=r"^max_length is 1; two tokens are the least to decode$"):
+        make_job(model, [IMAGE, QUESTION], max_length=1)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"opset": 17}, "opset 17 is not supported; choose 24 or 18"),
+        ({"batch": 0}, "a batch of 0 is not possible; give 1 or more"),
+    ],
+)
+def test_forms_that_are_none(form: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        GraphForm(**form)
+    assert str(caught.value) == message
+
+
+def test_unknown_head() -> None:
+    with pytest.raises(
+        UsageError, match=r"^unknown head 'beam'; choose one of: logits, argmax, topk$"
+    ):
+        head_of("beam")
+
+
+def test_the_refusal_shows_an_adapter_that_works(model: nn.Module) -> None:
+    class Inner(nn.Module):
+        encoder, decoder = nn.Linear(2, 3), nn.Bilinear(2, 3, 4)
+
+    with pytest.raises(UnsupportedModelError) as caught:
+        make_job(Inner().eval(), IMAGE, max_length=9)
+    line, _, code = str(caught.value).partition("\n\n")
+    assert line == (
+        "Inner has no encode() and no decode(); wrap it in a module with encode(*inputs) -> memory "
+        "and the full-sequence decode(tokens, *memory) -> logits, in eval mode:"
+    )
+    assert code == ADAPTER
+    assert len(code.splitlines()) == 8
+    names: dict[str, Any] = {"torch": torch}
+    exec(code, names)
+    adapter = names["Adapter"](Inner()).eval()
+    check_model(adapter)
+    assert adapter.decode(torch.zeros(1, 2), adapter.encode(torch.zeros(1, 2))).shape == (1, 4)

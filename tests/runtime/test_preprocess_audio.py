@@ -1,0 +1,161 @@
+"""Speech features against the feature extractors of transformers, and files that go wrong."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hybrid_deploy.errors import InputError
+from hybrid_deploy.inputs import AudioInput, FilterBank, LogMel, Waveform
+from hybrid_deploy.runtime.preprocess import prepare
+from hybrid_deploy.runtime.preprocess_audio import batch_audio, load_audio
+
+RATE = 16000
+LOG_MEL = AudioInput("input_features", RATE, LogMel(80, 400, 160, 2 * RATE), mask="attention_mask")
+FILTER_BANK = AudioInput("input_features", RATE, FilterBank(80), mask="attention_mask")
+WAVEFORM = AudioInput("input_values", RATE, Waveform(normalize=True), mask="attention_mask")
+
+
+def speech(seconds: float, seed: int = 0) -> NDArray[np.float32]:
+    """Gives a chirp that swells, with noise: every filter gets something."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * RATE)) / RATE
+    tone = np.sin(2 * np.pi * (200 + 1500 * time) * time) * np.clip(time, 0.05, 0.6)
+    return (tone + 0.01 * rng.standard_normal(len(time))).astype(np.float32)
+
+
+def write_wav(
+    path: Path, data: bytes, *, width: int = 2, channels: int = 1, rate: int = RATE
+) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setsampwidth(width)
+        file.setnchannels(channels)
+        file.setframerate(rate)
+        file.writeframes(data)
+    return path
+
+
+def extractor(name: str, **settings: Any) -> Any:
+    transformers = pytest.importorskip("transformers")
+    return getattr(transformers, name)(**settings)
+
+
+@pytest.mark.parametrize("mels", [80, 128])
+def test_log_mel_is_whispers(mels: int) -> None:
+    whisper = extractor("WhisperFeatureExtractor", feature_size=mels, chunk_length=2)
+    signals = [speech(1.37), speech(2.0, seed=1), np.zeros(800, np.float32)]
+    spec = msgspec.structs.replace(LOG_MEL, features=LogMel(mels, 400, 160, 2 * RATE))
+    ours = batch_audio(signals, spec)
+    theirs = whisper(signals, sampling_rate=RATE, return_attention_mask=True, return_tensors="np")
+    assert ours["input_features"].shape == (3, mels, 200)
+    # They sum in float32 with torch, we in float64.
+    np.testing.assert_allclose(ours["input_features"], theirs["input_features"], atol=1e-4)
+    np.testing.assert_array_equal(ours["attention_mask"], theirs["attention_mask"])
+
+
+@pytest.mark.parametrize(("center", "scale"), [(True, True), (True, False), (False, False)])
+def test_filter_bank_is_speech_to_texts(center: bool, scale: bool) -> None:
+    theirs = extractor(
+        "Speech2TextFeatureExtractor",
+        do_ceptral_normalize=center or scale,
+        normalize_means=center,
+        normalize_vars=scale,
+    )
+    signals = [speech(0.8), speech(0.5, seed=1)]
+    spec = msgspec.structs.replace(FILTER_BANK, features=FilterBank(80, center, scale))
+    ours = batch_audio(signals, spec)
+    wanted = theirs(signals, sampling_rate=RATE, padding=True, return_tensors="np")
+    assert ours["input_features"].shape == (2, 78, 80)
+    np.testing.assert_allclose(ours["input_features"], wanted["input_features"], atol=1e-4)
+    np.testing.assert_array_equal(ours["attention_mask"], wanted["attention_mask"])
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_waveform_is_moonshines(normalize: bool) -> None:
+    theirs = extractor(
+        "Wav2Vec2FeatureExtractor", do_normalize=normalize, return_attention_mask=True
+    )
+    signals = [speech(0.8), speech(0.5, seed=1)]
+    spec = msgspec.structs.replace(WAVEFORM, features=Waveform(normalize))
+    ours = batch_audio(signals, spec)
+    wanted = theirs(signals, sampling_rate=RATE, padding=True, return_tensors="np")
+    np.testing.assert_allclose(ours["input_values"], wanted["input_values"], atol=1e-5)
+    np.testing.assert_array_equal(ours["attention_mask"], wanted["attention_mask"])
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_pcm_of_every_width(tmp_path: Path, width: int) -> None:
+    signal = speech(0.1)
+    scale = 1 << (8 * width - 1)
+    whole = np.round(signal.astype(np.float64) * (scale - 1)).astype(np.int64)
+    data = b"".join(
+        int(v + 128).to_bytes(1, "little")
+        if width == 1
+        else int(v).to_bytes(width, "little", signed=True)
+        for v in whole
+    )
+    loaded = load_audio(write_wav(tmp_path / "a.wav", data, width=width), RATE)
+    assert loaded.dtype == np.float32
+    np.testing.assert_allclose(loaded, signal, atol=2 / scale + 1e-7)
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    stereo = np.array([[16384, 0], [-16384, -16384]], "<i2")
+    path = write_wav(tmp_path / "a.wav", stereo.tobytes(), channels=2)
+    assert load_audio(path, RATE).tolist() == [0.25, -0.5]
+
+
+def test_wrong_rate_says_how_to_convert(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", bytes(200), rate=44100)
+    message = r"a\.wav has 44100 samples per second, the model takes 16000; convert it with: "
+    with pytest.raises(InputError, match=message + r"ffmpeg -i \S*a\.wav -ar 16000 -ac 1"):
+        prepare([path], WAVEFORM)
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no sound: it is empty"):
+        prepare([write_wav(tmp_path / "empty.wav", b"")], WAVEFORM)
+    with pytest.raises(InputError, match=r"no\.wav does not exist"):
+        prepare([tmp_path / "no.wav"], WAVEFORM)
+    (tmp_path / "half.wav").write_bytes((tmp_path / "empty.wav").read_bytes()[:20])
+    with pytest.raises(InputError, match=r"half\.wav is"):
+        prepare([tmp_path / "half.wav"], WAVEFORM)
+    (tmp_path / "zero.wav").write_bytes(b"")
+    with pytest.raises(InputError, match="it ends too early"):
+        prepare([tmp_path / "zero.wav"], WAVEFORM)
+
+
+def test_other_formats_need_soundfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
+    (tmp_path / "a.mp3").write_bytes(b"ID3" + bytes(64))
+    with pytest.raises(InputError, match=r"a\.mp3 is not PCM in a WAV file; convert it with"):
+        load_audio(tmp_path / "a.mp3", RATE)
+
+
+def test_length_limits() -> None:
+    with pytest.raises(InputError, match=r"2\.5 s long, the model takes 2 s; cut it into parts"):
+        batch_audio([speech(2.5)], LOG_MEL)
+    limited = msgspec.structs.replace(WAVEFORM, max_seconds=0.5)
+    with pytest.raises(InputError, match=r"0\.6 s long, the model takes 0\.5 s"):
+        batch_audio([speech(0.6)], limited)
+    with pytest.raises(InputError, match="100 samples long, it needs 400"):
+        batch_audio([speech(0.5)[:100]], FILTER_BANK)
+
+
+def test_unequal_lengths_need_a_mask() -> None:
+    spec = msgspec.structs.replace(WAVEFORM, mask=None)
+    with pytest.raises(InputError, match="takes no mask; run them one by one"):
+        batch_audio([speech(0.2), speech(0.3)], spec)
+    assert list(batch_audio([speech(0.2)] * 2, spec)) == ["input_values"]
+
+
+def test_silence_stays_finite() -> None:
+    silence = np.zeros(RATE, np.float32)
+    for spec in (LOG_MEL, FILTER_BANK, WAVEFORM):
+        assert np.isfinite(batch_audio([silence], spec)[spec.name]).all()

@@ -1,0 +1,162 @@
+"""The rules against the logits processors of transformers, on random logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hybrid_deploy.errors import BackendError
+from hybrid_deploy.manifest import GenerationDefaults
+from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.generate import Limits, decode_greedily
+from hybrid_deploy.runtime.processors import processors_of
+
+VOCABULARY, MAX_LENGTH = 23, 12
+NEUTRAL = GenerationDefaults((1,), (2, 3), 0, MAX_LENGTH)
+
+RULES: dict[str, dict[str, Any]] = {
+    "repetition_penalty": {"repetition_penalty": 1.7},
+    "repetition_reward": {"repetition_penalty": 0.6},
+    "no_repeat_ngram_1": {"no_repeat_ngram_size": 1},
+    "no_repeat_ngram_2": {"no_repeat_ngram_size": 2},
+    "no_repeat_ngram_3": {"no_repeat_ngram_size": 3},
+    "min_length": {"min_length": 6},
+    "forced_bos": {"forced_bos_token_id": 9},
+    "forced_eos": {"forced_eos_token_id": 3},
+    "suppress": {"suppress_tokens": [4, 5, 17, 99]},
+    "begin_suppress": {"begin_suppress_tokens": [2, 6]},
+    "begin_suppress_after_forced": {"begin_suppress_tokens": [2, 6], "forced_bos_token_id": 9},
+    "bad_words": {"bad_words_ids": [[4], [7]]},
+    "everything": {
+        "repetition_penalty": 1.3,
+        "no_repeat_ngram_size": 2,
+        "min_length": 6,
+        "forced_bos_token_id": 9,
+        "forced_eos_token_id": 2,
+        "suppress_tokens": [4, 5],
+        "begin_suppress_tokens": [6],
+    },
+}
+
+
+def ours_of(rules: dict[str, Any]) -> GenerationDefaults:
+    """Writes rules of transformers as ours."""
+    forced = rules.get("forced_bos_token_id")
+    return GenerationDefaults(
+        start_tokens=(1,),
+        end_tokens=(2, 3),
+        pad_token=0,
+        max_length=MAX_LENGTH,
+        min_length=rules.get("min_length", 0),
+        suppressed=(
+            *rules.get("suppress_tokens", ()),
+            *(token for (token,) in rules.get("bad_words_ids", ())),
+        ),
+        begin_suppressed=tuple(rules.get("begin_suppress_tokens", ())),
+        forced=() if forced is None else ((1, forced),),
+        forced_end=rules.get("forced_eos_token_id"),
+        repetition_penalty=rules.get("repetition_penalty", 1.0),
+        no_repeat_ngram=rules.get("no_repeat_ngram_size", 0),
+    )
+
+
+def theirs_of(rules: dict[str, Any], prompt: int) -> Any:
+    """Gives the processors that generate() makes, in its order."""
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    config = transformers.GenerationConfig(
+        **rules, eos_token_id=[2, 3], max_length=MAX_LENGTH, num_beams=1
+    )
+    config._eos_token_tensor = torch.tensor([2, 3])
+
+    class Model(transformers.generation.GenerationMixin):  # type: ignore[misc, name-defined]
+        config = transformers.BartConfig(vocab_size=VOCABULARY)
+
+    return Model()._get_logits_processor(config, input_ids_seq_length=prompt, device="cpu")
+
+
+@pytest.mark.parametrize("prompt", [1, 3])
+@pytest.mark.parametrize("name", RULES)
+def test_rules_are_those_of_transformers(name: str, prompt: int) -> None:
+    import torch
+
+    rules = RULES[name]
+    theirs, ours = theirs_of(rules, prompt), processors_of(ours_of(rules))
+    assert len(theirs) > 0
+    rng, changed = np.random.default_rng(7), 0
+    for length in range(prompt, MAX_LENGTH):
+        for _ in range(20):
+            tokens = rng.integers(0, 8, length)
+            logits = rng.standard_normal(VOCABULARY).astype(np.float32)
+            wanted = theirs(torch.from_numpy(tokens)[None], torch.from_numpy(logits.copy())[None])
+            given = logits.copy()
+            for process in ours:
+                process(given, tokens, prompt)
+            np.testing.assert_allclose(given, wanted[0].numpy(), rtol=1e-6)
+            changed += bool((given != logits).any())
+    silent = name == "forced_bos" and prompt > 1
+    assert silent or changed, "a rule that never changes anything proves nothing"
+
+
+def test_neutral_defaults_have_no_rules() -> None:
+    assert processors_of(NEUTRAL) == ()
+
+
+class ScriptedDecoding:
+    """Gives random logits that depend on nothing but the token and its position."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        rng = np.random.default_rng(3)
+        self.table = rng.standard_normal((MAX_LENGTH + 1, VOCABULARY, VOCABULARY))
+
+    def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
+        return self.step(tokens[np.arange(self.batch), last], position + last)
+
+    def step(self, token: IntArray, position: IntArray) -> FloatArray:
+        logits = self.table[position, token].astype(np.float32)
+        logits.setflags(write=False)
+        return logits
+
+
+def limits(generation: GenerationDefaults) -> Limits:
+    return Limits(generation.end_tokens, generation.pad_token, MAX_LENGTH, MAX_LENGTH)
+
+
+def greedy(generation: GenerationDefaults, prompts: list[list[int]]) -> list[tuple[int, ...]]:
+    decoding = ScriptedDecoding(len(prompts))
+    decodes = decode_greedily(decoding, prompts, limits(generation), processors_of(generation))
+    return [row.tokens for row in decodes.sequences]
+
+
+def test_every_row_follows_the_rules_of_its_own_prompt() -> None:
+    generation = ours_of(RULES["everything"])
+    prompts = [[1], [1, 9, 8], [1, 8]]
+    together = greedy(generation, prompts)
+    assert together == [greedy(generation, [prompt])[0] for prompt in prompts]
+    assert together[0][0] == 9, "forced at position 1"
+    assert together[1][0] != 9, "whose position 1 is in the prompt"
+    for prompt, tokens in zip(prompts, together, strict=True):
+        assert not {4, 5} & set(tokens)
+        assert all(len(prompt) + i >= 6 for i, t in enumerate(tokens) if t in (2, 3))
+        pairs = list(zip([*prompt, *tokens], [*prompt, *tokens][1:], strict=False))
+        assert len(pairs) == len(set(pairs))
+
+
+def test_forced_end_comes_last_with_certainty() -> None:
+    generation = GenerationDefaults((1,), (2,), 0, MAX_LENGTH, suppressed=(2,), forced_end=2)
+    decoding = ScriptedDecoding(1)
+    (row,) = decode_greedily(
+        decoding, [[1]], limits(generation), processors_of(generation)
+    ).sequences
+    assert len(row.tokens) == MAX_LENGTH - 1
+    assert (row.tokens[-1], row.scores[-1], row.finish) == (2, 0.0, "end")
+
+
+def test_nothing_left_to_choose() -> None:
+    generation = GenerationDefaults((1,), (2,), 0, 8, suppressed=tuple(range(VOCABULARY)))
+    with pytest.raises(BackendError, match="the rules of the bundle leave no token"):
+        greedy(generation, [[1]])

@@ -1,0 +1,56 @@
+"""All cases of the zoo, by family. A family is imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterable
+
+from tests.zoo.case import Case
+
+_MODULES = {
+    "torch": "tests.zoo.decoder_cases:TORCH",
+    "handwritten": "tests.zoo.decoder_cases:HANDWRITTEN",
+    "prefix": "tests.zoo.decoder_cases:PREFIX",
+    "image": "tests.zoo.encoder_cases:IMAGE",
+    "signal": "tests.zoo.encoder_cases:SIGNAL",
+    "padded": "tests.zoo.encoder_cases:PADDED",
+    "huggingface": "tests.zoo.huggingface:HUGGINGFACE",
+}
+"""Where the cases of each family are: a module and its tuple of cases."""
+
+OPTIONAL = {"huggingface": "transformers"}
+"""Families that need a package of their own, and that package's name."""
+
+FAMILIES = tuple(_MODULES)
+
+
+def family(name: str) -> tuple[Case, ...]:
+    """Gives the cases of one family."""
+    module, cases = _MODULES[name].split(":")
+    found: tuple[Case, ...] = getattr(importlib.import_module(module), cases)
+    return found
+
+
+def all_cases(families: Iterable[str] = FAMILIES) -> tuple[Case, ...]:
+    """Gives the cases of several families, leaving out those whose package is missing."""
+    return tuple(case for name in families if _installed(name) for case in family(name))
+
+
+def find(name: str) -> Case:
+    """Gives the case of that name.
+
+    Raises:
+        KeyError: there is none; the message lists those there are.
+    """
+    known: list[str] = []
+    for one in FAMILIES:
+        for case in all_cases([one]):
+            if case.name == name:
+                return case
+            known.append(case.name)
+    raise KeyError(f"no case {name!r}; there are: {', '.join(known)}")
+
+
+def _installed(name: str) -> bool:
+    return name not in OPTIONAL or importlib.util.find_spec(OPTIONAL[name]) is not None
