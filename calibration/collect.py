@@ -36,6 +36,7 @@ from hybrid_deploy.contract import (
     next_cache,
 )
 from hybrid_deploy.errors import BackendError, CalibrationError
+from hybrid_deploy.manifest import TensorSpec
 from hybrid_deploy.onnx_files import save_graphs
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
 from hybrid_deploy.runtime.generate import decode_greedily, limits_of
@@ -152,9 +153,9 @@ class ObservedDecoding:
     def __init__(self, model: ObservedModel, batch: int, memory: Arrays) -> None:
         self._model = model
         self._batch = batch
-        self._memory = memory
-        self._caches: dict[str, NDArray[Any]] = {
-            name: np.zeros([s if isinstance(s, int) else batch for s in spec.shape], np.float32)
+        self._memory = {n: array for n, array in memory.items() if n not in model.caches}
+        self._caches = {
+            name: memory[name] if name in memory else _empty_cache(spec, batch)
             for name, spec in model.caches.items()
         }
 
@@ -209,3 +210,8 @@ def _decode(bundle: Bundle, decoding: ObservedDecoding) -> int:
 
 def _graph_hash(bundle: Bundle, variant: str, role: GraphRole) -> str:
     return bundle.manifest.files[bundle.graph(variant, role).file].sha256
+
+
+def _empty_cache(spec: TensorSpec, batch: int) -> NDArray[Any]:
+    sizes = [size if isinstance(size, int) else batch for size in spec.shape]
+    return np.zeros(sizes, np.float32)

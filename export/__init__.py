@@ -1,1 +1,36 @@
-"""From a trained PyTorch hybrid model to ONNX graphs that decode one token at a time."""
+"""From torch models to bundles of ONNX graphs that decode one token at a time."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hybrid_deploy.export.custom_rules import row_rule
+    from hybrid_deploy.export.exporter import export_model, run_export
+    from hybrid_deploy.export.job import ExportJob, ModelSpec
+    from hybrid_deploy.export.substitution import substitute
+
+_PUBLIC = {
+    "ExportJob": "hybrid_deploy.export.job",
+    "ModelSpec": "hybrid_deploy.export.job",
+    "export_model": "hybrid_deploy.export.exporter",
+    "row_rule": "hybrid_deploy.export.custom_rules",
+    "run_export": "hybrid_deploy.export.exporter",
+    "substitute": "hybrid_deploy.export.substitution",
+}
+
+__all__ = [
+    "ExportJob",
+    "ModelSpec",
+    "export_model",
+    "row_rule",
+    "run_export",
+    "substitute",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -88,15 +88,13 @@ class FusedAttention:
         keys, groups = frame.heads(node, call.key)
         values, _ = frame.heads(node, call.value)
         query = with_heads(query.unsqueeze(-2) if single else query, keys.shape[1] * groups)
-        mask: Tensor | None = None
+        mask = None
         if call.mask is not None or call.is_causal:
             own = frame.alignment(node)
             rank = max(own.rank, 0 if call.mask is None else frame.plan.rank(call.mask))
             into = Alignment(rank=rank, rows=-2, batch=own.batch, folded=own.folded)
             mask = _with_head_axis(frame.attention_mask(node, call.key, call.mask, into), own)
         if frame.native:
-            if mask is not None and not single:
-                mask = mask.expand(*mask.shape[:-2], query.shape[2], mask.shape[-1])
             result = F.scaled_dot_product_attention(
                 query,
                 keys,

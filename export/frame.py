@@ -272,7 +272,7 @@ class Frame:
             rows = self._values[cache.source]
             if self.is_single(cache.source):
                 rows = rows.unsqueeze(cache.form.length)
-            rows = cache.form.kept(rows).to(cache_dtype(cache))
+            rows = with_cache_dtype(cache, cache.form.kept(rows))
             lead = self.plan.lead(cache.source, cache.form.length)
             self.caches[index] = self._write(self.caches[index], rows, lead)
             self._written.add(cache)
@@ -346,7 +346,9 @@ class Frame:
         else:
             table = self._with_keys(operand, self.fixed(consumer, operand))
             table = table.reshape((1,) * (into.rank - table.dim()) + tuple(table.shape))
-            table = torch.movedim(table, into.rows, 0)
+            rows = into.rows + into.rank
+            if rows != 0:
+                table = table.permute(rows, *(a for a in range(into.rank) if a != rows))
             rest = tuple(table.shape[1:])
             picked = F.embedding(self.positions(lead, single=single), table.flatten(1))
         value = _place(picked, rest, into, single=single)
@@ -366,8 +368,12 @@ def _place(picked: Tensor, rest: tuple[int, ...], into: Alignment, *, single: bo
     others = [*rest[:batch_in_rest], *rest[batch_in_rest + 1 :]]
     if folded != 1:
         # what belongs to one sequence moves beside the batch and is folded into it
-        picked = torch.unflatten(picked, lead, rest).movedim(lead + batch_in_rest, 1)
-        picked = picked.flatten(0, 1)
+        picked = torch.unflatten(picked, lead, rest)
+        moved = lead + batch_in_rest
+        behind = [axis for axis in range(1, picked.dim()) if axis != moved]
+        picked = picked.permute(0, moved, *behind).flatten(0, 1)
+    elif not others:
+        picked = picked.squeeze(lead)
     elif len(others) != 1:
         picked = torch.unflatten(picked, lead, others)
     order = list(range(lead, lead + len(others)))
@@ -381,6 +387,12 @@ def cache_dtype(cache: Kept) -> torch.dtype:
     """Gives the type that a cache has; truth values are kept as numbers, as TensorRT wants them."""
     dtype: torch.dtype = cache.source.meta["val"].dtype
     return torch.float32 if dtype is torch.bool else dtype
+
+
+def with_cache_dtype(cache: Kept, rows: Tensor) -> Tensor:
+    """Gives new rows in the type that their cache has."""
+    dtype = cache_dtype(cache)
+    return rows if rows.dtype is dtype else rows.to(dtype)
 
 
 def _repeat(value: Tensor, times: int, axis: int) -> Tensor:

@@ -228,8 +228,11 @@ class _Constants:
             value = plan.constants.get(node)
             if isinstance(value, Tensor) and node not in self._buffers:
                 name = plan.capture.names.get(node, node.name).replace(".", NESTED)
+                known = dict(module.named_buffers(recurse=False))
+                if name not in known and hasattr(module, name):
+                    name = f"{name}_constant"  # a method of nn.Module is called so
                 self._buffers[node] = name
-                if name not in dict(module.named_buffers(recurse=False)):
+                if name not in known:
                     module.register_buffer(name, value)
 
     def __getitem__(self, node: fx.Node, /) -> Tensor:

@@ -214,7 +214,7 @@ def _adapted(model: nn.Module, example: Arrays | None) -> tuple[nn.Module, Array
         return model, example
     from hybrid_deploy.export.huggingface import adapt
 
-    adapted = adapt(model)  # type: ignore[arg-type]
+    adapted = adapt(model)
     adapted.train(False)
     return adapted, adapted.example if example is None else example
 

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import ExportError
+from hybrid_deploy.export.attention_masks import give_masks_all_rows
 from hybrid_deploy.export.capture import quiet_tracing
+from hybrid_deploy.export.custom_rules import custom_translations
 from hybrid_deploy.export.incremental import NESTED
 from hybrid_deploy.export.lowering import translations
+from hybrid_deploy.export.onnx_decomposition import only_needed_decompositions
 
 _FOLDED_VALUES = 1 << 31  # fold constants of any size: what is constant is a weight
 
@@ -40,7 +43,7 @@ def onnx_from_torch(
         ExportError: an operator has no translation to ONNX.
     """
     shapes = tuple({**dynamic.get(name, {})} or None for name in inputs)
-    with quiet_tracing():
+    with quiet_tracing(), only_needed_decompositions():
         try:
             program = torch.onnx.export(
                 module.eval(),
@@ -50,7 +53,7 @@ def onnx_from_torch(
                 input_names=list(inputs),
                 output_names=list(outputs),
                 dynamic_shapes=_nested(module, shapes),
-                custom_translation_table=dict(translations(opset)),
+                custom_translation_table={**translations(opset), **custom_translations()},
                 verbose=False,
             )
         except Exception as error:
@@ -80,6 +83,7 @@ def _tidy(model: ir.Model) -> ir.Model:
         model, input_size_limit=_FOLDED_VALUES, output_size_limit=_FOLDED_VALUES
     )
     _split_gemm(model)
+    give_masks_all_rows(model)
     _restore_weight_names(model)
     passes = ir.passes.Sequential(
         ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from hybrid_deploy.export.attention_rules import FusedAttention, MatrixProduct
+from hybrid_deploy.export.custom_rules import custom_rule
 from hybrid_deploy.export.movement import RESHAPES, TRANSPOSITIONS
 from hybrid_deploy.export.rowwise_rules import (
     Dropout,
@@ -31,6 +32,8 @@ from hybrid_deploy.export.shape_rules import (
 
 _TABLE: dict[Rule, tuple[str, ...]] = {
     Elementwise(): (
+        "aten.__and__.Tensor",
+        "aten.__or__.Tensor",
         "aten._to_copy.default",
         "aten.alias.default",
         "aten.clone.default",
@@ -89,7 +92,7 @@ def find_rule(node: fx.Node) -> Rule:
     """Gives the rule of a node."""
     if node.target is operator.getitem:
         return _ITEM
-    known = _RULES.get(str(node.target))
+    known = custom_rule(node) or _RULES.get(str(node.target))
     if known is not None:
         return known
     tags = getattr(node.target, "tags", ())

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import ParityError
-from hybrid_deploy.export.model import reference_logits, reference_memory
+from hybrid_deploy.export.model import reference_heads, reference_memory
 from hybrid_deploy.manifest import GenerationDefaults
-from hybrid_deploy.runtime.backend import Backend
+from hybrid_deploy.runtime.backend import Backend, SeveralHeads
 
 LARGEST_DIFFERENCE = 1e-4
 """Largest accepted difference of a float32 logit: both sides round their sums in another order."""
+
+_LARGE_LOGIT = 16.0  # the accepted difference grows with logits above this one, as rounding does
 
 _BLOCK = 16  # as many steps' logits are kept until the model has decoded them too
 
@@ -38,9 +40,12 @@ class Parity:
     steps: int = 0
     largest_difference: float = 0.0
 
-    def note(self, differences: NDArray[np.float32]) -> None:
-        """Takes in differences of logits; one that is no number stays for good."""
-        self.largest_difference = float(np.maximum(self.largest_difference, differences.max()))
+    def note(self, wanted: NDArray[np.float32], given: NDArray[np.float32]) -> bool:
+        """Takes in what the model and the graphs gave; tells whether it is close enough."""
+        difference = np.abs(wanted - given).max(initial=0)  # one that is no number stays for good
+        self.largest_difference = float(np.maximum(self.largest_difference, difference))
+        scale = max(1.0, float(np.abs(wanted).max(initial=0)) / _LARGE_LOGIT)
+        return bool(difference <= LARGEST_DIFFERENCE * scale)
 
     def add(self, other: Parity) -> None:
         """Takes in another comparison."""
@@ -53,11 +58,11 @@ class Parity:
 
 @dataclass(frozen=True)
 class _Step:
-    """What the graphs gave for one more token: logits (batch, vocabulary)."""
+    """What the graphs gave for one more token, (batch, width) each: logits, then other heads."""
 
     lengths: NDArray[np.int64]
     active: NDArray[np.bool_]
-    logits: NDArray[np.float32]
+    heads: tuple[NDArray[Any], ...]
 
 
 def check_parity(
@@ -143,10 +148,12 @@ def _compare(
     if prompts.shape[1] == 1:
         prefilled = logits.copy()
         logits = decoding.step(prompts[:, 0], np.zeros(size, np.int64))
-        parity.note(np.abs(prefilled - logits))
+        parity.note(prefilled, logits)
     rows, block = np.arange(size), list[_Step]()
     while True:
-        block.append(_Step(lengths.copy(), active.copy(), logits.copy()))
+        others = decoding.heads.values() if isinstance(decoding, SeveralHeads) else ()
+        heads = tuple(values.copy() for values in (logits, *others))
+        block.append(_Step(lengths.copy(), active.copy(), heads))
         best = logits.argmax(-1)
         active &= lengths < generation.max_length
         active &= ~np.isin(best, generation.end_tokens)
@@ -171,14 +178,18 @@ def _compare_block(
 ) -> None:
     """Compares some steps with one full run of the model over the tokens so far."""
     longest = int(block[-1].lengths.max())
-    full = reference_logits(model, memory, torch.from_numpy(tokens[:, :longest])).numpy()
+    full = reference_heads(model, memory, torch.from_numpy(tokens[:, :longest]))
     for step in block:
-        wanted = full[np.arange(len(tokens)), step.lengths - 1]
-        parity.note(np.abs(wanted - step.logits)[step.active])
+        places = np.arange(len(tokens)), step.lengths - 1
+        wanted = [head.numpy()[places] for head in full]
+        close = [
+            parity.note(a[step.active], b[step.active])
+            for a, b in zip(wanted, step.heads, strict=True)
+        ]
         parity.steps += int(step.active.sum())
-        best, given = wanted.argmax(-1), step.logits.argmax(-1)
+        best, given = wanted[0].argmax(-1), step.heads[0].argmax(-1)
         differing = np.flatnonzero((best != given) & step.active)
-        if len(differing) or not parity.largest_difference <= LARGEST_DIFFERENCE:
+        if len(differing) or not all(close):
             row = int(differing[0]) if len(differing) else 0
             raise ParityError(
                 f"the exported graphs differ from the model in {name}, sequence {row}, after "

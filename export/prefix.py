@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from hybrid_deploy.export.capture import as_expr
-from hybrid_deploy.export.frame import Frame, Lookup, cache_dtype
+from hybrid_deploy.export.frame import Frame, Lookup, with_cache_dtype
 from hybrid_deploy.export.kept import Kept
 from hybrid_deploy.export.operators import find_rule
 from hybrid_deploy.export.plan import BindingTime, Plan
@@ -108,7 +108,7 @@ class PrefixFrame(Frame):
 
     def _cached(self, cache: Kept) -> Tensor:
         assert cache.form is not None
-        return cache.form.kept(self._values[cache.source]).to(cache_dtype(cache))
+        return with_cache_dtype(cache, cache.form.kept(self._values[cache.source]))
 
     def _with_keys(self, operand: fx.Node, table: Tensor) -> Tensor:
         axes = self.plan.token_axes(operand)

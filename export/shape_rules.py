@@ -162,7 +162,7 @@ class Joining:
                 width = [1] * model.dim()
                 joined = frame.axis(node, self._axis(frame.plan, node), single=single)
                 width[joined] = value.shape[joined]
-                value = value + model.narrow(joined, 0, 1).to(value.dtype) * 0
+                value = value + model.narrow(joined, 0, 1) * 0
             values.append(value)
         joined = frame.axis(node, self._axis(frame.plan, node), single=single)
         return call(node, (values, joined), {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,16 @@ class Decoding(Protocol):
         Returns:
             logits (batch, vocabulary); valid until the next call.
         """
+        ...
+
+
+@runtime_checkable
+class SeveralHeads(Protocol):
+    """A decoding whose decoder returns more than logits."""
+
+    @property
+    def heads(self) -> Mapping[str, NDArray[Any]]:
+        """What the further heads gave last, (batch, width) each; valid until the next call."""
         ...
 
 

@@ -118,7 +118,7 @@ class OnnxRuntimeDecoding:
             for spec in step.inputs
             if spec.name in caches
         }
-        results = {
+        results: dict[str, NDArray[Any]] = {
             spec.name: np.empty(_sizes(spec, batch), _DTYPES[spec.dtype])
             for spec in step.outputs
             if not is_next_cache(spec.name)

@@ -1,0 +1,95 @@
+"""Row rules: an operator of the user's own in the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hybrid_deploy.errors import UnsupportedModelError, UsageError
+from hybrid_deploy.export import custom_rules, row_rule
+from hybrid_deploy.export.binding import analyse
+from hybrid_deploy.export.capture import capture_decoder
+from hybrid_deploy.export.incremental import EncoderGraph, StepGraph, cache_example
+from hybrid_deploy.export.model import DecodePart, EncodePart
+from hybrid_deploy.export.plan import Plan
+
+VOCABULARY, WIDTH, LENGTH = 11, 8, 6
+
+
+@torch.library.custom_op("hybrid_tests::fold", mutates_args=())
+def fold(rows: Tensor, weight: Tensor) -> Tensor:
+    """Adds the halves of every row, weighted: an operator that nobody knows."""
+    left, right = (rows * weight).chunk(2, -1)
+    return torch.cat([left + right, left - right], -1)
+
+
+@fold.register_fake
+def _(rows: Tensor, weight: Tensor) -> Tensor:
+    return torch.empty_like(rows)
+
+
+class Folded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.weight = nn.Parameter(torch.randn(WIDTH))
+        self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+        self.head = nn.Linear(WIDTH, VOCABULARY)
+
+    def encode(self, memory: Tensor) -> Tensor:
+        return memory
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        rows = torch.ops.hybrid_tests.fold(self.embedding(tokens), self.weight)
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1])
+        mixed, _ = self.attention(rows, rows, rows, attn_mask=mask, need_weights=False)
+        logits: Tensor = self.head(mixed + memory.mean(1, keepdim=True))
+        return logits
+
+
+@pytest.fixture
+def no_rules() -> Iterator[None]:
+    known = dict(custom_rules._RULES)
+    custom_rules._RULES.clear()
+    yield
+    custom_rules._RULES.clear()
+    custom_rules._RULES.update(known)
+
+
+def plan_of(model: nn.Module) -> Plan:
+    memory = (torch.randn(2, 3, WIDTH),)
+    return analyse(capture_decoder(DecodePart(model), memory, ((1,),), LENGTH))
+
+
+@pytest.mark.usefixtures("no_rules")
+def test_a_row_rule_makes_an_operator_known() -> None:
+    torch.manual_seed(0)
+    model = Folded().eval()
+    with pytest.raises(UnsupportedModelError, match=r"row_rule.*") as caught:
+        plan_of(model)
+    assert "hybrid_tests.fold.default" in str(caught.value)
+
+    @row_rule("hybrid_tests::fold")
+    def folded(rows: Tensor, weight: Tensor) -> Tensor:
+        assert rows.dim() == 3
+        left, right = (rows * weight).chunk(2, -1)
+        return torch.cat([left + right, left - right], -1)
+
+    plan = plan_of(model)
+    memory, tokens = torch.randn(2, 4, WIDTH), torch.randint(VOCABULARY, (2, LENGTH))
+    with torch.no_grad():
+        kept = EncoderGraph(EncodePart(model), plan)(memory)
+        caches, step = cache_example(plan, 2), StepGraph(plan)
+        wanted = model.decode(tokens, memory)
+        for index in range(LENGTH):
+            position = torch.full((2,), index)
+            logits, *caches = step(tokens[:, index], position, *kept, *caches)
+            torch.testing.assert_close(logits, wanted[:, index], atol=1e-5, rtol=1e-5)
+
+
+def test_an_operator_that_does_not_exist_is_named() -> None:
+    with pytest.raises(UsageError, match=r"PyTorch has no operator 'hybrid_tests::nothing'"):
+        row_rule("hybrid_tests::nothing")
