@@ -53,7 +53,7 @@ def check_batch(model: nn.Module, inputs: Mapping[str, Tensor], length: int) -> 
         UnsupportedModelError: encoder or decoder mixes the sequences of a batch.
     """
     generator = torch.Generator().manual_seed(1)
-    pair = tuple(_varied(value[:2]) for value in inputs.values())
+    pair = tuple(varied(value[:2]) for value in inputs.values())
     alone = tuple(value[:1] for value in pair)
     together, single = reference_memory(model, pair), reference_memory(model, alone)
     if not all(_same(a[:1], b) for a, b in zip(together, single, strict=True)):
@@ -71,14 +71,14 @@ def check_batch(model: nn.Module, inputs: Mapping[str, Tensor], length: int) -> 
         )
 
 
-def _varied(value: Tensor) -> Tensor:
+def varied(value: Tensor) -> Tensor:
     """Gives an input whose second row differs from the first, within the values of the example."""
-    varied = value.clone()
+    pair = value.clone()
     if value.is_floating_point():
-        varied[1] = value[1] / 2 if bool(value[1].any()) else 1
+        pair[1] = value[1] / 2 if bool(value[1].any()) else 1
     else:
-        varied[1] = value[1].flatten().flip(0).reshape(value[1].shape)
-    return varied
+        pair[1] = value[1].flatten().flip(0).reshape(value[1].shape)
+    return pair
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -41,11 +41,11 @@ def memory_axes(
     """
     shapes = []
     for bound in ("min", "max"):
-        resized = tuple(_resized(value, dynamic.get(n, {}), bound) for n, value in inputs.items())
+        values = tuple(resized(inputs, dynamic, bound).values())
         try:
-            shapes.append([value.shape for value in reference_memory(model, resized)])
+            shapes.append([value.shape for value in reference_memory(model, values)])
         except Exception as error:
-            sizes = ", ".join(str(tuple(value.shape)) for value in resized)
+            sizes = ", ".join(str(tuple(value.shape)) for value in values)
             raise UnsupportedModelError(
                 f"{users_line(error)}encode() fails on inputs of the declared size {sizes}: "
                 f"{str(error).strip().splitlines()[0]}; narrow the dynamic range"
@@ -101,8 +101,8 @@ def dim_ranges(
     names = dim_names(plan)
     found: dict[str, list[int]] = {}
     for bound in ("min", "typical", "max"):
-        resized = tuple(_resized(value, dynamic.get(n, {}), bound) for n, value in inputs.items())
-        for node, value in zip(plan.capture.memory, reference_memory(model, resized), strict=True):
+        values = tuple(resized(inputs, dynamic, bound).values())
+        for node, value in zip(plan.capture.memory, reference_memory(model, values), strict=True):
             for expected, size in zip(plan.shape(node)[1:], value.shape[1:], strict=True):
                 if isinstance(as_expr(expected), sympy.Symbol):
                     found.setdefault(names[as_expr(expected)], []).append(size)
@@ -119,8 +119,17 @@ def dim_ranges(
     }
 
 
+def resized(inputs: Mapping[str, Tensor], dynamic: DynamicAxes, bound: str) -> dict[str, Tensor]:
+    """Gives the inputs with their varying axes at their `min`, `typical` or `max` size.
+
+    They are cut, or repeated until they are long enough.
+    """
+    return {name: _resized(value, dynamic.get(name, {}), bound) for name, value in inputs.items()}
+
+
 def _resized(value: Tensor, axes: Mapping[int, DynamicAxis], bound: str) -> Tensor:
-    shape = list(value.shape)
     for axis, varying in axes.items():
-        shape[axis] = getattr(varying.sizes, bound)
-    return value.new_zeros(shape)
+        size = getattr(varying.sizes, bound)
+        places = torch.arange(size) % value.shape[axis]
+        value = value.index_select(axis, places)
+    return value

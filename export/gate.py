@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import msgspec
 import numpy as np
+from torch import Tensor
 
 from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.errors import BackendError, UnsupportedModelError
+from hybrid_deploy.export.behaviour import varied
+from hybrid_deploy.export.dims import resized
 from hybrid_deploy.export.job import ExportJob
 from hybrid_deploy.export.parity import Inputs, Parity, check_parity, check_prompts
-from hybrid_deploy.export.writing import FLOAT
-from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Options, load_backend
+from hybrid_deploy.export.writing import FLOAT, pair
+from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Backend, Options, load_backend
 
 _EXAMPLES = 2
+_FEW_TOKENS = 4
 
 
 def check_export(
@@ -21,7 +27,7 @@ def check_export(
     vocabulary_size: int,
     checked: Callable[[int], None] | None = None,
 ) -> Parity:
-    """Compares random prompts on the example, then every input of the job.
+    """Compares random prompts on the example, at all its sizes, then every input of the job.
 
     Args:
         job: the model and the inputs.
@@ -34,10 +40,12 @@ def check_export(
     """
     backend = load_backend(DEFAULT_BACKEND, bundle, FLOAT, Options())
     model, generation, batch = job.model, job.spec.generation, job.form.batch
-    example = {name: value.numpy() for name, value in job.example.items()}
-    examples = _resized(example, batch or _EXAMPLES)
+    pairs = {name: varied(pair(value)) for name, value in job.example.items()}
+    examples = _resized(_arrays(pairs), batch or _EXAMPLES)
     prompts = check_prompts(model, backend, generation, examples, vocabulary_size)
     parity = Parity(largest_difference=prompts.largest_difference)
+    if job.spec.dynamic:
+        _check_sizes(job, backend, pairs, vocabulary_size)
     checks = job.checks if batch is None else rebatched(job.checks, batch)
     if generation.start_tokens:
         parity.add(check_parity(model, backend, generation, checks, checked))
@@ -47,6 +55,31 @@ def check_export(
         if checked is not None:
             checked(len(next(iter(inputs.values()))))
     return parity
+
+
+def _check_sizes(
+    job: ExportJob, backend: Backend, pairs: Mapping[str, Tensor], vocabulary_size: int
+) -> None:
+    """Compares a few tokens at both ends of the sizes that the inputs may have."""
+    few = msgspec.structs.replace(
+        job.spec.generation, max_length=min(_FEW_TOKENS, job.spec.generation.max_length)
+    )
+    for bound in ("min", "max"):
+        inputs = _arrays(resized(pairs, job.spec.dynamic, bound))
+        inputs = _resized(inputs, job.form.batch or _EXAMPLES)
+        sizes = ", ".join("x".join(map(str, array.shape[1:])) for array in inputs.values())
+        try:
+            check_prompts(job.model, backend, few, inputs, vocabulary_size)
+        except BackendError as error:
+            raise UnsupportedModelError(
+                f"the exported encoder does not work for inputs of size {sizes}, which the "
+                "dynamic axes allow: a recurrent layer, or a size used as a Python number, fixes "
+                f"it; change that, or narrow the range ({str(error).splitlines()[0][:120]})"
+            ) from error
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> Inputs:
+    return {name: value.numpy() for name, value in tensors.items()}
 
 
 def rebatched(batches: Iterable[Inputs], size: int) -> Iterator[Inputs]:

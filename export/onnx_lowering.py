@@ -12,7 +12,7 @@ import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.errors import ExportError
+from hybrid_deploy.errors import ExportError, UnsupportedModelError
 from hybrid_deploy.export.attention_masks import give_masks_all_rows
 from hybrid_deploy.export.capture import quiet_tracing
 from hybrid_deploy.export.custom_rules import custom_translations
@@ -61,6 +61,7 @@ def onnx_from_torch(
                 f"{type(module).__name__} has no ONNX form: {_reason(error)}"
             ) from error
     assert program is not None
+    _check_sizes(program.model, dynamic)
     return _tidy(program.model)
 
 
@@ -69,6 +70,18 @@ def name_dims(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> Non
     for value in model.graph.outputs:
         if value.name is not None and value.name in shapes:
             value.shape = ir.Shape(shapes[value.name])
+
+
+def _check_sizes(model: ir.Model, dynamic: Mapping[str, Mapping[int, str]]) -> None:
+    """Refuses a trace that fixed a size which must vary."""
+    for value in model.graph.inputs:
+        for axis, name in dynamic.get(str(value.name), {}).items():
+            if value.shape is not None and isinstance(value.shape[axis], int):
+                raise UnsupportedModelError(
+                    f"{name} varies, but the traced model takes {value.shape[axis]} only: a "
+                    "recurrent layer, or a size used as a Python number, fixes it; change that, "
+                    "or declare no dynamic axis"
+                )
 
 
 def _nested(module: nn.Module, shapes: tuple[dict[int, str] | None, ...]) -> tuple[object, ...]:
