@@ -40,7 +40,7 @@ export-cost: $(INSTALLED)
 	$(BIN)/python -m tests.export.measure_export
 
 zoo: $(INSTALLED)
-	$(BIN)/python -m tests.zoo --out docs/zoo.md
+	$(BIN)/python -m tests.zoo --opset 24,18 --jobs 2 --out docs/zoo.md
 
 clean:
 	rm -rf .venv build dist *.egg-info quickstart

@@ -16,7 +16,7 @@ from hybrid_deploy.errors import UnsupportedModelError
 
 WAYS_OUT = (
     "ways out: give the operator a rule (hybrid_deploy.export.row_rule), put another module in its "
-    "place (hybrid_deploy.export.substitute), or write the model's step() yourself"
+    "place (hybrid_deploy.export.substitute)"
 )
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')

@@ -24,6 +24,8 @@ def pair(long: fx.Graph, short: fx.Graph) -> dict[fx.Node, fx.Node]:
     Raises:
         UnsupportedModelError: the programs differ in more than that.
     """
+    for graph in (long, short):
+        _remove_aliases(graph)
     twins: dict[fx.Node, fx.Node] = {}
     put_back: dict[fx.Node, fx.Node] = {}  # of the short program, with their sources
     longs = list(long.nodes)
@@ -74,6 +76,14 @@ def share_equal_constants(constants: Mapping[fx.Node, Tensor]) -> None:
 
 def _operator(node: fx.Node) -> object:
     return node.target if node.op == "call_function" else node.op
+
+
+def _remove_aliases(graph: fx.Graph) -> None:
+    """Leaves out the copies that slices which take everything may leave behind."""
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            graph.erase_node(node)
 
 
 def _match(

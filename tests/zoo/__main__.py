@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
+import multiprocessing
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
+import torch
 
 from hybrid_deploy.report import Column, render
 from tests.zoo.case import Case
@@ -29,6 +32,7 @@ _NARROW, _WIDE = 36, 240  # characters of a verdict in the terminal and on the p
 @click.option("--fast", is_flag=True, help="Only the cases that the test suite exports.")
 @click.option("--opset", "opsets", default=str(NEWEST_OPSET), show_default=True, help="As 24,18.")
 @click.option("--tensorrt/--no-tensorrt", default=True, help=f"Build the step for {TARGET}.")
+@click.option("--jobs", default=1, show_default=True, help="Cases at a time.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Markdown file.")
 def zoo(
     names: tuple[str, ...],
@@ -36,6 +40,7 @@ def zoo(
     fast: bool,
     opsets: str,
     tensorrt: bool,
+    jobs: int,
     out: Path | None,
 ) -> None:
     """Check the models NAMES of the zoo, or all of them.
@@ -45,11 +50,8 @@ def zoo(
     cases = _chosen(names, families, fast=fast)
     versions = _opsets(opsets)
     results: list[Result] = []
-    for number, case in enumerate(cases, 1):
-        began = time.perf_counter()
-        say = _Progress(f"[{number}/{len(cases)}] {case.name}")
-        results.append(check(case, opsets=versions, tensorrt=tensorrt, progress=say))
-        say(f"{results[-1].verdict} ({time.perf_counter() - began:.0f} s)")
+    for result in _checked(cases, versions, tensorrt=tensorrt, jobs=jobs):
+        results.append(result)
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(page(results, versions, tensorrt=tensorrt), encoding="utf-8")
@@ -89,14 +91,30 @@ def summary(results: Sequence[Result]) -> str:
     )
 
 
-class _Progress:
-    """Writes the stages of one case to stderr."""
+def _checked(
+    cases: Sequence[Case], opsets: tuple[int, ...], *, tensorrt: bool, jobs: int
+) -> Iterator[Result]:
+    """Checks the cases, several at a time, and gives the results in their order."""
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        futures = [
+            pool.submit(_check, case.name, f"[{number}/{len(cases)}]", opsets, tensorrt)
+            for number, case in enumerate(cases, 1)
+        ]
+        for future in futures:
+            yield future.result()
 
-    def __init__(self, title: str) -> None:
-        self._title = title
 
-    def __call__(self, stage: str) -> None:
-        click.echo(f"{self._title}: {stage}", err=True)
+def _check(name: str, place: str, opsets: tuple[int, ...], tensorrt: bool) -> Result:
+    """Checks one case in a process of its own pool; says on stderr how it goes."""
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+
+    def say(stage: str) -> None:
+        click.echo(f"{place} {name}: {stage}", err=True)
+
+    result = check(find(name), opsets=opsets, tensorrt=tensorrt, progress=say)
+    say(f"{result.verdict} ({time.perf_counter() - began:.0f} s)")
+    return result
 
 
 def _chosen(names: Sequence[str], families: Sequence[str], *, fast: bool) -> list[Case]:

@@ -21,7 +21,6 @@ from tests.zoo.positional_attentions import (
     AlibiFused,
     RelativeBias,
     RopeCached,
-    RopeComplex,
     RopeHalf,
     RopeInterleaved,
 )
@@ -126,7 +125,6 @@ HANDWRITTEN = (
     _unplaced("rope-interleaved", RopeInterleaved),
     _unplaced("rope-half", RopeHalf, fast=True),
     _unplaced("rope-cached", RopeCached),
-    _unplaced("rope-complex", RopeComplex),
     _unplaced("alibi", Alibi),
     _unplaced("alibi-fused", AlibiFused),
     _unplaced("relative-bias", RelativeBias),

@@ -111,7 +111,7 @@ IMAGE = (
     _image("mobilenet", MobileNet, colour=True),
     _image("conv-then-transformer", ConvThenTransformer),
     _image("conv-then-transformer-pre-norm", build(ConvThenTransformer, norm_first=True)),
-    _image("conv-then-lstm", ConvThenLSTM),
+    Case("conv-then-lstm-fixed", "image", lambda: Encoded(ConvThenLSTM()), _grey, (32,)),
 )
 
 SIGNAL = (

@@ -339,7 +339,15 @@ _INPUTS: dict[str, tuple[Callable[[int, int], dict[str, Tensor]], tuple[int, ...
     "t5-gated": _TEXT_INPUTS,
     "whisper": (_whisper, (30,), {}),
 }
-_GAINS = {"bart": 2.5, "donut": 1.5, "marian": 2.5, "mbart": 2.5, "t5-gated": 1.5}
+_GAINS = {
+    "bart": 2.5,
+    "beit-gpt2": 1.5,
+    "donut": 1.5,
+    "swin-bert": 1.5,
+    "marian": 2.5,
+    "mbart": 2.5,
+    "t5-gated": 1.5,
+}
 
 
 @torch.no_grad()

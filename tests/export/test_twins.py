@@ -1,0 +1,77 @@
+"""The same program at two lengths: slices that a trace leaves out, nodes computed twice."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hybrid_deploy.export.binding import analyse
+from hybrid_deploy.export.capture import Capture, capture_decoder
+from hybrid_deploy.export.incremental import EncoderGraph, StepGraph, split_outputs
+from hybrid_deploy.export.model import DecodePart, EncodePart
+
+VOCABULARY, WIDTH, LENGTH = 11, 8, 6
+
+
+class ExactTables(nn.Module):
+    """Positions and mask are exactly as long as the longest sequence."""
+
+    triangle: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.positions = nn.Parameter(torch.randn(1, LENGTH, WIDTH))
+        self.register_buffer("triangle", torch.tril(torch.ones(1, LENGTH, LENGTH)))
+        self.query, self.key = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def encode(self, memory: Tensor) -> Tensor:
+        return memory
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        rows = self.embedding(tokens) + self.positions[:, :length]
+        scores = self.query(rows) @ self.key(rows).transpose(1, 2)
+        hidden = self.triangle[:, :length, :length] == 0
+        weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+        again = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+        mixed = weights @ rows + again @ rows + memory.mean(1, keepdim=True)
+        logits: Tensor = self.head(mixed + self.positions[:, :length])
+        return logits
+
+
+def captured(model: nn.Module) -> Capture:
+    return capture_decoder(DecodePart(model), (torch.randn(2, 3, WIDTH),), ((1,),), LENGTH)
+
+
+def test_a_table_as_long_as_the_longest_sequence_is_no_other_program() -> None:
+    torch.manual_seed(0)
+    model = ExactTables().eval()
+    plan = analyse(captured(model))
+    memory, tokens = torch.randn(3, 4, WIDTH), torch.randint(VOCABULARY, (3, LENGTH))
+    with torch.no_grad():
+        kept, caches = split_outputs(plan, EncoderGraph(EncodePart(model), plan)(memory), 3)
+        wanted, step = model.decode(tokens, memory), StepGraph(plan)
+        for index in range(LENGTH):
+            position = torch.full((3,), index)
+            logits, *caches = step(tokens[:, index], position, *kept, *caches)
+            torch.testing.assert_close(logits, wanted[:, index], atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_computed_twice_is_computed_once() -> None:
+    capture = captured(ExactTables().eval())
+    operators = [str(node.target) for node in capture.nodes]
+    assert operators.count("aten.softmax.int") == 1
+    assert operators.count("aten.transpose.int") == 1
+    assert set(capture.twins) == set(capture.nodes)
+
+
+def test_tied_weights_are_one_constant() -> None:
+    capture = captured(ExactTables().eval())
+    (embedding,) = (n for n in capture.nodes if str(n.target) == "aten.embedding.default")
+    (head,) = (
+        n for n in capture.nodes if str(n.target) == "aten.linear.default" and not n.args[2:]
+    )
+    assert embedding.args[0] is head.args[1]
