@@ -125,7 +125,7 @@ def _hides_later_tokens(plan: Plan, node: fx.Node) -> bool:
     later = table[..., torch.ones(table.shape[-2:], dtype=torch.bool).triu(1)]
     if table.dtype is torch.bool:
         return bool((later == later.flatten()[0]).all())
-    return bool((later < BLOCKED_BELOW).all())
+    return bool((later.abs() > -BLOCKED_BELOW).all())  # added, or subtracted
 
 
 def _check_head(plan: Plan, head: fx.Node) -> None:

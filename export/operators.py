@@ -11,6 +11,7 @@ from hybrid_deploy.export.attention_rules import FusedAttention, MatrixProduct
 from hybrid_deploy.export.custom_rules import custom_rule
 from hybrid_deploy.export.movement import RESHAPES, TRANSPOSITIONS
 from hybrid_deploy.export.rowwise_rules import (
+    ChannelWise,
     Dropout,
     Elementwise,
     Embedding,
@@ -49,6 +50,11 @@ _TABLE: dict[Rule, tuple[str, ...]] = {
     ),
     Dropout(): ("aten.dropout.default", "aten.feature_dropout.default"),
     RowWise(): ("aten.linear.default",),
+    ChannelWise(): (
+        "aten._native_batch_norm_legit_no_training.default",
+        "aten.batch_norm.default",
+        "aten.conv1d.default",
+    ),
     LinearWithBiasFirst(): ("aten.addmm.default",),
     RowWise(trailing_argument=1): (
         "aten.layer_norm.default",

@@ -78,6 +78,38 @@ class RowWise:
         return call(node, *plain_operands(frame, node))
 
 
+class ChannelWise:
+    """Operators on (batch, channels, tokens) that compute every token from its own channels.
+
+    Those are convolutions with a kernel of one, and batch normalisation in eval mode.
+    """
+
+    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+        source = first_tensor(plan, node)
+        layout = plan.layouts[source]
+        if plan.rank(source) != 3 or layout != Layout(rows=2) or not self._keeps_apart(plan, node):
+            raise refuse(node, "this operator mixes values along the token axis")
+        return layout
+
+    def run(self, frame: Frame, node: fx.Node) -> Any:
+        (rows, *others), kwargs = plain_operands(frame, node)
+        if not frame.is_single(node):
+            return call(node, (rows, *others), kwargs)
+        result = call(node, (rows.unsqueeze(2), *others), kwargs)
+        if isinstance(result, tuple):  # of which the first is the value
+            return (result[0].squeeze(2), *result[1:])
+        return result.squeeze(2)
+
+    def _keeps_apart(self, plan: Plan, node: fx.Node) -> bool:
+        name = str(node.target)
+        if "batch_norm" in name:
+            training = node.args[5] if name == "aten.batch_norm.default" else False
+            return not training
+        source, weight = node.args[:2]
+        assert isinstance(source, fx.Node) and isinstance(weight, fx.Node)
+        return plan.shape(weight)[2] == 1 and plan.shape(node)[2] == plan.shape(source)[2]
+
+
 class LinearWithBiasFirst(RowWise):
     """`addmm(bias, rows, weight)`."""
 

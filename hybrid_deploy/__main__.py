@@ -1,5 +1,5 @@
 """`python -m hybrid_deploy`."""
 
-from hybrid_deploy.cli import main
+from hybrid_deploy.cli import start
 
-main()
+start()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
+import sys
 from typing import Any
 
 import click
@@ -108,3 +110,19 @@ def main() -> None:
     Data goes to stdout, progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong request,
     130 interrupted.
     """  # noqa: D301
+
+
+def start() -> None:
+    """Runs `main` as a process: the console script and `python -m hybrid_deploy`.
+
+    CPython ends by the signal, whatever the exit code, if an interrupt ever passed through exec(),
+    which PyTorch's tracer calls; so an interrupted process ends here.
+    """
+    try:
+        main()
+    except SystemExit as done:
+        if done.code == _INTERRUPTED:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(_INTERRUPTED)
+        raise

@@ -172,16 +172,3 @@ def test_decoder_weights_become_packed_products(
     # int8 weights, and activations that MatMulNBits itself rounds to int8
     error = np.abs(session.run(None, {"x": x})[0] - expected).max()
     assert error < 0.03 * np.abs(expected).max()
-
-
-def test_embedding_stays_float_beside_a_tied_head(build: Build) -> None:
-    text = """g (int64[b] token) => (float[b,5] y) {
-        e = Gather (w, token)
-        y = Gemm <transB: int = 1> (e, w)
-    }"""
-    model = build(text, {"w": np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)})
-    quantize_decoder_weights(model)
-    gather, dequantize, _ = checked(model).node
-    assert gather.input[0] == "w"
-    assert dequantize.attribute[0].i == 0
-    assert model.graph.initializers["w_scale"].shape == (5,)

@@ -153,6 +153,22 @@ class BiasPerDistance(HandWritten):
         return logits
 
 
+class PointwiseConvolutions(HandWritten):
+    """A feed-forward network of convolutions with a kernel of one, and batch normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv1d(WIDTH, 24, 1), nn.Conv1d(24, WIDTH, 1)
+        self.batch_norm = nn.BatchNorm1d(24)
+        self.batch_norm.running_mean.normal_()  # type: ignore[union-attr]
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        rows = super().embedded(tokens)
+        hidden = self.batch_norm(self.wide(rows.transpose(1, 2))).relu()
+        narrowed: Tensor = self.narrow(hidden)
+        return rows + narrowed.transpose(1, 2)
+
+
 def rotate(x: Tensor) -> Tensor:
     """Rotary position embedding, interleaved."""
     length, width = x.shape[-2:]
@@ -177,6 +193,7 @@ MODELS = {
     "hand-written": HandWritten,
     "rotary, grouped": RotaryGrouped,
     "bias per distance": BiasPerDistance,
+    "pointwise convolutions": PointwiseConvolutions,
 }
 
 
@@ -273,7 +290,7 @@ class LooksAtLastToken(TorchDecoder):
 REFUSED = {
     NoMask: "self-attention without a causal mask",
     LeakyMask: "lets a token see the tokens after it",
-    Convolution: "not known to treat tokens one by one .*conv1d",
+    Convolution: "mixes values along the token axis .*conv1d",
     NormOverTokens: "reduces or normalises over the token axis",
     CumulativeSum: "not known to treat tokens one by one .*cumsum",
     LengthDependent: "runs a different program for a different number of tokens",

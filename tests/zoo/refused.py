@@ -267,7 +267,7 @@ REFUSALS = (
     Refusal(
         "causal-convolution",
         CausalConvolution,
-        r"aten\.(pad|conv1d)",
+        r"aten\.pad",
         "rows = torch.tanh(self.mix(F.pad(rows, (2, 0))))",
     ),
     Refusal(
