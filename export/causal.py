@@ -20,11 +20,6 @@ class CausalPattern:
     dtype: torch.dtype
 
     @property
-    def values(self) -> tuple[float, float]:
-        """The two values of the table."""
-        return self.allowed, self.blocked
-
-    @property
     def is_mask(self) -> bool:
         """Tells whether it is boolean, true where a key may be seen."""
         return self.dtype is torch.bool and self.allowed == 1 and self.blocked == 0
@@ -35,6 +30,13 @@ class CausalPattern:
         additive = self.dtype.is_floating_point and self.allowed == 0
         return self.is_mask or (additive and self.blocked <= BLOCKED_BELOW)
 
+    def of(self, mask: Tensor) -> Tensor:
+        """Gives the values of the table where `mask` tells which keys may be seen."""
+        if self.dtype is torch.bool:  # ONNX Runtime chooses between numbers only
+            return mask if self.allowed else ~mask
+        allowed, blocked = (torch.tensor(v, dtype=self.dtype) for v in (self.allowed, self.blocked))
+        return torch.where(mask, allowed, blocked)
+
 
 def causal_pattern(table: Tensor) -> CausalPattern | None:
     """Recognises a (1, ..., length, length) table that only says which keys are in the past."""
@@ -44,6 +46,7 @@ def causal_pattern(table: Tensor) -> CausalPattern | None:
     square = table.reshape(length, length)
     past = torch.ones(length, length, dtype=torch.bool).tril()
     allowed, blocked = square[past], square[~past]
-    if bool((allowed == allowed[0]).all()) and bool((blocked == blocked[0]).all()):
+    two_values = bool((allowed == allowed[0]).all()) and bool((blocked == blocked[0]).all())
+    if two_values and allowed[0] != blocked[0]:
         return CausalPattern(allowed[0].item(), blocked[0].item(), table.dtype)
     return None

@@ -12,7 +12,6 @@ them and goes on with the last real row alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import sympy
@@ -20,29 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from hybrid_deploy.export.alignment import Alignment, place, repeat, without_axis
 from hybrid_deploy.export.capture import as_expr, evaluate, hint
 from hybrid_deploy.export.kept import Kept
 from hybrid_deploy.export.lowering import cache_write
 from hybrid_deploy.export.movement import replay
 from hybrid_deploy.export.plan import BindingTime, Plan
 from hybrid_deploy.export.refusal import refuse
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """Where the axes of a result are, for operands that broadcast into it.
-
-    Attributes:
-        rank: number of dimensions at full length.
-        rows: axis of the tokens being decoded, from the end; None if there is none.
-        batch: axis of the batch, from the end; None if there is none.
-        folded: how many values are folded into the batch axis for each sequence.
-    """
-
-    rank: int
-    rows: int | None
-    batch: int | None
-    folded: int = 1
 
 
 class Lookup(Protocol):
@@ -195,7 +178,7 @@ class Frame:
             if self._row_axis(operand, into) is not None:
                 return self._rows_of_table(consumer, operand, into)
             value = self.fixed(consumer, operand)
-        return _without_axis(value, into.rows) if single else value
+        return without_axis(value, into.rows) if single else value
 
     def keyed(self, consumer: fx.Node, operand: fx.Node) -> Tensor:
         """Gives an operand for all tokens so far, in its own shape."""
@@ -258,7 +241,7 @@ class Frame:
             if key not in self._made:
                 heads = (1,) * (into.rank - (2 if single else 3))
                 mask = mask.reshape(mask.shape[0], *heads, *mask.shape[1:])
-                self._made[key] = _repeat(mask, into.folded, 0)
+                self._made[key] = repeat(mask, into.folded, 0)
             return self._made[key]
         mask = self.aligned(consumer, operand, into)
         has_rows = self._row_axis(operand, into) is not None
@@ -340,8 +323,7 @@ class Frame:
         lead = self.plan.lead(operand, into.rows + self.plan.rank(operand))
         if pattern is not None:
             mask = self.causal_mask(lead, single=single)
-            allowed, blocked = (torch.tensor(v, dtype=pattern.dtype) for v in pattern.values)
-            picked = mask if pattern.is_mask else torch.where(mask, allowed, blocked)
+            picked = pattern.of(mask)
             rest: tuple[int, ...] = (*(1,) * (into.rank - 2), mask.shape[-1])
         else:
             table = self._with_keys(operand, self.fixed(consumer, operand))
@@ -351,36 +333,9 @@ class Frame:
                 table = table.permute(rows, *(a for a in range(into.rank) if a != rows))
             rest = tuple(table.shape[1:])
             picked = F.embedding(self.positions(lead, single=single), table.flatten(1))
-        value = _place(picked, rest, into, single=single)
+        value = place(picked, rest, into, single=single)
         self._made[key] = value
         return value
-
-
-def _place(picked: Tensor, rest: tuple[int, ...], into: Alignment, *, single: bool) -> Tensor:
-    """Shapes picked rows (batch, [length,] values) like the result that they broadcast into.
-
-    `rest` is the shape of one row's values: the result's dimensions without its row axis.
-    """
-    assert into.batch is not None and into.rows is not None
-    batch, rows = into.batch + into.rank, into.rows + into.rank
-    batch_in_rest = batch - 1 if batch > rows else batch
-    lead, folded = (1, rest[batch_in_rest]) if single else (2, rest[batch_in_rest])
-    others = [*rest[:batch_in_rest], *rest[batch_in_rest + 1 :]]
-    if folded != 1:
-        # what belongs to one sequence moves beside the batch and is folded into it
-        picked = torch.unflatten(picked, lead, rest)
-        moved = lead + batch_in_rest
-        behind = [axis for axis in range(1, picked.dim()) if axis != moved]
-        picked = picked.permute(0, moved, *behind).flatten(0, 1)
-    elif not others:
-        picked = picked.squeeze(lead)
-    elif len(others) != 1:
-        picked = torch.unflatten(picked, lead, others)
-    order = list(range(lead, lead + len(others)))
-    for axis, source in sorted([(batch, 0)] if single else [(batch, 0), (rows, 1)]):
-        order.insert(batch_in_rest if single else axis, source)
-    value = picked if order == sorted(order) else picked.permute(order)
-    return _repeat(value, into.folded // folded, order.index(0))
 
 
 def cache_dtype(cache: Kept) -> torch.dtype:
@@ -393,13 +348,3 @@ def with_cache_dtype(cache: Kept, rows: Tensor) -> Tensor:
     """Gives new rows in the type that their cache has."""
     dtype = cache_dtype(cache)
     return rows if rows.dtype is dtype else rows.to(dtype)
-
-
-def _repeat(value: Tensor, times: int, axis: int) -> Tensor:
-    return value if times == 1 else value.repeat_interleave(times, axis)
-
-
-def _without_axis(value: Any, axis: int | None) -> Any:
-    if axis is None or not isinstance(value, Tensor) or value.dim() < -axis:
-        return value
-    return value.squeeze(axis)

@@ -168,7 +168,9 @@ def _transposed(model: ir.Model, weight: ir.Value) -> ir.Value:
 
 def _reason(error: BaseException) -> str:
     """Gives the first line of the innermost cause."""
-    while error.__cause__ is not None:
+    seen = [error]
+    while error.__cause__ is not None and error.__cause__ not in seen:
         error = error.__cause__
+        seen.append(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else repr(error)

@@ -92,7 +92,10 @@ class OnnxRuntimeBackend:
             try:
                 return make_session(path, self._options.threads)
             except Exception as error:
-                raise _too_old(error) or error from error
+                too_old = _too_old(error)
+                if too_old is None:
+                    raise
+                raise too_old from error
 
 
 class OnnxRuntimeDecoding:

@@ -13,12 +13,12 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import click
-import torch
 
 from hybrid_deploy.report import Column, render
 from tests.zoo.case import Case
 from tests.zoo.cases import FAMILIES, all_cases, find
-from tests.zoo.check import NEWEST_OPSET, TARGET, Result, check
+from tests.zoo.check import NEWEST_OPSET, TARGET, Result
+from tests.zoo.job import check_named
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "tensorrt-rtx", "transformers")
 _NARROW, _WIDE = 36, 240  # characters of a verdict in the terminal and on the page
@@ -97,24 +97,11 @@ def _checked(
     """Checks the cases, several at a time, and gives the results in their order."""
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         futures = [
-            pool.submit(_check, case.name, f"[{number}/{len(cases)}]", opsets, tensorrt)
+            pool.submit(check_named, case.name, f"[{number}/{len(cases)}]", opsets, tensorrt)
             for number, case in enumerate(cases, 1)
         ]
         for future in futures:
             yield future.result()
-
-
-def _check(name: str, place: str, opsets: tuple[int, ...], tensorrt: bool) -> Result:
-    """Checks one case in a process of its own pool; says on stderr how it goes."""
-    torch.set_num_threads(1)
-    began = time.perf_counter()
-
-    def say(stage: str) -> None:
-        click.echo(f"{place} {name}: {stage}", err=True)
-
-    result = check(find(name), opsets=opsets, tensorrt=tensorrt, progress=say)
-    say(f"{result.verdict} ({time.perf_counter() - began:.0f} s)")
-    return result
 
 
 def _chosen(names: Sequence[str], families: Sequence[str], *, fast: bool) -> list[Case]:

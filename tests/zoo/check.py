@@ -226,10 +226,13 @@ def _verdict(result: Result) -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     """Gives an error in one line, with the first cause of it if there are several."""
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    first = error
-    while first.__cause__ is not None:
-        first = first.__cause__
-    return text if first is error else f"{text} <- {_reason(first)}"
+    causes = [error]
+    while causes[-1].__cause__ is not None and causes[-1].__cause__ not in causes:
+        causes.append(causes[-1].__cause__)
+    if len(causes) == 1:
+        return text
+    first = causes[-1]
+    return f"{text} <- {type(first).__name__}: {' '.join(str(first).split())}"
 
 
 def _median_ms(call: Callable[[], object], runs: int) -> float:
