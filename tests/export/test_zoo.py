@@ -23,7 +23,11 @@ from tests.zoo.reference import (
 from tests.zoo.refused import REFUSALS, Refusal
 
 EAGER_FAMILIES = ("torch", "handwritten", "prefix", "image", "signal", "padded")
-CASES = all_cases(EAGER_FAMILIES)
+CASES = tuple(
+    case for index, case in enumerate(all_cases(EAGER_FAMILIES)) if case.fast or index % 2 == 0
+)
+"""Half of them: tracing takes seconds. `make zoo` goes through all."""
+
 EXPORTED = [case for case in CASES if case.fast]
 STEPS = 12  # enough to pass every prompt and to feed tokens back
 
@@ -85,5 +89,5 @@ def test_greedy_decoding_feeds_its_own_tokens_back() -> None:
 
 
 def test_the_names_are_unique() -> None:
-    names = [case.name for case in CASES]
+    names = [case.name for case in all_cases(EAGER_FAMILIES)]
     assert len(set(names)) == len(names)

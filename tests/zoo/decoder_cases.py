@@ -90,7 +90,7 @@ def _unplaced(name: str, attention: Callable[[], nn.Module], *, fast: bool = Fal
 
 
 TORCH = (
-    _case("torch", "post-norm", TorchDecoder, fast=True),
+    _case("torch", "post-norm", TorchDecoder),
     _case("torch", "post-norm-gelu-hint", build(TorchDecoder, activation="gelu", hint=True)),
     _case("torch", "pre-norm-final-norm", build(TorchDecoder, norm_first=True, final_norm=True)),
     _case("torch", "pre-norm-hint-false", build(TorchDecoder, norm_first=True, hint=False)),
@@ -123,7 +123,7 @@ HANDWRITTEN = (
     _written("gqa-repeat-kv", GroupedRepeatKv, fast=True),
     _written("multi-query", MultiQuery),
     _unplaced("rope-interleaved", RopeInterleaved),
-    _unplaced("rope-half", RopeHalf, fast=True),
+    _unplaced("rope-half", RopeHalf),
     _unplaced("rope-cached", RopeCached),
     _unplaced("alibi", Alibi),
     _unplaced("alibi-fused", AlibiFused),
