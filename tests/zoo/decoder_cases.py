@@ -103,7 +103,7 @@ TORCH = (
     ),
     _case("torch", "padding-from-tokens", PaddingFromTokens),
     _case("torch", "tied-and-scaled", TiedAndScaled),
-    _case("torch", "whole-transformer", WholeTransformer, fast=True, gain=1.0),
+    _case("torch", "whole-transformer", WholeTransformer, gain=1.0),
     _case("torch", "whole-transformer-pre-norm", build(WholeTransformer, norm_first=True)),
     _case("torch", "swiglu-layers", SwiGLUDecoder),
     _case("torch", "attention-with-weights", WithWeights),
