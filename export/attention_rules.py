@@ -11,12 +11,12 @@ from torch import Tensor, fx
 from hybrid_deploy.export.alignment import Alignment
 from hybrid_deploy.export.attention_math import attention, mix, scores
 from hybrid_deploy.export.capture import hint
-from hybrid_deploy.export.causal import BLOCKED_BELOW
+from hybrid_deploy.export.causal import BLOCKED_BELOW, later_places
 from hybrid_deploy.export.frame import Frame
 from hybrid_deploy.export.keeping import keep_heads, keep_memory, keep_state
 from hybrid_deploy.export.movement import is_movement
 from hybrid_deploy.export.plan import BindingTime, Layout, Plan
-from hybrid_deploy.export.refusal import refuse
+from hybrid_deploy.export.refusal import NO_CAUSAL_MASK, refuse
 
 _SOFTMAX = "softmax"
 
@@ -116,11 +116,7 @@ class FusedAttention:
         keep_heads(plan, node, call.key, "key")
         keep_heads(plan, node, call.value, "value")
         if call.mask is None and not call.is_causal:
-            raise refuse(
-                node,
-                "self-attention without a causal mask: a token would see the tokens after it, so "
-                "they cannot be decoded one by one",
-            )
+            raise refuse(node, NO_CAUSAL_MASK)
         if call.mask is None:
             return
         table = plan.constants.get(call.mask, plan.samples.get(call.mask))
@@ -181,9 +177,7 @@ def _check_causal(plan: Plan, node: fx.Node, table: Tensor) -> None:
     count = plan.capture.length + (0 if plan.prefix is None else hint(plan.prefix))
     if table.shape[-1] not in (plan.capture.length, count) or table.shape[-2] != table.shape[-1]:
         raise refuse(node, "the self-attention mask has no row and column per token")
-    later = torch.ones(table.shape[-2:], dtype=torch.bool).triu(1)
-    before = table.shape[-1] - plan.capture.length
-    later[:before, :before] = False  # what stands before the tokens may see all of itself
+    later = later_places(table.shape[-1], plan.capture.length)
     visible = table if table.dtype is torch.bool else table > BLOCKED_BELOW
     if bool(visible[..., later].any()):
         raise refuse(node, "the self-attention mask lets a token see the tokens after it")

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.capture import Capture, as_expr, evaluate, hint
-from hybrid_deploy.export.causal import BLOCKED_BELOW, causal_pattern
+from hybrid_deploy.export.causal import BLOCKED_BELOW, causal_pattern, later_places
 from hybrid_deploy.export.keeping import keep_memory
 from hybrid_deploy.export.operators import find_rule
 from hybrid_deploy.export.plan import BindingTime, Layout, Plan
@@ -37,14 +37,14 @@ def analyse(capture: Capture) -> Plan:
         plan.times[node] = _binding_time(plan, node)
         if plan.times[node] is BindingTime.CONSTANT:
             plan.constants[node] = _folded(plan, node, plan.constants)
-            _note_causal(plan, node, plan.constants[node])
+            _note_mask(plan, node, plan.constants[node])
         elif plan.times[node] is BindingTime.MEMORY and _is_sized_by_memory(plan, node):
             plan.samples[node] = _folded(plan, node, plan.samples)
-            _note_causal(plan, node, plan.samples[node])
+            _note_mask(plan, node, plan.samples[node])
         elif node is capture.tokens:
             plan.layouts[node] = Layout(rows=1)
         elif plan.times[node] is BindingTime.TOKEN:
-            if any(n in plan.masked or _hides_later_tokens(plan, n) for n in node.all_input_nodes):
+            if not plan.masked.isdisjoint(node.all_input_nodes):
                 plan.masked.add(node)
             plan.layouts[node] = find_rule(node).bind(plan, node)
     for head in capture.heads:
@@ -105,27 +105,27 @@ def _folded(plan: Plan, node: fx.Node, known: Mapping[fx.Node, Any]) -> Any:
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _note_causal(plan: Plan, node: fx.Node, table: object) -> None:
-    """Notes a table along two token axes that only says which keys are in the past."""
-    if isinstance(table, Tensor) and plan.token_axes(node)[-2:] == (
-        table.dim() - 2,
-        table.dim() - 1,
-    ):
-        pattern = causal_pattern(table)
-        if pattern is not None:
-            plan.causal[node] = pattern
+def _note_mask(plan: Plan, node: fx.Node, table: object) -> None:
+    """Notes of a table along two token axes whether it hides later tokens, and nothing else."""
+    if not isinstance(table, Tensor) or len(plan.token_axes(node)) != 2:
+        return
+    if plan.token_axes(node) != (table.dim() - 2, table.dim() - 1):
+        return
+    pattern = causal_pattern(table)
+    if pattern is not None:
+        plan.causal[node] = pattern
+    if _hides_later_tokens(table, plan.capture.length):
+        plan.masked.add(node)
 
 
-def _hides_later_tokens(plan: Plan, node: fx.Node) -> bool:
-    """Tells whether a table along two token axes can hide later tokens."""
-    table = plan.constants.get(node, plan.samples.get(node))
-    axes = plan.token_axes(node) if isinstance(table, Tensor) else ()
-    if not isinstance(table, Tensor) or axes != (table.dim() - 2, table.dim() - 1):
+def _hides_later_tokens(table: Tensor, length: int) -> bool:
+    """Tells whether a table that is added, subtracted or chosen by can hide later tokens."""
+    if table.shape[-1] != table.shape[-2] or table.shape[-1] < length:
         return False
-    later = table[..., torch.ones(table.shape[-2:], dtype=torch.bool).triu(1)]
+    later = table[..., later_places(table.shape[-1], length)]
     if table.dtype is torch.bool:
         return bool((later == later.flatten()[0]).all())
-    return bool((later.abs() > -BLOCKED_BELOW).all())  # added, or subtracted
+    return bool((later.abs() > -BLOCKED_BELOW).all())
 
 
 def _check_head(plan: Plan, head: fx.Node) -> None:

@@ -11,6 +11,16 @@ BLOCKED_BELOW = -1e4
 """An additive mask value under this one lets nothing through."""
 
 
+def later_places(count: int, length: int) -> Tensor:
+    """Tells where a row would see later tokens, (count, count) bool.
+
+    Of `count` rows and keys the last `length` are tokens; what stands before them may see itself.
+    """
+    later = torch.ones(count, count, dtype=torch.bool).triu(1)
+    later[: count - length, : count - length] = False
+    return later
+
+
 @dataclass(frozen=True)
 class CausalPattern:
     """A square table that is `allowed` on and below its diagonal and `blocked` above."""

@@ -12,7 +12,7 @@ from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.errors import BackendError, UnsupportedModelError
 from hybrid_deploy.export.behaviour import varied
 from hybrid_deploy.export.dims import resized
-from hybrid_deploy.export.job import ExportJob
+from hybrid_deploy.export.job import ExportJob, arrays_of
 from hybrid_deploy.export.parity import Inputs, Parity, check_parity, check_prompts
 from hybrid_deploy.export.writing import FLOAT, pair
 from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Backend, Options, load_backend
@@ -41,7 +41,7 @@ def check_export(
     backend = load_backend(DEFAULT_BACKEND, bundle, FLOAT, Options())
     model, generation, batch = job.model, job.spec.generation, job.form.batch
     pairs = {name: varied(pair(value)) for name, value in job.example.items()}
-    examples = _resized(_arrays(pairs), batch or _EXAMPLES)
+    examples = _resized(arrays_of(pairs), batch or _EXAMPLES)
     prompts = check_prompts(model, backend, generation, examples, vocabulary_size)
     parity = Parity(largest_difference=prompts.largest_difference)
     if job.spec.dynamic:
@@ -65,7 +65,7 @@ def _check_sizes(
         job.spec.generation, max_length=min(_FEW_TOKENS, job.spec.generation.max_length)
     )
     for bound in ("min", "max"):
-        inputs = _arrays(resized(pairs, job.spec.dynamic, bound))
+        inputs = arrays_of(resized(pairs, job.spec.dynamic, bound))
         inputs = _resized(inputs, job.form.batch or _EXAMPLES)
         sizes = ", ".join("x".join(map(str, array.shape[1:])) for array in inputs.values())
         try:
@@ -76,10 +76,6 @@ def _check_sizes(
                 "dynamic axes allow: a recurrent layer, or a size used as a Python number, fixes "
                 f"it; change that, or narrow the range ({str(error).splitlines()[0][:120]})"
             ) from error
-
-
-def _arrays(tensors: Mapping[str, Tensor]) -> Inputs:
-    return {name: value.numpy() for name, value in tensors.items()}
 
 
 def rebatched(batches: Iterable[Inputs], size: int) -> Iterator[Inputs]:

@@ -80,6 +80,17 @@ class HuggingFaceModel(nn.Module):
         return logits
 
 
+def _logits_behind_mask(
+    model: Any, head: str, tokens: Tensor, hidden: Tensor, mask: Tensor
+) -> Tensor:
+    """Runs a decoder and its head on memory that comes with a mask of its own."""
+    rows = model.model.decoder(
+        tokens, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
+    )[0]
+    logits: Tensor = getattr(model, head)(rows)
+    return logits
+
+
 class MaskWithMemory(HuggingFaceModel):
     """Moonshine: the encoder gives the mask of its own output, and takes none for the decoder."""
 
@@ -96,15 +107,7 @@ class MaskWithMemory(HuggingFaceModel):
 
     def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
         """Gives the logits of all tokens, (batch, length, vocabulary)."""
-        model: Any = self.model
-        rows = model.model.decoder(
-            tokens,
-            encoder_hidden_states=memory[0],
-            encoder_attention_mask=memory[1],
-            use_cache=False,
-        )[0]
-        logits: Tensor = model.proj_out(rows)
-        return logits
+        return _logits_behind_mask(self.model, "proj_out", tokens, *memory)
 
 
 class SubsampledMask(HuggingFaceModel):
@@ -130,15 +133,7 @@ class SubsampledMask(HuggingFaceModel):
 
     def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
         """Gives the logits of all tokens, (batch, length, vocabulary)."""
-        model: Any = self.model
-        rows = model.model.decoder(
-            tokens,
-            encoder_hidden_states=memory[0],
-            encoder_attention_mask=memory[1],
-            use_cache=False,
-        )[0]
-        logits: Tensor = model.lm_head(rows)
-        return logits
+        return _logits_behind_mask(self.model, "lm_head", tokens, *memory)
 
 
 class ImageInPrompt(HuggingFaceModel):

@@ -201,7 +201,7 @@ def make_job(
             dynamic=dynamic_axes(dynamic or {}, example),
             max_batch=max_batch,
         ),
-        checks=[_arrays(named_inputs(model, batch)) for batch in checks],
+        checks=[arrays_of(named_inputs(model, batch)) for batch in checks],
         golden=dict(golden or {}),
         form=form,
     )
@@ -246,7 +246,8 @@ def _tensor(value: Any) -> Tensor:
     raise UsageError(f"an input of encode must be a tensor or an array, got {type(value).__name__}")
 
 
-def _arrays(inputs: Mapping[str, Tensor]) -> Inputs:
+def arrays_of(inputs: Mapping[str, Tensor]) -> Inputs:
+    """Gives tensors as the runtime takes them."""
     return {name: value.numpy() for name, value in inputs.items()}
 
 

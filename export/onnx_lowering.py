@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as ir_passes
 import onnxscript.optimizer
@@ -19,6 +18,7 @@ from hybrid_deploy.export.custom_rules import custom_translations
 from hybrid_deploy.export.incremental import NESTED
 from hybrid_deploy.export.lowering import translations
 from hybrid_deploy.export.onnx_decomposition import only_needed_decompositions
+from hybrid_deploy.gemm import is_embedding, split_gemm
 
 _FOLDED_VALUES = 1 << 31  # fold constants of any size: what is constant is a weight
 
@@ -95,7 +95,7 @@ def _tidy(model: ir.Model) -> ir.Model:
     onnxscript.optimizer.fold_constants(
         model, input_size_limit=_FOLDED_VALUES, output_size_limit=_FOLDED_VALUES
     )
-    _split_gemm(model)
+    _split_gemms(model.graph)
     give_masks_all_rows(model)
     _restore_weight_names(model)
     passes = ir.passes.Sequential(
@@ -110,33 +110,14 @@ def _tidy(model: ir.Model) -> ir.Model:
     return passes(model).model
 
 
-def _split_gemm(model: ir.Model) -> None:
-    """Writes Gemm as MatMul and Add: the form that weight-only quantization is understood in.
+def _split_gemms(graph: ir.Graph) -> None:
+    """Writes every Gemm as MatMul and Add, except where a tied weight is shared with an embedding.
 
-    ONNX Runtime joins the two again by itself where the weight is a float. A weight that is an
-    embedding table too stays as it is, so that the two share it.
+    ONNX Runtime joins the two again by itself where the weight is a float.
     """
-    for node in list(model.graph):
-        if node.op_type != "Gemm" or node.attributes.get_float("alpha", 1.0) != 1.0:
-            continue
-        rows, weight, *bias = node.inputs
-        plain = not node.attributes.get_int("transA", 0)
-        if not plain or node.attributes.get_float("beta", 1.0) != 1.0 or weight is None:
-            continue
-        if node.attributes.get_int("transB", 0):
-            tied = any(user.op_type == "Gather" for user, _ in weight.uses())
-            if weight.const_value is None or tied:
-                continue
-            weight = _transposed(model, weight)
-        product = ir.node("MatMul", [rows, weight], name=f"{node.name}_product")
-        result, nodes = product.outputs[0], [product]
-        result.type, result.shape = node.outputs[0].type, node.outputs[0].shape
-        if bias and bias[0] is not None:
-            nodes.append(ir.node("Add", [result, bias[0]], name=f"{node.name}_bias"))
-            result = nodes[-1].outputs[0]
-        ir.convenience.replace_nodes_and_values(
-            model.graph, node, [node], nodes, [node.outputs[0]], [result]
-        )
+    for node in list(graph):
+        if node.op_type == "Gemm" and not (node.inputs[1] and is_embedding(node.inputs[1])):
+            split_gemm(graph, node)
 
 
 def _restore_weight_names(model: ir.Model) -> None:
@@ -147,23 +128,6 @@ def _restore_weight_names(model: ir.Model) -> None:
         name = re.sub(r"^(encode\.)?model\.", "", value.name.replace(NESTED, "."))
         if name not in taken and name not in model.graph.initializers:
             value.name = name
-
-
-def _transposed(model: ir.Model, weight: ir.Value) -> ir.Value:
-    name = f"{weight.name}_transposed"
-    known = model.graph.initializers.get(name)
-    if known is not None:
-        return known
-    assert weight.const_value is not None
-    data = np.ascontiguousarray(weight.const_value.numpy().T)
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(data.shape),
-        type=ir.TensorType(weight.const_value.dtype),
-        const_value=ir.Tensor(data, dtype=weight.const_value.dtype, name=name),
-    )
-    model.graph.register_initializer(value)
-    return value
 
 
 def _reason(error: BaseException) -> str:

@@ -14,6 +14,10 @@ from torch.fx.proxy import TracerBase
 
 from hybrid_deploy.errors import UnsupportedModelError
 
+NO_CAUSAL_MASK = (
+    "self-attention without a causal mask: a token would see the tokens after it, so they cannot "
+    "be decoded one by one"
+)
 WAYS_OUT = (
     "ways out: give the operator a rule (hybrid_deploy.export.row_rule), put another module in its "
     "place (hybrid_deploy.export.substitute)"

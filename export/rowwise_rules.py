@@ -9,7 +9,7 @@ from torch import fx
 from hybrid_deploy.export.frame import Frame
 from hybrid_deploy.export.keeping import keep_state
 from hybrid_deploy.export.plan import Layout, Plan
-from hybrid_deploy.export.refusal import refuse
+from hybrid_deploy.export.refusal import NO_CAUSAL_MASK, refuse
 from hybrid_deploy.export.rules import axes, call, first_tensor, plain_operands
 
 
@@ -135,11 +135,7 @@ class Reduction:
         if plan.batch_axis(source) in reduced:
             raise refuse(node, "this operator mixes the sequences of a batch")
         if layout.keys in reduced and not (self._over_keys and source in plan.masked):
-            raise refuse(
-                node,
-                "self-attention without a causal mask: a token would see the tokens after it, so "
-                "they cannot be decoded one by one",
-            )
+            raise refuse(node, NO_CAUSAL_MASK)
         if plan.rank(node) == plan.rank(source):
             return layout
         shift = [

@@ -85,7 +85,7 @@ def cache_of(name: str) -> str:
 
 
 def cross_name(kind: str, index: int) -> str:
-    """Names a memory tensor; kind is `key`, `value` or `state` (anything else, masks too)."""
+    """Names a memory tensor; kind is `key`, `value`, `mask` or `state` (anything else)."""
     return f"cross_{kind}_{index}"
 
 

@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
+import transformers
 from PIL import Image
 
 from hybrid_deploy.errors import ExportError, InputError, UnsupportedModelError
+from hybrid_deploy.export.huggingface_config import Settings, import_settings
 from hybrid_deploy.inputs import (
     AlignLongAxis,
     AudioInput,
@@ -28,11 +31,6 @@ from hybrid_deploy.inputs import (
 from hybrid_deploy.manifest import Tokenizer
 from hybrid_deploy.runtime.preprocess import prepare
 from hybrid_deploy.runtime.text import text_of, tokens_of
-
-transformers = pytest.importorskip("transformers")
-tokenizers = pytest.importorskip("tokenizers")
-
-from hybrid_deploy.export.huggingface_config import Settings, import_settings  # noqa: E402
 
 SENTENCES = [
     "the quick brown fox jumps over the lazy dog",
@@ -50,7 +48,7 @@ def save_tokenizer(folder: Path, kind: str = "bpe", **settings: Any) -> Any:
     if kind == "bpe":
         made = tokenizers.Tokenizer(tokenizers.models.BPE())
         made.pre_tokenizer, made.decoder = pre.ByteLevel(), decoders.ByteLevel()
-        trainer = tokenizers.trainers.BpeTrainer(
+        trainer: Any = tokenizers.trainers.BpeTrainer(
             vocab_size=400, special_tokens=special, initial_alphabet=pre.ByteLevel.alphabet()
         )
     elif kind == "wordpiece":

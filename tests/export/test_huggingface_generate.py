@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
+import tokenizers
 import torch
+import transformers
 
-transformers = pytest.importorskip("transformers")
-tokenizers = pytest.importorskip("tokenizers")
-
-from hybrid_deploy.bundle import Bundle  # noqa: E402
-from hybrid_deploy.contract import LOGITS  # noqa: E402
-from hybrid_deploy.export.full_rerun import FullRerun  # noqa: E402
-from hybrid_deploy.export.huggingface_job import job_from_folder  # noqa: E402
-from hybrid_deploy.manifest import (  # noqa: E402
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.contract import LOGITS
+from hybrid_deploy.export.full_rerun import FullRerun
+from hybrid_deploy.export.huggingface_job import job_from_folder
+from hybrid_deploy.manifest import (
     SCHEMA_VERSION,
     GraphSpec,
     Manifest,
@@ -29,7 +27,7 @@ from hybrid_deploy.manifest import (  # noqa: E402
     TensorSpec,
     Variant,
 )
-from hybrid_deploy.runtime.session import Session  # noqa: E402
+from hybrid_deploy.runtime.session import Session
 
 SENTENCES = ["the quick brown fox jumps over the lazy dog", "pack my box with five jugs"] * 4
 VOCABULARY, MAX_LENGTH = 80, 14

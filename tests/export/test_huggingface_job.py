@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from click.testing import CliRunner
 from PIL import Image
 
-transformers = pytest.importorskip("transformers", reason="needs hybrid-deploy[hf]")
-
-from hybrid_deploy.bundle import open_bundle  # noqa: E402
-from hybrid_deploy.cli import main  # noqa: E402
-from hybrid_deploy.export.dims import DynamicAxis  # noqa: E402
-from hybrid_deploy.export.huggingface_job import varying_axes  # noqa: E402
-from hybrid_deploy.inputs import (  # noqa: E402
+from hybrid_deploy.bundle import open_bundle
+from hybrid_deploy.cli import main
+from hybrid_deploy.export.dims import DynamicAxis
+from hybrid_deploy.export.huggingface_job import varying_axes
+from hybrid_deploy.inputs import (
     ArrayInput,
     AudioInput,
     EncoderInput,
@@ -25,8 +24,8 @@ from hybrid_deploy.inputs import (  # noqa: E402
     TextInput,
     Waveform,
 )
-from hybrid_deploy.manifest import DimRange  # noqa: E402
-from hybrid_deploy.runtime.session import load_session  # noqa: E402
+from hybrid_deploy.manifest import DimRange
+from hybrid_deploy.runtime.session import load_session
 
 START = 2
 
