@@ -42,6 +42,7 @@ from hybrid_deploy.runtime.backend import FloatArray, IntArray
 from hybrid_deploy.runtime.generate import decode_greedily, limits_of
 from hybrid_deploy.runtime.onnxruntime_backend import check_inputs, make_session
 from hybrid_deploy.runtime.processors import processors_of
+from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -82,7 +83,7 @@ def collect_scales(
         provenance=Provenance(
             model=bundle.manifest.name,
             variant=variant,
-            graphs={r.value: _graph_hash(bundle, variant, r) for r in GraphRole},
+            graphs={r.value: _graph_hash(bundle, variant, r) for r in graphs},
             samples=len(samples),
             samples_sha256=samples.sha256,
             steps=steps,
@@ -117,6 +118,7 @@ class ObservedModel:
             for role in graphs
         }
         self._seen: set[GraphRole] = set()
+        self.has_prefill = GraphRole.PREFILL in graphs
 
     def start(self, inputs: Arrays) -> ObservedDecoding:
         """Encodes a batch, and makes ready to decode it."""
@@ -158,6 +160,7 @@ class ObservedDecoding:
             name: memory[name] if name in memory else _empty_cache(spec, batch)
             for name, spec in model.caches.items()
         }
+        self._before = self._caches
 
     @property
     def batch(self) -> int:
@@ -166,14 +169,22 @@ class ObservedDecoding:
 
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
         """Decodes several tokens per sequence."""
+        if not self._model.has_prefill:
+            return prefill_by_steps(self.step, self._keep, tokens, position, last)
         return self._run(GraphRole.PREFILL, {TOKENS: tokens, POSITION: position, LAST: last})
 
     def step(self, token: IntArray, position: IntArray) -> FloatArray:
         """Decodes one token per sequence."""
         return self._run(GraphRole.STEP, {TOKEN: token, POSITION: position})
 
+    def _keep(self, rows: IntArray) -> None:
+        """Takes back the newest step for these sequences."""
+        for name, array in self._caches.items():
+            array[rows] = self._before[name][rows]
+
     def _run(self, role: GraphRole, arrays: Arrays) -> FloatArray:
         outputs = self._model.run(role, {**arrays, **self._memory, **self._caches})
+        self._before = self._caches
         self._caches = {cache_of(n): a for n, a in outputs.items() if is_next_cache(n)}
         logits: FloatArray = outputs[LOGITS]
         if not np.isfinite(logits).all():

@@ -137,11 +137,13 @@ def apply_recipe(
         assert scales is not None, "an int8 encoder was calibrated"
         for_cpu = recipe.encoder is EncoderForm.INT8_CPU
         quantize_encoder(encoder, scales.of(GraphRole.ENCODER), for_cpu=for_cpu)
-    for role in (GraphRole.PREFILL, GraphRole.STEP):
+    for role, model in graphs.items():
+        if role is GraphRole.ENCODER:
+            continue
         if recipe.decoder is DecoderForm.HALF:
-            convert_to_half(graphs[role], role)
+            convert_to_half(model, role)
         else:
-            quantize_decoder_weights(graphs[role])
+            quantize_decoder_weights(model)
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -197,8 +199,8 @@ def _write(
         precision=Precision(encoder=recipe.encoder.value, decoder=recipe.decoder.value),
         opset=bundle.variant(source).opset,
         encoder=specs[GraphRole.ENCODER],
-        prefill=specs[GraphRole.PREFILL],
         step=specs[GraphRole.STEP],
+        prefill=specs.get(GraphRole.PREFILL),
         provenance=_provenance(source, scales),
     )
     trial = msgspec.structs.replace(

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from torch import Tensor, nn
+from torch import nn
 
 from hybrid_deploy.bundle import Bundle, seal_bundle, staged_bundle
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.export.behaviour import check_batch, check_causal
-from hybrid_deploy.export.binding import analyse
-from hybrid_deploy.export.capture import Capture, capture_decoder
-from hybrid_deploy.export.dims import memory_axes
 from hybrid_deploy.export.gate import check_export
 from hybrid_deploy.export.job import (
     Arrays,
@@ -27,11 +21,13 @@ from hybrid_deploy.export.job import (
     SimpleAxes,
     make_job,
 )
-from hybrid_deploy.export.model import DecodePart, check_model, reference_memory
+from hybrid_deploy.export.model import check_model
 from hybrid_deploy.export.parity import Parity
+from hybrid_deploy.export.routes import lowered
+from hybrid_deploy.export.stages import Stages
 from hybrid_deploy.export.writing import pair, replace_head, write_golden, write_graphs
 from hybrid_deploy.inputs import Preprocess
-from hybrid_deploy.manifest import GenerationDefaults, Tokenizer, Vocabulary
+from hybrid_deploy.manifest import Tokenizer, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,9 @@ def export_model(
     Args:
         model: in eval mode, with `encode(*inputs) -> memory` (a tensor or several, batch first)
             and the full-sequence `decode(tokens, *memory) -> logits (batch, length, vocabulary)`;
-            or a Hugging Face encoder-decoder model.
+            or with `initial_state(*memory) -> state` and `step(token (batch,), state, *memory)
+            -> logits (batch, vocabulary), state` in place of `decode` (see `own_step`); or a
+            Hugging Face encoder-decoder model.
         example_inputs: inputs of `encode`: a tensor, several in the order of its parameters, or
             by name; None makes them of a Hugging Face model's config.
         out: the bundle's folder.
@@ -148,19 +146,13 @@ def run_export(
         OutputExistsError: `out` exists and `force` is not given.
     """
     check_model(job.model)
-    stages = _Stages(progress)
+    stages = Stages(progress)
     with staged_bundle(Path(out), force=force) as folder:
         inputs = {name: pair(value) for name, value in job.example.items()}
-        with stages.timed("trace"):
-            capture = _trace(job, inputs)
-        with stages.timed("analyse"):
-            plan = analyse(capture)
-            check_causal(job.model, inputs, capture.length)
-            check_batch(job.model, inputs, capture.length)
-        with stages.timed("lower"):
-            bundle = Bundle(folder, write_graphs(job, plan, inputs, folder))
+        graphs = lowered(job, inputs, stages)
+        bundle = Bundle(folder, write_graphs(job, graphs.graphs, graphs.dims, folder))
         with stages.timed("check"):
-            parity = check_export(job, bundle, _vocabulary_size(capture), checked)
+            parity = check_export(job, bundle, graphs.vocabulary_size, checked)
         with stages.timed("write"):
             golden = write_golden(bundle, job)
             manifest = msgspec.structs.replace(bundle.manifest, golden=golden)
@@ -179,54 +171,6 @@ def head_of(name: str) -> Head:
     except ValueError:
         known = ", ".join(head.value for head in Head)
         raise UsageError(f"unknown head {name!r}; choose one of: {known}") from None
-
-
-class _Stages:
-    """Times the stages, and tells each when it is finished."""
-
-    def __init__(self, progress: Callable[[str], None] | None) -> None:
-        self._progress = progress
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - began
-        if self._progress is not None:
-            self._progress(f"{stage} {self.seconds[stage]:.1f} s")
-
-
-def _trace(job: ExportJob, inputs: Mapping[str, Tensor]) -> Capture:
-    """Traces the decoder after the checks that a model needs none of the analysis for."""
-    model, generation = job.model, job.spec.generation
-    memory = reference_memory(model, tuple(inputs.values()))
-    axes = memory_axes(model, inputs, job.spec.dynamic)
-    capture = capture_decoder(DecodePart(model), memory, axes, generation.max_length)
-    _check_tokens(generation, _vocabulary_size(capture))
-    return capture
-
-
-def _vocabulary_size(capture: Capture) -> int:
-    return int(capture.logits.meta["val"].shape[-1])
-
-
-def _check_tokens(generation: GenerationDefaults, vocabulary_size: int) -> None:
-    named = [
-        *(("start", token) for token in generation.start_tokens),
-        *(("end", token) for token in generation.end_tokens),
-        ("pad", generation.pad_token),
-    ]
-    for kind, token in named:
-        if not 0 <= token < vocabulary_size:
-            raise UsageError(
-                f"{kind} token {token} is outside the model's vocabulary of {vocabulary_size}"
-            )
-    if len(generation.start_tokens) >= generation.max_length:
-        raise UsageError(
-            f"{len(generation.start_tokens)} start tokens leave none to decode in max_length "
-            f"{generation.max_length}"
-        )
 
 
 __all__ = ["ExportJob", "ExportReport", "ModelSpec", "export_model", "head_of", "run_export"]

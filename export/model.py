@@ -1,4 +1,8 @@
-"""What is asked of a model: `encode(inputs) -> memory` and `decode(tokens, memory) -> logits`."""
+"""What is asked of a model: `encode(inputs) -> memory` and `decode(tokens, memory) -> logits`.
+
+Or, in place of `decode`, a step of its own: `initial_state(*memory) -> state` and
+`step(token, state, *memory) -> logits, state`.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,7 @@ class EncodePart(nn.Module):
 
 
 class DecodePart(nn.Module):
-    """The decoder of a model as a module of its own."""
+    """The decoder of a model as a module of its own; all steps after one another if need be."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -45,10 +49,26 @@ class DecodePart(nn.Module):
 
     def forward(self, tokens: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
         """Gives the logits (batch, length, vocabulary), then what other heads return."""
-        outputs: Any = self.model.decode(tokens, *memory)  # type: ignore[operator]
-        if isinstance(outputs, Mapping):
-            outputs = outputs.values()
-        return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+        model: Any = self.model
+        if callable(getattr(model, "decode", None)):
+            return heads_of(model.decode(tokens, *memory))
+        state, steps = model.initial_state(*memory), []
+        for token in tokens.unbind(1):
+            outputs, state = model.step(token, state, *memory)
+            steps.append(heads_of(outputs))
+        return tuple(torch.stack(rows, 1) for rows in zip(*steps, strict=True))
+
+
+def heads_of(outputs: Any) -> tuple[Tensor, ...]:
+    """Gives what a decoder returned as a tuple, the logits first."""
+    if isinstance(outputs, Mapping):
+        outputs = outputs.values()
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+
+
+def has_own_step(model: nn.Module) -> bool:
+    """Tells whether a model brings a step of its own, so that none has to be derived."""
+    return all(callable(getattr(model, name, None)) for name in ("initial_state", "step"))
 
 
 def check_model(model: nn.Module) -> None:
@@ -57,7 +77,8 @@ def check_model(model: nn.Module) -> None:
     Raises:
         UnsupportedModelError: a method is missing, or the model is in training mode.
     """
-    missing = [m for m in ("encode", "decode") if not callable(getattr(model, m, None))]
+    needed = ["encode"] if has_own_step(model) else ["encode", "decode"]
+    missing = [name for name in needed if not callable(getattr(model, name, None))]
     if missing:
         raise UnsupportedModelError(
             f"{type(model).__name__} has no {'() and no '.join(missing)}(); wrap it in a module "

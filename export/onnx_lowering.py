@@ -62,7 +62,9 @@ def onnx_from_torch(
             ) from error
     assert program is not None
     _check_sizes(program.model, dynamic)
-    return _tidy(program.model)
+    model = _tidy(program.model)
+    _part_outputs(model.graph, outputs)
+    return model
 
 
 def name_dims(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> None:
@@ -108,6 +110,20 @@ def _tidy(model: ir.Model) -> ir.Model:
         ir_passes.CheckerPass(),
     )
     return passes(model).model
+
+
+def _part_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Gives outputs that are the same value, or an input, a name of their own."""
+    taken = {value.name for value in graph.inputs}
+    for index, (value, name) in enumerate(zip(list(graph.outputs), names, strict=True)):
+        if value.name not in taken and value.name == name:
+            taken.add(name)
+            continue
+        copy = ir.node("Identity", [value], name=f"{name}_copy")
+        new = copy.outputs[0]
+        new.name, new.shape, new.type = name, value.shape, value.type
+        graph.append(copy)
+        graph.outputs[index] = new
 
 
 def _split_gemms(graph: ir.Graph) -> None:

@@ -146,7 +146,7 @@ def _compare(
     lengths, active = lengths.copy(), np.ones(size, bool)
     logits = decoding.prefill(prompts, np.zeros(size, np.int64), lengths - 1)
     if prompts.shape[1] == 1:
-        prefilled = logits.copy()
+        prefilled, decoding = logits.copy(), backend.start(inputs)
         logits = decoding.step(prompts[:, 0], np.zeros(size, np.int64))
         parity.note(prefilled, logits)
     rows, block = np.arange(size), list[_Step]()

@@ -20,7 +20,8 @@ NO_CAUSAL_MASK = (
 )
 WAYS_OUT = (
     "ways out: give the operator a rule (hybrid_deploy.export.row_rule), put another module in its "
-    "place (hybrid_deploy.export.substitute)"
+    "place (hybrid_deploy.export.substitute), or give the model initial_state() and step() of its "
+    "own"
 )
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')

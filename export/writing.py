@@ -15,13 +15,10 @@ from hybrid_deploy import __version__
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import BATCH_DIM, LAST, POSITION, TOKEN, TOKENS, GraphRole, Head
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.export.dims import dim_ranges
 from hybrid_deploy.export.fixed_batch import fix_batch
 from hybrid_deploy.export.full_rerun import FullRerun
-from hybrid_deploy.export.graphs import lower
 from hybrid_deploy.export.heads import attach_head, check_head
 from hybrid_deploy.export.job import TOP_K, ExportJob
-from hybrid_deploy.export.plan import Plan
 from hybrid_deploy.manifest import (
     SCHEMA_VERSION,
     DimRange,
@@ -43,9 +40,18 @@ def pair(value: Tensor) -> Tensor:
 
 
 def write_graphs(
-    job: ExportJob, plan: Plan, inputs: Mapping[str, Tensor], folder: Path
+    job: ExportJob,
+    graphs: Mapping[GraphRole, ir.Model],
+    dims: Mapping[str, DimRange],
+    folder: Path,
 ) -> Manifest:
-    """Lowers a plan and writes its graphs, which return logits, and the job's own files.
+    """Writes graphs, which return logits, and the job's own files.
+
+    Args:
+        job: what the export was asked for.
+        graphs: the encoder, the step and, unless it steps by itself, the prefill.
+        dims: the ranges of their symbolic dimensions.
+        folder: of the bundle.
 
     Returns:
         The manifest of what is there so far.
@@ -53,8 +59,7 @@ def write_graphs(
     for name, content in job.spec.files.items():
         (folder / name).write_bytes(content)
     spec, form = job.spec, job.form
-    dims = dim_ranges(job.model, plan, inputs, spec.dynamic, spec.generation, spec.max_batch)
-    graphs = lower(job.model, plan, inputs, spec.dynamic, form.opset)
+    dims = dict(dims)
     if form.batch is not None:
         dims[BATCH_DIM] = DimRange(form.batch, form.batch, form.batch)
         for model in graphs.values():
@@ -64,8 +69,8 @@ def write_graphs(
         precision=Precision(encoder=FLOAT, decoder=FLOAT),
         opset=form.opset,
         encoder=specs[GraphRole.ENCODER],
-        prefill=specs[GraphRole.PREFILL],
         step=specs[GraphRole.STEP],
+        prefill=specs.get(GraphRole.PREFILL),
     )
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -114,7 +119,9 @@ def replace_head(job: ExportJob, bundle: Bundle) -> Manifest:
         return manifest
     variant, graphs = manifest.variants[FLOAT], load_graphs(bundle, FLOAT)
     specs = {}
-    for role in (GraphRole.PREFILL, GraphRole.STEP):
+    for role in bundle.graphs(FLOAT):
+        if role is GraphRole.ENCODER:
+            continue
         path = bundle.graph_path(FLOAT, role)
         new = path.with_name(f"{role.value}-{head.value}.onnx")
         attach_head(graphs[role], head, TOP_K)

@@ -51,9 +51,14 @@ class Bundle:
             ) from None
 
     def graph(self, variant: str, role: GraphRole) -> GraphSpec:
-        """Gives one graph of a variant."""
-        graph: GraphSpec = getattr(self.variant(variant), role.value)
-        return graph
+        """Gives one graph of a variant, of those that `graphs` lists."""
+        return self.graphs(variant)[role]
+
+    def graphs(self, variant: str) -> dict[GraphRole, GraphSpec]:
+        """Gives the graphs of a variant; a decoder that steps by itself has no prefill."""
+        found = self.variant(variant)
+        specs = {role: getattr(found, role.value) for role in GraphRole}
+        return {role: spec for role, spec in specs.items() if spec is not None}
 
     def graph_path(self, variant: str, role: GraphRole) -> Path:
         """Gives the path of one ONNX graph."""

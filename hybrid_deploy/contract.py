@@ -13,6 +13,9 @@ The caches are `self_key_i` and `self_value_i` (batch, heads, capacity, head_dim
 every cache under its own name with `_next` appended; a backend binds both to one buffer. A cache is
 empty (zeros) before the first token, unless the encoder graph returns it under its own name: in
 decoder-only models the caches begin with the memory.
+A decoder that steps by itself has no prefill graph, and in place of caches `recurrent_i`
+(batch, ...): what every step computes anew. The encoder graph gives the first of each, a backend
+keeps two buffers and uses them in turn.
 A variant exported with another head returns `next_token`, or `top_scores` and `top_tokens`, where
 the others return `logits`.
 """
@@ -51,6 +54,7 @@ MEMORY_DIM = "memory"
 CAPACITY_DIM = "capacity"
 
 _NEXT = "_next"
+_RECURRENT = "recurrent_"
 
 
 class Head(str, Enum):
@@ -62,7 +66,7 @@ class Head(str, Enum):
 
 
 class GraphRole(str, Enum):
-    """The three graphs of a variant."""
+    """The graphs of a variant."""
 
     ENCODER = "encoder"
     PREFILL = "prefill"
@@ -92,6 +96,16 @@ def cross_name(kind: str, index: int) -> str:
 def head_name(index: int) -> str:
     """Names what a further head of the decoder returns, (batch, width); head 0 are the logits."""
     return f"head_{index}"
+
+
+def recurrent_name(index: int) -> str:
+    """Names what a decoder that steps by itself carries from token to token."""
+    return f"{_RECURRENT}{index}"
+
+
+def is_recurrent(name: str) -> bool:
+    """Tells whether an input or output is carried, not written into: it needs two buffers."""
+    return name.startswith(_RECURRENT)
 
 
 def self_name(kind: str, index: int) -> str:

@@ -60,13 +60,16 @@ class Precision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One form of the model: three graphs over shared weight files."""
+    """One form of the model: its graphs over shared weight files.
+
+    Without `prefill`, prompts are fed to `step` token by token.
+    """
 
     precision: Precision
     opset: int
     encoder: GraphSpec
-    prefill: GraphSpec
     step: GraphSpec
+    prefill: GraphSpec | None = None
     provenance: str = ""
     head: Head = Head.LOGITS
 

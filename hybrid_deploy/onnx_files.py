@@ -31,7 +31,7 @@ _PLAIN = frozenset(
 
 def load_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
     """Loads the graphs of a variant; their weights stay on disk until they are read."""
-    return {role: ir.load(bundle.graph_path(variant, role)) for role in GraphRole}
+    return {role: ir.load(bundle.graph_path(variant, role)) for role in bundle.graphs(variant)}
 
 
 def save_graphs(

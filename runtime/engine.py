@@ -53,7 +53,7 @@ def build_engines(
     cache: EngineCache | None = None,
     progress: Progress | None = None,
 ) -> list[EngineRecord]:
-    """Builds encoder, prefill and step of a variant, or finds them in the cache.
+    """Builds all graphs of a variant, or finds them in the cache.
 
     Raises:
         InputError: the bundle has no such variant.
@@ -62,7 +62,7 @@ def build_engines(
     """
     return [
         build_engine(bundle, variant, role, target, cache=cache, progress=progress)
-        for role in GraphRole
+        for role in bundle.graphs(variant)
     ]
 
 

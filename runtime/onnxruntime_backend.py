@@ -21,11 +21,13 @@ from hybrid_deploy.contract import (
     GraphRole,
     cache_of,
     is_next_cache,
+    is_recurrent,
     next_cache,
 )
 from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError
 from hybrid_deploy.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.runtime.backend import FloatArray, IntArray, Options
+from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
 
 try:
     import onnxruntime as ort
@@ -51,7 +53,7 @@ class OnnxRuntimeBackend:
         self._bundle = bundle
         self._variant = variant
         self._options = options
-        self._specs = {role: bundle.graph(variant, role) for role in GraphRole}
+        self._specs = bundle.graphs(variant)
         self._encoder = self._session(GraphRole.ENCODER)
         self._step = self._session(GraphRole.STEP)
         self._prefill: ort.InferenceSession | None = None
@@ -76,9 +78,9 @@ class OnnxRuntimeBackend:
         return self._step
 
     @property
-    def prefill_session(self) -> ort.InferenceSession:
-        """The prefill graph, loaded when it is first needed."""
-        if self._prefill is None:
+    def prefill_session(self) -> ort.InferenceSession | None:
+        """The prefill graph, loaded when it is first needed; None if the variant has none."""
+        if self._prefill is None and GraphRole.PREFILL in self._specs:
             self._prefill = self._session(GraphRole.PREFILL)
         return self._prefill
 
@@ -114,12 +116,17 @@ class OnnxRuntimeDecoding:
         self._token = np.zeros(batch, np.int64)
         self._position = np.zeros(batch, np.int64)
         step = backend.spec(GraphRole.STEP)
-        caches = {cache_of(spec.name) for spec in step.outputs if is_next_cache(spec.name)}
-        self._memory = {name: value for name, value in encoded.items() if name not in caches}
+        kept = {cache_of(spec.name) for spec in step.outputs if is_next_cache(spec.name)}
+        self._memory = {name: value for name, value in encoded.items() if name not in kept}
         self._caches = {
             spec.name: encoded[spec.name] if spec.name in encoded else _zeros(spec, batch)
             for spec in step.inputs
-            if spec.name in caches
+            if spec.name in kept and not is_recurrent(spec.name)
+        }
+        self._carried = {
+            name: (encoded[name].numpy().copy(), encoded[name].numpy().copy())
+            for name in sorted(kept)
+            if is_recurrent(name)
         }
         results: dict[str, NDArray[Any]] = {
             spec.name: np.empty(_sizes(spec, batch), _DTYPES[spec.dtype])
@@ -129,13 +136,17 @@ class OnnxRuntimeDecoding:
         self._results = {name: _ort_value(array) for name, array in results.items()}
         self._logits: FloatArray = results.pop(LOGITS)
         self.heads = results
-        self._binding = self._bind(
-            backend.step_session, {TOKEN: self._token, POSITION: self._position}
-        )
+        fed = {TOKEN: self._token, POSITION: self._position}
+        self._bindings = [
+            self._bind(backend.step_session, fed, turn) for turn in range(2 if self._carried else 1)
+        ]
+        self._turn = 0
 
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
         """Decodes several tokens per sequence."""
         session = self._backend.prefill_session
+        if session is None:
+            return prefill_by_steps(self.step, self._keep, tokens, position, last)
         arrays = {TOKENS: tokens, POSITION: position, LAST: last}
         with _failures("the prefill graph"):
             session.run_with_iobinding(self._bind(session, arrays))
@@ -146,18 +157,29 @@ class OnnxRuntimeDecoding:
         self._token[:] = token
         self._position[:] = position
         try:
-            self._backend.step_session.run_with_iobinding(self._binding)
+            self._backend.step_session.run_with_iobinding(self._bindings[self._turn])
         except Exception as error:
             raise BackendError(f"onnxruntime failed in the step graph: {error}") from error
+        self._turn = (self._turn + 1) % len(self._bindings)
         return self._logits
 
+    def _keep(self, rows: IntArray) -> None:
+        """Takes back the newest step for these sequences, in what is carried."""
+        for buffers in self._carried.values():
+            buffers[self._turn][rows] = buffers[1 - self._turn][rows]
+
     def _bind(
-        self, session: ort.InferenceSession, arrays: Mapping[str, NDArray[Any]]
+        self, session: ort.InferenceSession, arrays: Mapping[str, NDArray[Any]], turn: int = 0
     ) -> ort.IOBinding:
+        """Binds all tensors; what is carried goes from one buffer to the other."""
         binding = session.io_binding()
-        for name, array in arrays.items():
-            binding.bind_ortvalue_input(name, _ort_value(np.ascontiguousarray(array)))
         taken = {spec.name for spec in session.get_inputs()}
+        for name, array in arrays.items():
+            if name in taken:
+                binding.bind_ortvalue_input(name, _ort_value(np.ascontiguousarray(array)))
+        for name, buffers in self._carried.items():
+            binding.bind_ortvalue_input(name, _ort_value(buffers[turn]))
+            binding.bind_ortvalue_output(next_cache(name), _ort_value(buffers[1 - turn]))
         for name, value in self._memory.items():
             if name in taken:
                 binding.bind_ortvalue_input(name, value)

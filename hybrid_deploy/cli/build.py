@@ -60,7 +60,7 @@ def build(
     rows: list[dict[str, object]] = []
     for target in wanted:
         for name in names:
-            for role in GraphRole:
+            for role in opened.graphs(name):
                 try:
                     record = build_engine(opened, name, role, target, progress=log.print)
                     rows.append(_built_row(record))

@@ -107,9 +107,9 @@ def _variant_rows(bundle: Bundle) -> list[dict[str, object]]:
 def _cost_rows(bundle: Bundle) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name in bundle.manifest.variants:
-        for role in GraphRole:
+        for role, graph in bundle.graphs(name).items():
             row: dict[str, object] = {"variant": name, "graph": role.value}
-            cost = bundle.graph(name, role).cost
+            cost = graph.cost
             if cost is not None:
                 row["mflop"] = cost.flops / _FLOPS_PER_MFLOP
                 row["read_mb"] = cost.read_bytes / _BYTES_PER_MB
@@ -122,8 +122,7 @@ def _cost_rows(bundle: Bundle) -> list[dict[str, object]]:
 
 def _tensor_rows(bundle: Bundle, variant: str) -> list[dict[str, object]]:
     rows = []
-    for role in GraphRole:
-        graph = bundle.graph(variant, role)
+    for role, graph in bundle.graphs(variant).items():
         rows += [_tensor_row(role, "in", tensor) for tensor in graph.inputs]
         rows += [_tensor_row(role, "out", tensor) for tensor in graph.outputs]
     return rows

@@ -87,12 +87,12 @@ def _quantize(bundle: Path, precision: str, samples: Path) -> None:
 
 def _build(path: Path) -> None:
     from hybrid_deploy.bundle import open_bundle
-    from hybrid_deploy.contract import GraphRole
     from hybrid_deploy.runtime.engine import build_engine
     from hybrid_deploy.target import parse_target
 
     bundle = open_bundle(path)
-    wanted = [(t, variant, role) for t in TARGETS for variant in BUILT for role in GraphRole]
+    graphs = [(variant, role) for variant in BUILT for role in bundle.graphs(variant)]
+    wanted = [(target, *graph) for target in TARGETS for graph in graphs]
     built, failed, size = 0, 0, 0
     with progress_bar("build", len(wanted)) as advance:
         for target, variant, role in wanted:

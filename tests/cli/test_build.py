@@ -9,6 +9,7 @@ from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.cli.build import build
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, InputError, UsageError
+from hybrid_deploy.manifest import GraphSpec, Precision, Variant
 from hybrid_deploy.runtime import engine, local_gpu
 from hybrid_deploy.runtime.engine import EngineRecord
 from hybrid_deploy.runtime.engine_cache import CACHE_VARIABLE
@@ -19,7 +20,9 @@ class TwoVariants(Bundle):
     """A bundle as far as the command looks at it."""
 
     def __init__(self) -> None:
-        manifest = type("Manifest", (), {"variants": {"fp32": None, "fp16": None}})
+        graph = GraphSpec("step.onnx", (), ())
+        one = Variant(Precision("fp32", "fp32"), opset=24, encoder=graph, step=graph, prefill=graph)
+        manifest = type("Manifest", (), {"variants": {"fp32": one, "fp16": one}})
         super().__init__(folder=Path("tiny.bundle"), manifest=manifest())
 
 

@@ -174,7 +174,7 @@ def write_variant(folder: Path, name: str) -> Variant:
             location=f"{role.value}.weights", size_threshold=256,
         )  # fmt: skip
     encoder, prefill, step = (specs[role] for role in GraphRole)
-    return Variant(Precision(name, name), 24, encoder, prefill, step)
+    return Variant(Precision(name, name), 24, encoder=encoder, prefill=prefill, step=step)
 
 
 def write_bundle(target: Path, *variants: str) -> Bundle:

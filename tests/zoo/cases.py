@@ -15,6 +15,7 @@ _MODULES = {
     "image": "tests.zoo.encoder_cases:IMAGE",
     "signal": "tests.zoo.encoder_cases:SIGNAL",
     "padded": "tests.zoo.encoder_cases:PADDED",
+    "recurrent": "tests.zoo.recurrent:RECURRENT",
     "huggingface": "tests.zoo.huggingface:HUGGINGFACE",
 }
 """Where the cases of each family are: a module and its tuple of cases."""

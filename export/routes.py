@@ -1,0 +1,104 @@
+"""The two routes from a model to its graphs: derived from `decode`, or by a step of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from torch import Tensor
+
+from hybrid_deploy.contract import BATCH_DIM, GraphRole
+from hybrid_deploy.errors import UsageError
+from hybrid_deploy.export.behaviour import check_batch, check_causal
+from hybrid_deploy.export.binding import analyse
+from hybrid_deploy.export.capture import capture_decoder
+from hybrid_deploy.export.dims import dim_ranges, memory_axes
+from hybrid_deploy.export.graphs import lower
+from hybrid_deploy.export.job import ExportJob
+from hybrid_deploy.export.model import DecodePart, has_own_step, reference_memory
+from hybrid_deploy.export.own_step import examine, lower_own_step
+from hybrid_deploy.export.stages import Stages
+from hybrid_deploy.manifest import DimRange, GenerationDefaults
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A model as graphs, which return logits.
+
+    Attributes:
+        graphs: the encoder, the step and, unless the model brought a step, the prefill.
+        dims: the ranges of their symbolic dimensions.
+        vocabulary_size: number of tokens.
+    """
+
+    graphs: Mapping[GraphRole, ir.Model]
+    dims: Mapping[str, DimRange]
+    vocabulary_size: int
+
+
+def lowered(job: ExportJob, inputs: Mapping[str, Tensor], stages: Stages) -> Lowered:
+    """Turns a job's model into graphs.
+
+    Args:
+        job: what the export was asked for.
+        inputs: example inputs of the encoder, a batch of two.
+        stages: told what takes how long.
+
+    Raises:
+        UnsupportedModelError: the model cannot be decoded incrementally.
+        UsageError: a token lies outside the model's vocabulary.
+        ExportError: an operator has no translation to ONNX.
+    """
+    route = _by_its_own_step if has_own_step(job.model) else _derived
+    return route(job, inputs, stages)
+
+
+def _derived(job: ExportJob, inputs: Mapping[str, Tensor], stages: Stages) -> Lowered:
+    model, spec = job.model, job.spec
+    with stages.timed("trace"):
+        memory = reference_memory(model, tuple(inputs.values()))
+        axes = memory_axes(model, inputs, spec.dynamic)
+        capture = capture_decoder(DecodePart(model), memory, axes, spec.generation.max_length)
+        vocabulary_size = int(capture.logits.meta["val"].shape[-1])
+        _check_tokens(spec.generation, vocabulary_size)
+    with stages.timed("analyse"):
+        plan = analyse(capture)
+        check_causal(model, inputs, capture.length)
+        check_batch(model, inputs, capture.length)
+    with stages.timed("lower"):
+        dims = dim_ranges(model, plan, inputs, spec.dynamic, spec.generation, spec.max_batch)
+        graphs = lower(model, plan, inputs, spec.dynamic, job.form.opset)
+    return Lowered(graphs, dims, vocabulary_size)
+
+
+def _by_its_own_step(job: ExportJob, inputs: Mapping[str, Tensor], stages: Stages) -> Lowered:
+    spec = job.spec
+    with stages.timed("analyse"):
+        own = examine(job.model, inputs, spec.dynamic)
+        _check_tokens(spec.generation, own.vocabulary_size)
+        check_batch(job.model, inputs, spec.generation.max_length)
+    with stages.timed("lower"):
+        graphs = lower_own_step(own, spec.dynamic, job.form.opset)
+    dims = {BATCH_DIM: DimRange(1, 1, spec.max_batch), **own.dims}
+    for axes in spec.dynamic.values():
+        dims |= {axis.name: axis.sizes for axis in axes.values()}
+    return Lowered(graphs, dims, own.vocabulary_size)
+
+
+def _check_tokens(generation: GenerationDefaults, vocabulary_size: int) -> None:
+    named = [
+        *(("start", token) for token in generation.start_tokens),
+        *(("end", token) for token in generation.end_tokens),
+        ("pad", generation.pad_token),
+    ]
+    for kind, token in named:
+        if not 0 <= token < vocabulary_size:
+            raise UsageError(
+                f"{kind} token {token} is outside the model's vocabulary of {vocabulary_size}"
+            )
+    if len(generation.start_tokens) >= generation.max_length:
+        raise UsageError(
+            f"{len(generation.start_tokens)} start tokens leave none to decode in max_length "
+            f"{generation.max_length}"
+        )

@@ -1,0 +1,173 @@
+"""Models with a step of their own: any state, carried from token to token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hybrid_deploy.bundle import open_bundle
+from hybrid_deploy.calibration.quantize import quantize_bundle
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.errors import HybridDeployError, ParityError, UnsupportedModelError
+from hybrid_deploy.export.exporter import export_model
+from hybrid_deploy.export.full_rerun import FullRerun
+from hybrid_deploy.runtime.backend import Backend, Options, load_backend
+from hybrid_deploy.runtime.generate import Limits, decode_greedily
+from hybrid_deploy.runtime.session import load_session
+from tests.zoo.case import random_floats
+from tests.zoo.cases import find
+from tests.zoo.check import compare_bundle, export
+
+WIDTH, VOCABULARY, MAX_LENGTH = 24, 31, 20
+PROMPTS = [[1, 5, 9], [2], [7, 3]]
+LIMITS = Limits(end_tokens=(), pad_token=0, max_length=MAX_LENGTH, capacity=MAX_LENGTH)
+
+State = tuple[Tensor, Tensor]
+
+
+class Recurrent(nn.Module):
+    """The memory itself is the first state; it has no `decode`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(6, WIDTH)
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.cell = nn.GRUCell(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, VOCABULARY)
+
+    def encode(self, features: Tensor) -> Tensor:
+        vector: Tensor = self.encoder(features)
+        return vector
+
+    def initial_state(self, vector: Tensor) -> State:
+        return vector, vector
+
+    def step(self, token: Tensor, state: State, vector: Tensor) -> tuple[Tensor, State]:
+        hidden = self.cell(self.embedding(token), state[0])
+        return self.head(hidden + vector), (hidden, state[1])
+
+
+class GrowingState(Recurrent):
+    def step(self, token: Tensor, state: State, vector: Tensor) -> tuple[Tensor, State]:
+        logits, (hidden, all_before) = super().step(token, (state[0], state[1]), vector)
+        return logits, (hidden, torch.cat([all_before, hidden], -1))
+
+
+class LayersFirst(Recurrent):
+    def initial_state(self, vector: Tensor) -> State:
+        return vector.unsqueeze(0), vector
+
+    def step(self, token: Tensor, state: State, vector: Tensor) -> tuple[Tensor, State]:
+        logits, (hidden, other) = super().step(token, (state[0][0], state[1]), vector)
+        return logits, (hidden.unsqueeze(0), other)
+
+
+class LogitsOfASequence(Recurrent):
+    def step(self, token: Tensor, state: State, vector: Tensor) -> tuple[Tensor, State]:
+        logits, state = super().step(token, state, vector)
+        return logits.unsqueeze(1), state
+
+
+class FailingStep(Recurrent):
+    def step(self, token: Tensor, state: State, vector: Tensor) -> tuple[Tensor, State]:
+        raise ValueError("no such token")
+
+
+class OtherDecode(Recurrent):
+    """Its `decode` forgets what `step` adds."""
+
+    def decode(self, tokens: Tensor, vector: Tensor) -> Tensor:
+        rows, hidden = [], vector
+        for token in tokens.unbind(1):
+            hidden = self.cell(self.embedding(token), hidden)
+            rows.append(self.head(hidden))
+        return torch.stack(rows, 1)
+
+
+def make(kind: type[Recurrent]) -> Recurrent:
+    torch.manual_seed(4)
+    model = kind().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    return model
+
+
+def export_recurrent(kind: type[Recurrent], out: Path) -> None:
+    export_model(
+        make(kind), random_floats(2, 6), out, max_length=MAX_LENGTH, start_tokens=1, pad_token=0
+    )
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("own") / "recurrent.bundle"
+    export_recurrent(Recurrent, out)
+    return out
+
+
+def decoded(backend: Backend, features: np.ndarray[Any, Any]) -> list[tuple[int, ...]]:
+    decoding = backend.start({"features": features})
+    return [s.tokens for s in decode_greedily(decoding, PROMPTS, LIMITS).sequences]
+
+
+def test_attention_over_a_varying_memory(tmp_path: Path) -> None:
+    case = find("attend-and-tell")
+    model = case.model()
+    assert compare_bundle(case, model, export(case, model, tmp_path / "bundle")).passed
+
+
+def test_there_is_no_prefill_and_what_only_the_first_state_reads_stays_inside(path: Path) -> None:
+    bundle = open_bundle(path)
+    assert set(bundle.graphs("fp32")) == {GraphRole.ENCODER, GraphRole.STEP}
+    step = bundle.graph("fp32", GraphRole.STEP)
+    names = [tensor.name for tensor in step.inputs]
+    assert names == ["token", "cross_state_0", "recurrent_0", "recurrent_1"]
+    assert [t.name for t in step.outputs] == ["logits", "recurrent_0_next", "recurrent_1_next"]
+
+
+def test_unequal_prompts_are_fed_token_by_token(path: Path) -> None:
+    features = random_floats(3, 6, seed=9).numpy()
+    bundle = open_bundle(path)
+    wanted = decoded(FullRerun(make(Recurrent), MAX_LENGTH), features)
+    assert decoded(load_backend("onnxruntime", bundle, "fp32", Options()), features) == wanted
+    assert len({token for tokens in wanted for token in tokens}) > 5
+
+
+def test_a_prompt_continues_the_start_tokens(path: Path) -> None:
+    features = {"features": random_floats(1, 6, seed=9).numpy()}
+    session = load_session(path)
+    (whole,), _ = session.run_arrays(features)
+    (rest,), _ = session.run_arrays(features, prompt=whole.tokens[:4])
+    assert rest.tokens == whole.tokens[4:]
+
+
+def test_the_variants_of_a_recurrent_model(path: Path) -> None:
+    features = [{"features": random_floats(8, 6, seed=11).numpy()}]
+    for precision in ("fp16", "int8"):
+        report = quantize_bundle(path, precision, features)
+        assert report.agreement.tokens >= 8 * (MAX_LENGTH - 1)
+        assert report.agreement.same_tokens > 0.5 * report.agreement.tokens
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        (GrowingState, UnsupportedModelError, r"turns a state of float32 \(2, 24\), .* \(2, 48\)"),
+        (LayersFirst, UnsupportedModelError, r"float32 \(1, 2, 24\) for a batch of 2.*batch first"),
+        (LogitsOfASequence, UnsupportedModelError, r"logits \(batch, vocabulary\), got \(2, 1, 31"),
+        (FailingStep, UnsupportedModelError, r"test_own_step\.py:\d+: .*step\(\).*no such token"),
+        (OtherDecode, ParityError, r"differ from the model"),
+    ],
+)
+def test_what_a_step_must_not_do(
+    kind: type[Recurrent], error: type[HybridDeployError], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        export_recurrent(kind, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
