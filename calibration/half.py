@@ -6,23 +6,13 @@ inside the graph. Memory and caches become float16.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
+from hybrid_deploy.calibration.half_range import half_array, uses_of
 from hybrid_deploy.calibration.transpose import move_transposes_behind_products
 from hybrid_deploy.contract import LOGITS, GraphRole
-from hybrid_deploy.errors import CalibrationError
 
-HALF_MAX = float(np.finfo(np.float16).max)
-_MASKED = -HALF_MAX / 2  # scores or a second mask may be added without reaching -inf
-_TINY = np.finfo(np.float16).smallest_subnormal
-
-_BOUNDS = frozenset({"Clip", "Max", "Min"})
-_MASKING = frozenset({"Add", "Attention", "ConstantOfShape", "Expand", "Sub", "Where"})
 _DTYPE_ATTRIBUTES = {"Cast": "to", "EyeLike": "dtype"}
 # Operators that know no float16: the indexes of the inputs that stay float32, and whether the
 # outputs do.
@@ -43,8 +33,7 @@ def convert_to_half(model: ir.Model, role: GraphRole) -> None:
             if value.dtype is ir.DataType.FLOAT and value not in kept:
                 tensor = value.const_value
                 assert tensor is not None, f"initializer {value.name} has no value"
-                users = [node.op_type for node, _ in value.uses()]
-                half = half_array(str(value.name), tensor.numpy(), users)
+                half = half_array(str(value.name), tensor.numpy(), uses_of(value))
                 value.const_value = ir.tensor(half, name=value.name)
                 value.dtype = ir.DataType.FLOAT16
     nodes = list(model.graph.all_nodes())
@@ -58,37 +47,6 @@ def convert_to_half(model: ir.Model, role: GraphRole) -> None:
     _keep_float32_border(model.graph, role)
 
 
-def half_array(name: str, array: NDArray[Any], users: Sequence[str]) -> NDArray[np.float16]:
-    """Gives float32 numbers as float16; what lies outside its range is clamped or refused.
-
-    Args:
-        name: what the numbers are called, for messages.
-        array: any shape, float32.
-        users: the operators that take them. Large negative numbers that are added or chosen are
-            masks, bounds of Clip are bounds: both are clamped. Anything else is a weight.
-
-    Raises:
-        CalibrationError: a weight lies outside, or there is a NaN.
-    """
-    if np.isnan(array).any():
-        raise CalibrationError(f"{name} holds NaN; export a model with sound weights")
-    over = np.isfinite(array) & (np.abs(array) > HALF_MAX)
-    if over.any():
-        if users and _BOUNDS.issuperset(users):
-            array = np.where(over, np.copysign(HALF_MAX, array), array)
-        elif users and _MASKING.issuperset(users) and bool((array[over] < 0).all()):
-            array = np.where(over, _MASKED, array)
-        else:
-            raise CalibrationError(
-                f"{name} holds {array[over][0]:.3g}, float16 ends at {HALF_MAX:g}; "
-                "quantize to int8 or keep fp32"
-            )
-    half: NDArray[np.float16] = array.astype(np.float16)
-    if half.size == 1:  # an epsilon must not vanish: it keeps a division from zero
-        half = np.where((half == 0) & (array != 0), np.copysign(_TINY, array), half)
-    return half.astype(np.float16)
-
-
 def _float32_constants(graph: ir.Graph) -> set[ir.Value]:
     """Finds the constants that only operators without float16 take."""
     return {
@@ -100,23 +58,22 @@ def _float32_constants(graph: ir.Graph) -> set[ir.Value]:
 
 
 def _convert_attributes(node: ir.Node) -> None:
-    users = [user.op_type for out in node.outputs for user, _ in out.uses()]
     name = f"{node.op_type} {node.name}"
     key = _DTYPE_ATTRIBUTES.get(node.op_type, "")
     if node.attributes.get_int(key, ir.DataType.UNDEFINED) == ir.DataType.FLOAT:
         node.attributes[key] = ir.AttrInt64(key, ir.DataType.FLOAT16)
     if node.op_type == "Constant":
-        _convert_constant(node, name, users)
+        _convert_constant(node, name)
     elif node.op_type == "ConstantOfShape":
         array = np.zeros(1, np.float32)
         if "value" in node.attributes:
             array = node.attributes["value"].as_tensor().numpy()
         if array.dtype == np.float32:
-            half = half_array(name, array, users)
+            half = half_array(name, array, uses_of(node.outputs[0]))
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(half))
 
 
-def _convert_constant(node: ir.Node, name: str, users: Sequence[str]) -> None:
+def _convert_constant(node: ir.Node, name: str) -> None:
     for key in ("value", "value_float", "value_floats"):
         if key not in node.attributes:
             continue
@@ -124,7 +81,7 @@ def _convert_constant(node: ir.Node, name: str, users: Sequence[str]) -> None:
         array = given.as_tensor().numpy() if key == "value" else np.array(given.value, np.float32)
         if array.dtype == np.float32:
             del node.attributes[key]
-            half = ir.tensor(half_array(name, array, users))
+            half = ir.tensor(half_array(name, array, uses_of(node.outputs[0])))
             node.attributes["value"] = ir.AttrTensor("value", half)
 
 

@@ -69,16 +69,15 @@ def dim_names(plan: Plan) -> dict[sympy.Symbol, str]:
 
 def shape_of(plan: Plan, kept: Kept, names: Mapping[sympy.Symbol, str]) -> list[int | str]:
     """Gives the shape of a memory tensor or cache: numbers, and names as they are in the graphs."""
-    sizes = [_dim_of(size, names) for size in plan.kept_shape(kept)]
-    if plan.depends_on_tokens(kept.source) and isinstance(sizes[2], str):
-        sizes[2] = CAPACITY_DIM
-    return sizes
+    return [_dim_of(plan, size, names) for size in plan.kept_shape(kept)]
 
 
-def _dim_of(size: int | torch.SymInt, names: Mapping[sympy.Symbol, str]) -> int | str:
+def _dim_of(plan: Plan, size: int | torch.SymInt, names: Mapping[sympy.Symbol, str]) -> int | str:
     if isinstance(size, int):
         return size
     expr = as_expr(size)
+    if expr == _capacity(plan):
+        return CAPACITY_DIM
     return str(expr.subs({s: sympy.Symbol(names[s]) for s in expr.free_symbols}))
 
 
@@ -106,8 +105,8 @@ def dim_ranges(
             for expected, size in zip(plan.shape(node)[1:], value.shape[1:], strict=True):
                 if isinstance(as_expr(expected), sympy.Symbol):
                     found.setdefault(names[as_expr(expected)], []).append(size)
-    if plan.prefix is not None and not as_expr(plan.prefix).is_Integer:
-        whole = as_expr(plan.prefix) + plan.capture.length
+    whole = _capacity(plan)
+    if whole is not None:
         count = len(next(iter(found.values())))
         found[CAPACITY_DIM] = [
             int(whole.subs({s: found[names[s]][i] for s in whole.free_symbols}))
@@ -117,6 +116,13 @@ def dim_ranges(
         name: DimRange(min(sizes), sorted(sizes)[len(sizes) // 2], max(sizes))
         for name, sizes in found.items()
     }
+
+
+def _capacity(plan: Plan) -> sympy.Expr | None:
+    """Gives the length of the caches where it varies, with the memory before the tokens."""
+    if plan.prefix is None or as_expr(plan.prefix).is_Integer:
+        return None
+    return as_expr(plan.prefix) + plan.capture.length
 
 
 def resized(inputs: Mapping[str, Tensor], dynamic: DynamicAxes, bound: str) -> dict[str, Tensor]:

@@ -1,0 +1,107 @@
+"""Numbers that do not fit float16: masks and bounds are clamped, weights refused."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from hybrid_deploy.errors import CalibrationError
+
+HALF_MAX = float(np.finfo(np.float16).max)
+_MASK = HALF_MAX / 2  # scores or a second mask may be added without reaching infinity
+_TINY = np.finfo(np.float16).smallest_subnormal
+
+_OUTPUT = "output"
+_BOUNDS = frozenset({"Clip", "Max", "Min"})
+_MASKING = frozenset({"Add", "Attention", "Sub", "Where"})
+_MOVING = frozenset(
+    {"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile"}
+    | {"Transpose", "Unsqueeze"}
+)
+
+
+@dataclass(frozen=True)
+class Use:
+    """What takes a number in the end.
+
+    Attributes:
+        operator: its type, or `output` for a graph's border.
+        index: which of its inputs.
+        scaled: whether the number was multiplied with another on the way.
+    """
+
+    operator: str
+    index: int
+    scaled: bool = False
+
+
+def uses_of(value: ir.Value) -> frozenset[Use]:
+    """Finds what takes a value, past operators that only move it and, for one number, products."""
+    single = value.const_value is not None and value.const_value.size == 1
+    return frozenset(_uses(value, single, scaled=False))
+
+
+def _uses(value: ir.Value, single: bool, *, scaled: bool) -> Iterator[Use]:
+    if value.is_graph_output():
+        yield Use(_OUTPUT, 0, scaled)
+    for node, index in value.uses():
+        moved = node.op_type in _MOVING and (index == 0 or node.op_type == "Concat")
+        multiplied = node.op_type == "Mul" and single and not scaled
+        if moved or multiplied:
+            yield from _uses(node.outputs[0], single, scaled=scaled or multiplied)
+        elif node.op_type == "Where":
+            behind = list(_uses(node.outputs[0], single, scaled=scaled))
+            subtracted = bool(behind) and all(_is_subtracted(use) for use in behind)
+            yield from behind if subtracted else [Use(node.op_type, index, scaled)]
+        elif node.op_type != "Shape":
+            yield Use(node.op_type, index, scaled)
+
+
+def half_array(name: str, array: NDArray[Any], uses: Collection[Use]) -> NDArray[np.float16]:
+    """Gives float32 numbers as float16; what lies outside its range is clamped or refused.
+
+    Args:
+        name: what the numbers are called, for messages.
+        array: any shape, float32.
+        uses: what takes them. Large numbers that hide something, since they are added or chosen
+            (negative), subtracted (positive), or a factor of what is, are masks; bounds of Clip
+            are bounds: both are clamped. Anything else is a weight.
+
+    Raises:
+        CalibrationError: a weight lies outside, or there is a NaN.
+    """
+    if np.isnan(array).any():
+        raise CalibrationError(f"{name} holds NaN; export a model with sound weights")
+    over = np.isfinite(array) & (np.abs(array) > HALF_MAX)
+    if over.any():
+        if uses and all(use.operator in _BOUNDS for use in uses):
+            array = np.where(over, np.copysign(HALF_MAX, array), array)
+        elif uses and all(_hides(use, array[over]) for use in uses):
+            array = np.where(over, np.copysign(_MASK, array), array)
+        else:
+            raise CalibrationError(
+                f"{name} holds {array[over][0]:.3g}, float16 ends at {HALF_MAX:g}; "
+                "quantize to int8 or keep fp32"
+            )
+    half: NDArray[np.float16] = array.astype(np.float16)
+    if half.size == 1:  # an epsilon must not vanish: it keeps a division from zero
+        half = np.where((half == 0) & (array != 0), np.copysign(_TINY, array), half)
+    return half.astype(np.float16)
+
+
+def _hides(use: Use, large: NDArray[Any]) -> bool:
+    """Tells whether large numbers are a mask to what takes them."""
+    if use.operator == _OUTPUT:
+        return use.scaled  # a mask of the memory, which the decoder adds
+    if use.operator not in _MASKING:
+        return False
+    return use.scaled or bool(((large > 0) == _is_subtracted(use)).all())
+
+
+def _is_subtracted(use: Use) -> bool:
+    return use.operator == "Sub" and use.index == 1

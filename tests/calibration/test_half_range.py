@@ -1,0 +1,104 @@
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from hybrid_deploy.calibration.half_range import HALF_MAX, Use, half_array, uses_of
+from hybrid_deploy.errors import CalibrationError
+
+Build = Callable[..., ir.Model]
+
+ADDED, SUBTRACTED = Use("Add", 1), Use("Sub", 1)
+WEIGHT = [Use("MatMul", 1)]
+
+
+def test_masks_are_clamped_so_that_sums_stay_finite() -> None:
+    half = half_array("mask", np.array([0, -1e9, -np.inf], np.float32), [ADDED, Use("Where", 2)])
+    assert half.tolist() == [0, -HALF_MAX / 2, -np.inf]
+    assert np.isfinite(half[1] + half[1])
+
+
+def test_bounds_are_clamped() -> None:
+    assert half_array("bound", np.array([3.4e38], np.float32), [Use("Clip", 1)]) == HALF_MAX
+
+
+def test_epsilon_does_not_vanish() -> None:
+    assert half_array("eps", np.array(1e-12, np.float32), [ADDED]) > 0
+
+
+@pytest.mark.parametrize(
+    ("large", "use"),
+    [(-1e9, ADDED), (1e9, SUBTRACTED), (1e9, Use("Add", 0, True)), (-1e9, Use("output", 0, True))],
+)
+def test_what_hides(large: float, use: Use) -> None:
+    half = half_array("mask", np.array([0, large], np.float32), [use])
+    assert half.tolist() == [0, np.copysign(HALF_MAX / 2, large)]
+
+
+@pytest.mark.parametrize(
+    ("large", "use"),
+    [(1e9, ADDED), (-1e9, SUBTRACTED), (-1e9, Use("output", 0)), (-1e9, Use("MatMul", 0, True))],
+)
+def test_what_is_no_mask_is_refused(large: float, use: Use) -> None:
+    with pytest.raises(CalibrationError, match="float16 ends at 65504"):
+        half_array("table", np.array([0, large], np.float32), [use])
+
+
+def test_weight_out_of_range_is_named() -> None:
+    with pytest.raises(CalibrationError) as caught:
+        half_array("head.weight", np.array([[1, 7e4]], np.float32), WEIGHT)
+    assert str(caught.value) == (
+        "head.weight holds 7e+04, float16 ends at 65504; quantize to int8 or keep fp32"
+    )
+
+
+def test_nan_weight_is_named() -> None:
+    with pytest.raises(CalibrationError, match=r"^head.weight holds NaN"):
+        half_array("head.weight", np.array([np.nan], np.float32), WEIGHT)
+
+
+def test_uses_lie_behind_what_only_moves(build: Build) -> None:
+    text = """g (int64[b] position, float[b,4] scores) => (float[b,4] logits) {
+        row = Gather (table, position)
+        size = Shape (row)
+        flat = Reshape (row, size)
+        logits = Sub (scores, flat)
+    }"""
+    model = build(text, {"table": np.zeros((9, 4), np.float32)})
+    assert uses_of(model.graph.initializers["table"]) == {SUBTRACTED}
+
+
+def test_what_is_chosen_and_then_subtracted(build: Build) -> None:
+    text = """g (bool[b,4] future, float[b,4] scores) => (float[b,4] logits) {
+        row = Where (future, large, zero)
+        mask = Unsqueeze (row, axes)
+        logits = Sub (scores, mask)
+    }"""
+    constants = {
+        "large": np.array(1e9, np.float32),
+        "zero": np.array(0, np.float32),
+        "axes": np.array([1], np.int64),
+    }
+    model = build(text, constants)
+    assert uses_of(model.graph.initializers["large"]) == {SUBTRACTED}
+
+
+def test_a_factor_of_a_mask(build: Build) -> None:
+    text = """g (float[b,4] hidden, float[b,4] scores) => (float[b,4] logits, float[b,4] mask) {
+        product = Mul (hidden, large)
+        mask = Identity (product)
+        logits = Add (scores, product)
+    }"""
+    model = build(text, {"large": np.array(-1e9, np.float32)})
+    uses = uses_of(model.graph.initializers["large"])
+    assert uses == {Use("Add", 1, True), Use("output", 0, True)}
+
+
+def test_a_weight_that_is_multiplied_is_no_mask(build: Build) -> None:
+    text = """g (float[b,4] x) => (float[b,4] logits) {
+        y = Mul (x, scale)
+        logits = Add (x, y)
+    }"""
+    model = build(text, {"scale": np.full(4, 1e9, np.float32)})
+    assert uses_of(model.graph.initializers["scale"]) == {Use("Mul", 1)}
