@@ -70,7 +70,7 @@ def test_uses_lie_behind_what_only_moves(build: Build) -> None:
 
 
 def test_what_is_chosen_and_then_subtracted(build: Build) -> None:
-    text = """g (bool[b,4] future, float[b,4] scores) => (float[b,4] logits) {
+    text = """g (bool[b,4] future, float[b,2,4] scores) => (float[b,2,4] logits) {
         row = Where (future, large, zero)
         mask = Unsqueeze (row, axes)
         logits = Sub (scores, mask)
