@@ -7,11 +7,15 @@ from enum import Enum
 
 from hybrid_deploy.errors import UsageError
 
+BFLOAT16_OPSET = 22
+"""The first operator set whose convolutions and trigonometry know bfloat16."""
+
 
 class EncoderForm(str, Enum):
     """What becomes of the encoder's numbers."""
 
     HALF = "fp16"
+    BFLOAT16 = "bf16"
     INT8 = "int8"
     INT8_CPU = "int8-cpu"
 
@@ -20,6 +24,7 @@ class DecoderForm(str, Enum):
     """What becomes of the decoder's numbers, in prefill and step alike."""
 
     HALF = "fp16"
+    BFLOAT16 = "bf16"
     INT8_WEIGHTS = "int8-weights"
 
 
@@ -44,9 +49,25 @@ class Recipe:
         """Whether samples must be run to learn the ranges of activations."""
         return self.encoder in (EncoderForm.INT8, EncoderForm.INT8_CPU)
 
+    @property
+    def is_emulated(self) -> bool:
+        """Whether its tokens are those of an emulation: no CPU kernels compute in it."""
+        return self.decoder is DecoderForm.BFLOAT16
+
+    @property
+    def oldest_opset(self) -> int:
+        """The first ONNX operator set whose operators know it."""
+        return BFLOAT16_OPSET if self.decoder is DecoderForm.BFLOAT16 else 18
+
 
 _RECIPES = (
     Recipe("fp16", EncoderForm.HALF, DecoderForm.HALF, "half the size, for GPUs"),
+    Recipe(
+        "bf16",
+        EncoderForm.BFLOAT16,
+        DecoderForm.BFLOAT16,
+        "half the size with float's range, for GPUs from Ampere on; not for CPUs",
+    ),
     Recipe(
         "int8",
         EncoderForm.INT8,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import onnx_ir as ir
@@ -15,18 +16,22 @@ from hybrid_deploy.bundle import Bundle, StagedVariant, open_bundle, staged_vari
 from hybrid_deploy.calibration.agreement import Agreement, check_variant
 from hybrid_deploy.calibration.batchnorm import fold_batchnorm
 from hybrid_deploy.calibration.collect import collect_scales
-from hybrid_deploy.calibration.half import convert_to_half
+from hybrid_deploy.calibration.emulation import emulate_bfloat16
 from hybrid_deploy.calibration.int8 import quantize_decoder_weights, quantize_encoder
 from hybrid_deploy.calibration.observers import make_observer
-from hybrid_deploy.calibration.precision import DecoderForm, EncoderForm, Recipe, recipe_for
+from hybrid_deploy.calibration.precision import EncoderForm, Recipe, recipe_for
 from hybrid_deploy.calibration.samples import Samples, Source, open_samples
 from hybrid_deploy.calibration.scales import SCALES_FILE, Scales, encode_scales
+from hybrid_deploy.calibration.short_floats import shorten_floats
+from hybrid_deploy.calibration.short_range import BFLOAT16, FLOAT16, ShortFloat
 from hybrid_deploy.contract import GraphRole, Head
 from hybrid_deploy.errors import OutputExistsError, UsageError
 from hybrid_deploy.manifest import Precision, Variant
 from hybrid_deploy.onnx_files import load_graphs, save_graphs
 
 FLOAT = "fp32"
+_EMULATION = "emulation"
+_SHORT: Mapping[str, ShortFloat] = {"fp16": FLOAT16, "bf16": BFLOAT16}
 
 Progress = Callable[[str, int, int], None]
 """Told the stage, how much of it is done, and how much there is."""
@@ -44,6 +49,8 @@ class QuantizeReport:
         float_size_bytes: of the float variant's files.
         samples: how many samples gave the scales; 0 if none were needed.
         agreement: how its tokens compare with the float variant's.
+        emulated: whether its tokens are those of an emulation in float32, since no CPU kernels
+            compute in the precision.
     """
 
     bundle: Bundle
@@ -53,6 +60,7 @@ class QuantizeReport:
     float_size_bytes: int
     samples: int
     agreement: Agreement
+    emulated: bool = False
 
 
 def quantize_bundle(
@@ -89,7 +97,7 @@ def quantize_bundle(
     make_observer(method, tensor="")
     bundle = open_bundle(Path(path))
     name = name or recipe.name
-    _check_request(bundle, source, name, force=force)
+    _check_request(bundle, source, recipe, name, force=force)
     given = None
     if samples is not None:
         given = open_samples(samples, bundle.manifest.preprocess, bundle.folder)
@@ -102,9 +110,12 @@ def quantize_bundle(
         scales = _calibrate(bundle, source, graphs, given, method, report)
     report("rewrite", 0, 1)
     apply_recipe(recipe, graphs, scales)
-    with staged_variant(bundle, name, force=force) as staged:
+    with staged_variant(bundle, name, force=force) as staged, TemporaryDirectory() as aside:
         trial = _write(bundle, source, staged, recipe, graphs, scales)
-        agreement = check_variant(trial, source, staged.folder.name, given, report)
+        tried = staged.folder.name
+        if recipe.is_emulated:
+            trial, tried = _emulation(bundle, source, Path(aside)), _EMULATION
+        agreement = check_variant(trial, source, tried, given, report)
     done = open_bundle(bundle.folder)
     return QuantizeReport(
         bundle=done,
@@ -114,6 +125,7 @@ def quantize_bundle(
         float_size_bytes=done.variant_size_bytes(source),
         samples=0 if scales is None else scales.provenance.samples,
         agreement=agreement,
+        emulated=recipe.is_emulated,
     )
 
 
@@ -131,8 +143,8 @@ def apply_recipe(
 ) -> None:
     """Rewrites the graphs in place; `scales` are those of the encoder if the recipe needs them."""
     encoder = graphs[GraphRole.ENCODER]
-    if recipe.encoder is EncoderForm.HALF:
-        convert_to_half(encoder, GraphRole.ENCODER)
+    if recipe.encoder in _SHORT:
+        shorten_floats(encoder, GraphRole.ENCODER, _SHORT[recipe.encoder])
     else:
         assert scales is not None, "an int8 encoder was calibrated"
         for_cpu = recipe.encoder is EncoderForm.INT8_CPU
@@ -140,8 +152,8 @@ def apply_recipe(
     for role, model in graphs.items():
         if role is GraphRole.ENCODER:
             continue
-        if recipe.decoder is DecoderForm.HALF:
-            convert_to_half(model, role)
+        if recipe.decoder in _SHORT:
+            shorten_floats(model, role, _SHORT[recipe.decoder])
         else:
             quantize_decoder_weights(model)
 
@@ -150,7 +162,7 @@ def _silent(stage: str, done: int, total: int) -> None:
     """Drops progress that nobody asked for."""
 
 
-def _check_request(bundle: Bundle, source: str, name: str, *, force: bool) -> None:
+def _check_request(bundle: Bundle, source: str, recipe: Recipe, name: str, *, force: bool) -> None:
     precision = bundle.variant(source).precision
     if (precision.encoder, precision.decoder) != (FLOAT, FLOAT):
         raise UsageError(
@@ -161,6 +173,12 @@ def _check_request(bundle: Bundle, source: str, name: str, *, force: bool) -> No
         raise UsageError(
             f"variant {source} of {bundle.folder} returns {bundle.variant(source).head.value} in "
             "place of the logits; export it with --head logits to quantize it"
+        )
+    opset = bundle.variant(source).opset
+    if opset < recipe.oldest_opset:
+        raise UsageError(
+            f"{recipe.name} needs operators of opset {recipe.oldest_opset}, variant {source} of "
+            f"{bundle.folder} has {opset}; export it with --opset 24"
         )
     if name == source:
         raise UsageError(f"variant {name} would replace its own source; give another name")
@@ -213,6 +231,19 @@ def _write(
         },
     )
     variants = bundle.manifest.variants | {staged.folder.name: trial}
+    return Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, variants=variants))
+
+
+def _emulation(bundle: Bundle, source: str, folder: Path) -> Bundle:
+    """Writes float graphs that round as bfloat16 does; gives the bundle with them as a variant."""
+    graphs = prepared_graphs(bundle, source)
+    for model in graphs.values():
+        emulate_bfloat16(model)
+    specs = save_graphs(graphs, folder, str(folder))
+    variant = msgspec.structs.replace(
+        bundle.variant(source), **{role.value: spec for role, spec in specs.items()}
+    )
+    variants = bundle.manifest.variants | {_EMULATION: variant}
     return Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, variants=variants))
 
 

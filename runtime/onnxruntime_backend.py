@@ -54,6 +54,7 @@ class OnnxRuntimeBackend:
         self._variant = variant
         self._options = options
         self._specs = bundle.graphs(variant)
+        _check_types(self._specs[GraphRole.STEP], f"variant {variant} of {bundle.folder}")
         self._encoder = self._session(GraphRole.ENCODER)
         self._step = self._session(GraphRole.STEP)
         self._prefill: ort.InferenceSession | None = None
@@ -203,6 +204,15 @@ def make_session(
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _check_types(step: GraphSpec, name: str) -> None:
+    unknown = {tensor.dtype for tensor in step.inputs} - _DTYPES.keys()
+    if unknown:
+        raise BackendError(
+            f"onnxruntime has no CPU kernels for {', '.join(sorted(unknown))}, in which {name} "
+            "computes; build it for TensorRT, or run another variant"
+        )
 
 
 def _too_old(error: Exception) -> BackendError | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hybrid_deploy.export.exporter import ExportReport
     from hybrid_deploy.export.job import ExportJob
 
-_HALF = "fp16"
+_FLOAT = "fp32"
 
 
 @click.command(
@@ -37,8 +37,8 @@ _HALF = "fp16"
 @click.option("--head", help="logits, or argmax or topk in the graph.  [default: logits]")
 @click.option("--batch", type=int, help="Fix the batch size.  [default: any]")
 @click.option(
-    "--dtype", type=click.Choice(["fp32", _HALF]), default="fp32", show_default=True,
-    help="fp16 adds a variant in half precision to the float one.",
+    "--dtype", type=click.Choice([_FLOAT, "fp16", "bf16"]), default=_FLOAT, show_default=True,
+    help="fp16 and bf16 add a variant of 16 bits to the float one.",
 )  # fmt: skip
 @click.option("--name", help="What the model is called.  [default: its class]")
 @FORCE
@@ -67,12 +67,12 @@ def export(
     with _one_line_refusal():
         job = _job(model, options, weights)
         job = _adjusted(job, opset=opset, head=head, batch=batch, name=name)
-        if dtype == _HALF:
-            _check_half(job)
+        if dtype != _FLOAT:
+            _check_short(job, dtype)
         report = export_job(job, out, force=force)
     click.echo(describe(report))
-    if dtype == _HALF:
-        _add_half(out)
+    if dtype != _FLOAT:
+        _add_short(out, dtype)
 
 
 def export_job(job: ExportJob, out: Path, *, force: bool) -> ExportReport:
@@ -141,26 +141,26 @@ def _adjusted(
     return replace(job, form=form, spec=spec)
 
 
-def _check_half(job: ExportJob) -> None:
+def _check_short(job: ExportJob, dtype: str) -> None:
     """Refuses early what could not be decoded beside the float variant."""
+    from hybrid_deploy.calibration.precision import recipe_for
     from hybrid_deploy.contract import Head
 
     if job.form.head is not Head.LOGITS:
         raise UsageError(
-            f"--dtype {_HALF} needs --head {Head.LOGITS.value}, got {job.form.head.value}"
+            f"--dtype {dtype} needs --head {Head.LOGITS.value}, got {job.form.head.value}"
         )
     if not job.spec.generation.start_tokens:
-        raise UsageError(f"--dtype {_HALF} decodes both variants to compare them; give --start")
+        raise UsageError(f"--dtype {dtype} decodes both variants to compare them; give --start")
+    if job.form.opset < recipe_for(dtype).oldest_opset:
+        raise UsageError(f"--dtype {dtype} needs --opset 24, got {job.form.opset}")
 
 
-def _add_half(out: Path) -> None:
+def _add_short(out: Path, dtype: str) -> None:
     from hybrid_deploy.calibration.quantize import quantize_bundle
+    from hybrid_deploy.cli.quantize import agreement_of
 
-    agreement = quantize_bundle(out, _HALF).agreement
-    click.echo(
-        f"{out}: variant {_HALF} added, {agreement.same_tokens} of {agreement.tokens} tokens as in "
-        "float"
-    )
+    click.echo(f"{out}: variant {dtype} added, {agreement_of(quantize_bundle(out, dtype))}")
 
 
 @contextmanager

@@ -42,7 +42,7 @@ _TENSORS = (
 _BYTES_PER_MB = 1e6
 _BYTES_PER_KB = 1e3
 _FLOPS_PER_MFLOP = 1e6
-_ITEM_BYTES = {"bool": 1, "int64": 8, "float": 4, "float16": 2, "int8": 1}
+_ITEM_BYTES = {"bool": 1, "int64": 8, "float": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
 @click.command(epilog="Example: hybrid-deploy inspect digits.bundle")

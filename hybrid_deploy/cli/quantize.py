@@ -73,13 +73,20 @@ def quantize(
     click.echo(_json(report) if output_format == "json" else _line(report))
 
 
-def _line(report: QuantizeReport) -> str:
+def agreement_of(report: QuantizeReport) -> str:
+    """Says how much a variant gives the float variant's tokens."""
     seen = report.agreement
     return (
-        f"{report.variant}: {report.size_bytes / _BYTES_PER_MB:.2f} MB "
-        f"(float {report.float_size_bytes / _BYTES_PER_MB:.2f} MB), "
         f"{seen.same_sequences} of {seen.sequences} sequences and "
         f"{seen.same_tokens} of {seen.tokens} tokens as in float"
+        + (", emulated on this CPU" if report.emulated else "")
+    )
+
+
+def _line(report: QuantizeReport) -> str:
+    return (
+        f"{report.variant}: {report.size_bytes / _BYTES_PER_MB:.2f} MB "
+        f"(float {report.float_size_bytes / _BYTES_PER_MB:.2f} MB), {agreement_of(report)}"
     )
 
 
@@ -99,5 +106,6 @@ def _json(report: QuantizeReport) -> str:
             "same_sequences": seen.same_sequences,
             "tokens": seen.tokens,
             "same_tokens": seen.same_tokens,
+            "emulated": report.emulated,
         }
     )

@@ -117,8 +117,8 @@ def test_wrong_requests(bundle: Bundle, images: Images) -> None:
         quantize_bundle(bundle.folder, "int8", images, method="magic")
     with pytest.raises(UsageError, match="would replace its own source"):
         quantize_bundle(bundle.folder, "fp16", name="fp32", force=True)
-    with pytest.raises(InputError, match="has no variant 'bf16'"):
-        quantize_bundle(bundle.folder, "fp16", source="bf16")
+    with pytest.raises(InputError, match="has no variant 'int4'"):
+        quantize_bundle(bundle.folder, "fp16", source="int4")
 
 
 def test_quantized_source_is_refused(bundle: Bundle) -> None:

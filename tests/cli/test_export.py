@@ -122,6 +122,9 @@ def test_what_a_job_does_not_fix(tmp_path: Path) -> None:
     assert wrong(tmp_path, "conftest:job", "--head", "topk", "--dtype", "fp16") == (
         "--dtype fp16 needs --head logits, got topk"
     )
+    assert wrong(tmp_path, "conftest:job", "--opset", 18, "--dtype", "bf16") == (
+        "--dtype bf16 needs --opset 24, got 18"
+    )
 
 
 def test_factories_that_are_none(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.cli import main
 from hybrid_deploy.contract import GraphRole
 
@@ -73,6 +74,12 @@ def test_profile_json_holds_everything(tiny_path: Path, page: Path) -> None:
     assert [stage["count"] for stage in record["stages"]][:2] == [3, 3]
     assert record["tokens_per_s"] > 0
     assert record["peak_rss_mb"] > 10
+
+
+def test_a_variant_that_cannot_run_here_does_not_stop_the_others(own_path: Path) -> None:
+    quantize_bundle(own_path, "bf16")
+    rows = json.loads(output("verify", own_path, "--format", "json"))
+    assert [row["verdict"].split(":")[0] for row in rows] == ["ok", "not run"]
 
 
 def test_verify(tiny_path: Path) -> None:

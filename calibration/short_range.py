@@ -1,4 +1,4 @@
-"""Numbers that do not fit float16: masks and bounds are clamped, weights refused."""
+"""The floats of 16 bits: what does not fit them is clamped if it is a mask or bound, or refused."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.errors import CalibrationError
-
-HALF_MAX = float(np.finfo(np.float16).max)
-_MASK = HALF_MAX / 2  # scores or a second mask may be added without reaching infinity
-_TINY = np.finfo(np.float16).smallest_subnormal
 
 _OUTPUT = "output"
 _BOUNDS = frozenset({"Clip", "Max", "Min"})
@@ -23,6 +20,39 @@ _MOVING = frozenset(
     {"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile"}
     | {"Transpose", "Unsqueeze"}
 )
+
+
+@dataclass(frozen=True)
+class ShortFloat:
+    """A float of 16 bits.
+
+    Attributes:
+        name: as in messages.
+        dtype: in ONNX.
+        numpy: in numpy.
+        largest: finite number.
+        smallest: positive number.
+    """
+
+    name: str
+    dtype: ir.DataType
+    numpy: Any
+    largest: float
+    smallest: float
+
+    @property
+    def mask(self) -> float:
+        """What hides: scores or a second mask may be added without reaching infinity."""
+        return self.largest / 2
+
+
+def _short_float(name: str, dtype: ir.DataType, numpy: Any) -> ShortFloat:
+    info: Any = ml_dtypes.finfo(numpy)  # type: ignore[no-untyped-call]
+    return ShortFloat(name, dtype, numpy, float(info.max), float(info.smallest_subnormal))
+
+
+FLOAT16 = _short_float("float16", ir.DataType.FLOAT16, np.float16)
+BFLOAT16 = _short_float("bfloat16", ir.DataType.BFLOAT16, ml_dtypes.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -62,8 +92,10 @@ def _uses(value: ir.Value, single: bool, *, scaled: bool) -> Iterator[Use]:
             yield Use(node.op_type, index, scaled)
 
 
-def half_array(name: str, array: NDArray[Any], uses: Collection[Use]) -> NDArray[np.float16]:
-    """Gives float32 numbers as float16; what lies outside its range is clamped or refused.
+def shortened(
+    name: str, array: NDArray[Any], uses: Collection[Use], form: ShortFloat
+) -> NDArray[Any]:
+    """Gives float32 numbers in 16 bits; what lies outside their range is clamped or refused.
 
     Args:
         name: what the numbers are called, for messages.
@@ -71,27 +103,29 @@ def half_array(name: str, array: NDArray[Any], uses: Collection[Use]) -> NDArray
         uses: what takes them. Large numbers that hide something, since they are added or chosen
             (negative), subtracted (positive), or a factor of what is, are masks; bounds of Clip
             are bounds: both are clamped. Anything else is a weight.
+        form: of the result.
 
     Raises:
         CalibrationError: a weight lies outside, or there is a NaN.
     """
     if np.isnan(array).any():
         raise CalibrationError(f"{name} holds NaN; export a model with sound weights")
-    over = np.isfinite(array) & (np.abs(array) > HALF_MAX)
+    over = np.isfinite(array) & (np.abs(array) > form.largest)
     if over.any():
         if uses and all(use.operator in _BOUNDS for use in uses):
-            array = np.where(over, np.copysign(HALF_MAX, array), array)
+            array = np.where(over, np.copysign(form.largest, array), array)
         elif uses and all(_hides(use, array[over]) for use in uses):
-            array = np.where(over, np.copysign(_MASK, array), array)
+            array = np.where(over, np.copysign(form.mask, array), array)
         else:
             raise CalibrationError(
-                f"{name} holds {array[over][0]:.3g}, float16 ends at {HALF_MAX:g}; "
+                f"{name} holds {array[over][0]:.3g}, {form.name} ends at {form.largest:g}; "
                 "quantize to int8 or keep fp32"
             )
-    half: NDArray[np.float16] = array.astype(np.float16)
-    if half.size == 1:  # an epsilon must not vanish: it keeps a division from zero
-        half = np.where((half == 0) & (array != 0), np.copysign(_TINY, array), half)
-    return half.astype(np.float16)
+    short: NDArray[Any] = array.astype(form.numpy)
+    if short.size == 1 and not short.any() and array.any():
+        # an epsilon must not vanish: it keeps a division from zero
+        short = np.copysign(form.smallest, array).astype(form.numpy)
+    return short
 
 
 def _hides(use: Use, large: NDArray[Any]) -> bool:

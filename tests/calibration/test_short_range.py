@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from hybrid_deploy.calibration.half_range import HALF_MAX, Use, half_array, uses_of
+from hybrid_deploy.calibration.short_range import FLOAT16, Use, shortened, uses_of
 from hybrid_deploy.errors import CalibrationError
 
 Build = Callable[..., ir.Model]
@@ -14,17 +14,22 @@ WEIGHT = [Use("MatMul", 1)]
 
 
 def test_masks_are_clamped_so_that_sums_stay_finite() -> None:
-    half = half_array("mask", np.array([0, -1e9, -np.inf], np.float32), [ADDED, Use("Where", 2)])
-    assert half.tolist() == [0, -HALF_MAX / 2, -np.inf]
+    half = shortened(
+        "mask", np.array([0, -1e9, -np.inf], np.float32), [ADDED, Use("Where", 2)], FLOAT16
+    )
+    assert half.tolist() == [0, -FLOAT16.largest / 2, -np.inf]
     assert np.isfinite(half[1] + half[1])
 
 
 def test_bounds_are_clamped() -> None:
-    assert half_array("bound", np.array([3.4e38], np.float32), [Use("Clip", 1)]) == HALF_MAX
+    assert (
+        shortened("bound", np.array([3.4e38], np.float32), [Use("Clip", 1)], FLOAT16)
+        == FLOAT16.largest
+    )
 
 
 def test_epsilon_does_not_vanish() -> None:
-    assert half_array("eps", np.array(1e-12, np.float32), [ADDED]) > 0
+    assert shortened("eps", np.array(1e-12, np.float32), [ADDED], FLOAT16) > 0
 
 
 @pytest.mark.parametrize(
@@ -32,8 +37,8 @@ def test_epsilon_does_not_vanish() -> None:
     [(-1e9, ADDED), (1e9, SUBTRACTED), (1e9, Use("Add", 0, True)), (-1e9, Use("output", 0, True))],
 )
 def test_what_hides(large: float, use: Use) -> None:
-    half = half_array("mask", np.array([0, large], np.float32), [use])
-    assert half.tolist() == [0, np.copysign(HALF_MAX / 2, large)]
+    half = shortened("mask", np.array([0, large], np.float32), [use], FLOAT16)
+    assert half.tolist() == [0, np.copysign(FLOAT16.largest / 2, large)]
 
 
 @pytest.mark.parametrize(
@@ -42,12 +47,12 @@ def test_what_hides(large: float, use: Use) -> None:
 )
 def test_what_is_no_mask_is_refused(large: float, use: Use) -> None:
     with pytest.raises(CalibrationError, match="float16 ends at 65504"):
-        half_array("table", np.array([0, large], np.float32), [use])
+        shortened("table", np.array([0, large], np.float32), [use], FLOAT16)
 
 
 def test_weight_out_of_range_is_named() -> None:
     with pytest.raises(CalibrationError) as caught:
-        half_array("head.weight", np.array([[1, 7e4]], np.float32), WEIGHT)
+        shortened("head.weight", np.array([[1, 7e4]], np.float32), WEIGHT, FLOAT16)
     assert str(caught.value) == (
         "head.weight holds 7e+04, float16 ends at 65504; quantize to int8 or keep fp32"
     )
@@ -55,7 +60,7 @@ def test_weight_out_of_range_is_named() -> None:
 
 def test_nan_weight_is_named() -> None:
     with pytest.raises(CalibrationError, match=r"^head.weight holds NaN"):
-        half_array("head.weight", np.array([np.nan], np.float32), WEIGHT)
+        shortened("head.weight", np.array([np.nan], np.float32), WEIGHT, FLOAT16)
 
 
 def test_uses_lie_behind_what_only_moves(build: Build) -> None:

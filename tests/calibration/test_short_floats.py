@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.half import convert_to_half
-from hybrid_deploy.calibration.half_range import HALF_MAX
+from hybrid_deploy.calibration.short_floats import shorten_floats
+from hybrid_deploy.calibration.short_range import FLOAT16
 from hybrid_deploy.contract import GraphRole
 
 Build = Callable[..., ir.Model]
@@ -16,7 +16,7 @@ FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 def test_border_stays_float32_and_the_inside_is_half(build: Build) -> None:
     text = "g (float[b,4] cross_key_0) => (float[b,3] logits) { logits = MatMul (cross_key_0, w) }"
     model = build(text, {"w": np.ones((4, 3), np.float32)})
-    convert_to_half(model, GraphRole.STEP)
+    shorten_floats(model, GraphRole.STEP, FLOAT16)
     assert [node.op_type for node in model.graph] == ["MatMul", "Cast"]
     assert model.graph.inputs[0].dtype is FP16
     assert (model.graph.outputs[0].name, model.graph.outputs[0].dtype) == ("logits", FP32)
@@ -26,7 +26,7 @@ def test_border_stays_float32_and_the_inside_is_half(build: Build) -> None:
 def test_encoder_takes_float32(build: Build) -> None:
     text = "g (float[b,4] image) => (float[b,3] cross_key_0) { cross_key_0 = MatMul (image, w) }"
     model = build(text, {"w": np.ones((4, 3), np.float32)})
-    convert_to_half(model, GraphRole.ENCODER)
+    shorten_floats(model, GraphRole.ENCODER, FLOAT16)
     assert [node.op_type for node in model.graph] == ["Cast", "MatMul"]
     assert model.graph.inputs[0].dtype is FP32
     assert model.graph.outputs[0].dtype is FP16
@@ -42,11 +42,11 @@ def test_types_named_in_attributes_follow(build: Build) -> None:
         logits = Mul (s, k)
     }"""
     model = build(text, {})
-    convert_to_half(model, GraphRole.STEP)
+    shorten_floats(model, GraphRole.STEP, FLOAT16)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     cast, fill, constant = list(model.graph)[:3]
     assert cast.attributes["to"].as_int() == FP16
-    assert fill.attributes["value"].as_tensor().numpy() == np.float16(-HALF_MAX / 2)
+    assert fill.attributes["value"].as_tensor().numpy() == np.float16(-FLOAT16.largest / 2)
     assert constant.attributes["value"].as_tensor().dtype is FP16
 
 
@@ -61,6 +61,6 @@ def test_operators_without_half_keep_float32(build: Build) -> None:
         "one": np.float32(1).reshape(()),
     }
     model = build(text, constants)
-    convert_to_half(model, GraphRole.ENCODER)
+    shorten_floats(model, GraphRole.ENCODER, FLOAT16)
     assert model.graph.initializers["scales"].dtype is FP32
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
