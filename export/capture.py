@@ -18,6 +18,7 @@ from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from hybrid_deploy.errors import UnsupportedModelError
+from hybrid_deploy.export.portable import portable_forms
 from hybrid_deploy.export.refusal import recording_the_users_lines, users_line
 from hybrid_deploy.export.twins import pair, share_equal_constants, share_equal_nodes
 
@@ -146,7 +147,12 @@ def _trace(
     free = torch.export.Dim.AUTO
     memory_shapes = tuple({0: batch} | {axis: free for axis in axes} for axes in dynamic)
     shapes = ({0: batch}, memory_shapes)
-    with quiet_tracing(), _static_causal_hint(), recording_the_users_lines():
+    with (
+        quiet_tracing(),
+        _static_causal_hint(),
+        recording_the_users_lines(),
+        portable_forms(),
+    ):
         try:
             program = torch.export.export(
                 decode, (tokens, *memory), dynamic_shapes=shapes, strict=False

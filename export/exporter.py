@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -19,9 +19,10 @@ from hybrid_deploy.export.job import (
     GraphForm,
     ModelSpec,
     SimpleAxes,
+    is_hugging_face,
     make_job,
 )
-from hybrid_deploy.export.model import check_model
+from hybrid_deploy.export.model import check_model, has_own_step
 from hybrid_deploy.export.parity import Parity
 from hybrid_deploy.export.routes import lowered
 from hybrid_deploy.export.stages import Stages
@@ -146,6 +147,7 @@ def run_export(
         OutputExistsError: `out` exists and `force` is not given.
     """
     check_model(job.model)
+    job = _with_plain_parts(job)
     stages = Stages(progress)
     with staged_bundle(Path(out), force=force) as folder:
         inputs = {name: pair(value) for name, value in job.example.items()}
@@ -158,6 +160,15 @@ def run_export(
             manifest = msgspec.structs.replace(bundle.manifest, golden=golden)
             seal_bundle(folder, replace_head(job, Bundle(folder, manifest)))
     return ExportReport(path=Path(out), parity=parity, stage_seconds=stages.seconds)
+
+
+def _with_plain_parts(job: ExportJob) -> ExportJob:
+    """Lets Hugging Face models inside a class of the user's own run without caches of theirs."""
+    if has_own_step(job.model) or not any(map(is_hugging_face, job.model.modules())):
+        return job
+    from hybrid_deploy.export.huggingface import plain_if_equal
+
+    return replace(job, model=plain_if_equal(job.model, job.example))
 
 
 def head_of(name: str) -> Head:

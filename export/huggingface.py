@@ -24,6 +24,7 @@ from hybrid_deploy.export.huggingface_attention import run_plainly
 from hybrid_deploy.export.huggingface_inputs import example_inputs, known_inputs
 from hybrid_deploy.export.huggingface_models import ADAPTERS, HuggingFaceModel
 from hybrid_deploy.export.huggingface_modules import with_token_modules
+from hybrid_deploy.export.model import reference_logits, reference_memory
 from hybrid_deploy.export.substitution import Model, shared_copy
 
 _NOISE = 1e-4  # relative to the largest logit: float32 sums in another order
@@ -80,6 +81,25 @@ def plain(model: Model, encoder: nn.Module | None = None) -> Model:
     return clone
 
 
+@torch.no_grad()
+def plain_if_equal(model: nn.Module, inputs: Mapping[str, Tensor]) -> nn.Module:
+    """Gives the plain copy of a class that uses Hugging Face models, if it computes the same.
+
+    Args:
+        model: has `encode` and `decode`.
+        inputs: example inputs of the encoder.
+    """
+    if isinstance(model, HuggingFaceModel):
+        return model  # it holds a copy already
+    copy, tokens = plain(model).eval(), torch.ones(1, _CHECK_LENGTH, dtype=torch.int64)
+    row = tuple(value[:1] for value in inputs.values())
+    with _quiet():
+        wanted, given = (
+            reference_logits(m, reference_memory(m, row), tokens) for m in (model, copy)
+        )
+    return copy if _difference(given, wanted) <= _NOISE else model
+
+
 def load(folder: Path) -> PreTrainedModel:
     """Loads a model from a folder as `save_pretrained` writes it, in float32, without a network.
 
@@ -133,12 +153,16 @@ def _check_equal(adapted: HuggingFaceModel, model: PreTrainedModel) -> None:
     with _quiet():
         wanted = adapted.logits_of(shared_copy(model).eval(), tokens, **inputs)
         given = adapted.decode(tokens, *adapted.encode(*inputs.values()))
-    difference = float((given - wanted).abs().max() / wanted.abs().max().clamp(min=1))
+    difference = _difference(given, wanted)
     if not difference <= _NOISE:
         raise UnsupportedModelError(
             f"{type(model).__name__} gives other logits with plain attention (relative "
             f"difference {difference:.1e}); write a class around it that has encode() and decode()"
         )
+
+
+def _difference(given: Tensor, wanted: Tensor) -> float:
+    return float((given - wanted).abs().max() / wanted.abs().max().clamp(min=1))
 
 
 @contextlib.contextmanager

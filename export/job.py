@@ -209,14 +209,19 @@ def make_job(
 
 def _adapted(model: nn.Module, example: Arrays | None) -> tuple[nn.Module, Arrays | None]:
     """Gives a Hugging Face model encode() and decode(), and an example; leaves others alone."""
-    bases = {f"{base.__module__}.{base.__name__}" for base in type(model).__mro__}
-    if "transformers.modeling_utils.PreTrainedModel" not in bases:
+    if not is_hugging_face(model):
         return model, example
     from hybrid_deploy.export.huggingface import adapt
 
     adapted = adapt(model)
     adapted.train(False)
     return adapted, adapted.example if example is None else example
+
+
+def is_hugging_face(module: nn.Module) -> bool:
+    """Tells whether a module is a model of transformers, without importing that."""
+    bases = {f"{base.__module__}.{base.__name__}" for base in type(module).__mro__}
+    return "transformers.modeling_utils.PreTrainedModel" in bases
 
 
 def _parameters(model: nn.Module, given: Arrays) -> tuple[list[str], list[str]]:

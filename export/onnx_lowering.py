@@ -18,7 +18,7 @@ from hybrid_deploy.export.custom_rules import custom_translations
 from hybrid_deploy.export.incremental import NESTED
 from hybrid_deploy.export.lowering import translations
 from hybrid_deploy.export.onnx_decomposition import only_needed_decompositions
-from hybrid_deploy.export.pooling import PoolingInTwoDimensions
+from hybrid_deploy.export.portable import portable_forms
 from hybrid_deploy.gemm import is_embedding, split_gemm
 
 _FOLDED_VALUES = 1 << 31  # fold constants of any size: what is constant is a weight
@@ -44,7 +44,7 @@ def onnx_from_torch(
         ExportError: an operator has no translation to ONNX.
     """
     shapes = tuple({**dynamic.get(name, {})} or None for name in inputs)
-    with quiet_tracing(), only_needed_decompositions(), PoolingInTwoDimensions():
+    with quiet_tracing(), only_needed_decompositions(), portable_forms():
         try:
             program = torch.onnx.export(
                 module.eval(),

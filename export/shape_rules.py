@@ -140,6 +140,7 @@ class Joining:
         parts: Any = node.args[0]
         source = parts[-1]
         first = not any(plan.depends_on_tokens(part) for part in parts[:-1])
+        first = first and all(plan.rank(part) == plan.rank(node) for part in parts)
         if not first or plan.layouts[source] != Layout(rows=joined) or plan.leads(source):
             raise refuse(node, "values are joined along the token axis")
         before = sum(plan.shape(part)[joined] for part in parts[:-1])

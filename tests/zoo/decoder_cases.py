@@ -21,6 +21,7 @@ from tests.zoo.positional_attentions import (
     AlibiFused,
     RelativeBias,
     RopeCached,
+    RopeComplex,
     RopeHalf,
     RopeInterleaved,
 )
@@ -125,6 +126,7 @@ HANDWRITTEN = (
     _unplaced("rope-interleaved", RopeInterleaved),
     _unplaced("rope-half", RopeHalf),
     _unplaced("rope-cached", RopeCached),
+    _unplaced("rope-complex", RopeComplex),
     _unplaced("alibi", Alibi),
     _unplaced("alibi-fused", AlibiFused),
     _unplaced("relative-bias", RelativeBias),

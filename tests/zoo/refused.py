@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from tests.zoo.captioner import FEATURES, VOCABULARY, WIDTH
 from tests.zoo.case import Case, random_floats
 from tests.zoo.handwritten_decoders import HandWrittenDecoder, heads
-from tests.zoo.positional_attentions import RopeComplex
 from tests.zoo.self_attentions import SIZE
 from tests.zoo.torch_decoders import TorchDecoder
 
@@ -281,11 +280,6 @@ REFUSALS = (
         Recurrence,
         rf"{_ONE_BY_ONE}.*gru.*module \S*gru\b",
         "rows, _ = self.gru(super().embedded(tokens))",
-    ),
-    Refusal(
-        "complex-numbers",
-        lambda: HandWrittenDecoder(RopeComplex),
-        rf"{_ONE_BY_ONE}.*view_as_complex.*module blocks\.0\.attention",
     ),
     Refusal(
         "norm-over-tokens",

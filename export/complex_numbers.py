@@ -1,0 +1,131 @@
+"""Complex numbers as pairs of real ones while a model is traced, as for LLaMA's rotary positions.
+
+Neither ONNX nor TensorRT has complex numbers. What a model makes of its activations by
+`view_as_complex` or `complex` becomes a pair; complex constants stay what they are until they meet
+one, and are folded before the export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_MOVEMENTS = frozenset(
+    {"__getitem__", "contiguous", "expand", "flatten", "permute", "repeat", "reshape", "squeeze"}
+    | {"transpose", "unsqueeze", "view"}
+)
+_PROPERTIES = frozenset({"shape", "ndim", "device", "dim", "size"})
+
+
+class ComplexPair:
+    """A complex tensor as its real and its imaginary part.
+
+    Args:
+        real: any shape.
+        imag: the same shape.
+    """
+
+    def __init__(self, real: Tensor, imag: Tensor) -> None:
+        self.real = real
+        self.imag = imag
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Does what torch was asked to do with a pair, as far as it is known."""
+        name = func.__name__
+        if name == "view_as_real":
+            return torch.stack([args[0].real, args[0].imag], -1)
+        if name in _ARITHMETIC:
+            return _ARITHMETIC[name](*map(_pair, args[:2]))
+        if name in _MOVEMENTS and isinstance(args[0], ComplexPair):
+            return getattr(args[0], name)(*args[1:], **(kwargs or {}))
+        raise NotImplementedError(f"{name} of complex numbers; write it with real ones")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _PROPERTIES:
+            return getattr(self.real, name)
+        if name in _MOVEMENTS:
+            return lambda *args, **kwargs: self._moved(name, *args, **kwargs)
+        raise AttributeError(f"{name} of complex numbers is not known; write it with real ones")
+
+    def __getitem__(self, places: Any) -> ComplexPair:
+        return self._moved("__getitem__", places)
+
+    def __mul__(self, other: Any) -> ComplexPair:
+        return _product(self, _pair(other))
+
+    def __add__(self, other: Any) -> ComplexPair:
+        return _sum(self, _pair(other))
+
+    def __sub__(self, other: Any) -> ComplexPair:
+        return _difference(self, _pair(other))
+
+    __rmul__, __radd__ = __mul__, __add__
+
+    def conj(self) -> ComplexPair:
+        """Gives the conjugate."""
+        return ComplexPair(self.real, -self.imag)
+
+    def abs(self) -> Tensor:
+        """Gives the absolute values."""
+        return torch.sqrt(self.real * self.real + self.imag * self.imag)
+
+    def _moved(self, name: str, *args: Any, **kwargs: Any) -> ComplexPair:
+        real, imag = (getattr(part, name)(*args, **kwargs) for part in (self.real, self.imag))
+        return ComplexPair(real, imag)
+
+
+class ComplexAsPairs(TorchFunctionMode):
+    """Makes pairs where a model makes complex numbers of real ones."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Replaces two functions, leaves all others alone."""
+        if func is torch.view_as_complex:
+            return ComplexPair(*args[0].unbind(-1))
+        if func is torch.complex:
+            return ComplexPair(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def _pair(value: Any) -> ComplexPair:
+    if isinstance(value, ComplexPair):
+        return value
+    tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+    if tensor.is_complex():
+        return ComplexPair(*torch.view_as_real(tensor).unbind(-1))
+    return ComplexPair(tensor, torch.zeros_like(tensor))
+
+
+def _product(a: ComplexPair, b: ComplexPair) -> ComplexPair:
+    return ComplexPair(a.real * b.real - a.imag * b.imag, a.real * b.imag + a.imag * b.real)
+
+
+def _sum(a: ComplexPair, b: ComplexPair) -> ComplexPair:
+    return ComplexPair(a.real + b.real, a.imag + b.imag)
+
+
+def _difference(a: ComplexPair, b: ComplexPair) -> ComplexPair:
+    return ComplexPair(a.real - b.real, a.imag - b.imag)
+
+
+_ARITHMETIC = {
+    **dict.fromkeys(("mul", "__mul__", "__rmul__", "multiply"), _product),
+    **dict.fromkeys(("add", "__add__", "__radd__"), _sum),
+    **dict.fromkeys(("sub", "__sub__", "subtract"), _difference),
+}
