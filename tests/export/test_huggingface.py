@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 pytest.importorskip("transformers", reason="Hugging Face models need the extra 'hf'")
 
 import transformers as hf
 
 from hybrid_deploy.errors import InputError, UnsupportedModelError
-from hybrid_deploy.export.huggingface import adapt, load, plain
+from hybrid_deploy.export.huggingface import adapt, load, plain_if_equal
 from hybrid_deploy.export.huggingface_models import HuggingFaceModel
 from tests.zoo.captioner import VOCABULARY
-from tests.zoo.case import Case
 from tests.zoo.eager import EagerBackend
 from tests.zoo.huggingface import CASES, MODELS, gpt2_config, pair
+from tests.zoo.own_class import OWN_CLASS, CnnWithGpt2
 from tests.zoo.reference import Scenario, compare, greedy
 
 LENGTH = 14
@@ -143,39 +143,29 @@ def test_a_padding_token_has_the_position_that_generate_gives_it() -> None:
     torch.testing.assert_close(given, torch.stack(steps, 1), atol=1e-4, rtol=1e-5)
 
 
-class CnnWithGpt2(nn.Module):
-    """A user's own class: a CNN, and a decoder from transformers called as in its documentation."""
+def test_an_own_class_around_a_hugging_face_decoder() -> None:
+    (case,) = OWN_CLASS
+    model = case.model()
+    changed = plain_if_equal(model, case.inputs(2, case.sizes[0]))
+    assert changed is not model
+    start = EagerBackend(case, changed).start
+    assert compare(case, model, start, [Scenario(32, (1, 3, 2))], steps=LENGTH).passed
+
+
+class Deceptive(CnnWithGpt2):
+    """Gives other logits as soon as its modules are others."""
 
     def __init__(self) -> None:
         super().__init__()
-        config = gpt2_config()
-        config.add_cross_attention = True
-        self.cnn = nn.Sequential(nn.Conv2d(3, 32, 8, 8), nn.ReLU())
-        self.decoder = hf.GPT2LMHeadModel(config)
-
-    def encode(self, image: Tensor) -> Tensor:
-        maps: Tensor = self.cnn(image)
-        return maps.flatten(2).transpose(1, 2).contiguous()
+        self.identity = id(self)
 
     def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
-        logits: Tensor = self.decoder(input_ids=tokens, encoder_hidden_states=memory).logits
-        return logits
+        return super().decode(tokens, memory) + float(self.identity != id(self))
 
 
-def test_an_own_class_around_a_hugging_face_decoder() -> None:
-    torch.manual_seed(0)
-    model = CnnWithGpt2().eval()
-    changed = plain(model)
-    case = Case(
-        name="own",
-        family="huggingface",
-        make=CnnWithGpt2,
-        inputs=lambda batch, size: {"image": torch.ones(batch, 3, size, size)},
-        sizes=(16,),
-        max_length=LENGTH,
-    )
-    start = EagerBackend(case, changed).start
-    assert compare(case, model, start, [Scenario(16, (1, 4, 2))]).passed
+def test_a_copy_that_computes_something_else_is_not_taken() -> None:
+    model = Deceptive().eval()
+    assert plain_if_equal(model, OWN_CLASS[0].inputs(2, 32)) is model
 
 
 @pytest.mark.parametrize(

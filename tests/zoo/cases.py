@@ -17,10 +17,11 @@ _MODULES = {
     "padded": "tests.zoo.encoder_cases:PADDED",
     "recurrent": "tests.zoo.recurrent:RECURRENT",
     "huggingface": "tests.zoo.huggingface:HUGGINGFACE",
+    "own-class": "tests.zoo.own_class:OWN_CLASS",
 }
 """Where the cases of each family are: a module and its tuple of cases."""
 
-OPTIONAL = {"huggingface": "transformers"}
+OPTIONAL = {"huggingface": "transformers", "own-class": "transformers"}
 """Families that need a package of their own, and that package's name."""
 
 FAMILIES = tuple(_MODULES)

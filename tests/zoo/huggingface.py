@@ -344,11 +344,11 @@ _GAINS_AND_SEEDS = {
     "beit-gpt2": (1.5, 0),
     "donut": (1.5, 5),
     "florence-2": (1.25, 3),
-    "marian": (1.5, 7),
+    "marian": (2.5, 76),
     "mbart": (2.5, 0),
     "pix2struct": (1.0, 0),
     "swin-bert": (1.0, 1),
-    "t5": (1.0, 12),
+    "t5": (2.0, 11),
     "t5-gated": (1.5, 0),
 }
 """Weights with which tokens vary, and float32 is exact to some 1e-5 in PyTorch itself."""
