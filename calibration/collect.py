@@ -9,6 +9,7 @@ itself filled, and not with random inputs.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,15 @@ from numpy.typing import NDArray
 
 from hybrid_deploy import __version__
 from hybrid_deploy.bundle import Bundle
-from hybrid_deploy.calibration.observers import Observer, Range, make_observer
+from hybrid_deploy.calibration.observations import (
+    Observations,
+    Origin,
+    SampleRecord,
+    read_observations,
+)
 from hybrid_deploy.calibration.points import cpu_points, linears
-from hybrid_deploy.calibration.samples import Samples
-from hybrid_deploy.calibration.scales import Provenance, Scales
+from hybrid_deploy.calibration.samples import Samples, hash_of
+from hybrid_deploy.calibration.statistics import TensorStatistics
 from hybrid_deploy.contract import (
     LAST,
     LOGITS,
@@ -46,60 +52,99 @@ from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
 
 Arrays = Mapping[str, NDArray[Any]]
 
+_SAVE_EVERY_S = 10.0
 
-def collect_scales(
+
+def observe_samples(
     bundle: Bundle,
     variant: str,
     graphs: Mapping[GraphRole, ir.Model],
     samples: Samples,
     *,
-    method: str = "minmax",
+    state: Path | None = None,
+    shard: tuple[int, int] = (0, 1),
     progress: Callable[[int], None] | None = None,
-) -> Scales:
-    """Decodes the samples with the float graphs and gives the ranges of their activations.
+) -> Observations:
+    """Decodes the samples with the float graphs and gives what their activations held.
 
     Args:
         bundle: gives the generation defaults.
         variant: name of the variant that the graphs are from.
         graphs: float32, as they will be quantized; they are not changed.
         samples: what to decode.
-        method: name of the observer.
+        state: a file that keeps what was seen, every few seconds and when a run ends early; what
+            is in it already is not decoded again.
+        shard: (k, n) decodes the k-th of every n samples, to be merged with the others.
         progress: told how many samples are done.
 
     Raises:
-        CalibrationError: an activation is NaN or infinite; the message names the tensor.
+        CalibrationError: an activation is NaN or infinite (the message names the tensor), or the
+            state is of another bundle or other samples.
         InputError: a sample does not fit the model.
-        UsageError: there is no such method.
     """
+    found = _begun(state, origin_of(bundle, variant))
+    number, count = shard
+    indexes = range(number, len(samples), count)
     with tempfile.TemporaryDirectory(prefix="hybrid-deploy-calibrate-") as folder:
-        model = ObservedModel(bundle, graphs, Path(folder), method)
-        steps = 0
-        for done, inputs in enumerate(samples, start=1):
-            steps += _decode(bundle, model.start(inputs))
-            if progress is not None:
-                progress(done)
-        ranges = model.ranges()
-    return Scales(
-        provenance=Provenance(
-            model=bundle.manifest.name,
-            variant=variant,
-            graphs={r.value: _graph_hash(bundle, variant, r) for r in graphs},
-            samples=len(samples),
-            samples_sha256=samples.sha256,
-            steps=steps,
-            method=method,
-            producer=f"hybrid-deploy {__version__}, onnxruntime {ort.__version__}",
-        ),
-        ranges=ranges,
+        model, saved = ObservedModel(bundle, graphs, Path(folder)), time.monotonic()
+        try:
+            for done, index in enumerate(indexes, start=1):
+                inputs = samples[index]
+                if not _is_known(found, index, hash_of(inputs)):
+                    model.begin(index)
+                    steps = _decode(bundle, model.start(inputs))
+                    found.add(index, SampleRecord(hash_of(inputs), steps), model.seen)
+                if state is not None and time.monotonic() - saved > _SAVE_EVERY_S:
+                    found.save(state)
+                    saved = time.monotonic()
+                if progress is not None:
+                    progress(done)
+        finally:
+            if state is not None and found.samples:
+                found.save(state)
+    return found
+
+
+def origin_of(bundle: Bundle, variant: str) -> Origin:
+    """Names what observations of a variant are made with."""
+    files = bundle.manifest.files
+    return Origin(
+        model=bundle.manifest.name,
+        variant=variant,
+        graphs={r.value: files[g.file].sha256 for r, g in bundle.graphs(variant).items()},
+        producer=f"hybrid-deploy {__version__}, onnxruntime {ort.__version__}",
     )
 
 
-class ObservedModel:
-    """The float graphs with an observer on every tensor that may be quantized."""
+def _begun(state: Path | None, origin: Origin) -> Observations:
+    """Gives what an earlier run kept, or nothing yet."""
+    if state is None or not state.exists():
+        return Observations(origin)
+    found = read_observations(state)
+    if found.origin != origin:
+        raise CalibrationError(
+            f"{state} holds observations of another bundle or version; name another file"
+        )
+    return found
 
-    def __init__(
-        self, bundle: Bundle, graphs: Mapping[GraphRole, ir.Model], folder: Path, method: str
-    ) -> None:
+
+def _is_known(found: Observations, index: int, sha256: str) -> bool:
+    known = found.samples.get(index)
+    if known is not None and known.sha256 != sha256:
+        raise CalibrationError(
+            f"sample {index} is not the one that was observed before; name another state file"
+        )
+    return known is not None
+
+
+class ObservedModel:
+    """The float graphs, observed at every tensor that may be quantized.
+
+    Attributes:
+        seen: statistics of the sample that was begun last, by graph and tensor.
+    """
+
+    def __init__(self, bundle: Bundle, graphs: Mapping[GraphRole, ir.Model], folder: Path) -> None:
         names = {role: watched_tensors(model, role) for role, model in graphs.items()}
         copies = {role: _instrumented(model, names[role]) for role, model in graphs.items()}
         specs = save_graphs(copies, folder, ".")
@@ -113,12 +158,14 @@ class ObservedModel:
         self._sessions = {
             role: make_session(folder / spec.file, threads=None) for role, spec in specs.items()
         }
-        self._observers: dict[GraphRole, dict[str, Observer]] = {
-            role: {name: make_observer(method, f"{role.value}/{name}") for name in names[role]}
-            for role in graphs
-        }
-        self._seen: set[GraphRole] = set()
+        self._names = names
+        self._sample = 0
+        self.seen: dict[str, dict[str, TensorStatistics]] = {}
         self.has_prefill = GraphRole.PREFILL in graphs
+
+    def begin(self, sample: int) -> None:
+        """Forgets what was seen; what comes belongs to the sample of that index."""
+        self._sample, self.seen = sample, {}
 
     def start(self, inputs: Arrays) -> ObservedDecoding:
         """Encodes a batch, and makes ready to decode it."""
@@ -135,18 +182,11 @@ class ObservedModel:
             outputs = dict(zip(names, session.run(names, fed), strict=True))
         except Exception as error:
             raise BackendError(f"onnxruntime failed in the {role.value} graph: {error}") from error
-        self._seen.add(role)
-        for name, observer in self._observers[role].items():
-            observer.observe(outputs[name] if name in outputs else arrays[name])
+        seen = self.seen.setdefault(role.value, {})
+        for name in self._names[role]:
+            statistics = seen.setdefault(name, TensorStatistics(f"{role.value}/{name}"))
+            statistics.observe(outputs[name] if name in outputs else arrays[name], self._sample)
         return outputs
-
-    def ranges(self) -> dict[str, dict[str, Range]]:
-        """Gives the range of every watched tensor of the graphs that were run."""
-        return {
-            role.value: {name: observer.range() for name, observer in observers.items()}
-            for role, observers in self._observers.items()
-            if role in self._seen
-        }
 
 
 class ObservedDecoding:
@@ -217,10 +257,6 @@ def _decode(bundle: Bundle, decoding: ObservedDecoding) -> int:
     processors = processors_of(bundle.manifest.generation)
     limits = limits_of(bundle.manifest)
     return 1 + len(decode_greedily(decoding, prompts, limits, processors).step_ms)
-
-
-def _graph_hash(bundle: Bundle, variant: str, role: GraphRole) -> str:
-    return bundle.manifest.files[bundle.graph(variant, role).file].sha256
 
 
 def _empty_cache(spec: TensorSpec, batch: int) -> NDArray[Any]:

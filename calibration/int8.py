@@ -18,7 +18,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.observers import Range
 from hybrid_deploy.calibration.points import (
     Linear,
     Use,
@@ -27,6 +26,7 @@ from hybrid_deploy.calibration.points import (
     linears,
     portable_points,
 )
+from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.calibration.untie import untie_projections
 from hybrid_deploy.calibration.weights import quantize_in_blocks, quantize_per_channel
 from hybrid_deploy.errors import CalibrationError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +14,21 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from hybrid_deploy import __version__
 from hybrid_deploy.bundle import Bundle, StagedVariant, open_bundle, staged_variant
+from hybrid_deploy.cache import cache_folder
 from hybrid_deploy.calibration.agreement import Agreement, check_variant
 from hybrid_deploy.calibration.batchnorm import fold_batchnorm
-from hybrid_deploy.calibration.collect import collect_scales
+from hybrid_deploy.calibration.collect import observe_samples, origin_of
 from hybrid_deploy.calibration.emulation import emulate_bfloat16
 from hybrid_deploy.calibration.int8 import quantize_decoder_weights, quantize_encoder
-from hybrid_deploy.calibration.observers import make_observer
+from hybrid_deploy.calibration.observations import read_observations
 from hybrid_deploy.calibration.precision import EncoderForm, Recipe, recipe_for
+from hybrid_deploy.calibration.range_methods import method_of
 from hybrid_deploy.calibration.samples import Samples, Source, open_samples
 from hybrid_deploy.calibration.scales import SCALES_FILE, Scales, encode_scales
 from hybrid_deploy.calibration.short_floats import shorten_floats
 from hybrid_deploy.calibration.short_range import BFLOAT16, FLOAT16, ShortFloat
 from hybrid_deploy.contract import GraphRole, Head
-from hybrid_deploy.errors import OutputExistsError, UsageError
+from hybrid_deploy.errors import CalibrationError, InputError, OutputExistsError, UsageError
 from hybrid_deploy.manifest import Precision, Variant
 from hybrid_deploy.onnx_files import load_graphs, save_graphs
 
@@ -81,7 +84,7 @@ def quantize_bundle(
         precision: one of `precision.PRECISIONS`.
         samples: a folder, files, or encoder inputs by name (batch first), typical of the use.
         name: name of the new variant; the precision's if not given.
-        method: how the range of an activation is chosen, one of `observers.METHODS`.
+        method: how the range of an activation is chosen, one of `range_methods.METHODS`.
         source: name of the float32 variant to quantize.
         force: replace a variant of that name.
         progress: told how far each stage is.
@@ -94,7 +97,7 @@ def quantize_bundle(
         BackendError: the new variant does not run, or its logits are not finite.
     """
     recipe = recipe_for(precision)
-    make_observer(method, tensor="")
+    method_of(method)
     bundle = open_bundle(Path(path))
     name = name or recipe.name
     _check_request(bundle, source, recipe, name, force=force)
@@ -198,7 +201,23 @@ def _calibrate(
         report("calibrate", done, len(samples))
 
     report("calibrate", 0, len(samples))
-    return collect_scales(bundle, source, graphs, samples, method=method, progress=sample_done)
+    state = _state_file(bundle, source, samples)
+    return observe_samples(
+        bundle, source, graphs, samples, state=state, progress=sample_done
+    ).scales(method)
+
+
+def _state_file(bundle: Bundle, source: str, samples: Samples) -> Path:
+    """Names the file that keeps the observations of these samples, for another run or method."""
+    made_with = msgspec.json.encode([origin_of(bundle, source), samples.sha256])
+    path = cache_folder("calibration") / f"{hashlib.sha256(made_with).hexdigest()}.npz"
+    try:
+        read_observations(path)
+    except CalibrationError:
+        path.unlink()  # damaged, and made again
+    except InputError:
+        pass
+    return path
 
 
 def _write(

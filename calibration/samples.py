@@ -38,22 +38,36 @@ class Samples:
         Raises:
             InputError: a file cannot be read; the message names it.
         """
-        for item in self._items:
-            if isinstance(item, Path):
-                yield prepare([item], self._preprocess, folder=self._bundle)
-            else:
-                yield item
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: int) -> Inputs:
+        """Gives the encoder inputs of one sample.
+
+        Raises:
+            InputError: the file cannot be read; the message names it.
+        """
+        item = self._items[index]
+        if isinstance(item, Path):
+            return prepare([item], self._preprocess, folder=self._bundle)
+        return item
 
     @property
     def sha256(self) -> str:
         """Hash of all samples, in their order."""
         digest = hashlib.sha256()
         for inputs in self:
-            for name in sorted(inputs):
-                array = np.ascontiguousarray(inputs[name])
-                digest.update(f"{name} {array.dtype} {array.shape}".encode())
-                digest.update(array.tobytes())
+            digest.update(bytes.fromhex(hash_of(inputs)))
         return digest.hexdigest()
+
+
+def hash_of(inputs: Inputs) -> str:
+    """Gives the SHA-256 of a sample as the encoder gets it."""
+    digest = hashlib.sha256()
+    for name in sorted(inputs):
+        array = np.ascontiguousarray(inputs[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def open_samples(source: Source, preprocess: Preprocess, bundle: Path | None = None) -> Samples:

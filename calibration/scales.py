@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from hybrid_deploy.calibration.observers import Range
+from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ import msgspec
 from filelock import FileLock
 
 from hybrid_deploy.atomic import staged_folder
+from hybrid_deploy.cache import CACHE_VARIABLE, cache_folder
 from hybrid_deploy.errors import BuildError, InputError
 
-CACHE_VARIABLE = "HYBRID_DEPLOY_CACHE"
 PLAN_FILE = "engine.plan"
 RECORD_FILE = "record.json"
 
@@ -60,8 +59,8 @@ class EngineCache:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Uses `folder`, or $HYBRID_DEPLOY_CACHE, or ~/.cache/hybrid_deploy/engines."""
-        self.folder = folder or default_cache_folder()
+        """Uses `folder`, or `engines` in $HYBRID_DEPLOY_CACHE or ~/.cache/hybrid_deploy."""
+        self.folder = folder or cache_folder("engines")
 
     def get_or_build(
         self,
@@ -111,12 +110,6 @@ class EngineCache:
                 f"{self.folder} cannot hold engines ({error.strerror}); "
                 f"name another folder in ${CACHE_VARIABLE}"
             ) from error
-
-
-def default_cache_folder() -> Path:
-    """Gives $HYBRID_DEPLOY_CACHE, or ~/.cache/hybrid_deploy/engines where it is not set."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named) if named else Path.home() / ".cache" / "hybrid_deploy" / "engines"
 
 
 def engine_key(shaped_by: dict[str, object]) -> str:

@@ -29,7 +29,7 @@ def test_commands(tmp_path: Path) -> None:
     places = [str(Path(sys.executable).parent), os.environ["PATH"]]
     environment = os.environ | {
         "PATH": os.pathsep.join(places),
-        "HYBRID_DEPLOY_CACHE": str(tmp_path / "engines"),
+        "HYBRID_DEPLOY_CACHE": str(tmp_path / "cache"),
     }
     commands = readme_commands()
     assert len(commands) >= 10
@@ -55,7 +55,7 @@ def test_commands(tmp_path: Path) -> None:
 
 def test_make_targets_that_the_readme_names_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"(?:`|^)make ([a-z]+)", README, re.MULTILINE))
+    targets = set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE))
     assert {"quickstart", "test", "train"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

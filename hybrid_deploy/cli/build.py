@@ -43,8 +43,8 @@ def build(
 ) -> None:
     """Build the TensorRT engines of BUNDLE, or find them in the cache.
 
-    Engines are kept in $HYBRID_DEPLOY_CACHE (default ~/.cache/hybrid_deploy/engines). Exit code 1
-    when an engine could not be built; the others are built all the same.
+    Engines are kept in `engines` of $HYBRID_DEPLOY_CACHE (default ~/.cache/hybrid_deploy). Exit
+    code 1 when an engine could not be built; the others are built all the same.
     """
     from rich.console import Console
 
@@ -97,7 +97,7 @@ def _failed_row(variant: str, role: GraphRole, target: Target) -> dict[str, obje
 
 def _summary(rows: Sequence[Mapping[str, object]]) -> str:
     """Says what the rows prove and what they do not."""
-    from hybrid_deploy.runtime.engine_cache import default_cache_folder
+    from hybrid_deploy.cache import cache_folder
     from hybrid_deploy.runtime.local_gpu import local_gpu
 
     built = sum(row["result"] == "built" for row in rows)
@@ -105,6 +105,6 @@ def _summary(rows: Sequence[Mapping[str, object]]) -> str:
     gpu = local_gpu()
     reason = "building does not run them" if gpu else "no GPU at hand"
     return (
-        f"{built} engines built, {cached} from the cache {default_cache_folder()}. "
+        f"{built} engines built, {cached} from the cache {cache_folder('engines')}. "
         f"Not run: {reason}, so neither their results nor their speed were checked."
     )

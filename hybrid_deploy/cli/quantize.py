@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hybrid_deploy.calibration.precision import RECIPES
+from hybrid_deploy.calibration.range_methods import METHODS
 from hybrid_deploy.cli.options import BUNDLE, FORCE
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _BYTES_PER_MB = 1e6
 )  # fmt: skip
 @click.option(
     "--method", default="minmax", show_default=True,
-    help="How the range of an activation is chosen: minmax or percentile.",
+    help=f"How the range of an activation is chosen: {', '.join(METHODS)}.",
 )  # fmt: skip
 @click.option("--name", help="Name of the new variant; default: the precision.")
 @FORCE
@@ -50,7 +51,8 @@ def quantize(
     """Add a quantized variant to BUNDLE.
 
     The variant is decoded beside the float one before it is added; the bundle stays as it was when
-    anything fails.
+    anything fails. What calibration saw is kept in `calibration` of $HYBRID_DEPLOY_CACHE (default
+    ~/.cache/hybrid_deploy): a run that was interrupted goes on, another method needs no new run.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn

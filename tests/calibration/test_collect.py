@@ -4,8 +4,8 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle
-from hybrid_deploy.calibration.collect import collect_scales
-from hybrid_deploy.calibration.observers import Range
+from hybrid_deploy.calibration.collect import observe_samples
+from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.calibration.samples import open_samples
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
@@ -20,7 +20,7 @@ def test_every_graph_and_every_step_is_seen(bundle: Bundle, images: Images) -> N
     before = {role: len(model.graph.outputs) for role, model in graphs.items()}
     done: list[int] = []
     samples = open_samples(images, bundle.manifest.preprocess)
-    scales = collect_scales(bundle, "fp32", graphs, samples, progress=done.append)
+    scales = observe_samples(bundle, "fp32", graphs, samples, progress=done.append).scales("minmax")
     assert done == [1, 2, 3]
     # two start tokens of at most 8: one prefill and 5 steps for each sample
     assert scales.provenance.steps == 3 * 6
@@ -40,7 +40,11 @@ def test_step_ranges_are_those_of_the_real_loop(bundle: Bundle, images: Images) 
     assert first is not None
     assert first.name is not None
     samples = open_samples(images, bundle.manifest.preprocess)
-    seen = collect_scales(bundle, "fp32", graphs, samples).of(GraphRole.STEP)[first.name]
+    seen = (
+        observe_samples(bundle, "fp32", graphs, samples)
+        .scales("minmax")
+        .of(GraphRole.STEP)[first.name]
+    )
     results = [session.run_arrays(sample)[0][0] for sample in images]
     rows = _embedded(step, [token for r in results for token in r.tokens[:-1]])
     positions = _positions(step)
@@ -72,7 +76,7 @@ def test_nan_is_refused_by_tensor(bundle: Bundle, images: Images) -> None:
     images[1]["image"][0, 0, 3, 3] = np.nan
     samples = open_samples(images, bundle.manifest.preprocess)
     with pytest.raises(CalibrationError, match=r"^encoder/image holds NaN or infinity"):
-        collect_scales(bundle, "fp32", load_graphs(bundle, "fp32"), samples)
+        observe_samples(bundle, "fp32", load_graphs(bundle, "fp32"), samples)
 
 
 def test_sample_that_does_not_fit(bundle: Bundle) -> None:
@@ -80,7 +84,7 @@ def test_sample_that_does_not_fit(bundle: Bundle) -> None:
         [{"image": np.zeros((1, 3, 32, 32), np.float32)}], bundle.manifest.preprocess
     )
     with pytest.raises(InputError, match="input image must be float"):
-        collect_scales(bundle, "fp32", load_graphs(bundle, "fp32"), samples)
+        observe_samples(bundle, "fp32", load_graphs(bundle, "fp32"), samples)
 
 
 def test_interrupt_passes_through(bundle: Bundle, images: Images) -> None:
@@ -89,4 +93,4 @@ def test_interrupt_passes_through(bundle: Bundle, images: Images) -> None:
 
     samples = open_samples(images, bundle.manifest.preprocess)
     with pytest.raises(KeyboardInterrupt):
-        collect_scales(bundle, "fp32", load_graphs(bundle, "fp32"), samples, progress=interrupt)
+        observe_samples(bundle, "fp32", load_graphs(bundle, "fp32"), samples, progress=interrupt)

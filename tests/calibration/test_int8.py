@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.int8 import quantize_decoder_weights, quantize_encoder
-from hybrid_deploy.calibration.observers import Range
+from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.errors import CalibrationError
 
 Build = Callable[..., ir.Model]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.calibration.observers import Range
+from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.calibration.scales import Provenance, Scales, encode_scales, read_scales
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError

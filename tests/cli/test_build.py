@@ -6,13 +6,13 @@ from click.testing import CliRunner, Result
 
 from hybrid_deploy import bundle as bundle_module
 from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.cache import CACHE_VARIABLE
 from hybrid_deploy.cli.build import build
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, InputError, UsageError
 from hybrid_deploy.manifest import GraphSpec, Precision, Variant
 from hybrid_deploy.runtime import engine, local_gpu
 from hybrid_deploy.runtime.engine import EngineRecord
-from hybrid_deploy.runtime.engine_cache import CACHE_VARIABLE
 from hybrid_deploy.target import Target
 
 
@@ -41,7 +41,7 @@ def fake_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "build_engine", build_engine)
     monkeypatch.setattr(bundle_module, "open_bundle", lambda path: TwoVariants())
     monkeypatch.setattr(local_gpu, "local_gpu", lambda: None)
-    monkeypatch.setenv(CACHE_VARIABLE, "/engines")
+    monkeypatch.setenv(CACHE_VARIABLE, "/kept")
 
 
 def run(*options: str) -> Result:
@@ -59,8 +59,8 @@ def test_one_row_per_engine_and_an_honest_summary() -> None:
         ["fp16", "step", "rtx:sm_86", "1.23", "2.34", "built"],
     ]
     assert result.stderr == (
-        "2 engines built, 1 from the cache /engines. Not run: no GPU at hand, so neither their "
-        "results nor their speed were checked.\n"
+        "2 engines built, 1 from the cache /kept/engines. Not run: no GPU at hand, so neither "
+        "their results nor their speed were checked.\n"
     )
 
 

@@ -11,19 +11,27 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 PATIENCE_S = 60.0
+HEEDS_CTRL_C = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs in the background is started without
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
 def interrupt(ready: Callable[[], bool], *args: object) -> tuple[int, list[str]]:
     """Starts a command, presses Ctrl-C once it is `ready`; gives exit code and last line."""
-    command = [sys.executable, "-m", "hybrid_deploy", *map(str, args)]
-    process = subprocess.Popen(command, cwd=TESTS, stderr=subprocess.PIPE, text=True)
-    waited = time.monotonic()
-    while not ready():
-        assert process.poll() is None, "the command ended by itself"
-        assert time.monotonic() - waited < PATIENCE_S
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=PATIENCE_S)
+    command = [sys.executable, "-c", HEEDS_CTRL_C, "-m", "hybrid_deploy", *map(str, args)]
+    with subprocess.Popen(command, cwd=TESTS, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            waited = time.monotonic()
+            while not ready():
+                assert process.poll() is None, "the command ended by itself"
+                assert time.monotonic() - waited < PATIENCE_S
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
     return process.returncode, stderr.strip().splitlines()
 
 

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from hybrid_deploy.cache import CACHE_VARIABLE
 from hybrid_deploy.errors import BuildError, InputError
 from hybrid_deploy.runtime.engine_cache import (
-    CACHE_VARIABLE,
     PLAN_FILE,
     RECORD_FILE,
     BuiltPlan,
     EngineCache,
-    default_cache_folder,
     engine_key,
     read_plan,
 )
@@ -155,6 +154,6 @@ def test_unusable_folder_says_what_to_do(tmp_path: Path) -> None:
 
 def test_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    assert EngineCache().folder == tmp_path
+    assert EngineCache().folder == tmp_path / "engines"
     monkeypatch.delenv(CACHE_VARIABLE)
-    assert default_cache_folder() == Path.home() / ".cache" / "hybrid_deploy" / "engines"
+    assert EngineCache().folder == Path.home() / ".cache" / "hybrid_deploy" / "engines"

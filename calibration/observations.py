@@ -1,0 +1,164 @@
+"""All that calibration saw, sample by sample: it can be saved, resumed, merged, and used again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from hybrid_deploy.atomic import write_file
+from hybrid_deploy.calibration.range_methods import method_of
+from hybrid_deploy.calibration.scales import Provenance, Scales
+from hybrid_deploy.calibration.statistics import TensorStatistics
+from hybrid_deploy.errors import CalibrationError, InputError
+
+_ABOUT = "about"
+_DAMAGED = (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, msgspec.MsgspecError)
+
+
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was run.
+
+    Attributes:
+        model: name of the bundle's model.
+        variant: name of the float variant.
+        graphs: SHA-256 of its graph files, by role.
+        producer: the versions of hybrid-deploy and ONNX Runtime.
+    """
+
+    model: str
+    variant: str
+    graphs: dict[str, str]
+    producer: str
+
+
+class SampleRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A sample that was decoded: its hash as the encoder got it, and the number of steps."""
+
+    sha256: str
+    steps: int
+
+
+class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    origin: Origin
+    samples: dict[int, SampleRecord]
+    tensors: dict[str, list[str]]
+
+
+Tensors = dict[str, dict[str, TensorStatistics]]
+"""Statistics by graph and tensor."""
+
+
+@dataclass
+class Observations:
+    """What the tensors of a float variant held while samples were decoded.
+
+    Attributes:
+        origin: what was run.
+        samples: by index, those that were decoded to their end.
+        tensors: statistics over these samples, by graph and tensor.
+    """
+
+    origin: Origin
+    samples: dict[int, SampleRecord] = field(default_factory=dict)
+    tensors: Tensors = field(default_factory=dict)
+
+    def add(self, index: int, record: SampleRecord, seen: Tensors) -> None:
+        """Adds a sample with what the tensors held for it."""
+        self._take_in(seen)
+        self.samples[index] = record
+
+    def merge(self, other: Observations) -> None:
+        """Adds what was seen in another run, of other samples.
+
+        Raises:
+            CalibrationError: it ran other graphs or versions, or one of these samples.
+        """
+        if other.origin != self.origin:
+            raise CalibrationError(
+                f"observations of {_named(self.origin)} and of {_named(other.origin)} do not add "
+                "up; collect both from the same bundle, with the same versions"
+            )
+        if both := self.samples.keys() & other.samples.keys():
+            raise CalibrationError(f"sample {min(both)} is in both observations; give each once")
+        self._take_in(other.tensors)
+        self.samples |= other.samples
+
+    def scales(self, method: str) -> Scales:
+        """Gives the ranges of all tensors.
+
+        Raises:
+            UsageError: there is no such method.
+        """
+        choose, digest = method_of(method), hashlib.sha256()
+        for index in sorted(self.samples):
+            digest.update(bytes.fromhex(self.samples[index].sha256))
+        return Scales(
+            provenance=Provenance(
+                model=self.origin.model,
+                variant=self.origin.variant,
+                graphs=self.origin.graphs,
+                samples=len(self.samples),
+                samples_sha256=digest.hexdigest(),
+                steps=sum(record.steps for record in self.samples.values()),
+                method=method,
+                producer=self.origin.producer,
+            ),
+            ranges={
+                role: {name: choose(statistics[name]) for name in sorted(statistics)}
+                for role, statistics in sorted(self.tensors.items())
+            },
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes everything to one file, which holds the old content or the new, never a part."""
+        about = _About(self.origin, self.samples, {r: list(t) for r, t in self.tensors.items()})
+        arrays = {_ABOUT: np.frombuffer(msgspec.json.encode(about), np.uint8)}
+        for role, statistics in self.tensors.items():
+            for number, one in enumerate(statistics.values()):
+                arrays |= {f"{role}/{number}/{key}": a for key, a in one.arrays().items()}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, buffer.getvalue())
+
+    def _take_in(self, tensors: Tensors) -> None:
+        for role, statistics in tensors.items():
+            known = self.tensors.setdefault(role, {})
+            for name, new in statistics.items():
+                known.setdefault(name, TensorStatistics(new.tensor)).merge(new)
+
+
+def read_observations(path: Path) -> Observations:
+    """Reads what `save` wrote.
+
+    Raises:
+        InputError: there is no such file.
+        CalibrationError: it does not hold observations.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            about = msgspec.json.decode(file[_ABOUT].tobytes(), type=_About)
+            tensors: Tensors = {}
+            for role, names in about.tensors.items():
+                tensors[role] = {}
+                for number, name in enumerate(names):
+                    keys = ("bins", "counts", "samples", "extremes")
+                    arrays = {key: file[f"{role}/{number}/{key}"] for key in keys}
+                    tensors[role][name] = TensorStatistics.of_arrays(f"{role}/{name}", arrays)
+    except _DAMAGED as error:
+        raise CalibrationError(
+            f"{path} does not hold observations: {error}; collect them again"
+        ) from error
+    return Observations(about.origin, about.samples, tensors)
+
+
+def _named(origin: Origin) -> str:
+    return f"{origin.model} {origin.variant} ({origin.producer})"
