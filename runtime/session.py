@@ -136,6 +136,11 @@ class Session:
         """Gives the start tokens and the prompt, which may begin with the start tokens itself."""
         start = self.bundle.manifest.generation.start_tokens
         if not prompt:
+            if not start:
+                raise UsageError(
+                    f"{self.bundle.folder} has no start tokens; give a prompt to continue, as "
+                    "--prompt 1,5, or export it with --start"
+                )
             return start
         graph = self.bundle.graph(self.variant, GraphRole.STEP)
         size = next((t.shape[-1] for t in graph.outputs if t.name == LOGITS), None)

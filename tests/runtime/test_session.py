@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -39,6 +40,17 @@ def test_sessions_do_not_share_state(session: Session) -> None:
     session.run_arrays({"image": images[::-1].copy()})
     again, _ = session.run_arrays({"image": images})
     assert [row.tokens for row in first] == [row.tokens for row in again]
+
+
+def test_a_bundle_without_start_tokens_wants_a_prompt(session: Session) -> None:
+    manifest = session.bundle.manifest
+    generation = msgspec.structs.replace(manifest.generation, start_tokens=())
+    changed = msgspec.structs.replace(manifest, generation=generation)
+    session = Session(Bundle(session.bundle.folder, changed), "fp32", session.backend)
+    image = {"image": np.zeros((1, 1, 8, 8), np.float32)}
+    with pytest.raises(UsageError, match="has no start tokens; give a prompt to continue"):
+        session.run_arrays(image)
+    assert session.run_arrays(image, prompt=[1])[0][0].tokens
 
 
 @pytest.mark.parametrize(
