@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,17 +208,24 @@ def _calibrate(
     ).scales(method)
 
 
-def _state_file(bundle: Bundle, source: str, samples: Samples) -> Path:
-    """Names the file that keeps the observations of these samples, for another run or method."""
+def _state_file(bundle: Bundle, source: str, samples: Samples) -> Path | None:
+    """Names the file that keeps the observations of these samples, for another run or method.
+
+    None where nothing can be written.
+    """
     made_with = msgspec.json.encode([origin_of(bundle, source), samples.sha256])
     path = cache_folder("calibration") / f"{hashlib.sha256(made_with).hexdigest()}.npz"
     try:
         read_observations(path)
     except CalibrationError:
-        path.unlink()  # damaged, and made again
+        path.unlink(missing_ok=True)  # damaged, and made again
     except InputError:
         pass
-    return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return path if os.access(path.parent, os.W_OK) else None
 
 
 def _write(

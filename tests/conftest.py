@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.cache import CACHE_VARIABLE
 from hybrid_deploy.export.dims import DynamicAxis
 from hybrid_deploy.export.exporter import run_export
 from hybrid_deploy.export.job import ExportJob, ModelSpec
@@ -111,6 +113,14 @@ def tiny_path(tiny_export: ExportJob, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def tiny_bundle(tiny_path: Path) -> Bundle:
     return open_bundle(tiny_path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps engines and observations out of the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

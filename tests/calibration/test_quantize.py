@@ -8,9 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.cache import CACHE_VARIABLE
+from hybrid_deploy.calibration import collect
 from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.calibration.quantize import quantize_bundle
-from hybrid_deploy.calibration.scales import Scales, read_scales
+from hybrid_deploy.calibration.scales import SCALES_FILE, Scales, read_scales
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import (
     BackendError,
@@ -136,6 +138,30 @@ def test_existing_variant_needs_force(bundle: Bundle, images: Images) -> None:
     report = quantize_bundle(bundle.folder, "fp16", images, force=True)
     assert report.agreement.sequences == 3
     assert set(report.bundle.manifest.variants) == {"fp32", "fp16"}
+
+
+def test_another_method_needs_no_new_run(
+    bundle: Bundle, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    quantize_bundle(bundle.folder, "int8", images)
+    with monkeypatch.context() as patch:
+        patch.setattr(collect, "_decode", lambda *_: pytest.fail("a sample was decoded again"))
+        quantize_bundle(bundle.folder, "int8", images, method="mse", name="int8-mse")
+    (kept,) = (tmp_path / "cache" / "calibration").iterdir()
+    kept.write_bytes(b"damaged")
+    report = quantize_bundle(bundle.folder, "int8", images, name="again")
+    scales = [read_scales(bundle.folder / name / SCALES_FILE) for name in ("int8", "again")]
+    assert scales[0] == scales[1]
+    assert report.samples == 3
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    bundle: Bundle, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
+    assert quantize_bundle(bundle.folder, "int8", images).samples == 3
 
 
 def test_failed_calibration_leaves_the_bundle_alone(bundle: Bundle, images: Images) -> None:
