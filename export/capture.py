@@ -19,7 +19,7 @@ from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.portable import portable_forms
-from hybrid_deploy.export.refusal import recording_the_users_lines, users_line
+from hybrid_deploy.export.refusal import first_line, recording_the_users_lines, users_line
 from hybrid_deploy.export.twins import pair, share_equal_constants, share_equal_nodes
 
 _DECOMPOSED = (
@@ -170,11 +170,11 @@ def _trace(
 
 def _untraceable(error: Exception) -> UnsupportedModelError:
     """Says why a decoder cannot be traced, and at which line of its own."""
-    text = str(error).strip()
+    text = str(error)
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
         reason = "Python control flow depends on the values of tokens or memory; use torch.where"
     else:
-        reason = text.splitlines()[0] if text else repr(error)
+        reason = first_line(error)
     return UnsupportedModelError(f"{users_line(error)}decode() cannot be traced: {reason}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import sympy
@@ -15,7 +15,7 @@ from hybrid_deploy.export.capture import as_expr
 from hybrid_deploy.export.kept import Kept
 from hybrid_deploy.export.model import reference_memory
 from hybrid_deploy.export.plan import Plan
-from hybrid_deploy.export.refusal import users_line
+from hybrid_deploy.export.refusal import first_line, users_line
 from hybrid_deploy.manifest import DimRange, GenerationDefaults
 
 
@@ -48,7 +48,7 @@ def memory_axes(
             sizes = ", ".join(str(tuple(value.shape)) for value in values)
             raise UnsupportedModelError(
                 f"{users_line(error)}encode() fails on inputs of the declared size {sizes}: "
-                f"{str(error).strip().splitlines()[0]}; narrow the dynamic range"
+                f"{first_line(error)}; narrow the dynamic range"
             ) from error
     return tuple(
         tuple(axis for axis, (a, b) in enumerate(zip(small, large, strict=True)) if axis and a != b)
@@ -95,8 +95,7 @@ def dim_ranges(
         BATCH_DIM: DimRange(1, 1, max_batch),
         LENGTH_DIM: DimRange(1, prompt, generation.max_length),
     }
-    for axes in dynamic.values():
-        dims |= {axis.name: axis.sizes for axis in axes.values()}
+    dims |= declared_ranges(dynamic)
     names = dim_names(plan)
     found: dict[str, list[int]] = {}
     for bound in ("min", "typical", "max"):
@@ -123,6 +122,19 @@ def _capacity(plan: Plan) -> sympy.Expr | None:
     if plan.prefix is None or as_expr(plan.prefix).is_Integer:
         return None
     return as_expr(plan.prefix) + plan.capture.length
+
+
+def declared_ranges(dynamic: DynamicAxes) -> dict[str, DimRange]:
+    """Gives the ranges of the inputs' varying axes, by name."""
+    return {axis.name: axis.sizes for axes in dynamic.values() for axis in axes.values()}
+
+
+def input_dims(inputs: Iterable[str], dynamic: DynamicAxes) -> dict[str, dict[int, str]]:
+    """Names the symbolic dimensions of each encoder input, by axis: the batch, and what varies."""
+    return {
+        name: {0: BATCH_DIM} | {axis: a.name for axis, a in dynamic.get(name, {}).items()}
+        for name in inputs
+    }
 
 
 def resized(inputs: Mapping[str, Tensor], dynamic: DynamicAxes, bound: str) -> dict[str, Tensor]:

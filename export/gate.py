@@ -14,6 +14,7 @@ from hybrid_deploy.export.behaviour import varied
 from hybrid_deploy.export.dims import resized
 from hybrid_deploy.export.job import ExportJob, arrays_of
 from hybrid_deploy.export.parity import Inputs, Parity, check_parity, check_prompts
+from hybrid_deploy.export.refusal import first_line
 from hybrid_deploy.export.writing import FLOAT, pair
 from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Backend, Options, load_backend
 
@@ -74,7 +75,7 @@ def _check_sizes(
             raise UnsupportedModelError(
                 f"the exported encoder does not work for inputs of size {sizes}, which the "
                 "dynamic axes allow: a recurrent layer, or a size used as a Python number, fixes "
-                f"it; change that, or narrow the range ({str(error).splitlines()[0][:120]})"
+                f"it; change that, or narrow the range ({first_line(error)[:120]})"
             ) from error
 
 

@@ -18,7 +18,7 @@ from hybrid_deploy.contract import (
     GraphRole,
     next_cache,
 )
-from hybrid_deploy.export.dims import DynamicAxes, dim_names, shape_of
+from hybrid_deploy.export.dims import DynamicAxes, dim_names, input_dims, shape_of
 from hybrid_deploy.export.incremental import (
     EncoderGraph,
     PrefillGraph,
@@ -63,10 +63,7 @@ def lower(
     encoder = EncoderGraph(EncodePart(model), plan).eval()
     with torch.no_grad():
         memory, caches = split_outputs(plan, encoder(*inputs.values()), batch=2)
-    encoder_dynamic = {
-        name: {0: BATCH_DIM} | {axis: a.name for axis, a in dynamic.get(name, {}).items()}
-        for name in inputs
-    }
+    encoder_dynamic = input_dims(inputs, dynamic)
     encoder_graph = onnx_from_torch(
         encoder, inputs, encoder_output_names(plan), encoder_dynamic, opset
     )

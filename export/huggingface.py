@@ -25,6 +25,7 @@ from hybrid_deploy.export.huggingface_inputs import example_inputs, known_inputs
 from hybrid_deploy.export.huggingface_models import ADAPTERS, HuggingFaceModel
 from hybrid_deploy.export.huggingface_modules import with_token_modules
 from hybrid_deploy.export.model import reference_logits, reference_memory
+from hybrid_deploy.export.refusal import first_line
 from hybrid_deploy.export.substitution import Model, shared_copy
 
 _NOISE = 1e-4  # relative to the largest logit: float32 sums in another order
@@ -132,8 +133,9 @@ def load(folder: Path) -> PreTrainedModel:
                 dtype=torch.float32,
             )
         except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{folder} cannot be loaded as {names[0]}: {reason}") from error
+            raise InputError(
+                f"{folder} cannot be loaded as {names[0]}: {first_line(error)}"
+            ) from error
     return model.eval()
 
 

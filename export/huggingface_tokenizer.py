@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from hybrid_deploy.errors import ExportError
 from hybrid_deploy.export.huggingface_folder import ModelFolder
+from hybrid_deploy.export.refusal import first_line
 
 _FILES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
@@ -93,7 +94,7 @@ def _load(folder: ModelFolder) -> Any:
                 folder.path, local_files_only=True, trust_remote_code=False
             )
     except Exception as error:  # transformers raises whatever its libraries do
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        reason = first_line(error)
         raise ExportError(f"the tokenizer in {folder.path} cannot be loaded: {reason}") from error
 
 

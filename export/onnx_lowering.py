@@ -19,6 +19,7 @@ from hybrid_deploy.export.incremental import NESTED
 from hybrid_deploy.export.lowering import translations
 from hybrid_deploy.export.onnx_decomposition import only_needed_decompositions
 from hybrid_deploy.export.portable import portable_forms
+from hybrid_deploy.export.refusal import first_line
 from hybrid_deploy.gemm import is_embedding, split_gemm
 
 _FOLDED_VALUES = 1 << 31  # fold constants of any size: what is constant is a weight
@@ -153,5 +154,4 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None and error.__cause__ not in seen:
         error = error.__cause__
         seen.append(error)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else repr(error)
+    return first_line(error)

@@ -30,10 +30,10 @@ from hybrid_deploy.contract import (
     recurrent_name,
 )
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.dims import DynamicAxes, resized
+from hybrid_deploy.export.dims import DynamicAxes, input_dims, resized
 from hybrid_deploy.export.model import EncodePart, heads_of
 from hybrid_deploy.export.onnx_lowering import name_dims, onnx_from_torch
-from hybrid_deploy.export.refusal import users_line
+from hybrid_deploy.export.refusal import first_line, users_line
 from hybrid_deploy.manifest import DimRange
 
 _BOUNDS = ("min", "typical", "max")
@@ -79,7 +79,7 @@ class OwnStep:
     inputs: Mapping[str, Tensor]
     run: _Run
     shapes: Mapping[str, Shape]
-    dims: Mapping[str, DimRange]
+    dims: dict[str, DimRange]
 
     @property
     def vocabulary_size(self) -> int:
@@ -153,7 +153,7 @@ def examine(model: nn.Module, inputs: Mapping[str, Tensor], dynamic: DynamicAxes
             sizes = ", ".join(str(tuple(value.shape)) for value in values.values())
             raise UnsupportedModelError(
                 f"{users_line(error)}encode(), initial_state() or step() fails on inputs of size "
-                f"{sizes}: {str(error).strip().splitlines()[0]}"
+                f"{sizes}: {first_line(error)}"
             ) from error
     shapes, dims = _symbolic([run.tensors for run in runs])
     return OwnStep(model, resized(inputs, dynamic, "typical"), runs[1], shapes, dims)
@@ -178,10 +178,7 @@ def lower_own_step(own: OwnStep, dynamic: DynamicAxes, opset: int) -> dict[Graph
         step_dynamic,
         opset,
     )
-    encoder_dynamic = {
-        name: {0: BATCH_DIM} | {axis: a.name for axis, a in dynamic.get(name, {}).items()}
-        for name in own.inputs
-    }
+    encoder_dynamic = input_dims(own.inputs, dynamic)
     encoder = onnx_from_torch(StartGraph(own.model), own.inputs, list(fed), encoder_dynamic, opset)
     name_dims(encoder, own.shapes)
     name_dims(step, {next_cache(name): own.shapes[name] for name in run.state})

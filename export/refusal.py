@@ -47,6 +47,12 @@ def users_line(error: BaseException) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Gives the first line of what an exception says, or its name where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)
+
+
 def is_users(file: str) -> bool:
     """Tells whether a source file is neither PyTorch's nor the exporter's."""
     inside = file.startswith(_NOT_THE_USERS) or "/hybrid_deploy/export/" in file

@@ -13,7 +13,7 @@ from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.behaviour import check_batch, check_causal
 from hybrid_deploy.export.binding import analyse
 from hybrid_deploy.export.capture import capture_decoder
-from hybrid_deploy.export.dims import dim_ranges, memory_axes
+from hybrid_deploy.export.dims import declared_ranges, dim_ranges, memory_axes
 from hybrid_deploy.export.graphs import lower
 from hybrid_deploy.export.job import ExportJob
 from hybrid_deploy.export.model import DecodePart, has_own_step, reference_memory
@@ -80,10 +80,8 @@ def _by_its_own_step(job: ExportJob, inputs: Mapping[str, Tensor], stages: Stage
         check_batch(job.model, inputs, spec.generation.max_length)
     with stages.timed("lower"):
         graphs = lower_own_step(own, spec.dynamic, job.form.opset)
-    dims = {BATCH_DIM: DimRange(1, 1, spec.max_batch), **own.dims}
-    for axes in spec.dynamic.values():
-        dims |= {axis.name: axis.sizes for axis in axes.values()}
-    return Lowered(graphs, dims, own.vocabulary_size)
+    batch = {BATCH_DIM: DimRange(1, 1, spec.max_batch)}
+    return Lowered(graphs, batch | own.dims | declared_ranges(spec.dynamic), own.vocabulary_size)
 
 
 def _check_tokens(generation: GenerationDefaults, vocabulary_size: int) -> None:
