@@ -90,10 +90,11 @@ def observe_samples(
         try:
             for done, index in enumerate(indexes, start=1):
                 inputs = samples[index]
-                if not _is_known(found, index, hash_of(inputs)):
+                sha256 = hash_of(inputs)
+                if not _is_known(found, index, sha256):
                     model.begin(index)
                     steps = _decode(bundle, model.start(inputs))
-                    found.add(index, SampleRecord(hash_of(inputs), steps), model.seen)
+                    found.add(index, SampleRecord(sha256, steps), model.seen)
                 if state is not None and time.monotonic() - saved > _SAVE_EVERY_S:
                     found.save(state)
                     saved = time.monotonic()
@@ -107,11 +108,18 @@ def observe_samples(
 
 def origin_of(bundle: Bundle, variant: str) -> Origin:
     """Names what observations of a variant are made with."""
-    files = bundle.manifest.files
+    files, graphs = bundle.manifest.files, bundle.graphs(variant)
+    homes = {Path(graph.file).parent for graph in graphs.values()}
+    named = {graph.file for graph in graphs.values()}
     return Origin(
         model=bundle.manifest.name,
         variant=variant,
-        graphs={r.value: files[g.file].sha256 for r, g in bundle.graphs(variant).items()},
+        graphs={role.value: files[graph.file].sha256 for role, graph in graphs.items()},
+        weights={
+            name: record.sha256
+            for name, record in files.items()
+            if Path(name).parent in homes and name not in named
+        },
         producer=f"hybrid-deploy {__version__}, onnxruntime {ort.__version__}",
     )
 

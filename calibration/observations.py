@@ -28,12 +28,14 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         model: name of the bundle's model.
         variant: name of the float variant.
         graphs: SHA-256 of its graph files, by role.
+        weights: SHA-256 of its weight files, by name: retrained graphs may look the same.
         producer: the versions of hybrid-deploy and ONNX Runtime.
     """
 
     model: str
     variant: str
     graphs: dict[str, str]
+    weights: dict[str, str]
     producer: str
 
 

@@ -18,7 +18,7 @@ from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.portable import portable_forms
+from hybrid_deploy.export.portable import PortableForms
 from hybrid_deploy.export.refusal import first_line, recording_the_users_lines, users_line
 from hybrid_deploy.export.twins import pair, share_equal_constants, share_equal_nodes
 
@@ -151,7 +151,7 @@ def _trace(
         quiet_tracing(),
         _static_causal_hint(),
         recording_the_users_lines(),
-        portable_forms(),
+        PortableForms(),
     ):
         try:
             program = torch.export.export(

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 _MOVEMENTS = frozenset(
     {"__getitem__", "contiguous", "expand", "flatten", "permute", "repeat", "reshape", "squeeze"}
@@ -85,22 +84,9 @@ class ComplexPair:
         return ComplexPair(real, imag)
 
 
-class ComplexAsPairs(TorchFunctionMode):
-    """Makes pairs where a model makes complex numbers of real ones."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Replaces two functions, leaves all others alone."""
-        if func is torch.view_as_complex:
-            return ComplexPair(*args[0].unbind(-1))
-        if func is torch.complex:
-            return ComplexPair(*args)
-        return func(*args, **(kwargs or {}))
+def pairs_of(parts: Tensor) -> ComplexPair:
+    """Does `view_as_complex`: real and imaginary parts stand along the last axis."""
+    return ComplexPair(*parts.unbind(-1))
 
 
 def _pair(value: Any) -> ComplexPair:

@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
 
-class PoolingInTwoDimensions(TorchFunctionMode):
-    """Does `max_pool1d` by `max_pool2d` over one row: PyTorch 2.13 fixes the former's length."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Replaces the one function, leaves all others alone."""
-        if func in (torch.max_pool1d, F.max_pool1d):
-            return _max_pool(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _max_pool(
+def max_pool_in_two_dimensions(
     input: Any,
     kernel_size: Any,
     stride: Any = None,
@@ -35,6 +16,7 @@ def _max_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
+    """Does `max_pool1d` by `max_pool2d` over one row: PyTorch 2.13 fixes the former's length."""
     step = kernel_size if stride in (None, [], ()) else stride
     pool: Any = F.max_pool2d
     pooled = pool(

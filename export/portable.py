@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from hybrid_deploy.export.complex_numbers import ComplexAsPairs
-from hybrid_deploy.export.pooling import PoolingInTwoDimensions
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from hybrid_deploy.export.complex_numbers import ComplexPair, pairs_of
+from hybrid_deploy.export.pooling import max_pool_in_two_dimensions
+
+_PORTABLE: dict[Any, Callable[..., Any]] = {
+    torch.max_pool1d: max_pool_in_two_dimensions,
+    F.max_pool1d: max_pool_in_two_dimensions,
+    torch.view_as_complex: pairs_of,
+    torch.complex: ComplexPair,
+}
 
 
-@contextmanager
-def portable_forms() -> Iterator[None]:
-    """Replaces what has no portable form by what computes the same."""
-    with PoolingInTwoDimensions(), ComplexAsPairs():
-        yield
+class PortableForms(TorchFunctionMode):
+    """Replaces functions that have no portable form by others that compute the same."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Calls the function or what stands for it."""
+        return _PORTABLE.get(func, func)(*args, **(kwargs or {}))

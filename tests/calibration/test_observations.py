@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.calibration import collect
-from hybrid_deploy.calibration.collect import observe_samples
+from hybrid_deploy.calibration.collect import observe_samples, origin_of
 from hybrid_deploy.calibration.observations import Observations, read_observations
 from hybrid_deploy.calibration.range_methods import METHODS
 from hybrid_deploy.calibration.samples import Samples, open_samples
@@ -121,9 +122,19 @@ def test_what_does_not_add_up(run: Run) -> None:
     whole, part = run(), run(shard=(1, 3))
     with pytest.raises(CalibrationError, match="sample 1 is in both observations; give each once"):
         whole.merge(part)
-    other = Observations(origin=type(whole.origin)("another", "fp32", {}, "x 1.0"))
+    other = Observations(origin=type(whole.origin)("another", "fp32", {}, {}, "x 1.0"))
     with pytest.raises(CalibrationError, match=r"of tiny fp32 .* and of another fp32 .* add up"):
         whole.merge(other)
+
+
+def test_new_weights_under_the_same_graphs_are_another_origin(bundle: Bundle) -> None:
+    files = dict(bundle.manifest.files)
+    (weights,) = (name for name in files if name.startswith("fp32/weights"))
+    files[weights] = msgspec.structs.replace(files[weights], sha256="0" * 64)
+    retrained = Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, files=files))
+    before, after = (origin_of(one, "fp32") for one in (bundle, retrained))
+    assert before.graphs == after.graphs
+    assert before != after
 
 
 def test_a_state_of_other_samples(run: Run, bundle: Bundle, images: Images, tmp_path: Path) -> None:

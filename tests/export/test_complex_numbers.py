@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hybrid_deploy.export.complex_numbers import ComplexAsPairs, ComplexPair
+from hybrid_deploy.export.complex_numbers import ComplexPair
+from hybrid_deploy.export.portable import PortableForms
 
 TURNS = torch.polar(torch.ones(5, 4), torch.arange(20.0).view(5, 4))
 
@@ -36,7 +37,7 @@ def moved(x: Tensor) -> Tensor:
 def test_pairs_give_what_complex_numbers_give(function: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
     wanted = function(x)
-    with ComplexAsPairs():
+    with PortableForms():
         given = function(x)
     torch.testing.assert_close(given, wanted)
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybrid_deploy.export.pooling import PoolingInTwoDimensions
+from hybrid_deploy.export.portable import PortableForms
 
 
 class Pooled(nn.Module):
@@ -24,7 +24,7 @@ class Pooled(nn.Module):
 def test_it_gives_what_the_original_gives(pool: nn.Module, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     wanted = pool(x)
-    with PoolingInTwoDimensions():
+    with PortableForms():
         given = pool(x)
     for a, b in zip(*((y if isinstance(y, tuple) else (y,)) for y in (wanted, given)), strict=True):
         assert torch.equal(a, b)
@@ -32,7 +32,7 @@ def test_it_gives_what_the_original_gives(pool: nn.Module, shape: tuple[int, ...
 
 def test_the_length_stays_free() -> None:
     shapes = ({0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC},)
-    with PoolingInTwoDimensions():
+    with PortableForms():
         program = torch.export.export(
             Pooled(), (torch.zeros(2, 1, 32),), dynamic_shapes=shapes, strict=False
         )
