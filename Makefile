@@ -10,7 +10,7 @@ help:
 	@echo "make test         linters, types and tests"
 	@echo "make train        train the reference models again (8 minutes on 2 cores)"
 	@echo "make export-cost  time and memory of an export, on a 58-million-parameter decoder (2 minutes)"
-	@echo "make zoo          export, compare and measure every model of tests/zoo, write docs/zoo.md"
+	@echo "make zoo          export, compare and measure every model of tests/zoo, write tests/results/zoo.md"
 	@echo "make wheel        build the wheel into dist/"
 
 quickstart: $(INSTALLED)
@@ -40,7 +40,7 @@ export-cost: $(INSTALLED)
 	$(BIN)/python -m tests.export.measure_export
 
 zoo: $(INSTALLED)
-	$(BIN)/python -m tests.zoo --opset 24,18 --jobs 2 --out docs/zoo.md
+	$(BIN)/python -m tests.zoo --opset 24,18 --jobs 2 --out tests/results/zoo.md
 
 clean:
 	rm -rf .venv build dist *.egg-info quickstart
