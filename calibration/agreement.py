@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.calibration.evaluation_set import typical_inputs
 from hybrid_deploy.calibration.samples import Inputs, Samples
-from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.manifest import TensorSpec
 from hybrid_deploy.runtime.backend import (
     DEFAULT_BACKEND,
     Backend,
@@ -23,8 +22,6 @@ from hybrid_deploy.runtime.session import Session
 
 LARGEST_CHECK = 100
 """At most so many samples are decoded with both variants."""
-
-_DTYPES = {"float": np.float32, "int64": np.int64, "bool": np.bool_}
 
 
 @dataclass(frozen=True)
@@ -74,13 +71,17 @@ def check_variant(
         progress("check", done, total)
         results = [session.run_arrays(inputs)[0] for session in sessions]
         pairs += [(a.tokens, b.tokens) for a, b in zip(*results, strict=True)]
-    _check_prefill(bundle, sessions[1].backend, next(_inputs(bundle, samples)))
+    check_prefill(bundle, sessions[1].backend, next(_inputs(bundle, samples)))
     progress("check", total, total)
     return compare_tokens(pairs)
 
 
-def _check_prefill(bundle: Bundle, backend: Backend, inputs: Inputs) -> None:
-    """Runs prefill, which a prompt of one token leaves out."""
+def check_prefill(bundle: Bundle, backend: Backend, inputs: Inputs) -> None:
+    """Runs prefill, which a prompt of one token leaves out.
+
+    Raises:
+        BackendError: it does not run, or its logits are not finite.
+    """
     decoding = backend.start(inputs)
     defaults = bundle.manifest.generation
     tokens = np.full((decoding.batch, 1), defaults.start_tokens[0], np.int64)
@@ -106,16 +107,4 @@ def _inputs(bundle: Bundle, samples: Samples | None) -> Iterator[Inputs]:
     if samples is not None:
         yield from samples
     elif not bundle.manifest.golden:
-        yield _zeros(bundle)
-
-
-def _zeros(bundle: Bundle) -> Inputs:
-    """Gives one input of typical size."""
-    variant = next(iter(bundle.manifest.variants))
-    specs = bundle.graph(variant, GraphRole.ENCODER).inputs
-    return {spec.name: np.zeros(_typical(bundle, spec), _DTYPES[spec.dtype]) for spec in specs}
-
-
-def _typical(bundle: Bundle, spec: TensorSpec) -> list[int]:
-    dims = bundle.manifest.dims
-    return [dims[size].typical if isinstance(size, str) else size for size in spec.shape]
+        yield typical_inputs(bundle)

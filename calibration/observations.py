@@ -7,36 +7,22 @@ import io
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
 
 from hybrid_deploy.atomic import write_file
+from hybrid_deploy.calibration.origin import Origin
 from hybrid_deploy.calibration.range_methods import method_of
-from hybrid_deploy.calibration.scales import Provenance, Scales
+from hybrid_deploy.calibration.scales import ChannelNumbers, Provenance, Scales
 from hybrid_deploy.calibration.statistics import TensorStatistics
 from hybrid_deploy.errors import CalibrationError, InputError
 
 _ABOUT = "about"
+_KEYS = ("bins", "counts", "samples", "extremes")
+_CHANNEL_KEYS = ("largest", "sums", "rows")
 _DAMAGED = (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, msgspec.MsgspecError)
-
-
-class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was run.
-
-    Attributes:
-        model: name of the bundle's model.
-        variant: name of the float variant.
-        graphs: SHA-256 of its graph files, by role.
-        weights: SHA-256 of its weight files, by name: retrained graphs may look the same.
-        producer: the versions of hybrid-deploy and ONNX Runtime.
-    """
-
-    model: str
-    variant: str
-    graphs: dict[str, str]
-    weights: dict[str, str]
-    producer: str
 
 
 class SampleRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,6 +33,7 @@ class SampleRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    layout: Literal[2]  # of the arrays; 1 had no channels
     origin: Origin
     samples: dict[int, SampleRecord]
     tensors: dict[str, list[str]]
@@ -69,6 +56,16 @@ class Observations:
     origin: Origin
     samples: dict[int, SampleRecord] = field(default_factory=dict)
     tensors: Tensors = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """How many decoding steps were run, over all samples."""
+        return sum(record.steps for record in self.samples.values())
+
+    @property
+    def tensor_count(self) -> int:
+        """How many tensors were seen, in all graphs."""
+        return sum(len(statistics) for statistics in self.tensors.values())
 
     def add(self, index: int, record: SampleRecord, seen: Tensors) -> None:
         """Adds a sample with what the tensors held for it."""
@@ -105,9 +102,10 @@ class Observations:
                 model=self.origin.model,
                 variant=self.origin.variant,
                 graphs=self.origin.graphs,
+                weights=self.origin.weights,
                 samples=len(self.samples),
                 samples_sha256=digest.hexdigest(),
-                steps=sum(record.steps for record in self.samples.values()),
+                steps=self.steps,
                 method=method,
                 producer=self.origin.producer,
             ),
@@ -115,11 +113,13 @@ class Observations:
                 role: {name: choose(statistics[name]) for name in sorted(statistics)}
                 for role, statistics in sorted(self.tensors.items())
             },
+            channels=self._channels(),
         )
 
     def save(self, path: Path) -> None:
         """Writes everything to one file, which holds the old content or the new, never a part."""
-        about = _About(self.origin, self.samples, {r: list(t) for r, t in self.tensors.items()})
+        names = {role: list(statistics) for role, statistics in self.tensors.items()}
+        about = _About(2, self.origin, self.samples, names)
         arrays = {_ABOUT: np.frombuffer(msgspec.json.encode(about), np.uint8)}
         for role, statistics in self.tensors.items():
             for number, one in enumerate(statistics.values()):
@@ -133,7 +133,20 @@ class Observations:
         for role, statistics in tensors.items():
             known = self.tensors.setdefault(role, {})
             for name, new in statistics.items():
-                known.setdefault(name, TensorStatistics(new.tensor)).merge(new)
+                if name not in known:
+                    known[name] = TensorStatistics(new.tensor, by_channel=new.channels is not None)
+                known[name].merge(new)
+
+    def _channels(self) -> dict[str, dict[str, ChannelNumbers]]:
+        found = {
+            role: {
+                name: ChannelNumbers.of(seen.channels())
+                for name in sorted(statistics)
+                if (seen := statistics[name].channels) is not None
+            }
+            for role, statistics in sorted(self.tensors.items())
+        }
+        return {role: channels for role, channels in found.items() if channels}
 
 
 def read_observations(path: Path) -> Observations:
@@ -146,13 +159,16 @@ def read_observations(path: Path) -> Observations:
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     try:
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("it is no .npz file")
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             about = msgspec.json.decode(file[_ABOUT].tobytes(), type=_About)
             tensors: Tensors = {}
             for role, names in about.tensors.items():
                 tensors[role] = {}
                 for number, name in enumerate(names):
-                    keys = ("bins", "counts", "samples", "extremes")
+                    by_channel = f"{role}/{number}/rows" in file
+                    keys = _KEYS + _CHANNEL_KEYS if by_channel else _KEYS
                     arrays = {key: file[f"{role}/{number}/{key}"] for key in keys}
                     tensors[role][name] = TensorStatistics.of_arrays(f"{role}/{name}", arrays)
     except _DAMAGED as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -36,34 +36,55 @@ class Linear:
         """The constant."""
         return _required(self.node.inputs[1])
 
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+        assert self.weight.const_value is not None
+        return tuple(int(size) for size in self.weight.const_value.shape.numpy())
+
+    @property
+    def name(self) -> str:
+        """What its weight is called in the model, where that is known."""
+        return str(self.weight.name).removesuffix("_transposed").removesuffix(".weight")
+
 
 def linears(graph: ir.Graph) -> list[Linear]:
     """Finds the operators whose weights can be quantized, in the graph's order."""
     return [Linear(node, axis) for node in graph if (axis := _channel_axis(node)) is not None]
 
 
-def portable_points(graph: ir.Graph) -> dict[ir.Value, list[Use]]:
+def portable_points(
+    graph: ir.Graph, targets: Sequence[Linear] | None = None
+) -> dict[ir.Value, list[Use]]:
     """Gives the tensors to quantize with the uses that take the quantized one.
 
     These are the inputs of the linear operators, and the skip branches of residual Adds: with
     them TensorRT runs convolution, activation and addition as one int8 kernel. The convolution's
     own output is left alone.
+
+    Args:
+        graph: float32.
+        targets: the operators to quantize; all of them if not given.
     """
+    chosen = linears(graph) if targets is None else targets
     points: dict[ir.Value, list[Use]] = {}
-    for linear in linears(graph):
+    for linear in chosen:
         points.setdefault(linear.activation, []).append((linear.node, 0))
-    for use, value in _skip_branches(graph):
+    for use, value in _skip_branches(graph, {linear.node for linear in chosen}):
         points.setdefault(value, []).append(use)
     return points
 
 
-def cpu_points(graph: ir.Graph) -> dict[ir.Value, list[Use]]:
+def cpu_points(
+    graph: ir.Graph, targets: Sequence[Linear] | None = None
+) -> dict[ir.Value, list[Use]]:
     """Gives `portable_points`, and the outputs of convolutions where nothing else quantizes them.
 
     ONNX Runtime takes a convolution for an int8 one only when its output is quantized too.
     """
-    points = portable_points(graph)
-    for linear in linears(graph):
+    chosen = linears(graph) if targets is None else targets
+    points = portable_points(graph, chosen)
+    for linear in chosen:
         if linear.node.op_type == "Conv":
             output = _moved(_convolved(linear.node))
             if set(points.get(output, ())) != set(output.uses()):
@@ -97,11 +118,11 @@ def _channel_axis(node: ir.Node) -> int | None:
     return 0 if node.attributes.get_int("transB") else 1
 
 
-def _skip_branches(graph: ir.Graph) -> Iterator[tuple[Use, ir.Value]]:
+def _skip_branches(graph: ir.Graph, targets: set[ir.Node]) -> Iterator[tuple[Use, ir.Value]]:
     for node in graph:
         if node.op_type != "Add":
             continue
-        convolved = [_is_convolved(_required(value)) for value in node.inputs]
+        convolved = [_is_convolved(_required(value), targets) for value in node.inputs]
         if any(convolved):
             index = convolved.index(True) ^ 1
             skip = _required(node.inputs[index])
@@ -109,11 +130,11 @@ def _skip_branches(graph: ir.Graph) -> Iterator[tuple[Use, ir.Value]]:
                 yield (node, index), skip
 
 
-def _is_convolved(value: ir.Value) -> bool:
+def _is_convolved(value: ir.Value, targets: set[ir.Node]) -> bool:
     node = value.producer()
     if node is not None and node.op_type in _FUSED_ACTIVATIONS:
         node = _required(node.inputs[0]).producer()
-    return node is not None and node.op_type == "Conv" and _channel_axis(node) is not None
+    return node is not None and node.op_type == "Conv" and node in targets
 
 
 def _convolved(node: ir.Node) -> ir.Value:

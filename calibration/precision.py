@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from hybrid_deploy.errors import UsageError
@@ -10,22 +10,45 @@ from hybrid_deploy.errors import UsageError
 BFLOAT16_OPSET = 22
 """The first operator set whose convolutions and trigonometry know bfloat16."""
 
+INT4_OPSET = 21
+"""The first operator set with int4, and with scales per block."""
+
+FLOAT8_OPSET = 19
+"""The first operator set with floats of 8 bits."""
+
+BLOCK_SIZES = (32, 64, 128)
+
 
 class EncoderForm(str, Enum):
     """What becomes of the encoder's numbers."""
 
+    FLOAT = "fp32"
     HALF = "fp16"
     BFLOAT16 = "bf16"
     INT8 = "int8"
     INT8_CPU = "int8-cpu"
+    FLOAT8 = "fp8"
 
 
 class DecoderForm(str, Enum):
     """What becomes of the decoder's numbers, in prefill and step alike."""
 
+    FLOAT = "fp32"
     HALF = "fp16"
     BFLOAT16 = "bf16"
+    INT8 = "int8"
     INT8_WEIGHTS = "int8-weights"
+    INT4_WEIGHTS = "int4-weights"
+    FLOAT8 = "fp8"
+
+
+_CALIBRATED = frozenset({"int8", "int8-cpu", "fp8"})
+_OLDEST_OPSETS = {
+    "bf16": BFLOAT16_OPSET,
+    "fp8": FLOAT8_OPSET,
+    "int8-weights": INT4_OPSET,
+    "int4-weights": INT4_OPSET,
+}
 
 
 @dataclass(frozen=True)
@@ -37,27 +60,41 @@ class Recipe:
         encoder: what becomes of the encoder.
         decoder: what becomes of prefill and step.
         summary: what it is good for, in one line.
+        block_size: how many weights of the decoder share a scale, where they divide so; None for
+            the form's own choice.
     """
 
     name: str
     encoder: EncoderForm
     decoder: DecoderForm
-    summary: str
+    summary: str = ""
+    block_size: int | None = None
 
     @property
     def needs_scales(self) -> bool:
         """Whether samples must be run to learn the ranges of activations."""
-        return self.encoder in (EncoderForm.INT8, EncoderForm.INT8_CPU)
+        return bool({self.encoder.value, self.decoder.value} & _CALIBRATED)
+
+    @property
+    def uses_scales(self) -> bool:
+        """Whether it is better with samples."""
+        return self.needs_scales or self.decoder is DecoderForm.INT4_WEIGHTS
 
     @property
     def is_emulated(self) -> bool:
         """Whether its tokens are those of an emulation: no CPU kernels compute in it."""
-        return self.decoder is DecoderForm.BFLOAT16
+        return "bf16" in (self.encoder.value, self.decoder.value)
 
     @property
     def oldest_opset(self) -> int:
         """The first ONNX operator set whose operators know it."""
-        return BFLOAT16_OPSET if self.decoder is DecoderForm.BFLOAT16 else 18
+        return max(_OLDEST_OPSETS.get(f.value, 18) for f in (self.encoder, self.decoder))
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether numbers of 8 bits or fewer come in, layer by layer."""
+        wide = {"fp32", "fp16", "bf16"}
+        return not {self.encoder.value, self.decoder.value} <= wide
 
 
 _RECIPES = (
@@ -75,22 +112,87 @@ _RECIPES = (
         "for TensorRT; on a CPU its convolutions are slower than fp32",
     ),
     Recipe(
+        "int8-full",
+        EncoderForm.INT8,
+        DecoderForm.INT8,
+        "as int8, with the decoder's activations in 8 bits too",
+    ),
+    Recipe(
         "int8-cpu",
         EncoderForm.INT8_CPU,
         DecoderForm.INT8_WEIGHTS,
         "for ONNX Runtime on a CPU; TensorRT refuses it",
     ),
+    Recipe(
+        "int8-weights",
+        EncoderForm.FLOAT,
+        DecoderForm.INT8_WEIGHTS,
+        "the decoder's weights alone, without samples; for any device",
+    ),
+    Recipe(
+        "int4-weights",
+        EncoderForm.FLOAT,
+        DecoderForm.INT4_WEIGHTS,
+        "the decoder's weights alone, better with samples; for CPUs and GPUs from Ampere on",
+    ),
+    Recipe("fp8", EncoderForm.FLOAT8, DecoderForm.FLOAT8, "for GPUs from Ada on, and Thor"),
 )
 RECIPES = {recipe.name: recipe for recipe in _RECIPES}
 PRECISIONS = tuple(RECIPES)
 
 
-def recipe_for(name: str) -> Recipe:
-    """Gives the precision of that name.
+def recipe_for(
+    name: str | None,
+    *,
+    encoder: str | None = None,
+    decoder: str | None = None,
+    block_size: int | None = None,
+) -> Recipe:
+    """Gives the precision of that name, or the mix of two components.
+
+    Args:
+        name: one of PRECISIONS; may be None where a component is given.
+        encoder: an EncoderForm, in place of the named precision's.
+        decoder: a DecoderForm, in place of the named precision's.
+        block_size: one of BLOCK_SIZES, for weights alone.
 
     Raises:
-        UsageError: there is none; the message lists those there are.
+        UsageError: there is no such name, component or block; the message lists those there are.
     """
-    if name not in RECIPES:
+    if name is not None and name not in RECIPES:
         raise UsageError(f"unknown precision {name!r}; choose one of: {', '.join(PRECISIONS)}")
-    return RECIPES[name]
+    if name is None and encoder is None and decoder is None:
+        raise UsageError(f"name a precision: {', '.join(PRECISIONS)}")
+    recipe = Recipe("", EncoderForm.FLOAT, DecoderForm.FLOAT) if name is None else RECIPES[name]
+    if encoder is not None:
+        form = _form(EncoderForm, encoder, "encoder")
+        recipe = replace(recipe, encoder=form)
+    if decoder is not None:
+        recipe = replace(recipe, decoder=_form(DecoderForm, decoder, "decoder"))
+    recipe = next(
+        (r for r in _RECIPES if (r.encoder, r.decoder) == (recipe.encoder, recipe.decoder)),
+        replace(recipe, name=f"{recipe.encoder.value}+{recipe.decoder.value}", summary="a mix"),
+    )
+    if (recipe.encoder, recipe.decoder) == (EncoderForm.FLOAT, DecoderForm.FLOAT):
+        raise UsageError("encoder and decoder both stay fp32; name another form for one of them")
+    return recipe if block_size is None else _in_blocks(recipe, block_size)
+
+
+def _form(forms: type[EncoderForm] | type[DecoderForm], name: str, component: str):  # type: ignore[no-untyped-def]
+    try:
+        return forms(name)
+    except ValueError:
+        known = ", ".join(form.value for form in forms)
+        raise UsageError(f"unknown {component} form {name!r}; choose one of: {known}") from None
+
+
+def _in_blocks(recipe: Recipe, block_size: int) -> Recipe:
+    if block_size not in BLOCK_SIZES:
+        sizes = ", ".join(map(str, BLOCK_SIZES))
+        raise UsageError(f"no block of {block_size} weights; choose one of: {sizes}")
+    if recipe.decoder not in (DecoderForm.INT8_WEIGHTS, DecoderForm.INT4_WEIGHTS):
+        raise UsageError(
+            f"{recipe.name} has no weights in blocks; choose int8-weights or int4-weights for "
+            "the decoder"
+        )
+    return replace(recipe, block_size=block_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-_INT8_MAX, _UINT8_MAX = 127, 255
+_INT8_MAX, _UINT8_MAX, _FLOAT8_MAX = 127, 255, 448
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -14,10 +14,19 @@ class Range(msgspec.Struct, frozen=True):
     low: float
     high: float
 
+    def joined(self, other: Range) -> Range:
+        """Gives the smallest interval that covers both."""
+        return Range(min(self.low, other.low), max(self.high, other.high))
+
     @property
     def symmetric_scale(self) -> float:
         """Scale with the zero point 0; 1 for a tensor of zeros."""
         return _float32_scale(max(abs(self.low), abs(self.high)), _INT8_MAX)
+
+    @property
+    def float8_scale(self) -> float:
+        """Scale of floats of 8 bits (E4M3); 1 for a tensor of zeros."""
+        return _float32_scale(max(abs(self.low), abs(self.high)), _FLOAT8_MAX)
 
     @property
     def unsigned_scale(self) -> float:

@@ -1,10 +1,13 @@
-"""Float32 graphs to float16 or bfloat16, so that not one float32 product is left.
+"""Float32 graphs to float16 or bfloat16, so that no float32 product is left but where it must be.
 
 The caller sees two float32 tensors still: the encoder's inputs and what the heads give, each behind
-a Cast inside the graph. Memory and caches have 16 bits.
+a Cast inside the graph. Memory and caches have 16 bits. What was seen to overflow 16 bits stays
+float32, with the operators that make it and that take it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -12,22 +15,34 @@ import onnx_ir as ir
 from hybrid_deploy.calibration.short_range import ShortFloat, shortened, uses_of
 from hybrid_deploy.calibration.transpose import move_transposes_behind_products
 from hybrid_deploy.contract import GraphRole, is_next_cache
+from hybrid_deploy.errors import CalibrationError
 
 _DTYPE_ATTRIBUTES = {"Cast": "to", "EyeLike": "dtype"}
 # Operators that know no float of 16 bits: the indexes of the inputs that stay float32, and whether
 # the outputs do.
 _FLOAT32_INPUTS: dict[str, tuple[int, ...]] = {"Range": (0, 1, 2), "Resize": (1, 2)}
 _FLOAT32_OUTPUTS = frozenset({"Range"})
+_MOVED = "/moved"  # what `move_transposes_behind_products` adds to a name
+_NEAR_OVERFLOW = 0.75  # of the largest number: other inputs may go further than the samples did
 
 
-def shorten_floats(model: ir.Model, role: GraphRole, form: ShortFloat) -> None:
+def shorten_floats(
+    model: ir.Model, role: GraphRole, form: ShortFloat, wide: Collection[str] = ()
+) -> None:
     """Rewrites a graph in place.
 
+    Args:
+        model: float32.
+        role: what the graph is.
+        form: of the floats.
+        wide: names of tensors that stay float32, as `overflowing` gives them.
+
     Raises:
-        CalibrationError: a weight does not fit, or is not a number.
+        CalibrationError: a weight does not fit, or is not a number, or memory or a cache is wide.
     """
     move_transposes_behind_products(model)
-    kept = _float32_constants(model.graph)
+    _check_border(model.graph, role, form, wide)
+    kept = _float32_constants(model.graph, wide)
     for graph in (model.graph, *model.graph.subgraphs()):
         for value in graph.initializers.values():
             if value.dtype is ir.DataType.FLOAT and value not in kept:
@@ -40,20 +55,69 @@ def shorten_floats(model: ir.Model, role: GraphRole, form: ShortFloat) -> None:
     for node in nodes:
         _convert_attributes(node, form)
     for value in (*model.graph.inputs, *(out for node in nodes for out in node.outputs)):
-        if value.dtype is ir.DataType.FLOAT:
+        if value.dtype is ir.DataType.FLOAT and not _is_wide(value, wide):
             value.dtype = form.dtype
     for node in nodes:
-        _guard_float32_operator(node, kept, form)
+        _guard_float32_operator(node, kept, form, wide)
     _keep_float32_border(model.graph, role, form)
 
 
-def _float32_constants(graph: ir.Graph) -> set[ir.Value]:
-    """Finds the constants that only operators without a float of 16 bits take."""
+def round_constants(model: ir.Model, form: ShortFloat) -> None:
+    """Rounds the constants of a float32 graph to 16 bits, in place; masks end up within the range.
+
+    What such a graph computes is what the short one would, but for overflow and rounding.
+
+    Raises:
+        CalibrationError: a weight does not fit, or is not a number.
+    """
+    for value in model.graph.initializers.values():
+        if value.dtype is ir.DataType.FLOAT and value.const_value is not None:
+            array = value.const_value.numpy()
+            short = shortened(str(value.name), array, uses_of(value), form)
+            value.const_value = ir.tensor(short.astype(np.float32), name=value.name)
+
+
+def overflowing(magnitudes: Mapping[str, float], form: ShortFloat) -> frozenset[str]:
+    """Names the tensors that overflow a float of 16 bits, or come near, by their magnitudes."""
+    limit = _NEAR_OVERFLOW * form.largest
+    return frozenset(name for name, largest in magnitudes.items() if largest > limit)
+
+
+def _check_border(
+    graph: ir.Graph, role: GraphRole, form: ShortFloat, wide: Collection[str]
+) -> None:
+    """Refuses wide tensors that the other graph would take in 16 bits."""
+    for value in graph.outputs:
+        passed_on = role is GraphRole.ENCODER or is_next_cache(str(value.name))
+        if passed_on and _is_wide(value, wide):
+            raise CalibrationError(
+                f"{role.value}/{value.name} overflows {form.name} on these samples; "
+                "quantize to bf16 or int8, or keep fp32"
+            )
+
+
+def _is_wide(value: ir.Value | None, wide: Collection[str]) -> bool:
+    return value is not None and str(value.name).removesuffix(_MOVED) in wide
+
+
+def _computes_wide(node: ir.Node, wide: Collection[str]) -> bool:
+    return any(_is_wide(value, wide) for value in (*node.inputs, *node.outputs))
+
+
+def _float32_inputs(node: ir.Node, wide: Collection[str]) -> tuple[int, ...]:
+    """Gives the indexes of the inputs that an operator takes in float32."""
+    if _computes_wide(node, wide):
+        return tuple(range(len(node.inputs)))
+    return _FLOAT32_INPUTS.get(node.op_type, ())
+
+
+def _float32_constants(graph: ir.Graph, wide: Collection[str]) -> set[ir.Value]:
+    """Finds the constants that only operators in float32 take."""
     return {
         value
         for value in graph.initializers.values()
         if (uses := value.uses())
-        and all(index in _FLOAT32_INPUTS.get(node.op_type, ()) for node, index in uses)
+        and all(index in _float32_inputs(node, wide) for node, index in uses)
     }
 
 
@@ -85,15 +149,19 @@ def _convert_constant(node: ir.Node, name: str, form: ShortFloat) -> None:
             node.attributes["value"] = ir.AttrTensor("value", short)
 
 
-def _guard_float32_operator(node: ir.Node, kept: set[ir.Value], form: ShortFloat) -> None:
-    """Puts Casts around an operator that has no form in 16 bits."""
-    for index in _FLOAT32_INPUTS.get(node.op_type, ()):
+def _guard_float32_operator(
+    node: ir.Node, kept: set[ir.Value], form: ShortFloat, wide: Collection[str]
+) -> None:
+    """Puts Casts around an operator that computes in float32."""
+    for index in _float32_inputs(node, wide):
         value = node.inputs[index] if index < len(node.inputs) else None
         if value is not None and value not in kept and value.dtype is form.dtype:
             node.replace_input_with(index, _cast_before(node, value, ir.DataType.FLOAT))
-    if node.op_type in _FLOAT32_OUTPUTS and node.outputs[0].dtype is form.dtype:
-        _cast_after(node, node.outputs[0], form.dtype)
-        node.outputs[0].dtype = ir.DataType.FLOAT
+    gives_float32 = node.op_type in _FLOAT32_OUTPUTS or _computes_wide(node, wide)
+    for output in node.outputs:
+        if gives_float32 and output.dtype is form.dtype:
+            _cast_after(node, output, form.dtype)
+            output.dtype = ir.DataType.FLOAT
 
 
 def _keep_float32_border(graph: ir.Graph, role: GraphRole, form: ShortFloat) -> None:
@@ -134,6 +202,8 @@ def _cast_before(node: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value
 
 def _cast_after(node: ir.Node, value: ir.Value, dtype: ir.DataType) -> None:
     users = [(user, index) for user, index in value.uses()]
+    if not users:
+        return
     cast = ir.node("Cast", [value], {"to": dtype}, name=f"cast_{value.name}")
     _describe(cast.outputs[0], f"{value.name}_short", value, dtype)
     _home(node).insert_after(node, cast)

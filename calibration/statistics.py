@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_deploy.calibration.channels import ChannelStatistics
 from hybrid_deploy.errors import CalibrationError
 
 BINS_PER_OCTAVE = 256
@@ -28,13 +29,15 @@ class TensorStatistics:
     """A histogram of magnitudes in fixed logarithmic bins, and the extremes of every sample.
 
     Attributes:
-        tensor: its name, for messages.
+        tensor: what it is called in messages.
         counts: (bins,) int64, how many magnitudes fell into each bin of UPPER_BOUNDS.
         extremes: smallest and largest number, by the index of the sample.
+        channels: what each index of the last axis held, if that is wanted.
     """
 
-    def __init__(self, tensor: str) -> None:
+    def __init__(self, tensor: str, *, by_channel: bool = False) -> None:
         self.tensor = tensor
+        self.channels = ChannelStatistics() if by_channel else None
         self.counts: NDArray[np.int64] = np.zeros(_BINS, np.int64)
         self.extremes: dict[int, tuple[float, float]] = {}
 
@@ -76,6 +79,8 @@ class TensorStatistics:
         octave = np.log2(np.maximum(magnitude, UPPER_BOUNDS[0])) - _OCTAVES[0]
         bins = np.minimum(np.ceil(octave * BINS_PER_OCTAVE), _BINS - 1).astype(np.int64)
         self.counts += np.bincount(bins, minlength=_BINS)
+        if self.channels is not None:
+            self.channels.observe(magnitude.reshape(-1, array.shape[-1]))
 
     def merge(self, other: TensorStatistics) -> None:
         """Adds what was observed of the same tensor for other samples.
@@ -87,6 +92,8 @@ class TensorStatistics:
             raise ValueError(f"{self.tensor}: sample {min(both)} was observed twice")
         self.extremes |= other.extremes
         self.counts += other.counts
+        if self.channels is not None and other.channels is not None:
+            self.channels.merge(other.channels)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Gives the statistics as arrays, to be written to disk: only bins that hold something."""
@@ -97,12 +104,15 @@ class TensorStatistics:
             "counts": self.counts[bins],
             "samples": np.array(order, np.int64),
             "extremes": np.array([self.extremes[i] for i in order], np.float64).reshape(-1, 2),
+            **(self.channels.arrays() if self.channels is not None else {}),
         }
 
     @classmethod
     def of_arrays(cls, tensor: str, arrays: Mapping[str, NDArray[Any]]) -> TensorStatistics:
         """Reads what `arrays` gave."""
         made = cls(tensor)
+        if "rows" in arrays:
+            made.channels = ChannelStatistics.of_arrays(arrays)
         made.counts[arrays["bins"]] = arrays["counts"]
         pairs = zip(arrays["samples"].tolist(), arrays["extremes"].tolist(), strict=True)
         made.extremes = {sample: (low, high) for sample, (low, high) in pairs}

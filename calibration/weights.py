@@ -1,15 +1,15 @@
-"""Symmetric int8 weights: one scale per channel, or one per block along the summed axis."""
+"""Symmetric weights of few bits: one scale per channel, or one per block along the summed axis."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_deploy.calibration.number_forms import INT8, NumberForm
 from hybrid_deploy.errors import CalibrationError
-
-INT8_MAX = 127
 
 
 @dataclass(frozen=True)
@@ -17,19 +17,33 @@ class QuantizedWeight:
     """A weight as DequantizeLinear takes it.
 
     Attributes:
-        values: int8, of the weight's shape, within -127..127.
+        values: of the weight's shape, in the type of `form`.
         scale: float32; (channels,), or the weight's shape with `axis` counted in blocks.
         axis: of the channels, or of the blocks.
+        form: what the values are.
         block_size: weights along `axis` that share a scale; None for one scale per channel.
     """
 
-    values: NDArray[np.int8]
+    values: NDArray[Any]
     scale: NDArray[np.float32]
     axis: int
+    form: NumberForm
     block_size: int | None = None
 
+    @property
+    def restored(self) -> NDArray[np.float32]:
+        """What DequantizeLinear makes of it."""
+        values = self.values.astype(np.float32)
+        if self.block_size is not None:
+            return values * np.repeat(self.scale, self.block_size, axis=self.axis)
+        shape = [1] * values.ndim
+        shape[self.axis] = -1
+        return values * self.scale.reshape(shape)
 
-def quantize_per_channel(name: str, weight: NDArray[np.float32], axis: int) -> QuantizedWeight:
+
+def quantize_per_channel(
+    name: str, weight: NDArray[np.float32], axis: int, form: NumberForm = INT8
+) -> QuantizedWeight:
     """Quantizes a weight with one scale for each index along `axis`.
 
     Raises:
@@ -37,12 +51,16 @@ def quantize_per_channel(name: str, weight: NDArray[np.float32], axis: int) -> Q
     """
     _check_finite(name, weight)
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    scale = _scale(np.abs(weight).max(axis=others, keepdims=True))
-    return QuantizedWeight(_rounded(weight / scale), scale.reshape(-1), axis)
+    scale = _scale(np.abs(weight).max(axis=others, keepdims=True), form)
+    return QuantizedWeight(form.quantized(weight / scale), scale.reshape(-1), axis, form)
 
 
 def quantize_in_blocks(
-    name: str, weight: NDArray[np.float32], block_size: int, axis: int = 0
+    name: str,
+    weight: NDArray[np.float32],
+    block_size: int,
+    axis: int = 0,
+    form: NumberForm = INT8,
 ) -> QuantizedWeight:
     """Quantizes a matrix with one scale for every `block_size` weights along `axis`.
 
@@ -59,9 +77,9 @@ def quantize_in_blocks(
     blocks = weight.reshape(
         *weight.shape[:axis], size // block_size, block_size, *weight.shape[axis + 1 :]
     )
-    scale = _scale(np.abs(blocks).max(axis=axis + 1, keepdims=True))
-    values = _rounded(blocks / scale).reshape(weight.shape)
-    return QuantizedWeight(values, scale.squeeze(axis + 1), axis, block_size)
+    scale = _scale(np.abs(blocks).max(axis=axis + 1, keepdims=True), form)
+    values = form.quantized(blocks / scale).reshape(weight.shape)
+    return QuantizedWeight(values, scale.squeeze(axis + 1), axis, form, block_size)
 
 
 def _check_finite(name: str, weight: NDArray[np.float32]) -> None:
@@ -69,13 +87,9 @@ def _check_finite(name: str, weight: NDArray[np.float32]) -> None:
         raise CalibrationError(f"weight {name} is not finite; export a model with sound weights")
 
 
-def _scale(amax: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Gives amax / 127; a channel of zeros, or of numbers too small to divide by, gets 1."""
-    scale: NDArray[np.float32] = (amax / np.float32(INT8_MAX)).astype(np.float32)
+def _scale(amax: NDArray[np.float32], form: NumberForm) -> NDArray[np.float32]:
+    """Gives amax / largest; a channel of zeros, or of numbers too small to divide by, gets 1."""
+    scale: NDArray[np.float32] = (amax / np.float32(form.largest)).astype(np.float32)
     tiny = np.finfo(np.float32).tiny
     scale[scale < tiny] = 1
     return scale
-
-
-def _rounded(ratio: NDArray[np.float32]) -> NDArray[np.int8]:
-    return np.clip(np.rint(ratio), -INT8_MAX, INT8_MAX).astype(np.int8)

@@ -20,6 +20,7 @@ _COMMANDS = (
     "export",
     "inspect",
     "verify",
+    "calibrate",
     "quantize",
     "build",
     "run",

@@ -24,6 +24,8 @@ COLUMNS = (
     Column("total_ms", "total ms", digits=2),
     Column("status", "status"),
 )
+WORDS = Column("wer_percent", "WER %", digits=2)
+"""Beside the character errors, where the labels are more than single words."""
 _BYTES_PER_MB = 1e6
 _WARMUP = 5
 
@@ -60,8 +62,16 @@ def compare(
     pairs = [(variant, backend) for variant in chosen for backend in backends or BACKENDS]
     with progress_bar("compare", len(pairs) * len(labels)) as advance:
         rows = compare_rows(opened, labels, pairs, threads, advance)
-    click.echo(render(rows, COLUMNS, output_format), nl=False)
+    click.echo(render(rows, columns_for(labels), output_format), nl=False)
     log(f"{len(labels)} inputs one by one, medians; {threads or 'default'} CPU threads")
+
+
+def columns_for(labels: Sequence[LabelledFile]) -> tuple[Column, ...]:
+    """Gives the columns of a report; word errors where a label has several words."""
+    if not any(len(label.text.split()) > 1 for label in labels):
+        return COLUMNS
+    place = next(i for i, column in enumerate(COLUMNS) if column.key == "exact_percent")
+    return (*COLUMNS[:place], WORDS, *COLUMNS[place:])
 
 
 def compare_rows(
@@ -111,6 +121,7 @@ def _measure(
     profile = summarize(timings, tokens, sum(t.total_ms for t in timings) / 1e3)
     return {
         "cer_percent": accuracy.cer_percent,
+        "wer_percent": accuracy.wer_percent,
         "exact_percent": accuracy.exact_percent,
         "encoder_ms": profile.stage("encoder").p50_ms,
         "token_ms": profile.stage("next token").p50_ms,

@@ -158,9 +158,9 @@ def _check_short(job: ExportJob, dtype: str) -> None:
 
 def _add_short(out: Path, dtype: str) -> None:
     from hybrid_deploy.calibration.quantize import quantize_bundle
-    from hybrid_deploy.cli.quantize import agreement_of
+    from hybrid_deploy.cli.quantize import summary
 
-    click.echo(f"{out}: variant {dtype} added, {agreement_of(quantize_bundle(out, dtype))}")
+    click.echo(summary(quantize_bundle(out, dtype)))
 
 
 @contextmanager

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybrid_deploy.calibration.precision import RECIPES
+from hybrid_deploy.calibration.precision import BLOCK_SIZES, RECIPES, DecoderForm, EncoderForm
 from hybrid_deploy.calibration.range_methods import METHODS
-from hybrid_deploy.cli.options import BUNDLE, FORCE
+from hybrid_deploy.cli.options import BUNDLE, FORCE, THREADS, log
+from hybrid_deploy.cli.sample_options import GOLDEN, SKIP_BAD, log_skipped, stage_bars
+from hybrid_deploy.devices import DEVICES
+from hybrid_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from hybrid_deploy.calibration.quantize import QuantizeReport
+    from hybrid_deploy.calibration.quantize import AutomaticReport
+    from hybrid_deploy.calibration.request import Data
+    from hybrid_deploy.calibration.variant_maker import QuantizeReport
 
-_BYTES_PER_MB = 1e6
+_MOST_RANKED = 15
 
 
 @click.command(
@@ -22,92 +27,190 @@ _BYTES_PER_MB = 1e6
 )
 @BUNDLE
 @click.option(
-    "--precision", required=True,
+    "--precision", metavar="NAME",
     help=f"One of: {', '.join(f'{r.name} ({r.summary})' for r in RECIPES.values())}.",
 )  # fmt: skip
 @click.option(
+    "--encoder", metavar="FORM",
+    help=f"Another form for the encoder: {', '.join(form.value for form in EncoderForm)}.",
+)  # fmt: skip
+@click.option(
+    "--decoder", metavar="FORM",
+    help=f"Another form for the decoder: {', '.join(form.value for form in DecoderForm)}.",
+)  # fmt: skip
+@click.option(
+    "--block", "block_size", type=int, metavar="SIZE",
+    help=f"How many of the decoder's weights share a scale: {', '.join(map(str, BLOCK_SIZES))}; "
+    "default: 128 where they divide so.",
+)  # fmt: skip
+@click.option(
+    "--auto", "automatic", is_flag=True,
+    help="Try what suits this CPU, measure, and add the fastest variant that holds --max-drop.",
+)  # fmt: skip
+@click.option(
+    "--target", metavar="DEVICE",
+    help=f"Refuse what the device does not compute in: {', '.join(DEVICES)}.",
+)  # fmt: skip
+@click.option(
     "--samples", type=click.Path(path_type=Path), metavar="FOLDER",
-    help="Folder with typical inputs; int8 needs it, fp16 is compared on it.",
+    help="Folder with typical inputs, or with .npz files of encoder inputs; activations in 8 "
+    "bits need it, other variants are compared on it.",
+)  # fmt: skip
+@GOLDEN
+@SKIP_BAD
+@click.option(
+    "--scales", type=click.Path(path_type=Path), metavar="FILE",
+    help="A scales.json of `calibrate`, in place of samples.",
 )  # fmt: skip
 @click.option(
     "--method", default="minmax", show_default=True,
     help=f"How the range of an activation is chosen: {', '.join(METHODS)}.",
 )  # fmt: skip
+@click.option(
+    "--eval", "evaluation", type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Inputs to compare the variant with float on, with a labels.csv (columns file, text) if "
+    "the right texts are known; default: golden and calibration samples.",
+)  # fmt: skip
+@click.option(
+    "--metric", help="cer, wer, exact or your package.module:function(expected, given), "
+    "larger is better; default: cer."
+)  # fmt: skip
+@click.option(
+    "--max-drop", type=click.FloatRange(min=0),
+    help="How many points worse than float the variant may be (of the metric, or of CER, or "
+    "percent of tokens without labels); layers go back to float until that holds.",
+)  # fmt: skip
 @click.option("--name", help="Name of the new variant; default: the precision.")
+@THREADS
 @FORCE
 @click.option(
-    "--format", "output_format", type=click.Choice(["line", "json"]),
-    default="line", show_default=True, help="How the result is printed.",
+    "--format", "output_format", type=click.Choice(["text", "json"]),
+    default="text", show_default=True, help="How the result is printed.",
 )  # fmt: skip
 def quantize(
     bundle: Path,
-    precision: str,
+    precision: str | None,
+    encoder: str | None,
+    decoder: str | None,
+    block_size: int | None,
+    automatic: bool,
+    target: str | None,
     samples: Path | None,
+    golden: bool,
+    skip_bad: bool,
+    scales: Path | None,
     method: str,
+    evaluation: Path | None,
+    metric: str | None,
+    max_drop: float | None,
     name: str | None,
+    threads: int | None,
     force: bool,
     output_format: str,
 ) -> None:
     """Add a quantized variant to BUNDLE.
 
-    The variant is decoded beside the float one before it is added; the bundle stays as it was when
-    anything fails. What calibration saw is kept in `calibration` of $HYBRID_DEPLOY_CACHE (default
-    ~/.cache/hybrid_deploy): a run that was interrupted goes on, another method needs no new run.
+    Both variants decode the same inputs before the new one is added; the bundle stays as it was
+    when anything fails. What calibration saw is kept in `calibration` of $HYBRID_DEPLOY_CACHE
+    (default ~/.cache/hybrid_deploy): a run that was interrupted goes on, another method needs no
+    new run.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-
     from hybrid_deploy.calibration.quantize import quantize_bundle
+    from hybrid_deploy.calibration.request import Data
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    log = Console(stderr=True)
-    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done)
-
+    data = Data(samples, golden, skip_bad, scales, method, evaluation, metric)
+    if automatic:
+        if precision or encoder or decoder or target:
+            raise UsageError(
+                "--auto chooses the precision for this CPU; leave --precision, --encoder, "
+                "--decoder and --target out"
+            )
+        _automatically(bundle, data, max_drop, threads, block_size, name, force, output_format)
+        return
+    with stage_bars() as show:
         report = quantize_bundle(
-            bundle, precision, samples, name=name, method=method, force=force, progress=show
-        )
-    click.echo(_json(report) if output_format == "json" else _line(report))
+            bundle, precision, data, encoder=encoder, decoder=decoder, block_size=block_size,
+            target=target, max_drop=max_drop, name=name, force=force, progress=show,
+        )  # fmt: skip
+    log_skipped(report.skipped)
+    click.echo(_json(report) if output_format == "json" else summary(report))
 
 
-def agreement_of(report: QuantizeReport) -> str:
-    """Says how much a variant gives the float variant's tokens."""
-    seen = report.agreement
-    return (
-        f"{seen.same_sequences} of {seen.sequences} sequences and "
-        f"{seen.same_tokens} of {seen.tokens} tokens as in float"
-        + (", emulated on this CPU" if report.emulated else "")
-    )
+def summary(report: QuantizeReport) -> str:
+    """Says in a few lines what a quantization did."""
+    from hybrid_deploy.calibration.evaluation_report import describe
+    from hybrid_deploy.calibration.sensitivity import COLUMNS
+    from hybrid_deploy.report import render
+
+    lines = [describe(report.evaluation)]
+    if report.emulated:
+        lines.append("emulated in float32: no CPU kernels compute in bfloat16")
+    if report.wide:
+        lines.append(f"float32, since float16 overflows: {', '.join(report.wide)}")
+    if report.ranking:
+        rows = [one.record() for one in report.ranking[:_MOST_RANKED]]
+        lines.append(f"the most sensitive of {len(report.ranking)} layers, each quantized alone:")
+        lines.append(render(rows, COLUMNS, "table").rstrip())
+        lines.append(f"back in float to hold the budget: {', '.join(report.kept) or 'none'}")
+    return "\n".join(lines)
 
 
-def _line(report: QuantizeReport) -> str:
-    return (
-        f"{report.variant}: {report.size_bytes / _BYTES_PER_MB:.2f} MB "
-        f"(float {report.float_size_bytes / _BYTES_PER_MB:.2f} MB), {agreement_of(report)}"
-    )
+def _automatically(
+    bundle: Path,
+    data: Data,
+    max_drop: float | None,
+    threads: int | None,
+    block_size: int | None,
+    name: str | None,
+    force: bool,
+    output_format: str,
+) -> None:
+    from hybrid_deploy.calibration.quantize import DEFAULT_MAX_DROP, quantize_automatically
+
+    budget = DEFAULT_MAX_DROP if max_drop is None else max_drop
+    with stage_bars() as show:
+        report = quantize_automatically(
+            bundle, data, max_drop=budget, threads=threads, block_size=block_size, name=name,
+            force=force, progress=show,
+        )  # fmt: skip
+    click.echo(_auto_json(report) if output_format == "json" else _auto_text(report, budget))
+
+
+def _auto_text(report: AutomaticReport, max_drop: float) -> str:
+    from hybrid_deploy.calibration.automatic import COLUMNS
+    from hybrid_deploy.report import render
+
+    table = render([c.record() for c in report.candidates], COLUMNS, "table").rstrip()
+    if report.chosen is None:
+        log("nothing was added: no variant is faster than float and within the budget")
+        return table
+    log(f"added {report.chosen.variant}, the fastest that loses at most {max_drop:g}")
+    return f"{table}\n{summary(report.chosen)}"
+
+
+def _auto_json(report: AutomaticReport) -> str:
+    import json
+
+    chosen = None if report.chosen is None else report.chosen.variant
+    return json.dumps({"chosen": chosen, "candidates": [c.record() for c in report.candidates]})
 
 
 def _json(report: QuantizeReport) -> str:
     import json
 
-    seen = report.agreement
+    from hybrid_deploy.calibration.evaluation_report import evaluation_record
+
     return json.dumps(
         {
             "bundle": str(report.bundle.folder),
             "variant": report.variant,
             "precision": report.precision,
-            "size_bytes": report.size_bytes,
-            "float_size_bytes": report.float_size_bytes,
             "calibration_samples": report.samples,
-            "sequences": seen.sequences,
-            "same_sequences": seen.same_sequences,
-            "tokens": seen.tokens,
-            "same_tokens": seen.same_tokens,
+            "skipped": [{"sample": one.name, "reason": one.reason} for one in report.skipped],
             "emulated": report.emulated,
+            "kept_float": list(report.kept),
+            "wide": list(report.wide),
+            "ranking": [one.record() for one in report.ranking],
+            **evaluation_record(report.evaluation),
         }
     )

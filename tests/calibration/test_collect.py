@@ -5,8 +5,10 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.calibration.collect import observe_samples
+from hybrid_deploy.calibration.float_graphs import prepared_graphs
+from hybrid_deploy.calibration.points import linears
 from hybrid_deploy.calibration.ranges import Range
-from hybrid_deploy.calibration.samples import open_samples
+from hybrid_deploy.calibration.samples import open_samples, samples_of
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
 from hybrid_deploy.onnx_files import load_graphs
@@ -77,6 +79,41 @@ def test_nan_is_refused_by_tensor(bundle: Bundle, images: Images) -> None:
     samples = open_samples(images, bundle.manifest.preprocess)
     with pytest.raises(CalibrationError, match=r"^encoder/image holds NaN or infinity"):
         observe_samples(bundle, "fp32", load_graphs(bundle, "fp32"), samples)
+
+
+def test_nan_names_the_layer_and_the_sample(bundle: Bundle, images: Images) -> None:
+    graphs = prepared_graphs(bundle, "fp32")
+    step = graphs[GraphRole.STEP].graph
+    norm = next(node for node in step if node.op_type == "LayerNormalization")
+    scale = norm.inputs[1]
+    assert scale is not None
+    assert scale.const_value is not None
+    poisoned = scale.const_value.numpy().copy()
+    poisoned[0] = np.inf
+    scale.const_value = ir.tensor(poisoned, name=scale.name)
+    with pytest.raises(CalibrationError) as caught:
+        observe_samples(bundle, "fp32", graphs, samples_of(bundle, images[:1]))
+    assert str(caught.value) == (
+        f"step/{norm.outputs[0].name} (LayerNormalization of decoder.layers.0.norm1) holds NaN or "
+        "infinity on these samples; check the samples, then the model's weights (sample 0)"
+    )
+
+
+def test_channels_of_what_meets_a_matrix(bundle: Bundle, images: Images) -> None:
+    graphs = prepared_graphs(bundle, "fp32")
+    scales = observe_samples(bundle, "fp32", graphs, samples_of(bundle, images)).scales("minmax")
+    for role, model in graphs.items():
+        products = [linear for linear in linears(model.graph) if linear.node.op_type != "Conv"]
+        found = scales.channels_of(role)
+        assert found.keys() == {linear.activation.name for linear in products}
+        for linear in products:
+            channels = found[str(linear.activation.name)]
+            weight = linear.weight.const_value
+            assert weight is not None
+            assert channels.largest.shape == (weight.shape[1 - linear.channel_axis],)
+            seen = scales.of(role)[str(linear.activation.name)]
+            assert float(channels.largest.max()) == max(-seen.low, seen.high)
+            assert (channels.mean <= channels.largest + 2**-24).all()  # its unit
 
 
 def test_sample_that_does_not_fit(bundle: Bundle) -> None:

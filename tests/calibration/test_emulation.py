@@ -54,6 +54,6 @@ def test_a_variant_for_gpus_is_compared_by_emulation(own_path: Path) -> None:
     short, float_ = (report.bundle.graph(v, GraphRole.STEP).cost for v in ("bf16", "fp32"))
     assert short is not None and float_ is not None
     assert short.weight_bytes == float_.weight_bytes / 2
-    assert report.agreement.token_share > 0.5
+    assert report.evaluation.agreement.token_share > 0.5
     with pytest.raises(BackendError, match="no CPU kernels for bfloat16"):
         load_backend("onnxruntime", report.bundle, "bf16", Options())

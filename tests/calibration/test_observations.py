@@ -14,9 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle
-from hybrid_deploy.calibration import collect
-from hybrid_deploy.calibration.collect import observe_samples, origin_of
+from hybrid_deploy.calibration.collect import observe_samples
 from hybrid_deploy.calibration.observations import Observations, read_observations
+from hybrid_deploy.calibration.observed_model import ObservedModel
+from hybrid_deploy.calibration.origin import origin_of
 from hybrid_deploy.calibration.range_methods import METHODS
 from hybrid_deploy.calibration.samples import Samples, open_samples
 from hybrid_deploy.calibration.scales import encode_scales
@@ -77,7 +78,7 @@ def test_what_was_seen_is_not_decoded_again(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(state=tmp_path / "state.npz")
-    monkeypatch.setattr(collect, "_decode", lambda *_: pytest.fail("a sample was decoded again"))
+    monkeypatch.setattr(ObservedModel, "start", lambda *_: pytest.fail("decoded again"))
     assert all_scales(run(state=tmp_path / "state.npz")) == all_scales(first)
 
 
@@ -163,3 +164,16 @@ def test_files_that_hold_no_observations(run: Run, tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(CalibrationError, match="does not hold observations"):
             read_observations(path)
+
+
+def test_observations_of_an_older_layout(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "seen.npz"
+    run(shard=(0, 3)).save(path)
+    with np.load(path) as file:
+        arrays = dict(file)
+    about = msgspec.json.decode(arrays["about"].tobytes())
+    del about["layout"]
+    arrays["about"] = np.frombuffer(msgspec.json.encode(about), np.uint8)
+    np.savez(path, allow_pickle=False, **arrays)
+    with pytest.raises(CalibrationError, match="missing required field `layout`; collect them"):
+        read_observations(path)

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle, open_bundle
 from hybrid_deploy.cache import CACHE_VARIABLE
-from hybrid_deploy.calibration import collect
-from hybrid_deploy.calibration.precision import Recipe
+from hybrid_deploy.calibration.observed_model import ObservedModel
 from hybrid_deploy.calibration.quantize import quantize_bundle
-from hybrid_deploy.calibration.scales import SCALES_FILE, Scales, read_scales
+from hybrid_deploy.calibration.request import Data
+from hybrid_deploy.calibration.scales import SCALES_FILE, read_scales
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import (
     BackendError,
@@ -36,6 +36,10 @@ def files(folder: Path) -> set[str]:
         ("fp16", Precision("fp16", "fp16"), 0.65),
         ("int8", Precision("int8", "int8-weights"), 0.6),
         ("int8-cpu", Precision("int8-cpu", "int8-weights"), 0.6),
+        ("int8-full", Precision("int8", "int8"), 0.6),
+        ("int8-weights", Precision("fp32", "int8-weights"), 0.9),
+        ("int4-weights", Precision("fp32", "int4-weights"), 0.85),
+        ("fp8", Precision("fp8", "fp8"), 0.6),
     ],
 )
 def test_variant_is_added_and_checked(
@@ -49,11 +53,11 @@ def test_variant_is_added_and_checked(
     variant = open_bundle(bundle.folder).variant(precision)
     assert variant.precision == parts
     assert variant.opset == bundle.variant("fp32").opset
-    assert report.size_bytes == report.bundle.variant_size_bytes(precision)
+    assert report.evaluation.size_bytes == report.bundle.variant_size_bytes(precision)
     assert _weights(report.bundle, precision) < largest_share * _weights(bundle, "fp32")
-    assert report.agreement.sequences == 3
+    assert report.evaluation.agreement.sequences == 3
     # biases of up to 0.9 keep the tiny model's logits apart: rounding does not change a token
-    assert report.agreement.token_share == 1.0
+    assert report.evaluation.agreement.token_share == 1.0
 
 
 def _weights(bundle: Bundle, variant: str) -> int:
@@ -62,7 +66,7 @@ def _weights(bundle: Bundle, variant: str) -> int:
 
 
 def test_scales_lie_beside_the_graphs(bundle: Bundle, images: Images) -> None:
-    report = quantize_bundle(bundle.folder, "int8", images, method="percentile")
+    report = quantize_bundle(bundle.folder, "int8", Data(images, method="percentile"))
     scales = read_scales(bundle.folder / "int8" / "scales.json")
     assert (scales.provenance.method, scales.provenance.samples) == ("percentile", 3)
     provenance = report.bundle.variant("int8").provenance
@@ -93,7 +97,8 @@ def test_prefill_and_step_share_int8_weights(bundle: Bundle, images: Images) -> 
 def test_half_graphs_hold_no_float32_product(bundle: Bundle) -> None:
     report = quantize_bundle(bundle.folder, "fp16")
     assert report.samples == 0
-    assert report.agreement.sequences == 1, "without samples an input of zeros is decoded"
+    seen = report.evaluation.agreement
+    assert seen.sequences == 1, "without samples an input of zeros is decoded"
     for role in GraphRole:
         model = onnx.load(report.bundle.graph_path("fp16", role))
         onnx.checker.check_model(model, full_check=True)
@@ -109,14 +114,14 @@ def test_half_graphs_hold_no_float32_product(bundle: Bundle) -> None:
 def test_int8_needs_samples(bundle: Bundle) -> None:
     with pytest.raises(UsageError) as caught:
         quantize_bundle(bundle.folder, "int8")
-    assert str(caught.value) == "int8 needs calibration samples; give --samples FOLDER"
+    assert str(caught.value) == "int8 needs calibration samples; give --samples FOLDER, or --golden"
 
 
 def test_wrong_requests(bundle: Bundle, images: Images) -> None:
     with pytest.raises(UsageError, match="unknown precision 'int3'"):
         quantize_bundle(bundle.folder, "int3")
     with pytest.raises(UsageError, match="unknown method 'magic'"):
-        quantize_bundle(bundle.folder, "int8", images, method="magic")
+        quantize_bundle(bundle.folder, "int8", Data(images, method="magic"))
     with pytest.raises(UsageError, match="would replace its own source"):
         quantize_bundle(bundle.folder, "fp16", name="fp32", force=True)
     with pytest.raises(InputError, match="has no variant 'int4'"):
@@ -136,7 +141,7 @@ def test_existing_variant_needs_force(bundle: Bundle, images: Images) -> None:
     with pytest.raises(OutputExistsError, match="give --force"):
         quantize_bundle(bundle.folder, "fp16")
     report = quantize_bundle(bundle.folder, "fp16", images, force=True)
-    assert report.agreement.sequences == 3
+    assert report.evaluation.agreement.sequences == 3
     assert set(report.bundle.manifest.variants) == {"fp32", "fp16"}
 
 
@@ -146,8 +151,8 @@ def test_another_method_needs_no_new_run(
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     quantize_bundle(bundle.folder, "int8", images)
     with monkeypatch.context() as patch:
-        patch.setattr(collect, "_decode", lambda *_: pytest.fail("a sample was decoded again"))
-        quantize_bundle(bundle.folder, "int8", images, method="mse", name="int8-mse")
+        patch.setattr(ObservedModel, "decode", lambda *_: pytest.fail("decoded again"))
+        quantize_bundle(bundle.folder, "int8", Data(images, method="mse"), name="int8-mse")
     (kept,) = (tmp_path / "cache" / "calibration").iterdir()
     kept.write_bytes(b"damaged")
     report = quantize_bundle(bundle.folder, "int8", images, name="again")
@@ -176,7 +181,7 @@ def test_failed_calibration_leaves_the_bundle_alone(bundle: Bundle, images: Imag
 def test_variant_that_fails_its_check_is_not_added(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoil(recipe: Recipe, graphs: Mapping[GraphRole, ir.Model], scales: Scales | None) -> None:
+    def spoil(recipe: object, graphs: Mapping[GraphRole, ir.Model], *_: object) -> None:
         for model in graphs.values():
             for value in model.graph.initializers.values():
                 if value.dtype is ir.DataType.FLOAT and value.const_value is not None:
@@ -184,8 +189,39 @@ def test_variant_that_fails_its_check_is_not_added(
                     value.const_value = ir.tensor(array, name=value.name)
 
     before = files(bundle.folder)
-    monkeypatch.setattr("hybrid_deploy.calibration.quantize.apply_recipe", spoil)
+    monkeypatch.setattr("hybrid_deploy.calibration.float_model.apply_recipe", spoil)
     with pytest.raises(BackendError, match="not finite"):
         quantize_bundle(bundle.folder, "fp16")
     assert files(bundle.folder) == before
     assert open_bundle(bundle.folder) == bundle
+
+
+def test_components_mix(bundle: Bundle, images: Images) -> None:
+    data = Data(images)
+    report = quantize_bundle(bundle.folder, None, data, encoder="int8", decoder="fp16")
+    assert report.variant == "int8+fp16"
+    encoder = report.bundle.graph("int8+fp16", GraphRole.ENCODER)
+    assert {spec.dtype for spec in encoder.outputs} == {"float16"}, "the memory fits the decoder"
+    report = quantize_bundle(bundle.folder, "fp16", data, decoder="int4-weights", block_size=32)
+    assert report.variant == "fp16+int4-weights"
+    encoder = report.bundle.graph(report.variant, GraphRole.ENCODER)
+    assert {spec.dtype for spec in encoder.outputs} == {"float"}
+
+
+def test_scales_of_a_file_are_those_of_samples(
+    bundle: Bundle, images: Images, tmp_path: Path
+) -> None:
+    quantize_bundle(bundle.folder, "int8", images)
+    file = tmp_path / "scales.json"
+    file.write_bytes((bundle.folder / "int8" / SCALES_FILE).read_bytes())
+    report = quantize_bundle(bundle.folder, "int8", Data(scales=file), name="again")
+    weights = [report.bundle.folder / name / "weights.bin" for name in ("int8", "again")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    with pytest.raises(UsageError, match="scales come from a file or from samples"):
+        quantize_bundle(bundle.folder, "int8", Data(images, scales=file), name="third")
+
+
+def test_a_target_refuses_what_it_lacks(bundle: Bundle, images: Images) -> None:
+    with pytest.raises(UsageError, match="Jetson Orin .* has no fp8 for the encoder"):
+        quantize_bundle(bundle.folder, "fp8", images, target="orin")
+    assert quantize_bundle(bundle.folder, "int4-weights", images, target="orin").samples == 3

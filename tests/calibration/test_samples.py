@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybrid_deploy.calibration.samples import open_samples
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.calibration.samples import golden_samples, open_samples, samples_of
 from hybrid_deploy.errors import CalibrationError, InputError
 from hybrid_deploy.manifest import ArrayInput, ImageInput
 
@@ -55,5 +56,98 @@ def test_unusable_files_are_named(folder: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere.png does not exist"):
         open_samples([folder / "nowhere.png"], IMAGE)
     (folder / "c.png").write_bytes(b"not a picture")
-    with pytest.raises(InputError, match=r"c.png is not an image"):
+    with pytest.raises(InputError) as caught:
         list(open_samples(folder, IMAGE))
+    assert str(caught.value) == (
+        f"{folder / 'c.png'} is not an image that Pillow can read; --skip-bad leaves it out"
+    )
+
+
+def test_a_picture_that_is_too_wide_is_named(folder: Path) -> None:
+    Image.new("L", (900, 32)).save(folder / "wide.png")
+    with pytest.raises(InputError, match=r"wide\.png: an image is 912 pixels wide"):
+        list(open_samples(folder, IMAGE))
+
+
+def test_a_file_alone(folder: Path) -> None:
+    (only,) = open_samples(str(folder / "a.jpg"), IMAGE)
+    assert only["image"].shape == (1, 1, 32, 64)
+    with pytest.raises(InputError, match=r"nowhere does not exist"):
+        open_samples(folder / "nowhere", IMAGE)
+    with pytest.raises(InputError, match=r"is no file"):
+        open_samples([folder], IMAGE)
+
+
+def test_what_is_no_sample_at_all() -> None:
+    with pytest.raises(InputError, match="the names of the encoder's inputs; got ndarray"):
+        open_samples(np.zeros((2, 1, 32, 64)), IMAGE)
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Path:
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    for index, width in enumerate((48, 64)):
+        np.savez(folder / f"{index}.npz", image=np.ones((2, 1, 32, width), np.float32))
+    return folder
+
+
+def test_arrays_by_the_encoders_input_names(npz: Path, tiny_bundle: Bundle, bundle: Bundle) -> None:
+    samples = samples_of(bundle, npz)
+    assert [inputs["image"].shape for inputs in samples] == [(2, 1, 32, 48), (2, 1, 32, 64)]
+    assert len(samples_of(bundle, npz / "1.npz")) == 1
+    with pytest.raises(InputError, match=r"0\.npz: input image must be float batchx1x8xwidth"):
+        list(samples_of(tiny_bundle, npz))
+
+
+def test_files_of_the_models_kind_go_before_arrays(npz: Path, bundle: Bundle) -> None:
+    Image.new("L", (40, 32), 128).save(npz / "a.png")
+    assert len(samples_of(bundle, npz)) == 1
+
+
+def test_golden_samples_alone_and_with_others(npz: Path, tiny_bundle: Bundle) -> None:
+    golden = golden_samples(tiny_bundle)
+    assert golden == [tiny_bundle.folder / "golden" / "page.png"]
+    (only,) = samples_of(tiny_bundle, golden=True)
+    arrays = ({"image": np.zeros((1, 1, 8, width), np.float32)} for width in (8, 16))
+    both = samples_of(tiny_bundle, arrays, golden=True)
+    assert [inputs["image"].shape[3] for inputs in both] == [only["image"].shape[3], 8, 16]
+
+
+def test_a_bundle_without_golden_samples(bundle: Bundle) -> None:
+    with pytest.raises(CalibrationError) as caught:
+        samples_of(bundle, golden=True)
+    assert str(caught.value) == (f"{bundle.folder} has no golden samples; give --samples FOLDER")
+
+
+def test_bad_samples_are_left_out_and_named(folder: Path, npz: Path, bundle: Bundle) -> None:
+    (folder / "c.png").write_text("text")
+    truncated = (folder / "b.png").read_bytes()[:60]
+    (folder / "0.png").write_bytes(truncated)
+    samples = samples_of(bundle, folder, skip_bad=True)
+    assert [Path(bad.name).name for bad in samples.skipped] == ["0.png", "c.png"]
+    assert [samples.name_of(index) for index in range(2)] == [
+        str(folder / name) for name in ("a.jpg", "b.png")
+    ]
+    assert samples.skipped[1].reason == (f"{folder / 'c.png'} is not an image that Pillow can read")
+    np.savez(npz / "0.npz", image=np.ones(3, np.float32))
+    files = [npz / "0.npz", npz / "1.npz", npz / "nowhere.npz"]
+    assert len(samples_of(bundle, files, skip_bad=True).skipped) == 2
+
+
+def test_bad_arrays_keep_their_places(bundle: Bundle) -> None:
+    arrays = [{"image": np.zeros((1, 1, height, 32), np.float32)} for height in (32, 8, 32)]
+    samples = samples_of(bundle, iter(arrays), skip_bad=True)
+    assert [bad.name for bad in samples.skipped] == ["sample 1"]
+    assert samples.name_of(1) == "sample 2"
+
+
+def test_nothing_but_bad_samples(folder: Path, bundle: Bundle) -> None:
+    for name in ("a.jpg", "b.png"):
+        (folder / name).write_text("text")
+    with pytest.raises(CalibrationError) as caught:
+        samples_of(bundle, folder, skip_bad=True)
+    assert str(caught.value) == (
+        f"none of the 2 samples can be used: {folder / 'a.jpg'} is not an image that Pillow can "
+        "read"
+    )

@@ -3,10 +3,13 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
+import pytest
 
-from hybrid_deploy.calibration.short_floats import shorten_floats
+from hybrid_deploy.calibration.short_floats import overflowing, shorten_floats
 from hybrid_deploy.calibration.short_range import FLOAT16
 from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.errors import CalibrationError
 
 Build = Callable[..., ir.Model]
 
@@ -64,3 +67,42 @@ def test_operators_without_half_keep_float32(build: Build) -> None:
     shorten_floats(model, GraphRole.ENCODER, FLOAT16)
     assert model.graph.initializers["scales"].dtype is FP32
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def test_what_overflows_stays_float32(build: Build) -> None:
+    text = """g (float[b,4] image) => (float[b,4] cross_key_0) {
+        large = Mul (image, factor)
+        normed = LayerNormalization <axis: int = -1> (large, gain)
+        cross_key_0 = MatMul (normed, w)
+    }"""
+    constants = {
+        "factor": np.float32(3e4),
+        "gain": np.ones(4, np.float32),
+        "w": np.eye(4, dtype=np.float32),
+    }
+    model = build(text, constants)
+    image = np.array([[1, 2, 3, 4]], np.float32)
+    expected = run(model, image)
+    wide = overflowing({"large": 1.2e5, "normed": 1.4}, FLOAT16)
+    assert wide == {"large"}
+    shorten_floats(model, GraphRole.ENCODER, FLOAT16, wide)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    types = {str(v.name): v.dtype for node in model.graph for v in node.outputs}
+    assert types["large"] is FP32 and types["cross_key_0"] is FP16
+    assert model.graph.initializers["w"].dtype is FP16
+    assert model.graph.initializers["gain"].dtype is FP32
+    np.testing.assert_allclose(run(model, image), expected, atol=2e-3)
+
+
+def test_memory_that_overflows_is_refused(build: Build) -> None:
+    text = "g (float[b,4] image) => (float[b,3] cross_key_0) { cross_key_0 = MatMul (image, w) }"
+    model = build(text, {"w": np.ones((4, 3), np.float32)})
+    with pytest.raises(CalibrationError, match="encoder/cross_key_0 overflows float16"):
+        shorten_floats(model, GraphRole.ENCODER, FLOAT16, {"cross_key_0"})
+
+
+def run(model: ir.Model, image: np.ndarray) -> np.ndarray:
+    session = ort.InferenceSession(
+        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return np.asarray(session.run(None, {"image": image})[0], np.float32)

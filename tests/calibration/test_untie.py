@@ -6,7 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from hybrid_deploy.calibration.int8 import quantize_decoder_weights
+from hybrid_deploy.calibration.decoder_forms import quantize_decoder
+from hybrid_deploy.calibration.precision import DecoderForm
+from hybrid_deploy.calibration.untie import untie_projections
+from hybrid_deploy.contract import GraphRole
 
 VOCABULARY, WIDTH = 12, 8
 
@@ -37,7 +40,8 @@ def logits_of(model: ir.Model) -> np.ndarray:
 def test_a_tied_projection_gets_its_own_int8_weight() -> None:
     model = tied_model()
     before = logits_of(model)
-    quantize_decoder_weights(model)
+    untie_projections(model)
+    quantize_decoder({GraphRole.STEP: model}, None, DecoderForm.INT8_WEIGHTS)
     operators = [node.op_type for node in model.graph]
     assert "Gemm" not in operators
     assert "DequantizeLinear" in operators

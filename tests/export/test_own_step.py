@@ -151,8 +151,8 @@ def test_the_variants_of_a_recurrent_model(path: Path) -> None:
     features = [{"features": random_floats(8, 6, seed=11).numpy()}]
     for precision in ("fp16", "int8"):
         report = quantize_bundle(path, precision, features)
-        assert report.agreement.tokens >= 8 * (MAX_LENGTH - 1)
-        assert report.agreement.same_tokens > 0.5 * report.agreement.tokens
+        assert report.evaluation.agreement.tokens >= 8 * (MAX_LENGTH - 1)
+        assert report.evaluation.agreement.same_tokens > 0.5 * report.evaluation.agreement.tokens
 
 
 @pytest.mark.parametrize(

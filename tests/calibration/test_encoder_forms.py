@@ -9,11 +9,15 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.int8 import quantize_decoder_weights, quantize_encoder
+from hybrid_deploy.calibration.encoder_forms import quantize_encoder
+from hybrid_deploy.calibration.precision import EncoderForm
 from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.errors import CalibrationError
+from tests.calibration.seen import scales_of
 
 Build = Callable[..., ir.Model]
+
+FORMS = (EncoderForm.INT8, EncoderForm.INT8_CPU)
 
 RESIDUAL = """g (float[1,8,6,6] x) => (float[1,8,3,3] y) {
     a = Conv <pads: ints = [1,1,1,1]> (x, w1, b1)
@@ -27,13 +31,6 @@ PROJECTION = """g (float[b,n,32] x) => (float[b,n,16] y, float[b,n,16] z) {
     y = MatMul (x, w1)
     m = MatMul (x, w2)
     z = Add (m, b2)
-}"""
-STEP = """g (float[b,64] x) => (float[b,64] y) {
-    m = MatMul (x, w1)
-    h = Add (m, b1)
-    r = Relu (h)
-    p = MatMul (r, w2)
-    y = Add (x, p)
 }"""
 Constants = dict[str, NDArray[np.float32]]
 
@@ -84,7 +81,7 @@ def test_portable_form_quantizes_inputs_and_skip_branches(
 ) -> None:
     model = build(RESIDUAL, convolutions(rng))
     x = rng.normal(size=(1, 8, 6, 6)).astype(np.float32)
-    quantize_encoder(model, ranges(model, x), for_cpu=False)
+    quantize_encoder(model, scales_of(ranges(model, x)), EncoderForm.INT8)
     graph = checked(model)
     made_by = {name: node for node in graph.node for name in node.output}
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
@@ -105,9 +102,9 @@ def test_portable_form_quantizes_inputs_and_skip_branches(
     assert not {"w1", "w2"} & set(constants), "float weights stay out of the file"
 
 
-@pytest.mark.parametrize("for_cpu", [False, True])
+@pytest.mark.parametrize("form", FORMS)
 def test_encoder_stays_close_to_float(
-    build: Build, rng: np.random.Generator, for_cpu: bool
+    build: Build, rng: np.random.Generator, form: EncoderForm
 ) -> None:
     model = build(RESIDUAL, convolutions(rng))
     x = rng.normal(size=(1, 8, 6, 6)).astype(np.float32)
@@ -115,7 +112,7 @@ def test_encoder_stays_close_to_float(
         ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
     )
     expected = float_session.run(None, {"x": x})[0]
-    quantize_encoder(model, ranges(model, x), for_cpu=for_cpu)
+    quantize_encoder(model, scales_of(ranges(model, x)), form)
     int8_session = ort.InferenceSession(
         ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -129,19 +126,19 @@ def test_cpu_form_becomes_integer_convolutions(
 ) -> None:
     model = build(RESIDUAL, convolutions(rng))
     x = rng.normal(size=(1, 8, 6, 6)).astype(np.float32)
-    quantize_encoder(model, ranges(model, x), for_cpu=True)
+    quantize_encoder(model, scales_of(ranges(model, x)), EncoderForm.INT8_CPU)
     _, operators = optimized(model, tmp_path)
     assert operators["QLinearConv"] == 2
     assert operators["Conv"] == operators["FusedConv"] == 0
 
 
-@pytest.mark.parametrize("for_cpu", [False, True])
+@pytest.mark.parametrize("form", FORMS)
 def test_projections_of_one_tensor_become_integer_products(
-    build: Build, rng: np.random.Generator, tmp_path: Path, for_cpu: bool
+    build: Build, rng: np.random.Generator, tmp_path: Path, form: EncoderForm
 ) -> None:
     constants = {n: rng.normal(size=(32, 16)).astype(np.float32) for n in ("w1", "w2")}
     model = build(PROJECTION, constants | {"b2": np.ones(16, np.float32)})
-    quantize_encoder(model, {"x": Range(-3, 3)}, for_cpu=for_cpu)
+    quantize_encoder(model, scales_of({"x": Range(-3, 3)}), form)
     session, operators = optimized(model, tmp_path)
     assert operators["MatMulIntegerToFloat"] == 2
     x = rng.uniform(-3, 3, (1, 5, 32)).astype(np.float32)
@@ -153,22 +150,4 @@ def test_projections_of_one_tensor_become_integer_products(
 def test_missing_range_is_named(build: Build, rng: np.random.Generator) -> None:
     model = build(RESIDUAL, convolutions(rng))
     with pytest.raises(CalibrationError, match="the scales say nothing of x; calibrate"):
-        quantize_encoder(model, {"r": Range(0, 1)}, for_cpu=False)
-
-
-@pytest.mark.parametrize("block_size", [None, 32])
-def test_decoder_weights_become_packed_products(
-    build: Build, rng: np.random.Generator, tmp_path: Path, block_size: int | None
-) -> None:
-    w1, w2 = (rng.normal(size=(64, 64)).astype(np.float32) for _ in range(2))
-    model = build(STEP, {"w1": w1, "w2": w2, "b1": np.ones(64, np.float32)})
-    quantize_decoder_weights(model, block_size=block_size)
-    checked(model)
-    session, operators = optimized(model, tmp_path)
-    assert operators["MatMulNBits"] == 2
-    assert operators["DequantizeLinear"] == 0
-    x = rng.normal(size=(1, 64)).astype(np.float32)
-    expected = x + np.maximum(x @ w1 + 1, 0) @ w2
-    # int8 weights, and activations that MatMulNBits itself rounds to int8
-    error = np.abs(session.run(None, {"x": x})[0] - expected).max()
-    assert error < 0.03 * np.abs(expected).max()
+        quantize_encoder(model, scales_of({"r": Range(0, 1)}), EncoderForm.INT8)

@@ -1,0 +1,147 @@
+"""Choosing the fastest variant that keeps its answers right, by measuring on this machine."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.calibration.evaluation import Evaluation
+from hybrid_deploy.calibration.evaluation_set import EvaluationSet
+from hybrid_deploy.calibration.precision import Recipe, recipe_for
+from hybrid_deploy.report import Column
+from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Options, load_backend
+from hybrid_deploy.runtime.session import Session
+
+COLUMNS = (
+    Column("variant", "variant"),
+    Column("size_mb", "MB", digits=2),
+    Column("drop", "drop", digits=2),
+    Column("drop_unit", "of"),
+    Column("total_ms", "total ms", digits=2),
+    Column("speedup", "x float", digits=2),
+    Column("verdict", "verdict"),
+)
+_ROUNDS = 5
+_TIMED_SAMPLES = 12
+_LEAST_SPEEDUP = 1.03  # under it, a gain is within the noise of the measurement
+_BYTES_PER_MB = 1e6
+
+
+def cpu_candidates(block_size: int | None = None) -> list[Recipe]:
+    """Gives the recipes that may be fastest with ONNX Runtime on a CPU."""
+    return [
+        recipe_for("int8-weights", block_size=block_size),
+        recipe_for("int4-weights", block_size=block_size),
+        recipe_for("int8-cpu", block_size=block_size),
+        recipe_for(None, encoder="int8-cpu", decoder="int4-weights", block_size=block_size),
+    ]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A variant that was tried.
+
+    Attributes:
+        recipe: what its numbers are.
+        evaluation: how right it is; None if it does not run.
+        total_ms: median time of an input from the encoder to the last token; NaN if not measured.
+        speedup: median ratio of the float variant's time to its own, measured in turns.
+        verdict: `chosen`, `holds the budget`, or why it is out.
+    """
+
+    recipe: Recipe
+    evaluation: Evaluation | None
+    total_ms: float
+    speedup: float
+    verdict: str
+
+    def record(self) -> dict[str, object]:
+        """Gives a row for the table of COLUMNS."""
+        seen = self.evaluation
+        return {
+            "variant": self.recipe.name,
+            "size_mb": None if seen is None else seen.size_bytes / _BYTES_PER_MB,
+            "drop": None if seen is None else seen.drop,
+            "drop_unit": None if seen is None else seen.drop_unit,
+            "total_ms": self.total_ms,
+            "speedup": self.speedup,
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Median time of an input, and how many times faster than the float variant that is."""
+
+    total_ms: float
+    speedup: float
+
+
+def measure_speeds(
+    bundles: Mapping[str, Bundle],
+    reference: str,
+    samples: EvaluationSet,
+    threads: int | None,
+) -> dict[str, Speed]:
+    """Times variants in turns, sample by sample, so that a busy machine is slow for all alike.
+
+    Args:
+        bundles: by variant, a bundle that has it.
+        reference: the variant that the others are compared with; one of the names.
+        samples: what is decoded; a dozen of them, evenly spread.
+        threads: CPU threads within an operator; None leaves it to the backend.
+
+    Raises:
+        BackendError: a variant does not run.
+    """
+    sessions = {
+        name: Session(bundle, name, load_backend(DEFAULT_BACKEND, bundle, name, Options(threads)))
+        for name, bundle in bundles.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for turn in range(_ROUNDS + 1):
+        for inputs in samples.thinned(_TIMED_SAMPLES):
+            for name, session in sessions.items():
+                _, timings = session.run_arrays(inputs)
+                if turn:  # the first one warms up
+                    times[name].append(timings.total_ms)
+    return {
+        name: Speed(
+            total_ms=statistics.median(of),
+            speedup=statistics.median(a / b for a, b in zip(times[reference], of, strict=True)),
+        )
+        for name, of in times.items()
+    }
+
+
+def choose(candidates: Sequence[Candidate], max_drop: float) -> list[Candidate]:
+    """Says of each candidate whether it is out, and why, and which is chosen: the fastest left."""
+    judged = [_judged(candidate, max_drop) for candidate in candidates]
+    left = [c for c in judged if c.verdict == _HOLDS]
+    if not left:
+        return judged
+    best = max(left, key=lambda candidate: candidate.speedup)
+    return [_with_verdict(c, CHOSEN) if c is best else c for c in judged]
+
+
+CHOSEN = "chosen"
+_HOLDS = "holds the budget"
+
+
+def _judged(candidate: Candidate, max_drop: float) -> Candidate:
+    seen = candidate.evaluation
+    if seen is None:
+        return candidate
+    if seen.drop > max_drop:
+        return _with_verdict(candidate, f"loses more than {max_drop:g} {seen.drop_unit}")
+    if candidate.speedup < _LEAST_SPEEDUP:
+        return _with_verdict(candidate, "not faster than float")
+    return _with_verdict(candidate, _HOLDS)
+
+
+def _with_verdict(candidate: Candidate, verdict: str) -> Candidate:
+    return Candidate(
+        candidate.recipe, candidate.evaluation, candidate.total_ms, candidate.speedup, verdict
+    )

@@ -1,0 +1,176 @@
+"""From a bundle and samples to scales: opened, observed, kept for the next run, merged."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import onnx_ir as ir
+
+from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.cache import cache_folder
+from hybrid_deploy.calibration.collect import WHOLE, observe_samples
+from hybrid_deploy.calibration.float_graphs import FLOAT, check_float, prepared_graphs
+from hybrid_deploy.calibration.observations import Observations, read_observations
+from hybrid_deploy.calibration.origin import foreign, origin_of
+from hybrid_deploy.calibration.samples import Samples, SkippedSample, Source, samples_of
+from hybrid_deploy.calibration.scales import Scales
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.errors import CalibrationError, InputError
+
+Progress = Callable[[str, int, int], None]
+"""Told the stage, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen of a bundle's activations.
+
+    Attributes:
+        observations: over all samples, or over those of a shard.
+        skipped: samples that could not be used and were left out.
+    """
+
+    observations: Observations
+    skipped: tuple[SkippedSample, ...] = ()
+
+
+def observe_bundle(
+    path: str | Path,
+    source: Source | None = None,
+    *,
+    golden: bool = False,
+    skip_bad: bool = False,
+    shard: tuple[int, int] = WHOLE,
+    variant: str = FLOAT,
+    progress: Progress | None = None,
+) -> Observed:
+    """Decodes samples with a float variant of a bundle and gives what its activations held.
+
+    What was seen is kept on disk: a run that ended early goes on where it was.
+
+    Args:
+        path: the bundle's folder.
+        source: samples, as `samples_of` takes them.
+        golden: take the bundle's golden samples too.
+        skip_bad: leave out samples that cannot be used.
+        shard: (k, n) decodes the k-th of every n samples, k from 0.
+        variant: name of the float32 variant.
+        progress: told how many samples are done.
+
+    Raises:
+        UsageError: the variant is no float one.
+        InputError: the bundle, the variant or a sample is missing or cannot be used.
+        CalibrationError: there is no sample, or an activation is NaN or infinite.
+    """
+    bundle = open_bundle(Path(path))
+    check_float(bundle, variant)
+    samples = samples_of(bundle, source, golden=golden, skip_bad=skip_bad, variant=variant)
+    graphs = prepared_graphs(bundle, variant)
+    seen = observe(bundle, variant, graphs, samples, shard=shard, progress=progress)
+    return Observed(seen, samples.skipped)
+
+
+def merge_files(path: str | Path, files: Sequence[Path], *, variant: str = FLOAT) -> Observed:
+    """Adds up what runs over shards of the samples have saved.
+
+    Raises:
+        InputError: the bundle or a file does not exist.
+        CalibrationError: a file holds no observations, those of another model or of other
+            versions than the others, or samples that another file holds.
+    """
+    bundle = open_bundle(Path(path))
+    found = [_of_bundle(file, bundle, variant) for file in files]
+    for other in found[1:]:
+        found[0].merge(other)
+    return Observed(found[0])
+
+
+def calibrate(
+    bundle: Bundle,
+    variant: str,
+    graphs: Mapping[GraphRole, ir.Model],
+    samples: Samples,
+    method: str,
+    progress: Progress | None = None,
+) -> Scales:
+    """Gives the scales of a float variant; see `observe` for what is kept.
+
+    Raises:
+        UsageError: there is no such method.
+        InputError: a sample cannot be used.
+        CalibrationError: an activation is NaN or infinite.
+    """
+    return observe(bundle, variant, graphs, samples, progress=progress).scales(method)
+
+
+def observe(
+    bundle: Bundle,
+    variant: str,
+    graphs: Mapping[GraphRole, ir.Model],
+    samples: Samples,
+    *,
+    shard: tuple[int, int] = WHOLE,
+    progress: Progress | None = None,
+) -> Observations:
+    """Decodes samples, or takes up what an earlier run over the same ones has kept.
+
+    Args:
+        bundle: that the variant is of.
+        variant: name of the float variant.
+        graphs: of the variant, as `prepared_graphs` gives them.
+        samples: what to decode.
+        shard: (k, n) decodes the k-th of every n samples, k from 0.
+        progress: told how many samples are done, as stage `calibrate`.
+    """
+    total = len(range(shard[0], len(samples), shard[1]))
+    report = progress or _silent
+
+    def sample_done(done: int) -> None:
+        report("calibrate", done, total)
+
+    sample_done(0)
+    state = kept_observations_file(bundle, variant, samples, shard)
+    return observe_samples(
+        bundle, variant, graphs, samples, state=state, shard=shard, progress=sample_done
+    )
+
+
+def kept_observations_file(
+    bundle: Bundle, variant: str, samples: Samples, shard: tuple[int, int] = WHOLE
+) -> Path | None:
+    """Names the file that keeps the observations of these samples, for another run or method.
+
+    A damaged one is removed. None where nothing can be written.
+    """
+    made_with = msgspec.json.encode([origin_of(bundle, variant), samples.sha256, shard])
+    path = cache_folder("calibration") / f"{hashlib.sha256(made_with).hexdigest()}.npz"
+    try:
+        read_observations(path)
+    except CalibrationError:
+        path.unlink(missing_ok=True)  # damaged, and made again
+    except InputError:
+        pass
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return path if os.access(path.parent, os.W_OK) else None
+
+
+def _of_bundle(file: Path, bundle: Bundle, variant: str) -> Observations:
+    found = read_observations(file)
+    if other := foreign(found.origin, bundle, variant):
+        raise CalibrationError(
+            f"{file} holds observations of {other}, not of {bundle.manifest.name} {variant} in "
+            f"{bundle.folder}; collect them from this bundle"
+        )
+    return found
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Drops progress that nobody asked for."""

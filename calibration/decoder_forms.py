@@ -1,0 +1,181 @@
+"""Decoders with weights of few bits, and with activations of 8 bits where that is asked for.
+
+A decoder waits for its weights and not for arithmetic, so what counts is how few bytes they take.
+Prefill and step share their weights: whatever is chosen for one holds in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from hybrid_deploy.calibration.channel_scaling import Storage, best_scaling, scale_channels
+from hybrid_deploy.calibration.constants import drop_unused_constants
+from hybrid_deploy.calibration.encoder_forms import (
+    matrix_of,
+    restored_per_channel,
+    scaled_range,
+    sharing,
+)
+from hybrid_deploy.calibration.layers import weight_key
+from hybrid_deploy.calibration.number_forms import FLOAT8, INT4, INT8, NumberForm
+from hybrid_deploy.calibration.pairs import ActivationForm, insert_pairs
+from hybrid_deploy.calibration.points import Linear, linears
+from hybrid_deploy.calibration.precision import DecoderForm
+from hybrid_deploy.calibration.ranges import Range
+from hybrid_deploy.calibration.scales import Channels, Scales
+from hybrid_deploy.calibration.stored_weights import block_for, store_weight
+from hybrid_deploy.calibration.weights import quantize_in_blocks
+from hybrid_deploy.contract import GraphRole
+
+_NUMBERS: Mapping[DecoderForm, NumberForm] = {
+    DecoderForm.INT8: INT8,
+    DecoderForm.INT8_WEIGHTS: INT8,
+    DecoderForm.INT4_WEIGHTS: INT4,
+    DecoderForm.FLOAT8: FLOAT8,
+}
+_ACTIVATIONS: Mapping[DecoderForm, ActivationForm] = {
+    DecoderForm.INT8: ActivationForm.INT8,
+    DecoderForm.FLOAT8: ActivationForm.FLOAT8,
+}
+_SCALED = frozenset({DecoderForm.INT8, DecoderForm.INT4_WEIGHTS})  # where rounding is coarse
+_BLOCK = 128
+
+
+def quantize_decoder(
+    graphs: Mapping[GraphRole, ir.Model],
+    scales: Scales | None,
+    form: DecoderForm,
+    kept: Mapping[GraphRole, Collection[str]] | None = None,
+    block_size: int | None = None,
+) -> None:
+    """Rewrites prefill and step in place.
+
+    Args:
+        graphs: float32, projections untied.
+        scales: what the activations were seen to hold; without them the weights are rounded to the
+            nearest, and only forms that quantize weights alone are possible.
+        form: INT8, INT8_WEIGHTS, INT4_WEIGHTS or FLOAT8.
+        kept: names of the operators (`Linear.name`) that stay float, by graph.
+        block_size: how many weights share a scale; where they do not divide so, fewer.
+
+    Raises:
+        CalibrationError: an activation has no range, or a weight is not finite.
+    """
+    left = kept or {}
+    targets = {
+        role: [one for one in _matrices(model) if one.name not in left.get(role, ())]
+        for role, model in graphs.items()
+    }
+    numbers, block = _NUMBERS[form], None if form in _ACTIVATIONS else block_size or _BLOCK
+    ranges: dict[GraphRole, dict[str, Range]] = {role: {} for role in graphs}
+    if scales is not None:
+        seen = _Seen(targets, scales)
+        ranges = {role: seen.ranges(of) for role, of in targets.items()}
+        if form in _SCALED:
+            _scale_all(graphs, targets, seen, ranges, numbers, block)
+    for role, model in graphs.items():
+        if form in _ACTIVATIONS:
+            points: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
+            for linear in targets[role]:
+                points.setdefault(linear.activation, []).append((linear.node, 0))
+            insert_pairs(model.graph, points, ranges[role], _ACTIVATIONS[form])
+        for linear in targets[role]:
+            _store(model.graph, linear, numbers, block)
+        drop_unused_constants(model.graph)
+
+
+class _Seen:
+    """What the activations of every weight held, in prefill and step together."""
+
+    def __init__(self, targets: Mapping[GraphRole, list[Linear]], scales: Scales) -> None:
+        self._ranges: dict[bytes, Range] = {}
+        self.channels: dict[bytes, Channels] = {}
+        for role, of in targets.items():
+            ranges, channels = scales.of(role), scales.channels_of(role)
+            for linear in of:
+                name, key = str(linear.activation.name), weight_key(linear)
+                if name in ranges:
+                    known = self._ranges.get(key, ranges[name])
+                    self._ranges[key] = known.joined(ranges[name])
+                if name in channels:
+                    before = self.channels.get(key)
+                    new = channels[name]
+                    self.channels[key] = new if before is None else _joined(before, new)
+
+    def ranges(self, targets: list[Linear]) -> dict[str, Range]:
+        """Gives the range of each activation, over all that meet the same weights."""
+        found: dict[str, Range] = {}
+        for linear in targets:
+            seen = self._ranges.get(weight_key(linear))
+            if seen is not None:
+                name = str(linear.activation.name)
+                found[name] = found.get(name, seen).joined(seen)
+        return found
+
+
+def _joined(one: Channels, other: Channels) -> Channels:
+    """Takes the larger of both, and the first one's means: those of the step, which runs most."""
+    return Channels(np.maximum(one.largest, other.largest), one.mean)
+
+
+def _scale_all(
+    graphs: Mapping[GraphRole, ir.Model],
+    targets: Mapping[GraphRole, list[Linear]],
+    seen: _Seen,
+    ranges: Mapping[GraphRole, dict[str, Range]],
+    numbers: NumberForm,
+    block: int | None,
+) -> None:
+    """Scales the channels of activations against the weights, alike in all graphs."""
+    keys = {
+        role: {linear.node: weight_key(linear) for linear in of} for role, of in targets.items()
+    }
+    for group in sharing(targets[GraphRole.STEP]).values():
+        group_keys = {keys[GraphRole.STEP][linear.node] for linear in group}
+        channels = next((seen.channels[k] for k in group_keys if k in seen.channels), None)
+        if channels is None:
+            continue
+        storage = Storage(
+            partial(_restored, form=numbers, block=_block(group[0], numbers, block)),
+            activations=block is None,
+        )
+        scale = best_scaling([matrix_of(linear) for linear in group], channels, storage)
+        if scale is None:
+            continue
+        for role, model in graphs.items():
+            alike = [one for one in targets[role] if keys[role][one.node] in group_keys]
+            for name, same in sharing(alike).items():
+                scaled = scale_channels(model.graph, same, scale)
+                if name in ranges[role]:
+                    new = scaled_range(ranges[role][name], channels, scale)
+                    ranges[role][str(scaled.name)] = new
+
+
+def _restored(
+    weight: NDArray[np.float32], form: NumberForm, block: int | None
+) -> NDArray[np.float32]:
+    if block is None:
+        return restored_per_channel(weight, form)
+    return quantize_in_blocks("weight", weight, block, 0, form).restored
+
+
+def _store(graph: ir.Graph, linear: Linear, numbers: NumberForm, block: int | None) -> None:
+    """Stores a weight in blocks where it divides so, else per channel; int4 always has blocks."""
+    size = _block(linear, numbers, block)
+    if numbers is INT4 and size is None:
+        store_weight(graph, linear, INT8)
+    else:
+        store_weight(graph, linear, numbers, size)
+
+
+def _block(linear: Linear, numbers: NumberForm, block: int | None) -> int | None:
+    return None if block is None else block_for(linear, block)
+
+
+def _matrices(model: ir.Model) -> Iterator[Linear]:
+    return (linear for linear in linears(model.graph) if linear.node.op_type != "Conv")

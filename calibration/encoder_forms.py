@@ -1,0 +1,110 @@
+"""Encoders that compute in 8 bits: activations with one scale, weights with one per channel.
+
+Biases stay float, and a product gives float: only its inputs are quantized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from hybrid_deploy.calibration.channel_scaling import Storage, best_scaling, scale_channels
+from hybrid_deploy.calibration.constants import drop_unused_constants
+from hybrid_deploy.calibration.number_forms import FLOAT8, INT8, NumberForm
+from hybrid_deploy.calibration.pairs import ActivationForm, insert_pairs
+from hybrid_deploy.calibration.points import Linear, cpu_points, linears, portable_points
+from hybrid_deploy.calibration.precision import EncoderForm
+from hybrid_deploy.calibration.ranges import Range
+from hybrid_deploy.calibration.scales import Channels, Scales
+from hybrid_deploy.calibration.stored_weights import store_weight
+from hybrid_deploy.calibration.weights import quantize_per_channel
+from hybrid_deploy.contract import GraphRole
+
+_ACTIVATIONS: Mapping[EncoderForm, ActivationForm] = {
+    EncoderForm.INT8: ActivationForm.INT8,
+    EncoderForm.INT8_CPU: ActivationForm.UINT8,
+    EncoderForm.FLOAT8: ActivationForm.FLOAT8,
+}
+
+
+def quantize_encoder(
+    model: ir.Model, scales: Scales, form: EncoderForm, kept: Collection[str] = ()
+) -> None:
+    """Makes the encoder compute in 8 bits, in place.
+
+    Args:
+        model: float32, batch normalization folded.
+        scales: what the activations were seen to hold.
+        form: INT8, INT8_CPU (which ONNX Runtime's CPU kernels take, and TensorRT does not) or
+            FLOAT8.
+        kept: names of the operators (`Linear.name`) that stay float.
+
+    Raises:
+        CalibrationError: a tensor has no range, or a weight is not finite.
+    """
+    graph, ranges = model.graph, scales.of(GraphRole.ENCODER)
+    targets = [linear for linear in linears(graph) if linear.name not in kept]
+    if form is not EncoderForm.FLOAT8:  # a float is as exact for small numbers as for large ones
+        ranges |= smooth(graph, targets, ranges, scales.channels_of(GraphRole.ENCODER))
+    points = (cpu_points if form is EncoderForm.INT8_CPU else portable_points)(graph, targets)
+    insert_pairs(graph, points, ranges, _ACTIVATIONS[form])
+    number_form = FLOAT8 if form is EncoderForm.FLOAT8 else INT8
+    for linear in targets:
+        store_weight(graph, linear, number_form)
+    drop_unused_constants(graph)
+
+
+def smooth(
+    graph: ir.Graph,
+    targets: Iterable[Linear],
+    ranges: Mapping[str, Range],
+    channels: Mapping[str, Channels],
+) -> dict[str, Range]:
+    """Scales the channels of activations with outliers, in place; gives the new ranges by name."""
+    changed: dict[str, Range] = {}
+    for name, group in sharing(targets).items():
+        seen = channels.get(name)
+        if seen is None or name not in ranges:
+            continue
+        storage = Storage(partial(restored_per_channel, form=INT8), activations=True)
+        scale = best_scaling([matrix_of(linear) for linear in group], seen, storage)
+        if scale is not None:
+            scaled = scale_channels(graph, group, scale)
+            changed[str(scaled.name)] = scaled_range(ranges[name], seen, scale)
+    return changed
+
+
+def sharing(targets: Iterable[Linear]) -> dict[str, list[Linear]]:
+    """Groups the matrix products by the tensor that they take."""
+    groups: dict[str, list[Linear]] = {}
+    for linear in targets:
+        if linear.node.op_type != "Conv":
+            groups.setdefault(str(linear.activation.name), []).append(linear)
+    return groups
+
+
+def matrix_of(linear: Linear) -> NDArray[np.float32]:
+    """Gives a weight as (summed axis, channels)."""
+    assert linear.weight.const_value is not None
+    array: NDArray[np.float32] = linear.weight.const_value.numpy()
+    return array if linear.channel_axis == 1 else array.T
+
+
+def restored_per_channel(weight: NDArray[np.float32], form: NumberForm) -> NDArray[np.float32]:
+    """Gives what is left of a matrix (summed axis, channels) with one scale per channel."""
+    return quantize_per_channel("weight", weight, 1, form).restored
+
+
+def scaled_range(seen: Range, channels: Channels, scale: NDArray[np.float32]) -> Range:
+    """Gives the range of a tensor whose channels were divided by a scale.
+
+    A range that leaves out rare numbers leaves out as large a share of the divided ones.
+    """
+    largest = float((channels.largest / scale).max())
+    whole = float(channels.largest.max())
+    used = min(1.0, max(abs(seen.low), abs(seen.high)) / whole) if whole > 0 else 1.0
+    return Range(-largest * used if seen.low < 0 else 0.0, largest * used)

@@ -1,0 +1,44 @@
+"""The float graphs of a bundle that calibration runs and quantization rewrites."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.calibration.batchnorm import fold_batchnorm
+from hybrid_deploy.contract import GraphRole, Head
+from hybrid_deploy.errors import UsageError
+from hybrid_deploy.onnx_files import load_graphs
+
+FLOAT = "fp32"
+
+
+def prepared_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
+    """Loads the float graphs in the form that the passes expect."""
+    graphs = load_graphs(bundle, variant)
+    for model in graphs.values():
+        LiftConstantsToInitializersPass()(model)
+        fold_batchnorm(model)
+    return graphs
+
+
+def check_float(bundle: Bundle, variant: str) -> None:
+    """Checks that a variant can be calibrated and quantized.
+
+    Raises:
+        UsageError: it is quantized already, or returns no logits.
+        InputError: there is no such variant.
+    """
+    found = bundle.variant(variant)
+    if (found.precision.encoder, found.precision.decoder) != (FLOAT, FLOAT):
+        raise UsageError(
+            f"variant {variant} of {bundle.folder} is already quantized "
+            f"(encoder {found.precision.encoder}, decoder {found.precision.decoder}); "
+            f"quantize {FLOAT}"
+        )
+    if found.head is not Head.LOGITS:
+        raise UsageError(
+            f"variant {variant} of {bundle.folder} returns {found.head.value} in "
+            "place of the logits; export it with --head logits to quantize it"
+        )

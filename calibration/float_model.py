@@ -1,0 +1,115 @@
+"""The float variant of a bundle, with what samples teach of it, as the source of all others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import cached_property
+
+import onnx_ir as ir
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.calibration.calibrate import calibrate
+from hybrid_deploy.calibration.float_graphs import prepared_graphs
+from hybrid_deploy.calibration.layers import Layer, layers_of
+from hybrid_deploy.calibration.magnitudes import observe_magnitudes
+from hybrid_deploy.calibration.precision import EncoderForm, Recipe
+from hybrid_deploy.calibration.rewrite import apply_recipe
+from hybrid_deploy.calibration.samples import Samples, samples_of
+from hybrid_deploy.calibration.scales import Scales
+from hybrid_deploy.calibration.short_floats import overflowing, round_constants
+from hybrid_deploy.calibration.short_range import FLOAT16
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.errors import UsageError
+
+Progress = Callable[[str, int, int], None]
+"""Told the stage, how much of it is done, and how much there is."""
+
+
+class FloatModel:
+    """A float variant that is quantized, once or several times.
+
+    Attributes:
+        bundle: that has it.
+        variant: its name.
+        samples: what activations are learned from; None if none were given.
+        method: how the range of an activation is chosen.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        variant: str,
+        samples: Samples | None,
+        method: str,
+        progress: Progress,
+        given_scales: Scales | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.variant = variant
+        self.samples = samples
+        self.method = method
+        self._progress = progress
+        self._given_scales = given_scales
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """What can be quantized, layer by layer."""
+        return layers_of(prepared_graphs(self.bundle, self.variant))
+
+    @cached_property
+    def scales(self) -> Scales | None:
+        """What calibration learned; None without samples."""
+        if self._given_scales is not None or self.samples is None:
+            return self._given_scales
+        graphs = prepared_graphs(self.bundle, self.variant)
+        return calibrate(
+            self.bundle, self.variant, graphs, self.samples, self.method, self._progress
+        )
+
+    @cached_property
+    def wide(self) -> dict[GraphRole, frozenset[str]]:
+        """The tensors that overflow float16 on the samples, or the golden ones where none are."""
+        samples = self.samples
+        if samples is None:
+            if not self.bundle.manifest.golden:
+                return {}
+            samples = samples_of(self.bundle, golden=True)
+        graphs = prepared_graphs(self.bundle, self.variant)
+        for model in graphs.values():
+            round_constants(model, FLOAT16)
+        total = len(samples)
+        seen = observe_magnitudes(
+            self.bundle, graphs, samples, lambda done: self._progress("overflow", done, total)
+        )
+        return {role: overflowing(magnitudes, FLOAT16) for role, magnitudes in seen.items()}
+
+    def quantized(self, recipe: Recipe, kept: Collection[str] = ()) -> dict[GraphRole, ir.Model]:
+        """Gives the graphs of a recipe.
+
+        Args:
+            recipe: what becomes of each component.
+            kept: names of the layers that stay float.
+
+        Raises:
+            UsageError: the recipe needs scales, and there are no samples.
+            CalibrationError: something does not fit the precision.
+        """
+        scales = self.scales_for(recipe)
+        halves = EncoderForm.HALF.value in (recipe.encoder.value, recipe.decoder.value)
+        graphs = prepared_graphs(self.bundle, self.variant)
+        apply_recipe(recipe, graphs, scales, kept, self.wide if halves else {})
+        return graphs
+
+    def scales_for(self, recipe: Recipe) -> Scales | None:
+        """Gives the scales if a recipe uses them.
+
+        Raises:
+            UsageError: it needs them, and there are no samples.
+        """
+        if not recipe.uses_scales:
+            return None
+        if self.scales is None and recipe.needs_scales:
+            raise UsageError(
+                f"{recipe.name} needs calibration samples; give --samples FOLDER, or --golden"
+            )
+        return self.scales

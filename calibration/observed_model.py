@@ -1,0 +1,192 @@
+"""The float graphs under observation: every tensor to watch is one more output.
+
+They decode as a device would: an input is encoded once, then decoded token by token with the
+bundle's own generation defaults. So a tensor of the step graph is seen at every position, with the
+caches that the model itself filled, and not with random inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.contract import (
+    LAST,
+    LOGITS,
+    POSITION,
+    TOKEN,
+    TOKENS,
+    GraphRole,
+    cache_of,
+    is_next_cache,
+    next_cache,
+)
+from hybrid_deploy.errors import BackendError, CalibrationError
+from hybrid_deploy.manifest import TensorSpec
+from hybrid_deploy.onnx_files import save_graphs
+from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.generate import decode_greedily, limits_of
+from hybrid_deploy.runtime.onnxruntime_backend import check_inputs, make_session
+from hybrid_deploy.runtime.processors import processors_of
+from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Statistics(Protocol):
+    """What is kept of a tensor."""
+
+    def observe(self, array: NDArray[np.float32], sample: int) -> None:
+        """Adds what the tensor held once for a sample."""
+        ...
+
+
+Kept = TypeVar("Kept", bound=Statistics)
+Watched = Mapping[GraphRole, Mapping[str, Callable[[], Kept]]]
+"""The tensors to watch, by graph, with what makes their empty statistics."""
+
+
+class ObservedModel(Generic[Kept]):
+    """The float graphs of a bundle, observed at the given tensors, or at none.
+
+    Attributes:
+        seen: statistics since the last `begin`, by graph and tensor.
+        caches: what the step graph returns for the next step, by name.
+        has_prefill: whether there is a graph for prompts.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        graphs: Mapping[GraphRole, ir.Model],
+        folder: Path,
+        watched: Watched[Kept] | None = None,
+    ) -> None:
+        self._watched = watched or {}
+        copies = {
+            role: _instrumented(model, self._watched.get(role, ()))
+            for role, model in graphs.items()
+        }
+        specs = save_graphs(copies, folder, ".")
+        returned = {spec.name for spec in specs[GraphRole.STEP].outputs}
+        self._manifest = bundle.manifest
+        self._specs = specs
+        self._sessions = {
+            role: make_session(folder / spec.file, threads=None) for role, spec in specs.items()
+        }
+        self._sample = 0
+        self.seen: dict[str, dict[str, Kept]] = {}
+        self.caches = {
+            spec.name: spec
+            for spec in specs[GraphRole.STEP].inputs
+            if next_cache(spec.name) in returned
+        }
+        self.has_prefill = GraphRole.PREFILL in graphs
+
+    def begin(self, sample: int) -> None:
+        """Forgets what was seen; what comes belongs to the sample of that index."""
+        self._sample, self.seen = sample, {}
+
+    def start(self, inputs: Arrays) -> ObservedDecoding:
+        """Encodes a batch, and makes ready to decode it.
+
+        Raises:
+            InputError: the batch does not fit the model.
+        """
+        batch = check_inputs(self._specs[GraphRole.ENCODER], inputs)
+        return ObservedDecoding(self, batch, self.run(GraphRole.ENCODER, inputs))
+
+    def decode(self, inputs: Arrays) -> int:
+        """Decodes a batch to its end and gives the number of steps.
+
+        Raises:
+            InputError: the batch does not fit the model.
+            CalibrationError: the logits are NaN or infinite.
+        """
+        decoding = self.start(inputs)
+        prompts = [self._manifest.generation.start_tokens] * decoding.batch
+        processors = processors_of(self._manifest.generation)
+        decodes = decode_greedily(decoding, prompts, limits_of(self._manifest), processors)
+        return 1 + len(decodes.step_ms)
+
+    def run(self, role: GraphRole, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """Runs a graph and observes it; inputs that it does not take are left out."""
+        spec = self._specs[role]
+        fed = {each.name: arrays[each.name] for each in spec.inputs}
+        names = [each.name for each in spec.outputs]
+        try:
+            outputs = dict(zip(names, self._sessions[role].run(names, fed), strict=True))
+        except Exception as error:
+            raise BackendError(f"onnxruntime failed in the {role.value} graph: {error}") from error
+        seen = self.seen.setdefault(role.value, {})
+        for name, empty in self._watched.get(role, {}).items():
+            if name not in seen:
+                seen[name] = empty()
+            seen[name].observe(outputs[name] if name in outputs else arrays[name], self._sample)
+        return outputs
+
+
+class ObservedDecoding:
+    """One batch that is decoded under observation: a `runtime.backend.Decoding`."""
+
+    def __init__(self, model: ObservedModel[Any], batch: int, memory: Arrays) -> None:
+        self._model = model
+        self._batch = batch
+        self._memory = {n: array for n, array in memory.items() if n not in model.caches}
+        self._caches = {
+            name: memory[name] if name in memory else _empty_cache(spec, batch)
+            for name, spec in model.caches.items()
+        }
+        self._before = self._caches
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return self._batch
+
+    def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
+        """Decodes several tokens per sequence."""
+        if not self._model.has_prefill:
+            return prefill_by_steps(self.step, self._keep, tokens, position, last)
+        return self._run(GraphRole.PREFILL, {TOKENS: tokens, POSITION: position, LAST: last})
+
+    def step(self, token: IntArray, position: IntArray) -> FloatArray:
+        """Decodes one token per sequence."""
+        return self._run(GraphRole.STEP, {TOKEN: token, POSITION: position})
+
+    def _keep(self, rows: IntArray) -> None:
+        """Takes back the newest step for these sequences."""
+        for name, array in self._caches.items():
+            array[rows] = self._before[name][rows]
+
+    def _run(self, role: GraphRole, arrays: Arrays) -> FloatArray:
+        outputs = self._model.run(role, {**arrays, **self._memory, **self._caches})
+        self._before = self._caches
+        self._caches = {cache_of(n): a for n, a in outputs.items() if is_next_cache(n)}
+        logits: FloatArray = outputs[LOGITS]
+        if not np.isfinite(logits).all():
+            raise CalibrationError(
+                f"{role.value}/{LOGITS} holds NaN or infinity on these samples; "
+                "check the samples, then the model's weights"
+            )
+        return logits
+
+
+def _instrumented(model: ir.Model, names: Iterable[str]) -> ir.Model:
+    """Copies a graph and lets it return the named tensors too; its inputs need not be."""
+    copy = model.clone()
+    outside = {value.name for value in (*copy.graph.inputs, *copy.graph.outputs)}
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    copy.graph.outputs.extend(values[name] for name in names if name not in outside)
+    return copy
+
+
+def _empty_cache(spec: TensorSpec, batch: int) -> NDArray[Any]:
+    sizes = [size if isinstance(size, int) else batch for size in spec.shape]
+    return np.zeros(sizes, np.float32)

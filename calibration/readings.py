@@ -1,0 +1,69 @@
+"""What one variant makes of all samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.calibration.batches import Place, batch_size, batches
+from hybrid_deploy.calibration.samples import Inputs
+from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Backend, Options, load_backend
+from hybrid_deploy.runtime.session import Result, Session
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The sequences of a variant, in the order of the samples.
+
+    Attributes:
+        samples: for each sequence, the number of the sample that it was read from.
+        tokens: for each sequence, its new tokens.
+        texts: for each sequence, its text; None if the bundle has no vocabulary.
+    """
+
+    samples: tuple[int, ...]
+    tokens: tuple[tuple[int, ...], ...]
+    texts: tuple[str, ...] | None
+
+
+def read_all(
+    bundle: Bundle,
+    variant: str,
+    samples: Iterable[Inputs],
+    progress: Callable[[int], None] | None = None,
+    *,
+    backend: Backend | None = None,
+    threads: int | None = None,
+) -> Readings:
+    """Decodes all samples with one variant, those of equal shape together.
+
+    Args:
+        bundle: gives the generation defaults and the vocabulary.
+        variant: name of the variant.
+        samples: encoder inputs by name, batch first.
+        progress: told how many samples were begun.
+        backend: the variant, if it is loaded already.
+        threads: CPU threads within an operator, if it is loaded now; None leaves it to the
+            backend.
+
+    Raises:
+        InputError: a sample does not fit the model.
+        BackendError: the variant does not run, or its logits are not finite.
+    """
+    if backend is None:
+        backend = load_backend(DEFAULT_BACKEND, bundle, variant, Options(threads))
+    session = Session(bundle, variant, backend)
+    found: dict[Place, Result] = {}
+    for batch in batches(samples, batch_size(bundle, variant)):
+        results, _ = session.run_arrays(batch.inputs)
+        found |= zip(batch.places, results, strict=False)  # a fixed batch may be filled up
+        if progress is not None:
+            progress(len({sample for sample, _ in found}))
+    places = sorted(found)
+    texts = [text for place in places if (text := found[place].text) is not None]
+    return Readings(
+        samples=tuple(sample for sample, _ in places),
+        tokens=tuple(found[place].tokens for place in places),
+        texts=None if bundle.manifest.vocabulary is None else tuple(texts),
+    )

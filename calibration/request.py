@@ -1,0 +1,157 @@
+"""What is asked of a quantization, checked before any work begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.calibration.evaluation_set import (
+    EvaluationSet,
+    EvaluationSource,
+    open_evaluation_set,
+)
+from hybrid_deploy.calibration.float_graphs import check_float
+from hybrid_deploy.calibration.float_model import FloatModel, Progress
+from hybrid_deploy.calibration.metrics import Metric, load_metric
+from hybrid_deploy.calibration.precision import Recipe
+from hybrid_deploy.calibration.range_methods import method_of
+from hybrid_deploy.calibration.samples import Samples, Source, samples_of
+from hybrid_deploy.calibration.scales import Scales, check_scales, read_scales
+from hybrid_deploy.devices import check_precision, device_of
+from hybrid_deploy.errors import OutputExistsError, UsageError
+
+LARGEST_CHECK = 100
+"""Without an evaluation set, at most so many golden and calibration samples are compared."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What quantization learns from and is judged by.
+
+    Attributes:
+        samples: typical inputs, as `samples_of` takes them; they give the ranges of activations.
+        golden: take the bundle's golden samples too.
+        skip_bad: leave out samples that cannot be used.
+        scales: a scales.json in place of samples.
+        method: how the range of an activation is chosen, one of `range_methods.METHODS`.
+        evaluation: inputs, with their texts where they are known, to compare the variant on;
+            without them golden and calibration samples are used.
+        metric: `cer`, `wer`, `exact` or `package.module:function`.
+    """
+
+    samples: Source | None = None
+    golden: bool = False
+    skip_bad: bool = False
+    scales: Path | None = None
+    method: str = "minmax"
+    evaluation: EvaluationSource | None = None
+    metric: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A float model, opened to be quantized.
+
+    Attributes:
+        model: the float variant.
+        evaluation_set: what its variants are compared on.
+        metric: a measure of texts that was asked for.
+    """
+
+    model: FloatModel
+    evaluation_set: EvaluationSet
+    metric: Metric | None
+
+    @property
+    def bundle(self) -> Bundle:
+        """That has the float variant."""
+        return self.model.bundle
+
+    @property
+    def samples(self) -> Samples | None:
+        """What activations are learned from."""
+        return self.model.samples
+
+
+def open_job(path: str | Path, source: str, data: Data, progress: Progress) -> Job:
+    """Opens everything that a quantization needs.
+
+    Raises:
+        UsageError: unknown method or metric, or the source is not float32.
+        InputError: the bundle, the variant or a sample is missing or cannot be read.
+        CalibrationError: there is no sample, or the scales are of another model.
+    """
+    method_of(data.method)
+    metric = None if data.metric is None else load_metric(data.metric)
+    bundle = open_bundle(Path(path))
+    check_float(bundle, source)
+    if data.scales is not None and (data.samples is not None or data.golden):
+        raise UsageError("scales come from a file or from samples; give one of the two")
+    given = _read_again(data.samples)
+    samples = None
+    if given is not None or data.golden:
+        samples = samples_of(
+            bundle, given, golden=data.golden, skip_bad=data.skip_bad, variant=source
+        )
+    model = FloatModel(
+        bundle, source, samples, data.method, progress, _given_scales(data, bundle, source)
+    )
+    if data.evaluation is not None:
+        return Job(model, open_evaluation_set(data.evaluation, bundle), metric)
+    return Job(model, _usual_set(bundle, given, source, skip_bad=data.skip_bad), metric)
+
+
+def check_recipe(
+    bundle: Bundle, source: str, recipe: Recipe, name: str, *, target: str | None, force: bool
+) -> None:
+    """Checks that a bundle can have a variant.
+
+    Raises:
+        UsageError: the target or the bundle's opset does not know the precision, or the variant
+            would replace its source.
+        OutputExistsError: the bundle has that variant and `force` is not given.
+    """
+    if target is not None:
+        check_precision(device_of(target), recipe.encoder.value, recipe.decoder.value)
+    opset = bundle.variant(source).opset
+    if opset < recipe.oldest_opset:
+        raise UsageError(
+            f"{recipe.name} needs operators of opset {recipe.oldest_opset}, variant {source} of "
+            f"{bundle.folder} has {opset}; export it with --opset 24"
+        )
+    if name == source:
+        raise UsageError(f"variant {name} would replace its own source; give another name")
+    if name in bundle.manifest.variants and not force:
+        raise OutputExistsError(f"variant {name} of {bundle.folder}")
+
+
+def _read_again(source: Source | None) -> Source | None:
+    """Gives a source that can be gone through twice."""
+    if source is None or isinstance(source, (str, Path)):
+        return source
+    items: Iterable[Any] = source
+    return list(items)
+
+
+def _given_scales(data: Data, bundle: Bundle, source: str) -> Scales | None:
+    if data.scales is None:
+        return None
+    scales = read_scales(data.scales)
+    check_scales(scales, bundle, source)
+    return scales
+
+
+def _usual_set(
+    bundle: Bundle, given: Source | None, source: str, *, skip_bad: bool
+) -> EvaluationSet:
+    """Gives golden and calibration samples to compare on, or zeros where there are neither."""
+    if given is None:
+        return open_evaluation_set(None, bundle)
+    samples = samples_of(
+        bundle, given, golden=bool(bundle.manifest.golden), skip_bad=skip_bad, variant=source
+    )
+    texts: tuple[str | None, ...] = (None,) * len(samples)
+    return EvaluationSet(samples, texts, tuple(range(len(samples)))).thinned(LARGEST_CHECK)

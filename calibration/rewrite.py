@@ -1,0 +1,72 @@
+"""A recipe applied to the float graphs of a variant."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from hybrid_deploy.calibration.decoder_forms import quantize_decoder
+from hybrid_deploy.calibration.encoder_forms import quantize_encoder
+from hybrid_deploy.calibration.layers import kept_names, layers_of
+from hybrid_deploy.calibration.memory_floats import match_memory
+from hybrid_deploy.calibration.precision import DecoderForm, EncoderForm, Recipe
+from hybrid_deploy.calibration.scales import Scales
+from hybrid_deploy.calibration.short_floats import shorten_floats
+from hybrid_deploy.calibration.short_range import BFLOAT16, FLOAT16, ShortFloat
+from hybrid_deploy.calibration.untie import untie_projections
+from hybrid_deploy.contract import GraphRole
+
+Graphs: TypeAlias = Mapping[GraphRole, ir.Model]
+
+_SHORT: Mapping[str, ShortFloat] = {"fp16": FLOAT16, "bf16": BFLOAT16}
+
+
+def apply_recipe(
+    recipe: Recipe,
+    graphs: Graphs,
+    scales: Scales | None,
+    kept: Collection[str] = (),
+    wide: Mapping[GraphRole, Collection[str]] | None = None,
+) -> None:
+    """Rewrites the graphs of a variant in place.
+
+    Args:
+        recipe: what becomes of each component.
+        graphs: float32, prepared.
+        scales: what calibration learned; needed if the recipe needs scales.
+        kept: names of layers that stay float, as `layers_of` gives them.
+        wide: names of tensors that overflow float16, by graph.
+
+    Raises:
+        CalibrationError: an activation has no range, or a weight does not fit the precision.
+        UsageError: there is no layer of a name.
+    """
+    layers = layers_of(graphs) if kept else []
+    names = {role: kept_names(layers, kept, role) for role in graphs}
+    decoder: Graphs = {r: model for r, model in graphs.items() if r is not GraphRole.ENCODER}
+    encoder = graphs[GraphRole.ENCODER]
+    if recipe.encoder.value in _SHORT:
+        _shorten(encoder, GraphRole.ENCODER, recipe.encoder.value, wide)
+    elif recipe.encoder is not EncoderForm.FLOAT:
+        assert scales is not None, f"an {recipe.encoder.value} encoder was calibrated"
+        quantize_encoder(encoder, scales, recipe.encoder, names[GraphRole.ENCODER])
+    if recipe.decoder.value in _SHORT:
+        for role, model in decoder.items():
+            _shorten(model, role, recipe.decoder.value, wide)
+    elif recipe.decoder is not DecoderForm.FLOAT:
+        for model in decoder.values():
+            untie_projections(model)
+        quantize_decoder(decoder, scales, recipe.decoder, names, recipe.block_size)
+    match_memory(encoder, decoder)
+
+
+def _shorten(
+    model: ir.Model,
+    role: GraphRole,
+    form: str,
+    wide: Mapping[GraphRole, Collection[str]] | None,
+) -> None:
+    overflowing = (wide or {}).get(role, ()) if _SHORT[form] is FLOAT16 else ()
+    shorten_floats(model, role, _SHORT[form], overflowing)

@@ -1,0 +1,93 @@
+"""How much each layer alone costs when it is quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hybrid_deploy.calibration.divergence import Teacher
+from hybrid_deploy.calibration.float_model import FloatModel
+from hybrid_deploy.calibration.layers import Layer
+from hybrid_deploy.calibration.precision import Recipe
+from hybrid_deploy.calibration.trial import trial_variant
+from hybrid_deploy.report import Column
+from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Options, load_backend
+
+COLUMNS = (
+    Column("layer", "layer"),
+    Column("operator", "operator"),
+    Column("parameters", "parameters"),
+    Column("kl_mean_nats", "KL mean", digits=7),
+    Column("largest_logit_difference", "largest logit difference", digits=4),
+)
+_TRIAL = "one-layer"
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What becomes of the logits when one layer alone is quantized.
+
+    Attributes:
+        layer: the layer.
+        kl_mean_nats: mean Kullback-Leibler divergence from the float logits, fed the same tokens.
+        largest_difference: of a logit.
+    """
+
+    layer: Layer
+    kl_mean_nats: float
+    largest_difference: float
+
+    @property
+    def per_parameter(self) -> float:
+        """Divergence by the numbers that would stay float to avoid it."""
+        return self.kl_mean_nats / self.layer.parameters
+
+    def record(self) -> dict[str, object]:
+        """Gives a row for the table of COLUMNS."""
+        return {
+            "layer": self.layer.name,
+            "operator": self.layer.operator,
+            "parameters": self.layer.parameters,
+            "kl_mean_nats": self.kl_mean_nats,
+            "largest_logit_difference": self.largest_difference,
+        }
+
+
+def rank_layers(
+    model: FloatModel,
+    recipe: Recipe,
+    teacher: Teacher,
+    progress: Callable[[str, int, int], None],
+) -> list[Sensitivity]:
+    """Quantizes one layer after the other and measures the logits, in one pass.
+
+    Args:
+        model: what is quantized.
+        recipe: how.
+        teacher: the float variant on some samples.
+        progress: told how far the stage `sensitivity` is.
+
+    Returns:
+        The layers that the recipe quantizes, the most sensitive first.
+
+    Raises:
+        BackendError: a graph does not run.
+    """
+    layers = [layer for layer in model.layers if _is_touched(layer, recipe)]
+    found: list[Sensitivity] = []
+    progress("sensitivity", 0, len(layers))
+    for done, layer in enumerate(layers, start=1):
+        others = [other.name for other in model.layers if other is not layer]
+        graphs = model.quantized(recipe, others)
+        with trial_variant(model.bundle, model.variant, _TRIAL, recipe, graphs) as bundle:
+            student = load_backend(DEFAULT_BACKEND, bundle, _TRIAL, Options(threads=1))
+            seen = teacher.divergence(student)
+        found.append(Sensitivity(layer, seen.kl_mean_nats, seen.largest_difference))
+        progress("sensitivity", done, len(layers))
+    return sorted(found, key=lambda one: one.kl_mean_nats, reverse=True)
+
+
+def _is_touched(layer: Layer, recipe: Recipe) -> bool:
+    component, _, _ = layer.name.partition("/")
+    form = recipe.encoder.value if component == "encoder" else recipe.decoder.value
+    return form not in ("fp32", "fp16", "bf16")

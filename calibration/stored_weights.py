@@ -1,0 +1,62 @@
+"""Weights stored in few bits, behind a DequantizeLinear that the backends fuse with the product."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from hybrid_deploy.calibration.constants import constant, describe
+from hybrid_deploy.calibration.number_forms import NumberForm
+from hybrid_deploy.calibration.points import Linear, keep_from_gemm
+from hybrid_deploy.calibration.precision import BLOCK_SIZES
+from hybrid_deploy.calibration.weights import (
+    QuantizedWeight,
+    quantize_in_blocks,
+    quantize_per_channel,
+)
+
+
+def store_weight(
+    graph: ir.Graph, linear: Linear, form: NumberForm, block_size: int | None = None
+) -> None:
+    """Stores the weight of one operator, in place; the operator still gives float.
+
+    Args:
+        graph: that the operator is in.
+        linear: the operator.
+        form: of the stored numbers.
+        block_size: how many weights along the summed axis share a scale; None for one scale per
+            output channel.
+
+    Raises:
+        CalibrationError: the weight is not finite.
+    """
+    weight = linear.weight
+    assert weight.name is not None
+    quantized = _quantized(weight.name, linear, form, block_size)
+    attributes = {"axis": quantized.axis}
+    if quantized.block_size is not None:
+        attributes["block_size"] = quantized.block_size
+    values = constant(graph, f"{weight.name}_{form.name}", quantized.values)
+    scale = constant(graph, f"{weight.name}_scale", quantized.scale)
+    name = f"{linear.node.outputs[0].name}_weight"
+    dequantize = ir.node("DequantizeLinear", [values, scale], attributes, name=name)
+    describe(dequantize.outputs[0], name, weight, ir.DataType.FLOAT)
+    graph.insert_before(linear.node, dequantize)
+    linear.node.replace_input_with(1, dequantize.outputs[0])
+    keep_from_gemm(linear)
+
+
+def block_for(linear: Linear, wanted: int) -> int | None:
+    """Gives the largest block, up to the wanted one, that divides the summed axis; None if none."""
+    size = linear.weight_shape[1 - linear.channel_axis]
+    return next((b for b in reversed(BLOCK_SIZES) if b <= wanted and size % b == 0), None)
+
+
+def _quantized(
+    name: str, linear: Linear, form: NumberForm, block_size: int | None
+) -> QuantizedWeight:
+    assert linear.weight.const_value is not None
+    array = linear.weight.const_value.numpy()
+    if block_size is None:
+        return quantize_per_channel(name, array, linear.channel_axis, form)
+    return quantize_in_blocks(name, array, block_size, 1 - linear.channel_axis, form)

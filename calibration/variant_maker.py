@@ -1,0 +1,229 @@
+"""Making variants of a float model: rewritten, evaluated, and added to the bundle or given up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import onnx_ir as ir
+
+from hybrid_deploy import __version__
+from hybrid_deploy.bundle import Bundle, StagedVariant, open_bundle, staged_variant
+from hybrid_deploy.calibration.automatic import Candidate, measure_speeds
+from hybrid_deploy.calibration.budget import hold_budget
+from hybrid_deploy.calibration.divergence import Teacher
+from hybrid_deploy.calibration.emulation import emulate_bfloat16
+from hybrid_deploy.calibration.evaluation import Evaluation, evaluate
+from hybrid_deploy.calibration.float_model import FloatModel, Progress
+from hybrid_deploy.calibration.precision import DecoderForm, EncoderForm, Recipe
+from hybrid_deploy.calibration.readings import Readings, read_all
+from hybrid_deploy.calibration.request import Job
+from hybrid_deploy.calibration.samples import SkippedSample
+from hybrid_deploy.calibration.scales import SCALES_FILE, Scales, encode_scales
+from hybrid_deploy.calibration.sensitivity import Sensitivity, rank_layers
+from hybrid_deploy.calibration.trial import described_variant, trial_variant, with_variant
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.errors import CalibrationError, HybridDeployError, UsageError
+from hybrid_deploy.onnx_files import save_graphs
+
+_EMULATION = "emulation"
+_RANKING_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """What a quantization did.
+
+    Attributes:
+        bundle: the bundle as it is now.
+        variant: name of the new variant.
+        precision: name of its precision.
+        evaluation: how it compares with the float variant.
+        samples: how many samples gave the scales; 0 if none were needed.
+        skipped: samples that could not be used and were left out.
+        emulated: whether its tokens are those of an emulation in float32, since no CPU kernels
+            compute in the precision.
+        kept: layers that stay float so that the budget holds.
+        ranking: the layers by what each costs alone; empty where nobody had to know.
+        wide: tensors that stay float32, since float16 overflowed on the samples.
+    """
+
+    bundle: Bundle
+    variant: str
+    precision: str
+    evaluation: Evaluation
+    samples: int
+    skipped: tuple[SkippedSample, ...] = ()
+    emulated: bool = False
+    kept: tuple[str, ...] = ()
+    ranking: tuple[Sensitivity, ...] = ()
+    wide: tuple[str, ...] = ()
+
+
+@dataclass
+class VariantMaker:
+    """Makes the variants of one job.
+
+    Attributes:
+        job: the float model, and what its variants are compared on.
+        progress: told how far each stage is.
+    """
+
+    job: Job
+    progress: Progress
+    _readings: Readings | None = field(default=None)
+    _teacher: Teacher | None = field(default=None)
+
+    @property
+    def model(self) -> FloatModel:
+        """The float variant."""
+        return self.job.model
+
+    def add(
+        self, recipe: Recipe, name: str, max_drop: float | None, *, force: bool
+    ) -> QuantizeReport:
+        """Makes a variant, evaluates it, and adds it to the bundle."""
+        kept: tuple[str, ...] = ()
+        ranking: tuple[Sensitivity, ...] = ()
+        scales = self.model.scales_for(recipe)
+        if max_drop is not None:
+            kept, ranking = self._held(recipe, max_drop)
+        self.progress("rewrite", 0, 1)
+        graphs = self.model.quantized(recipe, kept)
+        with staged_variant(self.job.bundle, name, force=force) as staged:
+            trial = self._write(staged, recipe, graphs, scales, kept)
+            if recipe.is_emulated:
+                evaluation = self._evaluated_emulation(recipe, name)
+            else:
+                evaluation = self._evaluated(trial, staged.folder.name)
+        done = open_bundle(self.job.bundle.folder)
+        size_bytes = done.variant_size_bytes(name)
+        return QuantizeReport(
+            bundle=done,
+            variant=name,
+            precision=recipe.name,
+            evaluation=replace(evaluation, variant=name, size_bytes=size_bytes),
+            samples=0 if scales is None else scales.provenance.samples,
+            skipped=() if self.job.samples is None else self.job.samples.skipped,
+            emulated=recipe.is_emulated,
+            kept=kept,
+            ranking=ranking,
+            wide=self._wide(recipe),
+        )
+
+    def tried(self, recipe: Recipe, threads: int | None) -> Candidate:
+        """Evaluates and times a variant that does not enter the bundle."""
+        name, source = recipe.name, self.model.variant
+        try:
+            graphs = self.model.quantized(recipe)
+            with trial_variant(self.job.bundle, source, name, recipe, graphs) as bundle:
+                evaluation = self._evaluated(bundle, name)
+                bundles = {source: self.job.bundle, name: bundle}
+                speed = measure_speeds(bundles, source, self.job.evaluation_set, threads)[name]
+        except UsageError:
+            raise
+        except HybridDeployError as error:
+            return Candidate(recipe, None, float("nan"), float("nan"), f"failed: {error}")
+        return Candidate(recipe, evaluation, speed.total_ms, speed.speedup, "")
+
+    def _held(
+        self, recipe: Recipe, max_drop: float
+    ) -> tuple[tuple[str, ...], tuple[Sensitivity, ...]]:
+        """Finds the layers that have to stay float, and the ranking that led to them."""
+        whole = self._measured(recipe, ())
+        if whole.drop <= max_drop:
+            return (), ()
+        if not recipe.quantizes:
+            raise CalibrationError(
+                f"the budget of {max_drop:g} {whole.drop_unit} does not hold: {recipe.name} loses "
+                f"{whole.drop:.2f}; no variant was written"
+            )
+        some = self.job.evaluation_set.thinned(_RANKING_SAMPLES)
+        teacher = Teacher(self.job.bundle, self.model.variant, some, threads=1)
+        ranking = rank_layers(self.model, recipe, teacher, self.progress)
+        kept = hold_budget(max_drop, ranking, lambda names: self._measured(recipe, names))
+        return kept.names, tuple(ranking)
+
+    def _measured(self, recipe: Recipe, kept: Sequence[str]) -> Evaluation:
+        """Evaluates a variant that does not enter the bundle."""
+        if recipe.is_emulated:
+            return self._evaluated_emulation(recipe, recipe.name)
+        graphs = self.model.quantized(recipe, kept)
+        source, name = self.model.variant, recipe.name
+        with trial_variant(self.job.bundle, source, name, recipe, graphs) as bundle:
+            return self._evaluated(bundle, name)
+
+    def _evaluated(self, bundle: Bundle, name: str) -> Evaluation:
+        source, samples = self.model.variant, self.job.evaluation_set
+        if self._readings is None:
+            total = len(samples)
+            self._readings = read_all(
+                bundle, source, samples, lambda done: self.progress("reference", done, total)
+            )
+        if self._teacher is None:
+            self._teacher = Teacher(bundle, source, samples)
+        return evaluate(
+            bundle,
+            source,
+            name,
+            samples,
+            metric=self.job.metric,
+            progress=self.progress,
+            reference=self._readings,
+            teacher=self._teacher,
+        )
+
+    def _evaluated_emulation(self, recipe: Recipe, name: str) -> Evaluation:
+        """Evaluates float graphs that round as bfloat16 does where the recipe says so."""
+        in_float = _in_float(recipe)
+        graphs = self.model.quantized(in_float)
+        for role, model in graphs.items():
+            form = recipe.encoder if role is GraphRole.ENCODER else recipe.decoder
+            if form.value == "bf16":
+                emulate_bfloat16(model)
+        source = self.model.variant
+        with trial_variant(self.job.bundle, source, _EMULATION, in_float, graphs) as bundle:
+            return self._evaluated(bundle, _EMULATION)
+
+    def _write(
+        self,
+        staged: StagedVariant,
+        recipe: Recipe,
+        graphs: Mapping[GraphRole, ir.Model],
+        scales: Scales | None,
+        kept: Sequence[str],
+    ) -> Bundle:
+        """Fills the staging folder; gives the bundle as if the folder were a variant."""
+        bundle, source = self.job.bundle, self.model.variant
+        specs = save_graphs(graphs, staged.folder, staged.home, bundle.manifest.dims)
+        if scales is not None:
+            (staged.folder / SCALES_FILE).write_bytes(encode_scales(scales))
+        provenance = _provenance(source, recipe, scales, kept)
+        staged.variant = described_variant(bundle, source, recipe, specs, provenance)
+        return with_variant(bundle, staged.folder.name, staged.variant, staged.folder)
+
+    def _wide(self, recipe: Recipe) -> tuple[str, ...]:
+        if "fp16" not in (recipe.encoder.value, recipe.decoder.value):
+            return ()
+        wide = self.model.wide.items()
+        return tuple(f"{role.value}/{name}" for role, names in wide for name in sorted(names))
+
+
+def _in_float(recipe: Recipe) -> Recipe:
+    """Gives a recipe that leaves float32 what would be bfloat16."""
+    encoder, decoder = recipe.encoder, recipe.decoder
+    return replace(
+        recipe,
+        encoder=EncoderForm.FLOAT if encoder is EncoderForm.BFLOAT16 else encoder,
+        decoder=DecoderForm.FLOAT if decoder is DecoderForm.BFLOAT16 else decoder,
+    )
+
+
+def _provenance(source: str, recipe: Recipe, scales: Scales | None, kept: Sequence[str]) -> str:
+    made = f"hybrid-deploy {__version__} from {source}"
+    if recipe.block_size is not None:
+        made += f", blocks of {recipe.block_size}"
+    if scales is not None:
+        origin = scales.provenance
+        made += f", {origin.method} over {origin.samples} samples {origin.samples_sha256[:12]}"
+    return f"{made}, float: {' '.join(kept)}" if kept else made

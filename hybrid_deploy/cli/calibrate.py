@@ -1,0 +1,169 @@
+"""`hybrid-deploy calibrate`: a bundle and samples -> the scales of its activations."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hybrid_deploy.calibration.range_methods import METHODS
+from hybrid_deploy.cli.options import BUNDLE, FORCE
+from hybrid_deploy.cli.sample_options import GOLDEN, SKIP_BAD, log_skipped, stage_bars
+from hybrid_deploy.errors import InputError, OutputExistsError, UsageError
+
+if TYPE_CHECKING:
+    from hybrid_deploy.calibration.calibrate import Observed
+
+_DEFAULT_METHOD = "minmax"
+_OBSERVATIONS_SUFFIX = ".npz"
+
+Shard = tuple[int, int]
+
+
+def _shard(context: click.Context, option: click.Parameter, value: str | None) -> Shard | None:
+    """Reads `2/4` as the second of four, counted from 0."""
+    if value is None:
+        return None
+    numbers = re.fullmatch(r"(\d+)/(\d+)", value)
+    if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
+        raise click.BadParameter(f"expected K/N with K within 1..N, got {value!r}.")
+    return int(numbers[1]) - 1, int(numbers[2])
+
+
+@click.command(
+    epilog="Example: hybrid-deploy calibrate digits.bundle --samples lines/ -o scales.json"
+)
+@BUNDLE
+@click.option(
+    "--samples", type=click.Path(path_type=Path), metavar="FOLDER",
+    help="Folder with typical inputs, or with .npz files of encoder inputs by name; or one file.",
+)  # fmt: skip
+@GOLDEN
+@SKIP_BAD
+@click.option(
+    "--shard", callback=_shard, metavar="K/N",
+    help="Decode the K-th of every N samples, and write what was seen as .npz, to be merged.",
+)  # fmt: skip
+@click.option(
+    "--merge", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="Give the scales of shards that were run before; once for each shard.",
+)  # fmt: skip
+@click.option(
+    "--method",
+    help=f"How the range of an activation is chosen: {', '.join(METHODS)}; "
+    f"default: {_DEFAULT_METHOD}.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path),
+    help="The scales.json to write; with --shard the .npz.",
+)  # fmt: skip
+@FORCE
+@click.option(
+    "--format", "output_format", type=click.Choice(["line", "json"]),
+    default="line", show_default=True, help="How the result is printed.",
+)  # fmt: skip
+def calibrate(
+    bundle: Path,
+    samples: Path | None,
+    golden: bool,
+    skip_bad: bool,
+    shard: Shard | None,
+    merge: tuple[Path, ...],
+    method: str | None,
+    output: Path,
+    force: bool,
+    output_format: str,
+) -> None:
+    """Decode samples with the float variant of BUNDLE and write the ranges of its activations.
+
+    What was seen is kept in `calibration` of $HYBRID_DEPLOY_CACHE (default ~/.cache/hybrid_deploy):
+    a run that was interrupted goes on, another method needs no new run, and quantize takes it up.
+    Large sets of samples are split: each machine runs a shard, and --merge gives the same scales
+    as one run.
+    """
+    from hybrid_deploy.calibration.calibrate import merge_files, observe_bundle
+    from hybrid_deploy.calibration.collect import WHOLE
+    from hybrid_deploy.calibration.range_methods import method_of
+
+    _check_request(bool(merge), samples is not None or golden, skip_bad, shard, method)
+    _check_output(output, shard, force=force)
+    method_of(method or _DEFAULT_METHOD)
+    if merge:
+        observed = merge_files(bundle, merge)
+    else:
+        with stage_bars() as show:
+            observed = observe_bundle(
+                bundle, samples, golden=golden, skip_bad=skip_bad, shard=shard or WHOLE,
+                progress=show,
+            )  # fmt: skip
+    log_skipped(observed.skipped)
+    used = None if shard else method or _DEFAULT_METHOD
+    _write(observed, output, used)
+    click.echo((_json if output_format == "json" else _line)(observed, output, used))
+
+
+def _check_request(
+    merges: bool, has_samples: bool, skip_bad: bool, shard: Shard | None, method: str | None
+) -> None:
+    if merges and (has_samples or skip_bad or shard):
+        raise UsageError(
+            "--merge takes no samples: they were decoded with the shards; "
+            "leave --samples, --golden, --skip-bad and --shard out"
+        )
+    if not (merges or has_samples):
+        raise UsageError("there is nothing to decode; give --samples FOLDER, --golden or --merge")
+    if shard and method:
+        raise UsageError("a shard has no method yet; give --method with --merge")
+
+
+def _check_output(output: Path, shard: Shard | None, *, force: bool) -> None:
+    is_observations = output.suffix.lower() == _OBSERVATIONS_SUFFIX
+    if shard and not is_observations:
+        raise UsageError(f"{output} is no {_OBSERVATIONS_SUFFIX} file, which a shard is written as")
+    if is_observations and not shard:
+        raise UsageError(f"{output} would hold scales, which are JSON; name it {output.stem}.json")
+    if output.is_dir():
+        raise InputError(f"{output} is a folder; name a file in it")
+    if output.exists() and not force:
+        raise OutputExistsError(output)
+
+
+def _write(observed: Observed, output: Path, method: str | None) -> None:
+    """Writes scales by a method, or observations where there is none."""
+    from hybrid_deploy.atomic import write_file
+    from hybrid_deploy.calibration.scales import encode_scales
+
+    if method is None:
+        observed.observations.save(output)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_file(output, encode_scales(observed.observations.scales(method)))
+
+
+def _line(observed: Observed, output: Path, method: str | None) -> str:
+    seen = observed.observations
+    skipped = f", {len(observed.skipped)} samples left out" if observed.skipped else ""
+    return (
+        f"{output}: {method or 'observations'} over {len(seen.samples)} samples and "
+        f"{seen.steps} steps, {seen.tensor_count} tensors{skipped}"
+    )
+
+
+def _json(observed: Observed, output: Path, method: str | None) -> str:
+    import json
+
+    seen = observed.observations
+    return json.dumps(
+        {
+            "output": str(output),
+            "method": method,
+            "samples": len(seen.samples),
+            "steps": seen.steps,
+            "tensors": seen.tensor_count,
+            "skipped": [
+                {"sample": sample.name, "reason": sample.reason} for sample in observed.skipped
+            ],
+        }
+    )

@@ -1,0 +1,52 @@
+"""Which samples a command decodes, and what it says of those that it leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from hybrid_deploy.cli.options import log
+
+if TYPE_CHECKING:
+    from hybrid_deploy.calibration.calibrate import Progress
+    from hybrid_deploy.calibration.samples import SkippedSample
+
+GOLDEN = click.option(
+    "--golden", is_flag=True, help="Take the bundle's golden samples, alone or with --samples."
+)
+SKIP_BAD = click.option(
+    "--skip-bad", is_flag=True, help="Leave out samples that cannot be read, and name them."
+)
+_MOST_NAMED = 10
+
+
+def log_skipped(skipped: Sequence[SkippedSample]) -> None:
+    """Names the samples that were left out on stderr, at most ten."""
+    for sample in skipped[:_MOST_NAMED]:
+        log(f"left out: {sample.reason}")
+    if len(skipped) > _MOST_NAMED:
+        log(f"... and {len(skipped) - _MOST_NAMED} more")
+
+
+@contextmanager
+def stage_bars() -> Iterator[Progress]:
+    """Shows a bar for every stage on stderr, if that is a terminal; yields what advances them."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done)
+
+        yield show

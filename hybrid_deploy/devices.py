@@ -1,0 +1,109 @@
+"""Which precisions a device computes in, so that nothing is made that it cannot run.
+
+Sources: the support matrices of TensorRT 10 and TensorRT-RTX 1 by compute capability, builds with
+TensorRT-RTX 1.7, and the kernels of ONNX Runtime 1.32 on a CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hybrid_deploy.errors import UsageError
+from hybrid_deploy.target import TARGETS
+
+_BASE = frozenset({"fp32", "fp16", "int8", "int8-weights"})
+_AMPERE = _BASE | {"bf16", "int4-weights"}
+_ADA = _AMPERE | {"fp8"}
+_CPU = frozenset({"fp32", "int8", "int8-cpu", "int8-weights", "int4-weights"})
+
+_REASONS = {
+    "bf16": "bfloat16 begins with Ampere (sm_80)",
+    "fp8": "floats of 8 bits begin with Ada (sm_89)",
+    "int4-weights": "weights of 4 bits begin with Ampere (sm_80)",
+    "int8-cpu": "it has unsigned activations, which TensorRT refuses; take int8",
+}
+_CPU_REASONS = {
+    "fp16": "ONNX Runtime's CPU kernels compute it in float32, slower than fp32 itself",
+    "bf16": "ONNX Runtime's CPU has no kernels for bfloat16",
+    "fp8": "ONNX Runtime's CPU only emulates floats of 8 bits",
+}
+_CPU_SLOW = {"int8": "its convolutions are slower than fp32 on a CPU; take int8-cpu"}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A kind of device.
+
+    Attributes:
+        name: as given on the command line.
+        title: what it is.
+        forms: what a component's numbers can be on it.
+    """
+
+    name: str
+    title: str
+    forms: frozenset[str]
+
+    def refusal(self, form: str, component: str) -> str | None:
+        """Says why a component cannot have that form on this device; None if it can."""
+        if component == "encoder" and self.name == "cpu" and form in _CPU_SLOW:
+            return _CPU_SLOW[form]
+        if form in self.forms:
+            return None
+        reasons = _CPU_REASONS if self.name == "cpu" else _REASONS
+        return reasons.get(form, "nothing there computes in it")
+
+
+def _capability_forms(capability: str) -> frozenset[str]:
+    number = int(capability)
+    return _ADA if number >= 89 else _AMPERE if number >= 80 else _BASE
+
+
+def _devices() -> dict[str, Device]:
+    named = [
+        Device("cpu", "a CPU with ONNX Runtime", _CPU),
+        Device("orin", "Jetson Orin (sm_87)", _AMPERE),
+        Device("thor", "Jetson Thor (sm_110)", _ADA),
+    ]
+    for name, target in TARGETS.items():
+        if target.capability is not None:
+            forms = _capability_forms(target.capability)
+            named.append(Device(name, f"a GPU of compute capability {target.capability}", forms))
+    named.append(Device("rtx:any", "any GPU from Ampere on", _AMPERE))
+    return {device.name: device for device in named}
+
+
+DEVICES = _devices()
+"""Every device by its name."""
+
+
+def device_of(name: str) -> Device:
+    """Gives the device of that name.
+
+    Raises:
+        UsageError: there is none; the message lists those there are.
+    """
+    device = DEVICES.get(name.strip().lower())
+    if device is None:
+        raise UsageError(f"unknown target {name!r}; choose one of: {', '.join(DEVICES)}")
+    return device
+
+
+def check_precision(device: Device, encoder: str, decoder: str) -> None:
+    """Refuses what a device does not compute in.
+
+    Args:
+        device: that the variant is for.
+        encoder: form of the encoder's numbers, as in a manifest.
+        decoder: form of the decoder's numbers.
+
+    Raises:
+        UsageError: it does not; the message says why, and what it computes in.
+    """
+    for component, form in (("encoder", encoder), ("decoder", decoder)):
+        reason = device.refusal(form, component)
+        if reason is not None:
+            raise UsageError(
+                f"{device.title} has no {form} for the {component}: {reason} "
+                f"({device.name} knows: {', '.join(sorted(device.forms))})"
+            )

@@ -1,0 +1,24 @@
+"""Scales as a calibration would have given them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hybrid_deploy.calibration.ranges import Range
+from hybrid_deploy.calibration.scales import ChannelNumbers, Channels, Provenance, Scales
+from hybrid_deploy.contract import GraphRole
+
+_NOBODY = Provenance(
+    model="m", variant="fp32", graphs={}, weights={}, samples=1, samples_sha256="", steps=1,
+    method="minmax", producer="test",
+)  # fmt: skip
+
+
+def scales_of(
+    ranges: Mapping[str, Range],
+    channels: Mapping[str, Channels] | None = None,
+    role: GraphRole = GraphRole.ENCODER,
+) -> Scales:
+    """Gives scales of one graph."""
+    numbers = {name: ChannelNumbers.of(seen) for name, seen in (channels or {}).items()}
+    return Scales(_NOBODY, {role.value: dict(ranges)}, {role.value: numbers})

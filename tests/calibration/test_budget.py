@@ -1,0 +1,60 @@
+"""The search for layers to keep, against a model of which every layer's cost is known."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from hybrid_deploy.calibration.budget import Measure, hold_budget
+from hybrid_deploy.calibration.evaluation import Evaluation
+from hybrid_deploy.calibration.layers import Layer
+from hybrid_deploy.calibration.sensitivity import Sensitivity
+from hybrid_deploy.errors import CalibrationError
+
+
+def ranking(costs: dict[str, tuple[float, int]]) -> list[Sensitivity]:
+    layers = [
+        Sensitivity(Layer(name, "MatMul", (size,), {}), cost, cost)
+        for name, (cost, size) in costs.items()
+    ]
+    return sorted(layers, key=lambda one: one.kl_mean_nats, reverse=True)
+
+
+def measure_of(costs: dict[str, tuple[float, int]], always: float = 0.0) -> Measure:
+    """What is lost is the sum over the layers that are not kept."""
+
+    def measure(kept: Sequence[str]) -> Evaluation:
+        drop = always + sum(cost for name, (cost, _) in costs.items() if name not in kept)
+        return cast(Evaluation, SimpleNamespace(drop=drop, drop_unit="CER points"))
+
+    return measure
+
+
+def test_the_fewest_parameters_stay_float() -> None:
+    costs = {"large": (3.0, 1000), "a": (2.0, 10), "b": (1.5, 10), "c": (0.1, 10), "d": (0.1, 10)}
+    kept = hold_budget(3.5, ranking(costs), measure_of(costs))
+    assert set(kept.names) == {"a", "b"}
+    assert kept.parameters == 20
+    assert kept.evaluation.drop <= 3.5
+
+
+def test_one_layer_that_costs_all_is_found() -> None:
+    costs = {"sore": (9.0, 100)} | {f"l{i}": (0.01, 100) for i in range(40)}
+    kept = hold_budget(0.5, ranking(costs), measure_of(costs))
+    assert kept.names == ("sore",)
+
+
+def test_a_budget_that_needs_every_layer() -> None:
+    costs = {"a": (1.0, 10), "b": (1.0, 10)}
+    assert set(hold_budget(0.0, ranking(costs), measure_of(costs)).names) == {"a", "b"}
+
+
+def test_a_budget_that_cannot_hold_is_refused() -> None:
+    costs = {"a": (1.0, 10), "b": (1.0, 10)}
+    with pytest.raises(CalibrationError) as caught:
+        hold_budget(0.5, ranking(costs), measure_of(costs, always=0.75))
+    assert str(caught.value) == (
+        "the budget of 0.5 CER points does not hold: 0.75 are lost even with every layer float; "
+        "no variant was written"
+    )

@@ -1,0 +1,120 @@
+"""Scales of a bundle: kept between runs, merged from shards, refused where they are foreign."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hybrid_deploy.bundle import Bundle, seal_bundle
+from hybrid_deploy.cache import CACHE_VARIABLE
+from hybrid_deploy.calibration.calibrate import (
+    calibrate,
+    kept_observations_file,
+    merge_files,
+    observe_bundle,
+)
+from hybrid_deploy.calibration.float_graphs import prepared_graphs
+from hybrid_deploy.calibration.observations import read_observations
+from hybrid_deploy.calibration.observed_model import ObservedModel
+from hybrid_deploy.calibration.samples import samples_of
+from hybrid_deploy.calibration.scales import check_scales, encode_scales
+from hybrid_deploy.errors import CalibrationError, UsageError
+
+Images = list[dict[str, NDArray[np.float32]]]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_one_shot_iterator_and_its_progress(bundle: Bundle, images: Images) -> None:
+    told: list[tuple[str, int, int]] = []
+    observed = observe_bundle(
+        bundle.folder, (image for image in images), progress=lambda *stage: told.append(stage)
+    )
+    assert told == [("calibrate", done, 3) for done in range(4)]
+    scales = observed.observations.scales("minmax")
+    assert scales.provenance.samples == 3
+    check_scales(scales, bundle, "fp32")
+
+
+def test_another_method_decodes_nothing_again(
+    bundle: Bundle, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs, samples = prepared_graphs(bundle, "fp32"), samples_of(bundle, images)
+    first = calibrate(bundle, "fp32", graphs, samples, "minmax")
+    monkeypatch.setattr(ObservedModel, "start", lambda *_: pytest.fail("decoded again"))
+    assert calibrate(bundle, "fp32", graphs, samples, "minmax") == first
+    assert calibrate(bundle, "fp32", graphs, samples, "mse") != first
+
+
+def test_merged_shards_equal_one_run(bundle: Bundle, images: Images, tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.npz" for number in range(2)]
+    for number, file in enumerate(files):
+        observe_bundle(bundle.folder, images, shard=(number, 2)).observations.save(file)
+    whole = observe_bundle(bundle.folder, images).observations
+    merged = merge_files(bundle.folder, files[::-1]).observations
+    for method in ("minmax", "entropy"):
+        assert encode_scales(merged.scales(method)) == encode_scales(whole.scales(method))
+
+
+def test_each_shard_is_kept_by_itself(bundle: Bundle, images: Images, cache: Path) -> None:
+    for number in range(2):
+        observe_bundle(bundle.folder, images, shard=(number, 2))
+    kept = [sorted(read_observations(file).samples) for file in cache.rglob("*.npz")]
+    assert sorted(kept) == [[0, 2], [1]]
+
+
+def test_shards_that_do_not_belong(bundle: Bundle, images: Images, tmp_path: Path) -> None:
+    file = tmp_path / "part.npz"
+    part = observe_bundle(bundle.folder, images, shard=(0, 2)).observations
+    part.save(file)
+    with pytest.raises(CalibrationError) as caught:
+        merge_files(bundle.folder, [file, file])
+    assert str(caught.value) == "sample 0 is in both observations; give each once"
+    part.origin = msgspec.structs.replace(part.origin, weights={"fp32/weights.bin": "ab"})
+    part.save(file)
+    with pytest.raises(CalibrationError) as caught:
+        merge_files(bundle.folder, [file])
+    assert str(caught.value) == (
+        f"{file} holds observations of another model (tiny with other weights), not of tiny fp32 "
+        f"in {bundle.folder}; collect them from this bundle"
+    )
+
+
+def test_a_damaged_kept_file_is_made_again(bundle: Bundle, images: Images) -> None:
+    samples = samples_of(bundle, images)
+    kept = kept_observations_file(bundle, "fp32", samples)
+    assert kept is not None
+    kept.write_bytes(b"damaged")
+    assert kept_observations_file(bundle, "fp32", samples) == kept
+    assert not kept.exists()
+
+
+def test_a_cache_that_cannot_be_made(
+    bundle: Bundle, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    assert kept_observations_file(bundle, "fp32", samples_of(bundle, images)) is None
+    assert len(observe_bundle(bundle.folder, images).observations.samples) == 3
+
+
+def test_only_float_variants_are_observed(bundle: Bundle, images: Images) -> None:
+    found = bundle.manifest.variants["fp32"]
+    precision = msgspec.structs.replace(found.precision, encoder="int8")
+    variants = {"int8": msgspec.structs.replace(found, precision=precision)}
+    manifest = msgspec.structs.replace(bundle.manifest, variants=variants)
+    seal_bundle(bundle.folder, manifest)
+    with pytest.raises(UsageError) as caught:
+        observe_bundle(bundle.folder, images, variant="int8")
+    assert str(caught.value) == (
+        f"variant int8 of {bundle.folder} is already quantized (encoder int8, decoder fp32); "
+        "quantize fp32"
+    )

@@ -1,0 +1,86 @@
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+from hybrid_deploy.calibration.channel_scaling import Storage, best_scaling, scale_channels
+from hybrid_deploy.calibration.encoder_forms import restored_per_channel
+from hybrid_deploy.calibration.number_forms import INT8
+from hybrid_deploy.calibration.points import linears
+from hybrid_deploy.calibration.scales import Channels
+
+Build = Callable[..., ir.Model]
+PRODUCT = "g (float[b,16] x) => (float[b,8] y) { y = MatMul (x, w) }"
+NORMED = """g (float[b,16] x) => (float[b,8] y) {
+    n = LayerNormalization <axis: int = -1> (x, gain, shift)
+    y = MatMul (n, w)
+}"""
+BOTH = """g (float[b,16] x) => (float[b,8] y, float[b,16] z) {
+    n = LayerNormalization <axis: int = -1> (x, gain, shift)
+    y = MatMul (n, w)
+    z = Add (n, x)
+}"""
+STORAGE = Storage(partial(restored_per_channel, form=INT8), activations=True)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def run(model: ir.Model, x: np.ndarray) -> list[np.ndarray]:
+    session = ort.InferenceSession(
+        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return [np.asarray(output) for output in session.run(None, {"x": x})]
+
+
+def channels_with_outliers() -> Channels:
+    largest = np.ones(16, np.float32)
+    largest[3] = 80
+    return Channels(largest, (largest / 4).astype(np.float32))
+
+
+def test_outliers_move_into_the_weight(rng: np.random.Generator) -> None:
+    weight = rng.normal(size=(16, 8)).astype(np.float32)
+    scale = best_scaling([weight], channels_with_outliers(), STORAGE)
+    assert scale is not None
+    assert scale[3] > 5 * np.delete(scale, 3).max(), "the large channel is divided most"
+
+
+def test_even_channels_are_left_alone(rng: np.random.Generator) -> None:
+    weight = rng.normal(size=(16, 8)).astype(np.float32)
+    even = Channels(np.ones(16, np.float32), np.full(16, 0.3, np.float32))
+    assert best_scaling([weight], even, STORAGE) is None
+
+
+def test_dead_channels_do_no_harm(rng: np.random.Generator) -> None:
+    seen = channels_with_outliers()
+    seen.largest[5] = seen.mean[5] = 0
+    weight = rng.normal(size=(16, 8)).astype(np.float32)
+    weight[7] = 0
+    scale = best_scaling([weight], seen, STORAGE)
+    assert scale is not None and np.isfinite(scale).all() and (scale > 0).all()
+
+
+@pytest.mark.parametrize(("text", "added"), [(PRODUCT, ["Mul"]), (NORMED, []), (BOTH, ["Mul"])])
+def test_the_product_stays_what_it_was(
+    build: Build, rng: np.random.Generator, text: str, added: list[str]
+) -> None:
+    constants = {
+        "w": rng.normal(size=(16, 8)).astype(np.float32),
+        "gain": rng.uniform(0.5, 2, 16).astype(np.float32),
+        "shift": rng.normal(size=16).astype(np.float32),
+    }
+    used = {name: array for name, array in constants.items() if name in text}
+    model, x = build(text, used), rng.normal(size=(5, 16)).astype(np.float32)
+    before, operators = run(model, x), [node.op_type for node in model.graph]
+    scale = rng.uniform(0.2, 5, 16).astype(np.float32)
+    scale_channels(model.graph, linears(model.graph), scale)
+    for expected, found in zip(before, run(model, x), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    now = [node.op_type for node in model.graph]
+    assert sorted(now) == sorted(operators + added)

@@ -1,0 +1,89 @@
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.calibration.evaluation_set import open_evaluation_set
+from hybrid_deploy.calibration.samples import Inputs
+from hybrid_deploy.errors import CalibrationError, InputError, UsageError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    lines = tmp_path / "lines"
+    lines.mkdir()
+    for name, width in (("a.png", 32), ("b.png", 48), ("c.png", 64)):
+        Image.new("L", (width, 32), 128).save(lines / name)
+    return lines
+
+
+def widths(samples: Iterable[Inputs]) -> list[int]:
+    return [inputs["image"].shape[-1] for inputs in samples]
+
+
+def test_folder_with_labels(bundle: Bundle, folder: Path) -> None:
+    (folder / "labels.csv").write_text("file,text\nc.png,12\na.png,\n")
+    found = open_evaluation_set(folder, bundle)
+    assert (len(found), found.labelled, found.expected) == (2, 2, ["12", ""])
+    assert widths(found) == [64, 32]
+
+
+def test_folder_without_labels(bundle: Bundle, folder: Path) -> None:
+    found = open_evaluation_set(str(folder), bundle)
+    assert (found.expected, found.labelled) == ([None] * 3, 0)
+    assert widths(found) == [32, 48, 64]
+    assert widths(open_evaluation_set(folder / "b.png", bundle)) == [48]
+
+
+def test_files_arrays_and_pairs(bundle: Bundle, folder: Path, images: list[Inputs]) -> None:
+    source: list[Path | Inputs | tuple[Path | str | Inputs, str | None]]
+    source = [(folder / "c.png", "12"), images[1], (images[0], "3"), (str(folder / "a.png"), None)]
+    found = open_evaluation_set(iter(source), bundle)
+    assert found.expected == ["12", None, "3", None]
+    assert found.labelled == 2
+    assert widths(found) == [64, 48, 32, 32]
+
+
+def test_golden_samples_have_no_true_text(tiny_bundle: Bundle) -> None:
+    found = open_evaluation_set(None, tiny_bundle)
+    assert found.expected == [None]
+    assert widths(found) == [20]
+
+
+def test_zeros_where_there_is_nothing_else(bundle: Bundle) -> None:
+    (inputs,) = open_evaluation_set(None, bundle)
+    assert inputs["image"].shape == (1, 1, 32, 64)
+    assert not inputs["image"].any()
+
+
+def test_thinned(bundle: Bundle) -> None:
+    source = [({"image": np.zeros((1, 1, 32, 32 + i), np.float32)}, str(i)) for i in range(10)]
+    found = open_evaluation_set(source, bundle).thinned(4)
+    assert (len(found), found.expected) == (4, ["0", "2", "5", "7"])
+    assert widths(found) == [32, 34, 37, 39]
+    assert found.thinned(4) is found
+
+
+def test_texts_need_a_vocabulary(bundle: Bundle, images: list[Inputs]) -> None:
+    mute = Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, vocabulary=None))
+    assert len(open_evaluation_set(images, mute)) == 3
+    with pytest.raises(UsageError) as caught:
+        open_evaluation_set([(images[0], "1")], mute)
+    assert str(caught.value) == (
+        f"the samples have true texts, but {bundle.folder} has no vocabulary to write its tokens "
+        "as text; leave the texts out, or export it with a vocabulary"
+    )
+
+
+def test_wrong_sources(bundle: Bundle, folder: Path) -> None:
+    with pytest.raises(CalibrationError, match="give at least one"):
+        open_evaluation_set([], bundle)
+    with pytest.raises(InputError, match=r"d\.png does not exist"):
+        open_evaluation_set([(folder / "d.png", "1")], bundle)
+    (folder / "labels.csv").write_text("file,text\nd.png,1\n")
+    with pytest.raises(InputError, match="names 1 of 1 files that do not exist"):
+        open_evaluation_set(folder, bundle)

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.calibration.collect import observe_samples
+from hybrid_deploy.calibration.float_graphs import prepared_graphs
+from hybrid_deploy.calibration.magnitudes import Magnitude, observe_magnitudes
+from hybrid_deploy.calibration.samples import samples_of
+from hybrid_deploy.contract import GraphRole
+
+Images = list[dict[str, NDArray[np.float32]]]
+
+
+def test_every_tensor_of_every_graph(bundle: Bundle, images: Images) -> None:
+    graphs, samples = prepared_graphs(bundle, "fp32"), samples_of(bundle, images)
+    done: list[int] = []
+    found = observe_magnitudes(bundle, graphs, samples, done.append)
+    assert done == [1, 2, 3]
+    assert list(found) == [GraphRole.ENCODER, GraphRole.PREFILL, GraphRole.STEP]
+    scales = observe_samples(bundle, "fp32", graphs, samples).scales("minmax")
+    for role, magnitudes in found.items():
+        computed = {value.name for node in graphs[role].graph for value in node.outputs}
+        assert len(magnitudes) > len(computed) / 2
+        assert magnitudes.keys() <= computed
+        for name, seen in scales.of(role).items():
+            if name in computed:
+                # all tensors being outputs keeps kernels from being fused, which rounds otherwise
+                assert magnitudes[name] == pytest.approx(max(-seen.low, seen.high), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "largest"),
+    [([1, -3, 2], 3), ([-np.inf, 2, -1], 2), ([np.nan, -7], 7), ([np.inf], 0), ([], 0)],
+)
+def test_only_finite_numbers_count(numbers: list[float], largest: float) -> None:
+    magnitude = Magnitude()
+    magnitude.observe(np.array(numbers, np.float32), 0)
+    assert magnitude.largest == largest
+    magnitude.observe(np.array([0.5], np.float32), 1)
+    assert magnitude.largest == max(largest, 0.5)

@@ -1,0 +1,19 @@
+import numpy as np
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.calibration.readings import read_all
+from hybrid_deploy.calibration.samples import Inputs
+from hybrid_deploy.runtime.session import load_session
+
+
+def test_sequences_come_in_the_order_of_the_samples(bundle: Bundle, images: list[Inputs]) -> None:
+    pair = {"image": np.concatenate([images[2]["image"], -images[2]["image"]])}
+    samples = [images[0], images[1], pair, images[0]]
+    session = load_session(bundle.folder, threads=1)
+    wanted = [result for sample in samples for result in session.run_arrays(sample)[0]]
+    begun: list[int] = []
+    found = read_all(bundle, "fp32", samples, begun.append, threads=1)
+    assert found.samples == (0, 1, 2, 2, 3)
+    assert found.tokens == tuple(result.tokens for result in wanted)
+    assert found.texts == tuple(result.text for result in wanted)
+    assert begun[-1] == 4

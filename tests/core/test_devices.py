@@ -1,0 +1,51 @@
+import pytest
+
+from hybrid_deploy.devices import DEVICES, check_precision, device_of
+from hybrid_deploy.errors import UsageError
+
+
+def test_orin_has_no_fp8_and_says_so() -> None:
+    with pytest.raises(UsageError) as caught:
+        check_precision(device_of("orin"), "fp8", "fp8")
+    assert str(caught.value) == (
+        "Jetson Orin (sm_87) has no fp8 for the encoder: floats of 8 bits begin with Ada (sm_89) "
+        "(orin knows: bf16, fp16, fp32, int4-weights, int8, int8-weights)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "encoder", "decoder", "reason"),
+    [
+        ("rtx:sm_75", "fp32", "int4-weights", "weights of 4 bits begin with Ampere"),
+        ("rtx:sm_75", "bf16", "bf16", "bfloat16 begins with Ampere"),
+        ("thor", "int8-cpu", "int8-weights", "unsigned activations, which TensorRT refuses"),
+        ("cpu", "int8", "int8-weights", "slower than fp32 on a CPU; take int8-cpu"),
+        ("cpu", "bf16", "bf16", "no kernels for bfloat16"),
+        ("rtx:any", "fp8", "fp8", "begin with Ada"),
+    ],
+)
+def test_what_a_device_lacks_is_refused(
+    device: str, encoder: str, decoder: str, reason: str
+) -> None:
+    with pytest.raises(UsageError, match=reason):
+        check_precision(device_of(device), encoder, decoder)
+
+
+@pytest.mark.parametrize(
+    ("device", "encoder", "decoder"),
+    [
+        ("orin", "int8", "int4-weights"),
+        ("thor", "fp8", "fp8"),
+        ("rtx:sm_120", "fp8", "fp8"),
+        ("rtx:sm_75", "int8", "int8"),
+        ("cpu", "int8-cpu", "int4-weights"),
+    ],
+)
+def test_what_a_device_has_is_taken(device: str, encoder: str, decoder: str) -> None:
+    check_precision(device_of(device), encoder, decoder)
+
+
+def test_unknown_device_lists_those_there_are() -> None:
+    with pytest.raises(UsageError, match="unknown target 'nano'; choose one of: cpu, orin, thor"):
+        device_of("nano")
+    assert set(DEVICES) >= {"cpu", "orin", "thor", "rtx:sm_86", "rtx:any"}
