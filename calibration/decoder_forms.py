@@ -28,6 +28,7 @@ from hybrid_deploy.calibration.points import Linear, linears
 from hybrid_deploy.calibration.precision import DecoderForm
 from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.calibration.scales import Channels, Scales
+from hybrid_deploy.calibration.short_tables import shorten_tables
 from hybrid_deploy.calibration.stored_weights import block_for, store_weight
 from hybrid_deploy.calibration.weights import quantize_in_blocks
 from hybrid_deploy.contract import GraphRole
@@ -86,6 +87,7 @@ def quantize_decoder(
             insert_pairs(model.graph, points, ranges[role], _ACTIVATIONS[form])
         for linear in targets[role]:
             _store(model.graph, linear, numbers, block)
+        shorten_tables(model)
         drop_unused_constants(model.graph)
 
 

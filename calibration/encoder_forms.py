@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.channel_scaling import Storage, best_scaling, scale_channels
 from hybrid_deploy.calibration.constants import drop_unused_constants
+from hybrid_deploy.calibration.cpu_kernels import prefer_cpu_kernels
 from hybrid_deploy.calibration.number_forms import FLOAT8, INT8, NumberForm
 from hybrid_deploy.calibration.pairs import ActivationForm, insert_pairs
 from hybrid_deploy.calibration.points import Linear, cpu_points, linears, portable_points
@@ -55,6 +56,8 @@ def quantize_encoder(
     number_form = FLOAT8 if form is EncoderForm.FLOAT8 else INT8
     for linear in targets:
         store_weight(graph, linear, number_form)
+    if form is EncoderForm.INT8_CPU:
+        prefer_cpu_kernels(model)
     drop_unused_constants(graph)
 
 

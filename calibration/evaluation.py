@@ -127,12 +127,14 @@ def evaluate(
         _stage(progress, "reference", total),
         threads=threads,
     )
-    _stage(progress, "logits", total)(0)
+    logits_done = _stage(progress, "logits", total)
+    logits_done(0)
     teacher = teacher or Teacher(
         bundle, reference_variant, evaluation_set.thinned(MOST_LOGITS), threads=threads
     )
     backend = load_backend(DEFAULT_BACKEND, bundle, variant, Options(threads))
     divergence = teacher.divergence(backend)
+    logits_done(total)
     check_prefill(bundle, backend, teacher.first_inputs)
     readings = read_all(
         bundle, variant, evaluation_set, _stage(progress, "check", total), backend=backend
@@ -168,7 +170,8 @@ def _texts(evaluation_set: EvaluationSet, reference: Readings, readings: Reading
     if not evaluation_set.labelled:
         return None
     assert reference.texts is not None and readings.texts is not None, "labels need a vocabulary"
-    expected = [evaluation_set.expected[sample] for sample in readings.samples]
+    texts = evaluation_set.expected
+    expected = [texts[sample] for sample in readings.samples]
     rows = zip(expected, reference.texts, readings.texts, strict=True)
     known = [(text, a, b) for text, a, b in rows if text is not None]
     if len(known) != evaluation_set.labelled:

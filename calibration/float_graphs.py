@@ -27,7 +27,8 @@ def check_float(bundle: Bundle, variant: str) -> None:
     """Checks that a variant can be calibrated and quantized.
 
     Raises:
-        UsageError: it is quantized already, or returns no logits.
+        UsageError: it is quantized already, or returns no logits, or the bundle has no start
+            tokens.
         InputError: there is no such variant.
     """
     found = bundle.variant(variant)
@@ -36,6 +37,11 @@ def check_float(bundle: Bundle, variant: str) -> None:
             f"variant {variant} of {bundle.folder} is already quantized "
             f"(encoder {found.precision.encoder}, decoder {found.precision.decoder}); "
             f"quantize {FLOAT}"
+        )
+    if not bundle.manifest.generation.start_tokens:
+        raise UsageError(
+            f"{bundle.folder} has no start tokens, so there is nothing to decode samples with; "
+            "export it with --start"
         )
     if found.head is not Head.LOGITS:
         raise UsageError(

@@ -8,7 +8,7 @@ unsigned activations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -70,42 +70,51 @@ def insert_pairs(
             raise CalibrationError(
                 f"the scales say nothing of {value.name}; calibrate this bundle again"
             )
-        for number, group in enumerate(_groups(uses)):
-            _insert_pair(graph, f"{value.name}/{number}", value, group, _PARAMETERS[form](seen))
+        for name, groups in _copies(str(value.name), uses, form):
+            _insert_pairs(graph, name, value, groups, _PARAMETERS[form](seen))
 
 
-def _groups(uses: list[Use]) -> list[list[Use]]:
-    """Splits the uses of a tensor into those that share a quantized copy.
+def _copies(
+    name: str, uses: list[Use], form: ActivationForm
+) -> Iterator[tuple[str, list[list[Use]]]]:
+    """Names the quantized copies of a tensor, each with the uses that share a DequantizeLinear.
 
-    ONNX Runtime fuses a MatMul only when its quantized input is nobody else's.
+    ONNX Runtime fuses a MatMul only when it is alone with its DequantizeLinear; a signed one even
+    has to be alone with its QuantizeLinear.
     """
-    alone = [[use] for use in uses if use[0].op_type in _PRODUCTS]
-    shared = [use for use in uses if use[0].op_type not in _PRODUCTS]
-    return [shared, *alone] if shared else alone
+    groups = [[use] for use in uses if use[0].op_type in _PRODUCTS]
+    if shared := [use for use in uses if use[0].op_type not in _PRODUCTS]:
+        groups.insert(0, shared)
+    if form is ActivationForm.UINT8:
+        yield name, groups
+    else:
+        yield from ((f"{name}/{number}", [group]) for number, group in enumerate(groups))
 
 
-def _insert_pair(
+def _insert_pairs(
     graph: ir.Graph,
     name: str,
     value: ir.Value,
-    uses: list[Use],
+    groups: list[list[Use]],
     parameters: tuple[float, NDArray[Any]],
 ) -> None:
+    """Quantizes a tensor once, and dequantizes it for every group of uses."""
     scale = constant(graph, f"{name}_scale", np.asarray(parameters[0], np.float32))
     zero_point = constant(graph, f"{name}_zero_point", parameters[1])
     assert zero_point.dtype is not None, "a constant has a type"
-    quantize = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}_quantize")
-    quantized = quantize.outputs[0]
+    nodes = [ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}_quantize")]
+    quantized = nodes[0].outputs[0]
     describe(quantized, f"{name}_quantized", value, zero_point.dtype)
-    dequantize = ir.node(
-        "DequantizeLinear", [quantized, scale, zero_point], name=f"{name}_dequantize"
-    )
-    restored = dequantize.outputs[0]
-    describe(restored, f"{name}_dequantized", value, ir.DataType.FLOAT)
+    for number, uses in enumerate(groups):
+        restored_name = f"{name}_dequantized_{number}"
+        inputs = [quantized, scale, zero_point]
+        nodes.append(ir.node("DequantizeLinear", inputs, name=restored_name))
+        restored = nodes[-1].outputs[0]
+        describe(restored, restored_name, value, ir.DataType.FLOAT)
+        for node, index in uses:
+            node.replace_input_with(index, restored)
     producer = value.producer()
     if producer is None:
-        graph.insert_before(graph[0], [quantize, dequantize])
+        graph.insert_before(graph[0], nodes)
     else:
-        graph.insert_after(producer, [quantize, dequantize])
-    for node, index in uses:
-        node.replace_input_with(index, restored)
+        graph.insert_after(producer, nodes)

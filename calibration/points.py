@@ -45,7 +45,19 @@ class Linear:
     @property
     def name(self) -> str:
         """What its weight is called in the model, where that is known."""
-        return str(self.weight.name).removesuffix("_transposed").removesuffix(".weight")
+        name = str(self.weight.name).removesuffix("_transposed").removesuffix(".weight")
+        return name if "." in name else self._bias_name or name
+
+    @property
+    def _bias_name(self) -> str | None:
+        """What the bias is called in the model: a weight that was rearranged lost its name."""
+        bias = next((v for v in self.node.inputs[2:] if v is not None), None)
+        for user, index in self.node.outputs[0].uses():
+            if user.op_type in ("Add", "Sum") and bias is None:
+                bias = user.inputs[1 - index]
+        if bias is None or bias.const_value is None or "." not in str(bias.name):
+            return None
+        return str(bias.name).removesuffix(".bias")
 
 
 def linears(graph: ir.Graph) -> list[Linear]:

@@ -25,7 +25,7 @@ from hybrid_deploy.contract import (
     next_cache,
 )
 from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError
-from hybrid_deploy.manifest import GraphSpec, TensorSpec
+from hybrid_deploy.manifest import GraphSpec, Precision, TensorSpec
 from hybrid_deploy.runtime.backend import FloatArray, IntArray, Options
 from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
 
@@ -54,6 +54,7 @@ class OnnxRuntimeBackend:
         self._variant = variant
         self._options = options
         self._specs = bundle.graphs(variant)
+        self._disabled = _wrong_optimizers(bundle.variant(variant).precision)
         _check_types(self._specs[GraphRole.STEP], f"variant {variant} of {bundle.folder}")
         self._encoder = self._session(GraphRole.ENCODER)
         self._step = self._session(GraphRole.STEP)
@@ -93,7 +94,7 @@ class OnnxRuntimeBackend:
         path = self._bundle.graph_path(self._variant, role)
         with _failures(f"loading {path}"):
             try:
-                return make_session(path, self._options.threads)
+                return make_session(path, self._options.threads, disabled=self._disabled)
             except Exception as error:
                 too_old = _too_old(error)
                 if too_old is None:
@@ -193,9 +194,9 @@ class OnnxRuntimeDecoding:
 
 
 def make_session(
-    path: Path, threads: int | None, *, optimized: bool = True
+    path: Path, threads: int | None, *, optimized: bool = True, disabled: Sequence[str] = ()
 ) -> ort.InferenceSession:
-    """Opens an ONNX file on the CPU."""
+    """Opens an ONNX file on the CPU; `disabled` names graph optimizers to leave out."""
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     if threads is not None:
@@ -203,7 +204,15 @@ def make_session(
     options.inter_op_num_threads = 1
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+    )
+
+
+def _wrong_optimizers(precision: Precision) -> tuple[str, ...]:
+    """Names the optimizers that change what graphs of a precision compute."""
+    # takes a zero point of 0 for the smallest number, as of uint8, and removes the Relu before it
+    return ("ReluQuantRewrite",) if "fp8" in (precision.encoder, precision.decoder) else ()
 
 
 def _check_types(step: GraphSpec, name: str) -> None:

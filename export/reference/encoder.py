@@ -16,6 +16,20 @@ MEMORY_PX = 8
 MAX_MEMORY = 256
 
 
+class MemoryEncoder(nn.Module):
+    """An encoder in two halves: columns, which training also spots digits in, then memory."""
+
+    columns: nn.Module
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns memory (batch, memory tokens, d_model) for image (batch, 1, 32, width)."""
+        return self.memory_from_columns(self.columns(image))
+
+    def memory_from_columns(self, columns: Tensor) -> Tensor:
+        """Returns the memory for what `columns` gave: (batch, d_model, 1, columns) float32."""
+        raise NotImplementedError
+
+
 class ColumnEncoder(nn.Module):
     """Reads an image 32 pixels high into one feature vector for every 4 pixels of its width."""
 
@@ -49,7 +63,7 @@ class LineContext(nn.Sequential):
         super().__init__(nn.MaxPool2d((1, 2)), WideBlock(d_model), WideBlock(d_model))
 
 
-class FeatureMapEncoder(nn.Module):
+class FeatureMapEncoder(MemoryEncoder):
     """Keeps the columns of the feature map as memory tokens, marked with their positions."""
 
     positions: Tensor
@@ -62,10 +76,6 @@ class FeatureMapEncoder(nn.Module):
             "positions", sinusoidal_positions(MAX_MEMORY, d_model), persistent=False
         )
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Returns memory (batch, width / 8, d_model) for image (batch, 1, 32, width)."""
-        return self.memory_from_columns(self.columns(image))
-
     def memory_from_columns(self, columns: Tensor) -> Tensor:
         """Returns memory (batch, width / 8, d_model) for what `columns` gave."""
         # (batch, d_model, 1, width / 8) -> (batch, width / 8, d_model)
@@ -73,7 +83,7 @@ class FeatureMapEncoder(nn.Module):
         return memory + self.positions[: memory.shape[1]]
 
 
-class PooledEncoder(nn.Module):
+class PooledEncoder(MemoryEncoder):
     """Averages the feature map into one vector, as in the article."""
 
     def __init__(self, d_model: int) -> None:
@@ -84,10 +94,6 @@ class PooledEncoder(nn.Module):
         # what differs between lines is small beside what all columns share
         self.norm = nn.BatchNorm1d(2 * d_model)
         self.project = nn.Linear(2 * d_model, d_model)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Returns memory (batch, 1, d_model) for image (batch, 1, 32, width)."""
-        return self.memory_from_columns(self.columns(image))
 
     def memory_from_columns(self, columns: Tensor) -> Tensor:
         """Returns memory (batch, 1, d_model) for what `columns` gave."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hybrid_deploy.errors import MissingDependencyError
 from hybrid_deploy.export.reference.lines import READING_MARGIN_PX, Line, batch_images
-from hybrid_deploy.export.reference.model import DigitReader
+from hybrid_deploy.export.reference.model import LineReader
 from hybrid_deploy.export.reference.vocabulary import END, MAX_LENGTH, START, text_from_tokens
 
 
@@ -32,7 +32,7 @@ class Reading:
 
 
 def read_lines(
-    model: DigitReader, images: Sequence[NDArray[np.uint8]], batch_size: int = 64
+    model: LineReader, images: Sequence[NDArray[np.uint8]], batch_size: int = 64
 ) -> list[str]:
     """Returns the text of each image, decoded greedily by running the whole sequence every step.
 
@@ -50,7 +50,7 @@ def read_lines(
     return texts
 
 
-def score_lines(model: DigitReader, lines: Sequence[Line]) -> Reading:
+def score_lines(model: LineReader, lines: Sequence[Line]) -> Reading:
     """Returns how well the model reads the lines.
 
     Raises:
@@ -72,7 +72,7 @@ def score_lines(model: DigitReader, lines: Sequence[Line]) -> Reading:
 
 
 @torch.inference_mode()
-def _read_batch(model: DigitReader, image: Tensor) -> Tensor:
+def _read_batch(model: LineReader, image: Tensor) -> Tensor:
     """Tokens (batch, length) from image (batch, 1, 32, width); rows may run on past their end."""
     memory = model.encode(image)
     tokens = torch.full((len(image), 1), START)

@@ -25,7 +25,7 @@ from hybrid_deploy.export.reference.lines import (
     Split,
     compose_lines,
 )
-from hybrid_deploy.export.reference.model import EncoderForm, load_reference
+from hybrid_deploy.export.reference.model import LineReader, load_reference
 from hybrid_deploy.export.reference.vocabulary import END, MAX_LENGTH, PAD, START, VOCABULARY
 from hybrid_deploy.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
 from hybrid_deploy.runtime.preprocess_image import batch_images
@@ -51,12 +51,38 @@ PREPROCESS = ImageInput(
 
 def feature_map() -> ExportJob:
     """Gives the model whose memory is a row of feature vectors."""
-    return _job("feature-map")
+    return line_job(load_reference("feature-map"), "digits-feature-map")
 
 
 def pooled() -> ExportJob:
     """Gives the model whose memory is one vector."""
-    return _job("pooled")
+    return line_job(load_reference("pooled"), "digits-pooled")
+
+
+def line_job(model: LineReader, name: str) -> ExportJob:
+    """Gives the job of any model that reads the lines.
+
+    Args:
+        model: In eval mode.
+        name: Of the model, for its bundle.
+    """
+    lines = held_out_lines()
+    width = DynamicAxis("width", DimRange(MIN_WIDTH_PX, 192, _MAX_WIDTH_PX))
+    return ExportJob(
+        model=model,
+        example={"image": torch.zeros(1, 1, LINE_HEIGHT_PX, 128)},
+        spec=ModelSpec(
+            name=name,
+            generation=GenerationDefaults(
+                start_tokens=(START,), end_tokens=(END,), pad_token=PAD, max_length=MAX_LENGTH
+            ),
+            preprocess=PREPROCESS,
+            vocabulary=Vocabulary(tokens=VOCABULARY, special=(PAD, START, END)),
+            dynamic={"image": {3: width}},
+        ),
+        checks=_batches(lines),
+        golden={f"{i:02d}.png": png(line) for i, line in enumerate(lines[:_GOLDEN_LINES])},
+    )
 
 
 def held_out_lines() -> list[Line]:
@@ -87,26 +113,6 @@ def png(line: Line) -> bytes:
     content = io.BytesIO()
     Image.fromarray(line.image).save(content, format="PNG")
     return content.getvalue()
-
-
-def _job(form: EncoderForm) -> ExportJob:
-    lines = held_out_lines()
-    width = DynamicAxis("width", DimRange(MIN_WIDTH_PX, 192, _MAX_WIDTH_PX))
-    return ExportJob(
-        model=load_reference(form),
-        example={"image": torch.zeros(1, 1, LINE_HEIGHT_PX, 128)},
-        spec=ModelSpec(
-            name=f"digits-{form}",
-            generation=GenerationDefaults(
-                start_tokens=(START,), end_tokens=(END,), pad_token=PAD, max_length=MAX_LENGTH
-            ),
-            preprocess=PREPROCESS,
-            vocabulary=Vocabulary(tokens=VOCABULARY, special=(PAD, START, END)),
-            dynamic={"image": {3: width}},
-        ),
-        checks=_batches(lines),
-        golden={f"{i:02d}.png": png(line) for i, line in enumerate(lines[:_GOLDEN_LINES])},
-    )
 
 
 def _batches(lines: Sequence[Line]) -> list[Inputs]:

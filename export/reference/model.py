@@ -14,7 +14,11 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.export.reference.encoder import FeatureMapEncoder, PooledEncoder
+from hybrid_deploy.export.reference.encoder import (
+    FeatureMapEncoder,
+    MemoryEncoder,
+    PooledEncoder,
+)
 from hybrid_deploy.export.reference.positions import sinusoidal_positions
 from hybrid_deploy.export.reference.vocabulary import MAX_LENGTH, PAD, VOCABULARY
 
@@ -22,7 +26,43 @@ EncoderForm = Literal["feature-map", "pooled"]
 FORMS: tuple[EncoderForm, ...] = ("feature-map", "pooled")
 
 
-class DigitReader(nn.Module):
+class LineReader(nn.Module):
+    """What training and scoring ask of a model that reads lines."""
+
+    encoder: MemoryEncoder
+    embedding: nn.Embedding
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Returns the memory of a batch of images.
+
+        Args:
+            image: (batch, 1, 32, width) float32, paper 0 and ink down to -2; the width a multiple
+                of 16, at most 2048.
+
+        Returns:
+            (batch, memory tokens, d_model) float32.
+        """
+        memory: Tensor = self.encoder(image)
+        return memory
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        """Returns the logits of the token that follows each given token.
+
+        Args:
+            tokens: (batch, length) int64, beginning with start; the length at most MAX_LENGTH.
+            memory: What `encode` returned.
+
+        Returns:
+            (batch, length, vocabulary) float32.
+        """
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, tokens: Tensor) -> Tensor:
+        """Returns `decode(tokens, encode(image))`."""
+        return self.decode(tokens, self.encode(image))
+
+
+class DigitReader(LineReader):
     """Reads a line of handwritten digits, one digit per decoding step.
 
     Args:
@@ -48,7 +88,7 @@ class DigitReader(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.encoder: FeatureMapEncoder | PooledEncoder = (
+        self.encoder = (
             FeatureMapEncoder(d_model) if encoder == "feature-map" else PooledEncoder(d_model)
         )
         self.embedding = nn.Embedding(len(VOCABULARY), d_model, padding_idx=PAD)
@@ -61,29 +101,8 @@ class DigitReader(nn.Module):
         self.decoder = nn.TransformerDecoder(layer, layers)
         self.head = nn.Linear(d_model, len(VOCABULARY))
 
-    def encode(self, image: Tensor) -> Tensor:
-        """Returns the memory of a batch of images.
-
-        Args:
-            image: (batch, 1, 32, width) float32, paper 0 and ink down to -2; the width a multiple
-                of 16, at most 2048.
-
-        Returns:
-            (batch, width / 8, d_model) float32, or (batch, 1, d_model) for the pooled form.
-        """
-        memory: Tensor = self.encoder(image)
-        return memory
-
     def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
-        """Returns the logits of the token that follows each given token.
-
-        Args:
-            tokens: (batch, length) int64, beginning with start; the length at most MAX_LENGTH.
-            memory: What `encode` returned.
-
-        Returns:
-            (batch, length, vocabulary) float32.
-        """
+        """Returns logits (batch, length, vocabulary) of the token after each given token."""
         length = tokens.shape[1]
         embedded = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim)
         embedded = embedded + self.positions[:length]
@@ -91,10 +110,6 @@ class DigitReader(nn.Module):
         decoded = self.decoder(embedded, memory, tgt_mask=mask, tgt_is_causal=True)
         logits: Tensor = self.head(decoded)
         return logits
-
-    def forward(self, image: Tensor, tokens: Tensor) -> Tensor:
-        """Returns `decode(tokens, encode(image))`."""
-        return self.decode(tokens, self.encode(image))
 
 
 def load_reference(form: str) -> DigitReader:

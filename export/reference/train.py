@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import click
 import numpy as np
@@ -31,7 +31,13 @@ from hybrid_deploy.export.reference.lines import (
     batch_images,
     compose_lines,
 )
-from hybrid_deploy.export.reference.model import FORMS, DigitReader, EncoderForm, weights_name
+from hybrid_deploy.export.reference.model import (
+    FORMS,
+    DigitReader,
+    EncoderForm,
+    LineReader,
+    weights_name,
+)
 from hybrid_deploy.export.reference.schedule import Schedule
 from hybrid_deploy.export.reference.vocabulary import END, PAD, VOCABULARY, tokens_from_text
 
@@ -46,6 +52,7 @@ CHOICES: dict[str, tuple[EncoderForm, ...]] = {**{form: (form,) for form in FORM
 
 
 Report = Callable[[float, float], None]
+Reader = TypeVar("Reader", bound=LineReader)
 _moving_average = get_ema_multi_avg_fn(0.99)  # type: ignore[no-untyped-call]
 
 
@@ -67,9 +74,6 @@ def train_reader(
 ) -> DigitReader:
     """Returns a model trained from scratch, in eval mode.
 
-    Lines start short and grow to their full length: reading order is learnt on short lines within
-    a few hundred steps, on long ones only much later.
-
     Args:
         form: Which encoder.
         seed: Of the first weights and of the lines.
@@ -78,7 +82,24 @@ def train_reader(
         report: Told after every step how far training is (0-1), and the loss.
     """
     torch.manual_seed(seed)
-    model = DigitReader(form)
+    schedule = Schedule(steps or STEPS[form], seconds_limit)
+    return train_model(DigitReader(form), schedule, seed=seed, report=report)
+
+
+def train_model(
+    model: Reader, schedule: Schedule, *, seed: int = 0, report: Report | None = None
+) -> Reader:
+    """Trains a model; returns the average of its last weights, in eval mode.
+
+    Lines start short and grow to their full length: reading order is learnt on short lines within
+    a few hundred steps, on long ones only much later.
+
+    Args:
+        model: With new weights, which training overwrites.
+        schedule: How long to train.
+        seed: Of the lines.
+        report: Told after every step how far training is (0-1), and the loss.
+    """
     # channels-last convolutions train faster on a CPU
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     spotter = nn.Linear(model.embedding.embedding_dim, len(VOCABULARY))
@@ -86,7 +107,6 @@ def train_reader(
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.05)
     # the average of the last weights reads unseen digits better than the last ones
     averaged = AveragedModel(model, multi_avg_fn=_moving_average, use_buffers=True)
-    schedule = Schedule(steps or STEPS[form], seconds_limit)
     for batch in _batches(schedule, seed):
         if schedule.done >= FROZEN_STATISTICS_FROM:
             _freeze_statistics(model)
@@ -101,7 +121,7 @@ def train_reader(
         schedule.advance()
         if report is not None:
             report(schedule.done, reading.item())
-    return cast("DigitReader", averaged.module).eval()
+    return cast("Reader", averaged.module).eval()
 
 
 def _batches(schedule: Schedule, seed: int) -> Iterator[Batch]:
@@ -129,7 +149,7 @@ def _batch(lines: Sequence[Line], rng: np.random.Generator) -> Batch:
     return Batch(torch.from_numpy(image), tokens)
 
 
-def _loss(model: DigitReader, spotter: nn.Linear, batch: Batch) -> tuple[Tensor, Tensor]:
+def _loss(model: LineReader, spotter: nn.Linear, batch: Batch) -> tuple[Tensor, Tensor]:
     """Cross-entropy of every next token, and a share of the spotter's loss.
 
     The spotter names a digit once wherever it sees one in the columns (connectionist temporal
@@ -152,7 +172,7 @@ def _loss(model: DigitReader, spotter: nn.Linear, batch: Batch) -> tuple[Tensor,
     return reading, SPOTTING_SHARE * spotting
 
 
-def _freeze_statistics(model: DigitReader) -> None:
+def _freeze_statistics(model: LineReader) -> None:
     """Makes batch normalisation use its running statistics, as it will when the model reads.
 
     Those of a batch depend on how wide and how padded it is, and the model would lean on that.
@@ -162,7 +182,7 @@ def _freeze_statistics(model: DigitReader) -> None:
             module.eval()
 
 
-def save_weights(model: DigitReader, path: Path) -> None:
+def save_weights(model: LineReader, path: Path) -> None:
     """Writes the weights as safetensors; `path` is replaced whole or not at all."""
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     write_file(path, save(weights))

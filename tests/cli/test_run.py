@@ -102,6 +102,14 @@ def test_compare_measures_against_the_labels(tiny_path: Path, page: Path) -> Non
     assert 0 < row["cer_percent"] < 50
 
 
+def test_compare_counts_word_errors_where_labels_have_words(tiny_path: Path, page: Path) -> None:
+    (page.parent / "labels.csv").write_text("file,text\npage.png,two words\n")
+    (row,) = json.loads(output("compare", tiny_path, "--samples", page.parent, "--format", "json"))
+    assert row["wer_percent"] == 100
+    (page.parent / "labels.csv").write_text("file,text\npage.png,one\n")
+    assert "WER" not in output("compare", tiny_path, "--samples", page.parent)
+
+
 def test_export_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parents[1])
     text = output("export", "conftest:job", "-o", tmp_path / "out.bundle")

@@ -1,0 +1,66 @@
+"""A model of Whisper tiny's shape with random weights: what its sizes and speeds would be.
+
+`python -m tests.readers.whisper_shape out.bundle samples/` also writes two samples of noise.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+import transformers as hf
+from transformers import PreTrainedModel
+
+from hybrid_deploy.export.exporter import export_model
+
+BINS, FRAMES, TOKENS = 80, 3000, 51865
+_START, _LENGTH = 50258, 64
+_SAMPLES = 2
+
+
+def whisper_shape() -> PreTrainedModel:
+    """Makes the model: 4 + 4 layers of width 384, biases and gains random too."""
+    torch.manual_seed(0)
+    config = hf.WhisperConfig(
+        vocab_size=TOKENS,
+        num_mel_bins=BINS,
+        encoder_layers=4,
+        decoder_layers=4,
+        encoder_attention_heads=6,
+        decoder_attention_heads=6,
+        encoder_ffn_dim=1536,
+        decoder_ffn_dim=1536,
+        d_model=384,
+        begin_suppress_tokens=None,
+        suppress_tokens=None,
+    )
+    model = hf.WhisperForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():  # zeros would be optimized away
+            if name.endswith(".bias"):
+                parameter.normal_(0, 0.02)
+            elif "layer_norm.weight" in name:
+                parameter.normal_(1, 0.1)
+    return model
+
+
+@click.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("samples", type=click.Path(path_type=Path, file_okay=False))
+def main(out: Path, samples: Path) -> None:
+    """Export the model to OUT and write samples of noise to the folder SAMPLES."""
+    features = torch.randn(1, BINS, FRAMES)
+    export_model(
+        whisper_shape(), features, out, max_length=_LENGTH, start_tokens=_START, force=True
+    )
+    samples.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for number in range(_SAMPLES):
+        noise = rng.normal(size=(1, BINS, FRAMES)).astype(np.float32)
+        np.savez(samples / f"{number}.npz", input_features=noise)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m tests.readers.whisper_shape")
