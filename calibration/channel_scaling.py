@@ -27,7 +27,7 @@ Weigher = Callable[[FloatArray], FloatArray]
 """Gives what is restored of a weight (summed axis, channels) after it was stored."""
 
 _EXPONENTS = np.linspace(0.05, 1, 20)
-_LEAST_GAIN = 0.05
+_LEAST_GAIN, _LEAST_GAIN_OF_A_MUL = 0.05, 0.5
 _INT8_MAX = 127
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 
@@ -46,7 +46,10 @@ class Storage:
 
 
 def best_scaling(
-    weights: Sequence[FloatArray], channels: Channels, storage: Storage
+    weights: Sequence[FloatArray],
+    channels: Channels,
+    storage: Storage,
+    least_gain: float,
 ) -> FloatArray | None:
     """Chooses the scale of every channel of a tensor.
 
@@ -54,9 +57,10 @@ def best_scaling(
         weights: the matrices (summed axis, channels) that the tensor is multiplied with.
         channels: what it was seen to hold.
         storage: how all of it is quantized.
+        least_gain: share of the error that a scaling has to take away, as `least_gain` gives it.
 
     Returns:
-        s (summed axis,) float32, positive; None where no scaling gains 5 % of the error.
+        s (summed axis,) float32, positive; None where no scaling gains so much.
     """
     weight = np.concatenate(weights, axis=1)
     ones = np.ones(len(weight), np.float32)
@@ -65,7 +69,12 @@ def best_scaling(
         scale = _candidate(weight, channels, float(exponent), storage)
         errors.append((_error(weight, channels, scale, storage), scale))
     best, scale = min(errors, key=lambda pair: pair[0])
-    return scale if best < (1 - _LEAST_GAIN) * errors[0][0] else None
+    return scale if best < (1 - least_gain) * errors[0][0] else None
+
+
+def least_gain(group: Sequence[Linear]) -> float:
+    """Gives what a scaling must gain: more where the division is an operator of its own."""
+    return _LEAST_GAIN if _norm_of(group) is not None else _LEAST_GAIN_OF_A_MUL
 
 
 def scale_channels(graph: ir.Graph, group: Sequence[Linear], scale: FloatArray) -> ir.Value:
@@ -82,9 +91,9 @@ def scale_channels(graph: ir.Graph, group: Sequence[Linear], scale: FloatArray) 
     activation = group[0].activation
     for linear in group:
         _scale_weight(graph, linear, scale)
-    users = {linear.node for linear in group}
-    norm = activation.producer() if _is_all_of(activation, users) else None
-    if norm is not None and norm.op_type in _NORMS and _divide_norm(graph, norm, scale):
+    norm = _norm_of(group)
+    if norm is not None:
+        _divide_norm(graph, norm, scale)
         return activation
     name = f"{activation.name}_scaled"
     number = sum(str(node.outputs[0].name).startswith(name) for node, _ in activation.uses())
@@ -142,14 +151,24 @@ def _is_all_of(value: ir.Value, users: set[ir.Node]) -> bool:
     )
 
 
-def _divide_norm(graph: ir.Graph, norm: ir.Node, scale: FloatArray) -> bool:
-    """Divides what a normalization multiplies with and adds; False where these are no constants."""
-    parameters = [value for value in norm.inputs[1:] if value is not None]
-    if any(p.const_value is None or p.const_value.numpy().shape != scale.shape for p in parameters):
-        return False
-    for index, parameter in enumerate(parameters, start=1):
-        assert parameter.const_value is not None
-        array = (parameter.const_value.numpy() / scale).astype(np.float32)
-        name = f"{norm.outputs[0].name}_{parameter.name}_scaled"
-        norm.replace_input_with(index, constant(graph, name, array))
-    return True
+def _norm_of(group: Sequence[Linear]) -> ir.Node | None:
+    """Gives the normalization that can divide for a group; None if there is none, or not alone."""
+    activation = group[0].activation
+    norm = activation.producer()
+    if norm is None or norm.op_type not in _NORMS:
+        return None
+    if not _is_all_of(activation, {linear.node for linear in group}):
+        return None
+    size = group[0].weight_shape[1 - group[0].channel_axis]
+    constants = [value.const_value for value in norm.inputs[1:] if value is not None]
+    fits = all(one is not None and one.numpy().shape == (size,) for one in constants)
+    return norm if fits else None
+
+
+def _divide_norm(graph: ir.Graph, norm: ir.Node, scale: FloatArray) -> None:
+    """Divides what a normalization multiplies with and adds."""
+    for index, parameter in enumerate(norm.inputs[1:], start=1):
+        if parameter is not None and parameter.const_value is not None:
+            array = (parameter.const_value.numpy() / scale).astype(np.float32)
+            name = f"{norm.outputs[0].name}_{parameter.name}_scaled"
+            norm.replace_input_with(index, constant(graph, name, array))

@@ -13,7 +13,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.channel_scaling import Storage, best_scaling, scale_channels
+from hybrid_deploy.calibration.channel_scaling import (
+    Storage,
+    best_scaling,
+    least_gain,
+    scale_channels,
+)
 from hybrid_deploy.calibration.constants import drop_unused_constants
 from hybrid_deploy.calibration.encoder_forms import (
     matrix_of,
@@ -146,7 +151,8 @@ def _scale_all(
             partial(_restored, form=numbers, block=_block(group[0], numbers, block)),
             activations=block is None,
         )
-        scale = best_scaling([matrix_of(linear) for linear in group], channels, storage)
+        weights = [matrix_of(linear) for linear in group]
+        scale = best_scaling(weights, channels, storage, least_gain(group))
         if scale is None:
             continue
         for role, model in graphs.items():

@@ -12,7 +12,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.channel_scaling import Storage, best_scaling, scale_channels
+from hybrid_deploy.calibration.channel_scaling import (
+    Storage,
+    best_scaling,
+    least_gain,
+    scale_channels,
+)
 from hybrid_deploy.calibration.constants import drop_unused_constants
 from hybrid_deploy.calibration.cpu_kernels import prefer_cpu_kernels
 from hybrid_deploy.calibration.number_forms import FLOAT8, INT8, NumberForm
@@ -74,7 +79,8 @@ def smooth(
         if seen is None or name not in ranges:
             continue
         storage = Storage(partial(restored_per_channel, form=INT8), activations=True)
-        scale = best_scaling([matrix_of(linear) for linear in group], seen, storage)
+        weights = [matrix_of(linear) for linear in group]
+        scale = best_scaling(weights, seen, storage, least_gain(group))
         if scale is not None:
             scaled = scale_channels(graph, group, scale)
             changed[str(scaled.name)] = scaled_range(ranges[name], seen, scale)

@@ -12,7 +12,7 @@ from hybrid_deploy.calibration.calibrate import calibrate
 from hybrid_deploy.calibration.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.layers import Layer, layers_of
 from hybrid_deploy.calibration.magnitudes import observe_magnitudes
-from hybrid_deploy.calibration.precision import EncoderForm, Recipe
+from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.calibration.rewrite import apply_recipe
 from hybrid_deploy.calibration.samples import Samples, samples_of
 from hybrid_deploy.calibration.scales import Scales
@@ -95,9 +95,8 @@ class FloatModel:
             CalibrationError: something does not fit the precision.
         """
         scales = self.scales_for(recipe)
-        halves = EncoderForm.HALF.value in (recipe.encoder.value, recipe.decoder.value)
         graphs = prepared_graphs(self.bundle, self.variant)
-        apply_recipe(recipe, graphs, scales, kept, self.wide if halves else {})
+        apply_recipe(recipe, graphs, scales, kept, self.wide if recipe.has_halves else {})
         return graphs
 
     def scales_for(self, recipe: Recipe) -> Scales | None:

@@ -17,6 +17,7 @@ FLOAT8_OPSET = 19
 """The first operator set with floats of 8 bits."""
 
 BLOCK_SIZES = (32, 64, 128)
+FLOATS = ("fp32", "fp16")
 
 
 class EncoderForm(str, Enum):
@@ -62,6 +63,7 @@ class Recipe:
         summary: what it is good for, in one line.
         block_size: how many weights of the decoder share a scale, where they divide so; None for
             the form's own choice.
+        floats: what the numbers are that are not quantized, `fp32` or `fp16`.
     """
 
     name: str
@@ -69,6 +71,12 @@ class Recipe:
     decoder: DecoderForm
     summary: str = ""
     block_size: int | None = None
+    floats: str = "fp32"
+
+    @property
+    def has_halves(self) -> bool:
+        """Whether some numbers are float16."""
+        return "fp16" in (self.encoder.value, self.decoder.value, self.floats)
 
     @property
     def needs_scales(self) -> bool:
@@ -147,6 +155,7 @@ def recipe_for(
     encoder: str | None = None,
     decoder: str | None = None,
     block_size: int | None = None,
+    floats: str | None = None,
 ) -> Recipe:
     """Gives the precision of that name, or the mix of two components.
 
@@ -155,6 +164,7 @@ def recipe_for(
         encoder: an EncoderForm, in place of the named precision's.
         decoder: a DecoderForm, in place of the named precision's.
         block_size: one of BLOCK_SIZES, for weights alone.
+        floats: one of FLOATS, for the numbers that are not quantized.
 
     Raises:
         UsageError: there is no such name, component or block; the message lists those there are.
@@ -175,7 +185,9 @@ def recipe_for(
     )
     if (recipe.encoder, recipe.decoder) == (EncoderForm.FLOAT, DecoderForm.FLOAT):
         raise UsageError("encoder and decoder both stay fp32; name another form for one of them")
-    return recipe if block_size is None else _in_blocks(recipe, block_size)
+    if block_size is not None:
+        recipe = _in_blocks(recipe, block_size)
+    return recipe if floats in (None, FLOATS[0]) else _with_floats(recipe, floats)
 
 
 def _form(forms: type[EncoderForm] | type[DecoderForm], name: str, component: str):  # type: ignore[no-untyped-def]
@@ -196,3 +208,15 @@ def _in_blocks(recipe: Recipe, block_size: int) -> Recipe:
             "the decoder"
         )
     return replace(recipe, block_size=block_size)
+
+
+def _with_floats(recipe: Recipe, floats: str | None) -> Recipe:
+    """Lets the numbers that a recipe does not quantize be float16."""
+    if floats not in FLOATS:
+        raise UsageError(f"unknown floats {floats!r}; choose one of: {', '.join(FLOATS)}")
+    if not recipe.quantizes or recipe.encoder is EncoderForm.INT8_CPU:
+        raise UsageError(f"{recipe.name} has no floats to choose; leave --floats out")
+    encoder = EncoderForm.HALF if recipe.encoder is EncoderForm.FLOAT else recipe.encoder
+    decoder = DecoderForm.HALF if recipe.decoder is DecoderForm.FLOAT else recipe.decoder
+    name = f"{recipe.name}-{floats}"
+    return replace(recipe, name=name, encoder=encoder, decoder=decoder, floats=floats)

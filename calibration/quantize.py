@@ -32,6 +32,7 @@ def quantize_bundle(
     encoder: str | None = None,
     decoder: str | None = None,
     block_size: int | None = None,
+    floats: str | None = None,
     target: str | None = None,
     max_drop: float | None = None,
     name: str | None = None,
@@ -48,6 +49,7 @@ def quantize_bundle(
         encoder: another form for the encoder, one of `EncoderForm`.
         decoder: another form for the decoder, one of `DecoderForm`.
         block_size: how many of the decoder's weights share a scale.
+        floats: what the numbers are that are not quantized, `fp32` or `fp16`.
         target: a device, one of `devices.DEVICES`; a precision that it lacks is refused.
         max_drop: how much worse than float the variant may be, in `Evaluation.drop_unit`; layers
             go back to float until that holds.
@@ -65,7 +67,9 @@ def quantize_bundle(
             not hold whatever stays float.
         BackendError: the new variant does not run, or its logits are not finite.
     """
-    recipe = recipe_for(precision, encoder=encoder, decoder=decoder, block_size=block_size)
+    recipe = recipe_for(
+        precision, encoder=encoder, decoder=decoder, block_size=block_size, floats=floats
+    )
     name = name or recipe.name
     data = samples if isinstance(samples, Data) else Data(samples)
     job = open_job(path, source, data, progress or _silent)

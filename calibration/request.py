@@ -115,7 +115,8 @@ def check_recipe(
         OutputExistsError: the bundle has that variant and `force` is not given.
     """
     if target is not None:
-        check_precision(device_of(target), recipe.encoder.value, recipe.decoder.value)
+        device = device_of(target)
+        check_precision(device, recipe.encoder.value, recipe.decoder.value, recipe.floats)
     opset = bundle.variant(source).opset
     if opset < recipe.oldest_opset:
         raise UsageError(

@@ -52,6 +52,8 @@ def apply_recipe(
     elif recipe.encoder is not EncoderForm.FLOAT:
         assert scales is not None, f"an {recipe.encoder.value} encoder was calibrated"
         quantize_encoder(encoder, scales, recipe.encoder, names[GraphRole.ENCODER])
+        if recipe.floats in _SHORT:
+            _shorten(encoder, GraphRole.ENCODER, recipe.floats, wide)
     if recipe.decoder.value in _SHORT:
         for role, model in decoder.items():
             _shorten(model, role, recipe.decoder.value, wide)
@@ -59,6 +61,9 @@ def apply_recipe(
         for model in decoder.values():
             untie_projections(model)
         quantize_decoder(decoder, scales, recipe.decoder, names, recipe.block_size)
+        if recipe.floats in _SHORT:
+            for role, model in decoder.items():
+                _shorten(model, role, recipe.floats, wide)
     match_memory(encoder, decoder)
 
 

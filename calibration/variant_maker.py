@@ -15,7 +15,7 @@ from hybrid_deploy.calibration.divergence import Teacher
 from hybrid_deploy.calibration.emulation import emulate_bfloat16
 from hybrid_deploy.calibration.evaluation import Evaluation, evaluate
 from hybrid_deploy.calibration.float_model import FloatModel, Progress
-from hybrid_deploy.calibration.precision import DecoderForm, EncoderForm, Recipe
+from hybrid_deploy.calibration.precision import FLOATS, DecoderForm, EncoderForm, Recipe
 from hybrid_deploy.calibration.readings import Readings, read_all
 from hybrid_deploy.calibration.request import Job
 from hybrid_deploy.calibration.samples import SkippedSample
@@ -203,7 +203,7 @@ class VariantMaker:
         return with_variant(bundle, staged.folder.name, staged.variant, staged.folder)
 
     def _wide(self, recipe: Recipe) -> tuple[str, ...]:
-        if "fp16" not in (recipe.encoder.value, recipe.decoder.value):
+        if not recipe.has_halves:
             return ()
         wide = self.model.wide.items()
         return tuple(f"{role.value}/{name}" for role, names in wide for name in sorted(names))
@@ -221,6 +221,8 @@ def _in_float(recipe: Recipe) -> Recipe:
 
 def _provenance(source: str, recipe: Recipe, scales: Scales | None, kept: Sequence[str]) -> str:
     made = f"hybrid-deploy {__version__} from {source}"
+    if recipe.floats != FLOATS[0]:
+        made += f", other floats {recipe.floats}"
     if recipe.block_size is not None:
         made += f", blocks of {recipe.block_size}"
     if scales is not None:

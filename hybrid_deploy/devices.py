@@ -11,18 +11,20 @@ from dataclasses import dataclass
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.target import TARGETS
 
-_BASE = frozenset({"fp32", "fp16", "int8", "int8-weights"})
-_AMPERE = _BASE | {"bf16", "int4-weights"}
+_TURING = frozenset({"fp16", "int8", "int8-weights"})
+_AMPERE = _TURING | {"fp32", "bf16", "int4-weights"}
 _ADA = _AMPERE | {"fp8"}
 _CPU = frozenset({"fp32", "int8", "int8-cpu", "int8-weights", "int4-weights"})
 
 _REASONS = {
+    "fp32": "TensorRT has no float32 products before Ampere (sm_80); quantize with --floats fp16",
     "bf16": "bfloat16 begins with Ampere (sm_80)",
     "fp8": "floats of 8 bits begin with Ada (sm_89)",
     "int4-weights": "weights of 4 bits begin with Ampere (sm_80)",
     "int8-cpu": "it has unsigned activations, which TensorRT refuses; take int8",
 }
 _CPU_REASONS = {
+    "fp32": "TensorRT has no float32 products before Ampere (sm_80); quantize with --floats fp16",
     "fp16": "ONNX Runtime's CPU kernels compute it in float32, slower than fp32 itself",
     "bf16": "ONNX Runtime's CPU has no kernels for bfloat16",
     "fp8": "ONNX Runtime's CPU only emulates floats of 8 bits",
@@ -56,7 +58,7 @@ class Device:
 
 def _capability_forms(capability: str) -> frozenset[str]:
     number = int(capability)
-    return _ADA if number >= 89 else _AMPERE if number >= 80 else _BASE
+    return _ADA if number >= 89 else _AMPERE if number >= 80 else _TURING
 
 
 def _devices() -> dict[str, Device]:
@@ -89,21 +91,24 @@ def device_of(name: str) -> Device:
     return device
 
 
-def check_precision(device: Device, encoder: str, decoder: str) -> None:
+def check_precision(device: Device, encoder: str, decoder: str, floats: str = "fp32") -> None:
     """Refuses what a device does not compute in.
 
     Args:
         device: that the variant is for.
         encoder: form of the encoder's numbers, as in a manifest.
         decoder: form of the decoder's numbers.
+        floats: what is not quantized.
 
     Raises:
         UsageError: it does not; the message says why, and what it computes in.
     """
     for component, form in (("encoder", encoder), ("decoder", decoder)):
-        reason = device.refusal(form, component)
-        if reason is not None:
-            raise UsageError(
-                f"{device.title} has no {form} for the {component}: {reason} "
-                f"({device.name} knows: {', '.join(sorted(device.forms))})"
-            )
+        rest = "fp16" if form in ("fp16", "bf16") else floats
+        for used in (form, rest):
+            reason = device.refusal(used, component)
+            if reason is not None:
+                raise UsageError(
+                    f"{device.title} has no {used} for the {component}: {reason} "
+                    f"({device.name} knows: {', '.join(sorted(device.forms))})"
+                )

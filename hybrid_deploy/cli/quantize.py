@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybrid_deploy.calibration.precision import BLOCK_SIZES, RECIPES, DecoderForm, EncoderForm
+from hybrid_deploy.calibration.precision import (
+    BLOCK_SIZES,
+    FLOATS,
+    RECIPES,
+    DecoderForm,
+    EncoderForm,
+)
 from hybrid_deploy.calibration.range_methods import METHODS
 from hybrid_deploy.cli.options import BUNDLE, FORCE, THREADS, log
 from hybrid_deploy.cli.sample_options import GOLDEN, SKIP_BAD, log_skipped, stage_bars
@@ -42,6 +48,10 @@ _MOST_RANKED = 15
     "--block", "block_size", type=int, metavar="SIZE",
     help=f"How many of the decoder's weights share a scale: {', '.join(map(str, BLOCK_SIZES))}; "
     "default: 128 where they divide so.",
+)  # fmt: skip
+@click.option(
+    "--floats", type=click.Choice(FLOATS),
+    help="What the numbers are that are not quantized; fp16 for GPUs. Default: fp32.",
 )  # fmt: skip
 @click.option(
     "--auto", "automatic", is_flag=True,
@@ -93,6 +103,7 @@ def quantize(
     encoder: str | None,
     decoder: str | None,
     block_size: int | None,
+    floats: str | None,
     automatic: bool,
     target: str | None,
     samples: Path | None,
@@ -120,17 +131,17 @@ def quantize(
 
     data = Data(samples, golden, skip_bad, scales, method, evaluation, metric)
     if automatic:
-        if precision or encoder or decoder or target:
+        if precision or encoder or decoder or floats or target:
             raise UsageError(
                 "--auto chooses the precision for this CPU; leave --precision, --encoder, "
-                "--decoder and --target out"
+                "--decoder, --floats and --target out"
             )
         _automatically(bundle, data, max_drop, threads, block_size, name, force, output_format)
         return
     with stage_bars() as show:
         report = quantize_bundle(
             bundle, precision, data, encoder=encoder, decoder=decoder, block_size=block_size,
-            target=target, max_drop=max_drop, name=name, force=force, progress=show,
+            floats=floats, target=target, max_drop=max_drop, name=name, force=force, progress=show,
         )  # fmt: skip
     log_skipped(report.skipped)
     click.echo(_json(report) if output_format == "json" else summary(report))

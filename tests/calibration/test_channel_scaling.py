@@ -46,7 +46,7 @@ def channels_with_outliers() -> Channels:
 
 def test_outliers_move_into_the_weight(rng: np.random.Generator) -> None:
     weight = rng.normal(size=(16, 8)).astype(np.float32)
-    scale = best_scaling([weight], channels_with_outliers(), STORAGE)
+    scale = best_scaling([weight], channels_with_outliers(), STORAGE, 0.05)
     assert scale is not None
     assert scale[3] > 5 * np.delete(scale, 3).max(), "the large channel is divided most"
 
@@ -54,7 +54,7 @@ def test_outliers_move_into_the_weight(rng: np.random.Generator) -> None:
 def test_even_channels_are_left_alone(rng: np.random.Generator) -> None:
     weight = rng.normal(size=(16, 8)).astype(np.float32)
     even = Channels(np.ones(16, np.float32), np.full(16, 0.3, np.float32))
-    assert best_scaling([weight], even, STORAGE) is None
+    assert best_scaling([weight], even, STORAGE, 0.05) is None
 
 
 def test_dead_channels_do_no_harm(rng: np.random.Generator) -> None:
@@ -62,7 +62,7 @@ def test_dead_channels_do_no_harm(rng: np.random.Generator) -> None:
     seen.largest[5] = seen.mean[5] = 0
     weight = rng.normal(size=(16, 8)).astype(np.float32)
     weight[7] = 0
-    scale = best_scaling([weight], seen, STORAGE)
+    scale = best_scaling([weight], seen, STORAGE, 0.05)
     assert scale is not None and np.isfinite(scale).all() and (scale > 0).all()
 
 

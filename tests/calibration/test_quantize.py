@@ -222,6 +222,6 @@ def test_scales_of_a_file_are_those_of_samples(
 
 
 def test_a_target_refuses_what_it_lacks(bundle: Bundle, images: Images) -> None:
-    with pytest.raises(UsageError, match="Jetson Orin .* has no fp8 for the encoder"):
+    with pytest.raises(UsageError, match=r"Jetson Orin .* has no fp8 for the encoder"):
         quantize_bundle(bundle.folder, "fp8", images, target="orin")
     assert quantize_bundle(bundle.folder, "int4-weights", images, target="orin").samples == 3

@@ -16,7 +16,7 @@ def test_orin_has_no_fp8_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("device", "encoder", "decoder", "reason"),
     [
-        ("rtx:sm_75", "fp32", "int4-weights", "weights of 4 bits begin with Ampere"),
+        ("rtx:sm_75", "fp16", "int4-weights", "weights of 4 bits begin with Ampere"),
         ("rtx:sm_75", "bf16", "bf16", "bfloat16 begins with Ampere"),
         ("thor", "int8-cpu", "int8-weights", "unsigned activations, which TensorRT refuses"),
         ("cpu", "int8", "int8-weights", "slower than fp32 on a CPU; take int8-cpu"),
@@ -37,12 +37,21 @@ def test_what_a_device_lacks_is_refused(
         ("orin", "int8", "int4-weights"),
         ("thor", "fp8", "fp8"),
         ("rtx:sm_120", "fp8", "fp8"),
-        ("rtx:sm_75", "int8", "int8"),
         ("cpu", "int8-cpu", "int4-weights"),
     ],
 )
 def test_what_a_device_has_is_taken(device: str, encoder: str, decoder: str) -> None:
     check_precision(device_of(device), encoder, decoder)
+
+
+def test_turing_wants_its_floats_in_16_bits() -> None:
+    device = device_of("rtx:sm_75")
+    with pytest.raises(
+        UsageError, match=r"no fp32 for the encoder: .* quantize with --floats fp16"
+    ):
+        check_precision(device, "int8", "int8")
+    check_precision(device, "int8", "int8", floats="fp16")
+    check_precision(device, "fp16", "fp16")
 
 
 def test_unknown_device_lists_those_there_are() -> None:

@@ -1,13 +1,9 @@
-"""A model of Whisper tiny's shape with random weights: what its sizes and speeds would be.
-
-`python -m tests.readers.whisper_shape out.bundle samples/` also writes two samples of noise.
-"""
+"""A model of Whisper tiny's shape with random weights: what its sizes and speeds would be."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import click
 import numpy as np
 import torch
 import transformers as hf
@@ -46,11 +42,8 @@ def whisper_shape() -> PreTrainedModel:
     return model
 
 
-@click.command()
-@click.argument("out", type=click.Path(path_type=Path))
-@click.argument("samples", type=click.Path(path_type=Path, file_okay=False))
-def main(out: Path, samples: Path) -> None:
-    """Export the model to OUT and write samples of noise to the folder SAMPLES."""
+def write(out: Path, samples: Path) -> None:
+    """Exports the model, and writes two samples of noise to a folder."""
     features = torch.randn(1, BINS, FRAMES)
     export_model(
         whisper_shape(), features, out, max_length=_LENGTH, start_tokens=_START, force=True
@@ -60,7 +53,3 @@ def main(out: Path, samples: Path) -> None:
     for number in range(_SAMPLES):
         noise = rng.normal(size=(1, BINS, FRAMES)).astype(np.float32)
         np.savez(samples / f"{number}.npz", input_features=noise)
-
-
-if __name__ == "__main__":
-    main(prog_name="python -m tests.readers.whisper_shape")
