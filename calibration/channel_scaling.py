@@ -5,8 +5,9 @@ few large channels quantize better after division (SmoothQuant, https://arxiv.or
 of a weight that is stored in 4 bits those rows matter that meet large activations, and multiplied
 they lose less (AWQ, https://arxiv.org/abs/2306.00978). Both choose s by a search along one
 exponent; here the error that a choice leaves is estimated from what calibration saw of every
-channel, and a choice that gains little is not made. The division disappears into a normalization
-where nothing else takes its output, and is one Mul otherwise.
+channel, and a choice that gains little is not made. The division disappears into a normalization,
+or into the weight and bias before a Relu, where nothing else takes the output; it is one Mul
+otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.constants import constant, describe
-from hybrid_deploy.calibration.points import Linear
+from hybrid_deploy.calibration.points import Linear, Use
 from hybrid_deploy.calibration.scales import Channels
 
 FloatArray = NDArray[np.float32]
@@ -27,7 +28,7 @@ Weigher = Callable[[FloatArray], FloatArray]
 """Gives what is restored of a weight (summed axis, channels) after it was stored."""
 
 _EXPONENTS = np.linspace(0.05, 1, 20)
-_LEAST_GAIN, _LEAST_GAIN_OF_A_MUL = 0.05, 0.5
+_LEAST_GAIN = 0.05
 _INT8_MAX = 127
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 
@@ -72,9 +73,9 @@ def best_scaling(
     return scale if best < (1 - least_gain) * errors[0][0] else None
 
 
-def least_gain(group: Sequence[Linear]) -> float:
-    """Gives what a scaling must gain: more where the division is an operator of its own."""
-    return _LEAST_GAIN if _norm_of(group) is not None else _LEAST_GAIN_OF_A_MUL
+def least_gain(group: Sequence[Linear], of_a_mul: float) -> float:
+    """Gives what a scaling must gain: so much where the division is an operator of its own."""
+    return _LEAST_GAIN if _factors(group) else of_a_mul
 
 
 def scale_channels(graph: ir.Graph, group: Sequence[Linear], scale: FloatArray) -> ir.Value:
@@ -91,9 +92,9 @@ def scale_channels(graph: ir.Graph, group: Sequence[Linear], scale: FloatArray) 
     activation = group[0].activation
     for linear in group:
         _scale_weight(graph, linear, scale)
-    norm = _norm_of(group)
-    if norm is not None:
-        _divide_norm(graph, norm, scale)
+    if factors := _factors(group):
+        for node, index in factors:
+            _divide(graph, node, index, scale)
         return activation
     name = f"{activation.name}_scaled"
     number = sum(str(node.outputs[0].name).startswith(name) for node, _ in activation.uses())
@@ -151,24 +152,55 @@ def _is_all_of(value: ir.Value, users: set[ir.Node]) -> bool:
     )
 
 
-def _norm_of(group: Sequence[Linear]) -> ir.Node | None:
-    """Gives the normalization that can divide for a group; None if there is none, or not alone."""
-    activation = group[0].activation
-    norm = activation.producer()
-    if norm is None or norm.op_type not in _NORMS:
-        return None
-    if not _is_all_of(activation, {linear.node for linear in group}):
-        return None
+def _factors(group: Sequence[Linear]) -> list[Use]:
+    """Finds the constants that can be divided in place of a group's activation.
+
+    These are the gain and shift of a normalization, or weight and bias of a product before a Relu;
+    none where there is no such operator, or something else takes what it gives.
+    """
+    activation, users = group[0].activation, {linear.node for linear in group}
+    node = activation.producer()
+    if node is None or not _is_all_of(activation, users):
+        return []
+    if node.op_type in _NORMS:
+        found = [(node, index) for index, value in enumerate(node.inputs) if index and value]
+    elif node.op_type == "Relu":
+        found = _factors_of_product(node)
+    else:
+        return []
     size = group[0].weight_shape[1 - group[0].channel_axis]
-    constants = [value.const_value for value in norm.inputs[1:] if value is not None]
-    fits = all(one is not None and one.numpy().shape == (size,) for one in constants)
-    return norm if fits else None
+    return found if all(_is_constant(node.inputs[i], size) for node, i in found) else []
 
 
-def _divide_norm(graph: ir.Graph, norm: ir.Node, scale: FloatArray) -> None:
-    """Divides what a normalization multiplies with and adds."""
-    for index, parameter in enumerate(norm.inputs[1:], start=1):
-        if parameter is not None and parameter.const_value is not None:
-            array = (parameter.const_value.numpy() / scale).astype(np.float32)
-            name = f"{norm.outputs[0].name}_{parameter.name}_scaled"
-            norm.replace_input_with(index, constant(graph, name, array))
+def _factors_of_product(relu: ir.Node) -> list[Use]:
+    """Finds weight and bias of MatMul, Add and Relu, where nothing else takes what they give."""
+    add = _alone(relu.inputs[0], "Add")
+    if add is None:
+        return []
+    for index in (0, 1):
+        product = _alone(add.inputs[index], "MatMul")
+        if product is not None:
+            return [(product, 1), (add, 1 - index)]
+    return []
+
+
+def _alone(value: ir.Value | None, operator: str) -> ir.Node | None:
+    """Gives the operator that makes a value which only one other takes."""
+    node = None if value is None else value.producer()
+    if value is None or node is None or node.op_type != operator:
+        return None
+    return node if len(list(value.uses())) == 1 and not value.is_graph_output() else None
+
+
+def _is_constant(value: ir.Value | None, size: int) -> bool:
+    tensor = None if value is None else value.const_value
+    return tensor is not None and tensor.numpy().shape[-1:] == (size,)
+
+
+def _divide(graph: ir.Graph, node: ir.Node, index: int, scale: FloatArray) -> None:
+    """Divides a constant along its last axis, for one operator."""
+    value = node.inputs[index]
+    assert value is not None and value.const_value is not None, "it was found to be a constant"
+    array = (value.const_value.numpy() / scale).astype(np.float32)
+    name = f"{value.name}_for_{node.outputs[0].name}"
+    node.replace_input_with(index, constant(graph, name, array))

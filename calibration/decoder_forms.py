@@ -50,6 +50,8 @@ _ACTIVATIONS: Mapping[DecoderForm, ActivationForm] = {
 }
 _SCALED = frozenset({DecoderForm.INT8, DecoderForm.INT4_WEIGHTS})  # where rounding is coarse
 _BLOCK = 128
+_GAIN_OF_A_MUL = 0.25
+"""What a Mul of one row must take away of an error."""
 
 
 def quantize_decoder(
@@ -152,7 +154,7 @@ def _scale_all(
             activations=block is None,
         )
         weights = [matrix_of(linear) for linear in group]
-        scale = best_scaling(weights, channels, storage, least_gain(group))
+        scale = best_scaling(weights, channels, storage, least_gain(group, _GAIN_OF_A_MUL))
         if scale is None:
             continue
         for role, model in graphs.items():

@@ -29,12 +29,12 @@ def fuse_integer_products(model: ir.Model) -> int:
 
 def _fuse(graph: ir.Graph, product: ir.Node) -> bool:
     activation, weight = (_dequantized(value) for value in product.inputs)
-    added = _bias_of(product)
-    if activation is None or weight is None or added is None:
+    if activation is None or weight is None or weight[0].const_value is None:
+        return False
+    added = _bias_of(product, weight[0].const_value.numpy().shape[-1:])
+    if len(activation) != 3 or len(weight) != 2 or added is None:
         return False
     add, bias = added
-    if len(activation) != 3 or len(weight) != 2 or weight[0].const_value is None:
-        return False
     zero = constant(graph, f"{weight[0].name}_zero_point", np.zeros((), np.int8))
     inputs = [activation[0], weight[0], activation[1], weight[1], activation[2], zero, bias]
     name = f"{add.outputs[0].name}_product"
@@ -53,14 +53,15 @@ def _dequantized(value: ir.Value | None) -> list[ir.Value] | None:
     return [one for one in node.inputs if one is not None]
 
 
-def _bias_of(product: ir.Node) -> tuple[ir.Node, ir.Value] | None:
-    """Gives the only user of a product, if it adds a constant row, and the row."""
+def _bias_of(product: ir.Node, shape: tuple[int, ...]) -> tuple[ir.Node, ir.Value] | None:
+    """Gives the only user of a product, if it adds a constant of such a shape, and the constant."""
     users = list(product.outputs[0].uses())
     if len(users) != 1 or users[0][0].op_type not in ("Add", "Sum"):
         return None
     add, index = users[0]
-    bias = add.inputs[1 - index]
-    if len(add.inputs) != 2 or bias is None or bias.const_value is None:
+    if len(add.inputs) != 2 or add.outputs[0].is_graph_output():
         return None
-    is_row = bias.const_value.numpy().ndim == 1 and not add.outputs[0].is_graph_output()
-    return (add, bias) if is_row else None
+    bias = add.inputs[1 - index]
+    if bias is None or bias.const_value is None:
+        return None
+    return (add, bias) if bias.const_value.numpy().shape == shape else None

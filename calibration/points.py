@@ -43,6 +43,11 @@ class Linear:
         return tuple(int(size) for size in self.weight.const_value.shape.numpy())
 
     @property
+    def is_grouped(self) -> bool:
+        """Whether it is a convolution of channels in groups, as depthwise ones are."""
+        return self.node.attributes.get_int("group", 1) != 1
+
+    @property
     def name(self) -> str:
         """What its weight is called in the model, where that is known."""
         name = str(self.weight.name).removesuffix("_transposed").removesuffix(".weight")
@@ -87,6 +92,19 @@ def portable_points(
     return points
 
 
+def float8_points(
+    graph: ir.Graph, targets: Sequence[Linear] | None = None
+) -> dict[ir.Value, list[Use]]:
+    """Gives the inputs of the operators to quantize, and nothing besides.
+
+    Floats of 8 bits have 3 bits of precision: a skip branch is better off without.
+    """
+    points: dict[ir.Value, list[Use]] = {}
+    for linear in linears(graph) if targets is None else targets:
+        points.setdefault(linear.activation, []).append((linear.node, 0))
+    return points
+
+
 def cpu_points(
     graph: ir.Graph, targets: Sequence[Linear] | None = None
 ) -> dict[ir.Value, list[Use]]:
@@ -105,15 +123,16 @@ def cpu_points(
 
 
 def keep_from_gemm(linear: Linear) -> None:
-    """Writes the Add behind a two-dimensional MatMul as a Sum, which computes the same.
+    """Writes the Add between a two-dimensional MatMul and its activation as a Sum, which is equal.
 
-    ONNX Runtime merges MatMul and Add to Gemm before it looks for int8 weights, and then converts
-    those of a Gemm to float in every call.
+    ONNX Runtime merges MatMul, Add and activation before it looks for weights of few bits, and then
+    converts those to float in every call. An Add alone becomes part of the product, as it should.
     """
     rank = None if linear.activation.shape is None else linear.activation.shape.rank()
     if linear.node.op_type == "MatMul" and rank in (2, None):
         for node, _ in _moved(linear.node.outputs[0]).uses():
-            if node.op_type == "Add":
+            users = [user.op_type for user, _ in node.outputs[0].uses()]
+            if node.op_type == "Add" and any(user in _FUSED_ACTIVATIONS for user in users):
                 node.op_type = "Sum"
 
 

@@ -10,7 +10,7 @@ from hybrid_deploy.calibration.float_graphs import FLOAT
 from hybrid_deploy.calibration.float_model import Progress
 from hybrid_deploy.calibration.precision import recipe_for
 from hybrid_deploy.calibration.request import Data, check_recipe, open_job
-from hybrid_deploy.calibration.samples import Source
+from hybrid_deploy.calibration.samples import SkippedSample, Source
 from hybrid_deploy.calibration.variant_maker import QuantizeReport, VariantMaker
 
 DEFAULT_MAX_DROP = 0.5
@@ -18,10 +18,17 @@ DEFAULT_MAX_DROP = 0.5
 
 @dataclass(frozen=True)
 class AutomaticReport:
-    """What was tried, and the variant that was added; None if none is worth it."""
+    """What came of trying variants.
+
+    Attributes:
+        candidates: what was tried.
+        chosen: the variant that was added; None if none is worth it.
+        skipped: samples that could not be used and were left out.
+    """
 
     candidates: tuple[Candidate, ...]
     chosen: QuantizeReport | None
+    skipped: tuple[SkippedSample, ...] = ()
 
 
 def quantize_bundle(
@@ -111,13 +118,16 @@ def quantize_automatically(
     recipes = cpu_candidates(block_size)
     for recipe in recipes:
         check_recipe(job.bundle, source, recipe, name or recipe.name, target="cpu", force=force)
+    for recipe in recipes:
+        job.model.scales_for(recipe)  # missing samples are missed before anything is tried
     work = VariantMaker(job, progress or _silent)
     candidates = choose([work.tried(recipe, threads) for recipe in recipes], max_drop)
     chosen = next((c.recipe for c in candidates if c.verdict == CHOSEN), None)
+    skipped = () if job.samples is None else job.samples.skipped
     if chosen is None:
-        return AutomaticReport(tuple(candidates), None)
+        return AutomaticReport(tuple(candidates), None, skipped)
     report = work.add(chosen, name or chosen.name, None, force=force)
-    return AutomaticReport(tuple(candidates), report)
+    return AutomaticReport(tuple(candidates), report, skipped)
 
 
 def _silent(stage: str, done: int, total: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_deploy.calibration.entropy import least_divergence_bound
 from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.calibration.statistics import UPPER_BOUNDS, TensorStatistics
 from hybrid_deploy.errors import UsageError
@@ -51,16 +52,23 @@ def percentile(statistics: TensorStatistics) -> Range:
 
 def mse(statistics: TensorStatistics) -> Range:
     """Makes the mean squared error of the quantized numbers least."""
-    return _best(statistics, _squared_error)
+    largest = max(abs(statistics.low), abs(statistics.high))
+    if largest <= UPPER_BOUNDS[0]:
+        return _cut(statistics, largest)
+    held = _held(statistics, largest)
+    tried = largest * 2.0 ** (-np.arange(_OCTAVES_TRIED * _BOUNDS_PER_OCTAVE) / _BOUNDS_PER_OCTAVE)
+    errors = [_squared_error(*held, float(bound)) for bound in tried]
+    return _cut(statistics, float(tried[int(np.argmin(errors))]))
 
 
 def entropy(statistics: TensorStatistics) -> Range:
-    """Makes the distribution of the quantized numbers most like the original (Kullback-Leibler).
-
-    As in Migacz, 8-bit inference with TensorRT (2017), over logarithmic bins: what is cut off
-    counts for the last bin, and a quantized step is spread over its bins by their width.
-    """
-    return _best(statistics, _divergence)
+    """Makes the distribution of the quantized numbers most like the original (Kullback-Leibler)."""
+    largest = max(abs(statistics.low), abs(statistics.high))
+    counts, lower, upper = _held(statistics, largest)
+    some = lower > 0  # the first bin holds the zeros
+    if not some.any():
+        return _cut(statistics, largest)
+    return _cut(statistics, least_divergence_bound(counts[some], lower[some], upper[some], largest))
 
 
 _METHODS: dict[str, Callable[[TensorStatistics], Range]] = {
@@ -84,20 +92,17 @@ def method_of(name: str) -> Callable[[TensorStatistics], Range]:
     return _METHODS[name]
 
 
-_Cost = Callable[[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], float], float]
-"""Tells how bad a bound is: counts, lower and upper bounds of the bins, the bound."""
+_Floats = NDArray[np.float64]
 
 
-def _best(statistics: TensorStatistics, cost: _Cost) -> Range:
-    largest = max(abs(statistics.low), abs(statistics.high))
+def _held(
+    statistics: TensorStatistics, largest: float
+) -> tuple[NDArray[np.int64], _Floats, _Floats]:
+    """Gives the bins that hold something: counts, smallest and largest magnitudes."""
     held = np.flatnonzero(statistics.counts)
-    counts, upper = statistics.counts[held], np.minimum(UPPER_BOUNDS[held], largest)
+    upper = np.minimum(UPPER_BOUNDS[held], largest)
     lower = np.where(held > 0, UPPER_BOUNDS[held - 1], 0.0)
-    if largest <= UPPER_BOUNDS[0]:
-        return _cut(statistics, largest)
-    tried = largest * 2.0 ** (-np.arange(_OCTAVES_TRIED * _BOUNDS_PER_OCTAVE) / _BOUNDS_PER_OCTAVE)
-    costs = [cost(counts, lower, upper, float(bound)) for bound in tried]
-    return _cut(statistics, float(tried[int(np.argmin(costs))]))
+    return statistics.counts[held], lower, upper
 
 
 def _cut(statistics: TensorStatistics, bound: float) -> Range:
@@ -115,24 +120,3 @@ def _squared_error(
     points = lower[:, None] + (upper - lower)[:, None] * _POINTS
     quantized = np.minimum(np.round(points / scale), _LEVELS) * scale
     return float((counts * ((points - quantized) ** 2).mean(1)).sum())
-
-
-def _divergence(
-    counts: NDArray[np.int64],
-    lower: NDArray[np.float64],
-    upper: NDArray[np.float64],
-    bound: float,
-) -> float:
-    inside = lower < bound
-    if not inside.any():
-        return float("inf")  # everything would be cut off
-    kept = counts[inside].astype(np.float64)
-    widths = (np.minimum(upper, bound) - lower)[inside]
-    levels = np.minimum(np.round((lower[inside] + widths / 2) / (bound / _LEVELS)), _LEVELS)
-    level = levels.astype(np.int64)
-    mass, room = (np.bincount(level, weights=w) for w in (kept, widths))
-    spread = mass[level] * widths / room[level]
-    wanted = kept.copy()
-    wanted[-1] += counts[~inside].sum()
-    p, q = wanted / wanted.sum(), spread / spread.sum()
-    return float((p * np.log(p / q)).sum())

@@ -46,3 +46,5 @@ def _widen(graph: ir.Graph, rows: ir.Value) -> None:
     graph.insert_after(producer, cast)
     for node, index in users:
         node.replace_input_with(index, cast.outputs[0])
+    if rows.is_graph_output():
+        graph.outputs[:] = [cast.outputs[0] if out is rows else out for out in graph.outputs]

@@ -93,7 +93,7 @@ class VariantMaker:
         with staged_variant(self.job.bundle, name, force=force) as staged:
             trial = self._write(staged, recipe, graphs, scales, kept)
             if recipe.is_emulated:
-                evaluation = self._evaluated_emulation(recipe, name)
+                evaluation = self._evaluated_emulation(recipe, kept)
             else:
                 evaluation = self._evaluated(trial, staged.folder.name)
         done = open_bundle(self.job.bundle.folder)
@@ -140,14 +140,14 @@ class VariantMaker:
             )
         some = self.job.evaluation_set.thinned(_RANKING_SAMPLES)
         teacher = Teacher(self.job.bundle, self.model.variant, some, threads=1)
-        ranking = rank_layers(self.model, recipe, teacher, self.progress)
+        ranking = rank_layers(self.model, _in_float(recipe), teacher, self.progress)
         kept = hold_budget(max_drop, ranking, lambda names: self._measured(recipe, names))
         return kept.names, tuple(ranking)
 
     def _measured(self, recipe: Recipe, kept: Sequence[str]) -> Evaluation:
         """Evaluates a variant that does not enter the bundle."""
         if recipe.is_emulated:
-            return self._evaluated_emulation(recipe, recipe.name)
+            return self._evaluated_emulation(recipe, kept)
         graphs = self.model.quantized(recipe, kept)
         source, name = self.model.variant, recipe.name
         with trial_variant(self.job.bundle, source, name, recipe, graphs) as bundle:
@@ -173,10 +173,10 @@ class VariantMaker:
             teacher=self._teacher,
         )
 
-    def _evaluated_emulation(self, recipe: Recipe, name: str) -> Evaluation:
+    def _evaluated_emulation(self, recipe: Recipe, kept: Sequence[str]) -> Evaluation:
         """Evaluates float graphs that round as bfloat16 does where the recipe says so."""
         in_float = _in_float(recipe)
-        graphs = self.model.quantized(in_float)
+        graphs = self.model.quantized(in_float, kept)
         for role, model in graphs.items():
             form = recipe.encoder if role is GraphRole.ENCODER else recipe.decoder
             if form.value == "bf16":

@@ -23,6 +23,12 @@ BOTH = """g (float[b,16] x) => (float[b,8] y, float[b,16] z) {
     y = MatMul (n, w)
     z = Add (n, x)
 }"""
+BEFORE_RELU = """g (float[b,16] x) => (float[b,8] y) {
+    m = MatMul (x, before)
+    h = Add (m, shift)
+    r = Relu (h)
+    y = MatMul (r, w)
+}"""
 STORAGE = Storage(partial(restored_per_channel, form=INT8), activations=True)
 
 
@@ -72,6 +78,7 @@ def test_the_product_stays_what_it_was(
 ) -> None:
     constants = {
         "w": rng.normal(size=(16, 8)).astype(np.float32),
+        "before": rng.normal(size=(16, 16)).astype(np.float32),
         "gain": rng.uniform(0.5, 2, 16).astype(np.float32),
         "shift": rng.normal(size=16).astype(np.float32),
     }
@@ -79,7 +86,8 @@ def test_the_product_stays_what_it_was(
     model, x = build(text, used), rng.normal(size=(5, 16)).astype(np.float32)
     before, operators = run(model, x), [node.op_type for node in model.graph]
     scale = rng.uniform(0.2, 5, 16).astype(np.float32)
-    scale_channels(model.graph, linears(model.graph), scale)
+    last = [linear for linear in linears(model.graph) if linear.weight.name == "w"]
+    scale_channels(model.graph, last, scale)
     for expected, found in zip(before, run(model, x), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     now = [node.op_type for node in model.graph]

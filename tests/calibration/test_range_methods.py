@@ -61,6 +61,13 @@ def test_entropy_cuts_rare_outliers_off() -> None:
     assert range_of("minmax", array).high == 60
 
 
+def test_entropy_is_not_misled_by_zeros() -> None:
+    """White paper and Relus make many: that spike must not be taken for all there is."""
+    spread = np.abs(normal()) * 2
+    with_zeros = np.concatenate([spread, np.zeros(1_000_000)])
+    assert range_of("entropy", with_zeros).high == range_of("entropy", spread).high > 3
+
+
 def test_entropy_keeps_what_is_evenly_spread() -> None:
     assert range_of("entropy", np.linspace(-1, 1, 100_000)).high > 0.95
 
