@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,11 @@ from hybrid_deploy.calibration.collect import WHOLE, observe_samples
 from hybrid_deploy.calibration.float_graphs import FLOAT, check_float, prepared_graphs
 from hybrid_deploy.calibration.observations import Observations, read_observations
 from hybrid_deploy.calibration.origin import foreign, origin_of
+from hybrid_deploy.calibration.progress import Progress, silent
 from hybrid_deploy.calibration.samples import Samples, SkippedSample, Source, samples_of
 from hybrid_deploy.calibration.scales import Scales
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
-
-Progress = Callable[[str, int, int], None]
-"""Told the stage, how much of it is done, and how much there is."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def observe(
         progress: told how many samples are done, as stage `calibrate`.
     """
     total = len(range(shard[0], len(samples), shard[1]))
-    report = progress or _silent
+    report = progress or silent
 
     def sample_done(done: int) -> None:
         report("calibrate", done, total)
@@ -170,7 +168,3 @@ def _of_bundle(file: Path, bundle: Bundle, variant: str) -> Observations:
             f"{bundle.folder}; collect them from this bundle"
         )
     return found
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Drops progress that nobody asked for."""

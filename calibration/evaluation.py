@@ -11,13 +11,11 @@ from hybrid_deploy.calibration.agreement import Agreement, check_prefill, compar
 from hybrid_deploy.calibration.divergence import Divergence, Teacher
 from hybrid_deploy.calibration.evaluation_set import EvaluationSet
 from hybrid_deploy.calibration.metrics import Metric
+from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.readings import Readings, read_all
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import InputError, UsageError
 from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Options, load_backend
-
-Progress = Callable[[str, int, int], None]
-"""Told the stage, how much of it is done, and how much there is."""
 
 MOST_LOGITS = 128
 """The logits of at most so many samples are compared, evenly spread."""

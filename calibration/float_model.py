@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import cached_property
 
 import onnx_ir as ir
@@ -13,6 +13,7 @@ from hybrid_deploy.calibration.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.layers import Layer, layers_of
 from hybrid_deploy.calibration.magnitudes import observe_magnitudes
 from hybrid_deploy.calibration.precision import Recipe
+from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.rewrite import apply_recipe
 from hybrid_deploy.calibration.samples import Samples, samples_of
 from hybrid_deploy.calibration.scales import Scales
@@ -20,9 +21,6 @@ from hybrid_deploy.calibration.short_floats import overflowing, round_constants
 from hybrid_deploy.calibration.short_range import FLOAT16
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError
-
-Progress = Callable[[str, int, int], None]
-"""Told the stage, how much of it is done, and how much there is."""
 
 
 class FloatModel:

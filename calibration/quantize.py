@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hybrid_deploy.calibration.automatic import CHOSEN, Candidate, choose, cpu_candidates
 from hybrid_deploy.calibration.float_graphs import FLOAT
-from hybrid_deploy.calibration.float_model import Progress
 from hybrid_deploy.calibration.precision import recipe_for
+from hybrid_deploy.calibration.progress import Progress, silent
 from hybrid_deploy.calibration.request import Data, check_recipe, open_job
 from hybrid_deploy.calibration.samples import SkippedSample, Source
 from hybrid_deploy.calibration.variant_maker import QuantizeReport, VariantMaker
@@ -79,9 +79,9 @@ def quantize_bundle(
     )
     name = name or recipe.name
     data = samples if isinstance(samples, Data) else Data(samples)
-    job = open_job(path, source, data, progress or _silent)
+    job = open_job(path, source, data, progress or silent)
     check_recipe(job.bundle, source, recipe, name, target=target, force=force)
-    return VariantMaker(job, progress or _silent).add(recipe, name, max_drop, force=force)
+    return VariantMaker(job, progress or silent).add(recipe, name, max_drop, force=force)
 
 
 def quantize_automatically(
@@ -114,13 +114,13 @@ def quantize_automatically(
     Raises:
         HybridDeployError: as `quantize_bundle` does.
     """
-    job = open_job(path, source, data, progress or _silent)
+    job = open_job(path, source, data, progress or silent)
     recipes = cpu_candidates(block_size)
     for recipe in recipes:
         check_recipe(job.bundle, source, recipe, name or recipe.name, target="cpu", force=force)
     for recipe in recipes:
         job.model.scales_for(recipe)  # missing samples are missed before anything is tried
-    work = VariantMaker(job, progress or _silent)
+    work = VariantMaker(job, progress or silent)
     candidates = choose([work.tried(recipe, threads) for recipe in recipes], max_drop)
     chosen = next((c.recipe for c in candidates if c.verdict == CHOSEN), None)
     skipped = () if job.samples is None else job.samples.skipped
@@ -128,7 +128,3 @@ def quantize_automatically(
         return AutomaticReport(tuple(candidates), None, skipped)
     report = work.add(chosen, name or chosen.name, None, force=force)
     return AutomaticReport(tuple(candidates), report, skipped)
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Drops progress that nobody asked for."""

@@ -14,9 +14,10 @@ from hybrid_deploy.calibration.evaluation_set import (
     open_evaluation_set,
 )
 from hybrid_deploy.calibration.float_graphs import check_float
-from hybrid_deploy.calibration.float_model import FloatModel, Progress
+from hybrid_deploy.calibration.float_model import FloatModel
 from hybrid_deploy.calibration.metrics import Metric, load_metric
 from hybrid_deploy.calibration.precision import Recipe
+from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.range_methods import method_of
 from hybrid_deploy.calibration.samples import Samples, Source, samples_of
 from hybrid_deploy.calibration.scales import Scales, check_scales, read_scales

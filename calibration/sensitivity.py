@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from hybrid_deploy.calibration.divergence import Teacher
 from hybrid_deploy.calibration.float_model import FloatModel
 from hybrid_deploy.calibration.layers import Layer
 from hybrid_deploy.calibration.precision import Recipe
+from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.trial import trial_variant
 from hybrid_deploy.report import Column
 from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Options, load_backend
@@ -57,7 +57,7 @@ def rank_layers(
     model: FloatModel,
     recipe: Recipe,
     teacher: Teacher,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> list[Sensitivity]:
     """Quantizes one layer after the other and measures the logits, in one pass.
 

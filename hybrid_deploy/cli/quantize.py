@@ -184,6 +184,7 @@ def _automatically(
             bundle, data, max_drop=budget, threads=threads, block_size=block_size, name=name,
             force=force, progress=show,
         )  # fmt: skip
+    log_skipped(report.skipped)
     click.echo(_auto_json(report) if output_format == "json" else _auto_text(report, budget))
 
 

@@ -11,7 +11,7 @@ import click
 from hybrid_deploy.cli.options import log
 
 if TYPE_CHECKING:
-    from hybrid_deploy.calibration.calibrate import Progress
+    from hybrid_deploy.calibration.progress import Progress
     from hybrid_deploy.calibration.samples import SkippedSample
 
 GOLDEN = click.option(

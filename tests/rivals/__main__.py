@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from hybrid_deploy.accuracy import LabelledFile, load_labels
-from hybrid_deploy.bundle import Bundle, open_bundle
-from hybrid_deploy.calibration.divergence import Teacher
-from hybrid_deploy.calibration.float_graphs import FLOAT
-from hybrid_deploy.calibration.quantize import quantize_bundle
-from hybrid_deploy.calibration.samples import Inputs, open_samples
-from hybrid_deploy.errors import HybridDeployError
-from hybrid_deploy.report import Column, render
-from hybrid_deploy.runtime.engine_cache import EngineCache
-from hybrid_deploy.runtime.session import Session
-from tests.rivals.attempts import ATTEMPTS
-from tests.rivals.measure import TARGET, accuracy_of, build, load, read_lines, time_interleaved
-from tests.rivals.recording import ROLES, record_calls
-from tests.rivals.variants import add_variant, operators, size_bytes
-from tests.rivals.workshop import Workshop
+from tests.rivals.comparison import OURS, Setting, compare, table, versions
+from tests.rivals.measure import TARGET
 
-OURS = ("int8", "int8-full", "int8-cpu", "int8-weights", "int4-weights", "fp8")
-COLUMNS = (
-    Column("who", "by"),
-    Column("options", "options"),
-    Column("cer_percent", "CER %", digits=2),
-    Column("same_tokens_percent", "same tokens %", digits=2),
-    Column("kl_millinats", "KL, 0.001 nats", digits=3),
-    Column("size_mb", "MB", digits=3),
-    Column("encoder_ms", "encoder ms", digits=2),
-    Column("encoder_ratio", "of fp32", digits=2),
-    Column("step_ms", "step ms", digits=3),
-    Column("step_ratio", "of fp32", digits=2),
-    Column("encoder_build", f"encoder, {TARGET}"),
-    Column("step_build", f"step, {TARGET}"),
-    Column("status", "status"),
-)
-_MOST_LOGITS, _MOST_TIMED = 128, 16  # inputs whose logits are compared, and that are timed
-_WIDEST = 100  # characters of a cell; the JSON has all
-Row = dict[str, object]
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
@@ -76,125 +39,13 @@ def rivals(
 
     Who fails says so in its row. Sizes are of encoder and step; prefill is not compared.
     """
-    with tempfile.TemporaryDirectory(prefix="rivals-") as name:
-        folder = Path(name).resolve()
-        shutil.copytree(bundle, folder / "bundle")
-        copy = open_bundle(folder / "bundle")
-        given = open_samples(samples, copy.manifest.preprocess, copy.folder)
-        labels = load_labels(lines) if lines is not None else []
-        rows: dict[str, Row] = {FLOAT: {"who": "hybrid-deploy", "options": FLOAT}}
-        rows |= _ours(copy, ours, samples)
-        calls = record_calls(copy, FLOAT, given, steps)
-        pythons = {"onnxruntime": Path(sys.executable), "modelopt": python or Path(sys.executable)}
-        rows |= _theirs(copy, Workshop(folder, copy, FLOAT, calls, pythons))
-        copy = open_bundle(copy.folder)
-        teacher = Teacher(copy, FLOAT, _inputs(copy, lines or samples, _MOST_LOGITS), threads=1)
-        sessions = dict(_loaded(copy, rows, labels, teacher))
-        times = time_interleaved(sessions, _inputs(copy, samples, _MOST_TIMED), rounds)
-        for variant, median in times.items():
-            rows[variant] |= _timing(median, times[FLOAT])
-        if tensorrt:
-            _build_all(copy, rows, EngineCache(folder / "engines"))
-    found = {"versions": _versions(python), "rows": list(rows.values())}
+    setting = Setting(
+        bundle, samples, lines, python, ours, steps=steps, rounds=rounds, tensorrt=tensorrt
+    )
+    rows = compare(setting)
+    found = {"versions": versions(python), "rows": rows}
     out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    click.echo(render([_cells(row) for row in rows.values()], COLUMNS, "md"), nl=False)
-
-
-def _ours(bundle: Bundle, precisions: Sequence[str], samples: Path) -> dict[str, Row]:
-    rows: dict[str, Row] = {}
-    for precision in precisions:
-        rows[precision] = {"who": "hybrid-deploy", "options": precision}
-        _say(f"hybrid-deploy {precision}")
-        try:
-            quantize_bundle(bundle.folder, precision, samples, force=True)
-        except HybridDeployError as error:
-            rows[precision]["status"] = _line(error)
-    return rows
-
-
-def _theirs(bundle: Bundle, workshop: Workshop) -> dict[str, Row]:
-    rows: dict[str, Row] = {}
-    for number, attempt in enumerate(ATTEMPTS, 1):
-        name = f"{attempt.rival}-{number}"
-        rows[name] = {"who": attempt.rival, "options": attempt.options}
-        _say(f"{attempt.rival} {attempt.options}")
-        try:
-            encoder, step = (workshop.quantize(attempt, role) for role in ROLES)
-            add_variant(bundle, FLOAT, name, attempt.precision, encoder, step)
-        except HybridDeployError as error:
-            rows[name]["status"] = _line(error)
-    return rows
-
-
-def _loaded(
-    bundle: Bundle, rows: dict[str, Row], labels: Sequence[LabelledFile], teacher: Teacher
-) -> Iterator[tuple[str, Session]]:
-    """Fills in what needs no clock; gives the variants that run. The float one comes first."""
-    reference = None
-    for name in (name for name in rows if name in bundle.manifest.variants):
-        _say(f"reading with {name}")
-        rows[name]["size_mb"] = size_bytes(bundle, name) / 1e6
-        rows[name]["operators"] = {role.value: operators(bundle, name, role) for role in ROLES}
-        try:
-            session = load(bundle, name)
-            results = read_lines(session, labels)
-            rows[name]["kl_millinats"] = 1e3 * teacher.divergence(session).kl_mean_nats
-        except HybridDeployError as error:
-            rows[name]["status"] = _line(error)
-            continue
-        reference = reference or results
-        if labels:
-            rows[name] |= accuracy_of(labels, results, reference)
-        rows[name]["status"] = "ok"
-        yield name, session
-
-
-def _timing(ms: Mapping[str, float], reference: Mapping[str, float]) -> Row:
-    return {
-        **ms,
-        "encoder_ratio": ms["encoder_ms"] / reference["encoder_ms"],
-        "step_ratio": ms["step_ms"] / reference["step_ms"],
-    }
-
-
-def _build_all(bundle: Bundle, rows: dict[str, Row], cache: EngineCache) -> None:
-    for name in (name for name in rows if name in bundle.manifest.variants):
-        _say(f"building {name} for {TARGET}")
-        for role in ROLES:
-            verdict = build(bundle, name, role, cache)
-            rows[name][f"{role.value}_build"] = verdict.removeprefix(f"{name}/{role.value}: ")
-
-
-def _versions(python: Path | None) -> dict[str, str]:
-    ours = ("onnxruntime", "onnx", "tensorrt-rtx")
-    versions = {package: importlib.metadata.version(package) for package in ours}
-    if python is not None:
-        ask = "import importlib.metadata as m; print(*map(m.version, ['nvidia-modelopt', 'torch']))"
-        told = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
-        versions |= dict(zip(("nvidia-modelopt", "torch"), told.stdout.split(), strict=True))
-    return versions
-
-
-def _inputs(bundle: Bundle, folder: Path, most: int) -> list[Inputs]:
-    samples = open_samples(folder, bundle.manifest.preprocess, bundle.folder)
-    return [samples[i] for i in range(min(len(samples), most))]
-
-
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
-def _cells(row: Row) -> Row:
-    """Shortens what would make a table too wide: options stay whole, errors do not."""
-    long = {key: text for key, text in row.items() if isinstance(text, str) and key != "options"}
-    return row | {
-        key: (text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}...").replace("|", "\\|")
-        for key, text in long.items()
-    }
-
-
-def _say(what: str) -> None:
-    click.echo(what, err=True)
+    click.echo(table(rows), nl=False)
 
 
 if __name__ == "__main__":

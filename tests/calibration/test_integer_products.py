@@ -1,0 +1,125 @@
+"""One operator for dequantizing, multiplying and adding the bias, with ONNX Runtime on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from hybrid_deploy.calibration.encoder_forms import quantize_encoder
+from hybrid_deploy.calibration.integer_products import fuse_integer_products
+from hybrid_deploy.calibration.number_forms import INT8
+from hybrid_deploy.calibration.pairs import ActivationForm, insert_pairs
+from hybrid_deploy.calibration.points import cpu_points, linears
+from hybrid_deploy.calibration.precision import EncoderForm
+from hybrid_deploy.calibration.ranges import Range
+from hybrid_deploy.calibration.stored_weights import store_weight
+from tests.calibration.seen import scales_of
+from tests.calibration.test_encoder_forms import checked, optimized
+
+Build = Callable[..., ir.Model]
+
+LINEAR = """g (float[b,n,32] x) => (float[b,n,16] y) {
+    m = MatMul (x, w)
+    s = Add (m, bias)
+    y = Relu (s)
+}"""
+LINEAR_TO_OUTPUT = LINEAR.replace("y = Relu (s)", "").replace("s = Add", "y = Add")
+BIAS_AS_INPUT = LINEAR.replace("x)", "x, float[16] bias)")
+TWO_USERS = LINEAR.replace("y = Relu (s)", "y = Mul (s, m)")
+ONE_SUMMAND = LINEAR.replace("Add (m, bias)", "Sum (m)")
+RANGE = Range(-3, 4)  # its zero point is not the middle one
+
+
+@pytest.fixture
+def weight() -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(size=(32, 16)).astype(np.float32)
+
+
+def quantized(
+    build: Build, text: str, block_size: int | None = None, **constants: NDArray[Any]
+) -> ir.Model:
+    """Gives an encoder as ONNX Runtime's CPU takes it, before anything is fused."""
+    model = build(text, constants)
+    targets = linears(model.graph)
+    points = cpu_points(model.graph, targets)
+    insert_pairs(model.graph, points, {"x": RANGE}, ActivationForm.UINT8)
+    for linear in targets:
+        store_weight(model.graph, linear, INT8, block_size)
+    return model
+
+
+def operators(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+@pytest.mark.parametrize("text", [LINEAR, LINEAR.replace("(m, bias)", "(bias, m)")])
+def test_a_product_and_its_bias_are_one_operator(
+    build: Build, weight: NDArray[np.float32], tmp_path: Path, text: str
+) -> None:
+    bias = np.linspace(-2, 2, 16, dtype=np.float32)
+    model = quantized(build, text, w=weight, bias=bias)
+    x = np.random.default_rng(1).uniform(-3, 4, (2, 5, 32)).astype(np.float32)
+    expected = optimized(model, tmp_path)[0].run(None, {"x": x})[0]
+    assert fuse_integer_products(model) == 1
+    RemoveUnusedNodesPass()(model)
+    session, kernels = optimized(model, tmp_path)
+    assert kernels["MatMulIntegerToFloat"] == 1
+    assert kernels["MatMul"] == kernels["Add"] == kernels["Sum"] == 0
+    # both sum the same integers, exactly; the factor and the bias are rounded to float32
+    found = session.run(None, {"x": x})[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    exact = np.maximum(x @ weight + bias, 0)
+    # 255 steps for the activations, 254 for each channel's weights
+    assert 0 < np.abs(found - exact).max() < 0.03 * exact.max()
+
+
+def test_the_cpu_form_of_an_encoder_has_them(
+    build: Build, weight: NDArray[np.float32], tmp_path: Path
+) -> None:
+    model = build(LINEAR, {"w": weight, "bias": np.ones(16, np.float32)})
+    quantize_encoder(model, scales_of({"x": RANGE}), EncoderForm.INT8_CPU)
+    assert operators(model) == ["QuantizeLinear", "MatMulIntegerToFloat", "Relu"]
+    assert model.graph.opset_imports["com.microsoft"] == 1
+    portable = build(LINEAR, {"w": weight, "bias": np.ones(16, np.float32)})
+    quantize_encoder(portable, scales_of({"x": RANGE}), EncoderForm.INT8)
+    checked(portable)  # which knows ONNX's own operators alone
+
+
+@pytest.mark.parametrize(
+    ("text", "constants", "block_size"),
+    [
+        (BIAS_AS_INPUT, {}, None),
+        (LINEAR, {"bias": np.ones((1, 16), np.float32)}, None),
+        (LINEAR, {"bias": np.ones(1, np.float32)}, None),
+        (LINEAR_TO_OUTPUT, {"bias": np.ones(16, np.float32)}, None),
+        (TWO_USERS, {"bias": np.ones(16, np.float32)}, None),
+        (ONE_SUMMAND, {}, None),
+        (LINEAR, {"bias": np.ones(16, np.float32)}, 32),
+    ],
+    ids=[
+        "bias not constant", "bias of two dimensions", "bias of one number", "output of the graph",
+        "product used twice", "nothing added", "weight in blocks",
+    ],
+)  # fmt: skip
+def test_other_products_are_left_alone(
+    build: Build, weight: NDArray[np.float32], tmp_path: Path,
+    text: str, constants: dict[str, NDArray[Any]], block_size: int | None,
+) -> None:  # fmt: skip
+    model = quantized(build, text, block_size, w=weight, **constants)
+    before = operators(model)
+    assert fuse_integer_products(model) == 0
+    assert operators(model) == before
+    assert "com.microsoft" not in model.graph.opset_imports
+
+
+def test_a_float_product_is_left_alone(build: Build, weight: NDArray[np.float32]) -> None:
+    model = build(LINEAR, {"w": weight, "bias": np.ones(16, np.float32)})
+    assert fuse_integer_products(model) == 0
+    assert operators(model) == ["MatMul", "Add", "Relu"]

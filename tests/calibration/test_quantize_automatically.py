@@ -1,0 +1,109 @@
+"""Trying variants on this machine, and adding the fastest that holds the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.calibration.automatic import CHOSEN, Speed
+from hybrid_deploy.calibration.quantize import quantize_automatically
+from hybrid_deploy.calibration.request import Data
+from hybrid_deploy.calibration.samples import Inputs
+from hybrid_deploy.errors import BackendError, UsageError
+from tests.calibration.edited import with_sore_head
+
+MIX = "int8-cpu+int4-weights"
+CANDIDATES = ["int8-weights", "int4-weights", "int8-cpu", MIX]
+Timed = Callable[[Mapping[str, float]], None]
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
+    """Says how fast variants are, in place of a clock; the others fail."""
+
+    def set_speeds(speedups: Mapping[str, float]) -> None:
+        def speeds(bundles: Mapping[str, Bundle], reference: str, *_: object) -> dict[str, Speed]:
+            name = list(bundles)[1]
+            assert reference == "fp32"
+            if name not in speedups:
+                raise BackendError("out of memory")
+            return {name: Speed(10 / speedups[name], speedups[name])}
+
+        monkeypatch.setattr("hybrid_deploy.calibration.variant_maker.measure_speeds", speeds)
+
+    return set_speeds
+
+
+def files(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def test_what_is_measured_decides(bundle: Bundle, images: list[Inputs]) -> None:
+    report = quantize_automatically(bundle.folder, Data(images), threads=1)
+    assert [one.recipe.name for one in report.candidates] == CANDIDATES
+    assert all(one.total_ms > 0 and one.speedup > 0 for one in report.candidates)
+    fast = {one.recipe.name: one.speedup for one in report.candidates if one.speedup >= 1.03}
+    chosen = [one.recipe.name for one in report.candidates if one.verdict == CHOSEN]
+    assert chosen == ([max(fast, key=lambda name: fast[name])] if fast else [])
+    assert set(open_bundle(bundle.folder).manifest.variants) == {"fp32", *chosen}
+    left = {one.verdict for one in report.candidates} - {CHOSEN, "holds the budget"}
+    assert left <= {"not faster than float"}
+    assert (report.chosen is not None) == bool(chosen)
+
+
+def test_the_fastest_is_added(bundle: Bundle, images: list[Inputs], timed: Timed) -> None:
+    timed({"int8-weights": 1.5, "int4-weights": 2.0, "int8-cpu": 0.9})
+    report = quantize_automatically(bundle.folder, Data(images), name="best")
+    assert [one.verdict for one in report.candidates] == [
+        "holds the budget", CHOSEN, "not faster than float", "failed: out of memory",
+    ]  # fmt: skip
+    assert report.chosen is not None
+    assert (report.chosen.variant, report.chosen.precision) == ("best", "int4-weights")
+    variant = open_bundle(bundle.folder).variant("best")
+    assert variant.precision.decoder == "int4-weights"
+    record = report.candidates[1].record()
+    assert (record["total_ms"], record["speedup"], record["drop"]) == (5.0, 2.0, 0.0)
+    assert report.candidates[3].record()["size_mb"] is None
+
+
+def test_nothing_is_added_that_is_not_faster(
+    bundle: Bundle, images: list[Inputs], timed: Timed
+) -> None:
+    timed(dict.fromkeys(CANDIDATES, 1.02))
+    before = files(bundle.folder)
+    report = quantize_automatically(bundle.folder, Data(images))
+    assert report.chosen is None
+    assert {one.verdict for one in report.candidates} == {"not faster than float"}
+    assert files(bundle.folder) == before
+    assert open_bundle(bundle.folder) == bundle
+
+
+def test_nothing_is_added_that_loses_too_much(
+    bundle: Bundle, images: list[Inputs], timed: Timed
+) -> None:
+    timed(dict.fromkeys(CANDIDATES, 2.0))
+    sore = with_sore_head(bundle)
+    report = quantize_automatically(sore.folder, Data(images), max_drop=99)
+    assert report.chosen is None
+    assert {one.verdict for one in report.candidates} == {"loses more than 99 % of tokens"}
+    assert open_bundle(sore.folder) == sore
+
+
+def test_wrong_requests_are_refused_before_anything_is_tried(
+    bundle: Bundle, images: list[Inputs], timed: Timed
+) -> None:
+    timed({})
+    stages: list[str] = []
+    with pytest.raises(UsageError) as caught:
+        quantize_automatically(bundle.folder, Data(), progress=lambda name, *_: stages.append(name))
+    assert str(caught.value) == (
+        "int8-cpu needs calibration samples; give --samples FOLDER, or --golden"
+    )
+    with pytest.raises(UsageError, match="variant fp32 would replace its own source"):
+        quantize_automatically(
+            bundle.folder, Data(images), name="fp32", progress=lambda name, *_: stages.append(name)
+        )
+    assert stages == []

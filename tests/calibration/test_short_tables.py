@@ -1,0 +1,134 @@
+"""Embedding tables in float16, behind a Gather that still gives float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+
+from hybrid_deploy.calibration.short_tables import shorten_tables
+from tests.calibration.test_encoder_forms import checked
+
+Build = Callable[..., ir.Model]
+
+EMBEDDING = """g (int64[b] token, float[b,64] x) => (float[b,64] y) {
+    rows = Gather (table, token)
+    y = Add (rows, x)
+}"""
+TWICE = """g (int64[b] token, float[b,64] x) => (float[b,64] y) {
+    rows = Gather (table, token)
+    more = Gather (table, other)
+    sum = Add (rows, more)
+    y = Add (sum, x)
+}"""
+TIED = """g (int64[b] token, float[b,64] x) => (float[b,512] y) {
+    rows = Gather (table, token)
+    h = Add (rows, x)
+    back = Transpose (table)
+    y = MatMul (h, back)
+}"""
+ROWS_GO_OUT = """g (int64[b] token, float[b,64] x) => (float[b,64] rows, float[b,64] y) {
+    rows = Gather (table, token)
+    y = Add (rows, x)
+}"""
+
+
+@pytest.fixture
+def table() -> NDArray[np.float32]:
+    """512 rows of 64: 128 KB."""
+    return np.random.default_rng(0).normal(size=(512, 64)).astype(np.float32)
+
+
+def run(model: ir.Model, token: NDArray[np.int64], x: NDArray[np.float32]) -> list[np.ndarray]:
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(
+        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return [np.asarray(one) for one in session.run(None, {"token": token, "x": x})]
+
+
+TOKENS, ZEROS = np.array([3, 511, 3]), np.zeros((3, 64), np.float32)
+
+
+def test_rows_are_those_of_a_table_in_float16(build: Build, table: NDArray[np.float32]) -> None:
+    model = build(EMBEDDING, {"table": table})
+    shorten_tables(model)
+    graph = checked(model)
+    assert [node.op_type for node in graph.node] == ["Gather", "Cast", "Add"]
+    stored = model.graph.initializers["table_fp16"].const_value
+    assert list(model.graph.initializers) == ["table_fp16"], "the float32 table is gone"
+    assert stored is not None and stored.nbytes == table.nbytes // 2
+    (found,) = run(model, TOKENS, ZEROS)
+    np.testing.assert_array_equal(found, table[TOKENS].astype(np.float16).astype(np.float32))
+    assert (found != table[TOKENS]).any(), "float16 rounds these numbers"
+
+
+def test_a_table_that_is_read_twice_is_stored_once(
+    build: Build, table: NDArray[np.float32]
+) -> None:
+    model = build(TWICE, {"table": table, "other": np.array([0, 1, 2])})
+    shorten_tables(model)
+    checked(model)
+    assert set(model.graph.initializers) == {"table_fp16", "other"}
+    (found,) = run(model, TOKENS, ZEROS)
+    short = table.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(found, short[TOKENS] + short[:3])
+
+
+def test_rows_that_leave_the_graph_keep_their_name_and_type(
+    build: Build, table: NDArray[np.float32]
+) -> None:
+    model = build(ROWS_GO_OUT, {"table": table})
+    shorten_tables(model)
+    checked(model)
+    assert [(v.name, v.dtype) for v in model.graph.outputs] == [
+        ("rows", ir.DataType.FLOAT), ("y", ir.DataType.FLOAT),
+    ]  # fmt: skip
+    rows, y = run(model, TOKENS, ZEROS)
+    np.testing.assert_array_equal(rows, table[TOKENS].astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(rows, y)
+
+
+def small(table: NDArray[np.float32]) -> NDArray[np.float32]:
+    return table[:255]  # one row less than 64 KiB
+
+
+def overflowing(table: NDArray[np.float32]) -> NDArray[np.float32]:
+    table[100, 3] = -65520  # the first number that float16 rounds to infinity
+    return table
+
+
+def not_finite(table: NDArray[np.float32]) -> NDArray[np.float32]:
+    table[100, 3] = np.nan
+    return table
+
+
+@pytest.mark.parametrize(
+    ("text", "change"),
+    [(EMBEDDING, small), (EMBEDDING, overflowing), (EMBEDDING, not_finite), (TIED, np.copy)],
+    ids=["small", "overflowing", "NaN", "multiplied too"],
+)
+def test_other_tables_stay(
+    build: Build, table: NDArray[np.float32], text: str,
+    change: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> None:  # fmt: skip
+    model = build(text, {"table": change(table)})
+    before = [node.op_type for node in model.graph]
+    shorten_tables(model)
+    assert list(model.graph.initializers) == ["table"]
+    assert model.graph.initializers["table"].dtype is ir.DataType.FLOAT
+    assert [node.op_type for node in model.graph] == before
+
+
+def test_the_largest_number_of_float16_is_no_overflow(
+    build: Build, table: NDArray[np.float32]
+) -> None:
+    table[100, 3] = 65504
+    model = build(EMBEDDING, {"table": table})
+    shorten_tables(model)
+    assert list(model.graph.initializers) == ["table_fp16"]
+    np.testing.assert_array_equal(run(model, np.array([100]), ZEROS[:1])[0][0, 3], 65504)
