@@ -112,11 +112,8 @@ def evaluate(
         MissingDependencyError: texts are known, and jiwer is not installed.
         BackendError: a variant does not run, or its logits are not finite.
     """
-    if metric is not None and not evaluation_set.labelled:
-        raise UsageError(
-            f"the metric {metric.name} needs true texts, and no sample has one; name a folder with "
-            "a labels.csv (columns file, text)"
-        )
+    if metric is not None:
+        check_metric(metric, evaluation_set)
     total = len(evaluation_set)
     reference = reference or read_all(
         bundle,
@@ -152,6 +149,19 @@ def evaluate(
         size_bytes=_size_bytes(bundle, variant),
         reference_size_bytes=_size_bytes(bundle, reference_variant),
     )
+
+
+def check_metric(metric: Metric, evaluation_set: EvaluationSet) -> None:
+    """Checks that a metric has something to compare with.
+
+    Raises:
+        UsageError: no true text is known.
+    """
+    if not evaluation_set.labelled:
+        raise UsageError(
+            f"the metric {metric.name} needs true texts, and no sample has one; name a folder with "
+            "a labels.csv (columns file, text)"
+        )
 
 
 @dataclass(frozen=True)

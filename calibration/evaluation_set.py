@@ -11,9 +11,15 @@ import numpy as np
 
 from hybrid_deploy.accuracy import LABELS_FILE, load_labels
 from hybrid_deploy.bundle import Bundle
-from hybrid_deploy.calibration.samples import Inputs, Samples, Source, open_samples
+from hybrid_deploy.calibration.samples import (
+    Inputs,
+    Samples,
+    SkippedSample,
+    Source,
+    open_samples,
+)
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.errors import UsageError
+from hybrid_deploy.errors import CalibrationError, UsageError
 from hybrid_deploy.manifest import TensorSpec
 
 Item: TypeAlias = str | Path | Inputs
@@ -32,11 +38,13 @@ class EvaluationSet:
         samples: the inputs; files are read when they are needed.
         texts: for each sample its true text, None where nobody said it.
         chosen: numbers of the samples that count, in their order.
+        skipped: samples that cannot be used and were left out.
     """
 
     samples: Samples
     texts: tuple[str | None, ...]
     chosen: tuple[int, ...]
+    skipped: tuple[SkippedSample, ...] = ()
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -67,11 +75,18 @@ class EvaluationSet:
         return replace(self, chosen=tuple(self.chosen[i * count // most] for i in range(most)))
 
 
-def open_evaluation_set(source: EvaluationSource | None, bundle: Bundle) -> EvaluationSet:
+def open_evaluation_set(
+    source: EvaluationSource | None, bundle: Bundle, *, skip_bad: bool = False
+) -> EvaluationSet:
     """Gives the evaluation set of a folder, of files or of an iterable.
 
     Without a source these are the bundle's golden samples, or zeros if it has none. The text of a
     golden sample is what the original model made of it, not the truth, so it is no label.
+
+    Args:
+        source: where the inputs come from.
+        bundle: says what an input must be.
+        skip_bad: read every sample once and leave out those that cannot be used.
 
     Raises:
         InputError: a folder or a file does not exist, or the labels are wrong.
@@ -87,7 +102,22 @@ def open_evaluation_set(source: EvaluationSource | None, bundle: Bundle) -> Eval
             f"the samples have true texts, but {bundle.folder} has no vocabulary to write its "
             "tokens as text; leave the texts out, or export it with a vocabulary"
         )
-    return EvaluationSet(samples, tuple(texts), tuple(range(len(samples))))
+    chosen, skipped = _sound(samples) if skip_bad else (tuple(range(len(samples))), ())
+    return EvaluationSet(samples, tuple(texts), chosen, skipped)
+
+
+def _sound(samples: Samples) -> tuple[tuple[int, ...], tuple[SkippedSample, ...]]:
+    """Reads every sample; gives the numbers of those that can be used, and what is with the others.
+
+    Raises:
+        CalibrationError: none can be used.
+    """
+    problems = [samples.problem_of(number) for number in range(len(samples))]
+    sound = tuple(number for number, problem in enumerate(problems) if problem is None)
+    skipped = tuple(problem for problem in problems if problem is not None)
+    if not sound:
+        raise CalibrationError(f"none of the inputs can be used: {skipped[0].reason}")
+    return sound, skipped
 
 
 def _labelled(

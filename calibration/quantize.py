@@ -123,7 +123,7 @@ def quantize_automatically(
     work = VariantMaker(job, progress or silent)
     candidates = choose([work.tried(recipe, threads) for recipe in recipes], max_drop)
     chosen = next((c.recipe for c in candidates if c.verdict == CHOSEN), None)
-    skipped = () if job.samples is None else job.samples.skipped
+    skipped = job.skipped
     if chosen is None:
         return AutomaticReport(tuple(candidates), None, skipped)
     report = work.add(chosen, name or chosen.name, None, force=force)

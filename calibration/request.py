@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.calibration.evaluation import check_metric
 from hybrid_deploy.calibration.evaluation_set import (
     EvaluationSet,
     EvaluationSource,
@@ -19,7 +20,7 @@ from hybrid_deploy.calibration.metrics import Metric, load_metric
 from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.range_methods import method_of
-from hybrid_deploy.calibration.samples import Samples, Source, samples_of
+from hybrid_deploy.calibration.samples import SkippedSample, Source, samples_of
 from hybrid_deploy.calibration.scales import Scales, check_scales, read_scales
 from hybrid_deploy.devices import check_precision, device_of
 from hybrid_deploy.errors import OutputExistsError, UsageError
@@ -72,9 +73,10 @@ class Job:
         return self.model.bundle
 
     @property
-    def samples(self) -> Samples | None:
-        """What activations are learned from."""
-        return self.model.samples
+    def skipped(self) -> tuple[SkippedSample, ...]:
+        """Samples that cannot be used and were left out."""
+        learned = () if self.model.samples is None else self.model.samples.skipped
+        return learned + self.evaluation_set.skipped
 
 
 def open_job(path: str | Path, source: str, data: Data, progress: Progress) -> Job:
@@ -101,8 +103,12 @@ def open_job(path: str | Path, source: str, data: Data, progress: Progress) -> J
         bundle, source, samples, data.method, progress, _given_scales(data, bundle, source)
     )
     if data.evaluation is not None:
-        return Job(model, open_evaluation_set(data.evaluation, bundle), metric)
-    return Job(model, _usual_set(bundle, given, source, skip_bad=data.skip_bad), metric)
+        chosen = open_evaluation_set(data.evaluation, bundle, skip_bad=data.skip_bad)
+    else:
+        chosen = _usual_set(bundle, given, source, skip_bad=data.skip_bad)
+    if metric is not None:
+        check_metric(metric, chosen)
+    return Job(model, chosen, metric)
 
 
 def check_recipe(

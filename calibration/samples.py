@@ -87,6 +87,14 @@ class Samples:
         place, item = self._items[index]
         return str(item) if isinstance(item, Path) else f"sample {place}"
 
+    def problem_of(self, index: int) -> SkippedSample | None:
+        """Reads a sample and gives what is wrong with it; None if it can be used."""
+        try:
+            self._read(index)
+        except InputError as error:
+            return SkippedSample(self.name_of(index), str(error))
+        return None
+
     def skip_bad(self) -> None:
         """Reads every sample once and leaves out those that cannot be used.
 
@@ -95,12 +103,11 @@ class Samples:
         """
         sound = []
         for index, item in enumerate(self._items):
-            try:
-                self._read(index)
-            except InputError as error:
-                self.skipped += (SkippedSample(self.name_of(index), str(error)),)
-            else:
+            problem = self.problem_of(index)
+            if problem is None:
                 sound.append(item)
+            else:
+                self.skipped += (problem,)
         if not sound:
             raise CalibrationError(
                 f"none of the {len(self)} samples can be used: {self.skipped[0].reason}"

@@ -105,7 +105,7 @@ class VariantMaker:
             precision=recipe.name,
             evaluation=replace(evaluation, variant=name, size_bytes=size_bytes),
             samples=0 if scales is None else scales.provenance.samples,
-            skipped=() if self.job.samples is None else self.job.samples.skipped,
+            skipped=self.job.skipped,
             emulated=recipe.is_emulated,
             kept=kept,
             ranking=ranking,

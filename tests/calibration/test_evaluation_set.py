@@ -32,6 +32,21 @@ def test_folder_with_labels(bundle: Bundle, folder: Path) -> None:
     assert widths(found) == [64, 32]
 
 
+def test_bad_files_are_left_out_with_their_texts(bundle: Bundle, folder: Path) -> None:
+    (folder / "labels.csv").write_text("file,text\nb.png,7\nc.png,12\na.png,3\n")
+    (folder / "c.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"c\.png"):
+        list(open_evaluation_set(folder, bundle))
+    found = open_evaluation_set(folder, bundle, skip_bad=True)
+    assert (found.expected, widths(found)) == (["7", "3"], [48, 32])
+    (skipped,) = found.skipped
+    assert skipped.name == str(folder / "c.png")
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(CalibrationError, match=r"none of the inputs can be used: .*b\.png"):
+        open_evaluation_set(folder, bundle, skip_bad=True)
+
+
 def test_folder_without_labels(bundle: Bundle, folder: Path) -> None:
     found = open_evaluation_set(str(folder), bundle)
     assert (found.expected, found.labelled) == ([None] * 3, 0)
