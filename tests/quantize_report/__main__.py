@@ -32,11 +32,17 @@ _BUDGET = 0.5
 @click.command()
 @click.option("--model", "names", multiple=True, type=click.Choice(NAMES), help="Repeatable.")
 @click.option("--python", type=click.Path(path_type=Path), help="Of an environment with modelopt.")
+@click.option("--rivals/--no-rivals", "compares", default=True, help="Other quantizers' rows.")
 @click.option("--rounds", default=200, show_default=True, help="How often all are timed in turn.")
 @click.option("--work", type=click.Path(path_type=Path), help="Keep the float bundles here.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Markdown file.")
 def quantize_report(
-    names: Sequence[str], python: Path | None, rounds: int, work: Path | None, out: Path | None
+    names: Sequence[str],
+    python: Path | None,
+    compares: bool,
+    rounds: int,
+    work: Path | None,
+    out: Path | None,
 ) -> None:
     """Quantize every model in every form, compare with float and with others, build, choose."""
     with tempfile.TemporaryDirectory(prefix="quantize-report-") as folder:
@@ -45,7 +51,12 @@ def quantize_report(
         parts = [_preface(python)]
         for name in names or NAMES:
             subject = make_subject(name, kept)
-            parts += _section(name, subject, python, rounds, Path(folder))
+            attempts = ATTEMPTS if compares and subject.lines is not None else ()
+            setting = Setting(
+                subject.bundle, subject.samples, subject.lines, python, attempts=attempts,
+                rounds=rounds if subject.lines is not None else _FEW_ROUNDS,
+            )  # fmt: skip
+            parts += _section(name, subject, setting, Path(folder))
             if out is not None:  # what is there survives what fails later
                 out.write_text("\n".join(parts), encoding="utf-8")
     if out is None:
@@ -67,19 +78,9 @@ GPU.
 """
 
 
-def _section(
-    name: str, subject: Subject, python: Path | None, rounds: int, folder: Path
-) -> Iterator[str]:
+def _section(name: str, subject: Subject, setting: Setting, folder: Path) -> Iterator[str]:
     yield f"## {name}: {subject.title}\n"
     trained = subject.lines is not None
-    setting = Setting(
-        subject.bundle,
-        subject.samples,
-        subject.lines,
-        python,
-        attempts=ATTEMPTS if trained else (),
-        rounds=rounds if trained else _FEW_ROUNDS,
-    )
     columns = [column for column in COLUMNS if trained or column.key not in _NEED_TEXTS]
     yield table(compare(setting), columns)
     if trained:
