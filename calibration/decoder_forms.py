@@ -180,7 +180,7 @@ def _store(graph: ir.Graph, linear: Linear, numbers: NumberForm, block: int | No
     if numbers is INT4 and size is None:
         store_weight(graph, linear, INT8)
     else:
-        store_weight(graph, linear, numbers, size)
+        store_weight(graph, linear, numbers, size, rounds_activations=block is None)
 
 
 def _block(linear: Linear, numbers: NumberForm, block: int | None) -> int | None:

@@ -73,7 +73,7 @@ def quantize_encoder(
     insert_pairs(graph, _POINTS[form](graph, targets), ranges, _ACTIVATIONS[form])
     number_form = FLOAT8 if form is EncoderForm.FLOAT8 else INT8
     for linear in targets:
-        store_weight(graph, linear, number_form)
+        store_weight(graph, linear, number_form, rounds_activations=True)
     if form is EncoderForm.INT8_CPU:
         prefer_cpu_kernels(model)
     drop_unused_constants(graph)

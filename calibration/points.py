@@ -122,18 +122,22 @@ def cpu_points(
     return points
 
 
-def keep_from_gemm(linear: Linear) -> None:
-    """Writes the Add between a two-dimensional MatMul and its activation as a Sum, which is equal.
+def keep_from_gemm(linear: Linear, *, rounds_activations: bool) -> None:
+    """Writes the Add behind a two-dimensional MatMul as a Sum, which is equal, where that helps.
 
-    ONNX Runtime merges MatMul, Add and activation before it looks for weights of few bits, and then
-    converts those to float in every call. An Add alone becomes part of the product, as it should.
+    ONNX Runtime merges MatMul and Add, and MatMul, Add and activation, to one operator before it
+    looks for numbers of few bits, and then converts the weights to float in every call. Where only
+    weights are stored so, the Add of a bias alone becomes part of the right operator.
     """
     rank = None if linear.activation.shape is None else linear.activation.shape.rank()
-    if linear.node.op_type == "MatMul" and rank in (2, None):
-        for node, _ in _moved(linear.node.outputs[0]).uses():
-            users = [user.op_type for user, _ in node.outputs[0].uses()]
-            if node.op_type == "Add" and any(user in _FUSED_ACTIVATIONS for user in users):
-                node.op_type = "Sum"
+    if linear.node.op_type != "MatMul" or rank not in (2, None):
+        return
+    for node, _ in _moved(linear.node.outputs[0]).uses():
+        users = [user.op_type for user, _ in node.outputs[0].uses()]
+        activated = any(user in _FUSED_ACTIVATIONS for user in users)
+        biased = any(value is not None and value.const_value is not None for value in node.inputs)
+        if node.op_type == "Add" and (rounds_activations or activated or not biased):
+            node.op_type = "Sum"
 
 
 def _channel_axis(node: ir.Node) -> int | None:

@@ -16,7 +16,12 @@ from hybrid_deploy.calibration.weights import (
 
 
 def store_weight(
-    graph: ir.Graph, linear: Linear, form: NumberForm, block_size: int | None = None
+    graph: ir.Graph,
+    linear: Linear,
+    form: NumberForm,
+    block_size: int | None = None,
+    *,
+    rounds_activations: bool = False,
 ) -> None:
     """Stores the weight of one operator, in place; the operator still gives float.
 
@@ -26,6 +31,7 @@ def store_weight(
         form: of the stored numbers.
         block_size: how many weights along the summed axis share a scale; None for one scale per
             output channel.
+        rounds_activations: whether the operator's activation is quantized too.
 
     Raises:
         CalibrationError: the weight is not finite.
@@ -43,7 +49,7 @@ def store_weight(
     describe(dequantize.outputs[0], name, weight, ir.DataType.FLOAT)
     graph.insert_before(linear.node, dequantize)
     linear.node.replace_input_with(1, dequantize.outputs[0])
-    keep_from_gemm(linear)
+    keep_from_gemm(linear, rounds_activations=rounds_activations)
 
 
 def block_for(linear: Linear, wanted: int) -> int | None:
