@@ -33,6 +33,7 @@ _BUDGET = 0.5
 @click.option("--model", "names", multiple=True, type=click.Choice(NAMES), help="Repeatable.")
 @click.option("--python", type=click.Path(path_type=Path), help="Of an environment with modelopt.")
 @click.option("--rivals/--no-rivals", "compares", default=True, help="Other quantizers' rows.")
+@click.option("--builds/--no-builds", "compiles", default=True, help="TensorRT-RTX, by GPU.")
 @click.option("--rounds", default=200, show_default=True, help="How often all are timed in turn.")
 @click.option("--work", type=click.Path(path_type=Path), help="Keep the float bundles here.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Markdown file.")
@@ -40,6 +41,7 @@ def quantize_report(
     names: Sequence[str],
     python: Path | None,
     compares: bool,
+    compiles: bool,
     rounds: int,
     work: Path | None,
     out: Path | None,
@@ -54,7 +56,7 @@ def quantize_report(
             attempts = ATTEMPTS if compares and subject.lines is not None else ()
             setting = Setting(
                 subject.bundle, subject.samples, subject.lines, python, attempts=attempts,
-                rounds=rounds if subject.lines is not None else _FEW_ROUNDS,
+                rounds=rounds if subject.lines is not None else _FEW_ROUNDS, tensorrt=compiles,
             )  # fmt: skip
             parts += _section(name, subject, setting, Path(folder))
             if out is not None:  # what is there survives what fails later
@@ -85,7 +87,8 @@ def _section(name: str, subject: Subject, setting: Setting, folder: Path) -> Ite
     yield table(compare(setting), columns)
     if trained:
         yield from _automatic(subject, folder / f"{name}-auto.bundle")
-    yield from _builds(subject, folder / f"{name}-builds.bundle")
+    if setting.tensorrt:
+        yield from _builds(subject, folder / f"{name}-builds.bundle")
 
 
 _NEED_TEXTS = ("cer_percent", "same_tokens_percent")
