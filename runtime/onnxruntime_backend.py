@@ -227,12 +227,18 @@ def _check_types(step: GraphSpec, name: str) -> None:
 def _too_old(error: Exception) -> BackendError | None:
     """Recognises that the installed ONNX Runtime does not know the graph's operators yet."""
     known = re.search(r"support for domain ai\.onnx is till opset (\d+)", str(error))
-    if known is None:
-        return None
-    return BackendError(
-        f"the graphs use a newer ONNX opset than the {known[1]} that onnxruntime "
-        f"{ort.__version__} reads; upgrade onnxruntime (on Python 3.11 or newer)"
-    )
+    missing = re.search(r"Could not find an implementation for (\w+)\(\d+\)", str(error))
+    advice = "upgrade onnxruntime (1.25 or newer), or export with --opset 18"
+    if known is not None:
+        return BackendError(
+            f"the graphs use a newer ONNX opset than the {known[1]} that onnxruntime "
+            f"{ort.__version__} reads; {advice}"
+        )
+    if missing is not None:
+        return BackendError(
+            f"onnxruntime {ort.__version__} has no kernel for {missing[1]}; {advice}"
+        )
+    return None
 
 
 def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> int:

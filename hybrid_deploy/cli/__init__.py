@@ -27,6 +27,7 @@ _COMMANDS = (
     "profile",
     "compare",
     "quickstart",
+    "doctor",
 )
 _INTERRUPTED = 130
 _EXTRAS = {

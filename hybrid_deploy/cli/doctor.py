@@ -1,0 +1,68 @@
+"""`hybrid-deploy doctor`: what this machine can run."""
+
+from __future__ import annotations
+
+from textwrap import shorten
+from typing import TYPE_CHECKING
+
+import click
+
+from hybrid_deploy.cli.options import FORMAT
+from hybrid_deploy.errors import BackendError
+from hybrid_deploy.report import Column, Format, render
+
+if TYPE_CHECKING:
+    from hybrid_deploy.runtime.doctor_check import Check
+
+_CHECK = Column("check", "check")
+_FINDINGS = (
+    Column("verdict", "verdict"),
+    Column("run_ms", "ms", digits=3),
+    Column("found", "found"),
+)
+_REMEDY = Column("remedy", "what to do")
+_WIDEST = 120  # of what was found, in a table; the other formats give it in full
+
+
+@click.command(epilog="Example: hybrid-deploy doctor --format json")
+@FORMAT
+def doctor(output_format: Format) -> None:
+    """Show what this machine has, and run a tiny inference in every backend.
+
+    Each finding is ok, warn, missing or failed, with what to do about it. Vendor tools that hang
+    are cut off. Exit code 0 if at least one backend ran the tiny inference, otherwise 1.
+    """
+    from rich.console import Console
+
+    from hybrid_deploy.runtime.doctor import diagnose
+
+    with Console(stderr=True).status("looking around") as status:
+        checks = diagnose(progress=status.update)
+    click.echo(_report(checks, output_format), nl=False)
+    if all(check.run_ms is None for check in checks):
+        raise BackendError(
+            "no backend ran the tiny inference on this machine; do what the report says of "
+            "ONNX Runtime CPU, or run: pip install 'hybrid-deploy[cpu]'"
+        )
+
+
+def _report(checks: list[Check], output_format: Format) -> str:
+    """Gives the records; the remedies are a table of their own where people read them."""
+    rows: list[dict[str, object]] = [
+        {
+            "check": check.name,
+            "verdict": check.verdict.value,
+            "run_ms": check.run_ms,
+            "found": check.found,
+            "remedy": check.remedy,
+        }
+        for check in checks
+    ]
+    if output_format != "table":
+        return render(rows, (_CHECK, *_FINDINGS, _REMEDY), output_format)
+    shown = [
+        row | {"found": shorten(str(row["found"]), _WIDEST, placeholder=" ...")} for row in rows
+    ]
+    text = render(shown, (_CHECK, *_FINDINGS), "table")
+    remedies = [row for row in rows if row["remedy"] is not None]
+    return f"{text}\n{render(remedies, (_CHECK, _REMEDY), 'table')}" if remedies else text

@@ -1,0 +1,140 @@
+"""What this machine is besides its CPU and GPU: system, Python, memory, packages, cache folder."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from hybrid_deploy.cache import CACHE_VARIABLE, cache_folder
+from hybrid_deploy.runtime.doctor_check import Check, Verdict
+from hybrid_deploy.runtime.doctor_cpu import ROOT, cgroup_folders
+
+_BYTES_PER_GB = 1e9
+_LITTLE_BYTES = 1e9
+_NO_LIMIT_BYTES = 1 << 60  # version 1 of control groups writes a huge number for none
+
+
+@dataclass(frozen=True)
+class OptionalPackage:
+    """A package of one of our extras, and what it serves."""
+
+    name: str
+    extra: str
+    purpose: str
+
+
+OPTIONAL_PACKAGES = (
+    OptionalPackage("soundfile", "audio", "reads FLAC, OGG and MP3"),
+    OptionalPackage("jiwer", "report", "error rates beside speed"),
+    OptionalPackage("onnx", "calibrate", "calibrate and quantize; not needed on a device"),
+    OptionalPackage("torch", "export", "export; not needed on a device"),
+)
+
+
+def system() -> Check:
+    """Names the operating system."""
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        name = platform.system()
+    return Check("system", Verdict.OK, f"{name}, Linux {platform.release()}, {platform.machine()}")
+
+
+def python() -> Check:
+    """Names this Python."""
+    text = f"{platform.python_version()} in {sys.prefix}"
+    if sys.version_info >= (3, 11):
+        return Check("Python", Verdict.OK, text)
+    remedy = "onnxruntime ends at 1.23 (opset 23) on Python 3.10: export with --opset 18"
+    return Check("Python", Verdict.WARN, text, remedy)
+
+
+def memory(root: Path = ROOT, *, shared_with_gpu: bool = False) -> Check:
+    """Measures the memory that is there and free, within the limit of the control group."""
+    kilobytes = {
+        key: int(value.split()[0])
+        for key, _, value in (
+            line.partition(":") for line in (root / "proc/meminfo").read_text().splitlines()
+        )
+    }
+    total_bytes, free_bytes = (kilobytes[key] * 1024 for key in ("MemTotal", "MemAvailable"))
+    text = f"{_gb(free_bytes)} free of {_gb(total_bytes)}"
+    if shared_with_gpu:
+        text += ", shared with the GPU"
+    limit_bytes = memory_limit_bytes(root)
+    if limit_bytes is not None and limit_bytes < total_bytes:
+        text += f", limited to {_gb(limit_bytes)} by a cgroup"
+        free_bytes = min(free_bytes, limit_bytes)
+    if free_bytes >= _LITTLE_BYTES:
+        return Check("memory", Verdict.OK, text)
+    remedy = (
+        "close other programs: building engines takes some GB; export builds on another machine"
+    )
+    return Check("memory", Verdict.WARN, text, remedy)
+
+
+def memory_limit_bytes(root: Path = ROOT) -> int | None:
+    """Gives the smallest memory limit of this process's control groups; None without one."""
+    limits = []
+    for folder in cgroup_folders(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            try:
+                text = (folder / name).read_text().strip()
+            except OSError:
+                continue
+            if text.isdigit() and int(text) < _NO_LIMIT_BYTES:
+                limits.append(int(text))
+    return min(limits, default=None)
+
+
+def cache() -> Check:
+    """Tries whether engines can be kept, by a file that leaves no trace."""
+    folder = cache_folder("engines")
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    remedy = f"name a folder that you can write in ${CACHE_VARIABLE}"
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        return Check("cache", Verdict.FAILED, f"{folder} is not writable: {reason}", remedy)
+    free_bytes = shutil.disk_usage(there).free
+    text = f"{folder}, {_gb(free_bytes)} free"
+    if free_bytes >= _LITTLE_BYTES:
+        return Check("cache", Verdict.OK, text)
+    return Check("cache", Verdict.WARN, text, f"free some space there, or {remedy}")
+
+
+def optional_package(package: OptionalPackage) -> Check:
+    """Looks for a package without importing it."""
+    found = installed_version(package.name)
+    if found is not None:
+        return Check(package.name, Verdict.OK, f"{found}: {package.purpose}")
+    remedy = f"if you need it: pip install 'hybrid-deploy[{package.extra}]'"
+    return Check(package.name, Verdict.MISSING, package.purpose, remedy)
+
+
+def tokenizers() -> Check:
+    """Looks for the one package of text models that comes with the base install."""
+    found = installed_version("tokenizers")
+    if found is not None:
+        return Check("tokenizers", Verdict.OK, f"{found}: reads and writes text")
+    return Check("tokenizers", Verdict.FAILED, "not installed", "pip install hybrid-deploy")
+
+
+def installed_version(package: str) -> str | None:
+    """Gives the version of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _gb(size_bytes: float) -> str:
+    return f"{size_bytes / _BYTES_PER_GB:.1f} GB"

@@ -1,0 +1,61 @@
+"""A tiny graph in TensorRT or TensorRT-RTX: built, and run where there is a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hybrid_deploy.contract import cache_of, is_next_cache
+from hybrid_deploy.errors import BackendError
+from hybrid_deploy.runtime.cuda_driver import CudaDriver
+from hybrid_deploy.runtime.doctor_graphs import Arrays, TinyGraph
+from hybrid_deploy.runtime.engine_plan import PlanRequest, compile_plan
+from hybrid_deploy.runtime.tensorrt_module import TensorRT, last_error
+
+
+def build(graph: TinyGraph, target: str) -> bytes:
+    """Compiles a graph as `hybrid-deploy build` does, for the target of that name.
+
+    Raises:
+        BuildError: TensorRT refused it.
+    """
+    return compile_plan(PlanRequest(graph.name, str(graph.file), target, {}))
+
+
+class LoadedPlan:
+    """A plan on the GPU; a call runs it once, with its caches in place.
+
+    Raises:
+        BackendError: there is no GPU, or TensorRT does not take the plan there.
+    """
+
+    def __init__(self, vendor: TensorRT, plan: bytes, graph: TinyGraph) -> None:
+        self._log = vendor.log
+        self._cuda = CudaDriver()
+        self._stream = self._cuda.use()
+        self._runtime = vendor.module.Runtime(vendor.log)  # must outlive the engine, as that
+        self._engine = self._runtime.deserialize_cuda_engine(plan)  # must outlive the context
+        if self._engine is None:
+            raise BackendError(f"TensorRT does not load its own plan: {last_error(self._log)}")
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise BackendError(f"TensorRT made no execution context: {last_error(self._log)}")
+        self._addresses = {name: self._cuda.upload(array) for name, array in graph.inputs.items()}
+        self._results = {
+            name: np.zeros(array.shape, np.float32) for name, array in graph.expected.items()
+        }
+        for name, array in self._results.items():
+            if is_next_cache(name):
+                self._addresses[name] = self._addresses[cache_of(name)]
+            else:
+                self._addresses[name] = self._cuda.upload(array)
+        for name, address in self._addresses.items():
+            self._context.set_tensor_address(name, address)
+
+    def __call__(self) -> Arrays:
+        """Runs the plan and gives its outputs, in buffers that the next run overwrites."""
+        if not self._context.execute_async_v3(self._stream):
+            raise BackendError(f"TensorRT did not run the plan: {last_error(self._log)}")
+        self._cuda.wait(self._stream)
+        for name, array in self._results.items():
+            self._cuda.download(self._addresses[name], array)
+        return self._results

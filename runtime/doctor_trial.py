@@ -1,0 +1,211 @@
+"""One trial in a process of its own: the driver is asked for its GPU, or a tiny graph is run.
+
+A vendor library that crashes, hangs or prints ends its own process only. `try_isolated` starts
+`python -m hybrid_deploy.runtime.doctor_trial` and reads what that wrote to its working folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from hybrid_deploy.errors import MissingDependencyError
+from hybrid_deploy.runtime.doctor_tools import run_tool
+from hybrid_deploy.target import Flavour
+
+if TYPE_CHECKING:
+    from hybrid_deploy.runtime.doctor_graphs import Arrays
+
+Kind = Literal["gpu", "cpu", "cuda", "tensorrt", "rtx"]
+
+_REPLY_FILE = "reply.json"
+_RUNS = 20
+_LONGEST_REASON = 400
+
+
+class TrialRequest(msgspec.Struct, frozen=True):
+    """What to try.
+
+    Attributes:
+        kind: `gpu` asks the driver, the others are backends: ONNX Runtime's `cpu` and `cuda`.
+        graph: which tiny graph to run.
+        target: what TensorRT builds it for.
+        on_gpu: whether TensorRT also runs what it built.
+    """
+
+    kind: Kind
+    graph: str = "float"
+    target: str = ""
+    on_gpu: bool = False
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """What the driver says of the first GPU; `capability` is `8.6`, `cuda` what it serves."""
+
+    name: str
+    capability: str
+    cuda: str
+    memory_bytes: int
+    shares_memory: bool
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """How a trial ended.
+
+    Attributes:
+        version: of the library, where it loaded.
+        cuda: version of CUDA that the library was built for, where it says so.
+        build_seconds: how long TensorRT took, where it built the graph.
+        run_ms: typical time of a run, where the graph ran and gave the right numbers.
+        gpu: what the driver said.
+        missing: whether the library is not installed.
+        error: what went wrong, one line.
+    """
+
+    version: str | None = None
+    cuda: str | None = None
+    build_seconds: float | None = None
+    run_ms: float | None = None
+    gpu: Gpu | None = None
+    missing: bool = False
+    error: str | None = None
+
+
+def try_isolated(request: TrialRequest, seconds: float) -> Trial:
+    """Carries out a trial in a new process; every failure is in the result."""
+    with tempfile.TemporaryDirectory(prefix="hybrid-deploy-doctor-") as name:
+        folder = Path(name)
+        command = [sys.executable, "-m", __name__, msgspec.json.encode(request).decode()]
+        paths = os.pathsep.join(map(os.path.abspath, sys.path))
+        try:
+            done = run_tool(
+                command, seconds, folder=folder, environment={**os.environ, "PYTHONPATH": paths}
+            )
+        except TimeoutError:
+            return Trial(error=f"gave no answer in {seconds:g} s")
+        if done.code < 0:
+            return Trial(error=f"crashed ({signal.Signals(-done.code).name})")
+        if done.code > 0:
+            return Trial(error=_one_line(done.last_line))
+        try:
+            return msgspec.json.decode((folder / _REPLY_FILE).read_bytes(), type=Trial)
+        except (OSError, msgspec.MsgspecError) as error:
+            return Trial(error=_one_line(f"ended without an answer: {error}"))
+
+
+def main() -> None:
+    """Carries out the request of the command line; the reply is a file, as libraries may print."""
+    request = msgspec.json.decode(sys.argv[1], type=TrialRequest)
+    try:
+        reply = _TRIALS[request.kind](request)
+    except MissingDependencyError as error:
+        reply = Trial(missing=True, error=str(error))
+    except Exception as error:
+        reply = Trial(error=_one_line(f"{error}"))
+    Path(_REPLY_FILE).write_bytes(msgspec.json.encode(reply))
+
+
+def _try_gpu(request: TrialRequest) -> Trial:
+    from hybrid_deploy.runtime.cuda_driver import CudaDriver
+    from hybrid_deploy.runtime.local_gpu import local_gpu
+
+    driver, gpu = CudaDriver(), local_gpu()
+    if gpu is None:
+        return Trial(error="the CUDA driver names no GPU")
+    return Trial(
+        gpu=Gpu(
+            gpu.name,
+            gpu.capability,
+            driver.version(),
+            driver.memory_bytes(),
+            driver.is_integrated(),
+        )
+    )
+
+
+def _try_onnxruntime(request: TrialRequest) -> Trial:
+    from hybrid_deploy.runtime import doctor_onnxruntime as backend
+    from hybrid_deploy.runtime.doctor_graphs import GRAPHS
+
+    graph = GRAPHS[request.graph]
+    provider = backend.CUDA if request.kind == "cuda" else backend.CPU
+    try:
+        run_ms = _typical_ms(backend.LoadedGraph(graph, provider), graph.check)
+    except MissingDependencyError as error:
+        return Trial(version=backend.VERSION, missing=True, error=str(error))
+    except Exception as error:
+        return Trial(
+            version=backend.VERSION, cuda=_built_for(), error=_one_line(backend.reason(error))
+        )
+    return Trial(version=backend.VERSION, run_ms=run_ms)
+
+
+def _built_for() -> str | None:
+    """Gives the CUDA that this ONNX Runtime was built for; only onnxruntime-gpu says so."""
+    try:
+        built = importlib.import_module("onnxruntime.capi.build_and_package_info")
+    except ImportError:
+        return None
+    version = getattr(built, "cuda_version", None)
+    return str(version) if version else None
+
+
+def _try_tensorrt(request: TrialRequest) -> Trial:
+    from hybrid_deploy.runtime import doctor_tensorrt as backend
+    from hybrid_deploy.runtime.doctor_graphs import GRAPHS
+    from hybrid_deploy.runtime.tensorrt_module import load_tensorrt
+
+    graph, build_seconds = GRAPHS[request.graph], None
+    vendor = load_tensorrt(Flavour(request.kind))
+    try:
+        if not request.target:
+            return Trial(version=vendor.version)
+        started = perf_counter()
+        plan = backend.build(graph, request.target)
+        build_seconds = perf_counter() - started
+        if not request.on_gpu:
+            return Trial(version=vendor.version, build_seconds=build_seconds)
+        run_ms = _typical_ms(backend.LoadedPlan(vendor, plan, graph), graph.check)
+    except Exception as error:
+        reason = _one_line(f"{error}")
+        return Trial(version=vendor.version, build_seconds=build_seconds, error=reason)
+    return Trial(version=vendor.version, build_seconds=build_seconds, run_ms=run_ms)
+
+
+_TRIALS: dict[str, Callable[[TrialRequest], Trial]] = {
+    "gpu": _try_gpu,
+    "cpu": _try_onnxruntime,
+    "cuda": _try_onnxruntime,
+    "tensorrt": _try_tensorrt,
+    "rtx": _try_tensorrt,
+}
+
+
+def _typical_ms(run: Callable[[], Arrays], check: Callable[[Arrays], None]) -> float:
+    """Gives the median time of a run, once the numbers are right."""
+    check(run())
+    times = []
+    for _ in range(_RUNS):
+        started = perf_counter()
+        run()
+        times.append(perf_counter() - started)
+    return statistics.median(times) * 1e3
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_REASON else f"{line[: _LONGEST_REASON - 3]}..."
+
+
+if __name__ == "__main__":
+    main()

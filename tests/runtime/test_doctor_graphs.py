@@ -1,0 +1,24 @@
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from hybrid_deploy.errors import BackendError
+from hybrid_deploy.runtime.doctor_graphs import FLOAT, GRAPHS
+from tests.runtime.write_doctor_graphs import model
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_files_hold_what_the_script_makes(name: str) -> None:
+    assert onnx.load(GRAPHS[name].file) == model(name)
+
+
+def test_wrong_numbers_are_refused() -> None:
+    (expected,) = FLOAT.expected.values()
+    FLOAT.check({"result": expected})
+    with pytest.raises(BackendError, match=r"^wrong numbers: result is off by 0\.5$"):
+        FLOAT.check({"result": expected + np.float32(0.5)})
+    nan = replace(FLOAT, expected={"result": np.zeros(1)})
+    with pytest.raises(BackendError, match="off by nan"):
+        nan.check({"result": np.full(1, np.nan)})
