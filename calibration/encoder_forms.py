@@ -66,7 +66,7 @@ def quantize_encoder(
     Raises:
         CalibrationError: a tensor has no range, or a weight is not finite.
     """
-    graph, ranges = model.graph, scales.of(GraphRole.ENCODER)
+    graph, ranges = model.graph, dict(scales.of(GraphRole.ENCODER))
     targets = [linear for linear in _targets(graph, form) if linear.name not in kept]
     if form is not EncoderForm.FLOAT8:  # a float is as exact for small numbers as for large ones
         ranges |= smooth(graph, targets, ranges, scales.channels_of(GraphRole.ENCODER))

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from hybrid_deploy.calibration.encoder_forms import quantize_encoder
 from hybrid_deploy.calibration.precision import EncoderForm
 from hybrid_deploy.calibration.ranges import Range
+from hybrid_deploy.calibration.scales import Channels
+from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError
 from tests.calibration.seen import scales_of
 
@@ -151,3 +153,30 @@ def test_missing_range_is_named(build: Build, rng: np.random.Generator) -> None:
     model = build(RESIDUAL, convolutions(rng))
     with pytest.raises(CalibrationError, match="the scales say nothing of x; calibrate"):
         quantize_encoder(model, scales_of({"r": Range(0, 1)}), EncoderForm.INT8)
+
+
+NORMED = """g (float[b,n,16] x) => (float[b,n,8] y) {
+    h = LayerNormalization <axis: int = -1> (x, gain, shift)
+    y = MatMul (h, w)
+}"""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_scales_serve_for_more_than_one_variant(
+    build: Build, rng: np.random.Generator, form: EncoderForm
+) -> None:
+    """Scaled channels change a range; the next variant must still see what was observed."""
+    constants = {
+        "gain": np.where(np.arange(16) == 3, 40, 1).astype(np.float32),
+        "shift": np.zeros(16, np.float32),
+        "w": rng.normal(size=(16, 8)).astype(np.float32),
+    }
+    largest = np.where(np.arange(16) == 3, 80, 2).astype(np.float32)
+    seen = {"h": Channels(largest, largest / np.float32(4))}
+    scales = scales_of({"x": Range(-3, 3), "h": Range(-80, 80), "y": Range(-9, 9)}, seen)
+    models = [build(NORMED, constants) for _ in range(2)]
+    for model in models:
+        quantize_encoder(model, scales, form)
+    first, second = (ir.to_proto(model).SerializeToString() for model in models)
+    assert first == second
+    assert scales.of(GraphRole.ENCODER)["h"] == Range(-80, 80)
