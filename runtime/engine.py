@@ -10,10 +10,14 @@ from pathlib import Path
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError
-from hybrid_deploy.manifest import GraphSpec, TensorSpec
-from hybrid_deploy.runtime.engine_cache import BuiltPlan, EngineCache
-from hybrid_deploy.runtime.engine_plan import SETTINGS, PlanRequest, Profile, compile_isolated
+from hybrid_deploy.manifest import FileRecord, GraphSpec
+from hybrid_deploy.runtime.build_memory import check_memory
+from hybrid_deploy.runtime.cached_engines import last_build
+from hybrid_deploy.runtime.engine_cache import BuiltFor, BuiltPlan, EngineCache, PlanRecord
+from hybrid_deploy.runtime.engine_plan import SETTINGS, PlanRequest, compile_isolated
+from hybrid_deploy.runtime.engine_profile import Profile, graph_profile
 from hybrid_deploy.runtime.local_gpu import LocalGpu, local_gpu
+from hybrid_deploy.runtime.network_layers import LayerSummary
 from hybrid_deploy.runtime.tensorrt_module import TensorRT, load_tensorrt
 from hybrid_deploy.target import Target
 
@@ -33,6 +37,7 @@ class EngineRecord:
         size_bytes: Size of the plan.
         key: SHA-256 of everything that shaped it.
         from_cache: Whether it was there already.
+        layers: What TensorRT made of the graph; None where an old record does not say.
     """
 
     role: GraphRole
@@ -43,6 +48,7 @@ class EngineRecord:
     size_bytes: int
     key: str
     from_cache: bool
+    layers: LayerSummary | None = None
 
 
 def build_engines(
@@ -52,6 +58,7 @@ def build_engines(
     *,
     cache: EngineCache | None = None,
     progress: Progress | None = None,
+    workspace_bytes: int | None = None,
 ) -> list[EngineRecord]:
     """Builds all graphs of a variant, or finds them in the cache.
 
@@ -61,7 +68,15 @@ def build_engines(
         BuildError: TensorRT refused a graph; the message has its own words.
     """
     return [
-        build_engine(bundle, variant, role, target, cache=cache, progress=progress)
+        build_engine(
+            bundle,
+            variant,
+            role,
+            target,
+            cache=cache,
+            progress=progress,
+            workspace_bytes=workspace_bytes,
+        )
         for role in bundle.graphs(variant)
     ]
 
@@ -74,28 +89,44 @@ def build_engine(
     *,
     cache: EngineCache | None = None,
     progress: Progress | None = None,
+    workspace_bytes: int | None = None,
 ) -> EngineRecord:
     """Builds one graph of a variant, or finds its engine in the cache.
+
+    The engine serves the ranges of the bundle's dimensions; `engine_profile.narrowed` gives others.
+
+    Args:
+        bundle: The opened bundle.
+        variant: Which variant.
+        role: Which of its graphs.
+        target: What to build for.
+        cache: Where engines are kept; None takes this machine's.
+        progress: Is told what happens, in lines for people.
+        workspace_bytes: Most scratch memory that a layer may take; None leaves TensorRT's limit.
 
     Raises:
         InputError: the bundle has no such variant.
         MissingDependencyError: the target's TensorRT is not installed.
-        BuildError: TensorRT refused the graph; the message has its own words.
+        BuildError: TensorRT refused the graph, in its own words, or memory does not suffice.
     """
-    say = progress or _silent
+    say, cache = progress or _silent, cache or EngineCache()
     graph = f"{variant}/{role.value}"
     spec = bundle.graph(variant, role)
-    profile = _profile(bundle, spec, graph)
+    profile = graph_profile(bundle, spec, graph)
     gpu = _required_gpu(target)
     vendor = load_tensorrt(target.flavour)
+    shaped_by = _shaped_by(bundle, spec, profile, target, gpu, vendor, workspace_bytes)
 
     def build() -> BuiltPlan:
-        say(f"building {graph} for {target}")
+        last = last_build(cache, shaped_by)
+        check_memory(graph, _weight_bytes(bundle, spec), workspace_bytes if gpu else None, last)
+        say(f"building {graph} for {target}{_last_time(last, vendor)}")
         path = (bundle.folder / spec.file).resolve()
-        return compile_isolated(PlanRequest(graph, str(path), str(target), profile))
+        request = PlanRequest(graph, str(path), str(target), profile, workspace_bytes)
+        return compile_isolated(request)
 
-    shaped_by = _shaped_by(bundle, spec, profile, target, gpu, vendor)
-    plan = (cache or EngineCache()).get_or_build(shaped_by, build, say)
+    built_for = BuiltFor(bundle.manifest.name, variant, role.value)
+    plan = cache.get_or_build(shaped_by, build, say, built_for)
     if plan.from_cache:
         say(f"{graph} for {target} is in the cache")
     return EngineRecord(
@@ -107,7 +138,16 @@ def build_engine(
         size_bytes=plan.record.size_bytes,
         key=plan.path.parent.name,
         from_cache=plan.from_cache,
+        layers=plan.record.layers,
     )
+
+
+def _last_time(last: PlanRecord | None, vendor: TensorRT) -> str:
+    if last is None:
+        return ""
+    version = last.shaped_by.get("version")
+    by = f" by TensorRT {version}, now {vendor.version}" if version != vendor.version else ""
+    return f", last time {last.build_seconds:.0f} s{by}"
 
 
 def _silent(message: str) -> None:
@@ -126,25 +166,6 @@ def _required_gpu(target: Target) -> LocalGpu | None:
     return gpu
 
 
-def _profile(bundle: Bundle, spec: GraphSpec, graph: str) -> Profile:
-    """Gives the shapes that an engine must serve, from the manifest's named dimensions."""
-    dims = bundle.manifest.dims
-    names = {dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)}
-    if missing := sorted(names - dims.keys()):
-        raise BuildError(
-            f"{graph}: the manifest gives no range for {', '.join(missing)}; export it again"
-        )
-
-    def shape(tensor: TensorSpec, bound: str) -> tuple[int, ...]:
-        return tuple(getattr(dims[d], bound) if isinstance(d, str) else d for d in tensor.shape)
-
-    return {
-        tensor.name: (shape(tensor, "min"), shape(tensor, "typical"), shape(tensor, "max"))
-        for tensor in spec.inputs
-        if any(isinstance(dim, str) for dim in tensor.shape)
-    }
-
-
 def _shaped_by(
     bundle: Bundle,
     spec: GraphSpec,
@@ -152,26 +173,37 @@ def _shaped_by(
     target: Target,
     gpu: LocalGpu | None,
     vendor: TensorRT,
+    workspace_bytes: int | None,
 ) -> dict[str, object]:
     """Describes everything that an engine depends on: the cache's key."""
     return {
-        "graph": bundle.manifest.files[spec.file].sha256,
-        "weights": _weight_hashes(bundle, spec),
+        **graph_identity(bundle, spec),
         "flavour": vendor.flavour.value,
         "version": vendor.version,
         "platform": sysconfig.get_platform(),
         "target": str(target),
         "gpu": None if gpu is None else [gpu.name, gpu.capability],
         "profile": {name: [list(shape) for shape in shapes] for name, shapes in profile.items()},
-        "settings": dict(SETTINGS),
+        "settings": {**SETTINGS, "workspace_bytes": workspace_bytes},
     }
 
 
-def _weight_hashes(bundle: Bundle, spec: GraphSpec) -> dict[str, str]:
-    """Hashes of all data beside a graph: which of it the graph reads, only ONNX could tell."""
+def graph_identity(bundle: Bundle, spec: GraphSpec) -> dict[str, object]:
+    """Gives what of an engine's key says which graph it is: the hashes of its files."""
+    weights = {file: record.sha256 for file, record in _weight_files(bundle, spec).items()}
+    return {"graph": bundle.manifest.files[spec.file].sha256, "weights": weights}
+
+
+def _weight_bytes(bundle: Bundle, spec: GraphSpec) -> int:
+    files = [bundle.manifest.files[spec.file], *_weight_files(bundle, spec).values()]
+    return sum(record.size_bytes for record in files)
+
+
+def _weight_files(bundle: Bundle, spec: GraphSpec) -> dict[str, FileRecord]:
+    """Gives all data beside a graph: which of it the graph reads, only ONNX could tell."""
     folder = Path(spec.file).parent
     return {
-        file: record.sha256
+        file: record
         for file, record in bundle.manifest.files.items()
         if folder in Path(file).parents and Path(file).suffix != ".onnx"
     }

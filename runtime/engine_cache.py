@@ -1,45 +1,65 @@
 """A folder of built engines: each is found by what shaped it, and used only while its hash holds.
 
 <folder>/<key>/engine.plan   the serialized engine
-<folder>/<key>/record.json   its SHA-256, size and build time, and what shaped it
+<folder>/<key>/record.json   its SHA-256, size, build time and layers, and what shaped it
 <folder>/<key>.lock          held by the one process that builds it
+
+A plan is as old as its file; its record is touched when it is used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from hybrid_deploy.atomic import staged_folder
 from hybrid_deploy.cache import CACHE_VARIABLE, cache_folder
 from hybrid_deploy.errors import BuildError, InputError
+from hybrid_deploy.runtime.network_layers import LayerSummary
 
 PLAN_FILE = "engine.plan"
 RECORD_FILE = "record.json"
 
 
+class BuiltFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The graph that an engine was first built for; another bundle may have the same."""
+
+    bundle: str
+    variant: str
+    graph: str
+
+
 class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known of a plan; `shaped_by` is what its key is the hash of."""
+    """What is known of a plan; `shaped_by` is what its key is the hash of.
+
+    `peak_bytes` is the most memory that its build took.
+    """
 
     sha256: str
     size_bytes: int
     build_seconds: float
     shaped_by: dict[str, object]
+    built_for: BuiltFor | None = None
+    layers: LayerSummary | None = None
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class BuiltPlan:
-    """A new plan, and how long building it took."""
+    """A new plan, what building it took, and what TensorRT made of the graph."""
 
     plan: bytes
     seconds: float
+    layers: LayerSummary | None = None
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,7 @@ class EngineCache:
         shaped_by: dict[str, object],
         build: Callable[[], BuiltPlan],
         on_damage: Callable[[str], None] | None = None,
+        built_for: BuiltFor | None = None,
     ) -> CachedPlan:
         """Gives the engine that `shaped_by` describes, building it where there is no sound one.
 
@@ -76,16 +97,18 @@ class EngineCache:
             shaped_by: Everything that the engine depends on, as JSON types.
             build: Builds the plan; called at most once.
             on_damage: Is told why an engine that was there is built anew.
+            built_for: Goes into the record of a new engine.
 
         Raises:
             InputError: the folder cannot be used.
         """
         key = engine_key(shaped_by)
         entry = self.folder / key
-        with self._locked(key):
+        with self.locked(key):
             if entry.exists():
                 try:
                     record, _ = _read_entry(entry)
+                    _touch(entry)
                     return CachedPlan(entry / PLAN_FILE, record, from_cache=True)
                 except BuildError as error:
                     if on_damage is not None:
@@ -96,15 +119,25 @@ class EngineCache:
                 size_bytes=len(built.plan),
                 build_seconds=built.seconds,
                 shaped_by=shaped_by,
+                built_for=built_for,
+                layers=built.layers,
+                peak_bytes=built.peak_bytes,
             )
             _write_entry(entry, built.plan, record)
         return CachedPlan(entry / PLAN_FILE, record, from_cache=False)
 
-    def _locked(self, key: str) -> AbstractContextManager[object]:
-        """Waits for a key's lock; the folder is made where there is none."""
+    def locked(self, key: str, *, wait: bool = True) -> AbstractContextManager[object]:
+        """Takes a key's lock; the folder is made where there is none.
+
+        Raises:
+            InputError: the folder cannot be used.
+            filelock.Timeout: another process holds the lock, and `wait` is not given.
+        """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return FileLock(self.folder / f"{key}.lock").acquire()
+            return FileLock(self.folder / f"{key}.lock").acquire(-1 if wait else 0)
+        except Timeout:
+            raise
         except OSError as error:
             raise InputError(
                 f"{self.folder} cannot hold engines ({error.strerror}); "
@@ -117,24 +150,59 @@ def engine_key(shaped_by: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()
 
 
-def read_plan(path: Path) -> bytes:
+def read_plan(path: Path, version: str | None = None) -> bytes:
     """Reads a plan of the cache, checking those very bytes against its record.
 
+    Args:
+        path: The plan, as `CachedPlan` gives it.
+        version: Of the TensorRT that is going to load it; None does not ask.
+
     Raises:
-        BuildError: the plan or its record is missing or was changed since it was built.
+        BuildError: the plan or its record is missing, was changed since it was built, or is
+            another version's.
     """
-    return _read_entry(path.parent)[1]
+    record, plan = _read_entry(path.parent)
+    made_by = record.shaped_by.get("version")
+    if version is not None and made_by != version:
+        raise BuildError(
+            f"cached engine {path.parent} was made by TensorRT {made_by}, {version} is installed; "
+            "build it again"
+        )
+    _touch(path.parent)
+    return plan
 
 
-def _read_entry(entry: Path) -> tuple[PlanRecord, bytes]:
+def read_record(entry: Path) -> PlanRecord:
+    """Reads the record of an engine without looking at the plan.
+
+    Raises:
+        BuildError: it is missing, cannot be read, or is that of another engine.
+    """
     try:
         record = msgspec.json.decode((entry / RECORD_FILE).read_bytes(), type=PlanRecord)
-        plan = (entry / PLAN_FILE).read_bytes()
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BuildError(f"cached engine {entry} is incomplete: {error}") from error
     if engine_key(record.shaped_by) != entry.name:
         raise BuildError(f"cached engine {entry} was built for something else")
-    if len(plan) != record.size_bytes or hashlib.sha256(plan).hexdigest() != record.sha256:
+    return record
+
+
+def _touch(entry: Path) -> None:
+    with suppress(OSError):  # a cache that is only read still serves
+        os.utime(entry / RECORD_FILE)
+
+
+def _read_entry(entry: Path) -> tuple[PlanRecord, bytes]:
+    record = read_record(entry)
+    try:
+        plan = (entry / PLAN_FILE).read_bytes()
+    except OSError as error:
+        raise BuildError(f"cached engine {entry} is incomplete: {error}") from error
+    if len(plan) != record.size_bytes:
+        raise BuildError(
+            f"cached engine {entry} has {len(plan)} bytes and was built with {record.size_bytes}"
+        )
+    if hashlib.sha256(plan).hexdigest() != record.sha256:
         raise BuildError(f"cached engine {entry} was changed after it was built")
     return record, plan
 

@@ -9,7 +9,9 @@ Precision lives in the ONNX graph: networks are strongly typed and no flag lower
 
 from __future__ import annotations
 
+import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,31 +24,50 @@ import msgspec
 
 from hybrid_deploy.errors import BuildError, HybridDeployError
 from hybrid_deploy.runtime.engine_cache import BuiltPlan
+from hybrid_deploy.runtime.engine_profile import Profile
+from hybrid_deploy.runtime.network_layers import LayerSummary, summarize
 from hybrid_deploy.runtime.network_lint import attention_layers, lint_network
 from hybrid_deploy.runtime.tensorrt_module import TensorRT, last_error, load_tensorrt, one_line
 from hybrid_deploy.target import Flavour, parse_target
 
-SETTINGS = {"recipe": 1, "strongly_typed": True, "tf32": False, "decomposable_attention": True}
+SETTINGS = {
+    "recipe": 1,
+    "strongly_typed": True,
+    "tf32": False,
+    "decomposable_attention": True,
+    "profiling_verbosity": "detailed",
+}
 """How `compile_plan` configures TensorRT; part of every cache key, so change it with the code."""
 
 _PLAN_FILE, _REPLY_FILE = "plan", "reply.json"
-
-Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
-"""Smallest, typical and largest shape of every input that has a symbolic dimension."""
+_BYTES_PER_KB = 1024
+_PR_SET_PDEATHSIG = 1  # sys/prctl.h
+_NO_MEMORY = "the build was killed, most likely for want of memory; close other programs"
 
 
 class PlanRequest(msgspec.Struct, frozen=True):
-    """What to compile; `graph` names it in messages, `target` is a target's name."""
+    """What to compile.
+
+    Attributes:
+        graph: Names the graph in messages.
+        path: The ONNX file.
+        target: A target's name.
+        profile: The shapes to serve.
+        workspace_bytes: Most scratch memory that a layer may take; None leaves TensorRT's limit.
+    """
 
     graph: str
     path: str
     target: str
     profile: Profile
+    workspace_bytes: int | None = None
 
 
 class _Reply(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     error: str | None = None
+    layers: LayerSummary | None = None
+    peak_bytes: int | None = None
 
 
 def compile_isolated(request: PlanRequest) -> BuiltPlan:
@@ -70,12 +91,13 @@ def compile_isolated(request: PlanRequest) -> BuiltPlan:
         reply = msgspec.json.decode(Path(folder, _REPLY_FILE).read_bytes(), type=_Reply)
         if reply.error is not None:
             raise BuildError(reply.error)
-        return BuiltPlan(Path(folder, _PLAN_FILE).read_bytes(), reply.seconds)
+        plan = Path(folder, _PLAN_FILE).read_bytes()
+        return BuiltPlan(plan, reply.seconds, reply.layers, reply.peak_bytes)
 
 
 def _crash(done: subprocess.CompletedProcess[bytes]) -> str:
     if -done.returncode == signal.SIGKILL:
-        return "the build was killed, most likely for want of memory; close other programs"
+        return _NO_MEMORY
     if done.returncode < 0:
         return f"TensorRT crashed while building ({signal.Signals(-done.returncode).name})"
     lines = done.stderr.decode(errors="replace").strip().splitlines()
@@ -87,15 +109,28 @@ def main() -> None:
 
     Not to stdout: TensorRT's native code may print there.
     """
+    _end_with_parent()
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=PlanRequest)
     started = perf_counter()
     try:
-        plan = compile_plan(request)
-        reply = _Reply(seconds=perf_counter() - started)
+        plan, layers = compile_described(request)
+        seconds = perf_counter() - started
         Path(_PLAN_FILE).write_bytes(plan)
+        reply = _Reply(seconds, layers=layers, peak_bytes=_peak_bytes())
     except HybridDeployError as error:
         reply = _Reply(error=str(error))
+    except MemoryError:
+        reply = _Reply(error=f"{request.graph}: {_NO_MEMORY}")
     Path(_REPLY_FILE).write_bytes(msgspec.json.encode(reply))
+
+
+def _end_with_parent() -> None:
+    """Asks Linux to kill this process when the one that waits for it is gone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_KB
 
 
 def compile_plan(request: PlanRequest) -> bytes:
@@ -104,6 +139,11 @@ def compile_plan(request: PlanRequest) -> bytes:
     Raises:
         BuildError: TensorRT refused the graph or did not build it.
     """
+    return compile_described(request)[0]
+
+
+def compile_described(request: PlanRequest) -> tuple[bytes, LayerSummary]:
+    """Does what `compile_plan` does, and gives the layers too."""
     graph, target = request.graph, parse_target(request.target)
     vendor = load_tensorrt(target.flavour)
     vendor.log.clear()
@@ -117,13 +157,16 @@ def compile_plan(request: PlanRequest) -> bytes:
     _allow_decomposed_attention(vendor, network)
     config = builder.create_builder_config()
     config.clear_flag(vendor.member("BuilderFlag", "TF32"))
+    config.profiling_verbosity = vendor.member("ProfilingVerbosity", "DETAILED")
+    if request.workspace_bytes is not None:
+        workspace = vendor.member("MemoryPoolType", "WORKSPACE")
+        config.set_memory_pool_limit(workspace, request.workspace_bytes)
     _set_capability(vendor, config, target.capability, local=target.is_local)
     _add_profile(vendor, builder, config, request)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        reason = last_error(vendor.log)
-        raise BuildError(f"{graph}: TensorRT did not build it for {target}: {reason}")
-    return bytes(plan)
+        raise BuildError(f"{graph}: TensorRT did not build it for {target}: {_refusal(vendor)}")
+    return bytes(plan), summarize(network, vendor.log.facts)
 
 
 def _parser_errors(parser: Any) -> str:
@@ -131,6 +174,11 @@ def _parser_errors(parser: Any) -> str:
     return one_line(
         "; ".join(f"{e.node_operator()} {e.node_name()}: {e.desc()}".strip(" :") for e in errors)
     )
+
+
+def _refusal(vendor: TensorRT) -> str:
+    reason = last_error(vendor.log)
+    return f"{reason}; give it more with --workspace" if "workspace" in reason else reason
 
 
 def _allow_decomposed_attention(vendor: TensorRT, network: Any) -> None:

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, Protocol
 
 from hybrid_deploy.errors import BackendError, BuildError, MissingDependencyError
+from hybrid_deploy.runtime.network_layers import FACT_PREFIXES
 from hybrid_deploy.target import Flavour
 
 _MODULES = {Flavour.RTX: "tensorrt_rtx", Flavour.TENSORRT: "tensorrt"}
@@ -21,10 +22,11 @@ _NO_REASON = "TensorRT gave no reason"
 
 
 class MessageLog(Protocol):
-    """What TensorRT said since the last `clear`, warnings and worse."""
+    """What TensorRT said since the last `clear`: warnings and worse, and facts of an engine."""
 
     warnings: list[str]
     errors: list[str]
+    facts: list[str]
 
     def clear(self) -> None:
         """Forgets what was said so far."""
@@ -106,16 +108,20 @@ def _message_log(trt: Any) -> MessageLog:
             trt.ILogger.__init__(self)
             self.warnings: list[str] = []
             self.errors: list[str] = []
+            self.facts: list[str] = []
 
         def log(self, level: Any, message: str) -> None:
             if level in fatal:
                 self.errors.append(message)
             elif level == severity.WARNING:
                 self.warnings.append(message)
+            elif message.startswith(FACT_PREFIXES):
+                self.facts.append(message)
 
         def clear(self) -> None:
             self.warnings.clear()
             self.errors.clear()
+            self.facts.clear()
 
     log: MessageLog = Log()
     return log

@@ -2,100 +2,153 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from hybrid_deploy.cli.options import BUNDLE, FORMAT
-from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.errors import BuildError
-from hybrid_deploy.report import Column, Format, render
+from hybrid_deploy.cli.options import FORMAT, log
+from hybrid_deploy.errors import BuildError, UsageError
+from hybrid_deploy.report import Format
 from hybrid_deploy.target import TARGETS, Target, parse_target
 
 if TYPE_CHECKING:
-    from hybrid_deploy.runtime.engine import EngineRecord
+    from hybrid_deploy.bundle import Bundle
+    from hybrid_deploy.cli.engine_reports import Row
 
-_COLUMNS = (
-    Column("variant", "variant"),
-    Column("graph", "graph"),
-    Column("target", "target"),
-    Column("seconds", "s", digits=2),
-    Column("mb", "MB", digits=2),
-    Column("result", "result"),
-)
-_BYTES_PER_MB = 1e6
+_BYTES_PER_MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What to build, and how."""
+
+    targets: tuple[Target, ...]
+    variants: tuple[str, ...]
+    workspace_bytes: int | None
 
 
 @click.command(
     epilog="Example: hybrid-deploy build digits.bundle --target rtx:sm_86 --variant fp16"
 )
-@BUNDLE
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option(
-    "--target", "targets", multiple=True, required=True, metavar="TARGET",
+    "--target", "targets", multiple=True, metavar="TARGET",
     help=f"What to build for, may be repeated: {', '.join(TARGETS)}.",
 )  # fmt: skip
 @click.option("--variant", "variants", multiple=True, help="Variant to build; default: all.")
+@click.option(
+    "--profile", "ranges", multiple=True, metavar="NAME=MIN:TYPICAL:MAX",
+    help="Sizes to serve, within those of the bundle; may be repeated: --profile batch=1:4:8.",
+)  # fmt: skip
+@click.option(
+    "--workspace", "workspace_mb", type=click.IntRange(min=1), metavar="MB",
+    help="Most scratch memory that a layer may take; default: TensorRT's own limit.",
+)  # fmt: skip
+@click.option("--layers", is_flag=True, help="Show what TensorRT made of every graph.")
+@click.option("--list", "list_cache", is_flag=True, help="Show the engines in the cache instead.")
+@click.option("--clean", is_flag=True, help="Delete engines from the cache instead.")
+@click.option(
+    "--older-than", "days", type=click.FloatRange(min=0), metavar="DAYS",
+    help="With --clean: only engines not used for so long.",
+)  # fmt: skip
 @FORMAT
 def build(
-    bundle: Path, targets: tuple[str, ...], variants: tuple[str, ...], output_format: Format
+    bundle: Path | None,
+    targets: tuple[str, ...],
+    variants: tuple[str, ...],
+    ranges: tuple[str, ...],
+    workspace_mb: int | None,
+    layers: bool,
+    list_cache: bool,
+    clean: bool,
+    days: float | None,
+    output_format: Format,
 ) -> None:
     """Build the TensorRT engines of BUNDLE, or find them in the cache.
 
     Engines are kept in `engines` of $HYBRID_DEPLOY_CACHE (default ~/.cache/hybrid_deploy). Exit
     code 1 when an engine could not be built; the others are built all the same.
+
+    --list and --clean look at the engines that are there: all of them, or those of BUNDLE, of the
+    given variants, of the given targets.
     """
-    from rich.console import Console
-
     from hybrid_deploy.bundle import open_bundle
-    from hybrid_deploy.runtime.engine import build_engine
 
-    log = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    opened = open_bundle(bundle)
-    wanted = [parse_target(text) for text in dict.fromkeys(targets)]
-    names = list(dict.fromkeys(variants)) or list(opened.manifest.variants)
+    _refuse_mixed_options(list_cache, clean, days, bool(ranges or workspace_mb))
+    opened = None if bundle is None else open_bundle(bundle)
+    wanted = tuple(parse_target(text) for text in dict.fromkeys(targets))
+    if list_cache or clean:
+        from hybrid_deploy.cli.engine_cache import clean_cache, show_cache
+
+        if list_cache:
+            show_cache(opened, variants, wanted, output_format, layers=layers)
+        else:
+            clean_cache(opened, variants, wanted, output_format, days=days)
+        return
+    if opened is None or not wanted:
+        missing = "argument 'BUNDLE'" if opened is None else "option '--target'"
+        raise click.UsageError(f"Missing {missing}.")
+    from hybrid_deploy.runtime.engine_profile import narrowed
+
+    names = tuple(dict.fromkeys(variants)) or tuple(opened.manifest.variants)
     for name in names:
         opened.variant(name)
-    rows: list[dict[str, object]] = []
-    for target in wanted:
-        for name in names:
-            for role in opened.graphs(name):
+    workspace_bytes = None if workspace_mb is None else workspace_mb * _BYTES_PER_MB
+    served = narrowed(opened, ranges) if ranges else opened
+    rows = _build_rows(served, _Wanted(wanted, names, workspace_bytes))
+    _report(rows, output_format, layers=layers)
+
+
+def _refuse_mixed_options(list_cache: bool, clean: bool, days: float | None, shaped: bool) -> None:
+    if list_cache and clean:
+        raise UsageError("--list and --clean exclude each other; give one of them")
+    if days is not None and not clean:
+        raise UsageError("--older-than says what --clean deletes; give --clean too")
+    if shaped and (list_cache or clean):
+        raise UsageError("--profile and --workspace shape a build; leave them out here")
+
+
+def _build_rows(bundle: Bundle, wanted: _Wanted) -> list[Row]:
+    """Builds everything; what fails is said on stderr and becomes a row."""
+    from hybrid_deploy.cli.build_progress import BuildProgress
+    from hybrid_deploy.cli.engine_reports import built_row, failed_row
+    from hybrid_deploy.runtime.engine import build_engine
+
+    progress = BuildProgress()
+    rows: list[Row] = []
+    said: set[str] = set()
+    for target in wanted.targets:
+        for name in wanted.variants:
+            for role in bundle.graphs(name):
                 try:
-                    record = build_engine(opened, name, role, target, progress=log.print)
-                    rows.append(_built_row(record))
+                    with progress.engine():
+                        record = build_engine(
+                            bundle, name, role, target,
+                            progress=progress.say, workspace_bytes=wanted.workspace_bytes,
+                        )  # fmt: skip
+                    rows.append(built_row(record))
                 except BuildError as error:
-                    log.print(f"failed: {error}")
-                    rows.append(_failed_row(name, role, target))
-    click.echo(render(rows, _COLUMNS, output_format), nl=False)
-    log.print(_summary(rows))
-    if failed := sum(row["result"] == "failed" for row in rows):
+                    if str(error) not in said:  # no GPU, say, is the same for every graph
+                        log(f"failed: {error}")
+                    said.add(str(error))
+                    rows.append(failed_row(name, role, target))
+    return rows
+
+
+def _report(rows: list[Row], output_format: Format, *, layers: bool) -> None:
+    from hybrid_deploy.cli.engine_reports import is_failed, render_built, render_layers
+
+    render = render_layers if layers else render_built
+    click.echo(render(rows, output_format), nl=False)
+    log(_summary(rows))
+    if failed := sum(map(is_failed, rows)):
         raise BuildError(f"{failed} of {len(rows)} engines were not built; the reasons are above")
 
 
-def _built_row(record: EngineRecord) -> dict[str, object]:
-    return {
-        "variant": record.variant,
-        "graph": record.role.value,
-        "target": record.target,
-        "seconds": round(record.seconds, 2),
-        "mb": round(record.size_bytes / _BYTES_PER_MB, 2),
-        "result": "from cache" if record.from_cache else "built",
-    }
-
-
-def _failed_row(variant: str, role: GraphRole, target: Target) -> dict[str, object]:
-    return {
-        "variant": variant,
-        "graph": role.value,
-        "target": str(target),
-        "seconds": None,
-        "mb": None,
-        "result": "failed",
-    }
-
-
-def _summary(rows: Sequence[Mapping[str, object]]) -> str:
+def _summary(rows: Sequence[Row]) -> str:
     """Says what the rows prove and what they do not."""
     from hybrid_deploy.cache import cache_folder
     from hybrid_deploy.runtime.local_gpu import local_gpu

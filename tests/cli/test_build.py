@@ -76,6 +76,7 @@ def test_failed_row_does_not_stop_the_others() -> None:
         "seconds": None,
         "mb": None,
         "result": "failed",
+        "layers": None,
     }
     assert "failed: fp32/step: TensorRT did not build it\n" in result.stderr
     assert isinstance(result.exception, BuildError)

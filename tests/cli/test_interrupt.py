@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from hybrid_deploy.cache import CACHE_VARIABLE
 
 TESTS = Path(__file__).parents[1]
 PATIENCE_S = 60.0
@@ -53,3 +61,40 @@ def test_profile(tiny_path: Path, page: Path) -> None:
     code, lines = interrupt(running, "profile", tiny_path, page, "--runs", 10_000_000)
     assert (code, lines[-1]) == (130, "error: interrupted, nothing was half-written")
     assert "Traceback" not in "\n".join(lines)
+
+
+def in_folder(folder: Path) -> list[int]:
+    """Gives the processes that work in a folder or below it, also once it is deleted."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if str(link.readlink()).startswith(str(folder)):
+                found.append(int(link.parent.name))
+    return found
+
+
+@pytest.mark.trt
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed"
+)
+def test_build(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+
+    def compiling() -> bool:
+        return bool(in_folder(temporary))
+
+    try:
+        code, lines = interrupt(compiling, "build", tiny_path, "--target", "rtx:sm_86")
+        assert (code, lines[-1]) == (130, "error: interrupted, nothing was half-written")
+        assert "Traceback" not in "\n".join(lines)
+        assert in_folder(temporary) == []
+    finally:
+        for process in in_folder(temporary):
+            os.kill(process, signal.SIGKILL)
+    assert list(temporary.iterdir()) == []
+    (lock,) = (tmp_path / "cache" / "engines").iterdir()
+    with FileLock(lock, timeout=0):
+        pass

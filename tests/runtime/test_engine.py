@@ -385,6 +385,30 @@ def test_version_of_tensorrt_is_in_the_key(
     assert key(bundle, tmp_path) != before
 
 
+def test_workspace_is_in_the_key_and_in_the_request(
+    bundle: Bundle, compiled: Compiled, tmp_path: Path
+) -> None:
+    record = build_engine(
+        bundle, "fp32", GraphRole.STEP, SM86, cache=EngineCache(tmp_path), workspace_bytes=1000
+    )
+    assert record.key != key(bundle, tmp_path)
+    assert [request.workspace_bytes for request in compiled] == [1000, None]
+
+
+def test_last_build_of_the_same_graph_is_told(
+    bundle: Bundle, compiled: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key(bundle, tmp_path)
+    newer = TensorRT(Flavour.RTX, "1.1", module=None, log=cast(MessageLog, None))
+    monkeypatch.setattr(engine, "load_tensorrt", lambda flavour: newer)
+    said: list[str] = []
+    cache = EngineCache(tmp_path)
+    build_engine(bundle, "fp32", GraphRole.STEP, SM86, cache=cache, progress=said.append)
+    assert said == [
+        "building fp32/step for rtx:sm_86, last time 2 s by TensorRT 1.0, now 1.1",
+    ]
+
+
 def test_local_engines_belong_to_one_gpu_model(
     bundle: Bundle, compiled: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,3 +1,4 @@
+import os
 import stat
 import threading
 from collections.abc import Callable
@@ -7,6 +8,7 @@ import pytest
 
 from hybrid_deploy.cache import CACHE_VARIABLE
 from hybrid_deploy.errors import BuildError, InputError
+from hybrid_deploy.runtime.cached_engines import delete_leftovers, list_engines
 from hybrid_deploy.runtime.engine_cache import (
     PLAN_FILE,
     RECORD_FILE,
@@ -99,6 +101,47 @@ def test_damaged_engine_is_built_again(tmp_path: Path, damage: Callable[[Path], 
     assert read_plan(again.path) == PLAN
     assert len(told) == 1
     assert told[0].endswith("; building it again")
+
+
+def test_plan_of_another_version_is_not_read(tmp_path: Path) -> None:
+    path = EngineCache(tmp_path).get_or_build(SHAPED_BY | {"version": "1.6"}, built).path
+    assert read_plan(path, "1.6") == PLAN
+    with pytest.raises(BuildError) as caught:
+        read_plan(path, "1.7")
+    assert str(caught.value) == (
+        f"cached engine {path.parent} was made by TensorRT 1.6, 1.7 is installed; build it again"
+    )
+
+
+def test_truncated_plan_says_its_sizes(tmp_path: Path) -> None:
+    path = EngineCache(tmp_path).get_or_build(SHAPED_BY, built).path
+    truncate(path.parent)
+    with pytest.raises(BuildError, match="has 2047 bytes and was built with 2048"):
+        read_plan(path)
+    (listed,) = list_engines(EngineCache(tmp_path))
+    assert listed.damage == "2047 of 2048 bytes"
+
+
+def test_last_used_is_the_last_read(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    first, second = (cache.get_or_build({"graph": name}, built).path for name in "ab")
+    for path in (first, second):
+        for file in path.parent.iterdir():
+            os.utime(file, (1000, 1000))
+    read_plan(first)
+    assert [engine.key for engine in list_engines(cache)] == [
+        first.parent.name,
+        second.parent.name,
+    ]
+    assert [engine.built_at for engine in list_engines(cache)] == [1000, 1000]
+
+
+def test_what_killed_builds_left_is_deleted(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    path = cache.get_or_build(SHAPED_BY, built).path
+    (tmp_path / f".{path.parent.name}.abcd").mkdir()
+    delete_leftovers(cache)
+    assert [entry for entry in tmp_path.iterdir() if entry.is_dir()] == [path.parent]
 
 
 def test_failed_build_leaves_nothing_that_could_be_used(tmp_path: Path) -> None:

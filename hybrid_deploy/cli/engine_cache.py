@@ -1,0 +1,114 @@
+"""`hybrid-deploy build --list` and `--clean`: the engines that this machine keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import time
+from typing import TYPE_CHECKING
+
+import click
+
+from hybrid_deploy.cli.engine_reports import (
+    GraphName,
+    cached_row,
+    render_cached,
+    render_layers,
+)
+from hybrid_deploy.cli.options import log
+from hybrid_deploy.runtime.cached_engines import (
+    CachedEngine,
+    delete_engines,
+    delete_leftovers,
+    list_engines,
+)
+from hybrid_deploy.runtime.engine import graph_identity
+from hybrid_deploy.runtime.engine_cache import EngineCache
+
+if TYPE_CHECKING:
+    from hybrid_deploy.bundle import Bundle
+    from hybrid_deploy.report import Format
+    from hybrid_deploy.target import Target
+
+Named = tuple[CachedEngine, GraphName]
+
+_BYTES_PER_MB = 1e6
+_SECONDS_PER_DAY = 86400
+
+
+def show_cache(
+    bundle: Bundle | None,
+    variants: Sequence[str],
+    targets: Sequence[Target],
+    output_format: Format,
+    *,
+    layers: bool,
+) -> None:
+    """Prints the engines of the cache, or of one bundle; or what TensorRT made of them."""
+    cache = EngineCache()
+    engines = _chosen(cache, bundle, variants, targets)
+    rows = [cached_row(engine, name) for engine, name in engines]
+    render = render_layers if layers else render_cached
+    click.echo(render(rows, output_format), nl=False)
+    size_bytes = sum(engine.size_bytes for engine, _ in engines)
+    log(f"{len(rows)} engines in {cache.folder}, {_mb(size_bytes)}")
+
+
+def clean_cache(
+    bundle: Bundle | None,
+    variants: Sequence[str],
+    targets: Sequence[Target],
+    output_format: Format,
+    *,
+    days: float | None,
+) -> None:
+    """Deletes engines that were not used for some days, and prints which."""
+    cache = EngineCache()
+    latest = time() - (days or 0) * _SECONDS_PER_DAY
+    chosen = {
+        engine.key: (engine, name)
+        for engine, name in _chosen(cache, bundle, variants, targets)
+        if days is None or engine.used_at < latest
+    }
+    deletion = delete_engines(cache, [engine for engine, _ in chosen.values()])
+    delete_leftovers(cache)
+    rows = [cached_row(*chosen[engine.key]) for engine in deletion.deleted]
+    click.echo(render_cached(rows, output_format), nl=False)
+    kept = f", {len(deletion.in_use)} kept: another process holds them" if deletion.in_use else ""
+    log(f"{len(rows)} engines deleted from {cache.folder}, {_mb(deletion.size_bytes)}{kept}")
+
+
+def _chosen(
+    cache: EngineCache, bundle: Bundle | None, variants: Sequence[str], targets: Sequence[Target]
+) -> list[Named]:
+    wanted = [str(target) for target in targets]
+    named = ((engine, _name(engine, bundle)) for engine in list_engines(cache))
+    return [
+        (engine, name)
+        for engine, name in named
+        if (bundle is None or name.bundle is not None)
+        and (not variants or name.variant in variants)
+        and (not wanted or _target(engine) in wanted)
+    ]
+
+
+def _name(engine: CachedEngine, bundle: Bundle | None) -> GraphName:
+    """Says what an engine is for: by the files of the bundle, where there is one."""
+    if engine.record is None:
+        return GraphName()
+    if bundle is None:
+        known = engine.record.built_for
+        return GraphName(known.bundle, known.variant, known.graph) if known else GraphName()
+    for variant in bundle.manifest.variants:
+        for role, spec in bundle.graphs(variant).items():
+            identity = graph_identity(bundle, spec)
+            if identity.items() <= engine.record.shaped_by.items():
+                return GraphName(bundle.manifest.name, variant, role.value)
+    return GraphName()
+
+
+def _target(engine: CachedEngine) -> object:
+    return engine.record.shaped_by.get("target") if engine.record else None
+
+
+def _mb(size_bytes: int) -> str:
+    return f"{size_bytes / _BYTES_PER_MB:.2f} MB"

@@ -1,0 +1,154 @@
+"""The reports of `build`: engines that were built, engines in the cache, their layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from time import time
+from typing import TYPE_CHECKING
+
+from hybrid_deploy.report import Column, Format, render
+
+if TYPE_CHECKING:
+    from hybrid_deploy.contract import GraphRole
+    from hybrid_deploy.runtime.cached_engines import CachedEngine
+    from hybrid_deploy.runtime.engine import EngineRecord
+    from hybrid_deploy.runtime.network_layers import LayerSummary
+    from hybrid_deploy.target import Target
+
+Row = Mapping[str, object]
+
+_GRAPH = (Column("variant", "variant"), Column("graph", "graph"), Column("target", "target"))
+_BUILT = (
+    *_GRAPH,
+    Column("seconds", "s", digits=2),
+    Column("mb", "MB", digits=2),
+    Column("result", "result"),
+)
+_CACHED = (
+    Column("bundle", "bundle"),
+    *_GRAPH,
+    Column("tensorrt", "TensorRT"),
+    Column("mb", "MB", digits=2),
+    Column("age_days", "days old", digits=1),
+    Column("unused_days", "unused", digits=1),
+    Column("damage", "damage"),
+    Column("key", "key"),
+)
+_LAYERS = (
+    *_GRAPH,
+    Column("attentions", "attention", digits=0),
+    Column("fused", "fused", digits=0),
+    Column("caches_in_place", "caches in place", digits=0),
+    Column("caches_copied", "copied", digits=0),
+    Column("weights_mb", "weights MB", digits=2),
+    Column("activations_mb", "activations MB", digits=2),
+    Column("kernels", "kernels"),
+)
+_ALL_LAYERS = Column("layers", "layers")
+_BYTES_PER_MB = 1e6
+_SECONDS_PER_DAY = 86400
+_KEY_DIGITS = 12
+_FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class GraphName:
+    """Which graph an engine is for, as far as it is known."""
+
+    bundle: str | None = None
+    variant: str | None = None
+    graph: str | None = None
+
+
+def built_row(record: EngineRecord) -> Row:
+    """Describes an engine that is there now."""
+    return {
+        "variant": record.variant,
+        "graph": record.role.value,
+        "target": record.target,
+        "seconds": round(record.seconds, 2),
+        "mb": round(record.size_bytes / _BYTES_PER_MB, 2),
+        "result": "from cache" if record.from_cache else "built",
+        "layers": record.layers,
+    }
+
+
+def failed_row(variant: str, role: GraphRole, target: Target) -> Row:
+    """Describes an engine that was not built."""
+    graph = {"variant": variant, "graph": role.value, "target": str(target)}
+    return graph | {"seconds": None, "mb": None, "result": _FAILED, "layers": None}
+
+
+def cached_row(engine: CachedEngine, name: GraphName) -> Row:
+    """Describes an engine of the cache."""
+    shaped_by = engine.record.shaped_by if engine.record else {}
+    flavour, version = shaped_by.get("flavour"), shaped_by.get("version")
+    now = time()
+    return {
+        "bundle": name.bundle,
+        "variant": name.variant,
+        "graph": name.graph,
+        "target": shaped_by.get("target"),
+        "tensorrt": f"{flavour} {version}" if version else None,
+        "seconds": round(engine.record.build_seconds, 2) if engine.record else None,
+        "mb": round(engine.size_bytes / _BYTES_PER_MB, 2),
+        "age_days": round((now - engine.built_at) / _SECONDS_PER_DAY, 2),
+        "unused_days": round((now - engine.used_at) / _SECONDS_PER_DAY, 2),
+        "damage": engine.damage,
+        "key": engine.key,
+        "layers": engine.record.layers if engine.record else None,
+    }
+
+
+def render_built(rows: list[Row], output_format: Format) -> str:
+    """Gives what was built; JSON has the layers too."""
+    return render(rows, _with_layers(_BUILT, output_format), output_format)
+
+
+def render_cached(rows: list[Row], output_format: Format) -> str:
+    """Gives what the cache holds; tables shorten the keys, JSON has the layers too."""
+    if output_format in ("table", "md"):
+        rows = [{**row, "key": str(row["key"])[:_KEY_DIGITS]} for row in rows]
+    return render(rows, _with_layers(_CACHED, output_format), output_format)
+
+
+def render_layers(rows: list[Row], output_format: Format) -> str:
+    """Gives what TensorRT made of every graph."""
+    if output_format == "json":
+        return render(rows, (*_GRAPH, _ALL_LAYERS), output_format)
+    return render([{**row, **_layer_cells(row["layers"])} for row in rows], _LAYERS, output_format)
+
+
+def is_failed(row: Row) -> bool:
+    """Tells whether a row is that of an engine that was not built."""
+    return row["result"] == _FAILED
+
+
+def _with_layers(columns: tuple[Column, ...], output_format: Format) -> tuple[Column, ...]:
+    return (*columns, _ALL_LAYERS) if output_format == "json" else columns
+
+
+def _layer_cells(layers: object) -> dict[str, object]:
+    from hybrid_deploy.runtime.network_layers import LayerSummary
+
+    if not isinstance(layers, LayerSummary):
+        return {}
+    fused = sum(kernels.count for kernels in layers.kernels if kernels.kind == "attention")
+    return {
+        "attentions": layers.attentions,
+        "fused": fused if layers.kernels else None,
+        "caches_in_place": layers.caches_in_place,
+        "caches_copied": layers.caches_copied,
+        "weights_mb": _megabytes(layers.weight_bytes),
+        "activations_mb": _megabytes(layers.activation_bytes),
+        "kernels": ", ".join(_kernel_words(layers)) or None,
+    }
+
+
+def _kernel_words(layers: LayerSummary) -> Iterable[str]:
+    return (f"{k.count} {k.kind} {'+'.join(k.types)}".rstrip() for k in layers.kernels)
+
+
+def _megabytes(size_bytes: int | None) -> float | None:
+    return None if size_bytes is None else round(size_bytes / _BYTES_PER_MB, 2)

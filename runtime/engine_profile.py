@@ -1,0 +1,76 @@
+"""Which shapes an engine serves: the ranges of a bundle's named dimensions, or narrower ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.errors import BuildError, UsageError
+from hybrid_deploy.manifest import DimRange, GraphSpec, TensorSpec
+
+Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+"""Smallest, typical and largest shape of every input that has a symbolic dimension."""
+
+
+def narrowed(bundle: Bundle, ranges: Iterable[str]) -> Bundle:
+    """Gives the bundle with other ranges of its dimensions, `batch=1:4:8` (min:typical:max).
+
+    Only the opened bundle changes, never its files. Dimensions that are not named stay.
+
+    Raises:
+        UsageError: a text is no such range, or not within the range that the bundle was exported
+            for.
+    """
+    dims = dict(bundle.manifest.dims)
+    for text in ranges:
+        name, wanted = _range(text)
+        exported = bundle.manifest.dims.get(name)
+        if exported is None:
+            known = ", ".join(bundle.manifest.dims)
+            raise UsageError(f"--profile {text}: the bundle has {known}, no {name!r}")
+        if wanted.min < exported.min or wanted.max > exported.max:
+            raise UsageError(
+                f"--profile {text}: the bundle was exported for {name} "
+                f"{exported.min}..{exported.max}; stay within, or export it again"
+            )
+        dims[name] = wanted
+    return Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, dims=dims))
+
+
+def _range(text: str) -> tuple[str, DimRange]:
+    name, _, sizes = text.partition("=")
+    try:
+        smallest, typical, largest = map(int, sizes.split(":"))
+    except ValueError:
+        smallest, typical, largest = 0, 0, 0
+    if not 1 <= smallest <= typical <= largest:
+        raise UsageError(
+            f"--profile {text}: expected NAME=MIN:TYPICAL:MAX with MIN <= TYPICAL <= MAX, "
+            "such as batch=1:4:8"
+        )
+    return name.strip(), DimRange(smallest, typical, largest)
+
+
+def graph_profile(bundle: Bundle, spec: GraphSpec, graph: str) -> Profile:
+    """Gives the shapes that a graph's engine must serve; `graph` names it in messages.
+
+    Raises:
+        BuildError: the manifest has no range for one of the graph's dimensions.
+    """
+    dims = bundle.manifest.dims
+    names = {dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)}
+    if missing := sorted(names - dims.keys()):
+        raise BuildError(
+            f"{graph}: the manifest gives no range for {', '.join(missing)}; export it again"
+        )
+
+    def shape(tensor: TensorSpec, bound: str) -> tuple[int, ...]:
+        return tuple(getattr(dims[d], bound) if isinstance(d, str) else d for d in tensor.shape)
+
+    return {
+        tensor.name: (shape(tensor, "min"), shape(tensor, "typical"), shape(tensor, "max"))
+        for tensor in spec.inputs
+        if any(isinstance(dim, str) for dim in tensor.shape)
+    }

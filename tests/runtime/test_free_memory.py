@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+
+from hybrid_deploy.runtime.build_memory import needed_memory_bytes
+from hybrid_deploy.runtime.engine_cache import PlanRecord
+from hybrid_deploy.runtime.free_memory import free_memory_bytes
+
+MIB = 1 << 20
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """A machine with 4 GiB available."""
+    write(tmp_path, {"proc/meminfo": f"MemTotal: 9 kB\nMemAvailable:   {4096 * 1024} kB\n"})
+    return tmp_path
+
+
+def test_machine_without_limits(machine: Path) -> None:
+    assert free_memory_bytes(machine) == 4096 * MIB
+
+
+def test_unknown_system(tmp_path: Path) -> None:
+    assert free_memory_bytes(tmp_path) is None
+
+
+def test_this_machine_tells() -> None:
+    free_bytes = free_memory_bytes()
+    assert free_bytes is not None and free_bytes > MIB
+
+
+def test_limit_of_a_parent_group(machine: Path) -> None:
+    write(
+        machine,
+        {
+            "proc/self/cgroup": "0::/outer/inner\n",
+            "sys/fs/cgroup/outer/memory.max": str(1000 * MIB),
+            "sys/fs/cgroup/outer/memory.current": str(700 * MIB),
+            "sys/fs/cgroup/outer/memory.stat": f"anon 1\ninactive_file {200 * MIB}\n",
+            "sys/fs/cgroup/outer/inner/memory.max": "max\n",
+            "sys/fs/cgroup/outer/inner/memory.current": "5\n",
+        },
+    )
+    assert free_memory_bytes(machine) == 500 * MIB
+
+
+def test_first_version_of_control_groups(machine: Path) -> None:
+    write(
+        machine,
+        {
+            "proc/self/cgroup": "5:cpu,cpuacct:/x\n4:memory:/docker/abc\n1:name=systemd:/x\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": str(300 * MIB),
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": str(100 * MIB),
+        },
+    )
+    assert free_memory_bytes(machine) == 200 * MIB
+
+
+def test_last_build_is_better_than_an_estimate() -> None:
+    assert needed_memory_bytes(1000 * MIB, 10 * MIB, None) == 250_000_000 + 3010 * MIB
+    last = PlanRecord("", 1, 1.0, {}, peak_bytes=7)
+    assert needed_memory_bytes(1000 * MIB, None, last) == 7
