@@ -124,8 +124,9 @@ class VariantMaker:
         except UsageError:
             raise
         except HybridDeployError as error:
-            return Candidate(recipe, None, float("nan"), float("nan"), f"failed: {error}")
-        return Candidate(recipe, evaluation, speed.total_ms, speed.speedup, "")
+            unknown = float("nan")
+            return Candidate(recipe, None, unknown, unknown, unknown, f"failed: {error}")
+        return Candidate(recipe, evaluation, speed.total_ms, speed.speedup, speed.sure_speedup, "")
 
     def _held(
         self, recipe: Recipe, max_drop: float

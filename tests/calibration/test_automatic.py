@@ -6,12 +6,16 @@ from hybrid_deploy.calibration.evaluation import Evaluation
 from hybrid_deploy.devices import check_precision, device_of
 
 
-def candidate(name: str, drop: float | None, speedup: float) -> Candidate:
+def candidate(
+    name: str, drop: float | None, speedup: float, sure_speedup: float | None = None
+) -> Candidate:
     recipe = next(r for r in cpu_candidates() if r.name == name)
     evaluation = None
     if drop is not None:
         evaluation = cast(Evaluation, SimpleNamespace(drop=drop, drop_unit="CER points"))
-    return Candidate(recipe, evaluation, 1 / speedup, speedup, "" if evaluation else "failed: x")
+    sure = speedup if sure_speedup is None else sure_speedup
+    verdict = "" if evaluation else "failed: x"
+    return Candidate(recipe, evaluation, 1 / speedup, speedup, sure, verdict)
 
 
 def verdicts(*candidates: Candidate) -> list[str]:
@@ -32,6 +36,12 @@ def test_nothing_is_chosen_that_is_no_faster_or_worse_or_broken() -> None:
         candidate("int4-weights", 9.0, 2.0),
         candidate("int8-cpu", None, 2.0),
     ) == ["not faster than float", "loses more than 0.5 CER points", "failed: x"]
+
+
+def test_a_gain_that_is_not_there_most_of_the_time_is_none() -> None:
+    assert verdicts(candidate("int8-weights", 0.0, 1.2, sure_speedup=0.97)) == [
+        "not faster than float"
+    ]
 
 
 def test_every_candidate_suits_a_cpu() -> None:

@@ -30,7 +30,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
             assert reference == "fp32"
             if name not in speedups:
                 raise BackendError("out of memory")
-            return {name: Speed(10 / speedups[name], speedups[name])}
+            return {name: Speed(10 / speedups[name], speedups[name], speedups[name])}
 
         monkeypatch.setattr("hybrid_deploy.calibration.variant_maker.measure_speeds", speeds)
 

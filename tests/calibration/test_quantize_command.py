@@ -249,7 +249,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
     def set_speedup(speedup: float) -> None:
         def speeds(bundles: Mapping[str, object], *_: object) -> dict[str, Speed]:
-            return dict.fromkeys(bundles, Speed(8 / speedup, speedup))
+            return dict.fromkeys(bundles, Speed(8 / speedup, speedup, speedup))
 
         monkeypatch.setattr("hybrid_deploy.calibration.variant_maker.measure_speeds", speeds)
 
