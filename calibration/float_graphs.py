@@ -38,13 +38,13 @@ def check_float(bundle: Bundle, variant: str) -> None:
             f"(encoder {found.precision.encoder}, decoder {found.precision.decoder}); "
             f"quantize {FLOAT}"
         )
-    if not bundle.manifest.generation.start_tokens:
-        raise UsageError(
-            f"{bundle.folder} has no start tokens, so there is nothing to decode samples with; "
-            "export it with --start"
-        )
     if found.head is not Head.LOGITS:
         raise UsageError(
             f"variant {variant} of {bundle.folder} returns {found.head.value} in "
             "place of the logits; export it with --head logits to quantize it"
+        )
+    if not bundle.manifest.generation.start_tokens:
+        raise UsageError(
+            f"{bundle.folder} has no start tokens, so there is nothing to decode samples with; "
+            "export it with --start"
         )

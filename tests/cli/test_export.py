@@ -50,10 +50,10 @@ def test_a_plain_model_with_weights_and_a_picture(tmp_path: Path, line: Path) ->
         "--dtype", "fp16", "-o", out,
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
-    first, second = result.stdout.splitlines()
+    first, second, compared = result.stdout.splitlines()
     assert first.startswith(f"{out}: 1 inputs, ")
     assert " tokens identical to the model, largest difference of a logit " in first
-    assert second.startswith(f"{out}: variant fp16 added, ")
+    assert second.startswith("fp16: ") and " tokens as in float; " in compared
     stages = [text.split()[0] for text in result.stderr.splitlines() if text.endswith(" s")]
     assert stages == ["trace", "analyse", "lower", "check", "write"]
     manifest = open_bundle(out).manifest
