@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TypeVar
 
 from hybrid_deploy.errors import UsageError
 
@@ -43,6 +44,7 @@ class DecoderForm(str, Enum):
     FLOAT8 = "fp8"
 
 
+_Form = TypeVar("_Form", EncoderForm, DecoderForm)
 _CALIBRATED = frozenset({"int8", "int8-cpu", "fp8"})
 _OLDEST_OPSETS = {
     "bf16": BFLOAT16_OPSET,
@@ -190,7 +192,7 @@ def recipe_for(
     return recipe if floats in (None, FLOATS[0]) else _with_floats(recipe, floats)
 
 
-def _form(forms: type[EncoderForm] | type[DecoderForm], name: str, component: str):  # type: ignore[no-untyped-def]
+def _form(forms: type[_Form], name: str, component: str) -> _Form:
     try:
         return forms(name)
     except ValueError:
