@@ -20,8 +20,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.constants import constant, describe
+from hybrid_deploy.calibration.number_forms import NumberForm
 from hybrid_deploy.calibration.points import Linear, Use
+from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.calibration.scales import Channels
+from hybrid_deploy.calibration.weights import quantize_per_channel
 
 FloatArray = NDArray[np.float32]
 Weigher = Callable[[FloatArray], FloatArray]
@@ -107,6 +110,22 @@ def scale_channels(graph: ir.Graph, group: Sequence[Linear], scale: FloatArray) 
     for linear in group:
         linear.node.replace_input_with(0, scaled)
     return scaled
+
+
+def restored_per_channel(weight: FloatArray, form: NumberForm) -> FloatArray:
+    """Gives what is left of a matrix (summed axis, channels) with one scale per channel."""
+    return quantize_per_channel("weight", weight, 1, form).restored
+
+
+def scaled_range(seen: Range, channels: Channels, scale: FloatArray) -> Range:
+    """Gives the range of a tensor whose channels were divided by a scale.
+
+    A range that leaves out rare numbers leaves out as large a share of the divided ones.
+    """
+    largest = float((channels.largest / scale).max())
+    whole = float(channels.largest.max())
+    used = min(1.0, max(abs(seen.low), abs(seen.high)) / whole) if whole > 0 else 1.0
+    return Range(-largest * used if seen.low < 0 else 0.0, largest * used)
 
 
 def _candidate(

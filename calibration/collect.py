@@ -11,7 +11,6 @@ from pathlib import Path
 import onnx_ir as ir
 
 from hybrid_deploy.bundle import Bundle
-from hybrid_deploy.calibration.labels import label_of
 from hybrid_deploy.calibration.observations import (
     Observations,
     SampleRecord,
@@ -22,6 +21,7 @@ from hybrid_deploy.calibration.origin import Origin, origin_of
 from hybrid_deploy.calibration.points import cpu_points, linears
 from hybrid_deploy.calibration.samples import Samples, hash_of
 from hybrid_deploy.calibration.statistics import TensorStatistics
+from hybrid_deploy.calibration.tensor_labels import label_of
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, CalibrationError, InputError
 

@@ -17,19 +17,20 @@ from hybrid_deploy.calibration.channel_scaling import (
     Storage,
     best_scaling,
     least_gain,
+    restored_per_channel,
     scale_channels,
+    scaled_range,
 )
 from hybrid_deploy.calibration.constants import drop_unused_constants
-from hybrid_deploy.calibration.encoder_forms import (
-    matrix_of,
-    restored_per_channel,
-    scaled_range,
-    sharing,
-)
 from hybrid_deploy.calibration.layers import weight_key
 from hybrid_deploy.calibration.number_forms import FLOAT8, INT4, INT8, NumberForm
 from hybrid_deploy.calibration.pairs import ActivationForm, insert_pairs
-from hybrid_deploy.calibration.points import Linear, linears
+from hybrid_deploy.calibration.points import (
+    Linear,
+    input_points,
+    linears,
+    sharing_activations,
+)
 from hybrid_deploy.calibration.precision import DecoderForm
 from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.calibration.scales import Channels, Scales
@@ -88,9 +89,7 @@ def quantize_decoder(
             _scale_all(graphs, targets, seen, ranges, numbers, block)
     for role, model in graphs.items():
         if form in _ACTIVATIONS:
-            points: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
-            for linear in targets[role]:
-                points.setdefault(linear.activation, []).append((linear.node, 0))
+            points = input_points(model.graph, targets[role])
             insert_pairs(model.graph, points, ranges[role], _ACTIVATIONS[form])
         for linear in targets[role]:
             _store(model.graph, linear, numbers, block)
@@ -99,28 +98,33 @@ def quantize_decoder(
 
 
 class _Seen:
-    """What the activations of every weight held, in prefill and step together."""
+    """What the activations of every weight held, in prefill and step together.
+
+    Attributes:
+        keys: what operators of both graphs with equal weights have in common.
+        channels: by key.
+    """
 
     def __init__(self, targets: Mapping[GraphRole, list[Linear]], scales: Scales) -> None:
-        self._ranges: dict[bytes, Range] = {}
+        self.keys = {one.node: weight_key(one) for of in targets.values() for one in of}
         self.channels: dict[bytes, Channels] = {}
-        for role, of in targets.items():
+        self._ranges: dict[bytes, Range] = {}
+        for role in (GraphRole.STEP, GraphRole.PREFILL):
             ranges, channels = scales.of(role), scales.channels_of(role)
-            for linear in of:
-                name, key = str(linear.activation.name), weight_key(linear)
+            for linear in targets.get(role, ()):
+                name, key = str(linear.activation.name), self.keys[linear.node]
                 if name in ranges:
                     known = self._ranges.get(key, ranges[name])
                     self._ranges[key] = known.joined(ranges[name])
                 if name in channels:
-                    before = self.channels.get(key)
-                    new = channels[name]
-                    self.channels[key] = new if before is None else _joined(before, new)
+                    known_channels = self.channels.get(key, channels[name])
+                    self.channels[key] = _joined(known_channels, channels[name])
 
     def ranges(self, targets: list[Linear]) -> dict[str, Range]:
         """Gives the range of each activation, over all that meet the same weights."""
         found: dict[str, Range] = {}
         for linear in targets:
-            seen = self._ranges.get(weight_key(linear))
+            seen = self._ranges.get(self.keys[linear.node])
             if seen is not None:
                 name = str(linear.activation.name)
                 found[name] = found.get(name, seen).joined(seen)
@@ -141,25 +145,22 @@ def _scale_all(
     block: int | None,
 ) -> None:
     """Scales the channels of activations against the weights, alike in all graphs."""
-    keys = {
-        role: {linear.node: weight_key(linear) for linear in of} for role, of in targets.items()
-    }
-    for group in sharing(targets[GraphRole.STEP]).values():
-        group_keys = {keys[GraphRole.STEP][linear.node] for linear in group}
+    for group in sharing_activations(targets[GraphRole.STEP]).values():
+        group_keys = {seen.keys[linear.node] for linear in group}
         channels = next((seen.channels[k] for k in group_keys if k in seen.channels), None)
         if channels is None:
             continue
         storage = Storage(
-            partial(_restored, form=numbers, block=_block(group[0], numbers, block)),
+            partial(_restored, form=numbers, block=_block(group[0], block)),
             activations=block is None,
         )
-        weights = [matrix_of(linear) for linear in group]
+        weights = [linear.matrix for linear in group]
         scale = best_scaling(weights, channels, storage, least_gain(group, _GAIN_OF_A_MUL))
         if scale is None:
             continue
         for role, model in graphs.items():
-            alike = [one for one in targets[role] if keys[role][one.node] in group_keys]
-            for name, same in sharing(alike).items():
+            alike = [one for one in targets[role] if seen.keys[one.node] in group_keys]
+            for name, same in sharing_activations(alike).items():
                 scaled = scale_channels(model.graph, same, scale)
                 if name in ranges[role]:
                     new = scaled_range(ranges[role][name], channels, scale)
@@ -176,14 +177,14 @@ def _restored(
 
 def _store(graph: ir.Graph, linear: Linear, numbers: NumberForm, block: int | None) -> None:
     """Stores a weight in blocks where it divides so, else per channel; int4 always has blocks."""
-    size = _block(linear, numbers, block)
+    size = _block(linear, block)
     if numbers is INT4 and size is None:
         store_weight(graph, linear, INT8)
     else:
         store_weight(graph, linear, numbers, size, rounds_activations=block is None)
 
 
-def _block(linear: Linear, numbers: NumberForm, block: int | None) -> int | None:
+def _block(linear: Linear, block: int | None) -> int | None:
     return None if block is None else block_for(linear, block)
 
 

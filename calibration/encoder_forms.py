@@ -8,32 +8,32 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.channel_scaling import (
     Storage,
     best_scaling,
     least_gain,
+    restored_per_channel,
     scale_channels,
+    scaled_range,
 )
 from hybrid_deploy.calibration.constants import drop_unused_constants
 from hybrid_deploy.calibration.cpu_kernels import prefer_cpu_kernels
-from hybrid_deploy.calibration.number_forms import FLOAT8, INT8, NumberForm
+from hybrid_deploy.calibration.number_forms import FLOAT8, INT8
 from hybrid_deploy.calibration.pairs import ActivationForm, insert_pairs
 from hybrid_deploy.calibration.points import (
     Linear,
     cpu_points,
-    float8_points,
+    input_points,
     linears,
     portable_points,
+    sharing_activations,
 )
 from hybrid_deploy.calibration.precision import EncoderForm
 from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.calibration.scales import Channels, Scales
 from hybrid_deploy.calibration.stored_weights import store_weight
-from hybrid_deploy.calibration.weights import quantize_per_channel
 from hybrid_deploy.contract import GraphRole
 
 _ACTIVATIONS: Mapping[EncoderForm, ActivationForm] = {
@@ -45,7 +45,7 @@ _ACTIVATIONS: Mapping[EncoderForm, ActivationForm] = {
 _POINTS = {
     EncoderForm.INT8: portable_points,
     EncoderForm.INT8_CPU: cpu_points,
-    EncoderForm.FLOAT8: float8_points,
+    EncoderForm.FLOAT8: input_points,
 }
 _GAIN_OF_A_MUL = 0.7
 """What a Mul over the whole memory must take away of an error: it takes a tenth of a product."""
@@ -103,46 +103,14 @@ def smooth(
 ) -> dict[str, Range]:
     """Scales the channels of activations with outliers, in place; gives the new ranges by name."""
     changed: dict[str, Range] = {}
-    for name, group in sharing(targets).items():
+    for name, group in sharing_activations(targets).items():
         seen = channels.get(name)
         if seen is None or name not in ranges:
             continue
         storage = Storage(partial(restored_per_channel, form=INT8), activations=True)
-        weights = [matrix_of(linear) for linear in group]
+        weights = [linear.matrix for linear in group]
         scale = best_scaling(weights, seen, storage, least_gain(group, _GAIN_OF_A_MUL))
         if scale is not None:
             scaled = scale_channels(graph, group, scale)
             changed[str(scaled.name)] = scaled_range(ranges[name], seen, scale)
     return changed
-
-
-def sharing(targets: Iterable[Linear]) -> dict[str, list[Linear]]:
-    """Groups the matrix products by the tensor that they take."""
-    groups: dict[str, list[Linear]] = {}
-    for linear in targets:
-        if linear.node.op_type != "Conv":
-            groups.setdefault(str(linear.activation.name), []).append(linear)
-    return groups
-
-
-def matrix_of(linear: Linear) -> NDArray[np.float32]:
-    """Gives a weight as (summed axis, channels)."""
-    assert linear.weight.const_value is not None
-    array: NDArray[np.float32] = linear.weight.const_value.numpy()
-    return array if linear.channel_axis == 1 else array.T
-
-
-def restored_per_channel(weight: NDArray[np.float32], form: NumberForm) -> NDArray[np.float32]:
-    """Gives what is left of a matrix (summed axis, channels) with one scale per channel."""
-    return quantize_per_channel("weight", weight, 1, form).restored
-
-
-def scaled_range(seen: Range, channels: Channels, scale: NDArray[np.float32]) -> Range:
-    """Gives the range of a tensor whose channels were divided by a scale.
-
-    A range that leaves out rare numbers leaves out as large a share of the divided ones.
-    """
-    largest = float((channels.largest / scale).max())
-    whole = float(channels.largest.max())
-    used = min(1.0, max(abs(seen.low), abs(seen.high)) / whole) if whole > 0 else 1.0
-    return Range(-largest * used if seen.low < 0 else 0.0, largest * used)

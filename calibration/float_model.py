@@ -10,7 +10,7 @@ import onnx_ir as ir
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.calibration.calibrate import calibrate
 from hybrid_deploy.calibration.float_graphs import prepared_graphs
-from hybrid_deploy.calibration.layers import Layer, layers_of
+from hybrid_deploy.calibration.layers import Layer, kept_names, layers_of
 from hybrid_deploy.calibration.magnitudes import observe_magnitudes
 from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.calibration.progress import Progress
@@ -89,12 +89,14 @@ class FloatModel:
             kept: names of the layers that stay float.
 
         Raises:
-            UsageError: the recipe needs scales, and there are no samples.
+            UsageError: the recipe needs scales, and there are no samples; or there is no layer of
+                a name.
             CalibrationError: something does not fit the precision.
         """
         scales = self.scales_for(recipe)
         graphs = prepared_graphs(self.bundle, self.variant)
-        apply_recipe(recipe, graphs, scales, kept, self.wide if recipe.has_halves else {})
+        names = {role: kept_names(self.layers, kept, role) for role in graphs} if kept else None
+        apply_recipe(recipe, graphs, scales, names, self.wide if recipe.has_halves else {})
         return graphs
 
     def scales_for(self, recipe: Recipe) -> Scales | None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -13,6 +10,7 @@ from typing import TypeAlias
 
 from hybrid_deploy.accuracy import character_error_percent, exact_percent, word_error_percent
 from hybrid_deploy.errors import HybridDeployError, UsageError
+from hybrid_deploy.imported import import_function
 
 Function: TypeAlias = Callable[[list[str], list[str]], float]
 """Takes the true texts and the given ones, gives one number."""
@@ -79,15 +77,4 @@ def load_metric(spec: str) -> Metric:
     if not (module_name and colon and function_name):
         known = ", ".join(BUILT_IN)
         raise UsageError(f"unknown metric {spec!r}; choose {known} or package.module:function")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and not module_name.startswith(error.name):
-            raise
-        raise UsageError(f"there is no module {module_name!r}: {error}") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise UsageError(f"{module_name} has no function {function_name!r}")
-    return Metric(spec, function)
+    return Metric(spec, import_function(module_name, function_name))

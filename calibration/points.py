@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 _FUSED_ACTIVATIONS = frozenset({"Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
 # Operators that only pick or move numbers, so that a scale holds on both sides.
@@ -43,6 +45,13 @@ class Linear:
         return tuple(int(size) for size in self.weight.const_value.shape.numpy())
 
     @property
+    def matrix(self) -> NDArray[np.float32]:
+        """The weight of a product as (summed axis, channels)."""
+        assert self.weight.const_value is not None
+        array: NDArray[np.float32] = self.weight.const_value.numpy()
+        return array if self.channel_axis == 1 else array.T
+
+    @property
     def is_grouped(self) -> bool:
         """Whether it is a convolution of channels in groups, as depthwise ones are."""
         return self.node.attributes.get_int("group", 1) != 1
@@ -65,9 +74,35 @@ class Linear:
         return str(bias.name).removesuffix(".bias")
 
 
+def sharing_activations(targets: Iterable[Linear]) -> dict[str, list[Linear]]:
+    """Groups the matrix products by the name of the tensor that they take."""
+    groups: dict[str, list[Linear]] = {}
+    for linear in targets:
+        if linear.node.op_type != "Conv":
+            groups.setdefault(str(linear.activation.name), []).append(linear)
+    return groups
+
+
 def linears(graph: ir.Graph) -> list[Linear]:
     """Finds the operators whose weights can be quantized, in the graph's order."""
     return [Linear(node, axis) for node in graph if (axis := _channel_axis(node)) is not None]
+
+
+def input_points(
+    graph: ir.Graph, targets: Sequence[Linear] | None = None
+) -> dict[ir.Value, list[Use]]:
+    """Gives the inputs of the operators to quantize, and nothing besides.
+
+    Floats of 8 bits have 3 bits of precision: a skip branch is better off without.
+
+    Args:
+        graph: float32.
+        targets: the operators to quantize; all of them if not given.
+    """
+    points: dict[ir.Value, list[Use]] = {}
+    for linear in linears(graph) if targets is None else targets:
+        points.setdefault(linear.activation, []).append((linear.node, 0))
+    return points
 
 
 def portable_points(
@@ -84,24 +119,9 @@ def portable_points(
         targets: the operators to quantize; all of them if not given.
     """
     chosen = linears(graph) if targets is None else targets
-    points: dict[ir.Value, list[Use]] = {}
-    for linear in chosen:
-        points.setdefault(linear.activation, []).append((linear.node, 0))
+    points = input_points(graph, chosen)
     for use, value in _skip_branches(graph, {linear.node for linear in chosen}):
         points.setdefault(value, []).append(use)
-    return points
-
-
-def float8_points(
-    graph: ir.Graph, targets: Sequence[Linear] | None = None
-) -> dict[ir.Value, list[Use]]:
-    """Gives the inputs of the operators to quantize, and nothing besides.
-
-    Floats of 8 bits have 3 bits of precision: a skip branch is better off without.
-    """
-    points: dict[ir.Value, list[Use]] = {}
-    for linear in linears(graph) if targets is None else targets:
-        points.setdefault(linear.activation, []).append((linear.node, 0))
     return points
 
 

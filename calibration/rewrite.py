@@ -9,7 +9,6 @@ import onnx_ir as ir
 
 from hybrid_deploy.calibration.decoder_forms import quantize_decoder
 from hybrid_deploy.calibration.encoder_forms import quantize_encoder
-from hybrid_deploy.calibration.layers import kept_names, layers_of
 from hybrid_deploy.calibration.memory_floats import match_memory
 from hybrid_deploy.calibration.precision import DecoderForm, EncoderForm, Recipe
 from hybrid_deploy.calibration.scales import Scales
@@ -27,7 +26,7 @@ def apply_recipe(
     recipe: Recipe,
     graphs: Graphs,
     scales: Scales | None,
-    kept: Collection[str] = (),
+    kept: Mapping[GraphRole, Collection[str]] | None = None,
     wide: Mapping[GraphRole, Collection[str]] | None = None,
 ) -> None:
     """Rewrites the graphs of a variant in place.
@@ -36,22 +35,19 @@ def apply_recipe(
         recipe: what becomes of each component.
         graphs: float32, prepared.
         scales: what calibration learned; needed if the recipe needs scales.
-        kept: names of layers that stay float, as `layers_of` gives them.
+        kept: names of the operators (`Linear.name`) that stay float, by graph.
         wide: names of tensors that overflow float16, by graph.
 
     Raises:
         CalibrationError: an activation has no range, or a weight does not fit the precision.
-        UsageError: there is no layer of a name.
     """
-    layers = layers_of(graphs) if kept else []
-    names = {role: kept_names(layers, kept, role) for role in graphs}
     decoder: Graphs = {r: model for r, model in graphs.items() if r is not GraphRole.ENCODER}
     encoder = graphs[GraphRole.ENCODER]
     if recipe.encoder.value in _SHORT:
         _shorten(encoder, GraphRole.ENCODER, recipe.encoder.value, wide)
     elif recipe.encoder is not EncoderForm.FLOAT:
         assert scales is not None, f"an {recipe.encoder.value} encoder was calibrated"
-        quantize_encoder(encoder, scales, recipe.encoder, names[GraphRole.ENCODER])
+        quantize_encoder(encoder, scales, recipe.encoder, (kept or {}).get(GraphRole.ENCODER, ()))
         if recipe.floats in _SHORT:
             _shorten(encoder, GraphRole.ENCODER, recipe.floats, wide)
     if recipe.decoder.value in _SHORT:
@@ -60,7 +56,7 @@ def apply_recipe(
     elif recipe.decoder is not DecoderForm.FLOAT:
         for model in decoder.values():
             untie_projections(model)
-        quantize_decoder(decoder, scales, recipe.decoder, names, recipe.block_size)
+        quantize_decoder(decoder, scales, recipe.decoder, kept, recipe.block_size)
         if recipe.floats in _SHORT:
             for role, model in decoder.items():
                 _shorten(model, role, recipe.floats, wide)

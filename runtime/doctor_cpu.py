@@ -7,6 +7,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybrid_deploy.runtime.control_groups import control_group_folders, text_of
 from hybrid_deploy.runtime.doctor_check import Check, Verdict
 
 ROOT = Path("/")
@@ -80,7 +81,7 @@ def cores(root: Path = ROOT) -> Check:
 def cpu_limit(root: Path = ROOT) -> float | None:
     """Gives the smallest limit in cores of this process's control groups; None without one."""
     limits = []
-    for folder in cgroup_folders(root, "cpu"):
+    for folder in control_group_folders(root, "cpu"):
         quota, period = _first_line(folder / "cpu.max").partition(" ")[::2]  # version 2
         if not quota:
             quota = _first_line(folder / "cpu.cfs_quota_us")
@@ -88,19 +89,6 @@ def cpu_limit(root: Path = ROOT) -> float | None:
         if quota.isdigit() and period.isdigit():
             limits.append(int(quota) / int(period))
     return min(limits, default=None)
-
-
-def cgroup_folders(root: Path, controller: str) -> list[Path]:
-    """Gives the folders of this process's control groups up to the top, of both versions."""
-    folders = []
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        top = root / "sys/fs/cgroup" / (controller if controllers else "")
-        here = top / path.lstrip("/")
-        folders += [here, *(parent for parent in here.parents if parent.is_relative_to(top))]
-    return folders
 
 
 def governor(root: Path = ROOT) -> Check:
@@ -115,12 +103,5 @@ def governor(root: Path = ROOT) -> Check:
     return Check("CPU clock", Verdict.WARN, f"governor {', '.join(names)}", remedy)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
 def _first_line(path: Path) -> str:
-    return _text(path).partition("\n")[0].strip()
+    return text_of(path).partition("\n")[0].strip()

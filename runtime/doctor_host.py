@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hybrid_deploy.cache import CACHE_VARIABLE, cache_folder
+from hybrid_deploy.runtime.control_groups import control_group_folders
 from hybrid_deploy.runtime.doctor_check import Check, Verdict
-from hybrid_deploy.runtime.doctor_cpu import ROOT, cgroup_folders
+from hybrid_deploy.runtime.doctor_cpu import ROOT
 
 _BYTES_PER_GB = 1e9
 _LITTLE_BYTES = 1e9
@@ -81,7 +82,7 @@ def memory(root: Path = ROOT, *, shared_with_gpu: bool = False) -> Check:
 def memory_limit_bytes(root: Path = ROOT) -> int | None:
     """Gives the smallest memory limit of this process's control groups; None without one."""
     limits = []
-    for folder in cgroup_folders(root, "memory"):
+    for folder in control_group_folders(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             try:
                 text = (folder / name).read_text().strip()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybrid_deploy.cli.model_options import ModelOptions, axis_name
 from hybrid_deploy.errors import InputError, UsageError
+from hybrid_deploy.imported import import_function
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -67,25 +65,14 @@ def load_factory(name: str) -> Callable[[], Any]:
     module_name, colon, factory_name = name.partition(":")
     if not (module_name and colon and factory_name):
         raise UsageError(f"expected package.module:factory, got {name!r}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and not module_name.startswith(error.name):
-            raise
-        raise UsageError(f"there is no module {module_name!r}: {error}") from error
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
-        raise UsageError(f"{module_name} has no function {factory_name!r}")
+    factory: Callable[[], Any] = import_function(module_name, factory_name)
     try:
         inspect.signature(factory).bind()
     except ValueError:
         pass  # a function in C, which does not say what it takes
     except TypeError as error:
         raise UsageError(f"{name} must be called without arguments: {error}") from error
-    made: Callable[[], Any] = factory
-    return made
+    return factory
 
 
 def _described(name: str, model: nn.Module, options: ModelOptions) -> ExportJob:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.calibration.scales import ChannelNumbers, Channels, Provenance, Scales
@@ -22,3 +22,11 @@ def scales_of(
     """Gives scales of one graph."""
     numbers = {name: ChannelNumbers.of(seen) for name, seen in (channels or {}).items()}
     return Scales(_NOBODY, {role.value: dict(ranges)}, {role.value: numbers})
+
+
+def together(parts: Iterable[Scales]) -> Scales:
+    """Gives the scales of several graphs as one."""
+    every = list(parts)
+    ranges = {role: of for part in every for role, of in part.ranges.items()}
+    channels = {role: of for part in every for role, of in part.channels.items()}
+    return Scales(_NOBODY, ranges, channels)

@@ -6,8 +6,12 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from hybrid_deploy.calibration.channel_scaling import Storage, best_scaling, scale_channels
-from hybrid_deploy.calibration.encoder_forms import restored_per_channel
+from hybrid_deploy.calibration.channel_scaling import (
+    Storage,
+    best_scaling,
+    restored_per_channel,
+    scale_channels,
+)
 from hybrid_deploy.calibration.number_forms import INT8
 from hybrid_deploy.calibration.points import linears
 from hybrid_deploy.calibration.scales import Channels

@@ -14,7 +14,7 @@ from hybrid_deploy.calibration.precision import DecoderForm
 from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.calibration.scales import Channels
 from hybrid_deploy.contract import GraphRole
-from tests.calibration.seen import scales_of
+from tests.calibration.seen import scales_of, together
 from tests.calibration.test_encoder_forms import checked, optimized
 
 Build = Callable[..., ir.Model]
@@ -153,3 +153,28 @@ def test_channels_with_large_activations_lose_less(build: Build, rng: np.random.
         checked(model)
         errors.append(float(((run(model, x) - expected) ** 2).mean()))
     assert errors[1] < 0.8 * errors[0]
+
+
+def test_scaling_goes_by_the_means_of_the_step(build: Build, rng: np.random.Generator) -> None:
+    weights = constants(rng)
+    x = rng.normal(size=(4, 64)).astype(np.float32)
+    spread = np.geomspace(0.01, 10, 64).astype(np.float32)
+    flat = np.full(64, 1, np.float32)
+
+    def quantized(step: NDArray[np.float32], prefill: NDArray[np.float32]) -> NDArray[np.float32]:
+        graphs = {role: build(STEP, weights) for role in (GraphRole.PREFILL, GraphRole.STEP)}
+        names = ("x", "r")
+        parts = [
+            scales_of(
+                {name: Range(-10, 10) for name in names},
+                {name: Channels(10 * spread, mean) for name in names},
+                role,
+            )
+            for role, mean in ((GraphRole.STEP, step), (GraphRole.PREFILL, prefill))
+        ]
+        quantize_decoder(graphs, together(parts), DecoderForm.INT4_WEIGHTS)
+        return run(graphs[GraphRole.STEP], x)
+
+    of_both = quantized(spread, spread)
+    assert np.array_equal(quantized(spread, flat), of_both)
+    assert not np.array_equal(quantized(flat, spread), of_both)

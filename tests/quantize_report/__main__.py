@@ -27,6 +27,7 @@ from tests.rivals.comparison import COLUMNS, Setting, compare, table, versions
 _PORTABLE = ("int8", "int8-full", "int8-weights", "int4-weights")
 _FEW_ROUNDS = 12
 _BUDGET = 0.5
+_NEED_TEXTS = ("cer_percent", "same_tokens_percent")
 
 
 @click.command()
@@ -89,9 +90,6 @@ def _section(name: str, subject: Subject, setting: Setting, folder: Path) -> Ite
         yield from _automatic(subject, folder / f"{name}-auto.bundle")
     if setting.tensorrt:
         yield from _builds(subject, folder / f"{name}-builds.bundle")
-
-
-_NEED_TEXTS = ("cer_percent", "same_tokens_percent")
 
 
 def _automatic(subject: Subject, bundle: Path) -> Iterator[str]:
