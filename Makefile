@@ -11,7 +11,7 @@ help:
 	@echo "make train        train the reference models again (8 minutes on 2 cores)"
 	@echo "make export-cost  time and memory of an export, on a 58-million-parameter decoder (2 minutes)"
 	@echo "make zoo          export, compare and measure every model of tests/zoo, write tests/results/zoo.md"
-	@echo "make quantize-report  every precision on real models, beside other quantizers (40 minutes)"
+	@echo "make quantize-report  every precision on real models, beside other quantizers (an hour)"
 	@echo "make wheel        build the wheel into dist/"
 
 quickstart: $(INSTALLED)
