@@ -25,6 +25,18 @@ def describe(new: ir.Value, name: str, like: ir.Value, dtype: ir.DataType) -> No
     new.name, new.shape, new.dtype = name, like.shape, dtype
 
 
+def name_value(
+    node: ir.Node,
+    name: str,
+    shape: ir.Shape | None,
+    dtype: ir.DataType = ir.DataType.FLOAT,
+) -> ir.Value:
+    """Names and describes the first output of a new node, and gives it."""
+    value = node.outputs[0]
+    value.name, value.shape, value.dtype = name, shape, dtype
+    return value
+
+
 def drop_unused_constants(graph: ir.Graph) -> None:
     """Removes the initializers that nothing takes."""
     for name, value in list(graph.initializers.items()):

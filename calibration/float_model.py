@@ -96,7 +96,9 @@ class FloatModel:
         scales = self.scales_for(recipe)
         graphs = prepared_graphs(self.bundle, self.variant)
         names = {role: kept_names(self.layers, kept, role) for role in graphs} if kept else None
-        apply_recipe(recipe, graphs, scales, names, self.wide if recipe.has_halves else {})
+        wide = self.wide if recipe.has_halves else {}
+        typical = {name: dim.typical for name, dim in self.bundle.manifest.dims.items()}
+        apply_recipe(recipe, graphs, scales, names, wide, typical)
         return graphs
 
     def scales_for(self, recipe: Recipe) -> Scales | None:

@@ -30,6 +30,7 @@ class EncoderForm(str, Enum):
     INT8 = "int8"
     INT8_CPU = "int8-cpu"
     FLOAT8 = "fp8"
+    FLOAT_CPU = "fp32-cpu"
 
 
 class DecoderForm(str, Enum):
@@ -42,15 +43,37 @@ class DecoderForm(str, Enum):
     INT8_WEIGHTS = "int8-weights"
     INT4_WEIGHTS = "int4-weights"
     FLOAT8 = "fp8"
+    FLOAT_CPU = "fp32-cpu"
+    INT8_CPU = "int8-cpu"
+    INT4_CPU = "int4-cpu"
+
+    @property
+    def portable(self) -> DecoderForm:
+        """What the numbers are, whatever operators compute with them."""
+        return _PORTABLE.get(self, self)
+
+    @property
+    def is_for_cpu(self) -> bool:
+        """Whether only ONNX Runtime's CPU kernels run it."""
+        return self in _PORTABLE
+
+
+_PORTABLE = {
+    DecoderForm.FLOAT_CPU: DecoderForm.FLOAT,
+    DecoderForm.INT8_CPU: DecoderForm.INT8_WEIGHTS,
+    DecoderForm.INT4_CPU: DecoderForm.INT4_WEIGHTS,
+}
 
 
 _Form = TypeVar("_Form", EncoderForm, DecoderForm)
 _CALIBRATED = frozenset({"int8", "int8-cpu", "fp8"})
+_CALIBRATED_DECODERS = frozenset({"int8", "fp8"})
 _OLDEST_OPSETS = {
     "bf16": BFLOAT16_OPSET,
     "fp8": FLOAT8_OPSET,
     "int8-weights": INT4_OPSET,
     "int4-weights": INT4_OPSET,
+    "int4-cpu": INT4_OPSET,
 }
 
 
@@ -83,12 +106,12 @@ class Recipe:
     @property
     def needs_scales(self) -> bool:
         """Whether samples must be run to learn the ranges of activations."""
-        return bool({self.encoder.value, self.decoder.value} & _CALIBRATED)
+        return self.encoder.value in _CALIBRATED or self.decoder.value in _CALIBRATED_DECODERS
 
     @property
     def uses_scales(self) -> bool:
         """Whether it is better with samples."""
-        return self.needs_scales or self.decoder is DecoderForm.INT4_WEIGHTS
+        return self.needs_scales or self.decoder.portable is DecoderForm.INT4_WEIGHTS
 
     @property
     def is_emulated(self) -> bool:
@@ -103,7 +126,7 @@ class Recipe:
     @property
     def quantizes(self) -> bool:
         """Whether numbers of 8 bits or fewer come in, layer by layer."""
-        wide = {"fp32", "fp16", "bf16"}
+        wide = {"fp32", "fp16", "bf16", "fp32-cpu"}
         return not {self.encoder.value, self.decoder.value} <= wide
 
 
@@ -130,8 +153,20 @@ _RECIPES = (
     Recipe(
         "int8-cpu",
         EncoderForm.INT8_CPU,
-        DecoderForm.INT8_WEIGHTS,
+        DecoderForm.INT8_CPU,
         "for ONNX Runtime on a CPU; TensorRT refuses it",
+    ),
+    Recipe(
+        "int4-cpu",
+        EncoderForm.INT8_CPU,
+        DecoderForm.INT4_CPU,
+        "as int8-cpu, with weights of 4 bits in the decoder",
+    ),
+    Recipe(
+        "fp32-cpu",
+        EncoderForm.FLOAT_CPU,
+        DecoderForm.FLOAT_CPU,
+        "float's own tokens from ONNX Runtime's CPU kernels; needs no samples",
     ),
     Recipe(
         "int8-weights",
@@ -204,7 +239,7 @@ def _in_blocks(recipe: Recipe, block_size: int) -> Recipe:
     if block_size not in BLOCK_SIZES:
         sizes = ", ".join(map(str, BLOCK_SIZES))
         raise UsageError(f"no block of {block_size} weights; choose one of: {sizes}")
-    if recipe.decoder not in (DecoderForm.INT8_WEIGHTS, DecoderForm.INT4_WEIGHTS):
+    if recipe.decoder.portable not in (DecoderForm.INT8_WEIGHTS, DecoderForm.INT4_WEIGHTS):
         raise UsageError(
             f"{recipe.name} has no weights in blocks; choose int8-weights or int4-weights for "
             "the decoder"
@@ -216,7 +251,8 @@ def _with_floats(recipe: Recipe, floats: str | None) -> Recipe:
     """Lets the numbers that a recipe does not quantize be float16."""
     if floats not in FLOATS:
         raise UsageError(f"unknown floats {floats!r}; choose one of: {', '.join(FLOATS)}")
-    if not recipe.quantizes or recipe.encoder is EncoderForm.INT8_CPU:
+    for_cpu = recipe.encoder in (EncoderForm.INT8_CPU, EncoderForm.FLOAT_CPU)
+    if not recipe.quantizes or for_cpu or recipe.decoder.is_for_cpu:
         raise UsageError(f"{recipe.name} has no floats to choose; leave --floats out")
     encoder = EncoderForm.HALF if recipe.encoder is EncoderForm.FLOAT else recipe.encoder
     decoder = DecoderForm.HALF if recipe.decoder is DecoderForm.FLOAT else recipe.decoder

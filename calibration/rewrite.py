@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, MutableMapping
 from typing import TypeAlias
 
 import onnx_ir as ir
 
+from hybrid_deploy.calibration.cpu_decoder import prefer_cpu_decoder
+from hybrid_deploy.calibration.cpu_kernels import prefer_cpu_kernels
 from hybrid_deploy.calibration.decoder_forms import quantize_decoder
 from hybrid_deploy.calibration.encoder_forms import quantize_encoder
 from hybrid_deploy.calibration.memory_floats import match_memory
@@ -17,7 +19,7 @@ from hybrid_deploy.calibration.short_range import BFLOAT16, FLOAT16, ShortFloat
 from hybrid_deploy.calibration.untie import untie_projections
 from hybrid_deploy.contract import GraphRole
 
-Graphs: TypeAlias = Mapping[GraphRole, ir.Model]
+Graphs: TypeAlias = MutableMapping[GraphRole, ir.Model]
 
 _SHORT: Mapping[str, ShortFloat] = {"fp16": FLOAT16, "bf16": BFLOAT16}
 
@@ -28,8 +30,9 @@ def apply_recipe(
     scales: Scales | None,
     kept: Mapping[GraphRole, Collection[str]] | None = None,
     wide: Mapping[GraphRole, Collection[str]] | None = None,
+    typical: Mapping[str, int] | None = None,
 ) -> None:
-    """Rewrites the graphs of a variant in place.
+    """Rewrites the graphs of a variant in place, and adds one where a form has one more.
 
     Args:
         recipe: what becomes of each component.
@@ -37,6 +40,7 @@ def apply_recipe(
         scales: what calibration learned; needed if the recipe needs scales.
         kept: names of the operators (`Linear.name`) that stay float, by graph.
         wide: names of tensors that overflow float16, by graph.
+        typical: sizes of symbolic dimensions, for forms that ask whether they pay.
 
     Raises:
         CalibrationError: an activation has no range, or a weight does not fit the precision.
@@ -45,6 +49,8 @@ def apply_recipe(
     encoder = graphs[GraphRole.ENCODER]
     if recipe.encoder.value in _SHORT:
         _shorten(encoder, GraphRole.ENCODER, recipe.encoder.value, wide)
+    elif recipe.encoder is EncoderForm.FLOAT_CPU:
+        prefer_cpu_kernels(encoder)
     elif recipe.encoder is not EncoderForm.FLOAT:
         assert scales is not None, f"an {recipe.encoder.value} encoder was calibrated"
         quantize_encoder(encoder, scales, recipe.encoder, (kept or {}).get(GraphRole.ENCODER, ()))
@@ -53,14 +59,16 @@ def apply_recipe(
     if recipe.decoder.value in _SHORT:
         for role, model in decoder.items():
             _shorten(model, role, recipe.decoder.value, wide)
-    elif recipe.decoder is not DecoderForm.FLOAT:
+    elif recipe.decoder.portable is not DecoderForm.FLOAT:
         for model in decoder.values():
             untie_projections(model)
-        quantize_decoder(decoder, scales, recipe.decoder, kept, recipe.block_size)
+        quantize_decoder(decoder, scales, recipe.decoder.portable, kept, recipe.block_size)
         if recipe.floats in _SHORT:
             for role, model in decoder.items():
                 _shorten(model, role, recipe.floats, wide)
     match_memory(encoder, decoder)
+    if recipe.decoder.is_for_cpu:
+        prefer_cpu_decoder(graphs, recipe.decoder, typical)
 
 
 def _shorten(

@@ -31,6 +31,7 @@ def described_variant(
         encoder=specs[GraphRole.ENCODER],
         step=specs[GraphRole.STEP],
         prefill=specs.get(GraphRole.PREFILL),
+        refine=specs.get(GraphRole.REFINE),
         provenance=provenance,
     )
 

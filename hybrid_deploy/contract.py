@@ -16,6 +16,11 @@ decoder-only models the caches begin with the memory.
 A decoder that steps by itself has no prefill graph, and in place of caches `recurrent_i`
 (batch, ...): what every step computes anew. The encoder graph gives the first of each, a backend
 keeps two buffers and uses them in turn.
+A variant whose logits are rough has a fourth graph, and prefill and step return more:
+
+step      ...                               -> logits (rough), hidden, margin, caches
+refine    hidden, candidates                -> logits            the true ones of some tokens
+
 A variant exported with another head returns `next_token`, or `top_scores` and `top_tokens`, where
 the others return `logits`.
 """
@@ -48,6 +53,15 @@ TOP_SCORES = "top_scores"
 TOP_TOKENS = "top_tokens"
 """Output beside `top_scores`, (batch, k) int64: their tokens."""
 
+HIDDEN = "hidden"
+"""Output beside rough logits, (batch, width) float32: the rows that are projected to them."""
+
+MARGIN = "margin"
+"""Output beside rough logits, (batch,) float32: how far each can be from the true one."""
+
+CANDIDATES = "candidates"
+"""Refine input, (candidates,) int64: the tokens whose true logits are wanted; and its dimension."""
+
 BATCH_DIM = "batch"
 LENGTH_DIM = "length"
 MEMORY_DIM = "memory"
@@ -71,6 +85,7 @@ class GraphRole(str, Enum):
     ENCODER = "encoder"
     PREFILL = "prefill"
     STEP = "step"
+    REFINE = "refine"
 
 
 def next_cache(name: str) -> str:

@@ -62,7 +62,8 @@ class Precision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One form of the model: its graphs over shared weight files.
 
-    Without `prefill`, prompts are fed to `step` token by token.
+    Without `prefill`, prompts are fed to `step` token by token. With `refine`, the logits of
+    prefill and step are rough, and it gives the true ones of some tokens.
     """
 
     precision: Precision
@@ -70,6 +71,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoder: GraphSpec
     step: GraphSpec
     prefill: GraphSpec | None = None
+    refine: GraphSpec | None = None
     provenance: str = ""
     head: Head = Head.LOGITS
 

@@ -62,6 +62,33 @@ class SeveralHeads(Protocol):
         ...
 
 
+@runtime_checkable
+class RoughFirst(Protocol):
+    """A decoding that gives all logits roughly, and the true ones of some tokens when asked."""
+
+    @property
+    def margin(self) -> FloatArray | None:
+        """How far each logit of the newest step can be off, (batch,); None if all are exact."""
+        ...
+
+    def prefill_roughly(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
+        """Does what `prefill` does; the logits are within the margin."""
+        ...
+
+    def step_roughly(self, token: IntArray, position: IntArray) -> FloatArray:
+        """Does what `step` does; the logits are within the margin."""
+        ...
+
+    def exactly(self, row: int, tokens: IntArray) -> FloatArray:
+        """Gives the true logits of some tokens after the newest step, (n,).
+
+        Args:
+            row: which sequence.
+            tokens: (n,).
+        """
+        ...
+
+
 class Backend(Protocol):
     """Runs the graphs of one variant of a bundle."""
 

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import (
+    CANDIDATES,
+    HIDDEN,
     LAST,
     LOGITS,
+    MARGIN,
     POSITION,
     TOKEN,
     TOKENS,
@@ -35,7 +38,13 @@ except ImportError as error:
     raise MissingDependencyError("onnxruntime", extra="cpu") from error
 
 _ERRORS_ONLY = 3
-_DTYPES = {"float": np.float32, "float16": np.float16, "int64": np.int64, "bool": np.bool_}
+_DTYPES = {
+    "float": np.float32,
+    "float16": np.float16,
+    "int8": np.int8,
+    "int64": np.int64,
+    "bool": np.bool_,
+}
 
 
 def load(bundle: Bundle, variant: str, options: Options) -> OnnxRuntimeBackend:
@@ -59,6 +68,8 @@ class OnnxRuntimeBackend:
         self._encoder = self._session(GraphRole.ENCODER)
         self._step = self._session(GraphRole.STEP)
         self._prefill: ort.InferenceSession | None = None
+        rough = GraphRole.REFINE in self._specs
+        self._refine = self._session(GraphRole.REFINE) if rough else None
 
     def start(self, inputs: Mapping[str, NDArray[Any]]) -> OnnxRuntimeDecoding:
         """Encodes a batch and makes ready to decode it."""
@@ -85,6 +96,11 @@ class OnnxRuntimeBackend:
         if self._prefill is None and GraphRole.PREFILL in self._specs:
             self._prefill = self._session(GraphRole.PREFILL)
         return self._prefill
+
+    @property
+    def refine_session(self) -> ort.InferenceSession | None:
+        """What makes rough logits true; None if the variant's logits are true."""
+        return self._refine
 
     def spec(self, role: GraphRole) -> GraphSpec:
         """The description of one graph."""
@@ -137,6 +153,8 @@ class OnnxRuntimeDecoding:
         }
         self._results = {name: _ort_value(array) for name, array in results.items()}
         self._logits: FloatArray = results.pop(LOGITS)
+        self._hidden: FloatArray | None = results.pop(HIDDEN, None)
+        self.margin: FloatArray | None = results.pop(MARGIN, None)
         self.heads = results
         fed = {TOKEN: self._token, POSITION: self._position}
         self._bindings = [
@@ -146,6 +164,26 @@ class OnnxRuntimeDecoding:
 
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
         """Decodes several tokens per sequence."""
+        return self._true(self.prefill_roughly(tokens, position, last))
+
+    def step(self, token: IntArray, position: IntArray) -> FloatArray:
+        """Decodes one token per sequence."""
+        return self._true(self.step_roughly(token, position))
+
+    def exactly(self, row: int, tokens: IntArray) -> FloatArray:
+        """Gives the true logits of some tokens after the newest step, (n,)."""
+        if self._hidden is None:
+            known: FloatArray = self._logits[row, tokens]
+            return known
+        refine = self._backend.refine_session
+        assert refine is not None, "rough logits come with a graph that refines them"
+        inputs = {HIDDEN: self._hidden[row : row + 1], CANDIDATES: tokens}
+        with _failures("the refine graph"):
+            logits: FloatArray = np.asarray(refine.run(None, inputs)[0])[0]
+        return logits
+
+    def prefill_roughly(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
+        """Decodes several tokens per sequence; the logits are within the margin."""
         session = self._backend.prefill_session
         if session is None:
             return prefill_by_steps(self.step, self._keep, tokens, position, last)
@@ -154,8 +192,8 @@ class OnnxRuntimeDecoding:
             session.run_with_iobinding(self._bind(session, arrays))
         return self._logits
 
-    def step(self, token: IntArray, position: IntArray) -> FloatArray:
-        """Decodes one token per sequence."""
+    def step_roughly(self, token: IntArray, position: IntArray) -> FloatArray:
+        """Decodes one token per sequence; the logits are within the margin."""
         self._token[:] = token
         self._position[:] = position
         try:
@@ -164,6 +202,12 @@ class OnnxRuntimeDecoding:
             raise BackendError(f"onnxruntime failed in the step graph: {error}") from error
         self._turn = (self._turn + 1) % len(self._bindings)
         return self._logits
+
+    def _true(self, logits: FloatArray) -> FloatArray:
+        if self._hidden is None:
+            return logits
+        every = np.arange(logits.shape[1])
+        return np.stack([self.exactly(row, every) for row in range(self.batch)])
 
     def _keep(self, rows: IntArray) -> None:
         """Takes back the newest step for these sequences, in what is carried."""
@@ -187,9 +231,11 @@ class OnnxRuntimeDecoding:
                 binding.bind_ortvalue_input(name, value)
         for name, value in self._results.items():
             binding.bind_ortvalue_output(name, value)
+        given = {spec.name for spec in session.get_outputs()}
         for name, value in self._caches.items():
             binding.bind_ortvalue_input(name, value)
-            binding.bind_ortvalue_output(next_cache(name), value)
+            if next_cache(name) in given:  # memory in 8 bits is a cache of the step alone
+                binding.bind_ortvalue_output(next_cache(name), value)
         return binding
 
 

@@ -1,0 +1,49 @@
+"""The decoder's graphs for ONNX Runtime on a CPU alone: every pass that makes a token cheaper.
+
+A token costs what is read for it, and a little for every operator. What each pass saves was
+measured with `make bench`; README has the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from hybrid_deploy.calibration.constants import drop_unused_constants
+from hybrid_deploy.calibration.grouped_attention import group_self_attention
+from hybrid_deploy.calibration.precision import DecoderForm
+from hybrid_deploy.calibration.rough_projection import project_roughly
+from hybrid_deploy.calibration.short_memory import shorten_memory
+from hybrid_deploy.calibration.sibling_products import fuse_sibling_products
+from hybrid_deploy.contract import GraphRole
+
+
+def prefer_cpu_decoder(
+    graphs: MutableMapping[GraphRole, ir.Model],
+    form: DecoderForm,
+    typical: Mapping[str, int] | None = None,
+) -> None:
+    """Rewrites the graphs of a variant in place; adds the graph that refines rough logits.
+
+    Args:
+        graphs: all of a variant, their numbers in the form already.
+        form: FLOAT_CPU keeps the tokens of float; others may round the memory too.
+        typical: sizes of symbolic dimensions.
+    """
+    decoder: Mapping[GraphRole, ir.Model] = {
+        role: model for role, model in graphs.items() if role is not GraphRole.ENCODER
+    }
+    if form is DecoderForm.FLOAT_CPU:
+        refining = project_roughly(decoder)
+        if refining is not None:
+            graphs[GraphRole.REFINE] = refining
+    else:
+        shorten_memory(graphs, typical or {})
+    for model in decoder.values():
+        fuse_sibling_products(model)
+    group_self_attention(graphs[GraphRole.STEP])
+    for model in decoder.values():
+        RemoveUnusedNodesPass()(model)
+        drop_unused_constants(model.graph)
