@@ -68,10 +68,7 @@ def is_attention(node: ir.Node) -> bool:
 
 
 def attributes_of(node: ir.Node, heads: int, key_heads: int) -> dict[str, int | float | str]:
-    """Gives the attributes of the GroupQueryAttention that replaces an Attention.
-
-    One row sees every key up to its own: nothing is left for a causal mask, which costs time.
-    """
+    """Gives the attributes of the GroupQueryAttention that replaces an Attention."""
     scale = node.attributes.get("scale")
     counts: dict[str, int | float | str] = {
         "num_heads": heads,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -161,18 +162,16 @@ def _margin(graph: ir.Graph, hidden: ir.Value, margin: Margin) -> list[ir.Node]:
     by_spread = constant(graph, "margin_by_spread", np.full(1, margin.by_spread, np.float32))
     nodes: list[ir.Node] = []
 
-    def add(operator: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+    def add(shape: list[Any], operator: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
         nodes.append(ir.node(operator, inputs, attributes))
-        rows = [hidden.shape[0]] if hidden.shape and axis in inputs else [1]
-        return name_value(nodes[-1], f"margin_{len(nodes)}", ir.Shape(rows))
+        return name_value(nodes[-1], f"margin_{len(nodes)}", ir.Shape(shape))
 
-    top = add("Max", add("ReduceMax", hidden, keepdims=0), zero)
-    bottom = add("Min", add("ReduceMin", hidden, keepdims=0), zero)
-    of_rounding = add("Mul", add("Sub", top, bottom), by_spread)
-    norm = add("ReduceL2", hidden, axis, keepdims=0)
-    add("Add", add("Mul", norm, by_norm), of_rounding)
-    for node in nodes[-2:]:
-        node.outputs[0].shape = norm.shape
+    rows = list(hidden.shape or [None])[:1]
+    top = add([1], "Max", add([], "ReduceMax", hidden, keepdims=0), zero)
+    bottom = add([1], "Min", add([], "ReduceMin", hidden, keepdims=0), zero)
+    of_rounding = add([1], "Mul", add([1], "Sub", top, bottom), by_spread)
+    norm = add(rows, "ReduceL2", hidden, axis, keepdims=0)
+    add(rows, "Add", add(rows, "Mul", norm, by_norm), of_rounding)
     return nodes
 
 
