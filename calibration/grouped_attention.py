@@ -73,7 +73,6 @@ def attributes_of(node: ir.Node, heads: int, key_heads: int) -> dict[str, int | 
     counts: dict[str, int | float | str] = {
         "num_heads": heads,
         "kv_num_heads": key_heads,
-        "causal": 0,
     }
     return counts if scale is None else counts | {"scale": scale.as_float()}
 
