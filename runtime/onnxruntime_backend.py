@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import (
+    BATCH_DIM,
     LAST,
     LOGITS,
     POSITION,
@@ -24,9 +27,10 @@ from hybrid_deploy.contract import (
     is_recurrent,
     next_cache,
 )
-from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError
+from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError, UsageError
 from hybrid_deploy.manifest import GraphSpec, Precision, TensorSpec
 from hybrid_deploy.runtime.backend import FloatArray, IntArray, Options
+from hybrid_deploy.runtime.cache_rows import chosen_rows, filled_part, move_rows
 from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
 
 try:
@@ -59,6 +63,7 @@ class OnnxRuntimeBackend:
         self._encoder = self._session(GraphRole.ENCODER)
         self._step = self._session(GraphRole.STEP)
         self._prefill: ort.InferenceSession | None = None
+        self._loading = threading.Lock()
 
     def start(self, inputs: Mapping[str, NDArray[Any]]) -> OnnxRuntimeDecoding:
         """Encodes a batch and makes ready to decode it."""
@@ -83,8 +88,20 @@ class OnnxRuntimeBackend:
     def prefill_session(self) -> ort.InferenceSession | None:
         """The prefill graph, loaded when it is first needed; None if the variant has none."""
         if self._prefill is None and GraphRole.PREFILL in self._specs:
-            self._prefill = self._session(GraphRole.PREFILL)
+            with self._loading:
+                self._prefill = self._prefill or self._session(GraphRole.PREFILL)
         return self._prefill
+
+    @property
+    def capacity(self) -> int:
+        """How many tokens a cache holds, besides what the encoder has put before them."""
+        return self._bundle.manifest.capacity
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size of the step graph; None if it takes any."""
+        size = next(t.shape[0] for t in self._specs[GraphRole.STEP].inputs if t.name == TOKEN)
+        return size if isinstance(size, int) else None
 
     def spec(self, role: GraphRole) -> GraphSpec:
         """The description of one graph."""
@@ -125,6 +142,7 @@ class OnnxRuntimeDecoding:
             for spec in step.inputs
             if spec.name in kept and not is_recurrent(spec.name)
         }
+        self._filled = 0
         self._carried = {
             name: (encoded[name].numpy().copy(), encoded[name].numpy().copy())
             for name in sorted(kept)
@@ -144,12 +162,18 @@ class OnnxRuntimeDecoding:
         ]
         self._turn = 0
 
+    @property
+    def resizable(self) -> bool:
+        """Whether the graphs take another number of sequences."""
+        return self._backend.fixed_batch is None
+
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
         """Decodes several tokens per sequence."""
         session = self._backend.prefill_session
         if session is None:
             return prefill_by_steps(self.step, self._keep, tokens, position, last)
         arrays = {TOKENS: tokens, POSITION: position, LAST: last}
+        self._filled = max(self._filled, int(position.max()) + tokens.shape[1])
         with _failures("the prefill graph"):
             session.run_with_iobinding(self._bind(session, arrays))
         return self._logits
@@ -164,6 +188,43 @@ class OnnxRuntimeDecoding:
             raise BackendError(f"onnxruntime failed in the step graph: {error}") from error
         self._turn = (self._turn + 1) % len(self._bindings)
         return self._logits
+
+    def reorder(self, rows: IntArray) -> None:
+        """Lets every sequence go on from what another one was; memory stays where it is."""
+        if (rows == np.arange(self.batch)).all():
+            return
+        capacity, filled = self._backend.capacity, self._tokens_held()
+        for value in self._caches.values():
+            move_rows(filled_part(_cells(value), capacity, filled), rows)
+        for buffers in self._carried.values():
+            move_rows(buffers[self._turn], rows)
+
+    def select(self, rows: IntArray) -> OnnxRuntimeDecoding:
+        """Gives the decoding of chosen sequences."""
+        fixed = self._backend.fixed_batch
+        if fixed not in (None, len(rows)):
+            raise UsageError(
+                f"the graphs decode {fixed} sequences at a time, {len(rows)} are needed; use no "
+                "beams, or export without --batch"
+            )
+        capacity, filled = self._backend.capacity, self._tokens_held()
+        encoded = dict(self._memory)
+        for spec in self._backend.spec(GraphRole.ENCODER).outputs:
+            if spec.name in encoded and spec.shape[0] in (BATCH_DIM, fixed):
+                encoded[spec.name] = _ort_value(_cells(encoded[spec.name])[rows])
+        for name, value in self._caches.items():
+            cells = _cells(value)
+            end = cells.shape[-2] - capacity + filled
+            encoded[name] = _ort_value(chosen_rows(cells, rows, end))
+        for name, buffers in self._carried.items():
+            encoded[name] = _ort_value(buffers[self._turn][rows])
+        chosen = OnnxRuntimeDecoding(self._backend, len(rows), encoded)
+        chosen._filled = filled
+        return chosen
+
+    def _tokens_held(self) -> int:
+        """Tells how many positions of the caches were written."""
+        return max(self._filled, int(self._position.max()) + 1)
 
     def _keep(self, rows: IntArray) -> None:
         """Takes back the newest step for these sequences, in what is carried."""
@@ -273,6 +334,16 @@ def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> int:
 
 def _ort_value(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _cells(value: ort.OrtValue) -> NDArray[Any]:
+    """Gives a tensor's own numbers, not a copy of them; older versions copy in `numpy()`."""
+    array: NDArray[Any] = value.numpy()
+    if array.ctypes.data == value.data_ptr() or not array.size:
+        return array
+    held = (ctypes.c_byte * array.nbytes).from_address(value.data_ptr())
+    cells: NDArray[Any] = np.ctypeslib.as_array(held).view(array.dtype).reshape(array.shape)
+    return cells
 
 
 def _zeros(spec: TensorSpec, batch: int) -> ort.OrtValue:

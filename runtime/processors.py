@@ -1,8 +1,8 @@
 """What changes the logits before the likeliest token is taken.
 
-The rules and their order are those of `generate()` in Hugging Face transformers without beams,
-but for tokens that never come: they are taken out before a token is forced, so that a forced token
-comes even if it is among them.
+The rules and their order are those of `generate()` in Hugging Face transformers, but for what takes
+tokens out: that comes before a token is forced, so that a forced token comes even if it is among
+them. In a beam search they change the logarithms of the probabilities.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from hybrid_deploy.manifest import GenerationDefaults
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.sequences import Limits
 
 
 class Processor(Protocol):
@@ -31,11 +32,18 @@ class Processor(Protocol):
         ...
 
 
-def processors_of(generation: GenerationDefaults) -> tuple[Processor, ...]:
-    """Gives the rules that a bundle asks for, in their order; none if all are neutral."""
-    forced = dict(generation.forced)
-    if generation.forced_end is not None:
-        forced[generation.max_length - 1] = generation.forced_end
+def processors_of(
+    generation: GenerationDefaults,
+    limits: Limits | None = None,
+    allowed: Sequence[Processor] = (),
+) -> tuple[Processor, ...]:
+    """Gives the rules that a bundle asks for, in their order; none if all are neutral.
+
+    Args:
+        generation: what it asks for.
+        limits: where a sequence ends, if not at the `max_length` of `generation`.
+        allowed: further rules, which see what the others leave, before a token is forced.
+    """
     found: list[Processor] = []
     if generation.repetition_penalty != 1:
         found.append(RepetitionPenalty(generation.repetition_penalty))
@@ -45,11 +53,16 @@ def processors_of(generation: GenerationDefaults) -> tuple[Processor, ...]:
         found.append(Suppressed(_ids(generation.suppressed)))
     if generation.min_length > 0 and generation.end_tokens:
         found.append(MinLength(generation.min_length, _ids(generation.end_tokens)))
-    if forced:
-        found.append(Forced(forced))
     if generation.begin_suppressed:
         begin = frozenset(position for position, _ in generation.forced)
         found.append(BeginSuppressed(_ids(generation.begin_suppressed), begin))
+    found.extend(allowed)
+    if generation.forced:
+        found.append(Forced(dict(generation.forced)))
+    if generation.forced_end is not None:
+        length = generation.max_length
+        limits = limits or Limits(generation.end_tokens, generation.pad_token, length, length)
+        found.append(ForcedEnd(generation.forced_end, limits))
     return tuple(found)
 
 
@@ -118,6 +131,21 @@ class Forced:
         if token is not None:
             logits[:] = -np.inf
             logits[token] = 0
+
+
+@dataclass(frozen=True)
+class ForcedEnd:
+    """Gives a token at the last position, whatever the model says."""
+
+    token: int
+    limits: Limits
+
+    def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
+        """Takes out all others."""
+        most, _ = self.limits.most(prompt)
+        if len(tokens) == prompt + most - 1:
+            logits[:] = -np.inf
+            logits[self.token] = 0
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import pytest
 
 from hybrid_deploy.errors import BackendError, CapacityError, UsageError
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
-from hybrid_deploy.runtime.generate import Limits, decode_greedily
+from hybrid_deploy.runtime.generate import decode_greedily
+from hybrid_deploy.runtime.sequences import Limits
 
 END, PAD, VOCABULARY = 2, 0, 50
 
@@ -76,7 +77,7 @@ def test_capacity_is_never_exceeded() -> None:
     decoding = CountingDecoding([99], capacity=4)
     (row,) = decode_greedily(decoding, [[10]], limits(max_length=99, capacity=4)).sequences
     assert row.tokens == (11, 12, 13, 14)  # four positions hold 10..13, the last token needs none
-    assert row.finish == "length"
+    assert row.finish == "capacity"
 
 
 def test_finished_row_never_leaves_the_cache() -> None:
@@ -86,7 +87,7 @@ def test_finished_row_never_leaves_the_cache() -> None:
 
 
 def test_scores_are_log_probabilities() -> None:
-    (row,) = decode_greedily(CountingDecoding([10]), [[10]], limits()).sequences
+    (row,) = decode_greedily(CountingDecoding([10]), [[10]], limits(), scores=True).sequences
     expected = 5 - np.log(np.exp(5) + VOCABULARY - 1)
     assert row.scores == pytest.approx((expected,), abs=1e-6)
 
