@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 
@@ -161,19 +162,19 @@ class TokenLoop:
         else:
             tokens = self._drawn(logits, self._rules.sampling)
         values = logits[self._places, tokens]
-        if not np.isfinite(values).all():
+        if not all(map(math.isfinite, values.tolist())):
             self._check(values)
         scores = _log_probabilities(logits, values).tolist() if self._rules.scores else None
-        self._append(tokens.tolist(), scores)
+        self._append(tokens, scores)
 
-    def _append(self, tokens: list[int], scores: list[float] | None) -> None:
+    def _append(self, tokens: IntArray, scores: list[float] | None) -> None:
         """Appends one token to every sequence that grows."""
-        ended = False
+        ended, ids = False, tokens.tolist()
         self._position += self._going  # a finished sequence stays where it is
         for slot, row in enumerate(self._slots):
             if row.finish is not None:
                 continue
-            row.add(tokens[slot])
+            row.add(ids[slot])
             if scores is not None:
                 row.scores.append(scores[slot])
             row.finish = self._finish(row)
@@ -267,7 +268,7 @@ class TokenLoop:
         if block.note:
             self._notes[block.note] = None
         count = len(block.tokens)
-        for tokens, scores in zip(block.tokens.tolist(), block.scores, strict=True):
+        for tokens, scores in zip(block.tokens, block.scores, strict=True):
             if not self._left or self._halted():
                 return
             self._check(scores)
