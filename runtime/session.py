@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle, open_bundle
-from hybrid_deploy.contract import LOGITS, GraphRole
-from hybrid_deploy.errors import UsageError
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.errors import InputError, UsageError
+from hybrid_deploy.inputs import AudioInput
 from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Backend, Options, load_backend
-from hybrid_deploy.runtime.beam import BeamSearch
-from hybrid_deploy.runtime.generate import TokenLoop
 from hybrid_deploy.runtime.generate_options import GenerateOptions
-from hybrid_deploy.runtime.preprocess import prepare
+from hybrid_deploy.runtime.input_checks import with_mask_types
+from hybrid_deploy.runtime.long_audio import Window, longest_s, windows
+from hybrid_deploy.runtime.many import Arrays, Item, Outcome, Work
+from hybrid_deploy.runtime.preprocess import batch_arrays, mask_names, prepare
+from hybrid_deploy.runtime.preprocess_audio import batch_audio, load_audio
 from hybrid_deploy.runtime.results import Result as Result
 from hybrid_deploy.runtime.results import Timings as Timings
-from hybrid_deploy.runtime.rules import Rules, rules_of
-from hybrid_deploy.runtime.running_text import Reading, begin_reading
-from hybrid_deploy.runtime.sequences import Control, Decoded, Decodes
+from hybrid_deploy.runtime.runner import Request, Runner
 from hybrid_deploy.runtime.streaming import OnToken, Stream
-from hybrid_deploy.runtime.text import text_of, tokens_of
+from hybrid_deploy.runtime.text import tokens_of
 
 DEFAULT_VARIANT = "fp32"
+_AHEAD = 2
 
 
 class Session:
@@ -39,7 +41,7 @@ class Session:
         self.bundle = bundle
         self.variant = variant
         self.backend = backend
-        self._rules = rules_of(bundle.manifest, bundle.folder, GenerateOptions())
+        self._runner = Runner(bundle, variant, backend)
 
     def run_files(
         self,
@@ -68,9 +70,8 @@ class Session:
             BackendError: the backend failed, or its logits are not finite.
         """
         began = time.perf_counter()
-        preprocess = self.bundle.manifest.preprocess
-        inputs = prepare(paths, preprocess, folder=self.bundle.folder, texts=texts)
-        return self._run(inputs, prompt, options, on_token, cancel, began)
+        inputs = self.prepare(paths, texts=texts)
+        return self._run(inputs, Request(prompt, options, cancel), on_token, began)
 
     def run_arrays(
         self,
@@ -88,7 +89,8 @@ class Session:
             UsageError: as `run_files`.
             BackendError: the backend failed, or its logits are not finite.
         """
-        return self._run(inputs, prompt, options, on_token, cancel, time.perf_counter())
+        request = Request(prompt, options, cancel)
+        return self._run(inputs, request, on_token, time.perf_counter())
 
     def stream(
         self,
@@ -115,9 +117,84 @@ class Session:
         """
         began = time.perf_counter()
         if not isinstance(inputs, Mapping):
-            preprocess, folder = self.bundle.manifest.preprocess, self.bundle.folder
-            inputs = prepare(inputs, preprocess, folder=folder, texts=texts)
-        return self._stream(inputs, prompt, options, cancel, began)
+            inputs = self.prepare(inputs, texts=texts)
+        return self._runner.stream(inputs, Request(prompt, options, cancel), began)
+
+    def run_many(
+        self,
+        items: Iterable[Path | Arrays],
+        *,
+        prompt: Sequence[int] = (),
+        options: GenerateOptions | None = None,
+        cancel: threading.Event | None = None,
+        batch: int = 1,
+        ahead: int = _AHEAD,
+    ) -> Iterator[Outcome[Path | Arrays]]:
+        """Runs any number of inputs; while some are decoded, a thread prepares the next ones.
+
+        The outcomes come in the order of the inputs. What fails is told in its outcome and does
+        not touch the others.
+
+        Args:
+            items: files, or encoder inputs by name, a batch of one each; asked for as needed.
+            prompt: tokens that every sequence continues, after the start tokens.
+            options: how to generate; None does as the bundle says. `timeout_s` counts for a batch.
+            cancel: ends what is decoded between two tokens, and begins no more, once it is set.
+            batch: how many inputs are decoded together.
+            ahead: how many batches are prepared before they are needed.
+
+        Raises:
+            UsageError: `batch` or `ahead` is not positive.
+        """
+        request = Request(prompt, options, cancel)
+        return self._many(items, self._arrays_of, request, batch, ahead)
+
+    def run_long_audio(
+        self,
+        path: Path,
+        *,
+        prompt: Sequence[int] = (),
+        options: GenerateOptions | None = None,
+        cancel: threading.Event | None = None,
+        window_s: float | None = None,
+        batch: int = 1,
+    ) -> Iterator[Outcome[Window]]:
+        """Runs a recording of any length, cut into windows where it is quiet.
+
+        Args:
+            path: a sound file.
+            prompt: tokens that the text of every window begins with, after the start tokens.
+            options: how to generate; None does as the bundle says. `timeout_s` counts for a batch.
+            cancel: ends what is decoded between two tokens, and begins no more, once it is set.
+            window_s: longest window; None for what the model hears at once.
+            batch: how many windows are decoded together.
+
+        Raises:
+            InputError: the file cannot be used.
+            UsageError: the model takes something else than sound, or `window_s` does not fit it.
+        """
+        spec = self.bundle.manifest.preprocess
+        if not isinstance(spec, AudioInput):
+            raise UsageError(f"{self.bundle.folder} does not take sound alone")
+        window_s = longest_s(spec, window_s)
+        signal = load_audio(path, spec.sampling_rate)
+
+        def arrays_of(parts: Sequence[Window]) -> Arrays:
+            return self._typed(batch_audio([part.signal for part in parts], spec))
+
+        parts = windows(signal, spec.sampling_rate, window_s)
+        return self._many(parts, arrays_of, Request(prompt, options, cancel), batch, _AHEAD)
+
+    def prepare(
+        self, paths: Sequence[Path], *, texts: Sequence[str] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Makes one batch of encoder inputs of files and texts, padded and masked.
+
+        Raises:
+            InputError: a file or text cannot be used.
+        """
+        preprocess = self.bundle.manifest.preprocess
+        return self._typed(prepare(paths, preprocess, folder=self.bundle.folder, texts=texts))
 
     def prompt_tokens(self, text: str) -> list[int]:
         """Gives the tokens of a prompt.
@@ -128,124 +205,52 @@ class Session:
         return tokens_of(text, self.bundle.manifest.vocabulary, self.bundle.folder)
 
     def _run(
-        self,
-        inputs: Mapping[str, NDArray[Any]],
-        prompt: Sequence[int],
-        options: GenerateOptions | None,
-        on_token: OnToken | None,
-        cancel: threading.Event | None,
-        began: float,
+        self, inputs: Arrays, request: Request, on_token: OnToken | None, began: float
     ) -> tuple[list[Result], Timings]:
-        if on_token is not None:
-            with self._stream(inputs, prompt, options, cancel, began) as stream:
-                for event in stream:
-                    on_token(event)
-            return stream.results, stream.timings
-        begin = time.perf_counter()
-        control = _control(options, cancel, began)
-        loop = self._start(inputs, prompt, self._rules_of(options), control)
-        encoded = time.perf_counter()
-        decodes = loop.run()
-        return self._outcome(decodes, begin - began, encoded - begin)
+        if on_token is None:
+            return self._runner.run(inputs, request, began)
+        with self._runner.stream(inputs, request, began) as stream:
+            for event in stream:
+                on_token(event)
+        return stream.results, stream.timings
 
-    def _stream(
+    def _many(
         self,
-        inputs: Mapping[str, NDArray[Any]],
-        prompt: Sequence[int],
-        options: GenerateOptions | None,
-        cancel: threading.Event | None,
-        began: float,
-    ) -> Stream:
-        begin = time.perf_counter()
-        rules = self._rules_of(options)
-        if rules.beams is not None:
-            raise UsageError(
-                "the tokens of a beam search are known at its end; ask for beams=1 to see them come"
-            )
-        control = _control(options, cancel, began)
-        loop = self._start(inputs, prompt, rules, control)
-        assert isinstance(loop, TokenLoop)
-        times = (begin - began, time.perf_counter() - begin)
-        return Stream(
-            loop, self._reading(), rules.stop, lambda decodes: self._outcome(decodes, *times)
+        items: Iterable[Item],
+        prepare: Callable[[Sequence[Item]], Arrays],
+        request: Request,
+        batch: int,
+        ahead: int,
+    ) -> Iterator[Outcome[Item]]:
+        if batch < 1 or ahead < 1:
+            raise UsageError(f"batch and ahead must be 1 or more, got {batch} and {ahead}")
+        cancel = request.cancel
+        work = Work(
+            prepare=prepare,
+            run=lambda inputs: self._runner.run(inputs, request, time.perf_counter()),
+            cancelled=lambda: cancel is not None and cancel.is_set(),
+            batch=batch,
+            ahead=ahead,
         )
+        return work.outcomes(items)
 
-    def _start(
-        self,
-        inputs: Mapping[str, NDArray[Any]],
-        prompt: Sequence[int],
-        rules: Rules,
-        control: Control | None,
-    ) -> TokenLoop | BeamSearch:
-        """Encodes a batch and makes ready to decode it."""
-        beginning = self._beginning(prompt)
-        decoding = self.backend.start(inputs)
-        kind = TokenLoop if rules.beams is None else BeamSearch
-        return kind(decoding, [beginning] * decoding.batch, rules, control)
+    def _arrays_of(self, items: Sequence[Path | Arrays]) -> Arrays:
+        """Makes one batch of files or arrays."""
+        paths = [item for item in items if isinstance(item, Path)]
+        if len(paths) == len(items):
+            return self.prepare(paths)
+        arrays = [self.prepare([item]) if isinstance(item, Path) else item for item in items]
+        for each in arrays:
+            if any(not array.ndim or len(array) != 1 for array in each.values()):
+                raise InputError("an input of several must be a batch of one; split it")
+        return batch_arrays(arrays)
 
-    def _rules_of(self, options: GenerateOptions | None) -> Rules:
-        if options is None:
-            return self._rules
-        return rules_of(self.bundle.manifest, self.bundle.folder, options)
-
-    def _outcome(
-        self, decodes: Decodes, preprocess_s: float, encoder_s: float
-    ) -> tuple[list[Result], Timings]:
-        timings = Timings(
-            preprocess_ms=preprocess_s * 1e3,
-            encoder_ms=encoder_s * 1e3,
-            first_token_ms=decodes.first_ms,
-            step_ms=decodes.step_ms,
-            notes=decodes.notes,
+    def _typed(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        return with_mask_types(
+            inputs,
+            mask_names(self.bundle.manifest.preprocess),
+            self.bundle.graph(self.variant, GraphRole.ENCODER),
         )
-        return [self._result(each) for each in decodes.sequences], timings
-
-    def _result(self, decoded: Decoded) -> Result:
-        return Result(
-            text=self._text(decoded.tokens) if decoded.text is None else decoded.text,
-            tokens=decoded.tokens,
-            scores=decoded.scores,
-            finish=decoded.finish,
-            total=decoded.total,
-            others=tuple(self._result(other) for other in decoded.others),
-        )
-
-    def _reading(self) -> Reading | None:
-        vocabulary = self.bundle.manifest.vocabulary
-        return None if vocabulary is None else begin_reading(vocabulary, self.bundle.folder)
-
-    def _text(self, tokens: Sequence[int]) -> str | None:
-        vocabulary = self.bundle.manifest.vocabulary
-        return None if vocabulary is None else text_of(tokens, vocabulary, self.bundle.folder)
-
-    def _beginning(self, prompt: Sequence[int]) -> tuple[int, ...]:
-        """Gives the start tokens and the prompt, which may begin with the start tokens itself."""
-        start = self.bundle.manifest.generation.start_tokens
-        if not prompt:
-            if not start:
-                raise UsageError(
-                    f"{self.bundle.folder} has no start tokens; give a prompt to continue, as "
-                    "--prompt 1,5, or export it with --start"
-                )
-            return start
-        graph = self.bundle.graph(self.variant, GraphRole.STEP)
-        size = next((t.shape[-1] for t in graph.outputs if t.name == LOGITS), None)
-        for token in prompt:
-            if token < 0:
-                raise UsageError(f"the prompt has token {token}; token ids begin at 0")
-            if isinstance(size, int) and token >= size:
-                raise UsageError(f"the prompt has token {token}, the model's last is {size - 1}")
-        given = tuple(prompt)
-        return given if given[: len(start)] == start else start + given
-
-
-def _control(
-    options: GenerateOptions | None, cancel: threading.Event | None, began: float
-) -> Control | None:
-    timeout_s = None if options is None else options.timeout_s
-    if timeout_s is None and cancel is None:
-        return None
-    return Control(cancel, None if timeout_s is None else began + timeout_s)
 
 
 def load_session(

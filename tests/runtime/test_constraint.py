@@ -77,7 +77,7 @@ def test_all_tokens_that_fit_and_the_likeliest_of_them(
 
 
 def apply(rule: Pattern | AllowedTokens, logits: FloatArray, tokens: list[int]) -> FloatArray:
-    changed = logits.copy()
+    changed: FloatArray = logits.copy()
     rule(changed, np.array([PROMPT, *tokens]), 1)
     return changed
 

@@ -246,7 +246,12 @@ def test_a_search_that_is_cancelled_gives_what_it_has(session: Session, images: 
 
 def test_many_threads_share_a_session(session: Session) -> None:
     rng = np.random.default_rng(9)
-    kinds = [{}, {"beams": 3}, {"temperature": 2.0, "seed": 3}, {"allowed": "[a-e]+"}]
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"beams": 3},
+        {"temperature": 2.0, "seed": 3},
+        {"allowed": "[a-e]+"},
+    ]
     jobs = []
     for index in range(48):
         shape = (1 + index % 3, 1, 8, 16 + 8 * (index % 4))
