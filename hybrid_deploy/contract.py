@@ -69,6 +69,7 @@ CAPACITY_DIM = "capacity"
 
 _NEXT = "_next"
 _RECURRENT = "recurrent_"
+_CROSS = "cross_"
 
 
 class Head(str, Enum):
@@ -103,9 +104,17 @@ def cache_of(name: str) -> str:
     return name.removesuffix(_NEXT)
 
 
+def is_memory(name: str) -> bool:
+    """Tells whether a tensor holds what the encoder made, which no token changes.
+
+    A step may return memory under the name of a cache; it is what it was.
+    """
+    return name.startswith(_CROSS)
+
+
 def cross_name(kind: str, index: int) -> str:
     """Names a memory tensor; kind is `key`, `value`, `mask` or `state` (anything else)."""
-    return f"cross_{kind}_{index}"
+    return f"{_CROSS}{kind}_{index}"
 
 
 def head_name(index: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -85,6 +85,72 @@ class RoughFirst(Protocol):
         Args:
             row: which sequence.
             tokens: (n,).
+        """
+        ...
+
+
+@runtime_checkable
+class Rearranging(Decoding, Protocol):
+    """A decoding whose sequences can change places, be doubled and be left out.
+
+    A beam search needs it; a batch whose sequences end one by one is made smaller with it.
+    """
+
+    @property
+    def resizable(self) -> bool:
+        """Whether `select` may change the number of sequences: not with a fixed batch."""
+        ...
+
+    def reorder(self, rows: IntArray) -> None:
+        """Lets every sequence go on from what another one, of the same input, was.
+
+        Args:
+            rows: (batch,); sequence i gets the caches and the carried state of sequence rows[i].
+                Memory stays where it is, so that rows[i] must decode the same input as i.
+        """
+        ...
+
+    def select(self, rows: IntArray) -> Rearranging:
+        """Gives the decoding of chosen sequences, memory and caches included.
+
+        The decoding that it is called on is not used afterwards.
+
+        Args:
+            rows: (any number,); sequence i of the result is what sequence rows[i] was. A sequence
+                may be left out, or come several times, as the beams of an input do: those lie side
+                by side.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Block:
+    """Tokens that a device made on its own.
+
+    Attributes:
+        tokens: (n, batch), in the order in which they were made.
+        scores: (n, batch), the natural logarithm of each one's probability.
+        note: what the caller should know, as why no more were made at once; empty if nothing.
+    """
+
+    tokens: IntArray
+    scores: FloatArray
+    note: str = ""
+
+
+@runtime_checkable
+class RunsAhead(Protocol):
+    """A decoding that can take the likeliest token again and again without the host."""
+
+    def ahead(self, token: IntArray, position: IntArray) -> Iterator[Block]:
+        """Yields what follows these tokens, block by block, until it is closed.
+
+        A sequence that has ended goes on being decoded, past the capacity too; what comes of it
+        then means nothing and is not looked at.
+
+        Args:
+            token: (batch,), the newest token of every sequence.
+            position: (batch,), where it goes.
         """
         ...
 

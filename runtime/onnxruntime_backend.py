@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import (
+    BATCH_DIM,
     CANDIDATES,
     HIDDEN,
     LAST,
@@ -23,13 +26,15 @@ from hybrid_deploy.contract import (
     TOKENS,
     GraphRole,
     cache_of,
+    is_memory,
     is_next_cache,
     is_recurrent,
     next_cache,
 )
-from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError
+from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError, UsageError
 from hybrid_deploy.manifest import GraphSpec, Precision, TensorSpec
 from hybrid_deploy.runtime.backend import FloatArray, IntArray, Options
+from hybrid_deploy.runtime.cache_rows import chosen_rows, filled_part, move_rows
 from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
 
 try:
@@ -70,6 +75,7 @@ class OnnxRuntimeBackend:
         self._prefill: ort.InferenceSession | None = None
         rough = GraphRole.REFINE in self._specs
         self._refine = self._session(GraphRole.REFINE) if rough else None
+        self._loading = threading.Lock()
 
     def start(self, inputs: Mapping[str, NDArray[Any]]) -> OnnxRuntimeDecoding:
         """Encodes a batch and makes ready to decode it."""
@@ -94,13 +100,25 @@ class OnnxRuntimeBackend:
     def prefill_session(self) -> ort.InferenceSession | None:
         """The prefill graph, loaded when it is first needed; None if the variant has none."""
         if self._prefill is None and GraphRole.PREFILL in self._specs:
-            self._prefill = self._session(GraphRole.PREFILL)
+            with self._loading:
+                self._prefill = self._prefill or self._session(GraphRole.PREFILL)
         return self._prefill
 
     @property
     def refine_session(self) -> ort.InferenceSession | None:
         """What makes rough logits true; None if the variant's logits are true."""
         return self._refine
+
+    @property
+    def capacity(self) -> int:
+        """How many tokens a cache holds, besides what the encoder has put before them."""
+        return self._bundle.manifest.capacity
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size of the step graph; None if it takes any."""
+        size = next(t.shape[0] for t in self._specs[GraphRole.STEP].inputs if t.name == TOKEN)
+        return size if isinstance(size, int) else None
 
     def spec(self, role: GraphRole) -> GraphSpec:
         """The description of one graph."""
@@ -134,13 +152,15 @@ class OnnxRuntimeDecoding:
         self._token = np.zeros(batch, np.int64)
         self._position = np.zeros(batch, np.int64)
         step = backend.spec(GraphRole.STEP)
-        kept = {cache_of(spec.name) for spec in step.outputs if is_next_cache(spec.name)}
+        written = {cache_of(spec.name) for spec in step.outputs if is_next_cache(spec.name)}
+        kept = {name for name in written if not is_memory(name)}
         self._memory = {name: value for name, value in encoded.items() if name not in kept}
         self._caches = {
             spec.name: encoded[spec.name] if spec.name in encoded else _zeros(spec, batch)
             for spec in step.inputs
             if spec.name in kept and not is_recurrent(spec.name)
         }
+        self._filled = 0
         self._carried = {
             name: (encoded[name].numpy().copy(), encoded[name].numpy().copy())
             for name in sorted(kept)
@@ -161,6 +181,11 @@ class OnnxRuntimeDecoding:
             self._bind(backend.step_session, fed, turn) for turn in range(2 if self._carried else 1)
         ]
         self._turn = 0
+
+    @property
+    def resizable(self) -> bool:
+        """Whether the graphs take another number of sequences."""
+        return self._backend.fixed_batch is None
 
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
         """Decodes several tokens per sequence."""
@@ -188,6 +213,7 @@ class OnnxRuntimeDecoding:
         if session is None:
             return prefill_by_steps(self.step, self._keep, tokens, position, last)
         arrays = {TOKENS: tokens, POSITION: position, LAST: last}
+        self._filled = max(self._filled, int(position.max()) + tokens.shape[1])
         with _failures("the prefill graph"):
             session.run_with_iobinding(self._bind(session, arrays))
         return self._logits
@@ -209,6 +235,43 @@ class OnnxRuntimeDecoding:
         every = np.arange(logits.shape[1])
         return np.stack([self.exactly(row, every) for row in range(self.batch)])
 
+    def reorder(self, rows: IntArray) -> None:
+        """Lets every sequence go on from what another one was; memory stays where it is."""
+        if (rows == np.arange(self.batch)).all():
+            return
+        capacity, filled = self._backend.capacity, self._tokens_held()
+        for value in self._caches.values():
+            move_rows(filled_part(_cells(value), capacity, filled), rows)
+        for buffers in self._carried.values():
+            move_rows(buffers[self._turn], rows)
+
+    def select(self, rows: IntArray) -> OnnxRuntimeDecoding:
+        """Gives the decoding of chosen sequences."""
+        fixed = self._backend.fixed_batch
+        if fixed not in (None, len(rows)):
+            raise UsageError(
+                f"the graphs decode {fixed} sequences at a time, {len(rows)} are needed; use no "
+                "beams, or export without --batch"
+            )
+        capacity, filled = self._backend.capacity, self._tokens_held()
+        encoded = dict(self._memory)
+        for spec in self._backend.spec(GraphRole.ENCODER).outputs:
+            if spec.name in encoded and spec.shape[0] in (BATCH_DIM, fixed):
+                encoded[spec.name] = _ort_value(_cells(encoded[spec.name])[rows])
+        for name, value in self._caches.items():
+            cells = _cells(value)
+            end = cells.shape[-2] - capacity + filled
+            encoded[name] = _ort_value(chosen_rows(cells, rows, end))
+        for name, buffers in self._carried.items():
+            encoded[name] = _ort_value(buffers[self._turn][rows])
+        chosen = OnnxRuntimeDecoding(self._backend, len(rows), encoded)
+        chosen._filled = filled
+        return chosen
+
+    def _tokens_held(self) -> int:
+        """Tells how many positions of the caches were written."""
+        return max(self._filled, int(self._position.max()) + 1)
+
     def _keep(self, rows: IntArray) -> None:
         """Takes back the newest step for these sequences, in what is carried."""
         for buffers in self._carried.values():
@@ -226,15 +289,13 @@ class OnnxRuntimeDecoding:
         for name, buffers in self._carried.items():
             binding.bind_ortvalue_input(name, _ort_value(buffers[turn]))
             binding.bind_ortvalue_output(next_cache(name), _ort_value(buffers[1 - turn]))
-        for name, value in self._memory.items():
-            if name in taken:
-                binding.bind_ortvalue_input(name, value)
         for name, value in self._results.items():
             binding.bind_ortvalue_output(name, value)
         given = {spec.name for spec in session.get_outputs()}
-        for name, value in self._caches.items():
-            binding.bind_ortvalue_input(name, value)
-            if next_cache(name) in given:  # memory in 8 bits is a cache of the step alone
+        for name, value in {**self._memory, **self._caches}.items():
+            if name in taken:
+                binding.bind_ortvalue_input(name, value)
+            if next_cache(name) in given:
                 binding.bind_ortvalue_output(next_cache(name), value)
         return binding
 
@@ -319,6 +380,16 @@ def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> int:
 
 def _ort_value(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _cells(value: ort.OrtValue) -> NDArray[Any]:
+    """Gives a tensor's own numbers, not a copy of them; older versions copy in `numpy()`."""
+    array: NDArray[Any] = value.numpy()
+    if array.ctypes.data == value.data_ptr() or not array.size:
+        return array
+    held = (ctypes.c_byte * array.nbytes).from_address(value.data_ptr())
+    cells: NDArray[Any] = np.ctypeslib.as_array(held).view(array.dtype).reshape(array.shape)
+    return cells
 
 
 def _zeros(spec: TensorSpec, batch: int) -> ort.OrtValue:
