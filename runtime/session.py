@@ -273,5 +273,5 @@ def load_session(
         BundleError: the bundle is damaged.
         MissingDependencyError: the backend's library is not installed.
     """
-    bundle = open_bundle(Path(path))
+    bundle = open_bundle(Path(path), only=variant)
     return Session(bundle, variant, load_backend(backend, bundle, variant, Options(threads)))
