@@ -51,13 +51,13 @@ class _Wanted:
 )  # fmt: skip
 @click.option(
     "--hardware-compatible", is_flag=True,
-    help="TensorRT only: an engine for every GPU from Ampere on, not on Jetson. It may use no "
-    "more shared memory than the smallest of them has, so larger ones run it slower.",
+    help="TensorRT only: an engine for every GPU from Ampere on, but not on Jetson. Its kernels "
+    "have 48 KiB of shared memory and fewer of them are fused: it can be slower.",
 )  # fmt: skip
 @click.option(
     "--version-compatible", is_flag=True,
-    help="TensorRT only: an engine that later versions of TensorRT load. It carries a runtime of "
-    "its own, which makes it larger, and leaves out kernels of other libraries: it may be slower.",
+    help="TensorRT only: an engine that later versions of TensorRT load. It carries its own "
+    "runtime, so it is larger, and has fewer kernels to choose from: it can be slower.",
 )  # fmt: skip
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
