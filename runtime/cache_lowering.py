@@ -1,10 +1,11 @@
 """Which form of the cache writes a version of TensorRT takes: the one table of versions.
 
 native    TensorScatter becomes a KV cache layer: a cache and its update share one buffer
-scatter   ScatterElements, as ONNX had it from the start: two buffers, used in turn
+scatter   ScatterElements, as older ONNX has it: two buffers, used in turn
 
-The opset of a variant says which form its graphs have: `export --opset 18` writes `scatter`. Of a
-built engine, `LayerSummary.caches_in_place` and `caches_copied` name the caches of either kind.
+The opset of a variant says which form its graphs have: `export --opset 21` and 18 write `scatter`,
+of which 21 knows all quantized forms but bf16. Of a built engine, `caches_in_place` and
+`caches_copied` of its `LayerSummary` name the caches of either kind.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def check_lowering(variant: Variant, graph: str, flavour: Flavour, version: str)
     if form is not None and form not in taken:
         raise BuildError(
             f"{graph}: {product} cannot write caches in place, as this variant of opset "
-            f"{variant.opset} does; export the model with --opset 18, or install "
+            f"{variant.opset} does; export the model with --opset 21, or install "
             f"{_words(since[form])} or newer"
         )
 

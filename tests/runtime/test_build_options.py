@@ -121,7 +121,7 @@ def test_damaged_compatible_engine_is_not_taken_for_one(machine: Machine) -> Non
 def test_graph_that_this_tensorrt_cannot_take_is_not_tried(machine: Machine) -> None:
     machine.have("10.3.0", ADA)
     for role in GraphRole:
-        with pytest.raises(BuildError, match="export the model with --opset 18"):
+        with pytest.raises(BuildError, match="export the model with --opset 21"):
             machine.build(role=role)
     assert not machine.requests
 

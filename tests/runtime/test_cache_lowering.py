@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.export.exporter import run_export
@@ -64,7 +65,7 @@ def test_native_caches_are_refused_before_10_15_with_what_to_do(tiny_bundle: Bun
         check_lowering(variant, "fp32/step", Flavour.TENSORRT, "10.3.0")
     assert str(caught.value) == (
         "fp32/step: TensorRT 10.3.0 cannot write caches in place, as this variant of opset 24 "
-        "does; export the model with --opset 18, or install 10.15 or newer"
+        "does; export the model with --opset 21, or install 10.15 or newer"
     )
     scattered = msgspec.structs.replace(variant, opset=18)
     check_lowering(scattered, "fp32/step", Flavour.TENSORRT, "10.3.0")
@@ -117,3 +118,19 @@ def test_both_forms_build_and_say_how_to_bind(
 def _layers(layers: LayerSummary | None) -> LayerSummary:
     assert layers is not None
     return layers
+
+
+@pytest.mark.trt
+def test_opset_21_joins_quantized_weights_and_two_buffers(
+    tiny_export: ExportJob, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    form = dataclasses.replace(tiny_export.form, opset=21)
+    run_export(dataclasses.replace(tiny_export, form=form), tmp_path / "tiny.bundle")
+    quantized = quantize_bundle(tmp_path / "tiny.bundle", "int4-weights").bundle
+    check_lowering(quantized.variant("int4-weights"), "step", Flavour.TENSORRT, "10.3.0")
+    cache, sm86 = EngineCache(tmp_path / "engines"), parse_target("rtx:sm_86")
+    record = build_engine(quantized, "int4-weights", GraphRole.STEP, sm86, cache=cache)
+    layers = _layers(record.layers)
+    assert layers.caches_copied == ("self_key_0", "self_value_0")
+    assert any("int4" in kernels.types for kernels in layers.kernels) or layers.parsed["DEQUANTIZE"]
