@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test lint types unit wheel train export-cost zoo quantize-report clean
+.PHONY: help quickstart test lint types unit wheel train export-cost zoo engines quantize-report clean
 
 help:
 	@echo "make quickstart   the whole way on the reference model: export, quantize, build, run, compare"
@@ -11,6 +11,7 @@ help:
 	@echo "make train        train the reference models again (8 minutes on 2 cores)"
 	@echo "make export-cost  time and memory of an export, on a 58-million-parameter decoder (2 minutes)"
 	@echo "make zoo          export, compare and measure every model of tests/zoo, write tests/results/zoo.md"
+	@echo "make engines      build every variant of the digit reader for four kinds of GPU (half an hour)"
 	@echo "make quantize-report  every precision on real models, beside other quantizers (an hour)"
 	@echo "make wheel        build the wheel into dist/"
 
@@ -42,6 +43,9 @@ export-cost: $(INSTALLED)
 
 zoo: $(INSTALLED)
 	$(BIN)/python -m tests.zoo --opset 24,18 --jobs 2 --out tests/results/zoo.md
+
+engines: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines --out tests/results/engines.md
 
 # RIVALS=path/to/python of an environment with tests/rivals/requirements.txt adds modelopt
 quantize-report: $(INSTALLED)

@@ -78,14 +78,16 @@ def compile_described(request: PlanRequest) -> tuple[bytes, LayerSummary]:
     kept = [] if request.capacity is None else feed_itself(vendor, network, request.capacity)
     _allow_decomposed_attention(vendor, network)
     config = _config(vendor, builder, request, target)
+    if request.timing_cache is not None:
+        kept.append(timing_cache.attach(config, Path(request.timing_cache)))
     _add_profile(vendor, builder, config, profile, request.graph)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         reason = _refusal(vendor)
         raise BuildError(f"{request.graph}: TensorRT did not build it for {target}: {reason}")
-    del kept  # not earlier: the builder reads constants where they lie
     if request.timing_cache is not None:
         timing_cache.keep(config, Path(request.timing_cache))
+    del kept  # not earlier: TensorRT reads constants and times where they lie
     return bytes(plan), summarize(network, vendor.log.facts)
 
 
@@ -101,8 +103,6 @@ def _config(vendor: TensorRT, builder: Any, request: PlanRequest, target: Target
         config.hardware_compatibility_level = level
     if options.version_compatible:
         config.set_flag(vendor.member("BuilderFlag", "VERSION_COMPATIBLE"))
-    if request.timing_cache is not None:
-        timing_cache.attach(config, Path(request.timing_cache))
     _set_capability(vendor, config, target.capability, local=target.is_local)
     return config
 

@@ -7,7 +7,11 @@ next_position  int64    where that token goes: the next step's `position`, at mo
 score          float32  its log-probability; not finite where the logits are not
 
 The logits stay an output: whoever chooses otherwise reads them, whoever does not binds them to
-memory that is never copied to the host.
+memory that is never copied to the host. With or without them TensorRT-RTX compiles the same number
+of kernels; the three outputs themselves add two (one sequence) or three.
+
+Bind none of them to the memory of `token` or `position`: nothing orders its write behind their
+reads. Copy it there after the step, or let two steps with swapped buffers take turns.
 """
 
 from __future__ import annotations

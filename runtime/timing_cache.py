@@ -8,10 +8,12 @@ a timing cache would only make it look for a GPU.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hybrid_deploy.atomic import write_file
+from hybrid_deploy.errors import HybridDeployError
 from hybrid_deploy.runtime.local_gpu import LocalGpu
 from hybrid_deploy.target import Flavour
 
@@ -26,22 +28,28 @@ def timing_cache_file(
     return folder / f"timing-{version}-{gpu_name}-{gpu.capability}.cache"
 
 
-def attach(config: Any, file: Path) -> None:
-    """Gives an `IBuilderConfig` the times in a file; without such a file it starts with none."""
+def attach(config: Any, file: Path) -> object:
+    """Gives an `IBuilderConfig` the times in a file; without a usable one it starts with none.
+
+    Returns:
+        What must live until the engine is built.
+    """
     for content in (_content(file), b""):
         times = config.create_timing_cache(content)
         if times is not None and config.set_timing_cache(times, ignore_mismatch=False):
-            return
+            return times
+    return None
 
 
 def keep(config: Any, file: Path) -> None:
-    """Writes the times back after a build.
+    """Writes the times back after a build; what cannot be written is measured again.
 
-    Of two builds that end together the later one's times stay; the others are measured again.
+    Of two builds that end together the later one's times stay.
     """
     times = config.get_timing_cache()
     if times is not None:
-        write_file(file, bytes(times.serialize()))
+        with suppress(HybridDeployError, OSError):
+            write_file(file, bytes(times.serialize()))
 
 
 def _content(file: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""The file of measured times. TensorRT itself needs a GPU: here its calls are only recorded."""
+"""The file of measured times. Nothing is measured here: that takes TensorRT and a GPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_deploy.runtime.local_gpu import LocalGpu
+from hybrid_deploy.runtime.tensorrt_module import load_tensorrt
 from hybrid_deploy.runtime.timing_cache import attach, keep, timing_cache_file
 from hybrid_deploy.target import Flavour
 
@@ -55,7 +56,7 @@ def test_never_with_tensorrt_rtx(tmp_path: Path, gpu: LocalGpu | None) -> None:
 
 def test_times_of_one_build_reach_the_next(tmp_path: Path) -> None:
     file, first, second = tmp_path / "times", Config(), Config()
-    attach(first, file)
+    assert attach(first, file) is first.times
     assert first.times is not None and first.times.content == b""
     first.times.content = b"measured"
     keep(first, file)
@@ -69,3 +70,24 @@ def test_file_that_does_not_serve_is_begun_anew(tmp_path: Path, content: bytes) 
     file.write_bytes(content)
     attach(config, file)
     assert config.times is not None and config.times.content == b""
+
+
+def test_times_that_cannot_be_written_cost_no_build(tmp_path: Path) -> None:
+    config = Config()
+    attach(config, tmp_path / "times")
+    keep(config, tmp_path / "not there" / "times")
+    keep(Config(), tmp_path / "none")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.trt
+def test_calls_are_those_of_the_api_that_both_products_share(tmp_path: Path) -> None:
+    """Builds with TensorRT-RTX never make them; its module has them all the same."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    vendor = load_tensorrt(Flavour.RTX)
+    builder = vendor.module.Builder(vendor.log)
+    config = builder.create_builder_config()
+    times = attach(config, tmp_path / "times")
+    assert isinstance(times, vendor.module.ITimingCache)
+    keep(config, tmp_path / "times")
+    assert (tmp_path / "times").stat().st_size > 0
