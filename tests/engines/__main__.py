@@ -102,7 +102,8 @@ def _page(rows: Sequence[Row]) -> str:
 `{command}`, {datetime.date.today()}, Python {platform.python_version()}, {packages};
 {os.cpu_count()} CPU cores ({platform.machine()}), no GPU: the engines were built, none was run.
 
-A row stands for encoder, prefill and step; seconds and MB are those of the engines that were built.
+A row stands for encoder, prefill and step; seconds (wall time, whatever else the machine did) and
+MB are those of the engines that were built.
 Caches are written in place (native, opset 24) or to a second buffer (scatter, for TensorRT before
 10.15). {_summary(rows)}.
 

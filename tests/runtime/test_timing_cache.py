@@ -81,6 +81,7 @@ def test_times_that_cannot_be_written_cost_no_build(tmp_path: Path) -> None:
 
 
 @pytest.mark.trt
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
 def test_calls_are_those_of_the_api_that_both_products_share(tmp_path: Path) -> None:
     """Builds with TensorRT-RTX never make them; its module has them all the same."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
