@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test lint types unit wheel train export-cost zoo generation soak quantize-report clean
+.PHONY: help quickstart test lint types unit wheel train export-cost zoo generation soak quantize-report clean engines
 
 help:
 	@echo "make quickstart   the whole way on the reference model: export, quantize, build, run, compare"
@@ -13,6 +13,7 @@ help:
 	@echo "make zoo          export, compare and measure every model of tests/zoo, write tests/results/zoo.md"
 	@echo "make generation   greedy, beams and rules of 18 Hugging Face models against generate() (15 minutes)"
 	@echo "make soak         10,000 generations in one process: memory and open files must not grow"
+	@echo "make engines      build every variant of the digit reader for four kinds of GPU (half an hour)"
 	@echo "make quantize-report  every precision on real models, beside other quantizers (an hour)"
 	@echo "make wheel        build the wheel into dist/"
 
@@ -50,6 +51,9 @@ generation: $(INSTALLED)
 
 soak: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak
+
+engines: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines --out tests/results/engines.md
 
 # RIVALS=path/to/python of an environment with tests/rivals/requirements.txt adds modelopt
 quantize-report: $(INSTALLED)

@@ -21,6 +21,8 @@ A variant whose logits are rough has a fourth graph, and prefill and step return
 step      ...                               -> logits (rough), hidden, margin, caches
 refine    hidden, candidates                -> logits            the true ones of some tokens
 
+A TensorRT engine of a graph that returns `logits` returns `next_token`, `next_position` and `score`
+too: what the next step is fed, without a way over the host.
 A variant exported with another head returns `next_token`, or `top_scores` and `top_tokens`, where
 the others return `logits`.
 """
@@ -45,7 +47,22 @@ LOGITS = "logits"
 """Step and prefill output, (batch, vocabulary) float32: scores of the token that comes next."""
 
 NEXT_TOKEN = "next_token"
-"""Output in place of the logits, (batch,) int64: the likeliest token."""
+"""Output in place of the logits, (batch,) int64: the likeliest token.
+
+TensorRT engines return it beside the logits.
+"""
+
+NEXT_POSITION = "next_position"
+"""Output of TensorRT engines beside the logits, (batch,) int64: where `next_token` goes.
+
+The position of the newest token plus one, at most capacity - 1.
+"""
+
+SCORE = "score"
+"""Output of TensorRT engines beside the logits, (batch,) float32: log-probability of `next_token`.
+
+Not finite where the logits are not.
+"""
 
 TOP_SCORES = "top_scores"
 """Output in place of the logits, (batch, k) float32: the k largest logits, in falling order."""
@@ -61,6 +78,12 @@ MARGIN = "margin"
 
 CANDIDATES = "candidates"
 """Refine input, (candidates,) int64: the tokens whose true logits are wanted; and its dimension."""
+
+NATIVE_OPSET = 24
+"""The first ONNX opset with Attention and TensorScatter as the graphs use them.
+
+Graphs of an older one write attention out and update caches with ScatterElements.
+"""
 
 BATCH_DIM = "batch"
 LENGTH_DIM = "length"
