@@ -116,18 +116,16 @@ class TokenLoop:
             return
         began = time.perf_counter()
         self._take(prompt_logits(self._decoding, [row.prompt for row in self.rows]))
-        now = time.perf_counter()
-        self._seconds.append(now - began)
+        self._seconds.append(time.perf_counter() - began)
         yield
         if not self._rules.processors and self._rules.sampling is None:
             yield from self._run_ahead()
-        now = time.perf_counter()
         while self._left and not self._halted():
+            began = time.perf_counter()
             if self._mostly_finished():
                 self._drop_finished()
             self._take(self._decoding.step(self._token, self._position))
-            began, now = now, time.perf_counter()
-            self._seconds.append(now - began)
+            self._seconds.append(time.perf_counter() - began)
             yield
 
     def decodes(self) -> Decodes:
