@@ -43,8 +43,8 @@ class Decoding(Protocol):
         """Decodes one token per sequence.
 
         Args:
-            token: (batch,).
-            position: (batch,).
+            token: (batch,); the caller's, who changes it after the call.
+            position: (batch,); as `token`.
 
         Returns:
             logits (batch, vocabulary); valid until the next call.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,6 @@ class Pattern:
 
     def __post_init__(self) -> None:
         self._compiled = compile_pattern(self.pattern)
-        self._pieces: dict[bool, _Pieces] = {}
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
         """Takes them out, in place."""
@@ -129,10 +129,9 @@ class Pattern:
             special = {*self.end_tokens}
             others = (t for t in range(vocabulary) if t not in special)
             return ends + [t for t in others if self._fits(reading, t)]
-        inside = bool(reading.known)
-        if inside not in self._pieces:
-            self._pieces[inside] = _Pieces.of(reading, vocabulary, self.end_tokens)
-        found = self._pieces[inside].fitting(lambda piece: self._may_become(reading.text + piece))
+        behind = _any_text(self.begin, vocabulary) if reading.known else self.begin
+        pieces = _pieces(behind, vocabulary, self.end_tokens)
+        found = pieces.fitting(lambda piece: self._may_become(reading.text + piece))
         return ends + list(found)
 
 
@@ -142,17 +141,6 @@ class _Pieces:
 
     texts: list[str]
     tokens: list[int]
-
-    @classmethod
-    def of(cls, reading: Reading, vocabulary: int, end_tokens: Sequence[int]) -> _Pieces:
-        """Reads every token behind this text; they are the same behind all texts but the empty."""
-        skipped, pairs = {*end_tokens}, []
-        for token in range(vocabulary):
-            longer = reading.advanced(token)
-            if token not in skipped and longer is not reading:
-                pairs.append((longer.whole[len(reading.text) :], token))
-        pairs.sort()
-        return cls([text for text, _ in pairs], [token for _, token in pairs])
 
     def fitting(self, fits: Callable[[str], bool]) -> Iterator[int]:
         """Yields the tokens with a text that fits; what begins with one that does not, does not."""
@@ -165,6 +153,25 @@ class _Pieces:
                 continue
             wrong = next(n for n in range(1, len(text) + 1) if n == len(text) or not fits(text[:n]))
             at = max(at + 1, bisect.bisect_right(self.texts, text[:wrong] + _LAST, lo=at))
+
+
+@lru_cache(maxsize=8)
+def _any_text(begin: Reading, vocabulary: int) -> Reading:
+    """Gives the reading of some text: what a token adds is the same behind all but the empty."""
+    readings = (begin.advanced(token) for token in range(vocabulary))
+    return next((reading for reading in readings if reading.text.strip()), begin)
+
+
+@lru_cache(maxsize=8)
+def _pieces(behind: Reading, vocabulary: int, end_tokens: tuple[int, ...]) -> _Pieces:
+    """Reads every token behind a text; takes some tenths of a second for a large vocabulary."""
+    pairs = []
+    for token in range(vocabulary):
+        longer = behind.advanced(token)
+        if token not in end_tokens and longer is not behind:
+            pairs.append((longer.whole[len(behind.text) :], token))
+    pairs.sort()
+    return _Pieces([text for text, _ in pairs], [token for _, token in pairs])
 
 
 def compile_pattern(pattern: str) -> Any:

@@ -120,18 +120,16 @@ class TokenLoop:
         began = time.perf_counter()
         prompts = [row.prompt for row in self.rows]
         self._take(prompt_logits(self._decoding, prompts, rough=self._rough is not None))
-        now = time.perf_counter()
-        self._seconds.append(now - began)
+        self._seconds.append(time.perf_counter() - began)
         yield
         if not self._rules.processors and self._rules.sampling is None:
             yield from self._run_ahead()
-        now = time.perf_counter()
         while self._left and not self._halted():
+            began = time.perf_counter()
             if self._mostly_finished():
                 self._drop_finished()
             self._take(self._step())
-            began, now = now, time.perf_counter()
-            self._seconds.append(now - began)
+            self._seconds.append(time.perf_counter() - began)
             yield
 
     def _step(self) -> FloatArray:

@@ -68,6 +68,8 @@ class Hypotheses:
         begin = None if rules.stop is None else rules.stop.begin
         self._readings = [begin] * beams.count
         self._ended: list[_Ended] = []
+        # as large as the logits, so that a step allocates nothing
+        self._values = self._spare = np.empty((0, 0), np.float32)
 
     def advance(self, logits: FloatArray) -> None:
         """Goes on with the best continuations.
@@ -79,7 +81,7 @@ class Hypotheses:
             BackendError: they are not numbers, or the rules leave no token.
         """
         scores = self._log_probabilities(logits)
-        totals = scores + self._totals[:, None]
+        totals = np.add(scores, self._totals[:, None], out=self._spare)
         count = min(self._beams.candidates(len(self._ends)), totals.size)
         places = largest_places(totals.reshape(-1), count)
         best = totals.reshape(-1)[places]
@@ -94,9 +96,9 @@ class Hypotheses:
     def give_up(self, reason: Finish) -> None:
         """Ends the search with what there is, the beams included."""
         self.done, self.row.finish = True, reason
-        if self.length:
-            texts = _Candidate(reason, None)
-            self._note_ended([texts] * self._beams.count, self._totals)
+        for place, total in enumerate(self._totals):
+            if self.length:
+                self._note_ended(place, (), total, _Candidate(reason, None))
 
     def decoded(self) -> Decoded:
         """Gives the best sequence, with the next best ones."""
@@ -119,8 +121,10 @@ class Hypotheses:
         largest = logits.max(-1, keepdims=True)
         for value in largest[:, 0].tolist():
             check_largest(value, self._where())
-        scores: FloatArray = logits - largest
-        scores -= np.log(np.exp(scores).sum(-1, keepdims=True))
+        if self._spare.shape != logits.shape:
+            self._values, self._spare = np.empty_like(logits), np.empty_like(logits)
+        scores: FloatArray = np.subtract(logits, largest, out=self._values)
+        scores -= np.log(np.exp(scores, out=self._spare).sum(-1, keepdims=True))
         end = len(self.row.prompt) + self.length
         for values, tokens in zip(scores, self._tokens[:, :end], strict=True):
             for process in self._rules.processors:
@@ -133,18 +137,19 @@ class Hypotheses:
         """Takes candidates, the best first, as beams or as sequences that have ended."""
         pairs = zip(sources.tolist(), tokens.tolist(), strict=True)
         candidates = [self._candidate(source, token) for source, token in pairs]
-        self._tokens, self._scores = self._tokens[sources], self._scores[sources]
-        self._tokens[:, len(self.row.prompt) + self.length] = tokens
-        self._scores[:, self.length] = scores
         self.length += 1
+        for place, candidate in enumerate(candidates[: self._beams.count]):
+            newest = ((int(tokens[place]), float(scores[place])),)
+            self._note_ended(int(sources[place]), newest, totals[place], candidate)
         ended = np.array([candidate.finish is not None for candidate in candidates])
-        self._note_ended(candidates[: self._beams.count], totals)
         running = totals + np.where(ended, _NEVER, np.float32(0))
         kept = np.argsort(-running, kind="stable")[: self._beams.count]
-        self._tokens, self._scores = self._tokens[kept], self._scores[kept]
+        self.newest, self.sources = tokens[kept], sources[kept]
+        self._tokens, self._scores = self._tokens[self.sources], self._scores[self.sources]
+        self._tokens[:, len(self.row.prompt) + self.length - 1] = self.newest
+        self._scores[:, self.length - 1] = scores[kept]
         self._totals = running[kept]
         self._readings = [candidates[place].reading for place in kept]
-        self.newest, self.sources = tokens[kept], sources[kept]
         self.done = bool(ended.all()) or self._is_decided()
 
     def _candidate(self, source: int, token: int) -> _Candidate:
@@ -160,23 +165,29 @@ class Hypotheses:
             return _Candidate(limit, longer)
         return _Candidate("stop", longer, longer.text[:place])
 
-    def _note_ended(self, candidates: Sequence[_Candidate], totals: FloatArray) -> None:
-        """Keeps the best sequences that have ended; they lie in the first rows."""
-        begin, norm = len(self.row.prompt), self.length**self._beams.length_penalty
-        for place, candidate in enumerate(candidates):
-            if candidate.finish is not None and totals[place] > _NEVER / 2:
-                tokens = self._tokens[place, begin : begin + self.length]
-                scores = self._scores[place, : self.length]
-                total = float(totals[place] / np.float32(norm))
-                self._ended.append(
-                    _Ended(
-                        tuple(tokens.tolist()),
-                        tuple(scores.tolist()),
-                        total,
-                        candidate.finish,
-                        candidate.text,
-                    )
-                )
+    def _note_ended(
+        self,
+        beam: int,
+        newest: Sequence[tuple[int, float]],
+        total: np.float32,
+        candidate: _Candidate,
+    ) -> None:
+        """Keeps a sequence if it has ended and is among the best of those.
+
+        Args:
+            beam: which beam it continues.
+            newest: the token that it adds, with its score; none if it is the beam itself.
+            total: the sum of its scores.
+            candidate: says why it ended.
+        """
+        if candidate.finish is None or total <= _NEVER / 2:
+            return
+        begin, old = len(self.row.prompt), self.length - len(newest)
+        tokens = self._tokens[beam, begin : begin + old].tolist() + [t for t, _ in newest]
+        scores = self._scores[beam, :old].tolist() + [score for _, score in newest]
+        ranked = float(total / np.float32(self.length**self._beams.length_penalty))
+        ended = _Ended(tuple(tokens), tuple(scores), ranked, candidate.finish, candidate.text)
+        self._ended.append(ended)
         self._ended.sort(key=lambda ended: -ended.total)
         del self._ended[self._beams.count :]
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from hybrid_deploy.manifest import Tokenizer, Vocabulary
-from hybrid_deploy.runtime.text import text_of
+from hybrid_deploy.runtime.text import load_tokenizer, tidied
 
 UNFINISHED = "\ufffd"
 """What a tokenizer gives in place of a character that more bytes are missing of."""
@@ -53,16 +54,30 @@ class Reading:
         return self.text + self.read(self.known + self.waiting)[len(self.read(self.known)) :]
 
 
+@lru_cache(maxsize=8)
 def begin_reading(vocabulary: Vocabulary | Tokenizer, folder: Path) -> Reading:
-    """Gives the reading of a sequence without tokens; `folder` is the bundle's."""
+    """Gives the reading of a sequence without tokens, of one bundle always the same.
+
+    Args:
+        vocabulary: what the tokens mean.
+        folder: of the bundle, which holds the file of a tokenizer.
+
+    Raises:
+        BundleError: the tokenizer's file is missing or damaged.
+    """
     if isinstance(vocabulary, Vocabulary):
         known = vocabulary.tokens
         return Reading(
             lambda tokens: "".join(known[t] if t < len(known) else "?" for t in tokens),
             frozenset(vocabulary.special),
         )
-    tokenizer = vocabulary
-    return Reading(lambda tokens: text_of(tokens, tokenizer, folder), frozenset(tokenizer.skip))
+    decode, tidy = load_tokenizer(folder / vocabulary.file).decode, vocabulary.tidy
+
+    def read(tokens: Sequence[int]) -> str:
+        text: str = decode(tokens, skip_special_tokens=False)
+        return tidied(text) if tidy else text
+
+    return Reading(read, frozenset(vocabulary.skip))
 
 
 @dataclass(frozen=True)

@@ -134,17 +134,15 @@ class _Reading:
             record |= {"begin_s": self.place[0], "end_s": self.place[1]}
         if self.result is None or self.timings is None:
             return record | {"error": str(self.error)}
-        return (
-            record
-            | _result_record(self.result)
-            | {
-                "preprocess_ms": self.timings.preprocess_ms,
-                "encoder_ms": self.timings.encoder_ms,
-                "first_token_ms": self.timings.first_token_ms,
-                "step_ms": self.timings.step_ms,
-                "total_ms": self.timings.total_ms,
-            }
-        )
+        record |= _result_record(self.result)
+        record |= {
+            "preprocess_ms": self.timings.preprocess_ms,
+            "encoder_ms": self.timings.encoder_ms,
+            "first_token_ms": self.timings.first_token_ms,
+            "step_ms": self.timings.step_ms,
+            "total_ms": self.timings.total_ms,
+        }
+        return record | ({"notes": self.timings.notes} if self.timings.notes else {})
 
 
 @dataclass(frozen=True)
