@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from hybrid_deploy.errors import UsageError
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
+Run = Literal["graph", "enqueue"]
 
 
 class Decoding(Protocol):
@@ -59,6 +60,45 @@ class SeveralHeads(Protocol):
     @property
     def heads(self) -> Mapping[str, NDArray[Any]]:
         """What the further heads gave last, (batch, width) each; valid until the next call."""
+        ...
+
+
+@dataclass(frozen=True)
+class Block:
+    """Tokens that a device made by itself, one row per step.
+
+    Attributes:
+        tokens: (n, batch) int64.
+        scores: (n, batch) float32, natural logarithm of each token's probability.
+        run: whether the steps were replayed as one recorded graph or launched one by one.
+        reason: why they could not be recorded; None where they were.
+    """
+
+    tokens: IntArray
+    scores: FloatArray
+    run: Run
+    reason: str | None = None
+
+
+@runtime_checkable
+class RunsAhead(Protocol):
+    """A decoding that feeds its own likeliest tokens back on the device."""
+
+    def ahead(self, token: IntArray, position: IntArray) -> Iterator[Block]:
+        """Decodes greedily without the host.
+
+        The next block is already under way on the device when one is yielded. It ends when every
+        sequence has been at the caches' last position; what a sequence gets after its own last
+        position means nothing. Close the iterator to stop: the batch can then be stepped on from
+        any position that it has passed, unless its decoder carries a state.
+
+        Args:
+            token: (batch,), the newest of each sequence.
+            position: (batch,), where they go.
+
+        Raises:
+            BackendError: the device failed; the message has the step.
+        """
         ...
 
 

@@ -27,6 +27,7 @@ from hybrid_deploy.contract import (
 from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError
 from hybrid_deploy.manifest import GraphSpec, Precision, TensorSpec
 from hybrid_deploy.runtime.backend import FloatArray, IntArray, Options
+from hybrid_deploy.runtime.graph_inputs import DTYPES, check_inputs
 from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
 
 try:
@@ -35,7 +36,6 @@ except ImportError as error:
     raise MissingDependencyError("onnxruntime", extra="cpu") from error
 
 _ERRORS_ONLY = 3
-_DTYPES = {"float": np.float32, "float16": np.float16, "int64": np.int64, "bool": np.bool_}
 
 
 def load(bundle: Bundle, variant: str, options: Options) -> OnnxRuntimeBackend:
@@ -131,7 +131,7 @@ class OnnxRuntimeDecoding:
             if is_recurrent(name)
         }
         results: dict[str, NDArray[Any]] = {
-            spec.name: np.empty(_sizes(spec, batch), _DTYPES[spec.dtype])
+            spec.name: np.empty(_sizes(spec, batch), DTYPES[spec.dtype])
             for spec in step.outputs
             if not is_next_cache(spec.name)
         }
@@ -216,7 +216,7 @@ def _wrong_optimizers(precision: Precision) -> tuple[str, ...]:
 
 
 def _check_types(step: GraphSpec, name: str) -> None:
-    unknown = {tensor.dtype for tensor in step.inputs} - _DTYPES.keys()
+    unknown = {tensor.dtype for tensor in step.inputs} - DTYPES.keys()
     if unknown:
         raise BackendError(
             f"onnxruntime has no CPU kernels for {', '.join(sorted(unknown))}, in which {name} "
@@ -241,42 +241,12 @@ def _too_old(error: Exception) -> BackendError | None:
     return None
 
 
-def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> int:
-    """Checks arrays against what a graph takes, and gives their batch size.
-
-    Raises:
-        InputError: a name, type, rank or size differs, or the batch is empty.
-    """
-    expected = {tensor.name: tensor for tensor in spec.inputs}
-    if set(inputs) != set(expected):
-        raise InputError(f"expected the inputs {sorted(expected)}, got {sorted(inputs)}")
-    batches = set()
-    for name, array in inputs.items():
-        tensor = expected[name]
-        shape = "x".join(str(size) for size in tensor.shape)
-        fits = array.ndim == len(tensor.shape) and all(
-            isinstance(want, str) or want == got
-            for want, got in zip(tensor.shape, array.shape, strict=True)
-        )
-        if not fits or array.dtype != _DTYPES[tensor.dtype]:
-            raise InputError(
-                f"input {name} must be {tensor.dtype} {shape}, "
-                f"got {array.dtype} {'x'.join(map(str, array.shape))}"
-            )
-        if 0 in array.shape:
-            raise InputError(f"input {name} is empty: {'x'.join(map(str, array.shape))}")
-        batches.add(array.shape[0])
-    if len(batches) != 1:
-        raise InputError(f"the inputs disagree on the batch size: {sorted(batches)}")
-    return int(batches.pop())
-
-
 def _ort_value(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def _zeros(spec: TensorSpec, batch: int) -> ort.OrtValue:
-    return _ort_value(np.zeros(_sizes(spec, batch), _DTYPES[spec.dtype]))
+    return _ort_value(np.zeros(_sizes(spec, batch), DTYPES[spec.dtype]))
 
 
 def _sizes(spec: TensorSpec, batch: int) -> Sequence[int]:
