@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
+from hybrid_deploy.runtime.local_gpu import local_gpu
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
@@ -136,9 +137,17 @@ class Options:
     threads: int | None = None
 
 
-_MODULES = {"onnxruntime": "hybrid_deploy.runtime.onnxruntime_backend"}
+_MODULES = {
+    "onnxruntime": "hybrid_deploy.runtime.onnxruntime_backend",
+    "tensorrt": "hybrid_deploy.runtime.tensorrt_backend",
+}
 BACKENDS = tuple(_MODULES)
 DEFAULT_BACKEND = "onnxruntime"
+
+
+def usable_backends() -> tuple[str, ...]:
+    """Names the backends that this machine has the hardware for, installed or not."""
+    return BACKENDS if local_gpu() is not None else (DEFAULT_BACKEND,)
 
 
 def load_backend(name: str, bundle: Bundle, variant: str, options: Options) -> Backend:
