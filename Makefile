@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test lint types unit wheel train export-cost zoo quantize-report clean
+.PHONY: help quickstart test lint types unit wheel train export-cost zoo quantize-report gpu-bench clean
 
 help:
 	@echo "make quickstart   the whole way on the reference model: export, quantize, build, run, compare"
@@ -12,6 +12,7 @@ help:
 	@echo "make export-cost  time and memory of an export, on a 58-million-parameter decoder (2 minutes)"
 	@echo "make zoo          export, compare and measure every model of tests/zoo, write tests/results/zoo.md"
 	@echo "make quantize-report  every precision on real models, beside other quantizers (an hour)"
+	@echo "make gpu-bench    tokens per second on this GPU, beside PyTorch and ONNX Runtime"
 	@echo "make wheel        build the wheel into dist/"
 
 quickstart: $(INSTALLED)
@@ -47,6 +48,10 @@ zoo: $(INSTALLED)
 quantize-report: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.quantize_report --out tests/results/quantize.md \
 		$(if $(RIVALS),--python $(RIVALS))
+
+# GPU=path/to/python of an environment with PyTorch for CUDA, this package, cuda-core and a TensorRT
+gpu-bench: $(INSTALLED)
+	$(or $(GPU),$(BIN)/python) -m tests.gpu_bench --out tests/results/gpu.md
 
 clean:
 	rm -rf .venv build dist *.egg-info quickstart
