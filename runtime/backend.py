@@ -139,6 +139,7 @@ class Options:
 
 _MODULES = {
     "onnxruntime": "hybrid_deploy.runtime.onnxruntime_backend",
+    "onnxruntime-cuda": "hybrid_deploy.runtime.onnxruntime_cuda_backend",
     "tensorrt": "hybrid_deploy.runtime.tensorrt_backend",
 }
 BACKENDS = tuple(_MODULES)

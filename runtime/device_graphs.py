@@ -68,7 +68,9 @@ def _check_decoder(graph: str, engine: Engine, encoder: Engine, caches: set[str]
     missing = set(engine.inputs) - set(encoder.outputs) - caches - _FROM_HOST
     if missing:
         raise BackendError(f"the {graph} engine takes {', '.join(sorted(missing))}, from nowhere")
-    wanted = {LOGITS, *_OF_THE_LOOP} - ({NEXT_POSITION} if POSITION not in engine.inputs else set())
+    wanted = {LOGITS} if TOKENS in engine.inputs else {LOGITS, *_OF_THE_LOOP}
+    if POSITION not in engine.inputs:
+        wanted -= {NEXT_POSITION}
     if absent := wanted - set(engine.outputs):
         raise BackendError(
             f"the {graph} engine does not return {', '.join(sorted(absent))}; build it again with "

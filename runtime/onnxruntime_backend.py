@@ -35,6 +35,9 @@ try:
 except ImportError as error:
     raise MissingDependencyError("onnxruntime", extra="cpu") from error
 
+Provider = str | tuple[str, dict[str, str]]
+"""Name of an execution provider, with its options."""
+
 _ERRORS_ONLY = 3
 
 
@@ -54,7 +57,7 @@ class OnnxRuntimeBackend:
         self._variant = variant
         self._options = options
         self._specs = bundle.graphs(variant)
-        self._disabled = _wrong_optimizers(bundle.variant(variant).precision)
+        self._disabled = wrong_optimizers(bundle.variant(variant).precision)
         _check_types(self._specs[GraphRole.STEP], f"variant {variant} of {bundle.folder}")
         self._encoder = self._session(GraphRole.ENCODER)
         self._step = self._session(GraphRole.STEP)
@@ -194,9 +197,17 @@ class OnnxRuntimeDecoding:
 
 
 def make_session(
-    path: Path, threads: int | None, *, optimized: bool = True, disabled: Sequence[str] = ()
+    path: Path,
+    threads: int | None,
+    *,
+    optimized: bool = True,
+    disabled: Sequence[str] = (),
+    providers: Sequence[Provider] = ("CPUExecutionProvider",),
 ) -> ort.InferenceSession:
-    """Opens an ONNX file on the CPU; `disabled` names graph optimizers to leave out."""
+    """Opens an ONNX file; `disabled` names graph optimizers to leave out.
+
+    Where a provider does not load, ONNX Runtime takes the CPU without an error: ask the session.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     if threads is not None:
@@ -205,11 +216,11 @@ def make_session(
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+        str(path), options, providers=list(providers), disabled_optimizers=list(disabled)
     )
 
 
-def _wrong_optimizers(precision: Precision) -> tuple[str, ...]:
+def wrong_optimizers(precision: Precision) -> tuple[str, ...]:
     """Names the optimizers that change what graphs of a precision compute."""
     # takes a zero point of 0 for the smallest number, as of uint8, and removes the Relu before it
     return ("ReluQuantRewrite",) if "fp8" in (precision.encoder, precision.decoder) else ()

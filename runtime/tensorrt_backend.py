@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backend import Options
 from hybrid_deploy.runtime.device import Device
 from hybrid_deploy.runtime.device_backend import STEPS, DeviceBackend
 from hybrid_deploy.runtime.device_graphs import device_graphs
 from hybrid_deploy.runtime.engine_cache import EngineCache, read_plan
+from hybrid_deploy.runtime.gpu import open_gpu, required_gpu
 from hybrid_deploy.runtime.local_engines import find_engine
-from hybrid_deploy.runtime.local_gpu import local_gpu
 from hybrid_deploy.runtime.tensorrt_engine import TensorRTEngine
 from hybrid_deploy.runtime.tensorrt_module import load_tensorrt
 from hybrid_deploy.target import Flavour
@@ -43,10 +42,7 @@ def load_on(
     steps: int = STEPS,
 ) -> DeviceBackend:
     """Loads the engines of one variant on an opened device; `steps` are the tokens of a block."""
-    gpu = local_gpu()
-    if gpu is None:
-        raise _no_gpu(NAME)
-    vendor, cache = load_tensorrt(None), cache or EngineCache()
+    gpu, vendor, cache = required_gpu(NAME), load_tensorrt(None), cache or EngineCache()
     engines = {}
     for role in bundle.graphs(variant):
         plan = read_plan(find_engine(cache, bundle, variant, role, vendor, gpu), vendor.version)
@@ -60,24 +56,3 @@ def load_on(
     encoder = bundle.graph(variant, GraphRole.ENCODER)
     version = f"{_PRODUCTS[vendor.flavour]} {vendor.version}"
     return DeviceBackend(NAME, version, device, graphs, encoder, steps)
-
-
-def open_gpu(backend: str) -> Device:
-    """Opens the GPU of this machine.
-
-    Raises:
-        MissingDependencyError: cuda-core is not installed.
-        BackendError: there is no GPU, or its driver fails.
-    """
-    if local_gpu() is None:
-        raise _no_gpu(backend)
-    from hybrid_deploy.runtime.cuda_device import CudaDevice
-
-    return CudaDevice()
-
-
-def _no_gpu(backend: str) -> BackendError:
-    return BackendError(
-        f"backend {backend} needs an NVIDIA GPU with its driver and this machine has none at "
-        "hand; `hybrid-deploy doctor` says what is missing, --backend onnxruntime needs none"
-    )

@@ -12,6 +12,7 @@ import torch
 from hybrid_deploy.errors import HybridDeployError
 from hybrid_deploy.runtime.backend import Backend, Options, RunsAhead, load_backend
 from hybrid_deploy.runtime.device import CaptureError
+from hybrid_deploy.runtime.gpu import open_gpu
 from tests.gpu_bench.subjects import Subject
 from tests.gpu_bench.timing import SkippedError, Timing, time_loop
 from tests.gpu_bench.torch_decoder import TorchDecoder, greedy_loop
@@ -75,7 +76,14 @@ def onnxruntime_cpu(setting: Setting) -> Timing:
 
 def onnxruntime_cuda(setting: Setting) -> Timing:
     """This project over ONNX Runtime's CUDA provider."""
-    return _backend(setting, _load("onnxruntime-cuda", setting.subject), torch_clock)
+    try:
+        from hybrid_deploy.runtime.onnxruntime_cuda_backend import NAME, load_on
+
+        device: Any = open_gpu(NAME)
+        backend = load_on(device, setting.subject.bundle, setting.subject.variant, Options(1))
+    except HybridDeployError as error:
+        raise SkippedError(str(error)) from error
+    return _backend(setting, backend, device.elapsed_ms)
 
 
 def tensorrt_graph(setting: Setting) -> Timing:
@@ -89,9 +97,9 @@ def tensorrt_enqueue(setting: Setting) -> Timing:
 
 
 def _tensorrt(setting: Setting, *, records: bool) -> Timing:
-    from hybrid_deploy.runtime.tensorrt_backend import NAME, load_on, open_gpu
-
     try:
+        from hybrid_deploy.runtime.tensorrt_backend import NAME, load_on
+
         device: Any = open_gpu(NAME)
         if not records:
             device.capture = _refuse

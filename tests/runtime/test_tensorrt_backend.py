@@ -13,7 +13,7 @@ import pytest
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, MissingDependencyError
-from hybrid_deploy.runtime import tensorrt_backend
+from hybrid_deploy.runtime import gpu
 from hybrid_deploy.runtime.backend import Options, load_backend
 from hybrid_deploy.runtime.engine import build_engine, graph_identity
 from hybrid_deploy.runtime.engine_cache import BuiltPlan, EngineCache, read_plan
@@ -45,7 +45,7 @@ def test_without_a_gpu_one_line_says_what_to_do(tiny_bundle: Bundle) -> None:
 def test_without_cuda_core_the_extra_is_named(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorrt_backend, "local_gpu", lambda: GPU)
+    monkeypatch.setattr(gpu, "local_gpu", lambda: GPU)
     monkeypatch.delitem(sys.modules, "hybrid_deploy.runtime.cuda_device", raising=False)
     for name in ("cuda", "cuda.core"):
         monkeypatch.setitem(sys.modules, name, None)
