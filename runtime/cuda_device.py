@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -46,14 +45,26 @@ class CudaBuffer:
         return CudaBuffer(core.Buffer.from_handle(self.address + start, nbytes))
 
 
+class _Pinned:
+    """Page-locked memory as numpy takes it: an array over it keeps it alive."""
+
+    def __init__(self, memory: core.Buffer) -> None:
+        self.memory = memory
+        self.__array_interface__ = {
+            "data": (int(memory.handle), False),
+            "shape": (int(memory.size),),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+
 class CudaHostBuffer:
-    """Page-locked memory of the host."""
+    """Page-locked memory of the host; views of it keep it alive."""
 
     def __init__(self, memory: core.Buffer) -> None:
         self.memory = memory
         self.nbytes = int(memory.size)
-        content = (ctypes.c_uint8 * self.nbytes).from_address(int(memory.handle))
-        self._bytes: NDArray[np.uint8] = np.ctypeslib.as_array(content)
+        self._bytes: NDArray[np.uint8] = np.asarray(_Pinned(memory))
 
     def fill(self, array: NDArray[Any]) -> None:
         """Takes the bytes of an array into its beginning; no copy from it may be under way."""
@@ -143,10 +154,13 @@ class CudaDevice:
             return CudaHostBuffer(self._pinned.allocate(nbytes))
 
     def free(self, buffer: Buffer | HostBuffer) -> None:
-        """Gives memory back; on a GPU that has failed there is nothing left to give."""
-        assert isinstance(buffer, CudaBuffer | CudaHostBuffer)
-        with suppress(BackendError), _failures():
-            buffer.memory.close()
+        """Gives memory of the GPU back; the host's goes with the last array that views it.
+
+        On a GPU that has failed there is nothing left to give.
+        """
+        if isinstance(buffer, CudaBuffer):
+            with suppress(BackendError), _failures():
+                buffer.memory.close()
 
     def event(self) -> Event:
         """Makes an event."""

@@ -21,7 +21,8 @@ from hybrid_deploy.runtime.run_ahead import RunAhead
 STEPS = 8
 """Tokens that are made before the host looks at them."""
 
-_KEPT = 4  # shapes of the newest batches, whose buffers are kept
+KEPT_BYTES = 256 << 20
+"""Memory of the device that may lie ready for the shapes of earlier batches."""
 
 _Key = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -42,6 +43,7 @@ class DeviceBackend:
         graphs: DeviceGraphs,
         encoder: GraphSpec,
         steps: int = STEPS,
+        kept_bytes: int = KEPT_BYTES,
     ) -> None:
         self.name = name
         self.version = version
@@ -49,6 +51,7 @@ class DeviceBackend:
         self._graphs = graphs
         self._encoder = encoder
         self._steps = steps
+        self._kept_bytes = kept_bytes
         self._workspaces: OrderedDict[_Key, tuple[Workspace, RunAhead]] = OrderedDict()
 
     def start(self, inputs: Mapping[str, NDArray[Any]]) -> DeviceDecoding:
@@ -80,7 +83,7 @@ class DeviceBackend:
         if key in self._workspaces and self._workspaces[key][0].broken:
             self._drop(key)
         if key not in self._workspaces:
-            while len(self._workspaces) >= _KEPT:
+            while sum(kept.nbytes for kept, _ in self._workspaces.values()) > self._kept_bytes:
                 self._drop(next(iter(self._workspaces)))
             workspace = Workspace(self._device, self._graphs, shapes, self._steps)
             self._workspaces[key] = workspace, RunAhead(self._device, workspace)

@@ -32,6 +32,11 @@ class TensorInfo:
 class EngineContext(Protocol):
     """One use of an engine: its shapes and the addresses of its tensors."""
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the device that it holds, as far as is known."""
+        ...
+
     def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Sets the shapes of inputs; those of the outputs follow once all are known.
 

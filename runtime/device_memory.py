@@ -6,11 +6,16 @@ from hybrid_deploy.runtime.device import Buffer, Device, HostBuffer
 
 
 class DeviceMemory:
-    """Everything that was allocated through it, until `close`."""
+    """Everything that was allocated through it, until `close`.
+
+    Attributes:
+        nbytes: how much of it is the device's.
+    """
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self._owned: list[Buffer | HostBuffer] = []
+        self.nbytes = 0
 
     def allocate(self, nbytes: int) -> Buffer:
         """Gives memory of the device, filled with zeros once the stream gets there.
@@ -19,6 +24,7 @@ class DeviceMemory:
         """
         buffer = self._device.allocate(nbytes)
         self._owned.append(buffer)
+        self.nbytes += nbytes
         self._device.zero(buffer)
         return buffer
 

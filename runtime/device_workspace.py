@@ -63,6 +63,11 @@ class Workspace:
             self.close()
             raise
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the device that it holds."""
+        return self._memory.nbytes + (self._step.nbytes if self._step is not None else 0)
+
     def _allocate(self, shapes: Shapes, steps: int) -> None:
         graphs, memory = self._graphs, self._memory
         encoder, step = graphs.encoder, graphs.step

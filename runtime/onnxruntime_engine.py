@@ -91,6 +91,11 @@ class OnnxRuntimeContext:
         last = ort.OrtValue.ortvalue_from_numpy(engine.last_position, engine.device_type, 0)
         self._last_position = last
 
+    @property
+    def nbytes(self) -> int:
+        """Nothing of its own."""
+        return 0
+
     def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Sets the shapes of inputs."""
         if any(self._shapes.get(name) != shape for name, shape in shapes.items()):

@@ -31,6 +31,8 @@ class TensorRTEngine:
         inputs: its inputs by name.
         outputs: its outputs by name.
         aliases: outputs that are written over an input, with that input's name.
+        ranges: smallest and largest shape of every input.
+        context_bytes: memory of the GPU that each context takes.
 
     Raises:
         BackendError: TensorRT does not load it here, or it wants a tensor in the host's memory.
@@ -38,8 +40,8 @@ class TensorRTEngine:
 
     def __init__(self, vendor: TensorRT, plan: bytes, graph: str, device: Device) -> None:
         self.graph = graph
-        self._vendor = vendor
-        self._device = device
+        self.vendor = vendor
+        self.device = device
         vendor.log.clear()
         self._runtime = vendor.module.Runtime(vendor.log)  # must outlive the engine
         self._engine = self._runtime.deserialize_cuda_engine(plan)
@@ -50,7 +52,8 @@ class TensorRTEngine:
             )
         self.inputs, self.outputs = self._tensors("INPUT"), self._tensors("OUTPUT")
         self.aliases = self._aliases()
-        self._ranges = {name: self._range(name) for name in self.inputs}
+        self.context_bytes = int(getattr(self._engine, "device_memory_size_v2", 0))
+        self.ranges = {name: self._range(name) for name in self.inputs}
 
     def context(self) -> TensorRTContext:
         """Makes a context with memory of its own.
@@ -58,19 +61,19 @@ class TensorRTEngine:
         TensorRT-RTX compiles kernels for a shape when it first meets it: at once here, as lazily
         it would exchange them under a recorded graph.
         """
-        self._vendor.log.clear()
-        if self._vendor.flavour is Flavour.RTX:
+        self.vendor.log.clear()
+        if self.vendor.flavour is Flavour.RTX:
             config = self._engine.create_runtime_config()
-            config.dynamic_shapes_kernel_specialization_strategy = self._vendor.member(
+            config.dynamic_shapes_kernel_specialization_strategy = self.vendor.member(
                 "DynamicShapesKernelSpecializationStrategy", "EAGER"
             )
             context = self._engine.create_execution_context(config)
         else:
             context = self._engine.create_execution_context()
         if context is None:
-            reason = last_error(self._vendor.log)
+            reason = last_error(self.vendor.log)
             raise BackendError(f"TensorRT made no context for {self.graph}: {reason}")
-        return TensorRTContext(self._vendor, self._device, self.graph, context, self._ranges)
+        return TensorRTContext(self, context)
 
     def _tensors(self, mode: str) -> dict[str, TensorInfo]:
         engine = self._engine
@@ -99,21 +102,23 @@ class TensorRTEngine:
 class TensorRTContext:
     """One use of an engine: its shapes and the addresses of its tensors."""
 
-    def __init__(
-        self,
-        vendor: TensorRT,
-        device: Device,
-        graph: str,
-        context: Any,
-        ranges: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
-    ) -> None:
-        self._vendor = vendor
-        self._stream = device.stream
-        self._graph = graph
+    def __init__(self, engine: TensorRTEngine, context: Any) -> None:
+        self._engine = engine  # must outlive the context
+        self._log = engine.vendor.log
+        self._stream = engine.device.stream
+        self._graph = engine.graph
         self._context = context
-        self._ranges = ranges
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
+        # Only an engine's first context has a profile by itself.
+        shared = context.active_optimization_profile == 0
+        if not (shared or context.set_optimization_profile_async(0, self._stream)):
+            raise self._failure("does not share its profile between contexts")
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the GPU that it holds."""
+        return self._engine.context_bytes
 
     def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Sets the shapes of inputs.
@@ -121,7 +126,7 @@ class TensorRTContext:
         Raises:
             InputError: the engine was built for other sizes.
         """
-        self._vendor.log.clear()  # TensorRT's remarks would pile up
+        self._log.clear()  # TensorRT's remarks would pile up
         for name, shape in shapes.items():
             if self._shapes.get(name) == shape:
                 continue
@@ -131,7 +136,7 @@ class TensorRTContext:
             self._shapes[name] = shape
 
     def _check_range(self, name: str, shape: tuple[int, ...]) -> None:
-        smallest, largest = self._ranges[name]
+        smallest, largest = self._engine.ranges[name]
         sizes = zip(shape, smallest, largest, strict=True)
         if not all(low <= size <= high for size, low, high in sizes):
             raise InputError(
@@ -170,7 +175,7 @@ class TensorRTContext:
         self._context = None
 
     def _failure(self, what: str) -> BackendError:
-        return BackendError(f"TensorRT: {self._graph} {what}: {last_error(self._vendor.log)}")
+        return BackendError(f"TensorRT: {self._graph} {what}: {last_error(self._log)}")
 
 
 def _text(shape: tuple[int, ...]) -> str:

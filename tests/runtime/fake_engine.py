@@ -162,6 +162,10 @@ class FakeContext:
     bound: dict[str, Buffer] = field(default_factory=dict)
     warm: bool = False
 
+    @property
+    def nbytes(self) -> int:
+        return 1 << 20
+
     def set_shapes(self, shapes: Shapes) -> None:
         for name, shape in shapes.items():
             info = self.engine.inputs[name]
@@ -289,10 +293,12 @@ def fake_backend(
     decoder: Decoder,
     steps: int = 4,
     engines: Mapping[str, FakeEngine] | None = None,
+    kept: int = 4,
 ) -> DeviceBackend:
-    """Makes a backend over fake engines."""
+    """Makes a backend over fake engines that keeps the buffers of so many shapes."""
     engines = fake_engines(device, decoder) if engines is None else engines
     graphs = device_graphs(
         engines["encoder"], engines["step"], engines.get("prefill"), decoder.capacity
     )
-    return DeviceBackend("fake", "fake 1", device, graphs, ENCODER_SPEC, steps)
+    kept_bytes = (kept << 20) - 1  # a context has 1 MB, the buffers are small beside it
+    return DeviceBackend("fake", "fake 1", device, graphs, ENCODER_SPEC, steps, kept_bytes)

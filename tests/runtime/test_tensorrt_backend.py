@@ -166,8 +166,8 @@ def test_every_call_that_needs_a_gpu_exists_in_tensorrt_rtx() -> None:
             "get_tensor_profile_shape get_tensor_shape num_io_tensors"
         ),
         "IExecutionContext": (
-            "execute_async_v3 get_tensor_shape is_stream_capturable set_input_shape "
-            "set_tensor_address"
+            "active_optimization_profile execute_async_v3 get_tensor_shape is_stream_capturable "
+            "set_input_shape set_optimization_profile_async set_tensor_address"
         ),
         "IRuntimeConfig": "dynamic_shapes_kernel_specialization_strategy",
     }

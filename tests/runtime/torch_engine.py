@@ -91,6 +91,10 @@ class TorchContext:
             else None
         )
 
+    @property
+    def nbytes(self) -> int:
+        return 0
+
     def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._shapes |= shapes
         self._scratch.clear()
