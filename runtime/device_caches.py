@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from hybrid_deploy.contract import cache_of, is_next_cache, is_recurrent, next_c
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backend import IntArray
 from hybrid_deploy.runtime.device import Buffer, Device
-from hybrid_deploy.runtime.device_engine import BYTES, Engine, EngineContext
+from hybrid_deploy.runtime.device_engine import BYTES, Engine
 from hybrid_deploy.runtime.device_memory import DeviceMemory
 
 
@@ -67,11 +67,11 @@ class DeviceCaches:
         """Gives what the first run of a batch reads."""
         return self._caches[name].sides[0]
 
-    def bind(self, context: EngineContext, side: int) -> None:
-        """Binds inputs and outputs for a run that reads `side` and writes the other one."""
+    def places(self, side: int) -> Iterator[tuple[str, Buffer]]:
+        """Yields inputs and outputs of a run that reads `side` and writes the other one."""
         for name, cache in self._caches.items():
-            context.bind(name, cache.sides[side % len(cache.sides)])
-            context.bind(next_cache(name), cache.sides[(side + 1) % len(cache.sides)])
+            yield name, cache.sides[side % len(cache.sides)]
+            yield next_cache(name), cache.sides[(side + 1) % len(cache.sides)]
 
     def advance(self, runs: int) -> None:
         """Notes that so many runs have been asked for."""

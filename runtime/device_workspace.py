@@ -33,6 +33,7 @@ from hybrid_deploy.runtime.device_memory import DeviceMemory
 from hybrid_deploy.runtime.token_ring import TokenRing
 
 Shapes = Mapping[str, tuple[int, ...]]
+_Places = tuple[tuple[str, Buffer], ...]
 
 
 class Workspace:
@@ -54,6 +55,7 @@ class Workspace:
         self._graphs = graphs
         self._memory = DeviceMemory(device)
         self._step: EngineContext | None = None
+        self._steps: dict[tuple[int, int], _Places] = {}
         try:
             self._allocate(shapes, steps)
             self._step = self._step_context()
@@ -105,7 +107,7 @@ class Workspace:
                 if not is_next_cache(name) and name not in (NEXT_TOKEN, NEXT_POSITION, SCORE)
             }
             self._bind_fixed(context, step)
-            self._bind_slot(context, step, 0, side=0)
+            _bind(context, self._places(step, 0, side=0))
         except BaseException:
             context.close()
             raise
@@ -131,8 +133,8 @@ class Workspace:
             if name in self._results:
                 context.bind(name, self._results[name][1])
 
-    def _bind_slot(self, context: EngineContext, engine: Engine, slot: int, side: int) -> None:
-        """Binds what a step reads from a slot, what it writes to the next, and the caches."""
+    def _places(self, engine: Engine, slot: int, side: int) -> _Places:
+        """Gives what a run reads from a slot, what it writes to the next, and the caches."""
         ring = self.ring
         places = {
             TOKEN: ring.tokens[slot],
@@ -141,10 +143,8 @@ class Workspace:
             NEXT_POSITION: ring.positions[slot + 1],
             SCORE: ring.scores[slot],
         }
-        for name, buffer in places.items():
-            if name in engine.inputs or name in engine.outputs:
-                context.bind(name, buffer)
-        self.caches.bind(context, side)
+        known = [(n, b) for n, b in places.items() if n in engine.inputs or n in engine.outputs]
+        return (*known, *self.caches.places(side))
 
     def encode(self, inputs: Mapping[str, NDArray[Any]]) -> None:
         """Begins a batch: empties the caches and asks for the encoder."""
@@ -163,7 +163,9 @@ class Workspace:
     def enqueue_step(self, slot: int, side: int) -> None:
         """Asks for a step from a slot of the ring to the next, reading one side of the caches."""
         assert self._step is not None
-        self._bind_slot(self._step, self._graphs.step, slot, side)
+        if (slot, side) not in self._steps:
+            self._steps[slot, side] = self._places(self._graphs.step, slot, side)
+        _bind(self._step, self._steps[slot, side])
         self._step.enqueue()
 
     def capture_obstacle(self) -> str | None:
@@ -186,7 +188,7 @@ class Workspace:
                 self._device.upload(buffer.part(0, array.nbytes), host)
                 context.bind(name, buffer)
         self._bind_fixed(context, prefill)
-        self._bind_slot(context, prefill, 0, self.caches.side)
+        _bind(context, self._places(prefill, 0, self.caches.side))
         context.enqueue()
 
     def fetch(self) -> dict[str, NDArray[Any]]:
@@ -211,6 +213,11 @@ class Workspace:
             self._step.close()
             self._step = None
         self._memory.close()
+
+
+def _bind(context: EngineContext, places: _Places) -> None:
+    for name, buffer in places:
+        context.bind(name, buffer)
 
 
 def _sizes(engine: Engine, shapes: Shapes) -> Iterable[tuple[str, int]]:
