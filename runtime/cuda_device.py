@@ -13,9 +13,13 @@ from hybrid_deploy.errors import BackendError, MissingDependencyError
 from hybrid_deploy.runtime.device import ALIGNMENT, Buffer, CaptureError, Event, Graph, HostBuffer
 
 try:
-    from cuda import core
-except ImportError as error:
+    import cuda.core as core  # `from cuda import` finds the namespace of other packages too
+except ModuleNotFoundError as error:
     raise MissingDependencyError("cuda-core", extra="gpu") from error
+except ImportError as error:
+    raise BackendError(
+        f"cuda-core is installed but does not load: {error}; upgrade it and cuda-bindings together"
+    ) from error
 
 _MODE = "thread_local"  # other threads may allocate while this one records, as in trtexec
 

@@ -13,7 +13,7 @@ import pytest
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, MissingDependencyError
-from hybrid_deploy.runtime import gpu
+from hybrid_deploy.runtime import backend, gpu
 from hybrid_deploy.runtime.backend import Options, load_backend
 from hybrid_deploy.runtime.engine import build_engine, graph_identity
 from hybrid_deploy.runtime.engine_cache import BuiltPlan, EngineCache, read_plan
@@ -54,6 +54,32 @@ def test_without_cuda_core_the_extra_is_named(
     assert str(caught.value) == (
         "cuda-core is not installed; install it with: pip install 'hybrid-deploy[gpu]'"
     )
+
+
+def test_cuda_core_that_does_not_load_is_not_called_missing(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cuda" / "core").mkdir(parents=True)
+    (tmp_path / "cuda" / "core" / "__init__.py").write_text("raise ImportError('wrong bindings')")
+    monkeypatch.setattr(gpu, "local_gpu", lambda: GPU)
+    for name in [n for n in sys.modules if n.split(".")[0] == "cuda"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "hybrid_deploy.runtime.cuda_device", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BackendError) as caught:
+        load_backend("tensorrt", tiny_bundle, "fp32", Options())
+    assert str(caught.value) == (
+        "cuda-core is installed but does not load: wrong bindings; upgrade it and cuda-bindings "
+        "together"
+    )
+    sys.modules.pop("cuda", None)
+
+
+def test_without_a_gpu_only_the_cpu_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "local_gpu", lambda: None)
+    assert backend.usable_backends() == ("onnxruntime",)
+    monkeypatch.setattr(backend, "local_gpu", lambda: GPU)
+    assert backend.usable_backends() == ("onnxruntime", "onnxruntime-cuda", "tensorrt")
 
 
 def shaped(bundle: Bundle, **changes: object) -> dict[str, object]:
