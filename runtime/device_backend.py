@@ -74,8 +74,7 @@ class DeviceBackend:
 
     def close(self) -> None:
         """Gives the memory of the device back; decodings are over."""
-        while self._workspaces:
-            self._drop(next(iter(self._workspaces)))
+        self._drop_all()
         self._graphs.close()
 
     def _workspace(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Workspace, RunAhead]:
@@ -85,10 +84,24 @@ class DeviceBackend:
         if key not in self._workspaces:
             while sum(kept.nbytes for kept, _ in self._workspaces.values()) > self._kept_bytes:
                 self._drop(next(iter(self._workspaces)))
-            workspace = Workspace(self._device, self._graphs, shapes, self._steps)
+            workspace = self._new_workspace(shapes)
             self._workspaces[key] = workspace, RunAhead(self._device, workspace)
         self._workspaces.move_to_end(key)
         return self._workspaces[key]
+
+    def _new_workspace(self, shapes: Mapping[str, tuple[int, ...]]) -> Workspace:
+        """Makes a workspace; where memory does not suffice, in place of all the others."""
+        try:
+            return Workspace(self._device, self._graphs, shapes, self._steps)
+        except BackendError:
+            if not self._workspaces:
+                raise
+        self._drop_all()
+        return Workspace(self._device, self._graphs, shapes, self._steps)
+
+    def _drop_all(self) -> None:
+        while self._workspaces:
+            self._drop(next(iter(self._workspaces)))
 
     def _drop(self, key: _Key) -> None:
         workspace, loop = self._workspaces.pop(key)

@@ -163,6 +163,17 @@ def test_a_refused_shape_leaves_nothing_behind() -> None:
     backend.start({"image": image_of(8)}).step(np.ones(8, np.int64), np.zeros(8, np.int64))
 
 
+def test_buffers_of_other_shapes_make_room() -> None:
+    device, decoder = FakeDevice(), Decoder()
+    backend = fake_backend(device, decoder)
+    backend.start({"image": image_of(8)})
+    device.available = device.held() + 1000
+    image = image_of(7)
+    got = decode_greedily(backend.start({"image": image}), [[1]] * 7, LIMITS).sequences
+    want = by_host(decoder, image, [[1]] * 7, LIMITS)
+    assert [row.tokens for row in got] == [row.tokens for row in want]
+
+
 def test_bad_inputs_are_refused_before_anything_is_allocated() -> None:
     device = FakeDevice()
     backend = fake_backend(device, Decoder())
