@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test lint types unit wheel train export-cost zoo generation soak quantize-report clean engines
+.PHONY: help quickstart test lint types unit wheel train export-cost zoo generation soak quantize-report gpu-bench clean engines
 
 help:
 	@echo "make quickstart   the whole way on the reference model: export, quantize, build, run, compare"
@@ -15,6 +15,7 @@ help:
 	@echo "make soak         10,000 generations in one process: memory and open files must not grow"
 	@echo "make engines      build every variant of the digit reader for four kinds of GPU (half an hour)"
 	@echo "make quantize-report  every precision on real models, beside other quantizers (an hour)"
+	@echo "make gpu-bench    tokens per second on this GPU, beside PyTorch and ONNX Runtime"
 	@echo "make wheel        build the wheel into dist/"
 
 quickstart: $(INSTALLED)
@@ -59,6 +60,10 @@ engines: $(INSTALLED)
 quantize-report: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.quantize_report --out tests/results/quantize.md \
 		$(if $(RIVALS),--python $(RIVALS))
+
+# GPU=path/to/python of an environment with PyTorch for CUDA, this package, cuda-core and a TensorRT
+gpu-bench: $(INSTALLED)
+	$(or $(GPU),$(BIN)/python) -m tests.gpu_bench --out tests/results/gpu.md
 
 clean:
 	rm -rf .venv build dist *.egg-info quickstart

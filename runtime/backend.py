@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
+from hybrid_deploy.runtime.local_gpu import local_gpu
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
+Run = Literal["graph", "enqueue"]
 
 
 class Decoding(Protocol):
@@ -125,32 +127,39 @@ class Rearranging(Decoding, Protocol):
 
 @dataclass(frozen=True)
 class Block:
-    """Tokens that a device made on its own.
+    """Tokens that a device made by itself, one row per step.
 
     Attributes:
-        tokens: (n, batch), in the order in which they were made.
-        scores: (n, batch), the natural logarithm of each one's probability.
-        note: what the caller should know, as why no more were made at once; empty if nothing.
+        tokens: (n, batch) int64.
+        scores: (n, batch) float32, natural logarithm of each token's probability.
+        run: whether the steps were replayed as one recorded graph or launched one by one.
+        reason: why they could not be recorded; None where they were.
     """
 
     tokens: IntArray
     scores: FloatArray
-    note: str = ""
+    run: Run
+    reason: str | None = None
 
 
 @runtime_checkable
 class RunsAhead(Protocol):
-    """A decoding that can take the likeliest token again and again without the host."""
+    """A decoding that feeds its own likeliest tokens back on the device."""
 
     def ahead(self, token: IntArray, position: IntArray) -> Iterator[Block]:
-        """Yields what follows these tokens, block by block, until it is closed.
+        """Decodes greedily without the host.
 
-        A sequence that has ended goes on being decoded, past the capacity too; what comes of it
-        then means nothing and is not looked at.
+        The next block is already under way on the device when one is yielded. It ends when every
+        sequence has been at the caches' last position; what a sequence gets after its own last
+        position means nothing. Close the iterator to stop: the batch can then be stepped on from
+        any position that it has passed, unless its decoder carries a state.
 
         Args:
-            token: (batch,), the newest token of every sequence.
-            position: (batch,), where it goes.
+            token: (batch,), the newest of each sequence.
+            position: (batch,), where they go.
+
+        Raises:
+            BackendError: the device failed; the message has the step.
         """
         ...
 
@@ -189,9 +198,18 @@ class Options:
     threads: int | None = None
 
 
-_MODULES = {"onnxruntime": "hybrid_deploy.runtime.onnxruntime_backend"}
+_MODULES = {
+    "onnxruntime": "hybrid_deploy.runtime.onnxruntime_backend",
+    "onnxruntime-cuda": "hybrid_deploy.runtime.onnxruntime_cuda_backend",
+    "tensorrt": "hybrid_deploy.runtime.tensorrt_backend",
+}
 BACKENDS = tuple(_MODULES)
 DEFAULT_BACKEND = "onnxruntime"
+
+
+def usable_backends() -> tuple[str, ...]:
+    """Names the backends that this machine has the hardware for, installed or not."""
+    return BACKENDS if local_gpu() is not None else (DEFAULT_BACKEND,)
 
 
 def load_backend(name: str, bundle: Bundle, variant: str, options: Options) -> Backend:

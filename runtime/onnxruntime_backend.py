@@ -35,6 +35,7 @@ from hybrid_deploy.errors import BackendError, InputError, MissingDependencyErro
 from hybrid_deploy.manifest import GraphSpec, Precision, TensorSpec
 from hybrid_deploy.runtime.backend import FloatArray, IntArray, Options
 from hybrid_deploy.runtime.cache_rows import chosen_rows, filled_part, move_rows
+from hybrid_deploy.runtime.graph_inputs import DTYPES, check_inputs
 from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
 
 try:
@@ -42,17 +43,12 @@ try:
 except ImportError as error:
     raise MissingDependencyError("onnxruntime", extra="cpu") from error
 
+Provider = str | tuple[str, dict[str, str]]
+"""Name of an execution provider, with its options."""
+
 _ERRORS_ONLY = 3
 _FEW_TOKENS = 4
 """A prompt up to this length takes steps: the prefill graph has weights of its own to load."""
-
-_DTYPES = {
-    "float": np.float32,
-    "float16": np.float16,
-    "int8": np.int8,
-    "int64": np.int64,
-    "bool": np.bool_,
-}
 
 
 def load(bundle: Bundle, variant: str, options: Options) -> OnnxRuntimeBackend:
@@ -71,7 +67,7 @@ class OnnxRuntimeBackend:
         self._variant = variant
         self._options = options
         self._specs = bundle.graphs(variant)
-        self._disabled = _wrong_optimizers(bundle.variant(variant).precision)
+        self._disabled = wrong_optimizers(bundle.variant(variant).precision)
         _check_types(self._specs[GraphRole.STEP], f"variant {variant} of {bundle.folder}")
         self._encoder = self._session(GraphRole.ENCODER)
         self._step = self._session(GraphRole.STEP)
@@ -175,7 +171,7 @@ class OnnxRuntimeDecoding:
             if is_recurrent(name)
         }
         results: dict[str, NDArray[Any]] = {
-            spec.name: np.empty(_sizes(spec, batch), _DTYPES[spec.dtype])
+            spec.name: np.empty(_sizes(spec, batch), DTYPES[spec.dtype])
             for spec in step.outputs
             if not is_next_cache(spec.name)
         }
@@ -316,8 +312,11 @@ def make_session(
     optimized: bool = True,
     disabled: Sequence[str] = (),
     planned: bool = True,
+    providers: Sequence[Provider] = ("CPUExecutionProvider",),
 ) -> ort.InferenceSession:
-    """Opens an ONNX file on the CPU.
+    """Opens an ONNX file.
+
+    Where a provider does not load, ONNX Runtime takes the CPU without an error: ask the session.
 
     Args:
         path: of the file.
@@ -326,6 +325,7 @@ def make_session(
         disabled: graph optimizers to leave out.
         planned: whether memory for all intermediate results is laid out at once. It saves time in
             short calls; in an encoder it saves none, and takes a third more memory.
+        providers: in the order of preference.
     """
     options = ort.SessionOptions()
     options.enable_mem_pattern = planned
@@ -336,18 +336,18 @@ def make_session(
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+        str(path), options, providers=list(providers), disabled_optimizers=list(disabled)
     )
 
 
-def _wrong_optimizers(precision: Precision) -> tuple[str, ...]:
+def wrong_optimizers(precision: Precision) -> tuple[str, ...]:
     """Names the optimizers that change what graphs of a precision compute."""
     # takes a zero point of 0 for the smallest number, as of uint8, and removes the Relu before it
     return ("ReluQuantRewrite",) if "fp8" in (precision.encoder, precision.decoder) else ()
 
 
 def _check_types(step: GraphSpec, name: str) -> None:
-    unknown = {tensor.dtype for tensor in step.inputs} - _DTYPES.keys()
+    unknown = {tensor.dtype for tensor in step.inputs} - DTYPES.keys()
     if unknown:
         raise BackendError(
             f"onnxruntime has no CPU kernels for {', '.join(sorted(unknown))}, in which {name} "
@@ -372,36 +372,6 @@ def _too_old(error: Exception) -> BackendError | None:
     return None
 
 
-def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> int:
-    """Checks arrays against what a graph takes, and gives their batch size.
-
-    Raises:
-        InputError: a name, type, rank or size differs, or the batch is empty.
-    """
-    expected = {tensor.name: tensor for tensor in spec.inputs}
-    if set(inputs) != set(expected):
-        raise InputError(f"expected the inputs {sorted(expected)}, got {sorted(inputs)}")
-    batches = set()
-    for name, array in inputs.items():
-        tensor = expected[name]
-        shape = "x".join(str(size) for size in tensor.shape)
-        fits = array.ndim == len(tensor.shape) and all(
-            isinstance(want, str) or want == got
-            for want, got in zip(tensor.shape, array.shape, strict=True)
-        )
-        if not fits or array.dtype != _DTYPES[tensor.dtype]:
-            raise InputError(
-                f"input {name} must be {tensor.dtype} {shape}, "
-                f"got {array.dtype} {'x'.join(map(str, array.shape))}"
-            )
-        if 0 in array.shape:
-            raise InputError(f"input {name} is empty: {'x'.join(map(str, array.shape))}")
-        batches.add(array.shape[0])
-    if len(batches) != 1:
-        raise InputError(f"the inputs disagree on the batch size: {sorted(batches)}")
-    return int(batches.pop())
-
-
 def _ort_value(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)
 
@@ -417,7 +387,7 @@ def _cells(value: ort.OrtValue) -> NDArray[Any]:
 
 
 def _zeros(spec: TensorSpec, batch: int) -> ort.OrtValue:
-    return _ort_value(np.zeros(_sizes(spec, batch), _DTYPES[spec.dtype]))
+    return _ort_value(np.zeros(_sizes(spec, batch), DTYPES[spec.dtype]))
 
 
 def _sizes(spec: TensorSpec, batch: int) -> Sequence[int]:
