@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backend import (
     Block,
     Decoding,
@@ -17,6 +16,7 @@ from hybrid_deploy.runtime.backend import (
     Rearranging,
     RunsAhead,
 )
+from hybrid_deploy.runtime.logits import check_largest, log_probabilities, prompt_logits
 from hybrid_deploy.runtime.processors import Processor
 from hybrid_deploy.runtime.rules import Rules
 from hybrid_deploy.runtime.sampling import Sampling
@@ -162,7 +162,7 @@ class TokenLoop:
         values = logits[self._places, tokens]
         if not all(map(math.isfinite, values.tolist())):
             self._check(values)
-        scores = _log_probabilities(logits, values).tolist() if self._rules.scores else None
+        scores = log_probabilities(logits, values).tolist() if self._rules.scores else None
         self._append(tokens, scores)
 
     def _append(self, tokens: IntArray, scores: list[float] | None) -> None:
@@ -249,8 +249,8 @@ class TokenLoop:
             began, ran_out = time.perf_counter(), True
             try:
                 for block in blocks:
-                    began, seconds = time.perf_counter(), time.perf_counter() - began
-                    yield from self._take_block(block, seconds)
+                    yield from self._take_block(block, time.perf_counter() - began)
+                    began = time.perf_counter()
                     if not self._left or self._mostly_finished() or self._halted():
                         ran_out = False
                         break
@@ -273,41 +273,3 @@ class TokenLoop:
             self._append(tokens, scores.tolist() if self._rules.scores else None)
             self._seconds.append(seconds / count)
             yield
-
-
-def prompt_logits(decoding: Decoding, prompts: Sequence[Sequence[int]]) -> FloatArray:
-    """Gives the logits (batch, vocabulary) of the first new token of every sequence."""
-    longest = max(len(prompt) for prompt in prompts)
-    position = np.zeros(len(prompts), np.int64)
-    if longest == 1:
-        return decoding.step(np.array([prompt[0] for prompt in prompts], np.int64), position)
-    tokens = np.zeros((len(prompts), longest), np.int64)
-    for row, prompt in zip(tokens, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    last: IntArray = np.array([len(prompt) - 1 for prompt in prompts], np.int64)
-    return decoding.prefill(tokens, position, last)
-
-
-def check_largest(value: float, where: str) -> None:
-    """Checks the largest logit.
-
-    Raises:
-        BackendError: it is NaN or infinite.
-    """
-    if value == -np.inf:
-        raise BackendError(
-            f"the rules leave no token to {where}; suppress fewer, or allow more tokens or texts"
-        )
-    if not -np.inf < value < np.inf:
-        raise BackendError(
-            f"the logits of {where} are not finite; the variant overflows on this input, use one "
-            "of higher precision"
-        )
-
-
-def _log_probabilities(logits: FloatArray, values: FloatArray) -> FloatArray:
-    """Gives the natural logarithm of each chosen token's probability, whose logits are `values`."""
-    with np.errstate(invalid="ignore"):  # of sequences that have ended
-        largest = logits.max(-1)
-        scores: FloatArray = values - largest - np.log(np.exp(logits - largest[:, None]).sum(-1))
-    return scores
