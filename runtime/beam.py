@@ -13,8 +13,8 @@ import numpy as np
 
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backend import Decoding, FloatArray, Rearranging
-from hybrid_deploy.runtime.generate import prompt_logits
 from hybrid_deploy.runtime.hypotheses import Hypotheses
+from hybrid_deploy.runtime.logits import prompt_logits
 from hybrid_deploy.runtime.rules import Rules
 from hybrid_deploy.runtime.sequences import Control, Decodes, begin_rows
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backend import (
     Block,
     Decoding,
@@ -18,6 +17,7 @@ from hybrid_deploy.runtime.backend import (
     RoughFirst,
     RunsAhead,
 )
+from hybrid_deploy.runtime.logits import check_largest, log_probabilities, prompt_logits
 from hybrid_deploy.runtime.processors import Processor
 from hybrid_deploy.runtime.rough_choice import RoughChoice
 from hybrid_deploy.runtime.rules import Rules
@@ -175,7 +175,7 @@ class TokenLoop:
         values = logits[self._places, tokens]
         if not all(map(math.isfinite, values.tolist())):
             self._check(values)
-        scores = _log_probabilities(logits, values).tolist() if self._rules.scores else None
+        scores = log_probabilities(logits, values).tolist() if self._rules.scores else None
         self._append(tokens, scores)
 
     def _settled(self, choice: RoughChoice, rough: FloatArray, processed: FloatArray) -> IntArray:
@@ -269,8 +269,8 @@ class TokenLoop:
             began, ran_out = time.perf_counter(), True
             try:
                 for block in blocks:
-                    began, seconds = time.perf_counter(), time.perf_counter() - began
-                    yield from self._take_block(block, seconds)
+                    yield from self._take_block(block, time.perf_counter() - began)
+                    began = time.perf_counter()
                     if not self._left or self._mostly_finished() or self._halted():
                         ran_out = False
                         break
@@ -293,53 +293,3 @@ class TokenLoop:
             self._append(tokens, scores.tolist() if self._rules.scores else None)
             self._seconds.append(seconds / count)
             yield
-
-
-def prompt_logits(
-    decoding: Decoding, prompts: Sequence[Sequence[int]], *, rough: bool = False
-) -> FloatArray:
-    """Gives the logits (batch, vocabulary) of the first new token of every sequence.
-
-    Args:
-        decoding: a started batch.
-        prompts: for each sequence its first tokens, at least one.
-        rough: whether logits within their margin are enough; the decoding is RoughFirst then.
-    """
-    step, prefill = decoding.step, decoding.prefill
-    if rough:
-        assert isinstance(decoding, RoughFirst)
-        step, prefill = decoding.step_roughly, decoding.prefill_roughly
-    longest = max(len(prompt) for prompt in prompts)
-    position = np.zeros(len(prompts), np.int64)
-    if longest == 1:
-        return step(np.array([prompt[0] for prompt in prompts], np.int64), position)
-    tokens = np.zeros((len(prompts), longest), np.int64)
-    for row, prompt in zip(tokens, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    last: IntArray = np.array([len(prompt) - 1 for prompt in prompts], np.int64)
-    return prefill(tokens, position, last)
-
-
-def check_largest(value: float, where: str) -> None:
-    """Checks the largest logit.
-
-    Raises:
-        BackendError: it is NaN or infinite.
-    """
-    if value == -np.inf:
-        raise BackendError(
-            f"the rules leave no token to {where}; suppress fewer, or allow more tokens or texts"
-        )
-    if not -np.inf < value < np.inf:
-        raise BackendError(
-            f"the logits of {where} are not finite; the variant overflows on this input, use one "
-            "of higher precision"
-        )
-
-
-def _log_probabilities(logits: FloatArray, values: FloatArray) -> FloatArray:
-    """Gives the natural logarithm of each chosen token's probability, whose logits are `values`."""
-    with np.errstate(invalid="ignore"):  # of sequences that have ended
-        largest = logits.max(-1)
-        scores: FloatArray = values - largest - np.log(np.exp(logits - largest[:, None]).sum(-1))
-    return scores

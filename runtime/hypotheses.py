@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
-from hybrid_deploy.runtime.generate import check_largest
 from hybrid_deploy.runtime.largest import largest_places
+from hybrid_deploy.runtime.logits import check_largest
 from hybrid_deploy.runtime.rules import Beams, Rules
 from hybrid_deploy.runtime.running_text import Reading
 from hybrid_deploy.runtime.sequences import Decoded, Finish, Row
