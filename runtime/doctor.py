@@ -46,7 +46,6 @@ def diagnose(progress: Progress | None = None) -> list[Check]:
             ("cache", doctor_host.cache),
             ("GPU", partial(doctor_nvidia.gpu, asked, jetson=jetson)),
             *_vendor_tools(jetson),
-            ("tokenizers", doctor_host.tokenizers),
             *(
                 (package.name, partial(doctor_host.optional_package, package))
                 for package in doctor_host.OPTIONAL_PACKAGES

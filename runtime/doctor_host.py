@@ -30,6 +30,7 @@ class OptionalPackage:
 
 
 OPTIONAL_PACKAGES = (
+    OptionalPackage("tokenizers", "text", "text of models with a tokenizer of Hugging Face"),
     OptionalPackage("soundfile", "audio", "reads FLAC, OGG and MP3"),
     OptionalPackage("jiwer", "report", "error rates beside speed"),
     OptionalPackage("onnx", "calibrate", "calibrate and quantize; not needed on a device"),
@@ -119,14 +120,6 @@ def optional_package(package: OptionalPackage) -> Check:
         return Check(package.name, Verdict.OK, f"{found}: {package.purpose}")
     remedy = f"if you need it: pip install 'hybrid-deploy[{package.extra}]'"
     return Check(package.name, Verdict.MISSING, package.purpose, remedy)
-
-
-def tokenizers() -> Check:
-    """Looks for the one package of text models that comes with the base install."""
-    found = installed_version("tokenizers")
-    if found is not None:
-        return Check("tokenizers", Verdict.OK, f"{found}: reads and writes text")
-    return Check("tokenizers", Verdict.FAILED, "not installed", "pip install hybrid-deploy")
 
 
 def installed_version(package: str) -> str | None:

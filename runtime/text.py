@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import tokenizers
-
-from hybrid_deploy.errors import BundleError, UsageError
+from hybrid_deploy.errors import BundleError, MissingDependencyError, UsageError
 from hybrid_deploy.manifest import Tokenizer, Vocabulary
+
+if TYPE_CHECKING:
+    import tokenizers
 
 _TIDIED = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
@@ -70,6 +72,7 @@ def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
 
     Raises:
         BundleError: the file is missing or damaged.
+        MissingDependencyError: `tokenizers` is not installed.
     """
     if not path.is_file():
         raise BundleError(f"{path} is missing; copy the bundle again")
@@ -79,6 +82,10 @@ def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
 
 @lru_cache(maxsize=4)
 def _load(path: Path, changed_ns: int, size_bytes: int) -> tokenizers.Tokenizer:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise MissingDependencyError("tokenizers", extra="text") from error
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing more precise

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tokenizers
 
-from hybrid_deploy.errors import BundleError, InputError, UsageError
+from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError, UsageError
 from hybrid_deploy.inputs import ArrayInput, ImageInput, PixelsInput, Preprocess, TextInput
 from hybrid_deploy.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.runtime.preprocess import file_kind, is_beside, prepare
-from hybrid_deploy.runtime.text import text_of, tokens_of
+from hybrid_deploy.runtime.text import load_tokenizer, text_of, tokens_of
 
 WORDS = Vocabulary(tuple("_^$abc"), (0, 1, 2))
 
@@ -119,3 +120,13 @@ def test_files_of_a_folder() -> None:
     assert is_beside(Path("a.txt"), (text, pixels))
     assert not is_beside(Path("a.txt"), text)
     assert not is_beside(Path("a.png"), (text, pixels))
+
+
+def test_a_tokenizer_asks_for_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(
+        MissingDependencyError,
+        match=r"^tokenizers is not installed; .* pip install 'hybrid-deploy\[text\]'$",
+    ):
+        load_tokenizer(tmp_path / "tokenizer.json")
