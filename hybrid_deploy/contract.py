@@ -68,6 +68,7 @@ MEMORY_DIM = "memory"
 CAPACITY_DIM = "capacity"
 
 _NEXT = "_next"
+_CROSS = "cross_"
 _RECURRENT = "recurrent_"
 
 
@@ -105,7 +106,12 @@ def cache_of(name: str) -> str:
 
 def cross_name(kind: str, index: int) -> str:
     """Names a memory tensor; kind is `key`, `value`, `mask` or `state` (anything else)."""
-    return f"cross_{kind}_{index}"
+    return f"{_CROSS}{kind}_{index}"
+
+
+def is_memory(name: str) -> bool:
+    """Tells whether an input is the memory's; one in 8 bits is also returned, as caches are."""
+    return name.startswith(_CROSS)
 
 
 def head_name(index: int) -> str:
