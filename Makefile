@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test lint types unit wheel train export-cost zoo quantize-report clean
+.PHONY: help quickstart test lint types unit wheel train export-cost zoo quantize-report bench bench-rivals clean
 
 help:
 	@echo "make quickstart   the whole way on the reference model: export, quantize, build, run, compare"
@@ -11,6 +11,8 @@ help:
 	@echo "make train        train the reference models again (8 minutes on 2 cores)"
 	@echo "make export-cost  time and memory of an export, on a 58-million-parameter decoder (2 minutes)"
 	@echo "make zoo          export, compare and measure every model of tests/zoo, write tests/results/zoo.md"
+	@echo "make bench        generation on this CPU, ours beside its rivals: make bench RIVALS=folder (an hour)"
+	@echo "make bench-rivals the rivals' environments: make bench-rivals RIVALS=folder (4 GB)"
 	@echo "make quantize-report  every precision on real models, beside other quantizers (an hour)"
 	@echo "make wheel        build the wheel into dist/"
 
@@ -47,6 +49,23 @@ zoo: $(INSTALLED)
 quantize-report: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.quantize_report --out tests/results/quantize.md \
 		$(if $(RIVALS),--python $(RIVALS))
+
+# RIVALS=folder of the environments that bench-rivals makes; what is missing there is left out
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.bench --out tests/results/bench.md $(if $(RIVALS),--rivals $(RIVALS))
+
+RIVAL_NAMES := $(basename $(notdir $(wildcard tests/bench/requirements/*.txt)))
+bench-rivals: $(if $(RIVALS),$(RIVAL_NAMES:%=$(RIVALS)/%/.ready))
+	$(if $(RIVALS),,$(error name a folder: make bench-rivals RIVALS=folder))
+
+# PyPI's torchvision does not load beside a CPU build of torch, and nothing here needs it
+ifneq ($(RIVALS),)
+$(RIVALS)/%/.ready: tests/bench/requirements/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+endif
 
 clean:
 	rm -rf .venv build dist *.egg-info quickstart
