@@ -18,10 +18,10 @@ from tests.bench.workloads import FLOAT, Workload
 
 _MB = 1 << 20
 _SIZES = tuple(size * _MB for size in (1, 2, 4, 8, 16, 32, 64, 128, 256))
-_READ_AT_LEAST = 256 * _MB  # per measurement, so that a small buffer is read many times
+_READ_AT_LEAST = 16 * _MB  # so that a clock can tell; no more, or others get the core meanwhile
 _COLUMNS, _FLOAT_BYTES = 1024, 4
-_SIDE = 1536
-_TRIES = 3
+_SIDE = 1024
+_TRIES, _SECONDS = 5, 0.2
 
 
 @dataclass
@@ -124,10 +124,10 @@ def _product_of_8_bits(threads: int) -> Callable[[], object]:
 
 
 def _shortest(work: Callable[[], object]) -> float:
-    """Gives the seconds of the fastest of a few tries, after one to warm up."""
+    """Gives the seconds of the fastest of many tries, after one to warm up."""
     work()
-    seconds = []
-    for _ in range(_TRIES):
+    seconds: list[float] = []
+    while len(seconds) < _TRIES or sum(seconds) < _SECONDS:
         began = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - began)
