@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test lint types unit wheel train export-cost zoo generation soak quantize-report gpu-bench clean engines
+.PHONY: help quickstart test lint types unit wheel train export-cost zoo generation soak engines \
+	quantize-report bench bench-rivals gpu-bench clean
 
 help:
 	@echo "make quickstart   the whole way on the reference model: export, quantize, build, run, compare"
@@ -14,6 +15,8 @@ help:
 	@echo "make generation   greedy, beams and rules of 18 Hugging Face models against generate() (15 minutes)"
 	@echo "make soak         10,000 generations in one process: memory and open files must not grow"
 	@echo "make engines      build every variant of the digit reader for four kinds of GPU (half an hour)"
+	@echo "make bench        generation on this CPU, ours beside its rivals: make bench RIVALS=folder (an hour)"
+	@echo "make bench-rivals the rivals' environments: make bench-rivals RIVALS=folder (4 GB)"
 	@echo "make quantize-report  every precision on real models, beside other quantizers (an hour)"
 	@echo "make gpu-bench    tokens per second on this GPU, beside PyTorch and ONNX Runtime"
 	@echo "make wheel        build the wheel into dist/"
@@ -64,6 +67,23 @@ quantize-report: $(INSTALLED)
 # GPU=path/to/python of an environment with PyTorch for CUDA, this package, cuda-core and a TensorRT
 gpu-bench: $(INSTALLED)
 	$(or $(GPU),$(BIN)/python) -m tests.gpu_bench --out tests/results/gpu.md
+
+# RIVALS=folder of the environments that bench-rivals makes; what is missing there is left out
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.bench --out tests/results/bench.md $(if $(RIVALS),--rivals $(RIVALS))
+
+RIVAL_NAMES := $(basename $(notdir $(wildcard tests/bench/requirements/*.txt)))
+bench-rivals: $(if $(RIVALS),$(RIVAL_NAMES:%=$(RIVALS)/%/.ready))
+	$(if $(RIVALS),,$(error name a folder: make bench-rivals RIVALS=folder))
+
+# PyPI's torchvision does not load beside a CPU build of torch, and nothing here needs it
+ifneq ($(RIVALS),)
+$(RIVALS)/%/.ready: tests/bench/requirements/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision
+	touch $@
+endif
 
 clean:
 	rm -rf .venv build dist *.egg-info quickstart

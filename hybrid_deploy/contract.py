@@ -100,8 +100,8 @@ MEMORY_DIM = "memory"
 CAPACITY_DIM = "capacity"
 
 _NEXT = "_next"
-_RECURRENT = "recurrent_"
 _CROSS = "cross_"
+_RECURRENT = "recurrent_"
 
 
 class Head(str, Enum):

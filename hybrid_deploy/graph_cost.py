@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from hybrid_deploy.contract import cache_of, is_next_cache
+from hybrid_deploy.contract import cache_of, is_memory, is_next_cache
 from hybrid_deploy.manifest import GraphCost
 
 _BITS_PER_BYTE = 8
@@ -30,9 +30,10 @@ def graph_cost(model: ir.Model, sizes: Sizes) -> GraphCost | None:
         sizes: what to count for, usually the typical size of every dimension.
 
     Returns:
-        Operations of MatMul, Gemm, Conv, ConvTranspose and Attention, two per multiply-add; what
-        is done per element (normalisation, activation, softmax) is left out. Every weight counts
-        once, of a table that is only looked up the rows that are taken.
+        Operations of MatMul, Gemm, Conv, ConvTranspose and Attention and of ONNX Runtime's own
+        forms of them, two per multiply-add; what is done per element (normalisation, activation,
+        softmax) is left out. Every weight counts once, of a table that is only looked up the rows
+        that are taken. Memory that a graph also returns is no cache.
     """
     try:
         return _count(model.graph, sizes)
@@ -41,7 +42,8 @@ def graph_cost(model: ir.Model, sizes: Sizes) -> GraphCost | None:
 
 
 def _count(graph: ir.Graph, sizes: Sizes) -> GraphCost:
-    caches = {cache_of(str(v.name)) for v in graph.outputs if is_next_cache(str(v.name))}
+    returned = {cache_of(str(v.name)) for v in graph.outputs if is_next_cache(str(v.name))}
+    caches = {name for name in returned if not is_memory(name)}
     inputs = {str(value.name): _bytes(value, sizes) for value in graph.inputs}
     return GraphCost(
         flops=sum(_flops(node, sizes) for node in graph.all_nodes()),
@@ -90,12 +92,35 @@ def _query_heads(node: ir.Node) -> int:
     return heads // (node.attributes.get_int("kv_num_heads", heads) or 1)
 
 
+def _multi_head_attention(node: ir.Node, sizes: Sizes) -> int:
+    """Counts both products; the operands are (batch, length, width)."""
+    query, key, value = (_shape(node.inputs[i], sizes) for i in range(3))
+    return query[0] * query[1] * key[1] * (query[2] + value[2])
+
+
+def _grouped_attention(node: ir.Node, sizes: Sizes) -> int:
+    """Counts both products over the whole cache, (batch, heads, capacity, head_dim)."""
+    query, cache = (_shape(node.inputs[i], sizes) for i in (0, 3))
+    heads = node.attributes.get_int("num_heads", 1)
+    return query[0] * query[1] * heads * cache[2] * 2 * cache[3]
+
+
+def _matmul_of_bits(node: ir.Node, sizes: Sizes) -> int:
+    return _elements(node.outputs[0], sizes) * node.attributes.get_int("K", 0)
+
+
 _COUNTERS: Mapping[str, Callable[[ir.Node, Sizes], int]] = {
     "Attention": _attention,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
+    "DynamicQuantizeMatMul": _matmul,
     "Gemm": _gemm,
+    "GroupQueryAttention": _grouped_attention,
     "MatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "MatMulIntegerToFloat": _matmul,
+    "MatMulNBits": _matmul_of_bits,
+    "MultiHeadAttention": _multi_head_attention,
 }
 
 

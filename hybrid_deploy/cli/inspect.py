@@ -10,7 +10,7 @@ import msgspec
 
 from hybrid_deploy.bundle import Bundle, open_bundle
 from hybrid_deploy.cli.options import BUNDLE
-from hybrid_deploy.contract import GraphRole, is_next_cache, next_cache
+from hybrid_deploy.contract import GraphRole, is_memory, is_next_cache, next_cache
 from hybrid_deploy.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.report import Column, render
 
@@ -80,7 +80,7 @@ def cache_bytes(step: GraphSpec) -> int:
     """Gives the size of the caches of one sequence."""
     returned = {tensor.name for tensor in step.outputs if is_next_cache(tensor.name)}
     caches = (tensor for tensor in step.inputs if next_cache(tensor.name) in returned)
-    return sum(_row_bytes(tensor) for tensor in caches)
+    return sum(_row_bytes(tensor) for tensor in caches if not is_memory(tensor.name))
 
 
 def _row_bytes(tensor: TensorSpec) -> int:

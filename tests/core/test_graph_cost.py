@@ -103,3 +103,54 @@ def test_an_unknown_shape_gives_no_cost() -> None:
     left, right = value("left", [2, "rows"]), weight("right", [3, 4])
     product = ir.node("MatMul", [left, right])
     assert graph_cost(model_of([left], [right], [product]), {"rows": 3}) is None
+
+
+def test_products_and_weights_of_8_bits() -> None:
+    rows, table = value("rows", ["batch", 12]), weight("table", [12, 40], np.int8)
+    scale = weight("scale", [40])
+    product = ir.node("DynamicQuantizeMatMul", [rows, table, scale], domain="com.microsoft")
+    product.outputs[0].shape = ir.Shape(["batch", 40])
+    cost = graph_cost(model_of([rows], [table, scale], [product]), {"batch": 3})
+    assert cost == GraphCost(2 * 3 * 40 * 12, 12 * 40 + 40 * FLOAT, 0, 3 * 12 * FLOAT)
+
+
+def test_weights_of_4_bits_in_blocks() -> None:
+    rows, table = value("rows", [2, 64]), weight("table", [10, 2, 16], np.uint8)
+    scale = weight("scale", [20])
+    form = {"K": 64, "N": 10, "bits": 4, "block_size": 32}
+    product = ir.node("MatMulNBits", [rows, table, scale], form, domain="com.microsoft")
+    product.outputs[0].shape = ir.Shape([2, 10])
+    cost = graph_cost(model_of([rows], [table, scale], [product]), {})
+    assert cost == GraphCost(2 * 2 * 10 * 64, 10 * 64 // 2 + 20 * FLOAT, 0, 2 * 64 * FLOAT)
+
+
+def test_memory_of_8_bits_is_read_as_bytes_and_is_no_cache() -> None:
+    heads, memory, width = 3, 50, 8
+    query = value("query", ["batch", 1, heads * width])
+    caches = [
+        value(f"{name}_0", ["batch", heads, memory, width], ir.DataType.INT8)
+        for name in ("cross_key", "cross_value")
+    ]
+    attention = ir.node(
+        "GroupQueryAttention", [query, query, query, *caches],
+        {"num_heads": heads, "kv_num_heads": heads}, domain="com.microsoft", num_outputs=3,
+    )  # fmt: skip
+    for output, name in zip(attention.outputs[1:], ("cross_key", "cross_value"), strict=True):
+        output.name = f"{name}_0_next"
+    cost = graph_cost(model_of([query, *caches], [], [attention]), {"batch": 2})
+    stored = 2 * heads * memory * width
+    assert cost == GraphCost(
+        flops=2 * 2 * stored,
+        weight_bytes=0,
+        cache_bytes=0,
+        input_bytes=2 * stored + 2 * heads * width * FLOAT,
+    )
+
+
+def test_attention_of_whole_rows() -> None:
+    query, memory = value("query", [2, 5, 24]), value("memory", [2, 7, 24])
+    attention = ir.node(
+        "MultiHeadAttention", [query, memory, memory], {"num_heads": 3}, domain="com.microsoft"
+    )
+    cost = graph_cost(model_of([query, memory], [], [attention]), {})
+    assert cost == GraphCost(2 * 2 * 5 * 7 * (24 + 24), 0, 0, (2 * 5 + 2 * 7) * 24 * FLOAT)

@@ -1,0 +1,54 @@
+"""openvino-genai's Whisper pipeline, weights in float, 8 or 4 bits."""
+
+from __future__ import annotations
+
+import openvino_genai as og
+
+from tests.bench.contender import AUDIO, Generated, Inputs, Job
+from tests.bench.openvino_models import export_with_optimum, properties
+
+PACKAGES = ("openvino-genai", "openvino")
+
+
+class _Runner:
+    def __init__(self, job: Job, inputs: Inputs) -> None:
+        self._pipeline = og.WhisperPipeline(
+            str(job.made("openvino")), "CPU", **properties(job.threads)
+        )
+        self._config = self._pipeline.get_generation_config()
+        self._config.language, self._config.task = "<|en|>", "transcribe"
+        self._config.return_timestamps = False
+        self._audio = inputs[AUDIO].tolist()
+        self._listener = _Listener()
+
+    def generate(self, count: int) -> Generated:
+        self._config.max_new_tokens = self._config.min_new_tokens = count
+        self._listener.tokens = []
+        result = self._pipeline.generate(self._audio, self._config, self._listener)
+        mel = result.perf_metrics.get_features_extraction_duration()
+        return Generated(self._listener.tokens[-count:], outside_ms=mel.mean)
+
+
+class _Listener(og.StreamerBase):  # type: ignore[misc]
+    """Keeps the tokens: the pipeline itself gives text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens: list[int] = []
+
+    def write(self, token: int | list[int]) -> object:
+        self.tokens.extend(token if isinstance(token, list) else [token])
+        return og.StreamingStatus.RUNNING
+
+    def end(self) -> None:
+        """Does nothing: everything was written."""
+
+
+def load(job: Job, inputs: Inputs) -> _Runner:
+    """Loads the folder of an export."""
+    return _Runner(job, inputs)
+
+
+def prepare(job: Job) -> None:
+    """Exports with Optimum Intel, and compresses the weights with NNCF."""
+    export_with_optimum(job)

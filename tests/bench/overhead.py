@@ -1,0 +1,145 @@
+"""What the Python loop adds to a step: `python -m tests.bench.overhead JOB`.
+
+The step graph is run by the loop itself, and the time within ONNX Runtime is taken out: unlike two
+runs beside each other, that does not depend on how fast the machine is at the time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.runtime.backend import Options
+from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from hybrid_deploy.runtime.session import Session
+from tests.bench.contender import INPUT, Job
+from tests.bench.contenders.ours import bundle_path, encoder_input, generate
+from tests.bench.worker import pin
+
+_TIMES = 5
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Medians over steps, in microseconds.
+
+    Attributes:
+        step_us: within the step graph.
+        loop_us: everything else between two tokens, but for `refine_us`.
+        refine_us: within the graph that makes rough logits true; 0 without one.
+    """
+
+    step_us: float
+    loop_us: float
+    refine_us: float
+
+    def to_json(self) -> str:
+        """Gives the numbers as a line of text."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Overhead:
+        """Reads what `to_json` gave."""
+        return Overhead(**json.loads(text))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One run of a graph, in seconds.
+
+    Attributes:
+        graph: `step` or `refine`.
+    """
+
+    graph: GraphRole
+    began: float
+    ended: float
+
+
+def overhead_of(calls: Sequence[Call]) -> Overhead:
+    """Takes the graphs' time out of what lies between the beginnings of two steps.
+
+    Args:
+        calls: of one generation or several, at least two steps of one behind each other.
+    """
+    starts = [index for index, call in enumerate(calls) if call.graph is GraphRole.STEP]
+    steps, loops, refines = [], [], []
+    for here, after in itertools.pairwise(starts):
+        within = [call.ended - call.began for call in calls[here:after]]
+        steps.append(within[0])
+        refines.append(sum(within[1:]))
+        loops.append(calls[after].began - calls[here].began - sum(within))
+    medians = (statistics.median(found) * 1e6 for found in (steps, loops, refines))
+    return Overhead(*medians)
+
+
+class _Timed:
+    """An ONNX Runtime session that writes down when it runs."""
+
+    def __init__(self, session: Any, graph: GraphRole, calls: list[Call]) -> None:
+        self._session = session
+        self._graph = graph
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run_with_iobinding(self, *arguments: Any) -> None:
+        began = time.perf_counter()
+        self._session.run_with_iobinding(*arguments)
+        self._calls.append(Call(self._graph, began, time.perf_counter()))
+
+    def run(self, *arguments: Any) -> Any:
+        began = time.perf_counter()
+        found = self._session.run(*arguments)
+        self._calls.append(Call(self._graph, began, time.perf_counter()))
+        return found
+
+
+class _TimedBackend(OnnxRuntimeBackend):
+    """The backend, its step and refine graphs timed."""
+
+    def __init__(self, bundle: Bundle, variant: str, options: Options) -> None:
+        super().__init__(bundle, variant, options)
+        self.calls: list[Call] = []
+        self._timed_step = _Timed(super().step_session, GraphRole.STEP, self.calls)
+        refine = super().refine_session
+        self._timed_refine = refine and _Timed(refine, GraphRole.REFINE, self.calls)
+
+    @property
+    def step_session(self) -> Any:
+        return self._timed_step
+
+    @property
+    def refine_session(self) -> Any:
+        return self._timed_refine
+
+
+def measure(job: Job) -> Overhead:
+    """Generates once to warm up, and a few times to measure."""
+    bundle = open_bundle(bundle_path(job))
+    backend = _TimedBackend(bundle, job.form, Options(job.threads))
+    session = Session(bundle, job.form, backend)
+    with np.load(job.inputs) as file:
+        inputs = {encoder_input(session): np.ascontiguousarray(file[INPUT])}
+    for number in range(1 + _TIMES):
+        generate(session, inputs, job.task.tokens)
+        if number == 0:
+            backend.calls.clear()
+    return overhead_of(backend.calls)
+
+
+if __name__ == "__main__":
+    job = Job.from_json(sys.argv[1])
+    pin(job.threads)
+    print(measure(job).to_json())
