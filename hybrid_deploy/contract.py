@@ -64,15 +64,6 @@ SCORE = "score"
 Not finite where the logits are not.
 """
 
-NEXT_POSITION = "next_position"
-"""Output of an engine beside the logits, (batch,) int64: where `next_token` goes.
-
-That is `position + 1`, or the last position of the caches: the host decides when to stop.
-"""
-
-SCORE = "score"
-"""Output of an engine beside the logits, (batch,) float32: log-probability of `next_token`."""
-
 TOP_SCORES = "top_scores"
 """Output in place of the logits, (batch, k) float32: the k largest logits, in falling order."""
 

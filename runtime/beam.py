@@ -45,7 +45,8 @@ class BeamSearch:
         if not isinstance(decoding, Rearranging) or not decoding.resizable:
             raise UsageError(
                 "a beam search needs graphs without a fixed batch, and a backend that can "
-                "rearrange sequences; ask for one beam, or export without --batch"
+                "rearrange sequences; ask for one beam, export without --batch, or take "
+                "--backend onnxruntime"
             )
         rows = begin_rows(prompts, decoding.batch, rules.limits)
         self._decoding: Rearranging = decoding

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_deploy.contract import LOGITS
-from hybrid_deploy.errors import BackendError
+from hybrid_deploy.errors import BackendError, UsageError
 from hybrid_deploy.runtime.backend import Block, FloatArray, IntArray
 from hybrid_deploy.runtime.device import Device
 from hybrid_deploy.runtime.device_graphs import DeviceGraphs
@@ -23,6 +24,7 @@ class DeviceDecoding:
 
     Attributes:
         batch: how many sequences are decoded.
+        resizable: it keeps that number, so that no beam search begins with it.
         heads: what further heads of the decoder gave last, (batch, width) each, by name.
     """
 
@@ -30,6 +32,7 @@ class DeviceDecoding:
         self, device: Device, graphs: DeviceGraphs, workspace: Workspace, loop: RunAhead
     ) -> None:
         self.batch = workspace.batch
+        self.resizable = False
         self.heads: Mapping[str, NDArray[Any]] = {}
         self._device = device
         self._graphs = graphs
@@ -69,6 +72,19 @@ class DeviceDecoding:
         """Makes row i of every cache what row rows[i] was."""
         with self._failing("reordering the caches"):
             self._workspace.caches.reorder(rows)
+
+    def select(self, rows: IntArray) -> DeviceDecoding:
+        """Gives the decoding of all sequences in their order: of no others, memory stays.
+
+        Raises:
+            UsageError: `rows` leaves one out, doubles one or changes their order.
+        """
+        if not np.array_equal(rows, np.arange(self.batch)):
+            raise UsageError(
+                f"{self._device.name} decodes the {self.batch} sequences that it began with; ask "
+                "for one beam, or take --backend onnxruntime"
+            )
+        return self
 
     def _results(self) -> FloatArray:
         results = self._workspace.fetch()

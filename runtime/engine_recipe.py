@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from hybrid_deploy.contract import TOKEN
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.runtime import timing_cache
 from hybrid_deploy.runtime.build_options import DEFAULT_OPTIONS, BuildOptions
@@ -21,11 +22,12 @@ from hybrid_deploy.runtime.tensorrt_module import TensorRT, last_error, load_ten
 from hybrid_deploy.target import Flavour, Target, parse_target
 
 SETTINGS = {
-    "recipe": 2,
+    "recipe": 3,
     "strongly_typed": True,
     "tf32": False,
     "decomposable_attention": True,
     "profiling_verbosity": "detailed",
+    "recordable_steps": True,
 }
 """How `compile_plan` configures TensorRT; part of every cache key, so change it with the code."""
 
@@ -78,6 +80,8 @@ def compile_described(request: PlanRequest) -> tuple[bytes, LayerSummary]:
     kept = [] if request.capacity is None else feed_itself(vendor, network, request.capacity)
     _allow_decomposed_attention(vendor, network)
     config = _config(vendor, builder, request, target)
+    if request.capacity is not None:
+        _allow_recording(vendor, network, config)
     if request.timing_cache is not None:
         kept.append(timing_cache.attach(config, Path(request.timing_cache)))
     _add_profile(vendor, builder, config, profile, request.graph)
@@ -127,6 +131,16 @@ def _allow_decomposed_attention(vendor: TensorRT, network: Any) -> None:
     for layer in attention_layers(network):
         layer.__class__ = vendor.module.IAttentionInputLayer  # `get_layer` gives the base class
         layer.attention.decomposable = True
+
+
+def _allow_recording(vendor: TensorRT, network: Any, config: Any) -> None:
+    """Lets a step be recorded as a CUDA graph: TensorRT-RTX must not allocate while it runs.
+
+    TensorRT has no such flag and needs none.
+    """
+    inputs = {tensor.name for tensor in map(network.get_input, range(network.num_inputs))}
+    if TOKEN in inputs and "REQUIRE_USER_ALLOCATION" in vendor.module.BuilderFlag.__members__:
+        config.set_flag(vendor.member("BuilderFlag", "REQUIRE_USER_ALLOCATION"))
 
 
 def _set_capability(vendor: TensorRT, config: Any, capability: str | None, *, local: bool) -> None:

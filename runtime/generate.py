@@ -283,8 +283,8 @@ class TokenLoop:
 
     def _take_block(self, block: Block, seconds: float) -> Iterator[None]:
         """Appends a block of tokens, as far as there are sequences that grow."""
-        if block.note:
-            self._notes[block.note] = None
+        if block.reason is not None:
+            self._notes[f"steps were launched one by one: {block.reason}"] = None
         count = len(block.tokens)
         for tokens, scores in zip(block.tokens, block.scores, strict=True):
             if not self._left or self._halted():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hybrid_deploy.errors import BackendError
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.errors import BackendError, UsageError
 from hybrid_deploy.runtime.device import Device
 from hybrid_deploy.runtime.local_gpu import LocalGpu, local_gpu
 
@@ -20,6 +21,19 @@ def required_gpu(backend: str) -> LocalGpu:
             "hand; `hybrid-deploy doctor` says what is missing, --backend onnxruntime needs none"
         )
     return gpu
+
+
+def refuse_rough(backend: str, bundle: Bundle, variant: str) -> None:
+    """Refuses a variant whose logits are rough: the loop on a GPU has no graph that refines them.
+
+    Raises:
+        UsageError: it is such a one.
+    """
+    if bundle.variant(variant).refine is not None:
+        raise UsageError(
+            f"variant {variant} of {bundle.folder} refines rough logits, which only a CPU does: "
+            f"take --backend onnxruntime for it, or another variant for {backend}"
+        )
 
 
 def open_gpu(backend: str) -> Device:

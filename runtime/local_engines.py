@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.cached_engines import CachedEngine, list_engines
-from hybrid_deploy.runtime.engine import graph_identity
+from hybrid_deploy.runtime.cached_engines import list_engines
 from hybrid_deploy.runtime.engine_cache import PLAN_FILE, EngineCache
-from hybrid_deploy.runtime.engine_plan import SETTINGS
+from hybrid_deploy.runtime.engine_fit import gpu_misfit, version_misfit
+from hybrid_deploy.runtime.engine_identity import graph_identity
+from hybrid_deploy.runtime.engine_recipe import SETTINGS
 from hybrid_deploy.runtime.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_module import TensorRT
-from hybrid_deploy.target import Flavour
-
-_EVERY_GPU_FROM = 80
+from hybrid_deploy.target import parse_target
 
 
 def find_engine(
@@ -27,9 +27,10 @@ def find_engine(
     vendor: TensorRT,
     gpu: LocalGpu,
 ) -> Path:
-    """Gives the plan of a graph: the one built for this very GPU, of several the newest.
+    """Gives the plan of a graph: the one built for this very GPU, of several the last used.
 
-    Any profile and workspace will do. Read it with `engine_cache.read_plan`, which checks it.
+    That a build found an engine is a use, so the last build counts. Any profile and workspace will
+    do. Read it with `engine_cache.read_plan`, which checks it.
 
     Raises:
         BackendError: there is none; the message has the command that builds it.
@@ -37,13 +38,19 @@ def find_engine(
     wanted = {
         **graph_identity(bundle, bundle.graph(variant, role)),
         "flavour": vendor.flavour.value,
-        "version": vendor.version,
         "platform": sysconfig.get_platform(),
     }
+    capacity = None if role is GraphRole.ENCODER else bundle.manifest.capacity
+    settings = {**SETTINGS, "feeds_itself": capacity}
     found = [
-        (fit, engine.built_at, engine.key)
+        (_nearness(engine.record.shaped_by, vendor), engine.used_at, engine.key)
         for engine in list_engines(cache)
-        if engine.damage is None and (fit := _fit(engine, wanted, gpu)) > 0
+        if engine.record is not None
+        and engine.damage is None
+        and _has(engine.record.shaped_by, wanted)
+        and _has(engine.record.shaped_by.get("settings"), settings)
+        and version_misfit(engine.record.shaped_by, vendor.version) is None
+        and gpu_misfit(engine.record.shaped_by, gpu) is None
     ]
     if not found:
         raise BackendError(
@@ -54,19 +61,14 @@ def find_engine(
     return cache.folder / max(found)[2] / PLAN_FILE
 
 
-def _fit(engine: CachedEngine, wanted: dict[str, object], gpu: LocalGpu) -> int:
-    """Says how well an engine suits a GPU: 3 is built for it, 0 does not run there."""
-    assert engine.record is not None
-    shaped_by = engine.record.shaped_by
-    settings = shaped_by.get("settings")
-    if any(shaped_by.get(name) != value for name, value in wanted.items()):
-        return 0
-    if not isinstance(settings, dict) or any(settings.get(k) != v for k, v in SETTINGS.items()):
-        return 0
-    capability, target = gpu.capability.replace(".", ""), shaped_by.get("target")
-    if shaped_by.get("gpu") is not None:
-        return 3 if shaped_by["gpu"] == [gpu.name, gpu.capability] else 0
-    if target == f"{Flavour.RTX.value}:sm_{capability}":
-        return 2
-    everywhere = target == f"{Flavour.RTX.value}:any" and int(capability) >= _EVERY_GPU_FROM
-    return 1 if everywhere else 0
+def _has(known: object, wanted: Mapping[str, object]) -> bool:
+    return isinstance(known, Mapping) and all(
+        name in known and known[name] == value for name, value in wanted.items()
+    )
+
+
+def _nearness(shaped_by: Mapping[str, object], vendor: TensorRT) -> tuple[int, bool]:
+    """Ranks engines that run here: built for this GPU, for its kind, for all; by this TensorRT."""
+    target = parse_target(str(shaped_by["target"]))
+    narrow = 2 if shaped_by["gpu"] is not None else 0 if target.capability is None else 1
+    return narrow, shaped_by["version"] == vendor.version

@@ -18,7 +18,7 @@ from hybrid_deploy.runtime.backend import Options
 from hybrid_deploy.runtime.device import Device
 from hybrid_deploy.runtime.device_backend import STEPS, DeviceBackend
 from hybrid_deploy.runtime.device_graphs import device_graphs
-from hybrid_deploy.runtime.gpu import open_gpu
+from hybrid_deploy.runtime.gpu import open_gpu, refuse_rough
 from hybrid_deploy.runtime.onnxruntime_backend import Provider, make_session, wrong_optimizers
 from hybrid_deploy.runtime.onnxruntime_engine import CHOOSE, OnnxRuntimeEngine
 
@@ -32,6 +32,7 @@ def load(bundle: Bundle, variant: str, options: Options) -> DeviceBackend:
     Raises:
         MissingDependencyError: this ONNX Runtime was built without CUDA, or there is no cuda-core.
         BackendError: there is no GPU, or the provider does not load.
+        UsageError: the variant is for a CPU.
     """
     device = open_gpu(NAME)
     if _CUDA not in ort.get_available_providers():
@@ -50,6 +51,7 @@ def load_on(
     steps: int = STEPS,
 ) -> DeviceBackend:
     """Loads one variant on an opened device, which is of ONNX Runtime's type `device_type`."""
+    refuse_rough(NAME, bundle, variant)
     cuda = _CUDA, {"user_compute_stream": str(device.stream), "use_tf32": "0"}
     providers: list[Provider] = [_CPU] if device_type == "cpu" else [cuda, _CPU]
     disabled = wrong_optimizers(bundle.variant(variant).precision)

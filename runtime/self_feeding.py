@@ -3,7 +3,8 @@
 A parsed prefill or step graph that returns `logits` gets three more outputs, `(batch,)` each:
 
 next_token     int64    the likeliest token; of equals any one
-next_position  int64    where that token goes: the next step's `position`, at most capacity - 1
+next_position  int64    where that token goes: the next step's `position`, at most capacity - 1;
+                        none in a graph that takes no `position`
 score          float32  its log-probability; not finite where the logits are not
 
 The logits stay an output: whoever chooses otherwise reads them, whoever does not binds them to
@@ -20,14 +21,23 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_deploy.contract import LAST, LOGITS, NEXT_POSITION, NEXT_TOKEN, POSITION, SCORE
+from hybrid_deploy.contract import (
+    LAST,
+    LOGITS,
+    NEXT_POSITION,
+    NEXT_TOKEN,
+    POSITION,
+    SCORE,
+    TOKEN,
+    TOKENS,
+)
 from hybrid_deploy.runtime.tensorrt_module import TensorRT
 
 _VOCABULARY_AXIS = 1 << 1  # of logits (batch, vocabulary), as TensorRT's bit mask
 
 
 def feed_itself(vendor: TensorRT, network: Any, capacity: int) -> list[object]:
-    """Adds the outputs to a parsed `INetworkDefinition`, if it returns logits for a position.
+    """Adds the outputs to a parsed `INetworkDefinition`, if it returns logits for tokens.
 
     Args:
         vendor: TensorRT, as loaded.
@@ -39,17 +49,22 @@ def feed_itself(vendor: TensorRT, network: Any, capacity: int) -> list[object]:
     """
     inputs = {tensor.name: tensor for tensor in map(network.get_input, range(network.num_inputs))}
     outputs = {tensor.name for tensor in map(network.get_output, range(network.num_outputs))}
-    if LOGITS not in outputs or POSITION not in inputs:
+    if LOGITS not in outputs or not {TOKEN, TOKENS} & inputs.keys():
         return []
     _free_names(network)
     layers = _Layers(vendor, network)
     _choose(layers, layers.output(LOGITS))
-    last_position = inputs[POSITION]
-    if LAST in inputs:  # a prefill: the first token's position, and how many follow it
-        last_position = layers.join("SUM", last_position, inputs[LAST])
-    following = layers.join("SUM", last_position, layers.constant(1))
-    layers.finish(NEXT_POSITION, layers.join("MIN", following, layers.constant(capacity - 1)))
+    if POSITION in inputs:
+        _go_on(layers, inputs, capacity - 1)
     return layers.kept
+
+
+def _go_on(layers: _Layers, inputs: dict[str, Any], last: int) -> None:
+    position = inputs[POSITION]
+    if LAST in inputs:  # a prefill: the first token's position, and how many follow it
+        position = layers.join("SUM", position, inputs[LAST])
+    following = layers.join("SUM", position, layers.constant(1))
+    layers.finish(NEXT_POSITION, layers.join("MIN", following, layers.constant(last)))
 
 
 def _choose(layers: _Layers, logits: Any) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.runtime.backend import Options
 from hybrid_deploy.runtime.device import Device
 from hybrid_deploy.runtime.device_backend import STEPS, DeviceBackend
 from hybrid_deploy.runtime.device_graphs import device_graphs
-from hybrid_deploy.runtime.engine_cache import EngineCache, read_plan
-from hybrid_deploy.runtime.gpu import open_gpu, required_gpu
+from hybrid_deploy.runtime.engine_cache import EngineCache, read_plan, read_record
+from hybrid_deploy.runtime.engine_fit import is_version_compatible
+from hybrid_deploy.runtime.gpu import open_gpu, refuse_rough, required_gpu
 from hybrid_deploy.runtime.local_engines import find_engine
+from hybrid_deploy.runtime.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_engine import TensorRTEngine
-from hybrid_deploy.runtime.tensorrt_module import load_tensorrt
+from hybrid_deploy.runtime.tensorrt_module import TensorRT, load_tensorrt
 from hybrid_deploy.target import Flavour
 
 NAME = "tensorrt"
@@ -29,6 +33,7 @@ def load(bundle: Bundle, variant: str, options: Options) -> DeviceBackend:
         MissingDependencyError: no TensorRT or no cuda-core is installed.
         BackendError: there is no GPU, no engine for it, or TensorRT does not load one.
         BuildError: an engine was changed since it was built.
+        UsageError: the variant is for a CPU.
     """
     return load_on(open_gpu(NAME), bundle, variant)
 
@@ -42,11 +47,12 @@ def load_on(
     steps: int = STEPS,
 ) -> DeviceBackend:
     """Loads the engines of one variant on an opened device; `steps` are the tokens of a block."""
+    refuse_rough(NAME, bundle, variant)
     gpu, vendor, cache = required_gpu(NAME), load_tensorrt(None), cache or EngineCache()
     engines = {}
     for role in bundle.graphs(variant):
-        plan = read_plan(find_engine(cache, bundle, variant, role, vendor, gpu), vendor.version)
-        engines[role] = TensorRTEngine(vendor, plan, f"{variant}/{role.value}", device)
+        path = find_engine(cache, bundle, variant, role, vendor, gpu)
+        engines[role] = _loaded(path, f"{variant}/{role.value}", vendor, gpu, device)
     graphs = device_graphs(
         engines[GraphRole.ENCODER],
         engines[GraphRole.STEP],
@@ -56,3 +62,12 @@ def load_on(
     encoder = bundle.graph(variant, GraphRole.ENCODER)
     version = f"{_PRODUCTS[vendor.flavour]} {vendor.version}"
     return DeviceBackend(NAME, version, device, graphs, encoder, steps)
+
+
+def _loaded(
+    path: Path, graph: str, vendor: TensorRT, gpu: LocalGpu, device: Device
+) -> TensorRTEngine:
+    """Loads an engine, whose record is checked before its native code runs."""
+    plan = read_plan(path, vendor.version, flavour=vendor.flavour, gpu=gpu)
+    compatible = is_version_compatible(read_record(path.parent).shaped_by)
+    return TensorRTEngine(vendor, plan, graph, device, brings_runtime=compatible)

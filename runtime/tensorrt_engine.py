@@ -38,12 +38,23 @@ class TensorRTEngine:
         BackendError: TensorRT does not load it here, or it wants a tensor in the host's memory.
     """
 
-    def __init__(self, vendor: TensorRT, plan: bytes, graph: str, device: Device) -> None:
+    def __init__(
+        self,
+        vendor: TensorRT,
+        plan: bytes,
+        graph: str,
+        device: Device,
+        *,
+        brings_runtime: bool = False,
+    ) -> None:
+        """Loads a plan; `brings_runtime` says that it is version-compatible."""
         self.graph = graph
         self.vendor = vendor
         self.device = device
         vendor.log.clear()
         self._runtime = vendor.module.Runtime(vendor.log)  # must outlive the engine
+        if brings_runtime:
+            self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise BackendError(

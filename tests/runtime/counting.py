@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import numpy as np
 
-from hybrid_deploy.runtime.backend import Block, FloatArray, IntArray
+from hybrid_deploy.runtime.backend import Block, FloatArray, IntArray, Run
 
 END, PAD, VOCABULARY = 2, 0, 50
 
@@ -61,6 +61,8 @@ class MovableDecoding(CountingDecoding):
 class AheadDecoding(MovableDecoding):
     """Makes tokens in blocks; keeps when an iterator was begun and closed, and how far it came."""
 
+    reason: str | None = "it counts"
+
     def __init__(self, stop: list[int], capacity: int = 16, block: int = 3, most: int = 99) -> None:
         super().__init__(stop, capacity)
         self.block, self.most = block, most
@@ -85,6 +87,7 @@ class AheadDecoding(MovableDecoding):
                     tokens.append(token)
                     scores.append(logits.max(-1) - np.log(np.exp(logits).sum(-1)))
                 self.blocks += 1
-                yield Block(np.stack(tokens), np.stack(scores), "counts ahead")
+                run: Run = "graph" if self.reason is None else "enqueue"
+                yield Block(np.stack(tokens), np.stack(scores), run, self.reason)
         finally:
             self.closed += 1

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_deploy.contract import LAST, LOGITS, POSITION, TOKEN, TOKENS, next_cache
-from hybrid_deploy.runtime.backend import FloatArray, IntArray, RunsAhead
+from hybrid_deploy.runtime.backend import Decoding, FloatArray, IntArray, RunsAhead
 from hybrid_deploy.runtime.device_decoding import DeviceDecoding
-from hybrid_deploy.runtime.generate import Decoded, Limits, decode_greedily
+from hybrid_deploy.runtime.generate import decode_greedily
 from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
+from hybrid_deploy.runtime.sequences import Decoded, Limits
 from tests.runtime.fake_engine import STATE, Arrays, Decoder
 
 Prompts = Sequence[Sequence[int]]
@@ -56,45 +57,27 @@ def by_host(
     decoder: Decoder, image: NDArray[np.float32], prompts: Prompts, limits: Limits
 ) -> list[Decoded]:
     """Decodes greedily, each token chosen by the host."""
-    return list(decode_greedily(HostDecoding(decoder, image), prompts, limits).sequences)
+    return greedily(HostDecoding(decoder, image), prompts, limits)
 
 
 def ahead(decoding: DeviceDecoding, prompts: Prompts, limits: Limits) -> list[Decoded]:
     """Decodes greedily, all but the first token chosen by the device."""
     assert isinstance(decoding, RunsAhead)
-    one = Limits(limits.end_tokens, limits.pad_token, 0, limits.capacity)
-    rows = [_Row(tuple(p), limits) for p in prompts]
-    for row, first in zip(rows, decode_greedily(decoding, prompts, one).sequences, strict=True):
-        row.take(first.tokens[0], first.scores[0])
-    token = np.array([row.tokens[-1] for row in rows], np.int64)
-    position = np.array([len(row.prompt) for row in rows], np.int64)
-    blocks = decoding.ahead(token, position)
-    while any(row.finish is None for row in rows):
-        block = next(blocks)
-        for tokens, scores in zip(block.tokens, block.scores, strict=True):
-            for index, row in enumerate(rows):
-                row.take(int(tokens[index]), float(scores[index]))
-    blocks.close()  # type: ignore[attr-defined]
-    return [row.decoded() for row in rows]
+    return greedily(decoding, prompts, limits)
 
 
-class _Row:
-    def __init__(self, prompt: tuple[int, ...], limits: Limits) -> None:
-        self.prompt, self.limits = prompt, limits
-        self.tokens: list[int] = []
-        self.scores: list[float] = []
-        self.finish: str | None = None
+def stepped(decoding: Decoding, prompts: Prompts, limits: Limits) -> list[Decoded]:
+    """Decodes greedily, each token chosen by the host, wherever the decoding runs."""
+    return greedily(_Stepped(decoding), prompts, limits)
 
-    def take(self, token: int, score: float) -> None:
-        if self.finish is not None:
-            return
-        self.tokens.append(token)
-        self.scores.append(score)
-        length = len(self.prompt) + len(self.tokens)
-        if token in self.limits.end_tokens:
-            self.finish = "end"
-        elif length >= self.limits.max_length or length > self.limits.capacity:
-            self.finish = "length"
 
-    def decoded(self) -> Decoded:
-        return Decoded(tuple(self.tokens), tuple(self.scores), self.finish)  # type: ignore[arg-type]
+def greedily(decoding: Decoding, prompts: Prompts, limits: Limits) -> list[Decoded]:
+    """Decodes greedily, with scores."""
+    return list(decode_greedily(decoding, prompts, limits, scores=True).sequences)
+
+
+class _Stepped:
+    """A decoding that makes nothing ahead."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        self.batch, self.prefill, self.step = decoding.batch, decoding.prefill, decoding.step

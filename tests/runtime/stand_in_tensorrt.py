@@ -29,6 +29,7 @@ class Log:
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
+    loaded: list[tuple[bytes, bool]] = field(default_factory=list)
 
     def clear(self) -> None:
         for messages in (self.warnings, self.errors, self.facts):
@@ -130,10 +131,13 @@ def stand_in(engines: dict[bytes, Engine], log: Log, flavour: Flavour = Flavour.
     """Makes the vendor whose runtime loads these plans and no others."""
 
     class Runtime:
+        engine_host_code_allowed = False
+
         def __init__(self, logger: Log) -> None:
             assert logger is log
 
         def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
+            log.loaded.append((plan, self.engine_host_code_allowed))
             if plan not in engines:
                 log.errors.append("IRuntime::deserializeCudaEngine: Error Code 1: bad plan")
             return engines.get(plan)

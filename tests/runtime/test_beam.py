@@ -202,7 +202,10 @@ def test_what_cannot_be_searched() -> None:
         BeamSearch(CountingDecoding([5]), [[1]], rules)
     fixed = Markov(table_of(0), np.arange(3))
     fixed.resizable = False
-    with pytest.raises(UsageError, match="ask for one beam, or export without --batch"):
+    with pytest.raises(
+        UsageError,
+        match=r"ask for one beam, export without --batch, or take --backend onnxruntime$",
+    ):
         BeamSearch(fixed, [[1]] * 3, rules)
     with pytest.raises(CapacityError):
         BeamSearch(Markov(table_of(0), np.arange(3)), [[1] * 7] * 3, rules)

@@ -9,10 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.contract import LOGITS, NEXT_TOKEN, next_cache
-from hybrid_deploy.errors import BackendError, InputError
-from hybrid_deploy.runtime.backend import RunsAhead, SeveralHeads
+from hybrid_deploy.errors import BackendError, InputError, UsageError
+from hybrid_deploy.runtime.backend import Rearranging, RunsAhead, SeveralHeads
+from hybrid_deploy.runtime.beam import BeamSearch
 from hybrid_deploy.runtime.device_engine import TensorInfo
-from hybrid_deploy.runtime.generate import Limits, decode_greedily
+from hybrid_deploy.runtime.generate import decode_greedily
+from hybrid_deploy.runtime.rules import Beams, Rules
+from hybrid_deploy.runtime.sequences import Limits
 from tests.runtime.fake_device import FakeDevice
 from tests.runtime.fake_engine import (
     FORMS,
@@ -25,7 +28,7 @@ from tests.runtime.fake_engine import (
     fake_backend,
     fake_engines,
 )
-from tests.runtime.host_decoding import HostDecoding, by_host
+from tests.runtime.host_decoding import HostDecoding, by_host, stepped
 
 RNG = np.random.default_rng(2)
 LIMITS = Limits((), 0, 99, 20)
@@ -44,7 +47,7 @@ def test_loop_of_the_host_works_too(form: Form) -> None:
     decoder, image = Decoder(form=form), image_of(3)
     prompts = [[1, 2, 3], [4], [5, 6]]
     decoding = fake_backend(FakeDevice(), decoder).start({"image": image})
-    got = decode_greedily(decoding, prompts, LIMITS).sequences
+    got = stepped(decoding, prompts, LIMITS)
     want = by_host(decoder, image, prompts, LIMITS)
     assert [row.tokens for row in got] == [row.tokens for row in want]
 
@@ -77,6 +80,35 @@ def test_steps_after_blocks_go_on_with_the_same_caches(form: Form) -> None:
         return
     at = np.full(2, len(tokens))
     np.testing.assert_allclose(got.step(tokens[-1], at), want.step(tokens[-1], at), atol=1e-5)
+
+
+def test_sequences_stay_where_they_are() -> None:
+    decoding = fake_backend(FakeDevice(), Decoder()).start({"image": image_of(2)})
+    assert isinstance(decoding, Rearranging)
+    assert decoding.select(array(0, 1)) is decoding
+    for rows in (array(1, 0), array(0), array(0, 0, 1, 1)):
+        with pytest.raises(UsageError) as caught:
+            decoding.select(rows)
+        assert str(caught.value) == (
+            "fake decodes the 2 sequences that it began with; ask for one beam, or take "
+            "--backend onnxruntime"
+        )
+
+
+def test_beams_are_refused_in_one_line() -> None:
+    decoding = fake_backend(FakeDevice(), Decoder()).start({"image": image_of(1)})
+    with pytest.raises(UsageError, match=r"ask for one beam, .* or take --backend onnxruntime$"):
+        BeamSearch(decoding, [[1]], Rules(LIMITS, beams=Beams(2)))
+
+
+def test_why_steps_were_not_recorded_is_noted_once() -> None:
+    device, image = FakeDevice(), image_of(2)
+    recorded = fake_backend(device, Decoder()).start({"image": image})
+    assert decode_greedily(recorded, [[1]] * 2, LIMITS).notes == ()
+    device.refuses_capture = "the library allocates"
+    launched = fake_backend(device, Decoder()).start({"image": image})
+    notes = decode_greedily(launched, [[1]] * 2, LIMITS).notes
+    assert notes == ("steps were launched one by one: the library allocates",)
 
 
 def test_further_heads() -> None:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.device import CaptureError
-from hybrid_deploy.runtime.generate import Limits, decode_greedily
 from hybrid_deploy.runtime.local_gpu import local_gpu
+from hybrid_deploy.runtime.sequences import Limits
 from tests.runtime.fake_engine import Decoder, Form
-from tests.runtime.host_decoding import HostDecoding, ahead, by_host
+from tests.runtime.host_decoding import HostDecoding, ahead, by_host, stepped
 from tests.runtime.host_device import HostDevice
 from tests.runtime.torch_engine import torch_backend
 
@@ -58,7 +58,7 @@ def test_tokens_are_those_of_the_host(where: str, form: Form, prompts: list[list
     got, want = ahead(decoding, prompts, LIMITS), by_host(decoder, image, prompts, LIMITS)
     assert [row.tokens for row in got] == [row.tokens for row in want]
     for row, other in zip(got, want, strict=True):
-        np.testing.assert_allclose(row.scores, other.scores, atol=1e-4)  # TF32 is off in PyTorch
+        assert row.scores == pytest.approx(other.scores, abs=1e-4)  # TF32 is off in PyTorch
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -131,7 +131,7 @@ def test_recorded_blocks_equal_steps_of_the_host(form: Form) -> None:
     decoding = backend.start({"image": image})
     blocks = list(decoding.ahead(np.array([1, 1]), np.array([0, 0])))
     assert {(block.run, block.reason) for block in blocks} == {("graph", None)}
-    plain = decode_greedily(backend.start({"image": image}), [[1]] * 2, LIMITS).sequences
+    plain = stepped(backend.start({"image": image}), [[1]] * 2, LIMITS)
     tokens = np.concatenate([block.tokens for block in blocks])
     assert [tuple(row) for row in tokens.T] == [row.tokens for row in plain]
 

@@ -17,10 +17,10 @@ from hybrid_deploy.runtime.backend import Options, load_backend
 from hybrid_deploy.runtime.device import CaptureError, Graph
 from hybrid_deploy.runtime.device_backend import DeviceBackend
 from hybrid_deploy.runtime.engine import build_engines
-from hybrid_deploy.runtime.generate import decode_greedily, limits_of
 from hybrid_deploy.runtime.local_gpu import local_gpu
+from hybrid_deploy.runtime.sequences import limits_of
 from hybrid_deploy.target import parse_target
-from tests.runtime.host_decoding import ahead
+from tests.runtime.host_decoding import ahead, greedily, stepped
 
 TENSORRT = any(importlib.util.find_spec(name) for name in ("tensorrt", "tensorrt_rtx"))
 CUDA = importlib.util.find_spec("cuda") is not None
@@ -53,14 +53,14 @@ def test_fp32_tokens_are_those_of_onnxruntime(
 ) -> None:
     limits, inputs = limits_of(tiny_bundle.manifest), images(len(prompts))
     cpu = load_backend("onnxruntime", tiny_bundle, "fp32", Options())
-    want = decode_greedily(cpu.start(inputs), prompts, limits).sequences
+    want = greedily(cpu.start(inputs), prompts, limits)
     backend = on_gpu(tiny_bundle)
-    stepped = decode_greedily(backend.start(inputs), prompts, limits).sequences
+    by_steps = stepped(backend.start(inputs), prompts, limits)
     blocks = ahead(backend.start(inputs), prompts, limits)
-    for got in (stepped, blocks):
+    for got in (by_steps, blocks):
         assert [row.tokens for row in got] == [row.tokens for row in want]
         for row, other in zip(got, want, strict=True):
-            np.testing.assert_allclose(row.scores, other.scores, atol=1e-3)  # TF32 is off
+            assert row.scores == pytest.approx(other.scores, abs=1e-3)  # TF32 is off
 
 
 def test_replay_equals_plain_enqueue(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,18 +14,19 @@ import torch
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle, open_bundle
-from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError
+from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError, UsageError
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.runtime import gpu, onnxruntime_cuda_backend
 from hybrid_deploy.runtime.backend import Options, load_backend
 from hybrid_deploy.runtime.device_backend import DeviceBackend
-from hybrid_deploy.runtime.generate import decode_greedily, limits_of
 from hybrid_deploy.runtime.local_gpu import LocalGpu, local_gpu
 from hybrid_deploy.runtime.onnxruntime_cuda_backend import load_on
 from hybrid_deploy.runtime.onnxruntime_engine import CHOOSE
+from hybrid_deploy.runtime.sequences import limits_of
 from tests.export.test_own_step import Recurrent
-from tests.runtime.host_decoding import Prompts, ahead
+from tests.runtime.host_decoding import Prompts, ahead, greedily, stepped
 from tests.runtime.host_device import HostDevice
+from tests.runtime.rough_bundle import with_refine
 from tests.runtime.write_choose_graph import model
 
 ONE_THREAD = Options(1)
@@ -57,16 +58,16 @@ def test_tokens_are_those_of_the_other_backend(
 ) -> None:
     limits, inputs = limits_of(tiny_bundle.manifest), images(len(prompts))
     plain = load_backend("onnxruntime", tiny_bundle, "fp32", ONE_THREAD)
-    want = decode_greedily(plain.start(inputs), prompts, limits).sequences
+    want = greedily(plain.start(inputs), prompts, limits)
     backend = on_host(tiny_bundle, steps)
-    stepped = decode_greedily(backend.start(inputs), prompts, limits).sequences
+    by_steps = stepped(backend.start(inputs), prompts, limits)
     blocks = ahead(backend.start(inputs), prompts, limits)
-    for got in (stepped, blocks):
+    for got in (by_steps, blocks):
         assert [(row.tokens, row.finish) for row in got] == [
             (row.tokens, row.finish) for row in want
         ]
         for row, other in zip(got, want, strict=True):
-            np.testing.assert_allclose(row.scores, other.scores, atol=1e-5)
+            assert row.scores == pytest.approx(other.scores, abs=1e-5)
 
 
 @pytest.mark.gpu
@@ -75,7 +76,7 @@ def test_tokens_are_those_of_the_other_backend(
 def test_tokens_of_the_cuda_provider_are_those_of_the_cpu(tiny_bundle: Bundle, batch: int) -> None:
     limits, inputs, prompts = limits_of(tiny_bundle.manifest), images(batch), [[1]] * batch
     plain = load_backend("onnxruntime", tiny_bundle, "fp32", ONE_THREAD)
-    want = decode_greedily(plain.start(inputs), prompts, limits).sequences
+    want = greedily(plain.start(inputs), prompts, limits)
     backend = load_backend("onnxruntime-cuda", tiny_bundle, "fp32", ONE_THREAD)
     assert isinstance(backend, DeviceBackend)
     for _ in range(3):
@@ -89,7 +90,7 @@ def test_other_widths_follow_each_other(tiny_bundle: Bundle) -> None:
     for width in (8, 24, 64, 12, 8, 40, 24):
         inputs = images(2, width)
         got = ahead(backend.start(inputs), [[1]] * 2, limits)
-        want = decode_greedily(plain.start(inputs), [[1]] * 2, limits).sequences
+        want = greedily(plain.start(inputs), [[1]] * 2, limits)
         assert [row.tokens for row in got] == [row.tokens for row in want]
 
 
@@ -163,11 +164,21 @@ def test_carried_state_without_a_prefill_graph(tmp_path: Path) -> None:
     inputs = {"features": np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)}
     limits = limits_of(bundle.manifest)
     plain = load_backend("onnxruntime", bundle, "fp32", ONE_THREAD)
-    want = decode_greedily(plain.start(inputs), prompts, limits).sequences
+    want = greedily(plain.start(inputs), prompts, limits)
     for steps in (2, 3):
         backend = on_host(bundle, steps)
         for got in (
             ahead(backend.start(inputs), prompts, limits),
-            decode_greedily(backend.start(inputs), prompts, limits).sequences,
+            stepped(backend.start(inputs), prompts, limits),
         ):
             assert [row.tokens for row in got] == [row.tokens for row in want]
+
+
+def test_rough_logits_are_refused(tiny_bundle: Bundle) -> None:
+    rough = with_refine(tiny_bundle)
+    with pytest.raises(UsageError) as caught:
+        on_host(rough)
+    assert str(caught.value) == (
+        f"variant fp32 of {rough.folder} refines rough logits, which only a CPU does: take "
+        "--backend onnxruntime for it, or another variant for onnxruntime-cuda"
+    )

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.generate import Limits
+from hybrid_deploy.runtime.sequences import Limits
 from tests.runtime.fake_device import FakeDevice
 from tests.runtime.fake_engine import FORMS, VOCABULARY, Decoder, Form, fake_backend, fake_engines
 from tests.runtime.host_decoding import Prompts, ahead, by_host
@@ -31,7 +31,7 @@ def check(decoder: Decoder, prompts: Prompts, limits: Limits, steps: int = 4) ->
     assert [row.tokens for row in got] == [row.tokens for row in want]
     assert [row.finish for row in got] == [row.finish for row in want]
     for row, other in zip(got, want, strict=True):
-        np.testing.assert_allclose(row.scores, other.scores, atol=1e-5)  # both sum in float32
+        assert row.scores == pytest.approx(other.scores, abs=1e-5)  # both sum in float32
     return device
 
 

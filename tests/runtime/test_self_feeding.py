@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.runtime.engine_profile import narrowed
+from hybrid_deploy.runtime.engine_profile import graph_profile, narrowed
 from hybrid_deploy.runtime.engine_recipe import PlanRequest, compile_described
 from hybrid_deploy.runtime.self_feeding import feed_itself
 from hybrid_deploy.runtime.tensorrt_module import TensorRT, load_tensorrt
@@ -52,6 +52,14 @@ prefill (int64[batch,length] tokens, int64[batch] position, int64[batch] last)
   row = Gather (embedding, newest)
   place = Gather (places, position)
   logits = Add (row, place)
+}
+"""
+CARRIED = """
+<ir_version: 10, opset_import: ["" : 18]>
+step (int64[batch] token) => (float[batch,5] logits)
+<float[2,5] embedding = {1, 2, 3, 9, 5, 6, 7, 8, 9, 10}>
+{
+  logits = Gather (embedding, token)
 }
 """
 Values = dict[str, NDArray[Any]]
@@ -186,6 +194,16 @@ def test_short_logits_are_scored_in_float32(extend: Extend) -> None:
     assert outputs(network)["score"] == ("FLOAT", (-1,))
 
 
+def test_step_without_a_position_says_no_next_one(extend: Extend) -> None:
+    network = extend(CARRIED)
+    assert list(outputs(network)) == ["logits", "next_token", "score"]
+
+
+def test_refined_logits_stay_as_they_are(extend: Extend) -> None:
+    network = extend(CARRIED.replace("token", "candidates"))
+    assert list(outputs(network)) == ["logits"]
+
+
 def test_graph_without_logits_stays_as_it_is(extend: Extend) -> None:
     network = extend(STEP.replace("REAL", "float").replace("logits", "next_token"))
     assert list(outputs(network)) == ["next_token"]
@@ -196,8 +214,6 @@ def test_graph_without_logits_stays_as_it_is(extend: Extend) -> None:
 def test_engines_are_built_dynamic_and_static(
     tiny_bundle: Bundle, role: GraphRole, ranges: list[str]
 ) -> None:
-    from hybrid_deploy.runtime.engine_profile import graph_profile
-
     bundle = narrowed(tiny_bundle, ranges)
     path, spec = bundle.graph_path("fp32", role), bundle.graph("fp32", role)
     profile = graph_profile(bundle, spec, role.value)
@@ -206,6 +222,34 @@ def test_engines_are_built_dynamic_and_static(
     assert len(plan) > 10_000
     assert layers.parsed["TOPK"] == 1
     assert layers.caches_in_place == ("self_key_0", "self_value_0")
+
+
+@pytest.mark.parametrize(
+    ("role", "recordable"), [(GraphRole.STEP, True), (GraphRole.PREFILL, False)]
+)
+def test_steps_alone_may_be_recorded(
+    vendor: TensorRT,
+    tiny_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    role: GraphRole,
+    recordable: bool,
+) -> None:
+    from hybrid_deploy.runtime import engine_recipe
+
+    flags: list[bool] = []
+
+    def allow(vendor: TensorRT, network: Any, config: Any) -> None:
+        allow_recording(vendor, network, config)
+        flags.append(config.get_flag(vendor.member("BuilderFlag", "REQUIRE_USER_ALLOCATION")))
+
+    allow_recording = engine_recipe._allow_recording
+    monkeypatch.setattr(engine_recipe, "_allow_recording", allow)
+    path = tiny_bundle.graph_path("fp32", role)
+    bundle = narrowed(tiny_bundle, ["batch=1", "memory=6", "length=4"])
+    profile = graph_profile(bundle, bundle.graph("fp32", role), role.value)
+    request = PlanRequest(role.value, str(path), "rtx:sm_86", profile, capacity=CAPACITY)
+    assert len(compile_described(request)[0]) > 10_000
+    assert flags == [recordable]
 
 
 def test_inner_tensors_of_the_same_name_are_no_obstacle(tmp_path: Path) -> None:

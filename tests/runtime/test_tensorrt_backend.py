@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import os
 import sys
 import sysconfig
 from pathlib import Path
@@ -12,18 +14,23 @@ import pytest
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.errors import BackendError, MissingDependencyError
-from hybrid_deploy.runtime import backend, gpu
+from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
+from hybrid_deploy.runtime import backend, engine, gpu, tensorrt_backend
 from hybrid_deploy.runtime.backend import Options, load_backend
-from hybrid_deploy.runtime.engine import build_engine, graph_identity
-from hybrid_deploy.runtime.engine_cache import BuiltPlan, EngineCache, read_plan
-from hybrid_deploy.runtime.engine_plan import SETTINGS
+from hybrid_deploy.runtime.build_options import BuildOptions
+from hybrid_deploy.runtime.engine import build_engine
+from hybrid_deploy.runtime.engine_cache import RECORD_FILE, BuiltPlan, EngineCache, read_plan
+from hybrid_deploy.runtime.engine_identity import graph_identity
+from hybrid_deploy.runtime.engine_recipe import SETTINGS
 from hybrid_deploy.runtime.local_engines import find_engine
 from hybrid_deploy.runtime.local_gpu import LocalGpu, local_gpu
+from hybrid_deploy.runtime.tensorrt_backend import load_on
 from hybrid_deploy.runtime.tensorrt_engine import TensorRTEngine
 from hybrid_deploy.runtime.tensorrt_module import MessageLog, TensorRT, load_tensorrt
 from hybrid_deploy.target import Flavour, parse_target
 from tests.runtime.fake_device import FakeDevice
+from tests.runtime.rough_bundle import with_refine
+from tests.runtime.test_tensorrt_engine import Loaded
 
 RTX = importlib.util.find_spec("tensorrt_rtx") is not None
 needs_rtx = pytest.mark.skipif(not RTX, reason="tensorrt_rtx is not installed")
@@ -82,6 +89,10 @@ def test_without_a_gpu_only_the_cpu_is_compared(monkeypatch: pytest.MonkeyPatch)
     assert backend.usable_backends() == ("onnxruntime", "onnxruntime-cuda", "tensorrt")
 
 
+def settings(bundle: Bundle, **changes: object) -> dict[str, object]:
+    return {**SETTINGS, "feeds_itself": bundle.manifest.capacity, **changes}
+
+
 def shaped(bundle: Bundle, **changes: object) -> dict[str, object]:
     return {
         **graph_identity(bundle, bundle.graph("fp32", GraphRole.STEP)),
@@ -91,7 +102,7 @@ def shaped(bundle: Bundle, **changes: object) -> dict[str, object]:
         "target": "local",
         "gpu": [GPU.name, GPU.capability],
         "profile": {},
-        "settings": dict(SETTINGS),
+        "settings": settings(bundle),
         **changes,
     }
 
@@ -118,12 +129,18 @@ def test_engine_of_this_gpu_is_found_whatever_its_profile(
     [
         ({"gpu": ["RTX 3080", "8.6"]}, False),
         ({"version": "1.6"}, False),
+        ({"version": "1.8"}, False),
         ({"flavour": "tensorrt"}, False),
         ({"platform": "linux-riscv64"}, False),
         ({"graph": "0" * 64}, False),
         ({"weights": {}}, False),
-        ({"settings": {**SETTINGS, "recipe": 0}}, False),
-        ({"settings": {**SETTINGS, "workspace_bytes": 1000}}, True),
+        ({"settings": {"recipe": 0}}, False),
+        ({"settings": {"feeds_itself": None}}, False),
+        ({"settings": {"feeds_itself": 1}}, False),
+        ({"settings": {"workspace_bytes": 1000}}, True),
+        ({"version": "1.6", "settings": {"version_compatible": True}}, True),
+        ({"version": "1.8", "settings": {"version_compatible": True}}, False),
+        ({"gpu": None, "settings": {"hardware_compatible": True}}, True),
         ({"target": "rtx:sm_86", "gpu": None}, True),
         ({"target": "rtx:sm_89", "gpu": None}, False),
         ({"target": "rtx:any", "gpu": None}, True),
@@ -133,6 +150,8 @@ def test_only_what_runs_here_is_found(
     tiny_bundle: Bundle, tmp_path: Path, change: dict[str, object], found: bool
 ) -> None:
     cache = EngineCache(tmp_path)
+    if isinstance(changed := change.get("settings"), dict):
+        change = change | {"settings": settings(tiny_bundle, **changed)}
     plan = put(cache, shaped(tiny_bundle, **change))
     if found:
         assert find(cache, tiny_bundle) == plan
@@ -154,6 +173,65 @@ def test_engine_for_this_very_gpu_comes_before_the_others(
     put(cache, shaped(tiny_bundle, target="rtx:sm_86", gpu=None))
     put(cache, shaped(tiny_bundle, target="rtx:any", gpu=None))
     assert find(cache, tiny_bundle) == own
+
+
+def test_of_several_the_last_used_is_taken(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    plans = [put(cache, shaped(tiny_bundle, profile={"token": [[n], [n], [n]]})) for n in (1, 2)]
+    for wanted in (plans[0], plans[1], plans[0]):
+        for seconds, plan in ((1000, plan) for plan in plans if plan != wanted):
+            os.utime(plan.with_name(RECORD_FILE), (seconds, seconds))
+        read_plan(wanted)
+        assert find(cache, tiny_bundle) == wanted
+
+
+@pytest.mark.parametrize("role", [GraphRole.ENCODER, GraphRole.PREFILL, GraphRole.STEP])
+@pytest.mark.parametrize(
+    "options",
+    [
+        BuildOptions(),
+        BuildOptions(workspace_bytes=1 << 20),
+        BuildOptions(hardware_compatible=True, version_compatible=True),
+    ],
+)
+def test_what_a_local_build_writes_is_found(
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    role: GraphRole,
+    options: BuildOptions,
+) -> None:
+    vendor = dataclasses.replace(VENDOR, flavour=Flavour.TENSORRT, version="10.16.1")
+    monkeypatch.setattr(engine, "local_gpu", lambda: GPU)
+    monkeypatch.setattr(engine, "load_tensorrt", lambda flavour: vendor)
+    monkeypatch.setattr(engine, "compile_isolated", lambda request: BuiltPlan(b"plan", 1.0))
+    cache, target = EngineCache(tmp_path), parse_target("local")
+    record = build_engine(tiny_bundle, "fp32", role, target, cache=cache, options=options)
+    assert find_engine(cache, tiny_bundle, "fp32", role, vendor, GPU) == record.path
+    assert read_plan(record.path, vendor.version, flavour=vendor.flavour, gpu=GPU) == b"plan"
+
+
+def test_rough_logits_are_refused(tiny_bundle: Bundle) -> None:
+    rough = with_refine(tiny_bundle)
+    with pytest.raises(UsageError, match=r"variant fp32 .* or another variant for tensorrt$"):
+        load_on(FakeDevice(), rough, "fp32")
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_only_a_version_compatible_engine_may_bring_code_of_the_host(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compatible: bool
+) -> None:
+    loaded = Loaded()
+    monkeypatch.setattr(tensorrt_backend, "required_gpu", lambda name: GPU)
+    monkeypatch.setattr(tensorrt_backend, "load_tensorrt", lambda flavour: loaded.vendor)
+    cache = EngineCache(tmp_path)
+    for role, graph in tiny_bundle.graphs("fp32").items():
+        capacity = None if role is GraphRole.ENCODER else tiny_bundle.manifest.capacity
+        chosen = settings(tiny_bundle, feeds_itself=capacity, version_compatible=compatible)
+        shaped_by = shaped(tiny_bundle, settings=chosen) | graph_identity(tiny_bundle, graph)
+        cache.get_or_build(shaped_by, lambda role=role: BuiltPlan(role.value.encode(), 1.0))
+    load_on(loaded.device, tiny_bundle, "fp32", cache=cache)
+    assert [allowed for _, allowed in loaded.log.loaded] == [compatible] * 3
 
 
 def test_damaged_engine_is_not_taken(tiny_bundle: Bundle, tmp_path: Path) -> None:

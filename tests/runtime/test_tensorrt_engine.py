@@ -10,7 +10,7 @@ from hybrid_deploy.errors import BackendError, InputError
 from hybrid_deploy.runtime.device_backend import DeviceBackend
 from hybrid_deploy.runtime.device_engine import TensorInfo
 from hybrid_deploy.runtime.device_graphs import device_graphs
-from hybrid_deploy.runtime.generate import Limits
+from hybrid_deploy.runtime.sequences import Limits
 from hybrid_deploy.runtime.tensorrt_engine import TensorRTContext, TensorRTEngine
 from hybrid_deploy.target import Flavour
 from tests.runtime.fake_device import FakeDevice

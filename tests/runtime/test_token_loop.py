@@ -128,7 +128,13 @@ def test_making_ahead_is_closed_at_the_end_and_begun_again_with_fewer() -> None:
     assert [len(row.tokens) for row in found.sequences] == [3, 11, 4, 11]
     # all four; then the two that still grow, behind the tokens of whole blocks
     assert decoding.calls == [([11] * 4, [1] * 4), ([14, 14], [4, 4])]
-    assert found.notes == ("counts ahead",)
+    assert found.notes == ("steps were launched one by one: it counts",)
+
+
+def test_recorded_steps_need_no_note() -> None:
+    decoding = AheadDecoding([12])
+    decoding.reason = None
+    assert decode(decoding, rules()).notes == ()
 
 
 def test_rules_that_need_logits_are_not_made_ahead() -> None:
@@ -151,7 +157,7 @@ def test_nan_in_a_block_names_the_step() -> None:
     class Failing(AheadDecoding):
         def ahead(self, token: IntArray, position: IntArray) -> Generator[Block, None, None]:
             scores = np.array([[-1.0], [np.nan]], np.float32)
-            yield Block(np.array([[20], [21]]), scores)
+            yield Block(np.array([[20], [21]]), scores, "graph")
 
     with pytest.raises(BackendError, match="the logits of sequence 0 at step 2 are not finite"):
         decode(Failing([FOREVER]), rules())
