@@ -11,8 +11,9 @@ With h the row and g what DynamicQuantizeLinear makes of it, w a column and v it
     |hw - gv|  <=  |h(w - v)| + |(h - g)v|  <=  |h| |w - v|  +  s/2 sqrt(n) |v|
 
 by Cauchy and Schwarz, for n numbers in h and a scale s, since rounding is off by half a step at
-most. 7 bits, not 8: where a CPU has no instruction for it, ONNX Runtime adds two products of
-unsigned and signed bytes in 16 bits, and 2 * 255 * 64 fits these where 2 * 255 * 127 does not.
+most. What float32 itself loses comes to that. 7 bits, not 8: where a CPU has no instruction for
+it, ONNX Runtime adds two products of unsigned and signed bytes in 16 bits, and 2 * 255 * 64 fits
+these where 2 * 255 * 127 does not.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.constants import constant, drop_unused_constants, name_value
+from hybrid_deploy.calibration.neighbours import only_user
 from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN, GraphRole
 
 LEAST_WORDS = 4096
@@ -35,7 +37,8 @@ _DOMAIN = "com.microsoft"
 _LARGEST = 64
 _STEPS = 255
 _ROUNDING = 1e-5  # of float32 sums of some thousand products, relative to |h| |w|
-_SLACK = 1.001
+_BIAS_ROUNDING = 1e-6  # of the same sums, relative to the bias that begins them
+_SLACK = 1.001  # for what the margin's own arithmetic loses
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def project_roughly(graphs: Mapping[GraphRole, ir.Model]) -> ir.Model | None:
     first = found[GraphRole.STEP]
     if first is None or len(first.table) < LEAST_WORDS or GraphRole.PREFILL not in graphs:
         return None
+    if not np.isfinite(first.table).all() or any(map(_has_such_outputs, graphs.values())):
+        return None
     same = {r: p for r, p in found.items() if p and np.array_equal(p.table, first.table)}
     if len(same) < len(graphs):
         return None
@@ -94,8 +99,8 @@ class _Rough:
 
     @staticmethod
     def of(table: NDArray[np.float32]) -> _Rough:
-        largest = np.abs(table).max(1, keepdims=True)
-        scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(_LARGEST)
+        least = _LARGEST * np.finfo(np.float32).tiny  # so that no scale is 0 or denormal
+        scale = np.maximum(np.abs(table).max(1, keepdims=True), least) / np.float32(_LARGEST)
         values = np.rint(table / scale)
         stored = values * scale
         return _Rough(
@@ -106,29 +111,44 @@ class _Rough:
         )
 
 
+def _has_such_outputs(model: ir.Model) -> bool:
+    """Tells whether a model has heads of its own with the names of what comes in."""
+    return bool({HIDDEN, MARGIN} & {value.name for value in model.graph.outputs})
+
+
 def _projection(model: ir.Model) -> _Projection | None:
     logits = next((value for value in model.graph.outputs if value.name == LOGITS), None)
-    node, bias = None if logits is None else logits.producer(), None
-    if node is not None and node.op_type == "Add":
-        constants = [v for v in node.inputs if v is not None and v.const_value is not None]
-        products = [v for v in node.inputs if v is not None and v.const_value is None]
-        if len(constants) != 1 or len(products) != 1:
-            return None
-        bias, node = constants[0], products[0].producer()
+    if logits is None or logits.uses():
+        return None
+    node, bias = _without_bias(logits.producer())
     if node is None or node.op_type not in ("MatMul", "Gemm") or node.domain:
         return None
-    hidden, weight = node.inputs[:2]
-    if hidden is None or hidden.shape is None or hidden.shape.rank() != 2 or weight is None:
+    hidden, weight, *more = node.inputs
+    factors = [node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
+    if factors != [1.0, 1.0] or node.attributes.get_int("transA", False) or (bias and any(more)):
         return None
-    scaled = any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
-    if weight.const_value is None or weight.dtype is not ir.DataType.FLOAT or scaled:
+    if hidden is None or hidden.shape is None or hidden.shape.rank() != 2:
         return None
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = node.inputs[2]
-    array = weight.const_value.numpy()
-    table = array if node.attributes.get_int("transB", 0) else array.T
-    plain = bias is None or (bias.const_value is not None and bias.const_value.size == len(table))
-    return _Projection(node, table, bias) if plain else None
+    if weight is None or weight.const_value is None or weight.dtype is not ir.DataType.FLOAT:
+        return None
+    array, bias = weight.const_value.numpy(), bias or next(iter(more), None)
+    table = array if node.attributes.get_int("transB", False) else array.T
+    plain = bias is None or _sizes(bias) == (len(table),)
+    return _Projection(node, table, bias) if table.ndim == 2 and plain else None
+
+
+def _without_bias(node: ir.Node | None) -> tuple[ir.Node | None, ir.Value | None]:
+    """Gives what stands before an Add of a constant, and the constant."""
+    if node is None or node.op_type != "Add" or node.domain:
+        return node, None
+    for value, bias in (node.inputs, reversed(node.inputs)):
+        if value is not None and bias is not None and bias.const_value is not None:
+            return (value.producer(), bias) if only_user(value) is node else (None, None)
+    return None, None
+
+
+def _sizes(value: ir.Value) -> tuple[int, ...] | None:
+    return None if value.const_value is None else tuple(value.const_value.shape.numpy())
 
 
 def _rewrite(model: ir.Model, projection: _Projection, rough: _Rough) -> None:
@@ -144,7 +164,7 @@ def _rewrite(model: ir.Model, projection: _Projection, rough: _Rough) -> None:
     ]
     product = ir.node("DynamicQuantizeMatMul", inputs, domain=_DOMAIN, name="project_roughly")
     row = ir.node("Identity", [hidden], name="row_to_project")
-    margin = _margin(graph, hidden, rough)
+    margin = _margin(graph, hidden, rough, _largest_of(projection.bias))
     graph.insert_before(last, [product, row, *margin])
     old.name = f"{LOGITS}_float"
     graph.outputs[graph.outputs.index(old)] = name_value(product, LOGITS, old.shape)
@@ -155,8 +175,18 @@ def _rewrite(model: ir.Model, projection: _Projection, rough: _Rough) -> None:
     graph.opset_imports[_DOMAIN] = 1
 
 
-def _margin(graph: ir.Graph, hidden: ir.Value, rough: _Rough) -> list[ir.Node]:
-    """Writes |h| (error + rounding) + (max(h, 0) - min(h, 0)) / 255 / 2 sqrt(n) norm."""
+def _largest_of(bias: ir.Value | None) -> float:
+    """Gives the largest finite magnitude; a token that infinity rules out is never off."""
+    if bias is None or bias.const_value is None:
+        return 0.0
+    return float(np.abs(np.nan_to_num(bias.const_value.numpy(), posinf=0, neginf=0)).max())
+
+
+def _margin(graph: ir.Graph, hidden: ir.Value, rough: _Rough, bias: float) -> list[ir.Node]:
+    """Writes |h| (error + rounding) + (max(h, 0) - min(h, 0)) / 255 / 2 sqrt(n) norm.
+
+    ONNX Runtime finds the range over all rows of a batch; what the bias costs is added last.
+    """
     width = rough.values.shape[0]
     of_weight = _SLACK * (rough.error + _ROUNDING * rough.norm)
     of_row = _SLACK * rough.norm * math.sqrt(width) / _STEPS / 2
@@ -164,20 +194,21 @@ def _margin(graph: ir.Graph, hidden: ir.Value, rough: _Rough) -> list[ir.Node]:
     zero = constant(graph, "margin_zero", np.zeros(1, np.float32))
     by_norm = constant(graph, "margin_by_norm", np.full(1, of_weight, np.float32))
     by_range = constant(graph, "margin_by_range", np.full(1, of_row, np.float32))
+    of_bias = constant(graph, "margin_of_bias", np.full(1, _BIAS_ROUNDING * bias, np.float32))
     nodes: list[ir.Node] = []
 
-    def add(operator: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+    def add(operator: str, rows: ir.Shape, *inputs: ir.Value) -> ir.Value:
+        attributes = {"keepdims": 0} if operator.startswith("Reduce") else {}
         nodes.append(ir.node(operator, inputs, attributes))
-        rows = [hidden.shape[0]] if hidden.shape and axis in inputs else [1]
-        return name_value(nodes[-1], f"margin_{len(nodes)}", ir.Shape(rows))
+        return name_value(nodes[-1], f"margin_{len(nodes)}", rows)
 
-    top = add("Max", add("ReduceMax", hidden, keepdims=0), zero)
-    bottom = add("Min", add("ReduceMin", hidden, keepdims=0), zero)
-    of_rounding = add("Mul", add("Sub", top, bottom), by_range)
-    norm = add("ReduceL2", hidden, axis, keepdims=0)
-    add("Add", add("Mul", norm, by_norm), of_rounding)
-    for node in nodes[-2:]:
-        node.outputs[0].shape = norm.shape
+    assert hidden.shape is not None
+    whole, one, rows = ir.Shape([]), ir.Shape([1]), ir.Shape([hidden.shape[0]])
+    top = add("Max", one, add("ReduceMax", whole, hidden), zero)
+    bottom = add("Min", one, add("ReduceMin", whole, hidden), zero)
+    of_range = add("Mul", one, add("Sub", one, top, bottom), by_range)
+    of_norm = add("Mul", rows, add("ReduceL2", rows, hidden, axis), by_norm)
+    add("Add", rows, of_norm, add("Add", one, of_range, of_bias))
     return nodes
 
 

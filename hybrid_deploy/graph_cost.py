@@ -30,9 +30,10 @@ def graph_cost(model: ir.Model, sizes: Sizes) -> GraphCost | None:
         sizes: what to count for, usually the typical size of every dimension.
 
     Returns:
-        Operations of MatMul, Gemm, Conv, ConvTranspose and Attention, two per multiply-add; what
-        is done per element (normalisation, activation, softmax) is left out. Every weight counts
-        once, of a table that is only looked up the rows that are taken.
+        Operations of MatMul, Gemm, Conv, ConvTranspose and Attention, two per multiply-add, and of
+        what ONNX Runtime's CPU has in their place; what is done per element (normalisation,
+        activation, softmax) is left out. Every weight counts once, of a table that is only looked
+        up the rows that are taken.
     """
     try:
         return _count(model.graph, sizes)
@@ -90,12 +91,23 @@ def _query_heads(node: ir.Node) -> int:
     return heads // (node.attributes.get_int("kv_num_heads", heads) or 1)
 
 
+def _grouped_query(node: ir.Node, sizes: Sizes) -> int:
+    """Counts both products of every query with all of a cache (batch, heads, length, head_dim)."""
+    query, key, value = (_shape(node.inputs[i], sizes) for i in (0, 3, 4))
+    heads = node.attributes.get_int("num_heads", 1)
+    return query[0] * query[1] * heads * key[2] * (key[3] + value[3])
+
+
 _COUNTERS: Mapping[str, Callable[[ir.Node, Sizes], int]] = {
     "Attention": _attention,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
+    "DynamicQuantizeMatMul": _matmul,
     "Gemm": _gemm,
+    "GroupQueryAttention": _grouped_query,
     "MatMul": _matmul,
+    "MatMulIntegerToFloat": _matmul,
+    "MultiHeadAttention": _attention,
 }
 
 

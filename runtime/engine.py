@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.devices import tensorrt_refusal
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.manifest import FileRecord, GraphSpec
 from hybrid_deploy.runtime.build_memory import check_memory
@@ -107,8 +108,10 @@ def build_engine(
     Raises:
         InputError: the bundle has no such variant.
         MissingDependencyError: the target's TensorRT is not installed.
-        BuildError: TensorRT refused the graph, in its own words, or memory does not suffice.
+        BuildError: the variant is for a CPU, or TensorRT refused the graph, in its own words, or
+            memory does not suffice.
     """
+    _check_form(bundle, variant)
     say, cache = progress or _silent, cache or EngineCache()
     graph = f"{variant}/{role.value}"
     spec = bundle.graph(variant, role)
@@ -140,6 +143,13 @@ def build_engine(
         from_cache=plan.from_cache,
         layers=plan.record.layers,
     )
+
+
+def _check_form(bundle: Bundle, variant: str) -> None:
+    precision = bundle.variant(variant).precision
+    refusal = tensorrt_refusal(precision.encoder, precision.decoder)
+    if refusal is not None:
+        raise BuildError(f"variant {variant} is not for TensorRT; {refusal}")
 
 
 def _last_time(last: PlanRecord | None, vendor: TensorRT) -> str:
