@@ -33,10 +33,12 @@ _BYTES_PER_MB = 1e6
 def cpu_candidates(block_size: int | None = None) -> list[Recipe]:
     """Gives the recipes that may be fastest with ONNX Runtime on a CPU."""
     return [
-        recipe_for("int8-weights", block_size=block_size),
-        recipe_for("int4-weights", block_size=block_size),
-        recipe_for("int8-cpu", block_size=block_size),
-        recipe_for(None, encoder="int8-cpu", decoder="int4-weights", block_size=block_size),
+        recipe_for("fp32-cpu"),
+        *(
+            recipe_for(None, encoder=encoder, decoder=decoder, block_size=block_size)
+            for encoder in ("fp32-cpu", "int8-cpu")
+            for decoder in ("int8-cpu", "int4-cpu")
+        ),
     ]
 
 

@@ -13,13 +13,14 @@ import onnx_ir as ir
 
 from hybrid_deploy.calibration.constants import describe, drop_unused_constants
 from hybrid_deploy.calibration.integer_products import fuse_integer_products
+from hybrid_deploy.calibration.neighbours import only_user
 
 _DOMAIN = "com.microsoft"
 _HEADS_FIRST = [0, 2, 1, 3]
 
 
 def prefer_cpu_kernels(model: ir.Model) -> None:
-    """Rewrites a quantized graph in place; it computes the same, and only ONNX Runtime runs it."""
+    """Rewrites a graph in place; it computes the same, and only ONNX Runtime runs it."""
     graph = model.graph
     for node in list(graph):
         if node.op_type == "Attention" and not node.domain:
@@ -95,13 +96,13 @@ def _unsplit(value: ir.Value | None) -> ir.Value | None:
 
 def _joined(value: ir.Value) -> ir.Value | None:
     """Gives Reshape(Transpose(value)) (batch, length, width) of (batch, heads, length, width)."""
-    user = _only_user(value)
+    user = only_user(value)
     if user is not None and user.op_type == "Reshape" and user.outputs[0].shape == value.shape:
-        user = _only_user(user.outputs[0])
+        user = only_user(user.outputs[0])
     if user is None or not _swaps_heads(user):
         return None
     swapped = user.outputs[0]
-    reshape = _only_user(swapped)
+    reshape = only_user(swapped)
     if reshape is None or reshape.op_type != "Reshape":
         return None
     joined, before = reshape.outputs[0].shape, swapped.shape
@@ -126,13 +127,8 @@ def _producer(value: ir.Value | None, operator: str) -> ir.Node | None:
     return node if node is not None and node.op_type == operator else None
 
 
-def _only_user(value: ir.Value) -> ir.Node | None:
-    users = list(value.uses())
-    return users[0][0] if len(users) == 1 and not value.is_graph_output() else None
-
-
 def _is_merged(node: ir.Node) -> bool:
-    user = _only_user(node.outputs[0])
+    user = only_user(node.outputs[0])
     return user is not None and user.op_type == "LayerNormalization"
 
 

@@ -19,6 +19,8 @@ FLOAT8_OPSET = 19
 
 BLOCK_SIZES = (32, 64, 128)
 FLOATS = ("fp32", "fp16")
+WIDE = frozenset({"fp32", "fp16", "bf16", "fp32-cpu"})
+"""The forms of either component that have no numbers of 8 bits or fewer."""
 
 
 class EncoderForm(str, Enum):
@@ -73,7 +75,6 @@ _OLDEST_OPSETS = {
     "fp8": FLOAT8_OPSET,
     "int8-weights": INT4_OPSET,
     "int4-weights": INT4_OPSET,
-    "int4-cpu": INT4_OPSET,
 }
 _HALF_SCALES_OPSET = 19
 """The first whose scales may be float16."""
@@ -124,7 +125,7 @@ class Recipe:
     def oldest_opset(self) -> int:
         """The first ONNX operator set whose operators know it."""
         halves = _HALF_SCALES_OPSET if self.quantizes and self.has_halves else 18
-        forms = (self.encoder.value, self.decoder.value)
+        forms = (self.encoder.value, self.decoder.portable.value)
         return max(halves, *(_OLDEST_OPSETS.get(form, 18) for form in forms))
 
     @property
@@ -135,8 +136,7 @@ class Recipe:
     @property
     def quantizes(self) -> bool:
         """Whether numbers of 8 bits or fewer come in, layer by layer."""
-        wide = {"fp32", "fp16", "bf16", "fp32-cpu"}
-        return not {self.encoder.value, self.decoder.value} <= wide
+        return not {self.encoder.value, self.decoder.value} <= WIDE
 
 
 _RECIPES = (

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.constants import constant, drop_unused_constants, name_value
+from hybrid_deploy.calibration.neighbours import only_user
 from hybrid_deploy.calibration.number_forms import INT4, INT8
 from hybrid_deploy.calibration.points import Linear
 from hybrid_deploy.calibration.rough_tables import (
@@ -73,6 +73,8 @@ def project_roughly(graphs: Mapping[GraphRole, ir.Model], *, certain: bool) -> i
     first = found[GraphRole.STEP]
     if first is None or len(first.table) < LEAST_WORDS or GraphRole.PREFILL not in graphs:
         return None
+    if not np.isfinite(first.table).all() or any(map(_has_such_outputs, graphs.values())):
+        return None
     same = {r: p for r, p in found.items() if p and np.array_equal(p.table, first.table)}
     if len(same) < len(graphs):
         return None
@@ -85,29 +87,44 @@ def project_roughly(graphs: Mapping[GraphRole, ir.Model], *, certain: bool) -> i
     return refining
 
 
+def _has_such_outputs(model: ir.Model) -> bool:
+    """Tells whether a model has heads of its own with the names of what comes in."""
+    return bool({HIDDEN, MARGIN} & {value.name for value in model.graph.outputs})
+
+
 def _projection(model: ir.Model) -> _Projection | None:
     logits = next((value for value in model.graph.outputs if value.name == LOGITS), None)
-    node, bias = None if logits is None else logits.producer(), None
-    if node is not None and node.op_type == "Add":
-        constants = [v for v in node.inputs if v is not None and v.const_value is not None]
-        products = [v for v in node.inputs if v is not None and v.const_value is None]
-        if len(constants) != 1 or len(products) != 1:
-            return None
-        bias, node = constants[0], products[0].producer()
+    if logits is None or logits.uses():
+        return None
+    node, bias = _without_bias(logits.producer())
     if node is None or node.op_type not in ("MatMul", "Gemm") or node.domain:
         return None
-    hidden, weight = node.inputs[:2]
-    if hidden is None or hidden.shape is None or hidden.shape.rank() != 2 or weight is None:
+    hidden, weight, *more = node.inputs
+    factors = [node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
+    if factors != [1.0, 1.0] or node.attributes.get_int("transA", False) or (bias and any(more)):
         return None
-    scaled = any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
-    if weight.const_value is None or weight.dtype is not ir.DataType.FLOAT or scaled:
+    if hidden is None or hidden.shape is None or hidden.shape.rank() != 2:
         return None
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = node.inputs[2]
-    array = weight.const_value.numpy()
-    table = array if node.attributes.get_int("transB", 0) else array.T
-    plain = bias is None or (bias.const_value is not None and bias.const_value.size == len(table))
-    return _Projection(node, hidden, table, bias) if plain else None
+    if weight is None or weight.const_value is None or weight.dtype is not ir.DataType.FLOAT:
+        return None
+    array, bias = weight.const_value.numpy(), bias or next(iter(more), None)
+    table = array if node.attributes.get_int("transB", False) else array.T
+    plain = bias is None or _sizes(bias) == (len(table),)
+    return _Projection(node, hidden, table, bias) if table.ndim == 2 and plain else None
+
+
+def _without_bias(node: ir.Node | None) -> tuple[ir.Node | None, ir.Value | None]:
+    """Gives what stands before an Add of a constant, and the constant."""
+    if node is None or node.op_type != "Add" or node.domain:
+        return node, None
+    for value, bias in (node.inputs, reversed(node.inputs)):
+        if value is not None and bias is not None and bias.const_value is not None:
+            return (value.producer(), bias) if only_user(value) is node else (None, None)
+    return None, None
+
+
+def _sizes(value: ir.Value) -> tuple[int, ...] | None:
+    return None if value.const_value is None else tuple(value.const_value.shape.numpy())
 
 
 def _in_seven_bits(graph: ir.Graph, projection: _Projection) -> None:
@@ -125,7 +142,8 @@ def _in_seven_bits(graph: ir.Graph, projection: _Projection) -> None:
     graph.insert_before(last, product)
     old.name = f"{LOGITS}_float"
     graph.outputs[graph.outputs.index(old)] = name_value(product, LOGITS, old.shape)
-    _return_margin(graph, projection.hidden, certain_margin(projection.table, stored))
+    margin = certain_margin(projection.table, stored, _largest_of(projection.bias))
+    _return_margin(graph, projection.hidden, margin)
     graph.remove([last, *([projection.node] if projection.node is not last else [])], safe=True)
     drop_unused_constants(graph)
     graph.opset_imports[_DOMAIN] = 1
@@ -140,8 +158,16 @@ def _in_four_bits(graph: ir.Graph, projection: _Projection) -> None:
     else:
         stored = quantize_in_blocks(LOGITS, projection.table, block, 1, INT4).restored
         store_weight(graph, linear, INT4, block)
-    _return_margin(graph, projection.hidden, likely_margin(projection.table, stored))
+    margin = likely_margin(projection.table, stored)
+    _return_margin(graph, projection.hidden, margin)
     drop_unused_constants(graph)
+
+
+def _largest_of(bias: ir.Value | None) -> float:
+    """Gives the largest finite magnitude; a token that infinity rules out is never off."""
+    if bias is None or bias.const_value is None:
+        return 0.0
+    return float(np.abs(np.nan_to_num(bias.const_value.numpy(), posinf=0, neginf=0)).max())
 
 
 def _return_margin(graph: ir.Graph, hidden: ir.Value, margin: Margin) -> None:
@@ -155,23 +181,26 @@ def _return_margin(graph: ir.Graph, hidden: ir.Value, margin: Margin) -> None:
 
 
 def _margin(graph: ir.Graph, hidden: ir.Value, margin: Margin) -> list[ir.Node]:
-    """Writes the margin of each row as nodes."""
+    """Writes the margin of each row as nodes; ONNX Runtime finds the spread over all rows."""
     axis = constant(graph, "margin_axis", np.array([-1]))
     zero = constant(graph, "margin_zero", np.zeros(1, np.float32))
     by_norm = constant(graph, "margin_by_norm", np.full(1, margin.by_norm, np.float32))
     by_spread = constant(graph, "margin_by_spread", np.full(1, margin.by_spread, np.float32))
+    fixed = constant(graph, "margin_fixed", np.full(1, margin.fixed, np.float32))
     nodes: list[ir.Node] = []
 
-    def add(shape: list[Any], operator: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+    def add(operator: str, rows: ir.Shape, *inputs: ir.Value) -> ir.Value:
+        attributes = {"keepdims": 0} if operator.startswith("Reduce") else {}
         nodes.append(ir.node(operator, inputs, attributes))
-        return name_value(nodes[-1], f"margin_{len(nodes)}", ir.Shape(shape))
+        return name_value(nodes[-1], f"margin_{len(nodes)}", rows)
 
-    rows = list(hidden.shape or [None])[:1]
-    top = add([1], "Max", add([], "ReduceMax", hidden, keepdims=0), zero)
-    bottom = add([1], "Min", add([], "ReduceMin", hidden, keepdims=0), zero)
-    of_rounding = add([1], "Mul", add([1], "Sub", top, bottom), by_spread)
-    norm = add(rows, "ReduceL2", hidden, axis, keepdims=0)
-    add(rows, "Add", add(rows, "Mul", norm, by_norm), of_rounding)
+    assert hidden.shape is not None
+    whole, one, rows = ir.Shape([]), ir.Shape([1]), ir.Shape([hidden.shape[0]])
+    top = add("Max", one, add("ReduceMax", whole, hidden), zero)
+    bottom = add("Min", one, add("ReduceMin", whole, hidden), zero)
+    of_spread = add("Mul", one, add("Sub", one, top, bottom), by_spread)
+    of_norm = add("Mul", rows, add("ReduceL2", rows, hidden, axis), by_norm)
+    add("Add", rows, of_norm, add("Add", one, of_spread, fixed))
     return nodes
 
 

@@ -1,8 +1,8 @@
 """How far logits can be off when the vocabulary projection is read in few bits.
 
 With h the row that is projected, g what the kernel rounds it to, w a column and v its few bits, a
-logit is off by hw - gv = h(w - v) + (h - g)v. Both bounds here are a |h| + b s, for the norm of h
-and the spread s = max(h, 0) - min(h, 0) of its numbers.
+logit is off by hw - gv = h(w - v) + (h - g)v. Both bounds here are a |h| + b s + c, for the norm
+of h and the spread s = max(h, 0) - min(h, 0) of its numbers.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ fits these where 2 * 255 * 127 does not.
 
 _STEPS = 255
 _ROUNDING = 1e-5  # of float32 sums of some thousand products, relative to |h| |w|
-_SLACK = 1.001
+_BIAS_ROUNDING = 1e-6  # of the same sums, relative to the bias that begins them
+_SLACK = 1.001  # for what the margin's own arithmetic loses
 _DEVIATIONS = 4
 _UNIFORM = math.sqrt(12)
 
 
 @dataclass(frozen=True)
 class Margin:
-    """How far a logit can be off: `by_norm` |h| + `by_spread` (max(h, 0) - min(h, 0))."""
+    """How far a logit can be off: `by_norm` |h| + `by_spread` (max(h, 0) - min(h, 0)) + `fixed`."""
 
     by_norm: float
     by_spread: float
+    fixed: float = 0.0
 
 
 def seven_bits(
@@ -43,22 +45,31 @@ def seven_bits(
     Returns:
         values (vocabulary, width), scales (vocabulary,), and the table as it is stored.
     """
-    largest = np.abs(table).max(1)
-    scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(SEVEN_BITS)
+    least = SEVEN_BITS * np.finfo(np.float32).tiny  # so that no scale is 0 or denormal
+    scale = np.maximum(np.abs(table).max(1), least) / np.float32(SEVEN_BITS)
     values = np.rint(table / scale[:, None])
     return values.astype(np.int8), scale, values * scale[:, None]
 
 
-def certain_margin(table: NDArray[np.float32], stored: NDArray[np.float32]) -> Margin:
+def certain_margin(
+    table: NDArray[np.float32], stored: NDArray[np.float32], bias: float = 0.0
+) -> Margin:
     """Gives what no logit is ever off by more, for rows rounded as DynamicQuantizeLinear does.
 
     |h(w - v)| <= |h| |w - v| by Cauchy and Schwarz, and each of n numbers is off by half a step of
-    spread / 255 at most, so that |(h - g)v| <= spread / 255 / 2 sqrt(n) |v|.
+    spread / 255 at most, so that |(h - g)v| <= spread / 255 / 2 sqrt(n) |v|. What float32 itself
+    loses comes to that.
+
+    Args:
+        table: (vocabulary, width).
+        stored: what few bits made of it.
+        bias: largest magnitude of what is added to the products.
     """
     error, norm = _largest_norm(table - stored), _largest_norm(stored)
     return Margin(
         by_norm=_SLACK * (error + _ROUNDING * norm),
         by_spread=_SLACK * norm * math.sqrt(table.shape[1]) / _STEPS / 2,
+        fixed=_BIAS_ROUNDING * bias,
     )
 
 

@@ -7,11 +7,14 @@ numbers, for a batch of two, and sees whether what comes out are the columns of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+from hybrid_deploy.calibration.neighbours import only_user
 
 _BATCH = 2
 Indices = NDArray[np.int64]
@@ -35,14 +38,11 @@ class RowSlice:
 def row_slice(value: ir.Value) -> RowSlice | None:
     """Gives the columns that a tensor consists of, row by row; None if it is anything else."""
     source = source_of(value)
-    width = _width(source)
-    if width is None:
+    indices = _indices(source)
+    moved = None if indices is None or indices.ndim != 2 else _moved(value, source, indices)
+    if indices is None or moved is None or moved.ndim == 0 or len(moved) != _BATCH:
         return None
-    indices = np.arange(_BATCH * width).reshape(_BATCH, width)
-    moved = _moved(value, source, indices)
-    if moved is None or moved.ndim == 0 or len(moved) != _BATCH:
-        return None
-    rows = moved.reshape(_BATCH, -1)
+    rows, width = moved.reshape(_BATCH, -1), indices.shape[1]
     begin, count = int(rows[0, 0]), rows.shape[1]
     straight = begin + count <= width and np.array_equal(rows, indices[:, begin : begin + count])
     return RowSlice(source, begin, count) if straight else None
@@ -50,28 +50,29 @@ def row_slice(value: ir.Value) -> RowSlice | None:
 
 def as_rows(value: ir.Value) -> ir.Value | None:
     """Follows a tensor down to where it is (batch, width) again, each row in its order."""
-    if value.shape is None or not all(isinstance(size, int) for size in value.shape[1:]):
+    indices, here = _indices(value), value
+    if indices is None:
         return None
-    sizes = [int(size) for size in value.shape[1:] if isinstance(size, int)]
-    shape = (_BATCH, *sizes)
-    indices = np.arange(int(np.prod(shape))).reshape(shape)
-    flat, moved, here = indices.reshape(_BATCH, -1), indices, value
-    while True:
-        users = list(here.uses())
-        if len(users) != 1 or users[0][1] != 0 or here.is_graph_output():
+    flat, moved = indices.reshape(_BATCH, -1), indices
+    while moved.shape != flat.shape:
+        node = only_user(here)
+        if node is None or node.inputs[0] is not here or len(node.outputs) != 1:
             return None
-        node = users[0][0]
-        found = _apply(node, moved, node.outputs[0])
-        if found is None or len(node.outputs) != 1:
+        here = node.outputs[0]
+        found = _apply(node, moved, here)
+        if found is None:
             return None
-        here, moved = node.outputs[0], found
-        if (
-            moved.ndim == 2
-            and moved.size == flat.size
-            and here.shape is not None
-            and here.shape.rank() == 2
-        ):
-            return here if np.array_equal(moved, flat) else None
+        moved = found
+    return here if np.array_equal(moved, flat) and not here.is_graph_output() else None
+
+
+def is_in_order(value: ir.Value, source: ir.Value) -> bool:
+    """Tells whether a tensor holds the numbers of what it was moved from, all in their order."""
+    indices = _indices(source)
+    moved = None if indices is None else _moved(value, source, indices)
+    if indices is None or moved is None:
+        return False
+    return np.array_equal(moved.reshape(-1), indices.reshape(-1))
 
 
 def source_of(value: ir.Value) -> ir.Value:
@@ -85,11 +86,14 @@ def source_of(value: ir.Value) -> ir.Value:
     return value
 
 
-def _width(source: ir.Value) -> int | None:
-    if source.shape is None or source.shape.rank() != 2:
+def _indices(value: ir.Value) -> Indices | None:
+    """Numbers the elements of a tensor, for a batch of two; None if more than that varies."""
+    if value.shape is None or value.shape.rank() == 0 or isinstance(value.shape[0], int):
         return None
-    rows, width = source.shape
-    return width if isinstance(width, int) and not isinstance(rows, int) else None
+    sizes = [size for size in value.shape[1:] if isinstance(size, int)]
+    if len(sizes) < value.shape.rank() - 1:
+        return None
+    return np.arange(_BATCH * math.prod(sizes)).reshape(_BATCH, *sizes)
 
 
 def _moved(value: ir.Value, source: ir.Value, indices: Indices) -> Indices | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hybrid_deploy.calibration.divergence import Teacher
 from hybrid_deploy.calibration.float_model import FloatModel
 from hybrid_deploy.calibration.layers import Layer
-from hybrid_deploy.calibration.precision import Recipe
+from hybrid_deploy.calibration.precision import WIDE, Recipe
 from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.trial import trial_variant
 from hybrid_deploy.report import Column
@@ -61,6 +61,8 @@ def rank_layers(
 ) -> list[Sensitivity]:
     """Quantizes one layer after the other and measures the logits, in one pass.
 
+    Forms for a CPU count as their portable ones: other operators are no matter of a layer.
+
     Args:
         model: what is quantized.
         recipe: how.
@@ -75,6 +77,7 @@ def rank_layers(
     """
     layers = [layer for layer in model.layers if _is_touched(layer, recipe)]
     found: list[Sensitivity] = []
+    recipe = replace(recipe, decoder=recipe.decoder.portable)
     progress("sensitivity", 0, len(layers))
     for done, layer in enumerate(layers, start=1):
         others = [other.name for other in model.layers if other is not layer]
@@ -90,4 +93,4 @@ def rank_layers(
 def _is_touched(layer: Layer, recipe: Recipe) -> bool:
     component, _, _ = layer.name.partition("/")
     form = recipe.encoder.value if component == "encoder" else recipe.decoder.value
-    return form not in ("fp32", "fp16", "bf16")
+    return form not in WIDE

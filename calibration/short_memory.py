@@ -17,12 +17,14 @@ import numpy as np
 import onnx_ir as ir
 
 from hybrid_deploy.calibration.constants import constant, name_value
-from hybrid_deploy.calibration.grouped_attention import (
-    DOMAIN,
+from hybrid_deploy.calibration.grouped_query import (
+    Attributes,
+    Lengths,
     attributes_of,
-    grouped,
-    is_attention,
+    insert_grouped_query,
+    is_plain_attention,
     lengths_up_to,
+    takes_heads_of,
 )
 from hybrid_deploy.calibration.row_slices import as_rows, row_slice
 from hybrid_deploy.contract import GraphRole, next_cache
@@ -34,11 +36,13 @@ LEAST_WIDTH = 64
 """Of a head: the kernel for 8 bits takes longer for narrow ones than it saves in reading."""
 
 _LARGEST = 127
-_CACHE_FORM: dict[str, int | float | str] = {
+_FLOAT_BYTES = 4
+_CACHE_FORM: Attributes = {
     "k_quant_type": "PER_TENSOR",
     "v_quant_type": "PER_TENSOR",
     "kv_cache_bit_width": 8,
 }
+_UNUSED = 5  # inputs of the operator between the lengths and the scales
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class _CrossAttention:
 
 def shorten_memory(graphs: Mapping[GraphRole, ir.Model], typical: Mapping[str, int]) -> int:
     """Stores keys and values of the memory in 8 bits, in place.
+
+    What nobody takes any more is left to be removed.
 
     Args:
         graphs: encoder, step and prefill.
@@ -83,33 +89,42 @@ def shorten_memory(graphs: Mapping[GraphRole, ir.Model], typical: Mapping[str, i
                     _restore(graphs[GraphRole.PREFILL].graph, name)
             _rewrite(step, one)
             done += 1
-    if done:
-        step.opset_imports[DOMAIN] = 1
     return done
 
 
 def _cross_attention(node: ir.Node) -> _CrossAttention | None:
-    if not is_attention(node) or any(value is not None for value in node.inputs[3:]):
+    if not is_plain_attention(node) or any(value is not None for value in node.inputs[3:]):
         return None
     query, key, value = node.inputs[:3]
-    if query is None or key is None or value is None:
+    if query is None or key is None or value is None or key.shape != value.shape:
         return None
-    if not all(v.is_graph_input() and len(v.uses()) == 1 and v.shape for v in (key, value)):
+    if not _is_memory(key) or not _is_memory(value):
         return None
     rows, of_query = as_rows(node.outputs[0]), row_slice(query)
     if rows is None or of_query is None or of_query.source.shape is None:
         return None
+    _, heads, width = _sizes(key)
     whole = of_query.begin == 0 and of_query.source.shape[1] == of_query.width
-    if key.shape is None or not isinstance(key.shape[3], int) or key.shape[3] < LEAST_WIDTH:
-        return None
-    plain = key.shape == value.shape and rows.shape is not None and rows.shape[1] == of_query.width
-    return _CrossAttention(node, of_query.source, (key, value), rows) if whole and plain else None
+    alike = of_query.width == heads * width  # else several heads of the query share one of the key
+    return _CrossAttention(node, of_query.source, (key, value), rows) if whole and alike else None
+
+
+def _is_memory(value: ir.Value) -> bool:
+    """Tells whether a value is (batch, heads, memory, width), for one attention alone."""
+    if not value.is_graph_input() or len(value.uses()) != 1 or value.shape is None:
+        return False
+    match list(value.shape):
+        case [ir.SymbolicDim(), int(), length, int(width)]:
+            known = isinstance(length, int) or length.value is not None
+            return known and width >= LEAST_WIDTH and takes_heads_of(width)
+    return False
 
 
 def _bytes(value: ir.Value, typical: Mapping[str, int]) -> int:
-    """Gives the size of one input's memory in float32."""
-    sizes = [] if value.shape is None else value.shape[1:]
-    return 4 * math.prod(s if isinstance(s, int) else typical.get(str(s), 1) for s in sizes)
+    """Gives the size of one input's memory in float32; what is not known counts as one."""
+    assert value.shape is not None
+    sizes = [s if isinstance(s, int) else s.evaluate(typical) for s in value.shape[1:]]
+    return _FLOAT_BYTES * math.prod(size for size in sizes if isinstance(size, int))
 
 
 def _sizes(memory: ir.Value) -> tuple[int | ir.SymbolicDim, int, int]:
@@ -138,7 +153,6 @@ def _quantize(graph: ir.Graph, memory: ir.Value) -> None:
     axis = constant(graph, "memory_axis", np.array([2]))
     last = constant(graph, "memory_last", np.array([-1]))
     flat = constant(graph, "memory_flat", np.array([0, -1]))
-    one_row = constant(graph, "memory_row", np.array([0, -1]))
     spread = ir.Shape([batch, heads, 1, width])
     rows = ir.Shape([batch, heads * width])
     nodes: list[ir.Node] = []
@@ -159,7 +173,7 @@ def _quantize(graph: ir.Graph, memory: ir.Value) -> None:
     results = [
         short,
         add("Reshape", [scale, flat], rows, called=_scale_name(name)),
-        add("Reshape", [row, one_row], rows, called=_last_name(name)),
+        add("Reshape", [row, flat], rows, called=_last_name(name)),
     ]
     graph.extend(nodes)
     graph.outputs[graph.outputs.index(memory)] = short
@@ -203,14 +217,9 @@ def _rewrite(graph: ir.Graph, one: _CrossAttention) -> None:
     graph.insert_before(one.node, query)
     lengths = _lengths(graph, shorts[0])
     unit = constant(graph, "memory_unit_scale", np.ones(1, np.float32))
-    inputs = [query.outputs[0], *lasts, *shorts, *lengths, *[None] * 5, unit, unit]
-    kind: dict[str, int | float | str] = {
-        "k_quant_type": "PER_TENSOR",
-        "v_quant_type": "PER_TENSOR",
-        "kv_cache_bit_width": 8,
-    }
-    attributes = kind | attributes_of(one.node, heads, heads)
-    result, caches = grouped(graph, one.node, one.rows, inputs, attributes)
+    inputs = [query.outputs[0], *lasts, *shorts, *lengths, *[None] * _UNUSED, unit, unit]
+    attributes = {**_CACHE_FORM, **attributes_of(one.node, heads, heads)}
+    result, caches = insert_grouped_query(graph, one.node, one.rows, inputs, attributes)
     scaled = ir.node("Mul", [result, scales[1]])
     name_value(scaled, f"{one.rows.name}_unscaled", rows)
     graph.insert_before(one.node, scaled)
@@ -221,20 +230,21 @@ def _rewrite(graph: ir.Graph, one: _CrossAttention) -> None:
         graph.outputs.append(cache)
 
 
-def _lengths(graph: ir.Graph, memory: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Gives the index of the last position of the memory for each row, and the number of them."""
-    known = {node.name: node for node in graph}
-    if "last_of_memory" in known:
-        return known["last_of_memory"].outputs[0], known["last_of_memory_total"].outputs[0]
+def _lengths(graph: ir.Graph, memory: ir.Value) -> Lengths:
+    """Gives the lengths for attention to all of a memory, computed once for each size of it."""
     assert memory.shape is not None
-    shape = ir.node("Shape", [memory], {"start": 2, "end": 3})
+    batch, _, size, _ = memory.shape
+    name = f"last_of_{size}"
+    known = next((node.outputs[0] for node in graph if node.name == f"{name}_indices"), None)
+    if known is not None:
+        return lengths_up_to(graph, known, name)
+    length = ir.node("Shape", [memory], {"start": 2, "end": 3})
     rows = ir.node("Shape", [memory], {"start": 0, "end": 1})
-    one = constant(graph, "memory_one", np.array([1]))
-    last = ir.node("Sub", [shape.outputs[0], one])
-    spread = ir.node("Expand", [last.outputs[0], rows.outputs[0]])
-    name_value(shape, "memory_length", ir.Shape([1]), ir.DataType.INT64)
-    name_value(rows, "memory_rows", ir.Shape([1]), ir.DataType.INT64)
-    name_value(last, "memory_last_index", ir.Shape([1]), ir.DataType.INT64)
-    name_value(spread, "memory_last_indices", ir.Shape([memory.shape[0]]), ir.DataType.INT64)
-    graph.insert_before(graph[0], [shape, rows, last, spread])
-    return lengths_up_to(graph, spread.outputs[0], "last_of_memory")
+    last = ir.node("Sub", [length.outputs[0], constant(graph, "memory_one", np.array([1]))])
+    spread = ir.node("Expand", [last.outputs[0], rows.outputs[0]], name=f"{name}_indices")
+    name_value(length, f"{name}_length", ir.Shape([1]), ir.DataType.INT64)
+    name_value(rows, f"{name}_rows", ir.Shape([1]), ir.DataType.INT64)
+    name_value(last, f"{name}_index", ir.Shape([1]), ir.DataType.INT64)
+    name_value(spread, f"{name}_indices", ir.Shape([batch]), ir.DataType.INT64)
+    graph.insert_before(graph[0], [length, rows, last, spread])
+    return lengths_up_to(graph, spread.outputs[0], name)

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.constants import constant, name_value
+from hybrid_deploy.calibration.neighbours import only_user
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class _Product:
         """What two products must have in common."""
         if self.dequantize is None:
             return ("float",)
-        axis, block = (self.dequantize.attributes.get_int(n, 0) for n in ("axis", "block_size"))
-        return (self.weight.dtype, axis, block, _array(self.scale).ndim)
+        block = self.dequantize.attributes.get_int("block_size", 0)
+        return (self.weight.dtype, block, _array(self.scale).shape[:-1])
 
     @property
     def scale(self) -> ir.Value | None:
@@ -58,7 +59,7 @@ class _Product:
 
 
 def fuse_sibling_products(model: ir.Model) -> int:
-    """Merges the products of every activation, in place.
+    """Merges the products of every activation, in place; the old ones are left to be removed.
 
     Returns:
         How many products are gone.
@@ -80,27 +81,39 @@ def _siblings(graph: ir.Graph) -> list[list[_Product]]:
 
 
 def _product(node: ir.Node) -> _Product | None:
-    if node.op_type != "MatMul" or node.domain or node.inputs[1] is None:
+    if node.op_type != "MatMul" or node.domain or node.outputs[0].dtype is not ir.DataType.FLOAT:
         return None
     weight, dequantize = node.inputs[1], None
-    if weight.const_value is None:
+    if weight is not None and weight.const_value is None:
         dequantize = weight.producer()
-        if dequantize is None or dequantize.op_type != "DequantizeLinear":
-            return None
-        if len(dequantize.inputs) != 2 or dequantize.inputs[0] is None:
+        if dequantize is None or not _is_per_column(dequantize):
             return None
         weight = dequantize.inputs[0]
-    if weight.const_value is None or weight.const_value.shape.rank() != 2:
+    if weight is None or weight.const_value is None or weight.const_value.shape.rank() != 2:
         return None
     if len(weight.uses()) != 1 and dequantize is None:
         return None
     result, bias = _with_bias(node.outputs[0])
     result, factor = _with_factor(result)
+    if result.is_graph_output():
+        return None
     return _Product(node, weight, dequantize, bias, factor, result)
 
 
+def _is_per_column(dequantize: ir.Node) -> bool:
+    """Tells whether every column of a matrix has scales of its own, and no zero point."""
+    if dequantize.op_type != "DequantizeLinear" or len(dequantize.inputs) != 2:
+        return False
+    scale = dequantize.inputs[1]
+    if scale is None or scale.const_value is None:
+        return False
+    axis = dequantize.attributes.get_int("axis", 1)
+    rank = scale.const_value.shape.rank()
+    return (rank, axis) == (1, 1) or (rank, axis) == (2, 0)
+
+
 def _with_bias(value: ir.Value) -> tuple[ir.Value, ir.Value | None]:
-    user = _only_user(value)
+    user = only_user(value)
     if user is not None and user.op_type in ("Add", "Sum") and len(user.inputs) == 2:
         bias = next((v for v in user.inputs if v is not value), None)
         if bias is not None and bias.const_value is not None and _is_row(bias, value):
@@ -115,17 +128,13 @@ def _is_row(bias: ir.Value, value: ir.Value) -> bool:
 
 
 def _with_factor(value: ir.Value) -> tuple[ir.Value, float]:
-    user = _only_user(value)
+    user = only_user(value)
     if user is not None and user.op_type == "Mul":
         other = next((v for v in user.inputs if v is not value), None)
-        if other is not None and other.const_value is not None and other.const_value.size == 1:
-            return user.outputs[0], float(other.const_value.numpy().reshape(()))
+        factor = None if other is None else other.const_value
+        if factor is not None and factor.size == 1 and factor.shape.rank() <= 1:
+            return user.outputs[0], float(factor.numpy().reshape(()))
     return value, 1.0
-
-
-def _only_user(value: ir.Value) -> ir.Node | None:
-    users = list(value.uses())
-    return users[0][0] if len(users) == 1 and not value.is_graph_output() else None
 
 
 def _fuse(graph: ir.Graph, siblings: Sequence[_Product]) -> None:
@@ -172,8 +181,8 @@ def _joined_weight(
     scales = [_array(p.scale) * np.float32(p.factor) for p in siblings]
     values = constant(graph, f"{name}_weight", np.concatenate(arrays, axis=1))
     scale = constant(graph, f"{name}_scale", np.concatenate(scales, axis=-1))
-    kept = ("axis", "block_size")
-    attributes = {k: first.attributes[k].as_int() for k in kept if k in first.attributes}
+    given = ("axis", "block_size")
+    attributes = {k: first.attributes[k].as_int() for k in given if k in first.attributes}
     node = ir.node("DequantizeLinear", [values, scale], attributes, name=f"{name}_restored")
     return [node], name_value(node, f"{name}_restored", values.shape)
 

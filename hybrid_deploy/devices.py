@@ -14,7 +14,10 @@ from hybrid_deploy.target import TARGETS
 _TURING = frozenset({"fp16", "int8", "int8-weights"})
 _AMPERE = _TURING | {"fp32", "bf16", "int4-weights"}
 _ADA = _AMPERE | {"fp8"}
-_CPU = frozenset({"fp32", "int8", "int8-cpu", "int8-weights", "int4-weights"})
+_PORTABLE = frozenset({"fp32", "int8", "int8-weights", "int4-weights"})
+_CPU_ONLY = frozenset({"fp32-cpu", "int8-cpu", "int4-cpu"})
+_CPU = _PORTABLE | _CPU_ONLY
+_OWN_OPERATORS = "it has operators of ONNX Runtime's CPU, which TensorRT refuses; take"
 
 _REASONS = {
     "fp32": "TensorRT has no float32 products before Ampere (sm_80); quantize with --floats fp16",
@@ -22,7 +25,10 @@ _REASONS = {
     "fp8": "floats of 8 bits begin with Ada (sm_89)",
     "int4-weights": "weights of 4 bits begin with Ampere (sm_80)",
     "int8-cpu": "it has unsigned activations, which TensorRT refuses; take int8",
+    "fp32-cpu": f"{_OWN_OPERATORS} fp16",
+    "int4-cpu": f"{_OWN_OPERATORS} int4-weights",
 }
+_DECODER_REASONS = {"int8-cpu": f"{_OWN_OPERATORS} int8-weights"}
 _CPU_REASONS = {
     "fp32": "TensorRT has no float32 products before Ampere (sm_80); quantize with --floats fp16",
     "fp16": "ONNX Runtime's CPU kernels compute it in float32, slower than fp32 itself",
@@ -53,6 +59,8 @@ class Device:
         if form in self.forms:
             return None
         reasons = _CPU_REASONS if self.name == "cpu" else _REASONS
+        if component == "decoder" and form in _DECODER_REASONS:
+            reasons = _DECODER_REASONS
         return reasons.get(form, "nothing there computes in it")
 
 
@@ -112,3 +120,17 @@ def check_precision(device: Device, encoder: str, decoder: str, floats: str = "f
                     f"{device.title} has no {used} for the {component}: {reason} "
                     f"({device.name} knows: {', '.join(sorted(device.forms))})"
                 )
+
+
+def tensorrt_refusal(encoder: str, decoder: str) -> str | None:
+    """Says why TensorRT cannot build a variant, whatever the GPU is; None if it is not its form.
+
+    Args:
+        encoder: form of the encoder's numbers, as in a manifest.
+        decoder: form of the decoder's numbers.
+    """
+    for component, form in (("encoder", encoder), ("decoder", decoder)):
+        if form in _CPU_ONLY:
+            reason = DEVICES["rtx:any"].refusal(form, component)
+            return f"its {component} is {form}: {reason}"
+    return None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.devices import tensorrt_refusal
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.runtime.build_memory import check_memory
 from hybrid_deploy.runtime.build_options import DEFAULT_OPTIONS, BuildOptions, check_options
@@ -103,9 +104,10 @@ def build_engine(
         InputError: the bundle has no such variant.
         UsageError: this TensorRT, or this GPU, has no such option.
         MissingDependencyError: the target's TensorRT is not installed.
-        BuildError: this version of TensorRT cannot take the graph, TensorRT refused it in its own
-            words, memory does not suffice, or the build took too long.
+        BuildError: the variant is for a CPU, this version of TensorRT cannot take the graph, it
+            refused it in its own words, memory does not suffice, or the build took too long.
     """
+    _check_form(bundle, variant)
     say, cache = progress or _silent, cache or EngineCache()
     graph = f"{variant}/{role.value}"
     spec = bundle.graph(variant, role)
@@ -146,6 +148,13 @@ def build_engine(
         from_cache=plan.from_cache,
         layers=plan.record.layers,
     )
+
+
+def _check_form(bundle: Bundle, variant: str) -> None:
+    precision = bundle.variant(variant).precision
+    refusal = tensorrt_refusal(precision.encoder, precision.decoder)
+    if refusal is not None:
+        raise BuildError(f"variant {variant} is not for TensorRT; {refusal}")
 
 
 def _last_time(last: PlanRecord | None, vendor: TensorRT) -> str:

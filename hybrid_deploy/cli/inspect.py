@@ -76,9 +76,11 @@ def inspect(bundle: Path, output_format: str) -> None:
     click.echo(render(_tensor_rows(opened, first), _TENSORS, "table"), nl=False)
 
 
-def cache_bytes(step: GraphSpec) -> int:
-    """Gives the size of the caches of one sequence."""
+def cache_bytes(step: GraphSpec, prefill: GraphSpec | None = None) -> int:
+    """Gives the size of the caches of one sequence, without a memory that step alone passes on."""
     returned = {tensor.name for tensor in step.outputs if is_next_cache(tensor.name)}
+    if prefill is not None:
+        returned &= {tensor.name for tensor in prefill.outputs}
     caches = (tensor for tensor in step.inputs if next_cache(tensor.name) in returned)
     return sum(_row_bytes(tensor) for tensor in caches if not is_memory(tensor.name))
 
@@ -98,7 +100,7 @@ def _variant_rows(bundle: Bundle) -> list[dict[str, object]]:
             "head": variant.head.value,
             "opset": variant.opset,
             "size_mb": bundle.variant_size_bytes(name) / _BYTES_PER_MB,
-            "cache_kb": cache_bytes(variant.step) / _BYTES_PER_KB,
+            "cache_kb": cache_bytes(variant.step, variant.prefill) / _BYTES_PER_KB,
         }
         for name, variant in bundle.manifest.variants.items()
     ]

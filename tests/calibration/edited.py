@@ -50,6 +50,18 @@ def with_sore_head(bundle: Bundle) -> Bundle:
     return edited(bundle, edit)
 
 
+def lively(bundle: Bundle) -> Bundle:
+    """Gives a bundle that reads various tokens: no biases, and larger matrices."""
+
+    def edit(name: str, array: NDArray[Any]) -> None:
+        if name.endswith("bias"):
+            array[...] = 0
+        elif array.ndim == 2 and name != "flatten":  # which is the table of positions
+            array *= 2
+
+    return edited(bundle, edit)
+
+
 def with_close_logits(bundle: Bundle) -> Bundle:
     """Gives a bundle whose logits are so large that float16 cannot tell them apart."""
 

@@ -14,15 +14,42 @@ def test_unknown_precision_lists_those_there_are() -> None:
         recipe_for("int3")
     assert str(caught.value) == (
         "unknown precision 'int3'; choose one of: fp16, bf16, int8, int8-full, int8-cpu, "
-        "int8-weights, int4-weights, fp8"
+        "int4-cpu, fp32-cpu, int8-weights, int4-weights, fp8"
     )
 
 
 def test_only_rounded_activations_need_scales() -> None:
     needing = {name for name in PRECISIONS if recipe_for(name).needs_scales}
-    assert needing == {"int8", "int8-full", "int8-cpu", "fp8"}
+    assert needing == {"int8", "int8-full", "int8-cpu", "int4-cpu", "fp8"}
     assert recipe_for("int4-weights").uses_scales
     assert not recipe_for("int8-weights").uses_scales
+    assert not recipe_for("fp32-cpu").uses_scales
+
+
+def test_a_decoder_for_the_cpu_needs_the_scales_of_its_portable_form() -> None:
+    eight, four = (
+        recipe_for(None, encoder="fp32-cpu", decoder=decoder)
+        for decoder in ("int8-cpu", "int4-cpu")
+    )
+    assert not eight.needs_scales and not eight.uses_scales
+    assert not four.needs_scales and four.uses_scales
+
+
+@pytest.mark.parametrize(("name", "opset"), [("fp32-cpu", 18), ("int8-cpu", 21), ("int4-cpu", 21)])
+def test_forms_for_the_cpu_want_the_operators_of_their_portable_forms(
+    name: str, opset: int
+) -> None:
+    assert recipe_for(name).oldest_opset == opset
+
+
+def test_forms_for_the_cpu_have_portable_ones() -> None:
+    assert DecoderForm.INT8_CPU.portable is DecoderForm.INT8_WEIGHTS
+    assert DecoderForm.INT8.portable is DecoderForm.INT8
+    assert [form for form in DecoderForm if form.is_for_cpu] == [
+        DecoderForm.FLOAT_CPU, DecoderForm.INT8_CPU, DecoderForm.INT4_CPU,
+    ]  # fmt: skip
+    assert not recipe_for("fp32-cpu").quantizes
+    assert recipe_for(None, encoder="fp32-cpu", decoder="int8-cpu").quantizes
 
 
 def test_components_mix() -> None:
@@ -53,6 +80,7 @@ def test_oldest_operators_of_a_precision(
 
 def test_a_mix_that_has_a_name_goes_by_it() -> None:
     assert recipe_for(None, encoder="int8", decoder="int8-weights") == recipe_for("int8")
+    assert recipe_for(None, encoder="int8-cpu", decoder="int4-cpu") == recipe_for("int4-cpu")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +88,10 @@ def test_a_mix_that_has_a_name_goes_by_it() -> None:
     [
         ({"name": None}, "name a precision: fp16"),
         ({"name": None, "encoder": "int3"}, "unknown encoder form 'int3'; choose one of: fp32"),
-        ({"name": None, "decoder": "int8-cpu"}, "unknown decoder form 'int8-cpu'; choose one of"),
+        ({"name": None, "encoder": "int4-cpu"}, "unknown encoder form 'int4-cpu'; choose one of"),
+        ({"name": "int4-cpu", "floats": "fp16"}, "int4-cpu has no floats to choose"),
+        ({"name": "fp32-cpu", "floats": "fp16"}, "fp32-cpu has no floats to choose"),
+        ({"name": "fp32-cpu", "block_size": 32}, "fp32-cpu has no weights in blocks"),
         ({"name": None, "encoder": "fp32"}, "encoder and decoder both stay fp32"),
         ({"name": "int4-weights", "block_size": 48}, "no block of 48 weights; choose one of: 32"),
         ({"name": "fp16", "block_size": 32}, "fp16 has no weights in blocks"),

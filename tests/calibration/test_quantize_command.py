@@ -268,14 +268,15 @@ def test_auto(
     )
     header, _, *rows = result.stdout.splitlines()
     assert header.split() == ["variant", "MB", "drop", "of", "total", "ms", "x", "float", "verdict"]
-    assert [(row.split()[0], row.split("  ")[-1].strip()) for row in rows[:4]] == [
-        ("int8-weights", "chosen"),
-        ("int4-weights", "holds the budget"),
+    assert [(row.split()[0], row.split("  ")[-1].strip()) for row in rows[:5]] == [
+        ("fp32-cpu", "chosen"),
+        ("fp32-cpu+int8-cpu", "holds the budget"),
+        ("fp32-cpu+int4-cpu", "holds the budget"),
         ("int8-cpu", "holds the budget"),
-        ("int8-cpu+int4-weights", "holds the budget"),
+        ("int4-cpu", "holds the budget"),
     ]
-    assert re.fullmatch(f"fast: {SIZE}", rows[4])
-    assert precision_of(here, "fast") == Precision("fp32", "int8-weights")
+    assert re.fullmatch(f"fast: {SIZE}", rows[5])
+    assert precision_of(here, "fast") == Precision("fp32-cpu", "fp32-cpu")
 
 
 def test_auto_adds_nothing_that_is_not_faster(
@@ -287,7 +288,7 @@ def test_auto_adds_nothing_that_is_not_faster(
     record = json.loads(result.stdout)
     assert record["chosen"] is None
     first = record["candidates"][0]
-    assert (first["variant"], first["speedup"], first["drop"]) == ("int8-weights", 1, 0)
+    assert (first["variant"], first["speedup"], first["drop"]) == ("fp32-cpu", 1, 0)
     assert {one["verdict"] for one in record["candidates"]} == {"not faster than float"}
     text = run("--auto", "--samples", lines)
     assert text.stderr == (

@@ -46,17 +46,17 @@ def run(here: Path) -> Run:
         (
             "--precision int3",
             "unknown precision 'int3'; choose one of: fp16, bf16, int8, int8-full, int8-cpu, "
-            "int8-weights, int4-weights, fp8",
+            "int4-cpu, fp32-cpu, int8-weights, int4-weights, fp8",
         ),
         (
             "",
-            "name a precision: fp16, bf16, int8, int8-full, int8-cpu, int8-weights, "
-            "int4-weights, fp8",
+            "name a precision: fp16, bf16, int8, int8-full, int8-cpu, int4-cpu, fp32-cpu, "
+            "int8-weights, int4-weights, fp8",
         ),
         (
             "--encoder int4-weights",
             "unknown encoder form 'int4-weights'; choose one of: fp32, fp16, bf16, int8, "
-            "int8-cpu, fp8",
+            "int8-cpu, fp8, fp32-cpu",
         ),
         (
             "--decoder fp32",

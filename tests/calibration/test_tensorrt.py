@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.errors import BuildError
 from hybrid_deploy.target import parse_target
 
 pytestmark = pytest.mark.trt
@@ -28,17 +27,3 @@ def test_engines_are_built(
     for role in (GraphRole.ENCODER, GraphRole.STEP):
         record = build_engine(quantized, precision, role, parse_target("rtx:sm_86"), cache=cache)
         assert record.size_bytes > 0
-
-
-def test_cpu_form_is_refused_by_name(
-    bundle: Bundle, images: list[dict[str, NDArray[np.float32]]], tmp_path: Path
-) -> None:
-    from hybrid_deploy.runtime.engine import build_engine
-    from hybrid_deploy.runtime.engine_cache import EngineCache
-
-    quantized = quantize_bundle(bundle.folder, "int8-cpu", images).bundle
-    cache = EngineCache(tmp_path / "engines")
-    with pytest.raises(BuildError, match="Non-zero zero point is not supported"):
-        build_engine(
-            quantized, "int8-cpu", GraphRole.ENCODER, parse_target("rtx:sm_86"), cache=cache
-        )

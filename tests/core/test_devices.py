@@ -1,6 +1,6 @@
 import pytest
 
-from hybrid_deploy.devices import DEVICES, check_precision, device_of
+from hybrid_deploy.devices import DEVICES, check_precision, device_of, tensorrt_refusal
 from hybrid_deploy.errors import UsageError
 
 
@@ -19,6 +19,10 @@ def test_orin_has_no_fp8_and_says_so() -> None:
         ("rtx:sm_75", "fp16", "int4-weights", "weights of 4 bits begin with Ampere"),
         ("rtx:sm_75", "bf16", "bf16", "bfloat16 begins with Ampere"),
         ("thor", "int8-cpu", "int8-weights", "unsigned activations, which TensorRT refuses"),
+        ("orin", "int8", "int8-cpu", "no int8-cpu for the decoder: .*; take int8-weights"),
+        ("rtx:sm_86", "fp16", "int4-cpu", "no int4-cpu for the decoder: .*; take int4-weights"),
+        ("rtx:any", "fp32-cpu", "fp16", "no fp32-cpu for the encoder: .*; take fp16"),
+        ("rtx:sm_75", "fp16", "fp32-cpu", "operators of ONNX Runtime's CPU, which TensorRT"),
         ("cpu", "int8", "int8-weights", "slower than fp32 on a CPU; take int8-cpu"),
         ("cpu", "bf16", "bf16", "no kernels for bfloat16"),
         ("rtx:any", "fp8", "fp8", "begin with Ada"),
@@ -38,6 +42,9 @@ def test_what_a_device_lacks_is_refused(
         ("thor", "fp8", "fp8"),
         ("rtx:sm_120", "fp8", "fp8"),
         ("cpu", "int8-cpu", "int4-weights"),
+        ("cpu", "int8-cpu", "int4-cpu"),
+        ("cpu", "fp32-cpu", "int8-cpu"),
+        ("cpu", "fp32-cpu", "fp32-cpu"),
     ],
 )
 def test_what_a_device_has_is_taken(device: str, encoder: str, decoder: str) -> None:
@@ -52,6 +59,29 @@ def test_turing_wants_its_floats_in_16_bits() -> None:
         check_precision(device, "int8", "int8")
     check_precision(device, "int8", "int8", floats="fp16")
     check_precision(device, "fp16", "fp16")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "reason"),
+    [
+        ("fp16", "int4-weights", None),
+        ("fp8", "fp8", None),
+        (
+            "int8-cpu", "int8-cpu",
+            "its encoder is int8-cpu: it has unsigned activations, which TensorRT refuses; "
+            "take int8",
+        ),
+        (
+            "fp32", "fp32-cpu",
+            "its decoder is fp32-cpu: it has operators of ONNX Runtime's CPU, which TensorRT "
+            "refuses; take fp16",
+        ),
+    ],
+)  # fmt: skip
+def test_forms_for_a_cpu_are_not_for_tensorrt(
+    encoder: str, decoder: str, reason: str | None
+) -> None:
+    assert tensorrt_refusal(encoder, decoder) == reason
 
 
 def test_unknown_device_lists_those_there_are() -> None:

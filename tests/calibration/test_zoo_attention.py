@@ -1,0 +1,36 @@
+"""What the passes for a CPU find in attention as a library writes it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from hybrid_deploy.calibration import rough_projection
+from hybrid_deploy.calibration.quantize import quantize_bundle
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.onnx_files import load_graphs
+from tests.zoo.cases import find
+from tests.zoo.check import export
+
+
+@pytest.mark.slow
+def test_products_of_query_key_and_value_are_packed_and_attended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    monkeypatch.setattr(rough_projection, "LEAST_WORDS", 1)
+    case = find("hf-bart")
+    bundle = export(case, case.model(), tmp_path / "bundle")
+    samples = [
+        {name: value.numpy() for name, value in case.inputs(2, size).items()} for size in case.sizes
+    ]
+    report = quantize_bundle(bundle.folder, "fp32-cpu", samples)
+    assert report.evaluation.agreement.token_share == 1.0
+    assert report.evaluation.divergence.largest_difference < 1e-4  # float32, in other operators
+    step = load_graphs(report.bundle, "fp32-cpu")[GraphRole.STEP].graph
+    counts = Counter(node.op_type for node in step)
+    # two layers; the memory has a mask, and stays as it is
+    assert (counts["GroupQueryAttention"], counts["Attention"]) == (2, 2)
+    assert counts["Split"] == 0, "what they take is the product itself"
