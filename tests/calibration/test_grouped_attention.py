@@ -144,7 +144,8 @@ def test_attention_over_cached_tokens_is_one_operator(
     ids=[
         "mask without itself", "mask one further", "mask of what comes", "mask of the other side",
         "no mask", "capped scores", "causal", "written elsewhere", "a ring of keys",
-        "another order", "a fourth part", "wider values", "a computed cache", "heads of 12", "query multiplied",
+        "another order", "a fourth part", "wider values", "a computed cache", "heads of 12",
+        "query multiplied",
         "one batch size", "result used twice", "cache used twice",
     ],
 )  # fmt: skip
