@@ -26,10 +26,11 @@ STEP = """g (float[b,{inputs}] x, int64[b] position, int64[b] other_position,
     k4 = Reshape (k, key_heads)
     v4 = Reshape (v, value_heads)
     {query}
+    other = Relu (self_value_0)
     self_key_0_next = TensorScatter <axis: int = -2, mode: string = "{mode}">
       (self_key_0, k4, {written})
     self_value_0_next = TensorScatter <axis: int = -2, mode: string = "linear">
-      (self_value_0, v4, position)
+      ({value_cache}, v4, position)
     column = Unsqueeze (position, ax1)
     seen = {seen}
     mask = Reshape <allowzero: int = 1> (seen, mask_shape)
@@ -41,6 +42,7 @@ USUAL: dict[str, Any] = {
     "heads": 2, "key_heads": 2, "width": 8, "value_width": 8, "attributes": "", "mode": "linear",
     "query": "qt = Reshape (q4, same)", "parts": "q, k, v", "rows": -1, "written": "position",
     "seen": "LessOrEqual (keys, column)", "mask": ", mask", "rest": "y = Relu (r)",
+    "value_cache": "self_value_0",
 }  # fmt: skip
 
 
@@ -132,6 +134,7 @@ def test_attention_over_cached_tokens_is_one_operator(
         {"parts": "k, q, v"},
         {"parts": "q, k, v, more"},
         {"value_width": 16},
+        {"value_cache": "other"},
         {"width": 12, "value_width": 12},
         {"query": "qt = Mul (q4, third)"},
         {"rows": 1},
@@ -141,7 +144,8 @@ def test_attention_over_cached_tokens_is_one_operator(
     ids=[
         "mask without itself", "mask one further", "mask of what comes", "mask of the other side",
         "no mask", "capped scores", "causal", "written elsewhere", "a ring of keys",
-        "another order", "a fourth part", "wider values", "heads of 12", "query multiplied",
+        "another order", "a fourth part", "wider values", "a computed cache", "heads of 12",
+        "query multiplied",
         "one batch size", "result used twice", "cache used twice",
     ],
 )  # fmt: skip
