@@ -20,6 +20,7 @@ from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.cli import main
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.manifest import GoldenSample
+from hybrid_deploy.runtime.generate_options import GenerateOptions
 from hybrid_deploy.runtime.session import load_session
 
 Run = Callable[..., Result]
@@ -48,6 +49,7 @@ def forms(
     """The tiny bundle with a golden sample, two stages in one variant, short memory in another."""
     monkeypatch.setattr(rough_projection, "LEAST_WORDS", 1)
     monkeypatch.setattr(short_memory, "LEAST_BYTES", 1)
+    monkeypatch.setattr(short_memory, "LEAST_WIDTH", 8)
     (result,), _ = load_session(bundle.folder).run_files([lines / "0.png"])
     golden = GoldenSample("golden/0.png", result.tokens, result.text or "")
     (bundle.folder / "golden").mkdir(exist_ok=True)
@@ -133,7 +135,8 @@ def test_refining_counts_as_part_of_the_token(
             return refine.run(*arguments)
 
     monkeypatch.setattr(session.backend, "_refine", Slow())
-    _, timings = session.run_files([lines / "0.png"])
+    scores = GenerateOptions(scores=True)  # they need every true logit
+    _, timings = session.run_files([lines / "0.png"], options=scores)
     assert timings.step_ms and min(timings.step_ms) >= pause_ms
     assert timings.first_token_ms >= pause_ms
 

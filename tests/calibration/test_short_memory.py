@@ -50,6 +50,7 @@ TYPICAL = {"m": 7}
 @pytest.fixture(autouse=True)
 def _small_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(short_memory, "LEAST_BYTES", 1)
+    monkeypatch.setattr(short_memory, "LEAST_WIDTH", 8)
 
 
 @pytest.fixture
