@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test lint types unit wheel train export-cost zoo quantize-report bench bench-rivals clean
+.PHONY: help quickstart test lint types unit wheel train export-cost zoo generation soak quantize-report bench bench-rivals gpu-bench clean engines
 
 help:
 	@echo "make quickstart   the whole way on the reference model: export, quantize, build, run, compare"
@@ -13,7 +13,11 @@ help:
 	@echo "make zoo          export, compare and measure every model of tests/zoo, write tests/results/zoo.md"
 	@echo "make bench        generation on this CPU, ours beside its rivals: make bench RIVALS=folder (an hour)"
 	@echo "make bench-rivals the rivals' environments: make bench-rivals RIVALS=folder (4 GB)"
+	@echo "make generation   greedy, beams and rules of 18 Hugging Face models against generate() (15 minutes)"
+	@echo "make soak         10,000 generations in one process: memory and open files must not grow"
+	@echo "make engines      build every variant of the digit reader for four kinds of GPU (half an hour)"
 	@echo "make quantize-report  every precision on real models, beside other quantizers (an hour)"
+	@echo "make gpu-bench    tokens per second on this GPU, beside PyTorch and ONNX Runtime"
 	@echo "make wheel        build the wheel into dist/"
 
 quickstart: $(INSTALLED)
@@ -45,6 +49,15 @@ export-cost: $(INSTALLED)
 zoo: $(INSTALLED)
 	$(BIN)/python -m tests.zoo --opset 24,18 --jobs 2 --out tests/results/zoo.md
 
+generation: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.generation --out tests/results/generation.md
+
+soak: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak
+
+engines: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines --out tests/results/engines.md
+
 # RIVALS=path/to/python of an environment with tests/rivals/requirements.txt adds modelopt
 quantize-report: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.quantize_report --out tests/results/quantize.md \
@@ -66,6 +79,10 @@ $(RIVALS)/%/.ready: tests/bench/requirements/%.txt
 	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision
 	touch $@
 endif
+
+# GPU=path/to/python of an environment with PyTorch for CUDA, this package, cuda-core and a TensorRT
+gpu-bench: $(INSTALLED)
+	$(or $(GPU),$(BIN)/python) -m tests.gpu_bench --out tests/results/gpu.md
 
 clean:
 	rm -rf .venv build dist *.egg-info quickstart

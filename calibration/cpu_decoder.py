@@ -20,26 +20,33 @@ from hybrid_deploy.calibration.sibling_products import fuse_sibling_products
 from hybrid_deploy.contract import GraphRole
 
 
+def split_projection(graphs: MutableMapping[GraphRole, ir.Model], form: DecoderForm) -> None:
+    """Lets step and prefill return rough logits, in place; adds the graph that refines them.
+
+    Args:
+        graphs: all of a variant, in float32.
+        form: FLOAT_CPU keeps the tokens of float, others do so most likely.
+    """
+    decoder = {role: graphs[role] for role in _decoder_roles(graphs)}
+    refining = project_roughly(decoder, certain=form is DecoderForm.FLOAT_CPU)
+    if refining is not None:
+        graphs[GraphRole.REFINE] = refining
+
+
 def prefer_cpu_decoder(
-    graphs: MutableMapping[GraphRole, ir.Model],
+    graphs: Mapping[GraphRole, ir.Model],
     form: DecoderForm,
     typical: Mapping[str, int] | None = None,
 ) -> None:
-    """Rewrites the graphs of a variant in place; adds the graph that refines rough logits.
+    """Rewrites the graphs of a variant in place.
 
     Args:
         graphs: all of a variant, their numbers in the form already.
         form: FLOAT_CPU keeps the tokens of float; others may round the memory too.
         typical: sizes of symbolic dimensions.
     """
-    decoder: Mapping[GraphRole, ir.Model] = {
-        role: model for role, model in graphs.items() if role is not GraphRole.ENCODER
-    }
-    if form is DecoderForm.FLOAT_CPU:
-        refining = project_roughly(decoder)
-        if refining is not None:
-            graphs[GraphRole.REFINE] = refining
-    else:
+    decoder = {role: graphs[role] for role in _decoder_roles(graphs)}
+    if form is not DecoderForm.FLOAT_CPU:
         shorten_memory(graphs, typical or {})
     for model in decoder.values():
         fuse_sibling_products(model)
@@ -47,3 +54,7 @@ def prefer_cpu_decoder(
     for model in decoder.values():
         RemoveUnusedNodesPass()(model)
         drop_unused_constants(model.graph)
+
+
+def _decoder_roles(graphs: Mapping[GraphRole, ir.Model]) -> list[GraphRole]:
+    return [role for role in (GraphRole.STEP, GraphRole.PREFILL) if role in graphs]

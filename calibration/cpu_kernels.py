@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.constants import describe
+from hybrid_deploy.calibration.constants import describe, drop_unused_constants
 from hybrid_deploy.calibration.integer_products import fuse_integer_products
 
 _DOMAIN = "com.microsoft"
@@ -29,6 +29,7 @@ def prefer_cpu_kernels(model: ir.Model) -> None:
             node.op_type = "Sum"
     fuse_integer_products(model)
     _drop_unused_nodes(graph)
+    drop_unused_constants(graph)
 
 
 def _fuse_heads(model: ir.Model, node: ir.Node) -> None:

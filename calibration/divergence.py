@@ -25,6 +25,7 @@ from hybrid_deploy.runtime.backend import (
     Options,
     load_backend,
 )
+from hybrid_deploy.runtime.generate_options import GREEDY
 from hybrid_deploy.runtime.session import Session
 
 MOST_BYTES = 256 << 20
@@ -86,7 +87,7 @@ class Teacher:
         session = Session(bundle, variant, recorder)
         self._lessons: list[_Lesson] = []
         for batch in batches(samples, batch_size(bundle, variant)):
-            results, _ = session.run_arrays(batch.inputs)
+            results, _ = session.run_arrays(batch.inputs, options=GREEDY)
             lengths = [len(result.tokens) for result in results[: len(batch.places)]]
             self._lessons.append(_Lesson(batch.inputs, np.array(lengths), tuple(recorder.turns)))
             if recorder.bytes_left <= 0:

@@ -70,7 +70,10 @@ def is_attention(node: ir.Node) -> bool:
 def attributes_of(node: ir.Node, heads: int, key_heads: int) -> dict[str, int | float | str]:
     """Gives the attributes of the GroupQueryAttention that replaces an Attention."""
     scale = node.attributes.get("scale")
-    counts: dict[str, int | float | str] = {"num_heads": heads, "kv_num_heads": key_heads}
+    counts: dict[str, int | float | str] = {
+        "num_heads": heads,
+        "kv_num_heads": key_heads,
+    }
     return counts if scale is None else counts | {"scale": scale.as_float()}
 
 

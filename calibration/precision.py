@@ -75,6 +75,8 @@ _OLDEST_OPSETS = {
     "int4-weights": INT4_OPSET,
     "int4-cpu": INT4_OPSET,
 }
+_HALF_SCALES_OPSET = 19
+"""The first whose scales may be float16."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,14 @@ class Recipe:
     @property
     def oldest_opset(self) -> int:
         """The first ONNX operator set whose operators know it."""
-        return max(_OLDEST_OPSETS.get(f.value, 18) for f in (self.encoder, self.decoder))
+        halves = _HALF_SCALES_OPSET if self.quantizes and self.has_halves else 18
+        forms = (self.encoder.value, self.decoder.value)
+        return max(halves, *(_OLDEST_OPSETS.get(form, 18) for form in forms))
+
+    @property
+    def known_opset(self) -> int:
+        """The oldest of those that a model can be exported with."""
+        return 21 if self.oldest_opset <= 21 else 24
 
     @property
     def quantizes(self) -> bool:

@@ -9,6 +9,7 @@ from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.calibration.batches import Place, batch_size, batches
 from hybrid_deploy.calibration.samples import Inputs
 from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Backend, Options, load_backend
+from hybrid_deploy.runtime.generate_options import GREEDY
 from hybrid_deploy.runtime.session import Result, Session
 
 
@@ -56,7 +57,7 @@ def read_all(
     session = Session(bundle, variant, backend)
     found: dict[Place, Result] = {}
     for batch in batches(samples, batch_size(bundle, variant)):
-        results, _ = session.run_arrays(batch.inputs)
+        results, _ = session.run_arrays(batch.inputs, options=GREEDY)
         found |= zip(batch.places, results, strict=False)  # a fixed batch may be filled up
         if progress is not None:
             progress(len({sample for sample, _ in found}))

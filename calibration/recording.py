@@ -78,5 +78,5 @@ class RecordedDecoding:
     def step(self, token: IntArray, position: IntArray) -> FloatArray:
         """Decodes one token per sequence."""
         logits = self._decoding.step(token, position)
-        self._backend.note(Turn(token, position, None, logits.copy()))
+        self._backend.note(Turn(token.copy(), position.copy(), None, logits.copy()))
         return logits

@@ -128,7 +128,7 @@ def check_recipe(
     if opset < recipe.oldest_opset:
         raise UsageError(
             f"{recipe.name} needs operators of opset {recipe.oldest_opset}, variant {source} of "
-            f"{bundle.folder} has {opset}; export it with --opset 24"
+            f"{bundle.folder} has {opset}; export it with --opset {recipe.known_opset}"
         )
     if name == source:
         raise UsageError(f"variant {name} would replace its own source; give another name")

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.cpu_decoder import prefer_cpu_decoder
+from hybrid_deploy.calibration.cpu_decoder import prefer_cpu_decoder, split_projection
 from hybrid_deploy.calibration.cpu_kernels import prefer_cpu_kernels
 from hybrid_deploy.calibration.decoder_forms import quantize_decoder
 from hybrid_deploy.calibration.encoder_forms import quantize_encoder
@@ -62,10 +62,14 @@ def apply_recipe(
     elif recipe.decoder.portable is not DecoderForm.FLOAT:
         for model in decoder.values():
             untie_projections(model)
+        if recipe.decoder.is_for_cpu:
+            split_projection(graphs, recipe.decoder)
         quantize_decoder(decoder, scales, recipe.decoder.portable, kept, recipe.block_size)
         if recipe.floats in _SHORT:
             for role, model in decoder.items():
                 _shorten(model, role, recipe.floats, wide)
+    elif recipe.decoder is DecoderForm.FLOAT_CPU:
+        split_projection(graphs, recipe.decoder)
     match_memory(encoder, decoder)
     if recipe.decoder.is_for_cpu:
         prefer_cpu_decoder(graphs, recipe.decoder, typical)

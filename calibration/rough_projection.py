@@ -1,41 +1,44 @@
-"""The vocabulary projection in two exact stages: all logits roughly, then the few that can win.
+"""The vocabulary projection in two stages: all logits roughly, then the few that can win.
 
 The projection is the largest matrix of most decoders, and a token of greedy decoding reads it whole
-to find one row. Here its weights are stored in 7 bits as well. The step returns the logits of these
-(`logits`), the row that it projects (`hidden`), and how far each logit can be from the true one
-(`margin`). What is within two margins of the largest is computed from the float weights by a graph
-of its own (`refine`), so that the token is the one of the float projection.
+to find one row. Here its weights are stored in few bits as well. The step returns the logits of
+these (`logits`), the row that it projects (`hidden`), and how far each logit can be from the true
+one (`margin`). What is within two margins of the largest is computed from the true weights by a
+graph of its own (`refine`).
 
-With h the row and g what DynamicQuantizeLinear makes of it, w a column and v its 7 bits:
-
-    |hw - gv|  <=  |h(w - v)| + |(h - g)v|  <=  |h| |w - v|  +  s/2 sqrt(n) |v|
-
-by Cauchy and Schwarz, for n numbers in h and a scale s, since rounding is off by half a step at
-most. 7 bits, not 8: where a CPU has no instruction for it, ONNX Runtime adds two products of
-unsigned and signed bytes in 16 bits, and 2 * 255 * 64 fits these where 2 * 255 * 127 does not.
+For float, the few bits are 7 and the margin is certain, so that the tokens are those of the float
+projection. For quantized forms they are 4 and the margin is likely; the true weights are float16.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.constants import constant, drop_unused_constants, name_value
+from hybrid_deploy.calibration.number_forms import INT4, INT8
+from hybrid_deploy.calibration.points import Linear
+from hybrid_deploy.calibration.rough_tables import (
+    Margin,
+    certain_margin,
+    likely_margin,
+    seven_bits,
+)
+from hybrid_deploy.calibration.short_tables import shorten_tables
+from hybrid_deploy.calibration.stored_weights import block_for, store_weight
+from hybrid_deploy.calibration.weights import quantize_in_blocks, quantize_per_channel
 from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN, GraphRole
 
 LEAST_WORDS = 4096
 """Smaller vocabularies are projected in less time than two stages take."""
 
 _DOMAIN = "com.microsoft"
-_LARGEST = 64
-_STEPS = 255
-_ROUNDING = 1e-5  # of float32 sums of some thousand products, relative to |h| |w|
-_SLACK = 1.001
+_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -44,20 +47,23 @@ class _Projection:
 
     Attributes:
         node: MatMul or Gemm.
+        hidden: (batch, width), what it projects.
         table: (vocabulary, width), as the embedding has it.
         bias: (vocabulary,), None without.
     """
 
     node: ir.Node
+    hidden: ir.Value
     table: NDArray[np.float32]
     bias: ir.Value | None
 
 
-def project_roughly(graphs: Mapping[GraphRole, ir.Model]) -> ir.Model | None:
+def project_roughly(graphs: Mapping[GraphRole, ir.Model], *, certain: bool) -> ir.Model | None:
     """Rewrites the graphs that return logits in place, and gives the graph that refines them.
 
     Args:
         graphs: prefill and step, the projection in float32.
+        certain: whether the tokens must be those of the float projection.
 
     Returns:
         hidden (1, width), candidates (n,) -> logits (1, n); None where the projection is too small
@@ -70,40 +76,13 @@ def project_roughly(graphs: Mapping[GraphRole, ir.Model]) -> ir.Model | None:
     same = {r: p for r, p in found.items() if p and np.array_equal(p.table, first.table)}
     if len(same) < len(graphs):
         return None
-    refining, rough = _refining(graphs[GraphRole.STEP], first), _Rough.of(first.table)
+    refining = _refining(graphs[GraphRole.STEP], first)
     for role, projection in same.items():
-        _rewrite(graphs[role], projection, rough)
+        rewrite = _in_seven_bits if certain else _in_four_bits
+        rewrite(graphs[role].graph, projection)
+    if not certain:
+        shorten_tables(refining)
     return refining
-
-
-@dataclass(frozen=True)
-class _Rough:
-    """A table in 7 bits.
-
-    Attributes:
-        values: (width, vocabulary) int8.
-        scale: (vocabulary,).
-        error: largest norm of what a row lost.
-        norm: largest norm of a row, as it is stored.
-    """
-
-    values: NDArray[np.int8]
-    scale: NDArray[np.float32]
-    error: float
-    norm: float
-
-    @staticmethod
-    def of(table: NDArray[np.float32]) -> _Rough:
-        largest = np.abs(table).max(1, keepdims=True)
-        scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(_LARGEST)
-        values = np.rint(table / scale)
-        stored = values * scale
-        return _Rough(
-            np.ascontiguousarray(values.T.astype(np.int8)),
-            scale.reshape(-1),
-            float(np.linalg.norm(table - stored, axis=1).max()),
-            float(np.linalg.norm(stored, axis=1).max()),
-        )
 
 
 def _projection(model: ir.Model) -> _Projection | None:
@@ -128,56 +107,71 @@ def _projection(model: ir.Model) -> _Projection | None:
     array = weight.const_value.numpy()
     table = array if node.attributes.get_int("transB", 0) else array.T
     plain = bias is None or (bias.const_value is not None and bias.const_value.size == len(table))
-    return _Projection(node, table, bias) if plain else None
+    return _Projection(node, hidden, table, bias) if plain else None
 
 
-def _rewrite(model: ir.Model, projection: _Projection, rough: _Rough) -> None:
-    graph, hidden = model.graph, projection.node.inputs[0]
+def _in_seven_bits(graph: ir.Graph, projection: _Projection) -> None:
+    values, scale, stored = seven_bits(projection.table)
     old = next(value for value in graph.outputs if value.name == LOGITS)
     last = old.producer()
-    assert hidden is not None and hidden.shape is not None and last is not None
+    assert last is not None
     inputs = [
-        hidden,
-        constant(graph, "projection_rough", rough.values),
-        constant(graph, "projection_rough_scale", rough.scale),
+        projection.hidden,
+        constant(graph, "projection_rough", np.ascontiguousarray(values.T)),
+        constant(graph, "projection_rough_scale", scale),
         *([] if projection.bias is None else [None, projection.bias]),
     ]
     product = ir.node("DynamicQuantizeMatMul", inputs, domain=_DOMAIN, name="project_roughly")
-    row = ir.node("Identity", [hidden], name="row_to_project")
-    margin = _margin(graph, hidden, rough)
-    graph.insert_before(last, [product, row, *margin])
+    graph.insert_before(last, product)
     old.name = f"{LOGITS}_float"
     graph.outputs[graph.outputs.index(old)] = name_value(product, LOGITS, old.shape)
-    graph.outputs.append(name_value(row, HIDDEN, hidden.shape))
-    graph.outputs.append(name_value(margin[-1], MARGIN, ir.Shape([hidden.shape[0]])))
+    _return_margin(graph, projection.hidden, certain_margin(projection.table, stored))
     graph.remove([last, *([projection.node] if projection.node is not last else [])], safe=True)
     drop_unused_constants(graph)
     graph.opset_imports[_DOMAIN] = 1
 
 
-def _margin(graph: ir.Graph, hidden: ir.Value, rough: _Rough) -> list[ir.Node]:
-    """Writes |h| (error + rounding) + (max(h, 0) - min(h, 0)) / 255 / 2 sqrt(n) norm."""
-    width = rough.values.shape[0]
-    of_weight = _SLACK * (rough.error + _ROUNDING * rough.norm)
-    of_row = _SLACK * rough.norm * math.sqrt(width) / _STEPS / 2
+def _in_four_bits(graph: ir.Graph, projection: _Projection) -> None:
+    linear = Linear(projection.node, 1)
+    block = block_for(linear, _BLOCK)
+    if block is None:  # the numbers are not known to divide; 8 bits per channel are close
+        stored = quantize_per_channel(LOGITS, projection.table, 0).restored
+        store_weight(graph, linear, INT8)
+    else:
+        stored = quantize_in_blocks(LOGITS, projection.table, block, 1, INT4).restored
+        store_weight(graph, linear, INT4, block)
+    _return_margin(graph, projection.hidden, likely_margin(projection.table, stored))
+    drop_unused_constants(graph)
+
+
+def _return_margin(graph: ir.Graph, hidden: ir.Value, margin: Margin) -> None:
+    """Lets a graph return the row that is projected, and the margin of its logits."""
+    row = ir.node("Identity", [hidden], name="row_to_project")
+    nodes = _margin(graph, hidden, margin)
+    graph.extend([row, *nodes])
+    graph.outputs.append(name_value(row, HIDDEN, hidden.shape))
+    rows = None if hidden.shape is None else ir.Shape([hidden.shape[0]])
+    graph.outputs.append(name_value(nodes[-1], MARGIN, rows))
+
+
+def _margin(graph: ir.Graph, hidden: ir.Value, margin: Margin) -> list[ir.Node]:
+    """Writes the margin of each row as nodes."""
     axis = constant(graph, "margin_axis", np.array([-1]))
     zero = constant(graph, "margin_zero", np.zeros(1, np.float32))
-    by_norm = constant(graph, "margin_by_norm", np.full(1, of_weight, np.float32))
-    by_range = constant(graph, "margin_by_range", np.full(1, of_row, np.float32))
+    by_norm = constant(graph, "margin_by_norm", np.full(1, margin.by_norm, np.float32))
+    by_spread = constant(graph, "margin_by_spread", np.full(1, margin.by_spread, np.float32))
     nodes: list[ir.Node] = []
 
-    def add(operator: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+    def add(shape: list[Any], operator: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
         nodes.append(ir.node(operator, inputs, attributes))
-        rows = [hidden.shape[0]] if hidden.shape and axis in inputs else [1]
-        return name_value(nodes[-1], f"margin_{len(nodes)}", ir.Shape(rows))
+        return name_value(nodes[-1], f"margin_{len(nodes)}", ir.Shape(shape))
 
-    top = add("Max", add("ReduceMax", hidden, keepdims=0), zero)
-    bottom = add("Min", add("ReduceMin", hidden, keepdims=0), zero)
-    of_rounding = add("Mul", add("Sub", top, bottom), by_range)
-    norm = add("ReduceL2", hidden, axis, keepdims=0)
-    add("Add", add("Mul", norm, by_norm), of_rounding)
-    for node in nodes[-2:]:
-        node.outputs[0].shape = norm.shape
+    rows = list(hidden.shape or [None])[:1]
+    top = add([1], "Max", add([], "ReduceMax", hidden, keepdims=0), zero)
+    bottom = add([1], "Min", add([], "ReduceMin", hidden, keepdims=0), zero)
+    of_rounding = add([1], "Mul", add([1], "Sub", top, bottom), by_spread)
+    norm = add(rows, "ReduceL2", hidden, axis, keepdims=0)
+    add(rows, "Add", add(rows, "Mul", norm, by_norm), of_rounding)
     return nodes
 
 

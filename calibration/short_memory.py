@@ -27,8 +27,11 @@ from hybrid_deploy.calibration.grouped_attention import (
 from hybrid_deploy.calibration.row_slices import as_rows, row_slice
 from hybrid_deploy.contract import GraphRole, next_cache
 
-LEAST_BYTES = 2 << 20
-"""Keys and values of all layers: less stays in a core's own cache, and 8 bits gain nothing."""
+LEAST_BYTES = 8 << 20
+"""Keys and values of all layers: less stays in the CPU's caches, and 8 bits gain nothing."""
+
+LEAST_WIDTH = 64
+"""Of a head: the kernel for 8 bits takes longer for narrow ones than it saves in reading."""
 
 _LARGEST = 127
 _CACHE_FORM: dict[str, int | float | str] = {
@@ -97,6 +100,8 @@ def _cross_attention(node: ir.Node) -> _CrossAttention | None:
     if rows is None or of_query is None or of_query.source.shape is None:
         return None
     whole = of_query.begin == 0 and of_query.source.shape[1] == of_query.width
+    if key.shape is None or not isinstance(key.shape[3], int) or key.shape[3] < LEAST_WIDTH:
+        return None
     plain = key.shape == value.shape and rows.shape is not None and rows.shape[1] == of_query.width
     return _CrossAttention(node, of_query.source, (key, value), rows) if whole and plain else None
 

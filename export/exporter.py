@@ -89,7 +89,7 @@ def export_model(
             its name, smallest and largest size.
         max_batch: largest batch that TensorRT engines are built for.
         batch: fixes the batch dimension of all graphs to this number.
-        opset: version of the ONNX operator set, 24 or 18.
+        opset: version of the ONNX operator set: 24, 21 or 18.
         head: `logits`, or `argmax` or `topk` computed in the graph in their place.
         checks: batches of inputs that the model and the graphs both decode before anything is
             written; random prompts on the example are compared in any case.

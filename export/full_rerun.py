@@ -53,6 +53,22 @@ class FullRerunDecoding:
             row[start : start + len(new)] = new[: len(row) - start]
         return self._logits(position + last)
 
+    @property
+    def resizable(self) -> bool:
+        """Any number of sequences will do."""
+        return True
+
+    def reorder(self, rows: IntArray) -> None:
+        """Lets every sequence go on from what another one of the same input was."""
+        self._tokens = self._tokens[rows]
+
+    def select(self, rows: IntArray) -> FullRerunDecoding:
+        """Gives the decoding of chosen sequences."""
+        memory = tuple(tensor[torch.from_numpy(rows)] for tensor in self._memory)
+        chosen = FullRerunDecoding(self._model, memory, len(rows), self._tokens.shape[1])
+        chosen._tokens = self._tokens[rows]
+        return chosen
+
     def step(self, token: IntArray, position: IntArray) -> FloatArray:
         """Decodes one token per sequence."""
         self._tokens[np.arange(self.batch), position] = token

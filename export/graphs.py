@@ -12,6 +12,7 @@ from hybrid_deploy.contract import (
     BATCH_DIM,
     LAST,
     LENGTH_DIM,
+    NATIVE_OPSET,
     POSITION,
     TOKEN,
     TOKENS,
@@ -29,7 +30,6 @@ from hybrid_deploy.export.incremental import (
     memory_names,
     split_outputs,
 )
-from hybrid_deploy.export.lowering import NATIVE_OPSET
 from hybrid_deploy.export.model import EncodePart
 from hybrid_deploy.export.onnx_lowering import name_dims, onnx_from_torch
 from hybrid_deploy.export.plan import Plan

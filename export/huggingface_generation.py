@@ -54,8 +54,6 @@ def generation_of(
             "target language"
         )
     beams = folder.generation_value("num_beams") or 1
-    if beams > 1:
-        folder.warn(f"{beams} beams are asked for and recorded; the runtime decodes greedily")
     if folder.generation_value("do_sample"):
         folder.warn("sampling is asked for; the runtime takes the likeliest token")
     return GenerationDefaults(

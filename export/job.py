@@ -21,7 +21,7 @@ from hybrid_deploy.inputs import ArrayInput, Preprocess
 from hybrid_deploy.manifest import DimRange, GenerationDefaults, Tokenizer, Vocabulary
 
 OPSET = 24
-OPSETS = (24, 18)
+OPSETS = (24, 21, 18)
 TOP_K = 8
 """How many tokens the `topk` head returns, or all if the vocabulary is smaller."""
 
@@ -37,7 +37,7 @@ class GraphForm:
     """What the graphs look like.
 
     Attributes:
-        opset: version of the ONNX operator set: 24, or 18 for older runtimes.
+        opset: version of the ONNX operator set: 24, or 21 and 18 for older runtimes.
         head: what prefill and step return besides the caches.
         batch: the one batch size that the graphs take; None takes any.
     """
@@ -48,8 +48,8 @@ class GraphForm:
 
     def __post_init__(self) -> None:
         if self.opset not in OPSETS:
-            known = " or ".join(map(str, OPSETS))
-            raise UsageError(f"opset {self.opset} is not supported; choose {known}")
+            known = ", ".join(map(str, OPSETS))
+            raise UsageError(f"opset {self.opset} is not supported; choose one of: {known}")
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"a batch of {self.batch} is not possible; give 1 or more")
 

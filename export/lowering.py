@@ -10,8 +10,7 @@ from onnxscript import FLOAT
 from onnxscript.values import Opset
 from torch import Tensor
 
-NATIVE_OPSET = 24
-"""The first ONNX opset with Attention and TensorScatter as the graphs use them."""
+from hybrid_deploy.contract import NATIVE_OPSET
 
 
 @torch.library.custom_op("hybrid_deploy::cache_write", mutates_args=())

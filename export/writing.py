@@ -59,8 +59,9 @@ def write_graphs(
     for name, content in job.spec.files.items():
         (folder / name).write_bytes(content)
     spec, form = job.spec, job.form
-    dims = dict(dims)
+    dims, generation = dict(dims), spec.generation
     if form.batch is not None:
+        generation = msgspec.structs.replace(generation, beams=1)  # beams need room for them
         dims[BATCH_DIM] = DimRange(form.batch, form.batch, form.batch)
         for model in graphs.values():
             fix_batch(model, form.batch)
@@ -81,7 +82,7 @@ def write_graphs(
         dims=dims,
         preprocess=spec.preprocess,
         vocabulary=spec.vocabulary,
-        generation=spec.generation,
+        generation=generation,
         variants={FLOAT: variant},
         golden=(),
         files={},

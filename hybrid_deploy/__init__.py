@@ -1,6 +1,6 @@
 """Deploy trained PyTorch hybrid models: export, quantize, build, run, profile.
 
-The functions below are loaded when they are first used, so that a device never needs what only a
+What is named below is loaded when it is first used, so that a device never needs what only a
 workstation has.
 """
 
@@ -11,6 +11,7 @@ import importlib
 __version__ = "0.1.0"
 
 _VERBS = {
+    "GenerateOptions": "hybrid_deploy.runtime.generate_options",
     "build_engines": "hybrid_deploy.runtime.engine",
     "export_model": "hybrid_deploy.export.exporter",
     "load_session": "hybrid_deploy.runtime.session",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from filelock import FileLock
 from hybrid_deploy.atomic import staged_folder, write_file
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError, InputError, OutputExistsError
+from hybrid_deploy.known_files import KnownFiles
 from hybrid_deploy.manifest import (
     FileRecord,
     GraphSpec,
@@ -71,11 +72,16 @@ class Bundle:
         return sum(record.size_bytes for file, record in files if Path(file).parts[0] == home)
 
 
-def open_bundle(path: Path) -> Bundle:
-    """Opens a bundle after checking every file against the manifest.
+def open_bundle(path: Path, *, only: str | None = None) -> Bundle:
+    """Opens a bundle after checking its files against the manifest.
+
+    Args:
+        path: the bundle's folder.
+        only: name of a variant. Then the files of others are not looked at, and a file that was
+            checked before is read again only if it changed. None reads every file.
 
     Raises:
-        InputError: there is no such folder, or it is no bundle.
+        InputError: there is no such folder, it is no bundle, or it has no such variant.
         BundleError: a file is missing or differs, or the schema version is unknown.
     """
     manifest_path = path / MANIFEST_FILE
@@ -84,9 +90,30 @@ def open_bundle(path: Path) -> Bundle:
     if not manifest_path.is_file():
         raise InputError(f"{path} is not a bundle: it has no {MANIFEST_FILE}")
     manifest = decode_manifest(manifest_path.read_bytes(), origin=str(manifest_path))
-    for name, record in manifest.files.items():
-        _check_file(path, name, record)
-    return Bundle(folder=path, manifest=manifest)
+    bundle = Bundle(folder=path, manifest=manifest)
+    if only is None:
+        for name, record in manifest.files.items():
+            _check_file(path, name, record)
+    else:
+        _check_once(path, _files_for(bundle, only))
+    return bundle
+
+
+def _files_for(bundle: Bundle, variant: str) -> dict[str, FileRecord]:
+    """Gives the files that one variant needs: its own, and those of no variant."""
+    own = _home(bundle.variant(variant))
+    others = {_home(other) for other in bundle.manifest.variants.values()} - {own}
+    files = bundle.manifest.files.items()
+    return {name: record for name, record in files if Path(name).parts[0] not in others}
+
+
+def _check_once(folder: Path, files: Mapping[str, FileRecord]) -> None:
+    known = KnownFiles(folder)
+    for name, record in files.items():
+        if known.sha256(name) != record.sha256:
+            _check_file(folder, name, record)
+            known.remember(name, record.sha256)
+    known.save()
 
 
 @contextmanager

@@ -21,6 +21,8 @@ A variant whose logits are rough has a fourth graph, and prefill and step return
 step      ...                               -> logits (rough), hidden, margin, caches
 refine    hidden, candidates                -> logits            the true ones of some tokens
 
+A TensorRT engine of a graph that returns `logits` returns `next_token`, `next_position` and `score`
+too: what the next step is fed, without a way over the host.
 A variant exported with another head returns `next_token`, or `top_scores` and `top_tokens`, where
 the others return `logits`.
 """
@@ -45,7 +47,31 @@ LOGITS = "logits"
 """Step and prefill output, (batch, vocabulary) float32: scores of the token that comes next."""
 
 NEXT_TOKEN = "next_token"
-"""Output in place of the logits, (batch,) int64: the likeliest token."""
+"""Output in place of the logits, (batch,) int64: the likeliest token.
+
+TensorRT engines return it beside the logits.
+"""
+
+NEXT_POSITION = "next_position"
+"""Output of TensorRT engines beside the logits, (batch,) int64: where `next_token` goes.
+
+The position of the newest token plus one, at most capacity - 1.
+"""
+
+SCORE = "score"
+"""Output of TensorRT engines beside the logits, (batch,) float32: log-probability of `next_token`.
+
+Not finite where the logits are not.
+"""
+
+NEXT_POSITION = "next_position"
+"""Output of an engine beside the logits, (batch,) int64: where `next_token` goes.
+
+That is `position + 1`, or the last position of the caches: the host decides when to stop.
+"""
+
+SCORE = "score"
+"""Output of an engine beside the logits, (batch,) float32: log-probability of `next_token`."""
 
 TOP_SCORES = "top_scores"
 """Output in place of the logits, (batch, k) float32: the k largest logits, in falling order."""
@@ -62,14 +88,20 @@ MARGIN = "margin"
 CANDIDATES = "candidates"
 """Refine input, (candidates,) int64: the tokens whose true logits are wanted; and its dimension."""
 
+NATIVE_OPSET = 24
+"""The first ONNX opset with Attention and TensorScatter as the graphs use them.
+
+Graphs of an older one write attention out and update caches with ScatterElements.
+"""
+
 BATCH_DIM = "batch"
 LENGTH_DIM = "length"
 MEMORY_DIM = "memory"
 CAPACITY_DIM = "capacity"
 
 _NEXT = "_next"
-_CROSS = "cross_"
 _RECURRENT = "recurrent_"
+_CROSS = "cross_"
 
 
 class Head(str, Enum):
@@ -104,14 +136,17 @@ def cache_of(name: str) -> str:
     return name.removesuffix(_NEXT)
 
 
+def is_memory(name: str) -> bool:
+    """Tells whether a tensor holds what the encoder made, which no token changes.
+
+    A step may return memory under the name of a cache; it is what it was.
+    """
+    return name.startswith(_CROSS)
+
+
 def cross_name(kind: str, index: int) -> str:
     """Names a memory tensor; kind is `key`, `value`, `mask` or `state` (anything else)."""
     return f"{_CROSS}{kind}_{index}"
-
-
-def is_memory(name: str) -> bool:
-    """Tells whether an input is the memory's; one in 8 bits is also returned, as caches are."""
-    return name.startswith(_CROSS)
 
 
 def head_name(index: int) -> str:

@@ -2,6 +2,7 @@
 
 ImageInput      pictures of any width, as lines of text are
 PixelsInput     pictures through the steps of a Hugging Face image processor
+FramesInput     frames of a video, each as the pictures above
 PatchesInput    pictures cut into patches, as Pix2Struct takes them
 AudioInput      speech: log-mel, Kaldi filter bank or the waveform itself
 TextInput       text through a tokenizer of the bundle
@@ -26,6 +27,8 @@ class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="i
     The picture is converted to `mode`, resized to `height` (keeping its proportions unless `width`
     is fixed), mapped to `(value / 255 - mean) / std` per channel, and padded on the right with
     `background`: `margin` columns, then up to `min_width` and a multiple of `width_multiple`.
+    `mask`, if the encoder takes one, is (batch, width): 1 where there is a picture, 0 where it was
+    padded.
     """
 
     name: str
@@ -39,6 +42,7 @@ class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="i
     background: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    mask: str | None = None
 
 
 class CropMargin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="crop-margin"):
@@ -131,6 +135,22 @@ class PixelsInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     std: tuple[float, ...] = ()
 
 
+class FramesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="frames"):
+    """How the frames of a video become `(batch, frames, channels, height, width)` float32.
+
+    Each goes through the steps of `picture`. Of a longer video `frames` are taken at even
+    distances; a shorter one is filled up with zeros. With `channels_first` the result is
+    `(batch, channels, frames, height, width)`. `mask`, if the encoder takes one, is
+    (batch, frames): 1 where there is a frame.
+    """
+
+    name: str
+    picture: PixelsInput
+    frames: int
+    channels_first: bool = False
+    mask: str | None = None
+
+
 class PatchesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="patches"):
     """How Pix2Struct cuts a picture into `(batch, max_patches, 2 + patch)` float32.
 
@@ -212,6 +232,8 @@ class ArrayInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="a
     others: tuple[str, ...] = ()
 
 
-EncoderInput = ImageInput | PixelsInput | PatchesInput | AudioInput | TextInput | ArrayInput
+EncoderInput = (
+    ImageInput | PixelsInput | FramesInput | PatchesInput | AudioInput | TextInput | ArrayInput
+)
 Preprocess = EncoderInput | tuple[EncoderInput, ...]
 """One input, or one for each of several: at most one made of a file's content, and a text."""

@@ -18,6 +18,11 @@ class Flavour(str, Enum):
     RTX = "rtx"
     TENSORRT = "tensorrt"
 
+    @property
+    def product(self) -> str:
+        """The product's own name."""
+        return "TensorRT-RTX" if self is Flavour.RTX else "TensorRT"
+
 
 @dataclass(frozen=True)
 class Target:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
+from hybrid_deploy.runtime.local_gpu import local_gpu
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
+Run = Literal["graph", "enqueue"]
 
 
 class Decoding(Protocol):
@@ -43,8 +45,8 @@ class Decoding(Protocol):
         """Decodes one token per sequence.
 
         Args:
-            token: (batch,).
-            position: (batch,).
+            token: (batch,); the caller's, who changes it after the call.
+            position: (batch,); as `token`.
 
         Returns:
             logits (batch, vocabulary); valid until the next call.
@@ -89,6 +91,79 @@ class RoughFirst(Protocol):
         ...
 
 
+@runtime_checkable
+class Rearranging(Decoding, Protocol):
+    """A decoding whose sequences can change places, be doubled and be left out.
+
+    A beam search needs it; a batch whose sequences end one by one is made smaller with it.
+    """
+
+    @property
+    def resizable(self) -> bool:
+        """Whether `select` may change the number of sequences: not with a fixed batch."""
+        ...
+
+    def reorder(self, rows: IntArray) -> None:
+        """Lets every sequence go on from what another one, of the same input, was.
+
+        Args:
+            rows: (batch,); sequence i gets the caches and the carried state of sequence rows[i].
+                Memory stays where it is, so that rows[i] must decode the same input as i.
+        """
+        ...
+
+    def select(self, rows: IntArray) -> Rearranging:
+        """Gives the decoding of chosen sequences, memory and caches included.
+
+        The decoding that it is called on is not used afterwards.
+
+        Args:
+            rows: (any number,); sequence i of the result is what sequence rows[i] was. A sequence
+                may be left out, or come several times, as the beams of an input do: those lie side
+                by side.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Block:
+    """Tokens that a device made by itself, one row per step.
+
+    Attributes:
+        tokens: (n, batch) int64.
+        scores: (n, batch) float32, natural logarithm of each token's probability.
+        run: whether the steps were replayed as one recorded graph or launched one by one.
+        reason: why they could not be recorded; None where they were.
+    """
+
+    tokens: IntArray
+    scores: FloatArray
+    run: Run
+    reason: str | None = None
+
+
+@runtime_checkable
+class RunsAhead(Protocol):
+    """A decoding that feeds its own likeliest tokens back on the device."""
+
+    def ahead(self, token: IntArray, position: IntArray) -> Iterator[Block]:
+        """Decodes greedily without the host.
+
+        The next block is already under way on the device when one is yielded. It ends when every
+        sequence has been at the caches' last position; what a sequence gets after its own last
+        position means nothing. Close the iterator to stop: the batch can then be stepped on from
+        any position that it has passed, unless its decoder carries a state.
+
+        Args:
+            token: (batch,), the newest of each sequence.
+            position: (batch,), where they go.
+
+        Raises:
+            BackendError: the device failed; the message has the step.
+        """
+        ...
+
+
 class Backend(Protocol):
     """Runs the graphs of one variant of a bundle."""
 
@@ -123,9 +198,18 @@ class Options:
     threads: int | None = None
 
 
-_MODULES = {"onnxruntime": "hybrid_deploy.runtime.onnxruntime_backend"}
+_MODULES = {
+    "onnxruntime": "hybrid_deploy.runtime.onnxruntime_backend",
+    "onnxruntime-cuda": "hybrid_deploy.runtime.onnxruntime_cuda_backend",
+    "tensorrt": "hybrid_deploy.runtime.tensorrt_backend",
+}
 BACKENDS = tuple(_MODULES)
 DEFAULT_BACKEND = "onnxruntime"
+
+
+def usable_backends() -> tuple[str, ...]:
+    """Names the backends that this machine has the hardware for, installed or not."""
+    return BACKENDS if local_gpu() is not None else (DEFAULT_BACKEND,)
 
 
 def load_backend(name: str, bundle: Bundle, variant: str, options: Options) -> Backend:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.runtime.engine_cache import PlanRecord
 from hybrid_deploy.runtime.free_memory import free_memory_bytes
@@ -9,6 +11,9 @@ from hybrid_deploy.runtime.free_memory import free_memory_bytes
 _BASE_BYTES = 250_000_000
 _COPIES = 3
 """Builds with TensorRT-RTX 1.7 took 0.26 to 0.31 GB for weights of 2 MB, 1.8 GB for 0.54 GB."""
+
+_MAPPED_BYTES = 500_000_000
+"""Address space beyond that: libraries and stacks; 443 MB with TensorRT-RTX 1.7."""
 
 _BYTES_PER_GB = 1e9
 
@@ -29,10 +34,21 @@ def check_memory(
     """
     free_bytes = free_memory_bytes()
     needed_bytes = needed_memory_bytes(weight_bytes, workspace_bytes, last)
+    _check_address_space(graph, needed_bytes + _MAPPED_BYTES)
     if free_bytes is not None and needed_bytes > free_bytes:
         raise BuildError(
             f"{graph}: building it takes about {_gb(needed_bytes)} of memory and {_gb(free_bytes)} "
             "are free; close other programs, lower --workspace, or build on a larger machine"
+        )
+
+
+def _check_address_space(graph: str, needed_bytes: int) -> None:
+    """Refuses a limit in which a build fails, or hangs: its threads do not expect one."""
+    limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit_bytes != resource.RLIM_INFINITY and limit_bytes < needed_bytes:
+        raise BuildError(
+            f"{graph}: building it takes about {_gb(needed_bytes)} of address space and this "
+            f"shell allows {_gb(limit_bytes)}; raise that with: ulimit -v unlimited"
         )
 
 

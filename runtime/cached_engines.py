@@ -16,8 +16,10 @@ from hybrid_deploy.runtime.engine_cache import (
     RECORD_FILE,
     EngineCache,
     PlanRecord,
+    read_plan,
     read_record,
 )
+from hybrid_deploy.runtime.engine_fit import version_misfit
 
 _KEY = re.compile(r"^[0-9a-f]{64}$")
 _LEFTOVER = re.compile(r"^\.(?P<key>[0-9a-f]{64})\.")
@@ -73,6 +75,23 @@ def last_build(cache: EngineCache, shaped_by: dict[str, object]) -> PlanRecord |
         and all(engine.record.shaped_by.get(k) == shaped_by[k] for k in ("graph", "target"))
     ]
     return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def compatible_build(cache: EngineCache, shaped_by: dict[str, object]) -> dict[str, object] | None:
+    """Gives what shaped a sound version-compatible engine that an older TensorRT built.
+
+    It differs from what is asked for in nothing but that version. None if there is none.
+    """
+    version = str(shaped_by["version"])
+    for engine in list_engines(cache):
+        known = engine.record.shaped_by if engine.record else {}
+        if known | {"version": version} == shaped_by and version_misfit(known, version) is None:
+            try:
+                read_plan(cache.folder / engine.key / PLAN_FILE)
+            except BuildError:
+                continue
+            return known
+    return None
 
 
 def delete_engines(cache: EngineCache, engines: Iterable[CachedEngine]) -> Deletion:

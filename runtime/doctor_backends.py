@@ -117,7 +117,7 @@ def _remedy(graph: TinyGraph, platform: Platform, flavour: Flavour) -> str:
     if old_driver is not None:
         return old_driver
     if graph is STEP and flavour is Flavour.TENSORRT:
-        return "caches of its own begin with TensorRT 10.15: export with --opset 18"
+        return "caches of its own begin with TensorRT 10.15: export with --opset 21"
     if platform.jetson:
         return _SYSTEM_TENSORRT
     return f"pip install --upgrade --force-reinstall 'hybrid-deploy[{flavour.value}]'"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,19 @@ from pathlib import Path
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError
-from hybrid_deploy.manifest import FileRecord, GraphSpec
 from hybrid_deploy.runtime.build_memory import check_memory
-from hybrid_deploy.runtime.cached_engines import last_build
+from hybrid_deploy.runtime.build_options import DEFAULT_OPTIONS, BuildOptions, check_options
+from hybrid_deploy.runtime.cache_lowering import check_lowering
+from hybrid_deploy.runtime.cached_engines import compatible_build, last_build
 from hybrid_deploy.runtime.engine_cache import BuiltFor, BuiltPlan, EngineCache, PlanRecord
-from hybrid_deploy.runtime.engine_plan import SETTINGS, PlanRequest, compile_isolated
-from hybrid_deploy.runtime.engine_profile import Profile, graph_profile
+from hybrid_deploy.runtime.engine_identity import shaped_by, weight_bytes
+from hybrid_deploy.runtime.engine_plan import compile_isolated
+from hybrid_deploy.runtime.engine_profile import graph_profile
+from hybrid_deploy.runtime.engine_recipe import PlanRequest
 from hybrid_deploy.runtime.local_gpu import LocalGpu, local_gpu
 from hybrid_deploy.runtime.network_layers import LayerSummary
 from hybrid_deploy.runtime.tensorrt_module import TensorRT, load_tensorrt
+from hybrid_deploy.runtime.timing_cache import timing_cache_file
 from hybrid_deploy.target import Target
 
 Progress = Callable[[str], None]
@@ -58,7 +61,7 @@ def build_engines(
     *,
     cache: EngineCache | None = None,
     progress: Progress | None = None,
-    workspace_bytes: int | None = None,
+    options: BuildOptions = DEFAULT_OPTIONS,
 ) -> list[EngineRecord]:
     """Builds all graphs of a variant, or finds them in the cache.
 
@@ -68,15 +71,7 @@ def build_engines(
         BuildError: TensorRT refused a graph; the message has its own words.
     """
     return [
-        build_engine(
-            bundle,
-            variant,
-            role,
-            target,
-            cache=cache,
-            progress=progress,
-            workspace_bytes=workspace_bytes,
-        )
+        build_engine(bundle, variant, role, target, cache=cache, progress=progress, options=options)
         for role in bundle.graphs(variant)
     ]
 
@@ -89,7 +84,7 @@ def build_engine(
     *,
     cache: EngineCache | None = None,
     progress: Progress | None = None,
-    workspace_bytes: int | None = None,
+    options: BuildOptions = DEFAULT_OPTIONS,
 ) -> EngineRecord:
     """Builds one graph of a variant, or finds its engine in the cache.
 
@@ -102,12 +97,14 @@ def build_engine(
         target: What to build for.
         cache: Where engines are kept; None takes this machine's.
         progress: Is told what happens, in lines for people.
-        workspace_bytes: Most scratch memory that a layer may take; None leaves TensorRT's limit.
+        options: What else a user may say.
 
     Raises:
         InputError: the bundle has no such variant.
+        UsageError: this TensorRT, or this GPU, has no such option.
         MissingDependencyError: the target's TensorRT is not installed.
-        BuildError: TensorRT refused the graph, in its own words, or memory does not suffice.
+        BuildError: this version of TensorRT cannot take the graph, TensorRT refused it in its own
+            words, memory does not suffice, or the build took too long.
     """
     say, cache = progress or _silent, cache or EngineCache()
     graph = f"{variant}/{role.value}"
@@ -115,18 +112,27 @@ def build_engine(
     profile = graph_profile(bundle, spec, graph)
     gpu = _required_gpu(target)
     vendor = load_tensorrt(target.flavour)
-    shaped_by = _shaped_by(bundle, spec, profile, target, gpu, vendor, workspace_bytes)
+    check_options(options, vendor.flavour, gpu)
+    check_lowering(bundle.variant(variant), graph, vendor.flavour, vendor.version)
+    path = (bundle.folder / spec.file).resolve()
+    capacity = None if role is GraphRole.ENCODER else bundle.manifest.capacity
+    times = timing_cache_file(cache.folder, vendor.flavour, vendor.version, gpu)
+    request = PlanRequest(
+        graph, str(path), str(target), profile, options, capacity, str(times) if times else None
+    )
+    description = shaped_by(bundle, spec, request, vendor, gpu)
+    if options.version_compatible:
+        description = compatible_build(cache, description) or description
 
     def build() -> BuiltPlan:
-        last = last_build(cache, shaped_by)
-        check_memory(graph, _weight_bytes(bundle, spec), workspace_bytes if gpu else None, last)
+        last = last_build(cache, description)
+        workspace_bytes = options.workspace_bytes if gpu else None
+        check_memory(graph, weight_bytes(bundle, spec), workspace_bytes, last)
         say(f"building {graph} for {target}{_last_time(last, vendor)}")
-        path = (bundle.folder / spec.file).resolve()
-        request = PlanRequest(graph, str(path), str(target), profile, workspace_bytes)
         return compile_isolated(request)
 
     built_for = BuiltFor(bundle.manifest.name, variant, role.value)
-    plan = cache.get_or_build(shaped_by, build, say, built_for)
+    plan = cache.get_or_build(description, build, say, built_for)
     if plan.from_cache:
         say(f"{graph} for {target} is in the cache")
     return EngineRecord(
@@ -164,46 +170,3 @@ def _required_gpu(target: Target) -> LocalGpu | None:
             "build for a named one: --target rtx:sm_86"
         )
     return gpu
-
-
-def _shaped_by(
-    bundle: Bundle,
-    spec: GraphSpec,
-    profile: Profile,
-    target: Target,
-    gpu: LocalGpu | None,
-    vendor: TensorRT,
-    workspace_bytes: int | None,
-) -> dict[str, object]:
-    """Describes everything that an engine depends on: the cache's key."""
-    return {
-        **graph_identity(bundle, spec),
-        "flavour": vendor.flavour.value,
-        "version": vendor.version,
-        "platform": sysconfig.get_platform(),
-        "target": str(target),
-        "gpu": None if gpu is None else [gpu.name, gpu.capability],
-        "profile": {name: [list(shape) for shape in shapes] for name, shapes in profile.items()},
-        "settings": {**SETTINGS, "workspace_bytes": workspace_bytes},
-    }
-
-
-def graph_identity(bundle: Bundle, spec: GraphSpec) -> dict[str, object]:
-    """Gives what of an engine's key says which graph it is: the hashes of its files."""
-    weights = {file: record.sha256 for file, record in _weight_files(bundle, spec).items()}
-    return {"graph": bundle.manifest.files[spec.file].sha256, "weights": weights}
-
-
-def _weight_bytes(bundle: Bundle, spec: GraphSpec) -> int:
-    files = [bundle.manifest.files[spec.file], *_weight_files(bundle, spec).values()]
-    return sum(record.size_bytes for record in files)
-
-
-def _weight_files(bundle: Bundle, spec: GraphSpec) -> dict[str, FileRecord]:
-    """Gives all data beside a graph: which of it the graph reads, only ONNX could tell."""
-    folder = Path(spec.file).parent
-    return {
-        file: record
-        for file, record in bundle.manifest.files.items()
-        if folder in Path(file).parents and Path(file).suffix != ".onnx"
-    }

@@ -23,7 +23,10 @@ from filelock import FileLock, Timeout
 from hybrid_deploy.atomic import staged_folder
 from hybrid_deploy.cache import CACHE_VARIABLE, cache_folder
 from hybrid_deploy.errors import BuildError, InputError
+from hybrid_deploy.runtime.engine_fit import flavour_misfit, gpu_misfit, version_misfit
+from hybrid_deploy.runtime.local_gpu import LocalGpu
 from hybrid_deploy.runtime.network_layers import LayerSummary
+from hybrid_deploy.target import Flavour
 
 PLAN_FILE = "engine.plan"
 RECORD_FILE = "record.json"
@@ -150,24 +153,36 @@ def engine_key(shaped_by: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()
 
 
-def read_plan(path: Path, version: str | None = None) -> bytes:
+def read_plan(
+    path: Path,
+    version: str | None = None,
+    *,
+    flavour: Flavour | None = None,
+    gpu: LocalGpu | None = None,
+) -> bytes:
     """Reads a plan of the cache, checking those very bytes against its record.
+
+    What the record says is checked first, so nothing of a foreign engine is ever loaded.
 
     Args:
         path: The plan, as `CachedPlan` gives it.
         version: Of the TensorRT that is going to load it; None does not ask.
+        flavour: Likewise.
+        gpu: That is going to run it; None does not ask.
 
     Raises:
-        BuildError: the plan or its record is missing, was changed since it was built, or is
-            another version's.
+        BuildError: the plan or its record is missing or was changed since it was built, or it is
+            for another TensorRT or another GPU.
     """
-    record, plan = _read_entry(path.parent)
-    made_by = record.shaped_by.get("version")
-    if version is not None and made_by != version:
-        raise BuildError(
-            f"cached engine {path.parent} was made by TensorRT {made_by}, {version} is installed; "
-            "build it again"
-        )
+    shaped_by = read_record(path.parent).shaped_by
+    misfits = (
+        flavour and flavour_misfit(shaped_by, flavour),
+        version and version_misfit(shaped_by, version),
+        gpu and gpu_misfit(shaped_by, gpu),
+    )
+    if misfit := next(filter(None, misfits), None):
+        raise BuildError(f"cached engine {path.parent} {misfit}")
+    _, plan = _read_entry(path.parent)
     _touch(path.parent)
     return plan
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -17,7 +18,8 @@ Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 def narrowed(bundle: Bundle, ranges: Iterable[str]) -> Bundle:
     """Gives the bundle with other ranges of its dimensions, `batch=1:4:8` (min:typical:max).
 
-    Only the opened bundle changes, never its files. Dimensions that are not named stay.
+    `batch=1` is short for `batch=1:1:1`: the engine then serves that size alone. Only the opened
+    bundle changes, never its files. Dimensions that are not named stay.
 
     Raises:
         UsageError: a text is no such range, or not within the range that the bundle was exported
@@ -42,13 +44,14 @@ def narrowed(bundle: Bundle, ranges: Iterable[str]) -> Bundle:
 def _range(text: str) -> tuple[str, DimRange]:
     name, _, sizes = text.partition("=")
     try:
-        smallest, typical, largest = map(int, sizes.split(":"))
+        numbers = [int(size) for size in sizes.split(":")]
+        smallest, typical, largest = numbers * 3 if len(numbers) == 1 else numbers
     except ValueError:
         smallest, typical, largest = 0, 0, 0
     if not 1 <= smallest <= typical <= largest:
         raise UsageError(
             f"--profile {text}: expected NAME=MIN:TYPICAL:MAX with MIN <= TYPICAL <= MAX, "
-            "such as batch=1:4:8"
+            "such as batch=1:4:8, or one size, such as batch=1"
         )
     return name.strip(), DimRange(smallest, typical, largest)
 
@@ -74,3 +77,24 @@ def graph_profile(bundle: Bundle, spec: GraphSpec, graph: str) -> Profile:
         for tensor in spec.inputs
         if any(isinstance(dim, str) for dim in tensor.shape)
     }
+
+
+def fix_single_sizes(network: Any, profile: Profile) -> Profile:
+    """Makes dimensions of a single size constants of a parsed `INetworkDefinition`.
+
+    TensorRT then compiles for that very size, and a network without other dimensions is static.
+
+    Returns:
+        The profile of those inputs that still vary.
+    """
+    varying = dict(profile)
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        if tensor.name in profile:
+            smallest, _, largest = profile[tensor.name]
+            tensor.shape = tuple(
+                low if low == high else -1 for low, high in zip(smallest, largest, strict=True)
+            )
+            if smallest == largest:
+                del varying[tensor.name]
+    return varying

@@ -2,92 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hybrid_deploy.errors import BackendError, CapacityError, UsageError
-from hybrid_deploy.manifest import Manifest
-from hybrid_deploy.runtime.backend import Decoding, FloatArray, IntArray
+from hybrid_deploy.runtime.backend import (
+    Block,
+    Decoding,
+    FloatArray,
+    IntArray,
+    Rearranging,
+    RoughFirst,
+    RunsAhead,
+)
+from hybrid_deploy.runtime.logits import check_largest, log_probabilities, prompt_logits
 from hybrid_deploy.runtime.processors import Processor
-
-Finish = Literal["end", "length"]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When a sequence ends.
-
-    Attributes:
-        end_tokens: each of them ends it; none if the model has none.
-        pad_token: what a finished sequence is fed while others go on.
-        max_length: largest number of tokens, the prompt included.
-        capacity: positions that the caches hold; the last token needs none.
-    """
-
-    end_tokens: tuple[int, ...]
-    pad_token: int
-    max_length: int
-    capacity: int
-
-
-def limits_of(manifest: Manifest) -> Limits:
-    """Gives the limits that a bundle asks for."""
-    defaults = manifest.generation
-    return Limits(
-        end_tokens=defaults.end_tokens,
-        pad_token=defaults.pad_token,
-        max_length=defaults.max_length,
-        capacity=manifest.capacity,
-    )
-
-
-@dataclass
-class _Row:
-    """One sequence while it grows."""
-
-    prompt: tuple[int, ...]
-    tokens: list[int] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    finish: Finish | None = None
-
-    @property
-    def sequence(self) -> IntArray:
-        """The prompt and the new tokens."""
-        return np.array([*self.prompt, *self.tokens], np.int64)
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What became of one sequence.
-
-    Attributes:
-        tokens: the new tokens, without the prompt, the end token included.
-        scores: natural logarithm of each token's probability, after the processors.
-        finish: `end` after the end token, `length` when the limit was reached.
-    """
-
-    tokens: tuple[int, ...]
-    scores: tuple[float, ...]
-    finish: Finish
-
-
-@dataclass(frozen=True)
-class Decodes:
-    """What became of a batch, and how long each step took.
-
-    Attributes:
-        first_ms: time of the prompt, up to the first token.
-        step_ms: time of every later token of the batch.
-    """
-
-    sequences: tuple[Decoded, ...]
-    first_ms: float
-    step_ms: tuple[float, ...]
+from hybrid_deploy.runtime.rough_choice import RoughChoice
+from hybrid_deploy.runtime.rules import Rules
+from hybrid_deploy.runtime.sampling import Sampling
+from hybrid_deploy.runtime.sequences import (
+    Control,
+    Decoded,
+    Decodes,
+    Finish,
+    Limits,
+    Row,
+    begin_rows,
+)
 
 
 def decode_greedily(
@@ -95,6 +38,8 @@ def decode_greedily(
     prompts: Sequence[Sequence[int]],
     limits: Limits,
     processors: Sequence[Processor] = (),
+    *,
+    scores: bool = False,
 ) -> Decodes:
     """Continues every prompt with the likeliest token, until all have ended.
 
@@ -103,104 +48,248 @@ def decode_greedily(
         prompts: for each sequence its first tokens, at least one.
         limits: when a sequence ends.
         processors: what changes the logits first, in this order.
+        scores: whether to give the probability of every token.
 
     Raises:
-        UsageError: a prompt is empty, or there is not one for each sequence.
+        UsageError: a prompt is empty or too long, or there is not one for each sequence.
         CapacityError: a prompt is longer than the caches.
         BackendError: the logits are not numbers, or the processors leave no token.
     """
-    rows = _start(prompts, decoding.batch, limits)
-    began = time.perf_counter()
-    first = _prompt_logits(decoding, prompts)
-    _append(rows, _processed(first, rows, processors), limits, step=0)
-    marks = [time.perf_counter()]
-    while any(row.finish is None for row in rows):
-        last = [row.tokens[-1] if row.finish is None else limits.pad_token for row in rows]
-        token = np.array(last, np.int64)
-        position = np.array([_position(row, limits) for row in rows], np.int64)
-        logits = decoding.step(token, position)
-        _append(rows, _processed(logits, rows, processors), limits, step=len(marks))
-        marks.append(time.perf_counter())
-    return Decodes(
-        sequences=tuple(_decoded(row) for row in rows),
-        first_ms=(marks[0] - began) * 1e3,
-        step_ms=tuple((b - a) * 1e3 for a, b in itertools.pairwise(marks)),
-    )
+    return TokenLoop(decoding, prompts, Rules(limits, tuple(processors), scores=scores)).run()
 
 
-def _start(prompts: Sequence[Sequence[int]], batch: int, limits: Limits) -> list[_Row]:
-    if len(prompts) != batch:
-        raise UsageError(f"expected one prompt for each of {batch} sequences, got {len(prompts)}")
-    for prompt in prompts:
-        if not prompt:
-            raise UsageError("a prompt is empty; it needs at least a start token")
-        if len(prompt) > limits.capacity:
-            raise CapacityError(
-                f"a prompt of {len(prompt)} tokens does not fit the decoder's "
-                f"{limits.capacity} positions; shorten it or export with a larger max_length"
-            )
-    return [_Row(tuple(prompt)) for prompt in prompts]
+class TokenLoop:
+    """The sequences of one batch, which grow by a token each in every step.
 
+    Attributes:
+        rows: the sequences, in the order of their prompts.
 
-def _prompt_logits(decoding: Decoding, prompts: Sequence[Sequence[int]]) -> FloatArray:
-    longest = max(len(prompt) for prompt in prompts)
-    position = np.zeros(len(prompts), np.int64)
-    if longest == 1:
-        return decoding.step(np.array([prompt[0] for prompt in prompts], np.int64), position)
-    tokens = np.zeros((len(prompts), longest), np.int64)
-    for row, prompt in zip(tokens, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    last: IntArray = np.array([len(prompt) - 1 for prompt in prompts], np.int64)
-    return decoding.prefill(tokens, position, last)
+    Raises:
+        UsageError: a prompt is empty or too long, or there is not one for each sequence.
+        CapacityError: a prompt is longer than the caches.
+    """
 
+    def __init__(
+        self,
+        decoding: Decoding,
+        prompts: Sequence[Sequence[int]],
+        rules: Rules,
+        control: Control | None = None,
+    ) -> None:
+        self.rows = begin_rows(prompts, decoding.batch, rules.limits)
+        self._decoding = decoding
+        self._rules = rules
+        self._control = control
+        self._ends = frozenset(rules.limits.end_tokens)
+        self._slots = list(self.rows)
+        self._going = np.ones(len(self.rows), np.int64)
+        self._left = len(self.rows)
+        self._token = np.zeros(len(self.rows), np.int64)
+        self._position = np.array([len(row.prompt) - 1 for row in self.rows], np.int64)
+        self._places = np.arange(len(self.rows))
+        self._seconds: list[float] = []
+        self._notes: dict[str, None] = {}
+        self._rough = RoughChoice.of(decoding, rules)
+        self._resizable = isinstance(decoding, Rearranging) and decoding.resizable
+        if rules.stop is not None:
+            for row in self.rows:
+                row.reading = rules.stop.begin
+        if rules.sampling is not None:
+            generators = rules.sampling.generators(len(self.rows))
+            for row, generator in zip(self.rows, generators, strict=True):
+                row.random = generator
 
-def _processed(
-    logits: FloatArray, rows: Sequence[_Row], processors: Sequence[Processor]
-) -> FloatArray:
-    """Gives the logits after the processors; where there are none, the logits themselves."""
-    if not processors:
+    def run(self) -> Decodes:
+        """Decodes until all sequences have ended.
+
+        Raises:
+            BackendError: the logits are not numbers, or the processors leave no token.
+        """
+        for _ in self.steps():
+            pass
+        return self.decodes()
+
+    def steps(self) -> Iterator[None]:
+        """Decodes until all sequences have ended; yields after every token of the batch.
+
+        Raises:
+            BackendError: the logits are not numbers, or the processors leave no token.
+        """
+        if self._halted():
+            return
+        began = time.perf_counter()
+        prompts = [row.prompt for row in self.rows]
+        self._take(prompt_logits(self._decoding, prompts, rough=self._rough is not None))
+        self._seconds.append(time.perf_counter() - began)
+        yield
+        if not self._rules.processors and self._rules.sampling is None:
+            yield from self._run_ahead()
+        while self._left and not self._halted():
+            began = time.perf_counter()
+            if self._mostly_finished():
+                self._drop_finished()
+            self._take(self._step())
+            self._seconds.append(time.perf_counter() - began)
+            yield
+
+    def _step(self) -> FloatArray:
+        if self._rough is None:
+            return self._decoding.step(self._token, self._position)
+        assert isinstance(self._decoding, RoughFirst)
+        return self._decoding.step_roughly(self._token, self._position)
+
+    def decodes(self) -> Decodes:
+        """Gives what became of the batch."""
+        milliseconds = [seconds * 1e3 for seconds in self._seconds]
+        return Decodes(
+            sequences=tuple(self._decoded(row) for row in self.rows),
+            first_ms=milliseconds[0] if milliseconds else 0.0,
+            step_ms=tuple(milliseconds[1:]),
+            notes=tuple(self._notes),
+        )
+
+    def _decoded(self, row: Row) -> Decoded:
+        scores = tuple(row.scores) if self._rules.scores else None
+        return Decoded(tuple(row.tokens), scores, row.finish or "cancelled", row.text)
+
+    def _halted(self) -> bool:
+        """Ends the sequences that still grow if nobody wants more of them."""
+        reason = None if self._control is None else self._control.reason()
+        if reason is not None:
+            for row in self._slots:
+                row.finish = row.finish or reason
+            self._left = 0
+        return reason is not None
+
+    def _take(self, logits: FloatArray) -> None:
+        """Chooses the next token of every sequence."""
+        given = logits
+        if self._rules.processors:
+            logits = self._processed(logits)
+        if self._rough is not None:
+            tokens = self._settled(self._rough, given, logits)
+        elif self._rules.sampling is None:
+            tokens = logits.argmax(-1)
+        else:
+            tokens = self._drawn(logits, self._rules.sampling)
+        values = logits[self._places, tokens]
+        if not all(map(math.isfinite, values.tolist())):
+            self._check(values)
+        scores = log_probabilities(logits, values).tolist() if self._rules.scores else None
+        self._append(tokens, scores)
+
+    def _settled(self, choice: RoughChoice, rough: FloatArray, processed: FloatArray) -> IntArray:
+        """Chooses the likeliest tokens from rough logits."""
+        assert isinstance(self._decoding, RoughFirst) and self._decoding.margin is not None
+        if not all(map(math.isfinite, self._decoding.margin.tolist())):
+            self._check(self._decoding.margin)
+        return choice.settled(self._decoding, rough, processed, self._slots)
+
+    def _append(self, tokens: IntArray, scores: list[float] | None) -> None:
+        """Appends one token to every sequence that grows."""
+        ended, ids = False, tokens.tolist()
+        self._position += self._going  # a finished sequence stays where it is
+        for slot, row in enumerate(self._slots):
+            if row.finish is not None:
+                continue
+            row.add(ids[slot])
+            if scores is not None:
+                row.scores.append(scores[slot])
+            row.finish = self._finish(row)
+            if row.finish is not None:
+                ended, self._going[slot] = True, 0
+                self._left -= 1
+        self._token[:] = tokens
+        if ended:
+            np.minimum(self._position, self._rules.limits.capacity - 1, out=self._position)
+        if self._left < len(self._slots):
+            self._token[self._going == 0] = self._rules.limits.pad_token
+
+    def _finish(self, row: Row) -> Finish | None:
+        """Tells why the newest token ends a sequence; None if it does not."""
+        if row.tokens[-1] in self._ends:
+            return "end"
+        if self._rules.stop is not None:
+            assert row.reading is not None
+            searched = len(row.reading.text)
+            row.reading = row.reading.advanced(row.tokens[-1])
+            place = self._rules.stop.place(row.reading.text, searched)
+            if place is not None:
+                row.text = row.reading.text[:place]
+                return "stop"
+        return row.limit if len(row.tokens) >= row.most else None
+
+    def _processed(self, logits: FloatArray) -> FloatArray:
+        """Gives the logits after the processors."""
+        self._check(logits.max(-1))
+        logits = logits.copy()  # the backend owns them
+        for values, row in zip(logits, self._slots, strict=True):
+            if row.finish is None:
+                for process in self._rules.processors:
+                    process(values, row.sequence, len(row.prompt))
         return logits
-    logits = logits.copy()  # the backend owns them
-    for row, values in zip(rows, logits, strict=True):
-        if row.finish is None:
-            sequence = row.sequence
-            for process in processors:
-                process(values, sequence, len(row.prompt))
-    return logits
 
+    def _drawn(self, logits: FloatArray, sampling: Sampling) -> IntArray:
+        """Draws a token for every sequence that grows."""
+        self._check(logits.max(-1))
+        tokens = np.zeros(len(self._slots), np.int64)
+        for slot, row in enumerate(self._slots):
+            if row.finish is None:
+                assert row.random is not None
+                tokens[slot] = sampling.draw(logits[slot], row.random)
+        return tokens
 
-def _append(rows: list[_Row], logits: FloatArray, limits: Limits, step: int) -> None:
-    tokens = logits.argmax(-1)
-    best = np.take_along_axis(logits, tokens[:, None], -1)[:, 0]
-    with np.errstate(invalid="ignore"):  # infinities and NaN are reported below
-        scores = -np.log(np.exp(logits - best[:, None]).sum(-1))
-    for index, row in enumerate(rows):
-        if row.finish is not None:
-            continue
-        if np.isneginf(best[index]):
-            raise BackendError(
-                f"the rules of the bundle leave no token to sequence {index} at step {step}; "
-                "export it with other suppressed tokens"
-            )
-        if not np.isfinite(scores[index]):
-            raise BackendError(
-                f"the logits of sequence {index} at step {step} are not finite; the variant "
-                "overflows on this input, use one of higher precision"
-            )
-        row.tokens.append(int(tokens[index]))
-        row.scores.append(float(scores[index]))
-        length = len(row.prompt) + len(row.tokens)
-        if row.tokens[-1] in limits.end_tokens:
-            row.finish = "end"
-        elif length >= limits.max_length or length > limits.capacity:
-            row.finish = "length"
+    def _check(self, largest: FloatArray) -> None:
+        """Refuses logits with NaN or infinity, or without a token that may come.
 
+        Args:
+            largest: (slots,), the largest logit of each sequence.
+        """
+        for row, value in zip(self._slots, largest.tolist(), strict=True):
+            if row.finish is None:
+                check_largest(value, f"sequence {row.index} at step {len(row.tokens)}")
 
-def _position(row: _Row, limits: Limits) -> int:
-    """Gives where the newest token goes; a finished sequence stays where it is."""
-    return min(len(row.prompt) + len(row.tokens) - 1, limits.capacity - 1)
+    def _mostly_finished(self) -> bool:
+        """Tells whether finished sequences cost half of the work or more, and need not."""
+        return self._resizable and 2 * self._left <= len(self._slots)
 
+    def _drop_finished(self) -> None:
+        """Goes on with the sequences that grow alone."""
+        assert isinstance(self._decoding, Rearranging)
+        kept = np.flatnonzero(self._going)
+        self._decoding = self._decoding.select(kept)
+        self._slots = [self._slots[slot] for slot in kept]
+        self._token, self._position = self._token[kept], self._position[kept]
+        self._going, self._places = np.ones(len(kept), np.int64), np.arange(len(kept))
 
-def _decoded(row: _Row) -> Decoded:
-    assert row.finish is not None
-    return Decoded(tuple(row.tokens), tuple(row.scores), row.finish)
+    def _run_ahead(self) -> Iterator[None]:
+        """Takes tokens from a device that makes them on its own, as long as it does."""
+        while self._left and isinstance(self._decoding, RunsAhead) and not self._halted():
+            blocks = self._decoding.ahead(self._token.copy(), self._position.copy())
+            began, ran_out = time.perf_counter(), True
+            try:
+                for block in blocks:
+                    yield from self._take_block(block, time.perf_counter() - began)
+                    began = time.perf_counter()
+                    if not self._left or self._mostly_finished() or self._halted():
+                        ran_out = False
+                        break
+            finally:
+                getattr(blocks, "close", lambda: None)()
+            if ran_out:
+                return
+            if self._left and self._mostly_finished():
+                self._drop_finished()
+
+    def _take_block(self, block: Block, seconds: float) -> Iterator[None]:
+        """Appends a block of tokens, as far as there are sequences that grow."""
+        if block.note:
+            self._notes[block.note] = None
+        count = len(block.tokens)
+        for tokens, scores in zip(block.tokens, block.scores, strict=True):
+            if not self._left or self._halted():
+                return
+            self._check(scores)
+            self._append(tokens, scores.tolist() if self._rules.scores else None)
+            self._seconds.append(seconds / count)
+            yield

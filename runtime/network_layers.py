@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from hybrid_deploy.contract import is_next_cache
+from hybrid_deploy.contract import cache_of, is_next_cache
 
 FACT_PREFIXES = ("Layers:", "Total Activation Memory:", "Total Weights Memory:")
 """How the messages of a build begin that describe the finished engine."""
@@ -48,8 +48,9 @@ class LayerSummary(msgspec.Struct, frozen=True):
     Attributes:
         parsed: Layers of the parsed network by type.
         attentions: Native attention layers among them.
-        caches_in_place: Caches written where they lie: input and output share one address.
-        caches_copied: Caches that a call writes to a second buffer.
+        caches_in_place: Names of the inputs that are caches written where they lie: input and
+            output must be bound to one address.
+        caches_copied: Names of those that a call writes to a second buffer: two are used in turn.
         kernels: What the engine runs; empty where TensorRT does not tell.
         weight_bytes: Weights in the engine; None where TensorRT does not tell.
         activation_bytes: Device memory that one execution context takes; None likewise.
@@ -57,8 +58,8 @@ class LayerSummary(msgspec.Struct, frozen=True):
 
     parsed: dict[str, int]
     attentions: int
-    caches_in_place: int
-    caches_copied: int
+    caches_in_place: tuple[str, ...]
+    caches_copied: tuple[str, ...]
     kernels: tuple[Kernels, ...] = ()
     weight_bytes: int | None = None
     activation_bytes: int | None = None
@@ -74,12 +75,16 @@ def summarize(network: Any, facts: Sequence[str]) -> LayerSummary:
     return LayerSummary(
         parsed=dict(sorted(parsed.items())),
         attentions=parsed["ATTENTION_INPUT"],
-        caches_in_place=len(caches & written),
-        caches_copied=len(caches - written),
+        caches_in_place=_inputs(caches & written),
+        caches_copied=_inputs(caches - written),
         kernels=_kernels(facts),
         weight_bytes=_bytes(facts, "Total Weights Memory"),
         activation_bytes=_bytes(facts, "Total Activation Memory"),
     )
+
+
+def _inputs(caches: set[str]) -> tuple[str, ...]:
+    return tuple(sorted(map(cache_of, caches)))
 
 
 def _first_output(layer: Any) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import (
+    BATCH_DIM,
     CANDIDATES,
     HIDDEN,
     LAST,
@@ -23,13 +26,16 @@ from hybrid_deploy.contract import (
     TOKENS,
     GraphRole,
     cache_of,
+    is_memory,
     is_next_cache,
     is_recurrent,
     next_cache,
 )
-from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError
+from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError, UsageError
 from hybrid_deploy.manifest import GraphSpec, Precision, TensorSpec
 from hybrid_deploy.runtime.backend import FloatArray, IntArray, Options
+from hybrid_deploy.runtime.cache_rows import chosen_rows, filled_part, move_rows
+from hybrid_deploy.runtime.graph_inputs import DTYPES, check_inputs
 from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
 
 try:
@@ -37,14 +43,12 @@ try:
 except ImportError as error:
     raise MissingDependencyError("onnxruntime", extra="cpu") from error
 
+Provider = str | tuple[str, dict[str, str]]
+"""Name of an execution provider, with its options."""
+
 _ERRORS_ONLY = 3
-_DTYPES = {
-    "float": np.float32,
-    "float16": np.float16,
-    "int8": np.int8,
-    "int64": np.int64,
-    "bool": np.bool_,
-}
+_FEW_TOKENS = 4
+"""A prompt up to this length takes steps: the prefill graph has weights of its own to load."""
 
 
 def load(bundle: Bundle, variant: str, options: Options) -> OnnxRuntimeBackend:
@@ -63,13 +67,14 @@ class OnnxRuntimeBackend:
         self._variant = variant
         self._options = options
         self._specs = bundle.graphs(variant)
-        self._disabled = _wrong_optimizers(bundle.variant(variant).precision)
+        self._disabled = wrong_optimizers(bundle.variant(variant).precision)
         _check_types(self._specs[GraphRole.STEP], f"variant {variant} of {bundle.folder}")
         self._encoder = self._session(GraphRole.ENCODER)
         self._step = self._session(GraphRole.STEP)
         self._prefill: ort.InferenceSession | None = None
         rough = GraphRole.REFINE in self._specs
         self._refine = self._session(GraphRole.REFINE) if rough else None
+        self._loading = threading.Lock()
 
     def start(self, inputs: Mapping[str, NDArray[Any]]) -> OnnxRuntimeDecoding:
         """Encodes a batch and makes ready to decode it."""
@@ -94,13 +99,25 @@ class OnnxRuntimeBackend:
     def prefill_session(self) -> ort.InferenceSession | None:
         """The prefill graph, loaded when it is first needed; None if the variant has none."""
         if self._prefill is None and GraphRole.PREFILL in self._specs:
-            self._prefill = self._session(GraphRole.PREFILL)
+            with self._loading:
+                self._prefill = self._prefill or self._session(GraphRole.PREFILL)
         return self._prefill
 
     @property
     def refine_session(self) -> ort.InferenceSession | None:
         """What makes rough logits true; None if the variant's logits are true."""
         return self._refine
+
+    @property
+    def capacity(self) -> int:
+        """How many tokens a cache holds, besides what the encoder has put before them."""
+        return self._bundle.manifest.capacity
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size of the step graph; None if it takes any."""
+        size = next(t.shape[0] for t in self._specs[GraphRole.STEP].inputs if t.name == TOKEN)
+        return size if isinstance(size, int) else None
 
     def spec(self, role: GraphRole) -> GraphSpec:
         """The description of one graph."""
@@ -110,7 +127,12 @@ class OnnxRuntimeBackend:
         path = self._bundle.graph_path(self._variant, role)
         with _failures(f"loading {path}"):
             try:
-                return make_session(path, self._options.threads, disabled=self._disabled)
+                return make_session(
+                    path,
+                    self._options.threads,
+                    disabled=self._disabled,
+                    planned=role is not GraphRole.ENCODER,
+                )
             except Exception as error:
                 too_old = _too_old(error)
                 if too_old is None:
@@ -134,20 +156,22 @@ class OnnxRuntimeDecoding:
         self._token = np.zeros(batch, np.int64)
         self._position = np.zeros(batch, np.int64)
         step = backend.spec(GraphRole.STEP)
-        kept = {cache_of(spec.name) for spec in step.outputs if is_next_cache(spec.name)}
+        written = {cache_of(spec.name) for spec in step.outputs if is_next_cache(spec.name)}
+        kept = {name for name in written if not is_memory(name)}
         self._memory = {name: value for name, value in encoded.items() if name not in kept}
         self._caches = {
             spec.name: encoded[spec.name] if spec.name in encoded else _zeros(spec, batch)
             for spec in step.inputs
             if spec.name in kept and not is_recurrent(spec.name)
         }
+        self._filled = 0
         self._carried = {
             name: (encoded[name].numpy().copy(), encoded[name].numpy().copy())
             for name in sorted(kept)
             if is_recurrent(name)
         }
         results: dict[str, NDArray[Any]] = {
-            spec.name: np.empty(_sizes(spec, batch), _DTYPES[spec.dtype])
+            spec.name: np.empty(_sizes(spec, batch), DTYPES[spec.dtype])
             for spec in step.outputs
             if not is_next_cache(spec.name)
         }
@@ -161,6 +185,11 @@ class OnnxRuntimeDecoding:
             self._bind(backend.step_session, fed, turn) for turn in range(2 if self._carried else 1)
         ]
         self._turn = 0
+
+    @property
+    def resizable(self) -> bool:
+        """Whether the graphs take another number of sequences."""
+        return self._backend.fixed_batch is None
 
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
         """Decodes several tokens per sequence."""
@@ -184,10 +213,12 @@ class OnnxRuntimeDecoding:
 
     def prefill_roughly(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
         """Decodes several tokens per sequence; the logits are within the margin."""
-        session = self._backend.prefill_session
+        few = tokens.shape[1] <= _FEW_TOKENS and (last == tokens.shape[1] - 1).all()
+        session = None if few else self._backend.prefill_session
         if session is None:
-            return prefill_by_steps(self.step, self._keep, tokens, position, last)
+            return prefill_by_steps(self.step_roughly, self._keep, tokens, position, last)
         arrays = {TOKENS: tokens, POSITION: position, LAST: last}
+        self._filled = max(self._filled, int(position.max()) + tokens.shape[1])
         with _failures("the prefill graph"):
             session.run_with_iobinding(self._bind(session, arrays))
         return self._logits
@@ -209,6 +240,43 @@ class OnnxRuntimeDecoding:
         every = np.arange(logits.shape[1])
         return np.stack([self.exactly(row, every) for row in range(self.batch)])
 
+    def reorder(self, rows: IntArray) -> None:
+        """Lets every sequence go on from what another one was; memory stays where it is."""
+        if (rows == np.arange(self.batch)).all():
+            return
+        capacity, filled = self._backend.capacity, self._tokens_held()
+        for value in self._caches.values():
+            move_rows(filled_part(_cells(value), capacity, filled), rows)
+        for buffers in self._carried.values():
+            move_rows(buffers[self._turn], rows)
+
+    def select(self, rows: IntArray) -> OnnxRuntimeDecoding:
+        """Gives the decoding of chosen sequences."""
+        fixed = self._backend.fixed_batch
+        if fixed not in (None, len(rows)):
+            raise UsageError(
+                f"the graphs decode {fixed} sequences at a time, {len(rows)} are needed; use no "
+                "beams, or export without --batch"
+            )
+        capacity, filled = self._backend.capacity, self._tokens_held()
+        encoded = dict(self._memory)
+        for spec in self._backend.spec(GraphRole.ENCODER).outputs:
+            if spec.name in encoded and spec.shape[0] in (BATCH_DIM, fixed):
+                encoded[spec.name] = _ort_value(_cells(encoded[spec.name])[rows])
+        for name, value in self._caches.items():
+            cells = _cells(value)
+            end = cells.shape[-2] - capacity + filled
+            encoded[name] = _ort_value(chosen_rows(cells, rows, end))
+        for name, buffers in self._carried.items():
+            encoded[name] = _ort_value(buffers[self._turn][rows])
+        chosen = OnnxRuntimeDecoding(self._backend, len(rows), encoded)
+        chosen._filled = filled
+        return chosen
+
+    def _tokens_held(self) -> int:
+        """Tells how many positions of the caches were written."""
+        return max(self._filled, int(self._position.max()) + 1)
+
     def _keep(self, rows: IntArray) -> None:
         """Takes back the newest step for these sequences, in what is carried."""
         for buffers in self._carried.values():
@@ -226,24 +294,41 @@ class OnnxRuntimeDecoding:
         for name, buffers in self._carried.items():
             binding.bind_ortvalue_input(name, _ort_value(buffers[turn]))
             binding.bind_ortvalue_output(next_cache(name), _ort_value(buffers[1 - turn]))
-        for name, value in self._memory.items():
-            if name in taken:
-                binding.bind_ortvalue_input(name, value)
         for name, value in self._results.items():
             binding.bind_ortvalue_output(name, value)
         given = {spec.name for spec in session.get_outputs()}
-        for name, value in self._caches.items():
-            binding.bind_ortvalue_input(name, value)
-            if next_cache(name) in given:  # memory in 8 bits is a cache of the step alone
+        for name, value in {**self._memory, **self._caches}.items():
+            if name in taken:
+                binding.bind_ortvalue_input(name, value)
+            if next_cache(name) in given:
                 binding.bind_ortvalue_output(next_cache(name), value)
         return binding
 
 
 def make_session(
-    path: Path, threads: int | None, *, optimized: bool = True, disabled: Sequence[str] = ()
+    path: Path,
+    threads: int | None,
+    *,
+    optimized: bool = True,
+    disabled: Sequence[str] = (),
+    planned: bool = True,
+    providers: Sequence[Provider] = ("CPUExecutionProvider",),
 ) -> ort.InferenceSession:
-    """Opens an ONNX file on the CPU; `disabled` names graph optimizers to leave out."""
+    """Opens an ONNX file.
+
+    Where a provider does not load, ONNX Runtime takes the CPU without an error: ask the session.
+
+    Args:
+        path: of the file.
+        threads: within an operator; None leaves it to ONNX Runtime.
+        optimized: whether it may rewrite the graph.
+        disabled: graph optimizers to leave out.
+        planned: whether memory for all intermediate results is laid out at once. It saves time in
+            short calls; in an encoder it saves none, and takes a third more memory.
+        providers: in the order of preference.
+    """
     options = ort.SessionOptions()
+    options.enable_mem_pattern = planned
     options.log_severity_level = _ERRORS_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -251,18 +336,18 @@ def make_session(
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+        str(path), options, providers=list(providers), disabled_optimizers=list(disabled)
     )
 
 
-def _wrong_optimizers(precision: Precision) -> tuple[str, ...]:
+def wrong_optimizers(precision: Precision) -> tuple[str, ...]:
     """Names the optimizers that change what graphs of a precision compute."""
     # takes a zero point of 0 for the smallest number, as of uint8, and removes the Relu before it
     return ("ReluQuantRewrite",) if "fp8" in (precision.encoder, precision.decoder) else ()
 
 
 def _check_types(step: GraphSpec, name: str) -> None:
-    unknown = {tensor.dtype for tensor in step.inputs} - _DTYPES.keys()
+    unknown = {tensor.dtype for tensor in step.inputs} - DTYPES.keys()
     if unknown:
         raise BackendError(
             f"onnxruntime has no CPU kernels for {', '.join(sorted(unknown))}, in which {name} "
@@ -287,42 +372,22 @@ def _too_old(error: Exception) -> BackendError | None:
     return None
 
 
-def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> int:
-    """Checks arrays against what a graph takes, and gives their batch size.
-
-    Raises:
-        InputError: a name, type, rank or size differs, or the batch is empty.
-    """
-    expected = {tensor.name: tensor for tensor in spec.inputs}
-    if set(inputs) != set(expected):
-        raise InputError(f"expected the inputs {sorted(expected)}, got {sorted(inputs)}")
-    batches = set()
-    for name, array in inputs.items():
-        tensor = expected[name]
-        shape = "x".join(str(size) for size in tensor.shape)
-        fits = array.ndim == len(tensor.shape) and all(
-            isinstance(want, str) or want == got
-            for want, got in zip(tensor.shape, array.shape, strict=True)
-        )
-        if not fits or array.dtype != _DTYPES[tensor.dtype]:
-            raise InputError(
-                f"input {name} must be {tensor.dtype} {shape}, "
-                f"got {array.dtype} {'x'.join(map(str, array.shape))}"
-            )
-        if 0 in array.shape:
-            raise InputError(f"input {name} is empty: {'x'.join(map(str, array.shape))}")
-        batches.add(array.shape[0])
-    if len(batches) != 1:
-        raise InputError(f"the inputs disagree on the batch size: {sorted(batches)}")
-    return int(batches.pop())
-
-
 def _ort_value(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
+def _cells(value: ort.OrtValue) -> NDArray[Any]:
+    """Gives a tensor's own numbers, not a copy of them; older versions copy in `numpy()`."""
+    array: NDArray[Any] = value.numpy()
+    if array.ctypes.data == value.data_ptr() or not array.size:
+        return array
+    held = (ctypes.c_byte * array.nbytes).from_address(value.data_ptr())
+    cells: NDArray[Any] = np.ctypeslib.as_array(held).view(array.dtype).reshape(array.shape)
+    return cells
+
+
 def _zeros(spec: TensorSpec, batch: int) -> ort.OrtValue:
-    return _ort_value(np.zeros(_sizes(spec, batch), _DTYPES[spec.dtype]))
+    return _ort_value(np.zeros(_sizes(spec, batch), DTYPES[spec.dtype]))
 
 
 def _sizes(spec: TensorSpec, batch: int) -> Sequence[int]:

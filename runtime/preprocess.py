@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from hybrid_deploy.inputs import (
     ArrayInput,
     AudioInput,
     EncoderInput,
+    FramesInput,
     ImageInput,
     PatchesInput,
     PixelsInput,
@@ -24,6 +25,7 @@ from hybrid_deploy.inputs import (
     TextInput,
 )
 from hybrid_deploy.runtime.preprocess_audio import batch_audio, load_audio
+from hybrid_deploy.runtime.preprocess_frames import batch_frames, load_frames
 from hybrid_deploy.runtime.preprocess_image import batch_images, load_image
 from hybrid_deploy.runtime.preprocess_patches import batch_patches
 from hybrid_deploy.runtime.preprocess_pixels import batch_pixels
@@ -79,6 +81,11 @@ def as_tuple(spec: Preprocess) -> tuple[EncoderInput, ...]:
     return spec if isinstance(spec, tuple) else (spec,)
 
 
+def mask_names(spec: Preprocess) -> set[str]:
+    """Names the masks that are made beside an input."""
+    return {mask for each in as_tuple(spec) if (mask := getattr(each, "mask", None)) is not None}
+
+
 def is_beside(path: Path, spec: Preprocess) -> bool:
     """Tells whether a file is no input itself, but the text that goes with one."""
     inputs = as_tuple(spec)
@@ -116,15 +123,17 @@ def file_kind(spec: Preprocess) -> FileKind:
 
 def _from_files(paths: Sequence[Path], spec: EncoderInput) -> Arrays:
     if isinstance(spec, ImageInput):
-        return {spec.name: batch_images([load_image(path) for path in paths], spec)}
+        return batch_images([load_image(path) for path in paths], spec)
     if isinstance(spec, PixelsInput):
         return {spec.name: batch_pixels([load_image(path) for path in paths], spec)}
+    if isinstance(spec, FramesInput):
+        return batch_frames([load_frames(path, spec.frames) for path in paths], spec)
     if isinstance(spec, PatchesInput):
         return batch_patches([load_image(path) for path in paths], spec)
     if isinstance(spec, AudioInput):
         return batch_audio([load_audio(path, spec.sampling_rate) for path in paths], spec)
     assert isinstance(spec, ArrayInput)
-    return _batch_arrays([_load_arrays(path, spec) for path in paths])
+    return batch_arrays([_load_arrays(path, spec) for path in paths])
 
 
 def _texts(paths: Sequence[Path], *, alone: bool) -> list[str]:
@@ -140,9 +149,16 @@ def _texts(paths: Sequence[Path], *, alone: bool) -> list[str]:
     return [load_text(path) for path in beside]
 
 
-def _batch_arrays(loaded: Sequence[Arrays]) -> Arrays:
+def batch_arrays(loaded: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
+    """Puts arrays with the same names behind each other.
+
+    Raises:
+        InputError: names, types or sizes differ.
+    """
     batch: Arrays = {}
     for name, first in loaded[0].items():
+        if any(set(each) != set(loaded[0]) for each in loaded):
+            raise InputError("arrays of unlike names do not form a batch; run them one by one")
         arrays = [each[name] for each in loaded]
         for array in arrays:
             if array.shape[1:] != first.shape[1:] or array.dtype != first.dtype:

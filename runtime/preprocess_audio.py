@@ -23,7 +23,7 @@ def load_audio(path: Path, sampling_rate: int) -> Floats:
         (samples,) float32 within -1..1; the mean of several channels.
 
     Raises:
-        InputError: the file is missing, empty, damaged, or of another sampling rate.
+        InputError: the file is missing, empty, silent, damaged, or of another sampling rate.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
@@ -36,6 +36,10 @@ def load_audio(path: Path, sampling_rate: int) -> Floats:
     if not channels.size:
         raise InputError(f"{path} holds no sound: it is empty")
     signal: Floats = channels.mean(1, dtype=np.float64).astype(np.float32)
+    if signal.min() == signal.max():
+        raise InputError(
+            f"{path} is silent: all its samples are the same; look at how it was recorded"
+        )
     return signal
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +30,7 @@ def load_image(path: Path) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             opened = Image.open(path)
         with opened as image:
-            if image.width * image.height > LARGEST_PIXELS:
-                raise InputError(
-                    f"{path} has {image.width}x{image.height} pixels, over 100 million; "
-                    "scale it down"
-                )
+            check_pixels(image, path)
             image.load()
             copy: Image.Image = image.copy()
             return copy
@@ -43,11 +40,23 @@ def load_image(path: Path) -> Image.Image:
         raise InputError(f"{path} is a damaged image: {error}") from error
 
 
-def batch_images(images: Sequence[Image.Image], spec: ImageInput) -> NDArray[np.float32]:
+def check_pixels(image: Image.Image, path: Path) -> None:
+    """Refuses a picture of over 100 megapixels before it is decoded.
+
+    Raises:
+        InputError: it is larger.
+    """
+    if image.width * image.height > LARGEST_PIXELS:
+        raise InputError(
+            f"{path} has {image.width}x{image.height} pixels, over 100 million; scale it down"
+        )
+
+
+def batch_images(images: Sequence[Image.Image], spec: ImageInput) -> dict[str, NDArray[Any]]:
     """Gives pictures as one batch, padded on the right to the widest.
 
     Returns:
-        (batch, channels, height, width) float32.
+        (batch, channels, height, width) float32, and the mask (batch, width) int64 if there is one.
 
     Raises:
         InputError: a picture is wider than the model takes.
@@ -63,11 +72,14 @@ def batch_images(images: Sequence[Image.Image], spec: ImageInput) -> NDArray[np.
         )
     channels = len(spec.mean)
     batch = np.full((len(arrays), spec.height, width, channels), spec.background, np.float32)
-    for row, array in zip(batch, arrays, strict=True):
+    mask = np.zeros((len(arrays), width), np.int64)
+    for row, seen, array in zip(batch, mask, arrays, strict=True):
         row[:, : array.shape[1]] = array
+        seen[: array.shape[1]] = 1
     mean, std = (np.array(values, np.float32) for values in (spec.mean, spec.std))
     normalized = (batch / np.float32(255) - mean) / std
-    return np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
+    picture = np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
+    return {spec.name: picture} if spec.mask is None else {spec.name: picture, spec.mask: mask}
 
 
 def _pixels(image: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:

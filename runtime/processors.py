@@ -1,24 +1,29 @@
 """What changes the logits before the likeliest token is taken.
 
-The rules and their order are those of `generate()` in Hugging Face transformers without beams,
-but for tokens that never come: they are taken out before a token is forced, so that a forced token
-comes even if it is among them.
+The rules and their order are those of `generate()` in Hugging Face transformers, but for what takes
+tokens out: that comes before a token is forced, so that a forced token comes even if it is among
+them. In a beam search they change the logarithms of the probabilities.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from hybrid_deploy.manifest import GenerationDefaults
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.sequences import Limits
 
 
 class Processor(Protocol):
-    """A rule about the next token of one sequence."""
+    """A rule about the next token of one sequence.
+
+    One that treats each logit by itself may have a `stretch`: how much larger the difference of
+    two logits of one token can become. One that only takes tokens out has 1.
+    """
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
         """Changes the logits in place.
@@ -31,11 +36,18 @@ class Processor(Protocol):
         ...
 
 
-def processors_of(generation: GenerationDefaults) -> tuple[Processor, ...]:
-    """Gives the rules that a bundle asks for, in their order; none if all are neutral."""
-    forced = dict(generation.forced)
-    if generation.forced_end is not None:
-        forced[generation.max_length - 1] = generation.forced_end
+def processors_of(
+    generation: GenerationDefaults,
+    limits: Limits | None = None,
+    allowed: Sequence[Processor] = (),
+) -> tuple[Processor, ...]:
+    """Gives the rules that a bundle asks for, in their order; none if all are neutral.
+
+    Args:
+        generation: what it asks for.
+        limits: where a sequence ends, if not at the `max_length` of `generation`.
+        allowed: further rules, which see what the others leave, before a token is forced.
+    """
     found: list[Processor] = []
     if generation.repetition_penalty != 1:
         found.append(RepetitionPenalty(generation.repetition_penalty))
@@ -45,11 +57,16 @@ def processors_of(generation: GenerationDefaults) -> tuple[Processor, ...]:
         found.append(Suppressed(_ids(generation.suppressed)))
     if generation.min_length > 0 and generation.end_tokens:
         found.append(MinLength(generation.min_length, _ids(generation.end_tokens)))
-    if forced:
-        found.append(Forced(forced))
     if generation.begin_suppressed:
         begin = frozenset(position for position, _ in generation.forced)
         found.append(BeginSuppressed(_ids(generation.begin_suppressed), begin))
+    found.extend(allowed)
+    if generation.forced:
+        found.append(Forced(dict(generation.forced)))
+    if generation.forced_end is not None:
+        length = generation.max_length
+        limits = limits or Limits(generation.end_tokens, generation.pad_token, length, length)
+        found.append(ForcedEnd(generation.forced_end, limits))
     return tuple(found)
 
 
@@ -58,6 +75,11 @@ class RepetitionPenalty:
     """Makes tokens less likely that were there (arXiv:1909.05858, section 4.1)."""
 
     penalty: float
+
+    @property
+    def stretch(self) -> float:
+        """How much larger a difference of logits can become."""
+        return max(self.penalty, 1 / self.penalty)
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
         """Divides positive logits and multiplies negative ones."""
@@ -70,6 +92,8 @@ class RepetitionPenalty:
 @dataclass(frozen=True)
 class NoRepeatNgram:
     """Lets no `size` tokens come twice in the same order."""
+
+    stretch: ClassVar[float] = 1.0
 
     size: int
 
@@ -86,6 +110,8 @@ class NoRepeatNgram:
 class Suppressed:
     """Takes out tokens at every position."""
 
+    stretch: ClassVar[float] = 1.0
+
     tokens: IntArray
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
@@ -96,6 +122,8 @@ class Suppressed:
 @dataclass(frozen=True)
 class MinLength:
     """Takes out the end tokens until the sequence is long enough."""
+
+    stretch: ClassVar[float] = 1.0
 
     length: int
     end_tokens: IntArray
@@ -110,6 +138,8 @@ class MinLength:
 class Forced:
     """Gives a token at a position, whatever the model says."""
 
+    stretch: ClassVar[float] = 1.0
+
     tokens: Mapping[int, int]
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
@@ -121,8 +151,27 @@ class Forced:
 
 
 @dataclass(frozen=True)
+class ForcedEnd:
+    """Gives a token at the last position, whatever the model says."""
+
+    stretch: ClassVar[float] = 1.0
+
+    token: int
+    limits: Limits
+
+    def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
+        """Takes out all others."""
+        most, _ = self.limits.most(prompt)
+        if len(tokens) == prompt + most - 1:
+            logits[:] = -np.inf
+            logits[self.token] = 0
+
+
+@dataclass(frozen=True)
 class BeginSuppressed:
     """Takes out tokens at the first position after the prompt that is not forced."""
+
+    stretch: ClassVar[float] = 1.0
 
     tokens: IntArray
     forced: frozenset[int]

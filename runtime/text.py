@@ -40,9 +40,13 @@ def text_of(
     skip = set(vocabulary.skip)
     wanted = [token for token in tokens if token not in skip]
     text = load_tokenizer(folder / vocabulary.file).decode(wanted, skip_special_tokens=False)
-    if vocabulary.tidy:
-        for found, replacement in _TIDIED:
-            text = text.replace(found, replacement)
+    return tidied(text) if vocabulary.tidy else text
+
+
+def tidied(text: str) -> str:
+    """Takes out the spaces before punctuation."""
+    for found, replacement in _TIDIED:
+        text = text.replace(found, replacement)
     return text
 
 

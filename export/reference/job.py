@@ -118,6 +118,6 @@ def png(line: Line) -> bytes:
 def _batches(lines: Sequence[Line]) -> list[Inputs]:
     images = [Image.fromarray(line.image) for line in lines]
     return [
-        {PREPROCESS.name: batch_images(images[start : start + _CHECKED_TOGETHER], PREPROCESS)}
+        batch_images(images[start : start + _CHECKED_TOGETHER], PREPROCESS)
         for start in range(0, len(images), _CHECKED_TOGETHER)
     ]

@@ -17,6 +17,7 @@ from hybrid_deploy.target import TARGETS, Target, parse_target
 if TYPE_CHECKING:
     from hybrid_deploy.bundle import Bundle
     from hybrid_deploy.cli.engine_reports import Row
+    from hybrid_deploy.runtime.build_options import BuildOptions
 
 _BYTES_PER_MB = 1_000_000
 
@@ -27,7 +28,7 @@ class _Wanted:
 
     targets: tuple[Target, ...]
     variants: tuple[str, ...]
-    workspace_bytes: int | None
+    options: BuildOptions
 
 
 @click.command(
@@ -40,12 +41,27 @@ class _Wanted:
 )  # fmt: skip
 @click.option("--variant", "variants", multiple=True, help="Variant to build; default: all.")
 @click.option(
-    "--profile", "ranges", multiple=True, metavar="NAME=MIN:TYPICAL:MAX",
-    help="Sizes to serve, within those of the bundle; may be repeated: --profile batch=1:4:8.",
+    "--profile", "ranges", multiple=True, metavar="NAME=MIN[:TYPICAL:MAX]",
+    help="Sizes to serve, within those of the bundle; may be repeated: --profile batch=1:4:8. "
+    "A single size, batch=1, is fixed in the engine, which suits it best.",
 )  # fmt: skip
 @click.option(
     "--workspace", "workspace_mb", type=click.IntRange(min=1), metavar="MB",
     help="Most scratch memory that a layer may take; default: TensorRT's own limit.",
+)  # fmt: skip
+@click.option(
+    "--hardware-compatible", is_flag=True,
+    help="TensorRT only: an engine for every GPU from Ampere on, but not on Jetson. Its kernels "
+    "have 48 KiB of shared memory and fewer of them are fused: it can be slower.",
+)  # fmt: skip
+@click.option(
+    "--version-compatible", is_flag=True,
+    help="TensorRT only: an engine that later versions of TensorRT load. It carries its own "
+    "runtime, so it is larger, and has fewer kernels to choose from: it can be slower.",
+)  # fmt: skip
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+    help="Stop the build of an engine that takes longer; default: an hour.",
 )  # fmt: skip
 @click.option("--layers", is_flag=True, help="Show what TensorRT made of every graph.")
 @click.option("--list", "list_cache", is_flag=True, help="Show the engines in the cache instead.")
@@ -61,6 +77,9 @@ def build(
     variants: tuple[str, ...],
     ranges: tuple[str, ...],
     workspace_mb: int | None,
+    hardware_compatible: bool,
+    version_compatible: bool,
+    timeout_s: float | None,
     layers: bool,
     list_cache: bool,
     clean: bool,
@@ -77,7 +96,8 @@ def build(
     """
     from hybrid_deploy.bundle import open_bundle
 
-    _refuse_mixed_options(list_cache, clean, days, bool(ranges or workspace_mb))
+    shaped = bool(ranges or workspace_mb or hardware_compatible or version_compatible or timeout_s)
+    _refuse_mixed_options(list_cache, clean, days, shaped)
     opened = None if bundle is None else open_bundle(bundle)
     wanted = tuple(parse_target(text) for text in dict.fromkeys(targets))
     if list_cache or clean:
@@ -91,14 +111,20 @@ def build(
     if opened is None or not wanted:
         missing = "argument 'BUNDLE'" if opened is None else "option '--target'"
         raise click.UsageError(f"Missing {missing}.")
+    from hybrid_deploy.runtime.build_options import TIMEOUT_S, BuildOptions
     from hybrid_deploy.runtime.engine_profile import narrowed
 
     names = tuple(dict.fromkeys(variants)) or tuple(opened.manifest.variants)
     for name in names:
         opened.variant(name)
-    workspace_bytes = None if workspace_mb is None else workspace_mb * _BYTES_PER_MB
+    options = BuildOptions(
+        workspace_bytes=None if workspace_mb is None else workspace_mb * _BYTES_PER_MB,
+        hardware_compatible=hardware_compatible,
+        version_compatible=version_compatible,
+        timeout_s=TIMEOUT_S if timeout_s is None else timeout_s,
+    )
     served = narrowed(opened, ranges) if ranges else opened
-    rows = _build_rows(served, _Wanted(wanted, names, workspace_bytes))
+    rows = _build_rows(served, _Wanted(wanted, names, options))
     _report(rows, output_format, layers=layers)
 
 
@@ -108,7 +134,7 @@ def _refuse_mixed_options(list_cache: bool, clean: bool, days: float | None, sha
     if days is not None and not clean:
         raise UsageError("--older-than says what --clean deletes; give --clean too")
     if shaped and (list_cache or clean):
-        raise UsageError("--profile and --workspace shape a build; leave them out here")
+        raise UsageError("--profile, --workspace and the like are for a build; leave them out here")
 
 
 def _build_rows(bundle: Bundle, wanted: _Wanted) -> list[Row]:
@@ -127,7 +153,7 @@ def _build_rows(bundle: Bundle, wanted: _Wanted) -> list[Row]:
                     with progress.engine():
                         record = build_engine(
                             bundle, name, role, target,
-                            progress=progress.say, workspace_bytes=wanted.workspace_bytes,
+                            progress=progress.say, options=wanted.options,
                         )  # fmt: skip
                     rows.append(built_row(record))
                 except BuildError as error:

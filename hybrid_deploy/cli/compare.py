@@ -37,7 +37,9 @@ _WARMUP = 5
     help="Folder of inputs with a labels.csv (columns file, text).",
 )  # fmt: skip
 @click.option("--variant", "variants", multiple=True, help="Variant, may be repeated; default all.")
-@click.option("--backend", "backends", multiple=True, help="Backend, may be repeated; default all.")
+@click.option(
+    "--backend", "backends", multiple=True, help="Backend, may be repeated; default all usable."
+)
 @THREADS
 @FORMAT
 def compare(
@@ -53,13 +55,14 @@ def compare(
     Times are medians of single inputs, accuracy is over all samples. A variant that cannot run
     says so in its row and does not stop the others.
     """
-    from hybrid_deploy.runtime.backend import BACKENDS
+    from hybrid_deploy.runtime.backend import usable_backends
 
     opened, labels = open_bundle(bundle), load_labels(samples)
     chosen = list(variants) or list(opened.manifest.variants)
     for variant in chosen:
         opened.variant(variant)
-    pairs = [(variant, backend) for variant in chosen for backend in backends or BACKENDS]
+    usable = usable_backends()
+    pairs = [(variant, backend) for variant in chosen for backend in backends or usable]
     with progress_bar("compare", len(pairs) * len(labels)) as advance:
         rows = compare_rows(opened, labels, pairs, threads, advance)
     click.echo(render(rows, columns_for(labels), output_format), nl=False)

@@ -21,8 +21,8 @@ from hybrid_deploy.runtime.cached_engines import (
     delete_leftovers,
     list_engines,
 )
-from hybrid_deploy.runtime.engine import graph_identity
 from hybrid_deploy.runtime.engine_cache import EngineCache
+from hybrid_deploy.runtime.engine_identity import graph_identity
 
 if TYPE_CHECKING:
     from hybrid_deploy.bundle import Bundle

@@ -138,8 +138,8 @@ def _layer_cells(layers: object) -> dict[str, object]:
     return {
         "attentions": layers.attentions,
         "fused": fused if layers.kernels else None,
-        "caches_in_place": layers.caches_in_place,
-        "caches_copied": layers.caches_copied,
+        "caches_in_place": len(layers.caches_in_place),
+        "caches_copied": len(layers.caches_copied),
         "weights_mb": _megabytes(layers.weight_bytes),
         "activations_mb": _megabytes(layers.activation_bytes),
         "kernels": ", ".join(_kernel_words(layers)) or None,

@@ -33,7 +33,7 @@ _FLOAT = "fp32"
     help="Loaded into the model: .safetensors, or .pt and .pth that hold tensors alone.",
 )  # fmt: skip
 @model_options
-@click.option("--opset", type=int, help="24, or 18 for older runtimes.  [default: 24]")
+@click.option("--opset", type=int, help="24, or 21 and 18 for older runtimes.  [default: 24]")
 @click.option("--head", help="logits, or argmax or topk in the graph.  [default: logits]")
 @click.option("--batch", type=int, help="Fix the batch size.  [default: any]")
 @click.option(
@@ -152,8 +152,11 @@ def _check_short(job: ExportJob, dtype: str) -> None:
         )
     if not job.spec.generation.start_tokens:
         raise UsageError(f"--dtype {dtype} decodes both variants to compare them; give --start")
-    if job.form.opset < recipe_for(dtype).oldest_opset:
-        raise UsageError(f"--dtype {dtype} needs --opset 24, got {job.form.opset}")
+    recipe = recipe_for(dtype)
+    if job.form.opset < recipe.oldest_opset:
+        raise UsageError(
+            f"--dtype {dtype} needs --opset {recipe.known_opset}, got {job.form.opset}"
+        )
 
 
 def _add_short(out: Path, dtype: str) -> None:

@@ -21,7 +21,10 @@ FORMAT = click.option(
 VARIANT = click.option(
     "--variant", default="fp32", show_default=True, help="Which variant of the bundle."
 )
-BACKEND = click.option("--backend", default="onnxruntime", show_default=True, help="What computes.")
+BACKEND = click.option(
+    "--backend", default="onnxruntime", show_default=True,
+    help="What computes: onnxruntime, onnxruntime-cuda or tensorrt.",
+)  # fmt: skip
 THREADS = click.option(
     "--threads", type=click.IntRange(min=1), help="CPU threads; default: the backend's own choice."
 )

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid_deploy.cli.options import BACKEND, BUNDLE, THREADS, VARIANT
-from hybrid_deploy.errors import UsageError
+from hybrid_deploy.cli.generate_options import generation_options, options_of
+from hybrid_deploy.cli.options import BACKEND, BUNDLE, THREADS, VARIANT, log
+from hybrid_deploy.errors import HybridDeployError, UsageError
 
 if TYPE_CHECKING:
-    from hybrid_deploy.runtime.session import Result, Timings
+    from hybrid_deploy.runtime.generate_options import GenerateOptions
+    from hybrid_deploy.runtime.results import Result, Timings
+    from hybrid_deploy.runtime.session import Session
 
 
-@click.command(epilog="Example: hybrid-deploy run digits.bundle line.png other.png")
+@click.command(
+    epilog="Example: hybrid-deploy run digits.bundle line.png --beams 4 --pattern '[0-9]+'"
+)
 @BUNDLE
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
@@ -22,6 +29,9 @@ if TYPE_CHECKING:
 )
 @click.option("--prompt", metavar="IDS", help="Tokens to continue, after the start tokens: 1,5,7.")
 @click.option("--prompt-text", help="Text to continue, through the bundle's tokenizer.")
+@generation_options
+@click.option("--stream", is_flag=True, help="Print the text while it is made.")
+@click.option("--long", is_flag=True, help="Cut sound of any length into parts, a line for each.")
 @VARIANT
 @BACKEND
 @THREADS
@@ -35,14 +45,18 @@ def run(
     text: str | None,
     prompt: str | None,
     prompt_text: str | None,
+    stream: bool,
+    long: bool,
     variant: str,
     backend: str,
     threads: int | None,
     output_format: str,
+    **generation: Any,
 ) -> None:
     """Read FILES with BUNDLE and print the text of each, in their order.
 
-    FILES are pictures, sound (.wav), texts (.txt) or arrays (.npy, .npz), as the bundle takes them.
+    FILES are pictures, sound (.wav), texts (.txt), arrays (.npy, .npz) or videos (a folder of
+    frames, .gif), as the bundle takes them. One that fails is named, and the others are read.
     """
     import msgspec
 
@@ -50,19 +64,34 @@ def run(
 
     if not files and text is None:
         raise click.UsageError("Missing argument 'FILES...'.")
+    if stream and (long or output_format == "json"):
+        raise click.UsageError(
+            "--stream prints text as it comes, without --long and --format json."
+        )
+    if long and (text is not None or not files):
+        raise click.UsageError("--long takes sound files alone.")
     ids = [] if prompt is None else parse_prompt(prompt)
+    options = options_of(generation)
     session = load_session(bundle, variant=variant, backend=backend, threads=threads)
     ids += [] if prompt_text is None else session.prompt_tokens(prompt_text)
-    texts = None if text is None else [text]
-    records = []
-    for file in files or (None,):
-        (result,), timings = session.run_files([file] if file else [], texts=texts, prompt=ids)
-        if output_format == "text":
-            words = " ".join(map(str, result.tokens)) if result.text is None else result.text
-            click.echo(words)
-        records.append(_record(file, result, timings))
+    job = _Job(session, files, None if text is None else [text], ids, options)
+    if stream:
+        job.print_stream()
+        return
+    records, failures = [], 0
+    for reading in job.long_sound() if long else job.readings():
+        if reading.error is not None:
+            if len(files) <= 1 and reading.place is None:
+                raise reading.error
+            failures += 1
+            log(f"{reading.file}: {reading.error}")
+        elif output_format == "text":
+            click.echo("\n".join(reading.lines(options.n_best)))
+        records.append(reading.record())
     if output_format == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(records), indent=1).decode())
+    if failures:
+        raise HybridDeployError(f"{failures} of {len(records)} inputs failed; see the lines above")
 
 
 def parse_prompt(text: str) -> list[int]:
@@ -80,16 +109,108 @@ def parse_prompt(text: str) -> list[int]:
         ) from None
 
 
-def _record(file: Path | None, result: Result, timings: Timings) -> dict[str, object]:
-    return {
-        "file": None if file is None else str(file),
+@dataclass(frozen=True)
+class _Reading:
+    """What was made of a file or a part of it, or why nothing was."""
+
+    file: Path | None
+    result: Result | None = None
+    timings: Timings | None = None
+    error: HybridDeployError | None = None
+    place: tuple[float, float] | None = None
+
+    def lines(self, n_best: int) -> list[str]:
+        """Gives the text; of several beams, each with what it is ranked by."""
+        assert self.result is not None
+        if n_best == 1:
+            return [_words(self.result)]
+        ranked = (self.result, *self.result.others)
+        return [f"{each.total:.4f}\t{_words(each)}" for each in ranked]
+
+    def record(self) -> dict[str, object]:
+        """Gives everything."""
+        record: dict[str, object] = {"file": None if self.file is None else str(self.file)}
+        if self.place is not None:
+            record |= {"begin_s": self.place[0], "end_s": self.place[1]}
+        if self.result is None or self.timings is None:
+            return record | {"error": str(self.error)}
+        record |= _result_record(self.result)
+        record |= {
+            "preprocess_ms": self.timings.preprocess_ms,
+            "encoder_ms": self.timings.encoder_ms,
+            "first_token_ms": self.timings.first_token_ms,
+            "step_ms": self.timings.step_ms,
+            "total_ms": self.timings.total_ms,
+        }
+        return record | ({"notes": self.timings.notes} if self.timings.notes else {})
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be read, and how."""
+
+    session: Session
+    files: Sequence[Path]
+    texts: list[str] | None
+    prompt: Sequence[int]
+    options: GenerateOptions
+
+    def readings(self) -> Iterator[_Reading]:
+        """Reads file by file; without texts the next ones are prepared meanwhile."""
+        if self.texts is None:
+            outcomes = self.session.run_many(self.files, prompt=self.prompt, options=self.options)
+            for file, each in zip(self.files, outcomes, strict=True):
+                yield _Reading(file, each.result, each.timings, each.error)
+            return
+        for path in self.files or (None,):
+            yield self._with_text(path)
+
+    def long_sound(self) -> Iterator[_Reading]:
+        """Reads recordings part by part."""
+        for file in self.files:
+            try:
+                parts = self.session.run_long_audio(file, prompt=self.prompt, options=self.options)
+                for part in parts:
+                    place = (part.item.begin_s, part.item.end_s)
+                    yield _Reading(file, part.result, part.timings, part.error, place)
+            except HybridDeployError as error:
+                yield _Reading(file, error=error)
+
+    def print_stream(self) -> None:
+        """Prints the text of each file while it is made."""
+        for file in self.files or (None,):
+            files = [file] if file else []
+            with self.session.stream(
+                files, texts=self.texts, prompt=self.prompt, options=self.options
+            ) as stream:
+                for event in stream:
+                    click.echo(f"{event.token} " if event.text is None else event.text, nl=False)
+            click.echo()
+
+    def _with_text(self, file: Path | None) -> _Reading:
+        try:
+            (result,), timings = self.session.run_files(
+                [file] if file else [], texts=self.texts, prompt=self.prompt, options=self.options
+            )
+        except HybridDeployError as error:
+            return _Reading(file, error=error)
+        return _Reading(file, result, timings)
+
+
+def _words(result: Result) -> str:
+    return " ".join(map(str, result.tokens)) if result.text is None else result.text
+
+
+def _result_record(result: Result) -> dict[str, object]:
+    record: dict[str, object] = {
         "text": result.text,
         "tokens": result.tokens,
-        "scores": result.scores,
         "finish": result.finish,
-        "preprocess_ms": timings.preprocess_ms,
-        "encoder_ms": timings.encoder_ms,
-        "first_token_ms": timings.first_token_ms,
-        "step_ms": timings.step_ms,
-        "total_ms": timings.total_ms,
     }
+    if result.scores is not None:
+        record["scores"] = result.scores
+    if result.total is not None:
+        record["total"] = result.total
+    if result.others:
+        record["others"] = [_result_record(other) for other in result.others]
+    return record

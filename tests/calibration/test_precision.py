@@ -31,6 +31,23 @@ def test_components_mix() -> None:
         "int8-cpu+int4-weights", EncoderForm.INT8_CPU, DecoderForm.INT4_WEIGHTS, 32,
     )  # fmt: skip
     assert mixed.needs_scales and mixed.oldest_opset == 21
+
+
+@pytest.mark.parametrize(
+    ("precision", "floats", "oldest", "exported"),
+    [
+        ("fp16", "fp32", 18, 21),
+        ("int8-full", "fp32", 18, 21),
+        ("int8-full", "fp16", 19, 21),
+        ("int4-weights", "fp32", 21, 21),
+        ("bf16", "fp32", 22, 24),
+    ],
+)
+def test_oldest_operators_of_a_precision(
+    precision: str, floats: str, oldest: int, exported: int
+) -> None:
+    recipe = recipe_for(precision, floats=floats)
+    assert (recipe.oldest_opset, recipe.known_opset) == (oldest, exported)
     assert recipe_for("int8", decoder="fp16").name == "int8+fp16"
 
 

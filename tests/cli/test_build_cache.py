@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from click.testing import CliRunner, Result
 from hybrid_deploy.cache import CACHE_VARIABLE, cache_folder
 from hybrid_deploy.cli import main
 from hybrid_deploy.runtime import build_memory
-from hybrid_deploy.runtime.cached_engines import list_engines
+from hybrid_deploy.runtime.cached_engines import CachedEngine, list_engines
 from hybrid_deploy.runtime.engine_cache import PLAN_FILE, EngineCache
 
 pytestmark = [
@@ -59,7 +60,8 @@ def built(
 def test_layers_are_those_of_the_finished_engine(built: list[dict[str, object]]) -> None:
     step = next(row["layers"] for row in built if row["graph"] == "step")
     assert isinstance(step, dict)
-    assert (step["attentions"], step["caches_in_place"], step["caches_copied"]) == (2, 2, 0)
+    assert (step["attentions"], step["caches_copied"]) == (2, [])
+    assert step["caches_in_place"] == ["self_key_0", "self_value_0"]
     assert step["parsed"]["KV_CACHE_UPDATE"] == 2
     kinds = {kernels["kind"] for kernels in step["kernels"]}
     assert "gemm" in kinds
@@ -117,6 +119,18 @@ def test_narrower_profile_is_another_engine_that_needs_less_memory(
         (("--list", "--clean"), "exclude each other"),
         (("--older-than", "3"), "give --clean too"),
         (("--list", "--workspace", "3"), "leave them out here"),
+        (("--clean", "--timeout", "3"), "leave them out here"),
+        ((*TARGET, "--timeout", "0"), "0"),
+        (
+            (*TARGET, "--hardware-compatible"),
+            "error: --hardware-compatible is an option of TensorRT; TensorRT-RTX has --target "
+            "rtx:any, one engine for every GPU from Ampere on\n",
+        ),
+        (
+            (*TARGET, "--version-compatible"),
+            "error: --version-compatible is an option of TensorRT; engines of TensorRT-RTX run "
+            "with the version that built them: leave it out, and build again after an update\n",
+        ),
     ],
 )
 def test_wrong_request_is_one_line(tiny_path: Path, options: tuple[str, ...], message: str) -> None:
@@ -142,6 +156,36 @@ def test_build_that_cannot_fit_is_refused(tiny_path: Path, monkeypatch: pytest.M
         "close other programs, lower --workspace, or build on a larger machine\n"
     ) in result.stderr
     assert "building fp32" not in result.stderr
+
+
+def test_build_that_takes_too_long_is_stopped(tiny_path: Path) -> None:
+    result = build(tiny_path, "--target", "rtx:sm_89", "--timeout", 0.2)
+    assert result.exit_code == 1
+    assert (
+        "failed: fp32/step: no engine after 0.2 s, so the build was stopped; give it longer with "
+        "--timeout, or more memory if it hung\n"
+    ) in result.stderr
+    assert not [engine for engine in list_engines(EngineCache()) if _target(engine) == "rtx:sm_89"]
+
+
+def _target(engine: CachedEngine) -> object:
+    assert engine.record is not None
+    return engine.record.shaped_by["target"]
+
+
+def test_too_little_address_space_is_refused_before_a_build(tiny_path: Path) -> None:
+    command = f"ulimit -v 700000; exec {sys.executable} -m hybrid_deploy build {tiny_path}"
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each maps its own stack
+    done = subprocess.run(
+        ["sh", "-c", f"{command} --target rtx:sm_120"],
+        capture_output=True, text=True, check=False, timeout=60, env=os.environ | one_thread,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert (
+        "failed: fp32/encoder: building it takes about 0.8 GB of address space and this shell "
+        "allows 0.7 GB; raise that with: ulimit -v unlimited\n"
+    ) in done.stderr
+    assert "building fp32" not in done.stderr
 
 
 def test_no_tensorrt_is_one_line(tiny_path: Path) -> None:

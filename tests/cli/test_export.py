@@ -111,7 +111,7 @@ def test_a_job_describes_itself(tmp_path: Path) -> None:
 
 def test_what_a_job_does_not_fix(tmp_path: Path) -> None:
     assert wrong(tmp_path, "conftest:job", "--opset", 20) == (
-        "opset 20 is not supported; choose 24 or 18"
+        "opset 20 is not supported; choose one of: 24, 21, 18"
     )
     assert wrong(tmp_path, "conftest:job", "--head", "beam") == (
         "unknown head 'beam'; choose one of: logits, argmax, topk"

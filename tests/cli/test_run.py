@@ -46,7 +46,8 @@ def test_run_prints_the_text_of_each(tiny_path: Path, tiny_bundle: Bundle, page:
 def test_run_json(tiny_path: Path, page: Path) -> None:
     (record,) = json.loads(output("run", tiny_path, page, "--format", "json"))
     assert record["file"] == str(page)
-    assert len(record["scores"]) == len(record["tokens"]) == len(record["step_ms"]) + 1
+    assert "scores" not in record
+    assert len(record["tokens"]) == len(record["step_ms"]) + 1
     assert record["finish"] in ("end", "length")
     assert record["total_ms"] > record["encoder_ms"] > 0
 
@@ -130,3 +131,74 @@ def test_inspect_shows_what_a_call_costs(tiny_path: Path, tiny_bundle: Bundle) -
         f"{cost.read_bytes / 1e6:.3f}",
         f"{cost.weight_bytes / 1e6:.3f}",
     ]
+
+
+def test_run_beams_and_their_scores(tiny_path: Path, page: Path) -> None:
+    (record,) = json.loads(
+        output(
+            "run", tiny_path, page, "--format", "json", "--beams", 3, "--n-best", 3, "--scores",
+            "--length-penalty", 0,
+        )
+    )  # fmt: skip
+    assert len(record["scores"]) == len(record["tokens"])
+    assert record["total"] == pytest.approx(sum(record["scores"]), abs=1e-4)
+    assert len(record["others"]) == 2
+    lines = output("run", tiny_path, page, "--beams", 3, "--n-best", 3, "--length-penalty", 0)
+    totals, texts = zip(*(line.split("\t") for line in lines.splitlines()), strict=True)
+    assert texts == (record["text"], *(other["text"] for other in record["others"]))
+    assert float(totals[0]) == pytest.approx(record["total"], abs=1e-3)
+
+
+def test_run_draws_stops_and_matches(tiny_path: Path, page: Path) -> None:
+    draw = ("run", tiny_path, page, "--temperature", 4, "--seed", 3, "--top-k", 9)
+    assert output(*draw) == output(*draw)
+    text = output("run", tiny_path, page).strip()
+    assert output("run", tiny_path, page, "--stop", text[1]).strip() == text.partition(text[1])[0]
+    matched = output("run", tiny_path, page, "--pattern", "[ab]{2}c").strip()
+    assert matched in ("aac", "abc", "bac", "bbc")
+    (record,) = json.loads(
+        output("run", tiny_path, page, "--max-tokens", 2, "--timeout", 60, "--format", "json")
+    )
+    assert (len(record["tokens"]), record["finish"]) == (2, "length")
+
+
+def test_run_stream(tiny_path: Path, page: Path) -> None:
+    plain = output("run", tiny_path, page, page)
+    assert output("run", tiny_path, page, page, "--stream") == plain
+
+
+def test_run_goes_on_after_a_file_that_fails(tiny_path: Path, page: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_text("no picture")
+    result = CliRunner().invoke(main, ["run", str(tiny_path), str(bad), str(page)])
+    assert result.exit_code == 1
+    assert result.stdout == output("run", tiny_path, page)
+    first, last = result.stderr.splitlines()
+    assert first == f"{bad}: {bad} is not an image that Pillow can read"
+    assert last == "error: 1 of 2 inputs failed; see the lines above"
+    alone = CliRunner().invoke(main, ["run", str(tiny_path), str(bad)])
+    assert (alone.exit_code, alone.stderr) == (
+        2,
+        f"error: {bad} is not an image that Pillow can read\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--beams", "0"), "error: beams must be a whole number from 1 on, got 0"),
+        (("--n-best", "2"), "error: the 2 best sequences need as many beams, there are 1"),
+        (("--stream", "--beams", "2"), "error: the tokens of a beam search are known at its end"),
+        (("--stream", "--format", "json"), "error: --stream prints text as it comes"),
+        (("--long", "--text", "a"), "error: --long takes sound files alone"),
+        (("--long",), "does not take sound alone"),
+        (("--pattern", "("), "error: '(' is not a regular expression"),
+        (("--seed", "1"), "error: a seed without sampling has no effect"),
+    ],
+)
+def test_run_refuses_what_does_not_go_together(
+    tiny_path: Path, page: Path, options: tuple[str, ...], message: str
+) -> None:
+    result = CliRunner().invoke(main, ["run", str(tiny_path), str(page), *options])
+    assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert message in result.stderr

@@ -135,7 +135,7 @@ def test_what_must_be_given(model: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        ({"opset": 17}, "opset 17 is not supported; choose 24 or 18"),
+        ({"opset": 17}, "opset 17 is not supported; choose one of: 24, 21, 18"),
         ({"batch": 0}, "a batch of 0 is not possible; give 1 or more"),
     ],
 )

@@ -17,7 +17,8 @@ from hybrid_deploy.errors import HybridDeployError, ParityError, UnsupportedMode
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.export.full_rerun import FullRerun
 from hybrid_deploy.runtime.backend import Backend, Options, load_backend
-from hybrid_deploy.runtime.generate import Limits, decode_greedily
+from hybrid_deploy.runtime.generate import decode_greedily
+from hybrid_deploy.runtime.sequences import Limits
 from hybrid_deploy.runtime.session import load_session
 from tests.zoo.case import random_floats
 from tests.zoo.cases import find

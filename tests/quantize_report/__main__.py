@@ -15,16 +15,16 @@ import click
 
 from hybrid_deploy.bundle import open_bundle
 from hybrid_deploy.calibration.automatic import COLUMNS as AUTOMATIC_COLUMNS
-from hybrid_deploy.calibration.quantize import quantize_automatically, quantize_bundle
+from hybrid_deploy.calibration.quantize import quantize_automatically
 from hybrid_deploy.calibration.request import Data
 from hybrid_deploy.report import render
 from hybrid_deploy.runtime.engine_cache import EngineCache
+from tests.engines.variants import make_variants
 from tests.quantize_report import builds
 from tests.quantize_report.models import NAMES, Subject, make_subject
 from tests.rivals.attempts import ATTEMPTS
 from tests.rivals.comparison import COLUMNS, Setting, compare, table, versions
 
-_PORTABLE = ("int8", "int8-full", "int8-weights", "int4-weights")
 _FEW_ROUNDS = 12
 _BUDGET = 0.5
 _NEED_TEXTS = ("cer_percent", "same_tokens_percent")
@@ -103,13 +103,7 @@ def _automatic(subject: Subject, bundle: Path) -> Iterator[str]:
 
 def _builds(subject: Subject, bundle: Path) -> Iterator[str]:
     shutil.copytree(subject.bundle, bundle)
-    names = ["fp16", "bf16", "fp8"]
-    for name in names:
-        quantize_bundle(bundle, name, subject.samples)
-    for precision in _PORTABLE:
-        for floats in ("fp32", "fp16"):
-            report = quantize_bundle(bundle, precision, subject.samples, floats=floats)
-            names.append(report.variant)
+    names = make_variants(bundle, subject.samples)
     yield "Graphs that TensorRT-RTX compiles, by GPU:\n"
     cache = EngineCache(bundle.parent / f"{bundle.name}-engines")
     yield render(builds.build_rows(open_bundle(bundle), names, cache), builds.COLUMNS, "md")

@@ -6,7 +6,8 @@ import pytest
 
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.runtime.engine_cache import EngineCache
-from tests.quantize_report.builds import TARGETS, build_rows
+from tests.engines.verdicts import TARGETS
+from tests.quantize_report.builds import build_rows
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 

@@ -140,7 +140,7 @@ def test_tensorrt_of_jetpack_6_has_no_caches_of_its_own() -> None:
     refused = Trial(version="10.3.0", error="step: TensorRT cannot read the graph: TensorScatter")
     *_, step = tensorrt_checks(ORIN, Flavour.TENSORRT, by_graph(works, step=refused))
     assert step.verdict is Verdict.WARN
-    assert step.remedy == "caches of its own begin with TensorRT 10.15: export with --opset 18"
+    assert step.remedy == "caches of its own begin with TensorRT 10.15: export with --opset 21"
 
 
 def test_a_driver_too_old_for_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:

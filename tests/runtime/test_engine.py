@@ -29,8 +29,10 @@ from hybrid_deploy.manifest import (
     Variant,
 )
 from hybrid_deploy.runtime import engine, engine_plan, tensorrt_module
+from hybrid_deploy.runtime.build_options import BuildOptions
 from hybrid_deploy.runtime.engine import EngineRecord, build_engine, build_engines
 from hybrid_deploy.runtime.engine_cache import BuiltPlan, EngineCache, read_plan
+from hybrid_deploy.runtime.engine_recipe import PlanRequest
 from hybrid_deploy.runtime.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_module import MessageLog, TensorRT, load_tensorrt, one_line
 from hybrid_deploy.target import Flavour, Target, parse_target
@@ -212,7 +214,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
     return EngineCache(tmp_path_factory.mktemp("engines"))
 
 
-Compiled = list[engine_plan.PlanRequest]
+Compiled = list[PlanRequest]
 
 
 @pytest.fixture
@@ -220,11 +222,11 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Compiled:
     """Replaces TensorRT: every request is answered at once and noted."""
     requests: Compiled = []
 
-    def compile_isolated(request: engine_plan.PlanRequest) -> BuiltPlan:
+    def compile_isolated(request: PlanRequest) -> BuiltPlan:
         requests.append(request)
         return BuiltPlan(b"plan", 2.5)
 
-    vendor = TensorRT(Flavour.RTX, "1.0", module=None, log=cast(MessageLog, None))
+    vendor = TensorRT(Flavour.RTX, "1.6", module=None, log=cast(MessageLog, None))
     monkeypatch.setattr(engine, "compile_isolated", compile_isolated)
     monkeypatch.setattr(engine, "load_tensorrt", lambda flavour: vendor)
     return requests
@@ -285,7 +287,7 @@ def test_unreadable_graph_names_the_operator(tmp_path: Path) -> None:
     broken = model(GraphRole.STEP, "fp32")
     broken.graph.node[1].op_type, broken.graph.node[1].name = "Unheard", "first"
     onnx.save(broken, tmp_path / "step.onnx")
-    request = engine_plan.PlanRequest("fp32/step", str(tmp_path / "step.onnx"), str(SM86), {})
+    request = PlanRequest("fp32/step", str(tmp_path / "step.onnx"), str(SM86), {})
     with pytest.raises(BuildError) as caught:
         engine_plan.compile_isolated(request)
     assert str(caught.value).startswith(
@@ -300,7 +302,7 @@ def test_mask_that_tensorrt_drops_is_refused_before_building(tmp_path: Path) -> 
     own = next(node for node in broken.graph.node if node.output[0] == "own")
     del own.input[3]
     onnx.save(broken, tmp_path / "step.onnx")
-    request = engine_plan.PlanRequest("fp32/step", str(tmp_path / "step.onnx"), str(SM86), {})
+    request = PlanRequest("fp32/step", str(tmp_path / "step.onnx"), str(SM86), {})
     with pytest.raises(BuildError, match="has no mask in TensorRT"):
         engine_plan.compile_isolated(request)
 
@@ -324,7 +326,7 @@ def test_lost_build_process_is_one_error(
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(BuildError) as caught:
-        engine_plan.compile_isolated(engine_plan.PlanRequest("fp32/step", "x.onnx", "local", {}))
+        engine_plan.compile_isolated(PlanRequest("fp32/step", "x.onnx", "local", {}))
     assert str(caught.value) == message
 
 
@@ -380,7 +382,7 @@ def test_version_of_tensorrt_is_in_the_key(
     bundle: Bundle, compiled: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = key(bundle, tmp_path)
-    newer = TensorRT(Flavour.RTX, "1.1", module=None, log=cast(MessageLog, None))
+    newer = TensorRT(Flavour.RTX, "1.7", module=None, log=cast(MessageLog, None))
     monkeypatch.setattr(engine, "load_tensorrt", lambda flavour: newer)
     assert key(bundle, tmp_path) != before
 
@@ -389,23 +391,28 @@ def test_workspace_is_in_the_key_and_in_the_request(
     bundle: Bundle, compiled: Compiled, tmp_path: Path
 ) -> None:
     record = build_engine(
-        bundle, "fp32", GraphRole.STEP, SM86, cache=EngineCache(tmp_path), workspace_bytes=1000
+        bundle,
+        "fp32",
+        GraphRole.STEP,
+        SM86,
+        cache=EngineCache(tmp_path),
+        options=BuildOptions(workspace_bytes=1000),
     )
     assert record.key != key(bundle, tmp_path)
-    assert [request.workspace_bytes for request in compiled] == [1000, None]
+    assert [request.options.workspace_bytes for request in compiled] == [1000, None]
 
 
 def test_last_build_of_the_same_graph_is_told(
     bundle: Bundle, compiled: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key(bundle, tmp_path)
-    newer = TensorRT(Flavour.RTX, "1.1", module=None, log=cast(MessageLog, None))
+    newer = TensorRT(Flavour.RTX, "1.7", module=None, log=cast(MessageLog, None))
     monkeypatch.setattr(engine, "load_tensorrt", lambda flavour: newer)
     said: list[str] = []
     cache = EngineCache(tmp_path)
     build_engine(bundle, "fp32", GraphRole.STEP, SM86, cache=cache, progress=said.append)
     assert said == [
-        "building fp32/step for rtx:sm_86, last time 2 s by TensorRT 1.0, now 1.1",
+        "building fp32/step for rtx:sm_86, last time 2 s by TensorRT 1.6, now 1.7",
     ]
 
 

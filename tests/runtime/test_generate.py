@@ -7,35 +7,9 @@ import pytest
 
 from hybrid_deploy.errors import BackendError, CapacityError, UsageError
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
-from hybrid_deploy.runtime.generate import Limits, decode_greedily
-
-END, PAD, VOCABULARY = 2, 0, 50
-
-
-class CountingDecoding:
-    """After token t comes t + 1, and the end after `stop[row]`. Keeps what it was asked."""
-
-    def __init__(self, stop: list[int], capacity: int = 16) -> None:
-        self.batch = len(stop)
-        self.stop = stop
-        self.cache = np.full((self.batch, capacity), -1)
-        self.steps = 0
-
-    def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
-        for row, (prompt, start, index) in enumerate(zip(tokens, position, last, strict=True)):
-            self.cache[row, start : start + index + 1] = prompt[: index + 1]
-        return self.logits(tokens[np.arange(self.batch), last])
-
-    def step(self, token: IntArray, position: IntArray) -> FloatArray:
-        self.cache[np.arange(self.batch), position] = token
-        self.steps += 1
-        return self.logits(token)
-
-    def logits(self, token: IntArray) -> FloatArray:
-        following = np.where(token >= np.array(self.stop), END, token + 1)
-        logits = np.zeros((self.batch, VOCABULARY), np.float32)
-        logits[np.arange(self.batch), following] = 5
-        return logits
+from hybrid_deploy.runtime.generate import decode_greedily
+from hybrid_deploy.runtime.sequences import Limits
+from tests.runtime.counting import END, PAD, VOCABULARY, CountingDecoding
 
 
 def limits(max_length: int = 16, capacity: int = 16, end: int | None = END) -> Limits:
@@ -76,7 +50,7 @@ def test_capacity_is_never_exceeded() -> None:
     decoding = CountingDecoding([99], capacity=4)
     (row,) = decode_greedily(decoding, [[10]], limits(max_length=99, capacity=4)).sequences
     assert row.tokens == (11, 12, 13, 14)  # four positions hold 10..13, the last token needs none
-    assert row.finish == "length"
+    assert row.finish == "capacity"
 
 
 def test_finished_row_never_leaves_the_cache() -> None:
@@ -86,7 +60,7 @@ def test_finished_row_never_leaves_the_cache() -> None:
 
 
 def test_scores_are_log_probabilities() -> None:
-    (row,) = decode_greedily(CountingDecoding([10]), [[10]], limits()).sequences
+    (row,) = decode_greedily(CountingDecoding([10]), [[10]], limits(), scores=True).sequences
     expected = 5 - np.log(np.exp(5) + VOCABULARY - 1)
     assert row.scores == pytest.approx((expected,), abs=1e-6)
 

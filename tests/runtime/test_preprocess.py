@@ -3,14 +3,21 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.manifest import ArrayInput, ImageInput
 from hybrid_deploy.runtime.preprocess import prepare
-from hybrid_deploy.runtime.preprocess_image import batch_images, load_image
+from hybrid_deploy.runtime.preprocess_image import batch_images as batch_by_name
+from hybrid_deploy.runtime.preprocess_image import load_image
 
 SPEC = ImageInput("image", "L", 8, None, 4, 12, 64, 0, 255, (1.0,), (0.5,))
+
+
+def batch_images(images: list[Image.Image], spec: ImageInput) -> NDArray[np.float32]:
+    (batch,) = batch_by_name(images, spec).values()
+    return batch
 
 
 def test_padding_is_background() -> None:
@@ -19,6 +26,14 @@ def test_padding_is_background() -> None:
     assert (batch[0, ..., :5] == -2).all()
     assert (batch[0, ..., 5:] == 0).all()
     assert (batch[1, ..., 14:] == 0).all()
+
+
+def test_the_mask_says_where_there_is_a_picture() -> None:
+    spec = msgspec.structs.replace(SPEC, mask="seen", margin=2)
+    images = [Image.new("L", (5, 8), 0), Image.new("L", (13, 8), 0)]
+    batch = batch_by_name(images, spec)
+    assert list(batch) == ["image", "seen"]
+    assert batch["seen"].tolist() == [[1] * 5 + [0] * 11, [1] * 13 + [0] * 3]
 
 
 def test_margin_is_background() -> None:

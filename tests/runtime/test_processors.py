@@ -10,8 +10,9 @@ import pytest
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.manifest import GenerationDefaults
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
-from hybrid_deploy.runtime.generate import Limits, decode_greedily
+from hybrid_deploy.runtime.generate import decode_greedily
 from hybrid_deploy.runtime.processors import processors_of
+from hybrid_deploy.runtime.sequences import Limits
 
 VOCABULARY, MAX_LENGTH = 23, 12
 NEUTRAL = GenerationDefaults((1,), (2, 3), 0, MAX_LENGTH)
@@ -150,13 +151,14 @@ def test_forced_end_comes_last_with_certainty() -> None:
     generation = GenerationDefaults((1,), (2,), 0, MAX_LENGTH, suppressed=(2,), forced_end=2)
     decoding = ScriptedDecoding(1)
     (row,) = decode_greedily(
-        decoding, [[1]], limits(generation), processors_of(generation)
+        decoding, [[1]], limits(generation), processors_of(generation), scores=True
     ).sequences
+    assert row.scores is not None
     assert len(row.tokens) == MAX_LENGTH - 1
     assert (row.tokens[-1], row.scores[-1], row.finish) == (2, 0.0, "end")
 
 
 def test_nothing_left_to_choose() -> None:
     generation = GenerationDefaults((1,), (2,), 0, 8, suppressed=tuple(range(VOCABULARY)))
-    with pytest.raises(BackendError, match="the rules of the bundle leave no token"):
+    with pytest.raises(BackendError, match="the rules leave no token to sequence 0 at step 0"):
         greedy(generation, [[1]])

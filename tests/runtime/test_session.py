@@ -21,7 +21,7 @@ def test_golden_sample(session: Session, tiny_path: Path) -> None:
     (sample,) = session.bundle.manifest.golden
     (result,), timings = session.run_files([tiny_path / sample.file])
     assert (result.tokens, result.text) == (sample.tokens, sample.text)
-    assert len(result.scores) == len(result.tokens)
+    assert result.scores is None, "they cost time, so they are only made when asked for"
     assert len(timings.step_ms) == len(result.tokens) - 1
     assert timings.total_ms >= timings.encoder_ms > 0
 

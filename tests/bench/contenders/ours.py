@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from hybrid_deploy.bundle import open_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.runtime import onnxruntime_backend
+from hybrid_deploy.runtime.generate_options import GenerateOptions
 from hybrid_deploy.runtime.session import Session, Timings, load_session
 from tests.bench.contender import INPUT, Generated, Inputs, Job
 
@@ -39,14 +39,9 @@ def load(job: Job, inputs: Inputs) -> _Runner:
 
 
 def generate(session: Session, inputs: Inputs, count: int) -> tuple[tuple[int, ...], Timings]:
-    """Runs one input for so many new tokens; the bundle's own limit is the workload's."""
-    limits = session._limits
-    beginning = len(session.bundle.manifest.generation.start_tokens)
-    session._limits = replace(limits, max_length=beginning + count)
-    try:
-        (result,), timings = session.run_arrays(inputs)
-    finally:
-        session._limits = limits
+    """Runs one input for so many new tokens."""
+    options = GenerateOptions(max_new_tokens=count)
+    (result,), timings = session.run_arrays(inputs, options=options)
     return result.tokens, timings
 
 

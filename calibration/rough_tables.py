@@ -1,0 +1,79 @@
+"""How far logits can be off when the vocabulary projection is read in few bits.
+
+With h the row that is projected, g what the kernel rounds it to, w a column and v its few bits, a
+logit is off by hw - gv = h(w - v) + (h - g)v. Both bounds here are a |h| + b s, for the norm of h
+and the spread s = max(h, 0) - min(h, 0) of its numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SEVEN_BITS = 64
+"""Largest magnitude of the integers that any CPU multiplies with unsigned bytes exactly.
+
+Where there is no instruction for it, ONNX Runtime adds two products in 16 bits, and 2 * 255 * 64
+fits these where 2 * 255 * 127 does not.
+"""
+
+_STEPS = 255
+_ROUNDING = 1e-5  # of float32 sums of some thousand products, relative to |h| |w|
+_SLACK = 1.001
+_DEVIATIONS = 4
+_UNIFORM = math.sqrt(12)
+
+
+@dataclass(frozen=True)
+class Margin:
+    """How far a logit can be off: `by_norm` |h| + `by_spread` (max(h, 0) - min(h, 0))."""
+
+    by_norm: float
+    by_spread: float
+
+
+def seven_bits(
+    table: NDArray[np.float32],
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
+    """Rounds a table (vocabulary, width) to 7 bits, one scale for each row.
+
+    Returns:
+        values (vocabulary, width), scales (vocabulary,), and the table as it is stored.
+    """
+    largest = np.abs(table).max(1)
+    scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(SEVEN_BITS)
+    values = np.rint(table / scale[:, None])
+    return values.astype(np.int8), scale, values * scale[:, None]
+
+
+def certain_margin(table: NDArray[np.float32], stored: NDArray[np.float32]) -> Margin:
+    """Gives what no logit is ever off by more, for rows rounded as DynamicQuantizeLinear does.
+
+    |h(w - v)| <= |h| |w - v| by Cauchy and Schwarz, and each of n numbers is off by half a step of
+    spread / 255 at most, so that |(h - g)v| <= spread / 255 / 2 sqrt(n) |v|.
+    """
+    error, norm = _largest_norm(table - stored), _largest_norm(stored)
+    return Margin(
+        by_norm=_SLACK * (error + _ROUNDING * norm),
+        by_spread=_SLACK * norm * math.sqrt(table.shape[1]) / _STEPS / 2,
+    )
+
+
+def likely_margin(table: NDArray[np.float32], stored: NDArray[np.float32]) -> Margin:
+    """Gives four standard deviations of what logits are off by, if rounding errors are independent.
+
+    The kernel of MatMulNBits rounds rows in blocks to symmetric 8 bits: steps of 2 spread / 254 or
+    less, and errors of a step / sqrt(12).
+    """
+    error, norm = _largest_norm(table - stored), _largest_norm(stored)
+    return Margin(
+        by_norm=_DEVIATIONS * error / math.sqrt(table.shape[1]),
+        by_spread=_DEVIATIONS * norm * 2 / (_STEPS - 1) / _UNIFORM,
+    )
+
+
+def _largest_norm(rows: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(rows, axis=1).max())

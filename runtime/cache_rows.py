@@ -1,0 +1,44 @@
+"""Sequences that change places: rows of caches and memory, moved with as few copies as possible."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_deploy.runtime.backend import IntArray
+
+Number = TypeVar("Number", bound=np.generic)
+
+
+def moved_rows(rows: IntArray) -> IntArray:
+    """Gives the places where another sequence comes; none if all stay."""
+    return np.flatnonzero(rows != np.arange(len(rows)))
+
+
+def move_rows(array: NDArray[Number], rows: IntArray) -> None:
+    """Puts what row rows[i] was into row i, in place; rows that stay are not touched."""
+    moved = moved_rows(rows)
+    if len(moved):
+        array[moved] = array[rows[moved]]
+
+
+def filled_part(cache: NDArray[Number], capacity: int, filled: int) -> NDArray[Number]:
+    """Gives a view of what tokens have written.
+
+    Args:
+        cache: (batch, heads, rows, width); rows may begin with the memory, `capacity` are for
+            tokens.
+        capacity: how many tokens the cache holds.
+        filled: how many it holds now.
+    """
+    before = cache.shape[-2] - capacity
+    return cache[..., before : before + filled, :]
+
+
+def chosen_rows(cache: NDArray[Number], rows: IntArray, end: int) -> NDArray[Number]:
+    """Copies some rows of a cache up to position `end`; what lies behind is zero."""
+    chosen = np.zeros((len(rows), *cache.shape[1:]), cache.dtype)
+    np.take(cache[..., :end, :], rows, axis=0, out=chosen[..., :end, :])
+    return chosen

@@ -1,0 +1,89 @@
+"""One batch on a device: its memory and caches stay there, tokens and logits come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from numpy.typing import NDArray
+
+from hybrid_deploy.contract import LOGITS
+from hybrid_deploy.errors import BackendError
+from hybrid_deploy.runtime.backend import Block, FloatArray, IntArray
+from hybrid_deploy.runtime.device import Device
+from hybrid_deploy.runtime.device_graphs import DeviceGraphs
+from hybrid_deploy.runtime.device_workspace import Workspace
+from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
+from hybrid_deploy.runtime.run_ahead import RunAhead
+
+
+class DeviceDecoding:
+    """A started batch; it ends when the backend starts another one of the same shapes.
+
+    Attributes:
+        batch: how many sequences are decoded.
+        heads: what further heads of the decoder gave last, (batch, width) each, by name.
+    """
+
+    def __init__(
+        self, device: Device, graphs: DeviceGraphs, workspace: Workspace, loop: RunAhead
+    ) -> None:
+        self.batch = workspace.batch
+        self.heads: Mapping[str, NDArray[Any]] = {}
+        self._device = device
+        self._graphs = graphs
+        self._workspace = workspace
+        self._loop = loop
+        self._use = workspace.uses
+
+    def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
+        """Decodes several tokens per sequence."""
+        if self._graphs.prefill is None:
+            take_back = self._workspace.caches.take_back
+            return prefill_by_steps(self.step, take_back, tokens, position, last)
+        with self._failing("the prefill graph"):
+            self._workspace.enqueue_prefill(tokens, position, last)
+            self._workspace.caches.advance(1)
+            return self._results()
+
+    def step(self, token: IntArray, position: IntArray) -> FloatArray:
+        """Decodes one token per sequence."""
+        with self._failing("the step graph"):
+            self._workspace.ring.begin(token, position)
+            self._workspace.enqueue_step(0, self._workspace.caches.side)
+            self._workspace.caches.advance(1)
+            return self._results()
+
+    def ahead(self, token: IntArray, position: IntArray) -> Iterator[Block]:
+        """Decodes greedily from `token` at `position`, (batch,) each, without the host."""
+        blocks = self._loop.blocks(token, position, self._graphs.capacity)
+        while True:
+            with self._failing("the step graph"):
+                block = next(blocks, None)
+            if block is None:
+                return
+            yield block
+
+    def reorder(self, rows: IntArray) -> None:
+        """Makes row i of every cache what row rows[i] was."""
+        with self._failing("reordering the caches"):
+            self._workspace.caches.reorder(rows)
+
+    def _results(self) -> FloatArray:
+        results = self._workspace.fetch()
+        logits: FloatArray = results.pop(LOGITS)
+        self.heads = results
+        return logits
+
+    @contextmanager
+    def _failing(self, where: str) -> Iterator[None]:
+        """Marks the workspace as broken where something fails in it."""
+        if self._use != self._workspace.uses:
+            raise BackendError("this batch is over: another one was started; start it again")
+        self._device.use()
+        try:
+            yield
+        except BackendError as error:
+            self._workspace.broken = True
+            raise BackendError(f"{self._device.name} failed in {where}: {error}") from error

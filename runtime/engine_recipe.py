@@ -1,0 +1,149 @@
+"""How one ONNX graph becomes one TensorRT plan: every call to the builder is here.
+
+Precision lives in the ONNX graph: networks are strongly typed and no flag lowers anything.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hybrid_deploy.errors import BuildError
+from hybrid_deploy.runtime import timing_cache
+from hybrid_deploy.runtime.build_options import DEFAULT_OPTIONS, BuildOptions
+from hybrid_deploy.runtime.engine_profile import Profile, fix_single_sizes
+from hybrid_deploy.runtime.network_layers import LayerSummary, summarize
+from hybrid_deploy.runtime.network_lint import attention_layers, lint_network
+from hybrid_deploy.runtime.self_feeding import feed_itself
+from hybrid_deploy.runtime.tensorrt_module import TensorRT, last_error, load_tensorrt, one_line
+from hybrid_deploy.target import Flavour, Target, parse_target
+
+SETTINGS = {
+    "recipe": 2,
+    "strongly_typed": True,
+    "tf32": False,
+    "decomposable_attention": True,
+    "profiling_verbosity": "detailed",
+}
+"""How `compile_plan` configures TensorRT; part of every cache key, so change it with the code."""
+
+
+class PlanRequest(msgspec.Struct, frozen=True):
+    """What to compile.
+
+    Attributes:
+        graph: Names the graph in messages.
+        path: The ONNX file.
+        target: A target's name.
+        profile: The shapes to serve.
+        options: What the user asked for.
+        capacity: Rows of a cache: a decoder graph then feeds itself; None adds no outputs.
+        timing_cache: File of the kernels' times that TensorRT measured; None for TensorRT-RTX.
+    """
+
+    graph: str
+    path: str
+    target: str
+    profile: Profile
+    options: BuildOptions = DEFAULT_OPTIONS
+    capacity: int | None = None
+    timing_cache: str | None = None
+
+
+def compile_plan(request: PlanRequest) -> bytes:
+    """Parses, checks and compiles a graph in this process.
+
+    Raises:
+        BuildError: TensorRT refused the graph or did not build it.
+    """
+    return compile_described(request)[0]
+
+
+def compile_described(request: PlanRequest) -> tuple[bytes, LayerSummary]:
+    """Does what `compile_plan` does, and gives the layers too."""
+    target = parse_target(request.target)
+    vendor = load_tensorrt(target.flavour)
+    vendor.log.clear()
+    builder = vendor.module.Builder(vendor.log)
+    strongly_typed = vendor.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED")
+    network = builder.create_network(1 << int(strongly_typed))
+    parser = vendor.module.OnnxParser(network, vendor.log)  # owns weights that the network reads
+    if not parser.parse_from_file(request.path):
+        reason = _parser_errors(parser)
+        raise BuildError(f"{request.graph}: TensorRT cannot read the graph: {reason}")
+    profile = fix_single_sizes(network, request.profile)
+    lint_network(network, request.graph)
+    kept = [] if request.capacity is None else feed_itself(vendor, network, request.capacity)
+    _allow_decomposed_attention(vendor, network)
+    config = _config(vendor, builder, request, target)
+    if request.timing_cache is not None:
+        kept.append(timing_cache.attach(config, Path(request.timing_cache)))
+    _add_profile(vendor, builder, config, profile, request.graph)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        reason = _refusal(vendor)
+        raise BuildError(f"{request.graph}: TensorRT did not build it for {target}: {reason}")
+    if request.timing_cache is not None:
+        timing_cache.keep(config, Path(request.timing_cache))
+    del kept  # not earlier: TensorRT reads constants and times where they lie
+    return bytes(plan), summarize(network, vendor.log.facts)
+
+
+def _config(vendor: TensorRT, builder: Any, request: PlanRequest, target: Target) -> Any:
+    config, options = builder.create_builder_config(), request.options
+    config.clear_flag(vendor.member("BuilderFlag", "TF32"))
+    config.profiling_verbosity = vendor.member("ProfilingVerbosity", "DETAILED")
+    if options.workspace_bytes is not None:
+        workspace = vendor.member("MemoryPoolType", "WORKSPACE")
+        config.set_memory_pool_limit(workspace, options.workspace_bytes)
+    if options.hardware_compatible:
+        level = vendor.member("HardwareCompatibilityLevel", "AMPERE_PLUS")
+        config.hardware_compatibility_level = level
+    if options.version_compatible:
+        config.set_flag(vendor.member("BuilderFlag", "VERSION_COMPATIBLE"))
+    _set_capability(vendor, config, target.capability, local=target.is_local)
+    return config
+
+
+def _parser_errors(parser: Any) -> str:
+    errors = [parser.get_error(i) for i in range(parser.num_errors)]
+    return one_line(
+        "; ".join(f"{e.node_operator()} {e.node_name()}: {e.desc()}".strip(" :") for e in errors)
+    )
+
+
+def _refusal(vendor: TensorRT) -> str:
+    reason = last_error(vendor.log)
+    return f"{reason}; give it more with --workspace" if "workspace" in reason else reason
+
+
+def _allow_decomposed_attention(vendor: TensorRT, network: Any) -> None:
+    """Lets TensorRT compile an attention as plain layers where it has no fused kernel.
+
+    Without it float32 attention over several tokens does not build at all.
+    """
+    for layer in attention_layers(network):
+        layer.__class__ = vendor.module.IAttentionInputLayer  # `get_layer` gives the base class
+        layer.attention.decomposable = True
+
+
+def _set_capability(vendor: TensorRT, config: Any, capability: str | None, *, local: bool) -> None:
+    """Chooses the GPU in TensorRT-RTX; naming none means every one from Ampere on."""
+    if vendor.flavour is not Flavour.RTX or (capability is None and not local):
+        return
+    name = "CURRENT" if capability is None else f"SM{capability}"
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(vendor.member("ComputeCapability", name), 0)
+
+
+def _add_profile(vendor: TensorRT, builder: Any, config: Any, wanted: Profile, graph: str) -> None:
+    if not wanted:
+        return
+    profile = builder.create_optimization_profile()
+    for name, shapes in wanted.items():
+        profile.set_shape(name, *shapes)
+    if config.add_optimization_profile(profile) < 0:
+        reason = last_error(vendor.log)
+        raise BuildError(f"{graph}: TensorRT refuses the manifest's ranges: {reason}")

@@ -1,0 +1,35 @@
+"""Opens the GPU of this machine, or says in one line why it cannot be."""
+
+from __future__ import annotations
+
+from hybrid_deploy.errors import BackendError
+from hybrid_deploy.runtime.device import Device
+from hybrid_deploy.runtime.local_gpu import LocalGpu, local_gpu
+
+
+def required_gpu(backend: str) -> LocalGpu:
+    """Gives what the driver says of the GPU.
+
+    Raises:
+        BackendError: there is none.
+    """
+    gpu = local_gpu()
+    if gpu is None:
+        raise BackendError(
+            f"backend {backend} needs an NVIDIA GPU with its driver and this machine has none at "
+            "hand; `hybrid-deploy doctor` says what is missing, --backend onnxruntime needs none"
+        )
+    return gpu
+
+
+def open_gpu(backend: str) -> Device:
+    """Opens the GPU for the backend of that name.
+
+    Raises:
+        MissingDependencyError: cuda-core is not installed.
+        BackendError: there is no GPU, or its driver fails.
+    """
+    required_gpu(backend)
+    from hybrid_deploy.runtime.cuda_device import CudaDevice
+
+    return CudaDevice()

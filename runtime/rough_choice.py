@@ -1,0 +1,73 @@
+"""The likeliest token from rough logits: those that can win are computed exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from hybrid_deploy.runtime.backend import Decoding, FloatArray, IntArray, RoughFirst
+from hybrid_deploy.runtime.processors import Processor
+from hybrid_deploy.runtime.rules import Rules
+from hybrid_deploy.runtime.sequences import Row
+
+
+class RoughChoice:
+    """Chooses among rough logits as among exact ones.
+
+    Processors may come in between: a difference of logits grows by a factor that is known of each.
+    """
+
+    def __init__(self, processors: Sequence[Processor], stretch: float) -> None:
+        self._processors = processors
+        self._stretch = stretch
+
+    @staticmethod
+    def of(decoding: Decoding, rules: Rules) -> RoughChoice | None:
+        """Gives one where only the likeliest token is wanted, and rough logits can tell it."""
+        stretches = [getattr(process, "stretch", None) for process in rules.processors]
+        rough = isinstance(decoding, RoughFirst) and decoding.margin is not None
+        others = rules.sampling is not None or rules.beams is not None or rules.scores
+        if not rough or others or None in stretches:
+            return None
+        return RoughChoice(rules.processors, math.prod(filter(None, stretches)))
+
+    def settled(
+        self,
+        decoding: RoughFirst,
+        rough: FloatArray,
+        processed: FloatArray,
+        rows: Sequence[Row],
+    ) -> IntArray:
+        """Gives the likeliest token of every sequence that grows, (batch,); of others any.
+
+        Args:
+            decoding: after the step that gave the logits.
+            rough: (batch, vocabulary), as the step gave them.
+            processed: the same after the processors.
+            rows: the sequences.
+        """
+        assert decoding.margin is not None
+        tokens: IntArray = processed.argmax(-1)
+        for index, (row, margin) in enumerate(zip(rows, decoding.margin.tolist(), strict=True)):
+            if row.finish is None:
+                values = processed[index]
+                least = values[tokens[index]] - np.float32(2 * self._stretch * margin)
+                rivals = np.flatnonzero(values >= least)
+                if len(rivals) > 1:
+                    exact = decoding.exactly(index, rivals)
+                    if self._processors:
+                        exact = self._processed(rough[index], rivals, exact, row)
+                    tokens[index] = rivals[exact.argmax()]
+        return tokens
+
+    def _processed(
+        self, rough: FloatArray, tokens: IntArray, exact: FloatArray, row: Row
+    ) -> FloatArray:
+        logits = rough.copy()
+        logits[tokens] = exact
+        for process in self._processors:
+            process(logits, row.sequence, len(row.prompt))
+        values: FloatArray = logits[tokens]
+        return values

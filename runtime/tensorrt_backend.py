@@ -1,0 +1,58 @@
+"""TensorRT or TensorRT-RTX on the GPU of this machine, with engines that were built before."""
+
+from __future__ import annotations
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.runtime.backend import Options
+from hybrid_deploy.runtime.device import Device
+from hybrid_deploy.runtime.device_backend import STEPS, DeviceBackend
+from hybrid_deploy.runtime.device_graphs import device_graphs
+from hybrid_deploy.runtime.engine_cache import EngineCache, read_plan
+from hybrid_deploy.runtime.gpu import open_gpu, required_gpu
+from hybrid_deploy.runtime.local_engines import find_engine
+from hybrid_deploy.runtime.tensorrt_engine import TensorRTEngine
+from hybrid_deploy.runtime.tensorrt_module import load_tensorrt
+from hybrid_deploy.target import Flavour
+
+NAME = "tensorrt"
+_PRODUCTS = {Flavour.TENSORRT: "TensorRT", Flavour.RTX: "TensorRT-RTX"}
+
+
+def load(bundle: Bundle, variant: str, options: Options) -> DeviceBackend:
+    """Loads the engines of one variant; `options` are of the CPU and change nothing here.
+
+    Of the two flavours the first that is installed is taken, `tensorrt` before `tensorrt-rtx`, as
+    `build --target local` does.
+
+    Raises:
+        MissingDependencyError: no TensorRT or no cuda-core is installed.
+        BackendError: there is no GPU, no engine for it, or TensorRT does not load one.
+        BuildError: an engine was changed since it was built.
+    """
+    return load_on(open_gpu(NAME), bundle, variant)
+
+
+def load_on(
+    device: Device,
+    bundle: Bundle,
+    variant: str,
+    *,
+    cache: EngineCache | None = None,
+    steps: int = STEPS,
+) -> DeviceBackend:
+    """Loads the engines of one variant on an opened device; `steps` are the tokens of a block."""
+    gpu, vendor, cache = required_gpu(NAME), load_tensorrt(None), cache or EngineCache()
+    engines = {}
+    for role in bundle.graphs(variant):
+        plan = read_plan(find_engine(cache, bundle, variant, role, vendor, gpu), vendor.version)
+        engines[role] = TensorRTEngine(vendor, plan, f"{variant}/{role.value}", device)
+    graphs = device_graphs(
+        engines[GraphRole.ENCODER],
+        engines[GraphRole.STEP],
+        engines.get(GraphRole.PREFILL),
+        bundle.manifest.capacity,
+    )
+    encoder = bundle.graph(variant, GraphRole.ENCODER)
+    version = f"{_PRODUCTS[vendor.flavour]} {vendor.version}"
+    return DeviceBackend(NAME, version, device, graphs, encoder, steps)

@@ -1,0 +1,90 @@
+"""What TensorRT-RTX makes of every variant for every GPU, beside what is expected of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.devices import check_precision, device_of
+from hybrid_deploy.errors import BuildError, UsageError
+from hybrid_deploy.report import Column
+from hybrid_deploy.runtime.cache_lowering import lowering_of
+from hybrid_deploy.runtime.engine import EngineRecord, build_engine
+from hybrid_deploy.runtime.engine_cache import EngineCache
+from hybrid_deploy.target import parse_target
+
+TARGETS = ("rtx:sm_75", "rtx:sm_86", "rtx:sm_89", "rtx:sm_120")
+COLUMNS = (
+    Column("variant", "variant"),
+    Column("opset", "opset", digits=0),
+    Column("caches", "cache writes"),
+    Column("target", "target"),
+    Column("seconds", "s", digits=1),
+    Column("mb", "MB", digits=1),
+    Column("verdict", "verdict"),
+)
+BUILDS, REFUSED = "builds", "refused, as expected: "
+_BYTES_PER_MB = 1e6
+
+Row = Mapping[str, object]
+
+
+def verdict_rows(
+    bundle: Bundle, variants: Sequence[str], targets: Sequence[str], cache: EngineCache
+) -> Iterator[Row]:
+    """Builds encoder, prefill and step of every variant for every target, one row for the three."""
+    for variant in variants:
+        spec = bundle.variant(variant)
+        lowering = lowering_of(spec)
+        facts = {"variant": variant, "opset": spec.opset, "caches": lowering and lowering.value}
+        for target in targets:
+            built, refusals = build_graphs(bundle, variant, target, cache)
+            yield {
+                **facts,
+                "target": target,
+                "seconds": sum(record.seconds for record in built) if built else None,
+                "mb": sum(r.size_bytes for r in built) / _BYTES_PER_MB if built else None,
+                "verdict": _verdict(expected_refusal(bundle, variant, target), refusals),
+            }
+
+
+def is_unexpected(row: Row) -> bool:
+    """Tells whether TensorRT did what `devices` says that it does not."""
+    return not str(row["verdict"]).startswith((BUILDS, REFUSED))
+
+
+def build_graphs(
+    bundle: Bundle, variant: str, target: str, cache: EngineCache
+) -> tuple[list[EngineRecord], dict[GraphRole, str]]:
+    """Gives the engines that were built, and for the others TensorRT's reasons."""
+    built, refusals = [], {}
+    for role in bundle.graphs(variant):
+        try:
+            built.append(build_engine(bundle, variant, role, parse_target(target), cache=cache))
+        except BuildError as error:
+            refusals[role] = str(error).splitlines()[0]
+    return built, refusals
+
+
+def expected_refusal(bundle: Bundle, variant: str, target: str) -> str | None:
+    """Says why a device is known not to compute in a variant's numbers; None if it does."""
+    precision = bundle.variant(variant).precision
+    floats = "fp16" if variant.endswith("fp16") else "fp32"
+    try:
+        check_precision(device_of(target), precision.encoder, precision.decoder, floats)
+    except UsageError as error:
+        return str(error).partition(" for the ")[0].partition(" has ")[2]
+    return None
+
+
+def _verdict(expected: str | None, refusals: Mapping[GraphRole, str]) -> str:
+    if expected is None:
+        if not refusals:
+            return BUILDS
+        reasons = "; ".join(refusals.values())
+        return f"REFUSED unexpectedly: {reasons}"
+    if not refusals:
+        return f"BUILDS unexpectedly: {expected} there, it is said"
+    graphs = ", ".join(role.value for role in refusals)
+    return f"{REFUSED}{expected} ({graphs})"

@@ -1,0 +1,90 @@
+"""A backend made of numpy: it counts, and ends where it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import numpy as np
+
+from hybrid_deploy.runtime.backend import Block, FloatArray, IntArray
+
+END, PAD, VOCABULARY = 2, 0, 50
+
+
+class CountingDecoding:
+    """After token t comes t + 1, and the end after `stop[row]`. Keeps what it was asked."""
+
+    def __init__(self, stop: list[int], capacity: int = 16) -> None:
+        self.batch = len(stop)
+        self.stop = stop
+        self.cache = np.full((self.batch, capacity), -1)
+        self.steps = 0
+        self.batches: list[int] = []
+
+    def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
+        for row, (prompt, start, index) in enumerate(zip(tokens, position, last, strict=True)):
+            self.cache[row, start : start + index + 1] = prompt[: index + 1]
+        return self.logits(tokens[np.arange(self.batch), last])
+
+    def step(self, token: IntArray, position: IntArray) -> FloatArray:
+        self.cache[np.arange(self.batch), position] = token
+        self.steps += 1
+        self.batches.append(self.batch)
+        return self.logits(token)
+
+    def logits(self, token: IntArray) -> FloatArray:
+        following = np.where(token >= np.array(self.stop), END, token + 1)
+        logits = np.zeros((self.batch, VOCABULARY), np.float32)
+        logits[np.arange(self.batch), following] = 5
+        return logits
+
+
+class MovableDecoding(CountingDecoding):
+    """Lets sequences change places. All that came of one batch share `batches` and `moves`."""
+
+    resizable = True
+
+    def __init__(self, stop: list[int], capacity: int = 16) -> None:
+        super().__init__(stop, capacity)
+        self.moves: list[list[int]] = []
+
+    def reorder(self, rows: IntArray) -> None:
+        self.moves.append(rows.tolist())
+        self.cache = self.cache[rows]
+
+    def select(self, rows: IntArray) -> MovableDecoding:
+        chosen = type(self)([self.stop[row] for row in rows], self.cache.shape[1])
+        chosen.cache, chosen.batches, chosen.moves = self.cache[rows], self.batches, self.moves
+        return chosen
+
+
+class AheadDecoding(MovableDecoding):
+    """Makes tokens in blocks; keeps when an iterator was begun and closed, and how far it came."""
+
+    def __init__(self, stop: list[int], capacity: int = 16, block: int = 3, most: int = 99) -> None:
+        super().__init__(stop, capacity)
+        self.block, self.most = block, most
+        self.calls: list[tuple[list[int], list[int]]] = []
+        self.closed = 0
+        self.blocks = 0
+
+    def select(self, rows: IntArray) -> AheadDecoding:
+        chosen = super().select(rows)
+        assert isinstance(chosen, AheadDecoding)
+        chosen.block, chosen.most, chosen.calls = self.block, self.most, self.calls
+        return chosen
+
+    def ahead(self, token: IntArray, position: IntArray) -> Generator[Block, None, None]:
+        self.calls.append((token.tolist(), position.tolist()))
+        try:
+            for _ in range(self.most):
+                tokens, scores = [], []
+                for _ in range(self.block):
+                    logits = self.logits(token)
+                    token = logits.argmax(-1)
+                    tokens.append(token)
+                    scores.append(logits.max(-1) - np.log(np.exp(logits).sum(-1)))
+                self.blocks += 1
+                yield Block(np.stack(tokens), np.stack(scores), "counts ahead")
+        finally:
+            self.closed += 1

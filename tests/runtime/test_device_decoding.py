@@ -1,0 +1,246 @@
+"""Steps, prompts and reordered rows on a device, against the same decoder on the host."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hybrid_deploy.contract import LOGITS, NEXT_TOKEN, next_cache
+from hybrid_deploy.errors import BackendError, InputError
+from hybrid_deploy.runtime.backend import RunsAhead, SeveralHeads
+from hybrid_deploy.runtime.device_engine import TensorInfo
+from hybrid_deploy.runtime.generate import Limits, decode_greedily
+from tests.runtime.fake_device import FakeDevice
+from tests.runtime.fake_engine import (
+    FORMS,
+    HEAD,
+    KEY,
+    MEMORY,
+    Decoder,
+    FakeEngine,
+    Form,
+    fake_backend,
+    fake_engines,
+)
+from tests.runtime.host_decoding import HostDecoding, by_host
+
+RNG = np.random.default_rng(2)
+LIMITS = Limits((), 0, 99, 20)
+
+
+def image_of(batch: int, memory: int = 4) -> NDArray[np.float32]:
+    return RNG.normal(size=(batch, memory)).astype(np.float32)
+
+
+def array(*values: int) -> NDArray[np.int64]:
+    return np.array(values, np.int64)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_loop_of_the_host_works_too(form: Form) -> None:
+    decoder, image = Decoder(form=form), image_of(3)
+    prompts = [[1, 2, 3], [4], [5, 6]]
+    decoding = fake_backend(FakeDevice(), decoder).start({"image": image})
+    got = decode_greedily(decoding, prompts, LIMITS).sequences
+    want = by_host(decoder, image, prompts, LIMITS)
+    assert [row.tokens for row in got] == [row.tokens for row in want]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_reordered_rows_go_on_as_what_they_were(form: Form) -> None:
+    decoder = Decoder(form=form)
+    image = np.repeat(image_of(1), 4, axis=0)  # beams share their memory
+    got = fake_backend(FakeDevice(), decoder).start({"image": image})
+    want = HostDecoding(decoder, image)
+    rng = np.random.default_rng(0)
+    for position in range(8):
+        token, at = rng.integers(0, 20, 4), np.full(4, position)
+        np.testing.assert_allclose(got.step(token, at), want.step(token, at), atol=1e-5)
+        rows = [array(0, 1, 2, 3), array(3, 3, 0, 1), array(1, 0, 3, 2), array(2, 2, 2, 2)]
+        for decoding in (got, want):
+            decoding.reorder(rows[position % 4])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_steps_after_blocks_go_on_with_the_same_caches(form: Form) -> None:
+    decoder, image = Decoder(form=form), image_of(2)
+    got = fake_backend(FakeDevice(), decoder, steps=3).start({"image": image})
+    want = HostDecoding(decoder, image)
+    blocks = got.ahead(array(1, 2), array(0, 0))
+    tokens = np.concatenate([next(blocks).tokens for _ in range(2)])
+    for position, fed in enumerate([array(1, 2), *tokens[:-1]]):
+        want.step(fed, np.full(2, position))
+    if form == "recurrent":  # its state is already past the next block
+        return
+    at = np.full(2, len(tokens))
+    np.testing.assert_allclose(got.step(tokens[-1], at), want.step(tokens[-1], at), atol=1e-5)
+
+
+def test_further_heads() -> None:
+    decoder, image = Decoder(), image_of(2)
+    decoding = fake_backend(FakeDevice(), decoder).start({"image": image})
+    decoding.step(array(1, 2), array(0, 0))
+    assert isinstance(decoding, SeveralHeads) and isinstance(decoding, RunsAhead)
+    assert {name: head.shape for name, head in decoding.heads.items()} == {HEAD: (2, 2)}
+
+
+def test_an_older_batch_of_the_same_shapes_is_over() -> None:
+    backend = fake_backend(FakeDevice(), Decoder())
+    old = backend.start({"image": image_of(2)})
+    other = backend.start({"image": image_of(3)})
+    blocks = old.ahead(array(1, 1), array(0, 0))
+    next(blocks)
+    new = backend.start({"image": image_of(2)})
+    for use in (lambda: old.step(array(1, 1), array(0, 0)), lambda: next(blocks)):
+        with pytest.raises(BackendError, match="this batch is over: another one was started"):
+            use()
+    new.step(array(1, 1), array(0, 0))
+    other.step(array(1, 1, 1), array(0, 0, 0))
+
+
+def test_a_batch_that_follows_finds_empty_caches() -> None:
+    decoder, image = Decoder(), image_of(2)
+    backend = fake_backend(FakeDevice(), decoder)
+    first = backend.start({"image": image}).step(array(1, 2), array(0, 0)).copy()
+    for position in range(5):
+        backend.start({"image": image}).step(array(7, 8), np.full(2, position))
+    again = backend.start({"image": image}).step(array(1, 2), array(0, 0))
+    np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("graph", ["step", "prefill", "encoder"])
+def test_failure_of_a_graph_names_it_and_spoils_nothing(graph: str) -> None:
+    device, decoder, image = FakeDevice(), Decoder(), image_of(2)
+    engines = fake_engines(device, decoder)
+    backend = fake_backend(device, decoder, engines=engines)
+    backend.start({"image": image})
+    engines[graph].fails_at = 0
+    name = "the encoder" if graph == "encoder" else f"the {graph} graph"
+    with pytest.raises(BackendError) as caught:
+        decoding = backend.start({"image": image})
+        if graph == "step":
+            decoding.step(array(1, 1), array(0, 0))
+        decoding.prefill(np.ones((2, 3), np.int64), array(0, 0), array(2, 2))
+    assert str(caught.value) == f"fake failed in {name}: an illegal address was read"
+    got = decode_greedily(backend.start({"image": image}), [[1]] * 2, LIMITS).sequences
+    want = by_host(decoder, image, [[1]] * 2, LIMITS)
+    assert [row.tokens for row in got] == [row.tokens for row in want]
+
+
+def test_what_failed_does_not_serve_the_next_batch() -> None:
+    device, image = FakeDevice(), image_of(2)
+    engines = fake_engines(device, Decoder())
+    backend = fake_backend(device, Decoder(), engines=engines)
+    decoding = backend.start({"image": image})
+    (failed,) = engines["step"].contexts
+    engines["step"].fails_at = 0
+    with pytest.raises(BackendError):
+        decoding.step(array(1, 1), array(0, 0))
+    backend.start({"image": image})
+    assert failed not in engines["step"].contexts and len(engines["step"].contexts) == 1
+
+
+def test_a_batch_whose_buffers_were_given_back_is_over() -> None:
+    backend = fake_backend(FakeDevice(), Decoder())
+    old = backend.start({"image": image_of(1)})
+    for batch in (2, 3, 4, 5):
+        backend.start({"image": image_of(batch)})
+    with pytest.raises(BackendError, match="this batch is over"):
+        old.step(array(1), array(0))
+
+
+def test_a_refused_shape_leaves_nothing_behind() -> None:
+    device = FakeDevice()
+    backend = fake_backend(device, Decoder())
+    device.available = 4000
+    with pytest.raises(BackendError, match="out of memory"):
+        backend.start({"image": image_of(8)})
+    assert (device.memory, device.hosts) == ({}, [])
+    device.available = 1 << 20
+    backend.start({"image": image_of(8)}).step(np.ones(8, np.int64), np.zeros(8, np.int64))
+
+
+def test_buffers_of_other_shapes_make_room() -> None:
+    device, decoder = FakeDevice(), Decoder()
+    backend = fake_backend(device, decoder)
+    backend.start({"image": image_of(8)})
+    device.available = device.held() + 1000
+    image = image_of(7)
+    got = decode_greedily(backend.start({"image": image}), [[1]] * 7, LIMITS).sequences
+    want = by_host(decoder, image, [[1]] * 7, LIMITS)
+    assert [row.tokens for row in got] == [row.tokens for row in want]
+
+
+def test_bad_inputs_are_refused_before_anything_is_allocated() -> None:
+    device = FakeDevice()
+    backend = fake_backend(device, Decoder())
+    with pytest.raises(InputError, match=r"expected the inputs \['image'\], got \['picture'\]"):
+        backend.start({"picture": image_of(1)})
+    assert not device.memory
+
+
+def test_prompt_that_the_engine_does_not_take_is_an_input_error() -> None:
+    device, decoder = FakeDevice(), Decoder()
+    engines = fake_engines(device, decoder)
+    engines["prefill"].longest = 4
+    decoding = fake_backend(device, decoder, engines=engines).start({"image": image_of(1)})
+    with pytest.raises(InputError, match="the engine takes 4 tokens"):
+        decoding.prefill(np.ones((1, 5), np.int64), array(0), array(4))
+    decoding.prefill(np.ones((1, 4), np.int64), array(0), array(3))
+
+
+def without(engine: FakeEngine, name: str) -> FakeEngine:
+    outputs = {n: info for n, info in engine.outputs.items() if n != name}
+    return dataclasses.replace(engine, outputs=outputs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            lambda e: {"step": without(e["step"], NEXT_TOKEN), "prefill": None},
+            "the step engine does not return next_token; build it again with this version",
+        ),
+        (
+            lambda e: {"prefill": dataclasses.replace(e["prefill"], aliases={})},
+            "the prefill engine writes self_key_0 in place and the step engine does not, or",
+        ),
+        (
+            lambda e: {"encoder": without(e["encoder"], MEMORY)},
+            "the step engine takes m, from nowhere",
+        ),
+        (
+            lambda e: {
+                "step": dataclasses.replace(
+                    e["step"],
+                    outputs={**e["step"].outputs, LOGITS: TensorInfo("float16", (-1, 23))},
+                )
+            },
+            "the step engine has logits in float16, expected float32",
+        ),
+        (
+            lambda e: {
+                "step": dataclasses.replace(
+                    e["step"], aliases={**e["step"].aliases, next_cache(KEY): "self_value_0"}
+                )
+            },
+            "the step engine writes self_key_0_next over self_value_0",
+        ),
+        (
+            lambda e: {"step": without(e["step"], HEAD)},
+            "only the prefill engine returns head_1",
+        ),
+    ],
+)
+def test_engines_that_do_not_fit_are_refused(changes: object, message: str) -> None:
+    device, decoder = FakeDevice(), Decoder()
+    engines = fake_engines(device, decoder)
+    changed = {**engines, **changes(engines)}  # type: ignore[operator]
+    engines = {name: engine for name, engine in changed.items() if engine is not None}
+    with pytest.raises(BackendError) as caught:
+        fake_backend(device, decoder, engines=engines)
+    assert str(caught.value).startswith(message)
+    assert not device.memory

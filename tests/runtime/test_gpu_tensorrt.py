@@ -1,0 +1,131 @@
+"""Engines on a real GPU, against ONNX Runtime on the CPU. Skipped where either is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.calibration.quantize import quantize_bundle
+from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime.device import CaptureError, Graph
+from hybrid_deploy.runtime.device_backend import DeviceBackend
+from hybrid_deploy.runtime.engine import build_engines
+from hybrid_deploy.runtime.generate import decode_greedily, limits_of
+from hybrid_deploy.runtime.local_gpu import local_gpu
+from hybrid_deploy.target import parse_target
+from tests.runtime.host_decoding import ahead
+
+TENSORRT = any(importlib.util.find_spec(name) for name in ("tensorrt", "tensorrt_rtx"))
+CUDA = importlib.util.find_spec("cuda") is not None
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.trt,
+    pytest.mark.slow,
+    pytest.mark.skipif(local_gpu() is None, reason="there is no GPU"),
+    pytest.mark.skipif(not TENSORRT, reason="neither tensorrt nor tensorrt-rtx is installed"),
+    pytest.mark.skipif(not CUDA, reason="cuda-core is not installed"),
+]
+GENERATIONS = 10_000
+
+
+def images(batch: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    rng = np.random.default_rng(seed)
+    return {"image": rng.standard_normal((batch, 1, 8, 24)).astype(np.float32)}
+
+
+def on_gpu(bundle: Bundle, variant: str = "fp32") -> DeviceBackend:
+    build_engines(bundle, variant, parse_target("local"))
+    backend = load_backend("tensorrt", bundle, variant, Options())
+    assert isinstance(backend, DeviceBackend)
+    return backend
+
+
+@pytest.mark.parametrize("prompts", [[[1]], [[1]] * 3, [[1], [1, 4, 5], [1, 6]]])
+def test_fp32_tokens_are_those_of_onnxruntime(
+    tiny_bundle: Bundle, prompts: list[list[int]]
+) -> None:
+    limits, inputs = limits_of(tiny_bundle.manifest), images(len(prompts))
+    cpu = load_backend("onnxruntime", tiny_bundle, "fp32", Options())
+    want = decode_greedily(cpu.start(inputs), prompts, limits).sequences
+    backend = on_gpu(tiny_bundle)
+    stepped = decode_greedily(backend.start(inputs), prompts, limits).sequences
+    blocks = ahead(backend.start(inputs), prompts, limits)
+    for got in (stepped, blocks):
+        assert [row.tokens for row in got] == [row.tokens for row in want]
+        for row, other in zip(got, want, strict=True):
+            np.testing.assert_allclose(row.scores, other.scores, atol=1e-3)  # TF32 is off
+
+
+def test_replay_equals_plain_enqueue(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hybrid_deploy.runtime.cuda_device import CudaDevice
+
+    token, position = np.array([1, 1, 1]), np.zeros(3, np.int64)
+    recorded = list(on_gpu(tiny_bundle).start(images(3)).ahead(token, position))
+    assert {(block.run, block.reason) for block in recorded} == {("graph", None)}
+
+    def refuse(self: CudaDevice, work: Callable[[], None]) -> Graph:
+        raise CaptureError("not now")
+
+    monkeypatch.setattr(CudaDevice, "capture", refuse)
+    launched = list(on_gpu(tiny_bundle).start(images(3)).ahead(token, position))
+    assert {(block.run, block.reason) for block in launched} == {("enqueue", "not now")}
+    for one, other in zip(recorded, launched, strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+        np.testing.assert_array_equal(one.scores, other.scores)
+
+
+@pytest.mark.parametrize(("variant", "tolerance"), [("fp16", 0.02), ("int8", 0.1)])
+def test_logits_of_fewer_bits_are_near_onnxruntimes(
+    own_path: Path, page: Path, variant: str, tolerance: float
+) -> None:
+    """The tolerance is relative to the largest logit: fp16 has 11 bits, int8 rounds otherwise."""
+    samples = None if variant == "fp16" else page.parent
+    quantize_bundle(own_path, variant, samples=samples)
+    bundle = open_bundle(own_path)
+    decodings = [
+        load_backend("onnxruntime", bundle, variant, Options()).start(images(2)),
+        on_gpu(bundle, variant).start(images(2)),
+    ]
+    for position, token in enumerate([1, 4, 7, 3, 5]):
+        at = np.full(2, position)
+        want, got = (d.step(np.full(2, token), at).astype(np.float64) for d in decodings)
+        assert np.abs(want - got).max() < tolerance * np.abs(want).max()
+
+
+def test_beams_are_reordered_as_on_the_host(tiny_bundle: Bundle) -> None:
+    inputs = {"image": np.repeat(images(1)["image"], 3, axis=0)}
+    decoding = on_gpu(tiny_bundle).start(inputs)
+    decoding.step(np.array([1, 4, 5]), np.zeros(3, np.int64))
+    decoding.reorder(np.array([2, 2, 0]))
+    got = decoding.step(np.array([6, 6, 6]), np.ones(3, np.int64)).copy()
+    np.testing.assert_allclose(got[0], got[1], atol=1e-5)  # both follow token 5
+    assert np.abs(got[0] - got[2]).max() > 1e-3
+
+
+def test_memory_stays_flat_and_nothing_is_allocated_per_token(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cuda.bindings import driver
+
+    from hybrid_deploy.runtime.cuda_device import CudaDevice
+
+    backend, limits = on_gpu(tiny_bundle), limits_of(tiny_bundle.manifest)
+
+    def generate(count: int) -> tuple[int, int]:
+        for number in range(count):
+            ahead(backend.start(images(1 + number % 2, number)), [[1]] * (1 + number % 2), limits)
+        return driver.cuMemGetInfo()[1], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    free, resident = generate(100)
+    for name in ("allocate", "allocate_host", "event", "capture"):
+        monkeypatch.delattr(CudaDevice, name)
+    free_after, resident_after = generate(GENERATIONS)
+    assert free_after == free
+    assert resident_after - resident < 2048  # KB: the interpreter's own noise

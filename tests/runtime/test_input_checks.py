@@ -1,0 +1,43 @@
+"""Inputs that a model was not made for: one clear line each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hybrid_deploy.errors import InputError
+from hybrid_deploy.manifest import GraphSpec, TensorSpec
+from hybrid_deploy.runtime.input_checks import with_mask_types
+from hybrid_deploy.runtime.session import Session, load_session
+
+
+@pytest.fixture(scope="module")
+def session(tiny_path: Path) -> Session:
+    return load_session(tiny_path)
+
+
+@pytest.mark.parametrize("width", [4, 68])
+def test_sizes_out_of_range(session: Session, width: int) -> None:
+    message = f"^input image has width {width}, the model was exported for 8 to 64; resize it"
+    with pytest.raises(InputError, match=message):
+        session.run_arrays({"image": np.zeros((1, 1, 8, width), np.float32)})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none(session: Session, bad: float) -> None:
+    image = np.zeros((2, 1, 8, 16), np.float32)
+    image[1, 0, 3, 3] = bad
+    with pytest.raises(InputError, match="input image holds NaN or infinity; look at where"):
+        session.run_arrays({"image": image})
+    assert session.run_arrays({"image": np.zeros((2, 1, 8, 16), np.float32)})[0]
+
+
+def test_masks_get_the_type_of_the_model() -> None:
+    mask = np.array([[1, 0]])
+    for dtype, wanted in (("bool", np.bool_), ("float", np.float32), ("int64", np.int64)):
+        graph = GraphSpec("", (TensorSpec("seen", dtype, ("batch", "width")),), ())
+        given = with_mask_types({"seen": mask, "image": mask}, {"seen"}, graph)
+        assert given["seen"].dtype == wanted and given["seen"].tolist() == [[1, 0]]
+        assert given["image"] is mask

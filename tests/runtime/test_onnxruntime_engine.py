@@ -1,0 +1,173 @@
+"""What the CUDA provider will run, run by the CPU: the same bindings over the host's addresses."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError
+from hybrid_deploy.export.exporter import export_model
+from hybrid_deploy.runtime import gpu, onnxruntime_cuda_backend
+from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime.device_backend import DeviceBackend
+from hybrid_deploy.runtime.generate import decode_greedily, limits_of
+from hybrid_deploy.runtime.local_gpu import LocalGpu, local_gpu
+from hybrid_deploy.runtime.onnxruntime_cuda_backend import load_on
+from hybrid_deploy.runtime.onnxruntime_engine import CHOOSE
+from tests.export.test_own_step import Recurrent
+from tests.runtime.host_decoding import Prompts, ahead
+from tests.runtime.host_device import HostDevice
+from tests.runtime.write_choose_graph import model
+
+ONE_THREAD = Options(1)
+PROVIDERS = ort.get_available_providers()
+CUDA = (
+    local_gpu() is not None
+    and "CUDAExecutionProvider" in PROVIDERS
+    and importlib.util.find_spec("cuda") is not None
+)
+
+
+def on_host(bundle: Bundle, steps: int = 3) -> DeviceBackend:
+    return load_on(HostDevice(), bundle, "fp32", ONE_THREAD, device_type="cpu", steps=steps)
+
+
+def images(batch: int, width: int = 24) -> dict[str, NDArray[np.float32]]:
+    rng = np.random.default_rng(batch)
+    return {"image": rng.standard_normal((batch, 1, 8, width)).astype(np.float32)}
+
+
+def test_file_holds_what_the_script_makes() -> None:
+    assert onnx.load(CHOOSE) == model()
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8])
+@pytest.mark.parametrize("prompts", [[[1]], [[1]] * 4, [[1], [1, 4, 5], [1, 6]]])
+def test_tokens_are_those_of_the_other_backend(
+    tiny_bundle: Bundle, prompts: Prompts, steps: int
+) -> None:
+    limits, inputs = limits_of(tiny_bundle.manifest), images(len(prompts))
+    plain = load_backend("onnxruntime", tiny_bundle, "fp32", ONE_THREAD)
+    want = decode_greedily(plain.start(inputs), prompts, limits).sequences
+    backend = on_host(tiny_bundle, steps)
+    stepped = decode_greedily(backend.start(inputs), prompts, limits).sequences
+    blocks = ahead(backend.start(inputs), prompts, limits)
+    for got in (stepped, blocks):
+        assert [(row.tokens, row.finish) for row in got] == [
+            (row.tokens, row.finish) for row in want
+        ]
+        for row, other in zip(got, want, strict=True):
+            np.testing.assert_allclose(row.scores, other.scores, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not CUDA, reason="there is no GPU, onnxruntime-gpu or cuda-core")
+@pytest.mark.parametrize("batch", [1, 3])
+def test_tokens_of_the_cuda_provider_are_those_of_the_cpu(tiny_bundle: Bundle, batch: int) -> None:
+    limits, inputs, prompts = limits_of(tiny_bundle.manifest), images(batch), [[1]] * batch
+    plain = load_backend("onnxruntime", tiny_bundle, "fp32", ONE_THREAD)
+    want = decode_greedily(plain.start(inputs), prompts, limits).sequences
+    backend = load_backend("onnxruntime-cuda", tiny_bundle, "fp32", ONE_THREAD)
+    assert isinstance(backend, DeviceBackend)
+    for _ in range(3):
+        got = ahead(backend.start(inputs), prompts, limits)
+        assert [row.tokens for row in got] == [row.tokens for row in want]
+
+
+def test_other_widths_follow_each_other(tiny_bundle: Bundle) -> None:
+    limits, backend = limits_of(tiny_bundle.manifest), on_host(tiny_bundle)
+    plain = load_backend("onnxruntime", tiny_bundle, "fp32", ONE_THREAD)
+    for width in (8, 24, 64, 12, 8, 40, 24):
+        inputs = images(2, width)
+        got = ahead(backend.start(inputs), [[1]] * 2, limits)
+        want = decode_greedily(plain.start(inputs), [[1]] * 2, limits).sequences
+        assert [row.tokens for row in got] == [row.tokens for row in want]
+
+
+def test_reordered_rows(tiny_bundle: Bundle) -> None:
+    inputs = {"image": np.repeat(images(1)["image"], 3, axis=0)}
+    decoding = on_host(tiny_bundle).start(inputs)
+    first, at = np.array([3, 4, 5]), np.zeros(3, np.int64)
+    decoding.step(first, at)
+    decoding.reorder(np.array([2, 0, 2]))
+    got = decoding.step(np.full(3, 6), at + 1).copy()
+    again = on_host(tiny_bundle).start(inputs)
+    again.step(first[[2, 0, 2]], at)
+    np.testing.assert_allclose(got, again.step(np.full(3, 6), at + 1), atol=1e-5)
+
+
+def test_bad_input_and_the_next_good_one(tiny_bundle: Bundle) -> None:
+    backend = on_host(tiny_bundle)
+    with pytest.raises(InputError, match="got float64"):
+        backend.start({"image": np.zeros((1, 1, 8, 8))})
+    backend.start(images(1)).step(np.array([1]), np.array([0]))
+
+
+def test_bad_token_is_one_error_and_the_backend_goes_on(tiny_bundle: Bundle) -> None:
+    backend = on_host(tiny_bundle)
+    with pytest.raises(BackendError, match="host failed in the step graph: onnxruntime: "):
+        backend.start(images(1)).step(np.array([999]), np.array([0]))
+    backend.start(images(1)).step(np.array([1]), np.array([0]))
+
+
+@pytest.mark.skipif(local_gpu() is not None, reason="this machine has a GPU")
+def test_without_a_gpu_one_line_says_what_to_do(tiny_bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match="backend onnxruntime-cuda needs an NVIDIA GPU"):
+        load_backend("onnxruntime-cuda", tiny_bundle, "fp32", Options())
+
+
+def test_without_the_provider_the_extra_is_named(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime_cuda_backend, "open_gpu", lambda name: HostDevice())
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(MissingDependencyError) as caught:
+        load_backend("onnxruntime-cuda", tiny_bundle, "fp32", Options())
+    assert str(caught.value) == (
+        "onnxruntime-gpu is not installed; install it with: pip install 'hybrid-deploy[cuda]'"
+    )
+
+
+def test_without_cuda_core_the_extra_is_named(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "local_gpu", lambda: LocalGpu("RTX 3090", "8.6"))
+    monkeypatch.delitem(sys.modules, "hybrid_deploy.runtime.cuda_device", raising=False)
+    for name in ("cuda", "cuda.core"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingDependencyError, match=r"hybrid-deploy\[gpu\]"):
+        load_backend("onnxruntime-cuda", tiny_bundle, "fp32", Options())
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in PROVIDERS, reason="this ONNX Runtime has CUDA")
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
+def test_provider_that_does_not_load_is_no_silent_fallback(tiny_bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match="onnxruntime did not load its CUDA provider"):
+        load_on(HostDevice(), tiny_bundle, "fp32", ONE_THREAD)
+
+
+def test_carried_state_without_a_prefill_graph(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "recurrent.bundle"
+    export_model(Recurrent().eval(), torch.randn(2, 6), path, max_length=12, start_tokens=1)
+    bundle, prompts = open_bundle(path), [[1, 5, 9], [2], [7, 3]]
+    inputs = {"features": np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)}
+    limits = limits_of(bundle.manifest)
+    plain = load_backend("onnxruntime", bundle, "fp32", ONE_THREAD)
+    want = decode_greedily(plain.start(inputs), prompts, limits).sequences
+    for steps in (2, 3):
+        backend = on_host(bundle, steps)
+        for got in (
+            ahead(backend.start(inputs), prompts, limits),
+            decode_greedily(backend.start(inputs), prompts, limits).sequences,
+        ):
+            assert [row.tokens for row in got] == [row.tokens for row in want]

@@ -1,0 +1,135 @@
+"""Sequences of a batch that change places, against batches that were decoded so from the start."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.errors import UsageError
+from hybrid_deploy.runtime.backend import IntArray, Options, Rearranging, load_backend
+from hybrid_deploy.runtime.cache_rows import move_rows, moved_rows
+from tests.zoo.case import random_floats, random_tokens
+from tests.zoo.cases import find
+from tests.zoo.check import export
+
+BATCH, VOCABULARY = 4, 10
+HISTORY = random_tokens(VOCABULARY, BATCH, 5).numpy()
+NEXT = random_tokens(VOCABULARY, BATCH, seed=8).numpy()
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A bundle and a batch of its inputs."""
+
+    bundle: Bundle
+    inputs: Mapping[str, NDArray[Any]]
+
+    def start(self, rows: IntArray) -> Rearranging:
+        """Starts to decode chosen rows of the inputs."""
+        chosen = {name: array[rows] for name, array in self.inputs.items()}
+        backend = load_backend("onnxruntime", self.bundle, "fp32", Options(threads=1))
+        decoding = backend.start(chosen)
+        assert isinstance(decoding, Rearranging) and decoding.resizable
+        return decoding
+
+
+@pytest.fixture(scope="module", params=["tiny", "attend-and-tell", "prefix-causal"])
+def subject(
+    request: pytest.FixtureRequest, tiny_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Subject:
+    """An ordinary decoder, one that carries a state, one whose caches begin with the memory."""
+    if request.param == "tiny":
+        return Subject(open_bundle(tiny_path), {"image": random_floats(BATCH, 1, 8, 24).numpy()})
+    case = dataclasses.replace(find(request.param), max_length=9)
+    bundle = export(case, case.model(), tmp_path_factory.mktemp("bundles") / "bundle")
+    return Subject(bundle, {n: v.numpy() for n, v in case.inputs(BATCH, case.sizes[0]).items()})
+
+
+def feed(decoding: Rearranging, history: IntArray) -> None:
+    """Feeds a prompt of 2 tokens, and 3 more one by one."""
+    batch = len(history)
+    decoding.prefill(history[:, :2], np.zeros(batch, np.int64), np.ones(batch, np.int64))
+    for index in range(2, history.shape[1]):
+        decoding.step(history[:, index], np.full(batch, index))
+
+
+def following(decoding: Rearranging, rows: IntArray) -> NDArray[np.float32]:
+    """Gives the logits of two more tokens, (rows, 2, vocabulary)."""
+    steps = []
+    for index in (5, 6):
+        steps.append(decoding.step(NEXT[rows], np.full(len(rows), index)).copy())
+    return np.stack(steps, 1)
+
+
+@pytest.mark.parametrize("rows", [(0, 0, 2, 1), (3, 2, 1, 0), (0, 1, 2, 3)])
+def test_reordered_beams_go_on_from_what_others_were(
+    subject: Subject, rows: tuple[int, ...]
+) -> None:
+    same = np.zeros(BATCH, np.int64)  # beams have their input in common
+    sources = np.array(rows)
+    decoding, wanted = subject.start(same), subject.start(same)
+    feed(decoding, HISTORY)
+    decoding.reorder(sources)
+    feed(wanted, HISTORY[sources])
+    places = np.arange(BATCH)
+    np.testing.assert_array_equal(following(decoding, places), following(wanted, places))
+
+
+@pytest.mark.parametrize("rows", [(1,), (0, 2), (0, 0, 3, 3, 1, 1), (2, 0, 1, 3)])
+def test_selected_sequences_bring_their_memory(subject: Subject, rows: tuple[int, ...]) -> None:
+    sources = np.array(rows)
+    decoding = subject.start(np.arange(BATCH))
+    feed(decoding, HISTORY)
+    chosen, wanted = decoding.select(sources), subject.start(sources)
+    assert chosen.batch == len(rows)
+    feed(wanted, HISTORY[sources])
+    # other batch sizes may take other kernels, which sum in another order
+    np.testing.assert_allclose(
+        following(chosen, sources), following(wanted, sources), rtol=0, atol=2e-5
+    )
+
+
+def test_selected_sequences_can_be_selected_and_reordered_again(subject: Subject) -> None:
+    decoding = subject.start(np.arange(BATCH))
+    feed(decoding, HISTORY)
+    beams = decoding.select(np.array([1, 1, 3, 3]))
+    beams.reorder(np.array([1, 0, 3, 2]))
+    last = beams.select(np.array([2, 3]))
+    wanted = subject.start(np.array([3, 3]))
+    feed(wanted, HISTORY[[3, 3]])
+    rows = np.array([3, 3])
+    np.testing.assert_allclose(following(last, rows), following(wanted, rows), rtol=0, atol=2e-5)
+
+
+def test_rows_that_stay_are_not_touched() -> None:
+    array = np.arange(12.0).reshape(4, 3)
+    rows = np.array([0, 0, 2, 1])
+    assert moved_rows(rows).tolist() == [1, 3]
+    wanted = array[rows]
+    move_rows(array, rows)
+    np.testing.assert_array_equal(array, wanted)
+    array.setflags(write=False)
+    move_rows(array, np.arange(4))  # would fail if it wrote
+
+
+def test_a_fixed_batch_cannot_be_resized(tiny_bundle: Bundle) -> None:
+    variant = tiny_bundle.variant("fp32")
+    token, *others = variant.step.inputs
+    assert token.name == "token"
+    fixed = (msgspec.structs.replace(token, shape=(2,)), *others)
+    step = msgspec.structs.replace(variant.step, inputs=fixed)
+    variants = {"fp32": msgspec.structs.replace(variant, step=step)}
+    manifest = msgspec.structs.replace(tiny_bundle.manifest, variants=variants)
+    backend = load_backend("onnxruntime", Bundle(tiny_bundle.folder, manifest), "fp32", Options())
+    decoding = backend.start({"image": np.zeros((2, 1, 8, 16), np.float32)})
+    assert isinstance(decoding, Rearranging) and not decoding.resizable
+    with pytest.raises(UsageError, match="decode 2 sequences at a time, 1 are needed"):
+        decoding.select(np.array([0]))

@@ -1,0 +1,143 @@
+"""Drawing tokens: the filters of transformers, the right frequencies, the same with a seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hybrid_deploy.errors import BackendError, UsageError
+from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.generate import TokenLoop
+from hybrid_deploy.runtime.rules import Rules
+from hybrid_deploy.runtime.sampling import Sampling
+from hybrid_deploy.runtime.sequences import Limits
+
+VOCABULARY, LENGTH = 60, 20
+
+FILTERS: list[dict[str, Any]] = [
+    {"temperature": 0.7},
+    {"temperature": 2.5},
+    {"top_k": 5},
+    {"top_k": 1},
+    {"top_k": 500},
+    {"top_p": 0.6},
+    {"top_p": 0.95},
+    {"top_p": 0.001},
+    {"min_p": 0.1},
+    {"min_p": 1.0},
+    {"temperature": 1.7, "top_k": 20, "top_p": 0.8, "min_p": 0.05},
+]
+
+
+def theirs(logits: FloatArray, options: dict[str, Any]) -> FloatArray:
+    """Gives the probabilities that generate() draws with."""
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    config = transformers.GenerationConfig(do_sample=True, **({"top_k": 0} | options))
+
+    class Model(transformers.generation.GenerationMixin):  # type: ignore[misc, name-defined]
+        config = transformers.BartConfig(vocab_size=VOCABULARY)
+
+    warpers = Model()._get_logits_processor(config, input_ids_seq_length=1, device="cpu")
+    assert len(warpers) == len(options)
+    warped = warpers(torch.zeros(1, 1, dtype=torch.int64), torch.from_numpy(logits)[None])
+    probabilities: FloatArray = warped.softmax(-1)[0].numpy()
+    return probabilities
+
+
+@pytest.mark.parametrize("options", FILTERS, ids=str)
+def test_probabilities_are_those_of_transformers(options: dict[str, Any]) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        logits = (3 * rng.standard_normal(VOCABULARY)).astype(np.float32)
+        logits[rng.integers(0, VOCABULARY, 4)] = -np.inf  # what rules took out
+        weights = Sampling(**options).weights(logits.copy())
+        np.testing.assert_allclose(weights / weights.sum(), theirs(logits, options), atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"top_k": 6}, {"top_p": 0.7}])
+def test_frequencies_are_the_probabilities(options: dict[str, Any]) -> None:
+    """A chi-square test whose bound a right sampler passes all but once in a million times."""
+    draws = 20_000
+    logits = np.linspace(-2, 2, 12).astype(np.float32)
+    sampling, random = Sampling(**options), np.random.default_rng(3)
+    expected = sampling.weights(logits.copy())
+    expected *= draws / expected.sum()
+    counts = np.bincount([sampling.draw(logits, random) for _ in range(draws)], minlength=12)
+    possible = expected > 0
+    assert (counts[~possible] == 0).all()
+    chi_square = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
+    freedom = possible.sum() - 1
+    assert chi_square < freedom + 5 * np.sqrt(2 * freedom) + 15
+    # the test can fail: other probabilities are far off
+    wrong = np.where(possible, draws / possible.sum(), 0)
+    assert ((counts - wrong)[possible] ** 2 / wrong[possible]).sum() > 1000
+
+
+def test_a_draw_leaves_the_logits_as_they_are() -> None:
+    logits = np.linspace(-2, 2, 12).astype(np.float32)
+    before = logits.copy()
+    Sampling(0.5, top_k=3, top_p=0.5, min_p=0.2).draw(logits, np.random.default_rng(0))
+    np.testing.assert_array_equal(logits, before)
+
+
+class Varied:
+    """Gives logits that depend on the token and its position alone."""
+
+    def __init__(self, batch: int, bad: float | None = None) -> None:
+        self.batch = batch
+        self.bad = bad
+        self.table = np.random.default_rng(5).standard_normal((LENGTH, VOCABULARY, VOCABULARY))
+
+    def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
+        return self.step(tokens[np.arange(self.batch), last], position + last)
+
+    def step(self, token: IntArray, position: IntArray) -> FloatArray:
+        logits = self.table[position, token].astype(np.float32)
+        if self.bad is not None:
+            logits[:, 7] = self.bad
+        return logits
+
+
+def sampled(prompts: list[list[int]], sampling: Sampling) -> list[tuple[int, ...]]:
+    rules = Rules(Limits((0,), 0, LENGTH, LENGTH), sampling=sampling)
+    loop = TokenLoop(Varied(len(prompts)), prompts, rules)
+    return [row.tokens for row in loop.run().sequences]
+
+
+def test_a_seed_gives_the_same_tokens_in_any_batch() -> None:
+    prompts, seeded = [[1], [2, 3], [4]], Sampling(temperature=1.3, seed=11)
+    together = sampled(prompts, seeded)
+    assert together == sampled(prompts, seeded)
+    assert together == [sampled([prompt], seeded)[0] for prompt in prompts]
+    assert together == sampled(prompts[::-1], seeded)[::-1]
+    assert together != sampled(prompts, Sampling(temperature=1.3, seed=12))
+
+
+def test_every_sequence_may_have_a_seed_of_its_own() -> None:
+    several = sampled([[1]] * 4, Sampling(seed=(1, 2, 3, 1)))
+    assert several[0] == several[3]
+    assert len(set(several)) == 3
+    assert several[1] == sampled([[1]], Sampling(seed=2))[0]
+    with pytest.raises(UsageError, match="2 seeds were given for 4 sequences"):
+        sampled([[1]] * 4, Sampling(seed=(1, 2)))
+
+
+def test_without_a_seed_every_draw_is_another() -> None:
+    assert len({sampled([[1]], Sampling(temperature=3.0))[0] for _ in range(4)}) > 1
+
+
+def test_cold_is_greedy() -> None:
+    rules = Rules(Limits((0,), 0, LENGTH, LENGTH))
+    (likeliest,) = TokenLoop(Varied(1), [[1]], rules).run().sequences
+    assert sampled([[1]], Sampling(temperature=1e-6)) == [likeliest.tokens]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_bad_logits_are_an_error(bad: float) -> None:
+    rules = Rules(Limits((0,), 0, LENGTH, LENGTH), sampling=Sampling())
+    with pytest.raises(BackendError, match="the logits of sequence 0 at step 0 are not finite"):
+        TokenLoop(Varied(1, bad), [[1]], rules).run()

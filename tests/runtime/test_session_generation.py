@@ -1,0 +1,337 @@
+"""What a session can be asked for, on the tiny bundle."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.errors import BackendError, UsageError
+from hybrid_deploy.runtime.backend import FloatArray, IntArray, load_backend
+from hybrid_deploy.runtime.generate_options import GenerateOptions
+from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeDecoding
+from hybrid_deploy.runtime.session import Result, Session, load_session
+from hybrid_deploy.runtime.streaming import TokenEvent
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@pytest.fixture(scope="module")
+def session(tiny_path: Path) -> Session:
+    return load_session(tiny_path, threads=1)
+
+
+@pytest.fixture(scope="module")
+def images() -> Arrays:
+    rng = np.random.default_rng(5)
+    return {"image": rng.standard_normal((6, 1, 8, 24)).astype(np.float32)}
+
+
+def run(session: Session, images: Arrays, **options: Any) -> list[Result]:
+    return session.run_arrays(images, options=GenerateOptions(**options))[0]
+
+
+def test_scores_add_up_to_what_beams_are_ranked_by(session: Session, images: Arrays) -> None:
+    for penalty in (0.0, 1.0, 2.0):
+        found = run(session, images, beams=3, n_best=3, length_penalty=penalty, scores=True)
+        for best in found:
+            assert len(best.others) == 2
+            ranked = [best, *best.others]
+            assert len({each.tokens for each in ranked}) == 3
+            totals = [each.total for each in ranked if each.total is not None]
+            assert totals == sorted(totals, reverse=True)
+            for each, total in zip(ranked, totals, strict=True):
+                assert each.scores is not None and len(each.scores) == len(each.tokens)
+                assert total == pytest.approx(
+                    sum(each.scores) / len(each.tokens) ** penalty, abs=1e-5
+                )
+                assert each.text is not None
+
+
+def test_beams_find_what_is_at_least_as_likely(session: Session, images: Arrays) -> None:
+    greedy = run(session, images, beams=1, scores=True)
+    beams = run(session, images, beams=4, length_penalty=0.0, early_stopping="never", scores=True)
+    sums = [(sum(g.scores or ()), sum(b.scores or ())) for g, b in zip(greedy, beams, strict=True)]
+    assert all(b >= g - 1e-5 for g, b in sums)
+    assert any(b > g + 1e-3 for g, b in sums), "else the search would prove nothing"
+
+
+def test_a_batch_of_beams_is_searched_as_each_alone(session: Session, images: Arrays) -> None:
+    together = run(session, images, beams=3, n_best=2)
+    for index, wanted in enumerate(together):
+        (alone,) = run(session, {"image": images["image"][index : index + 1]}, beams=3, n_best=2)
+        assert [each.tokens for each in (alone, *alone.others)] == [
+            each.tokens for each in (wanted, *wanted.others)
+        ]
+
+
+def test_a_bundle_that_asks_for_beams_gets_them(session: Session, images: Arrays) -> None:
+    manifest = session.bundle.manifest
+    generation = msgspec.structs.replace(manifest.generation, beams=4, length_penalty=2.0)
+    changed = msgspec.structs.replace(manifest, generation=generation)
+    other = Session(Bundle(session.bundle.folder, changed), "fp32", session.backend)
+    found = other.run_arrays(images)[0]
+    assert found == run(session, images, beams=4, length_penalty=2.0)
+    assert run(other, images, beams=1) == session.run_arrays(images)[0]
+    assert all(each.total is None for each in run(other, images, temperature=0.5))
+
+
+def test_sampling_repeats_with_a_seed(session: Session, images: Arrays) -> None:
+    options = {"temperature": 3.0, "top_k": 8, "seed": 4}
+    first = run(session, images, **options)
+    assert first == run(session, images, **options)
+    assert [r.tokens for r in first] != [r.tokens for r in session.run_arrays(images)[0]]
+    assert [r.tokens for r in first] != [
+        r.tokens for r in run(session, images, **options | {"seed": 5})
+    ]
+
+
+def test_a_stop_sequence_ends_the_text_before_it(session: Session, images: Arrays) -> None:
+    plain = session.run_arrays(images)[0]
+    text = next(r.text for r in plain if r.text and len(r.text) > 3)
+    stop = text[1:3]
+    for beams in (1, 3):
+        whole = run(session, images, beams=beams)
+        for before, after in zip(
+            whole, run(session, images, beams=beams, stop=(stop,)), strict=True
+        ):
+            assert after.text is not None and stop not in after.text
+            if beams == 1:
+                assert before.text is not None
+                assert after.text == before.text.partition(stop)[0]
+                assert (after.finish == "stop") == (stop in before.text)
+    assert any(r.finish == "stop" for r in run(session, images, stop=(stop,)))
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"beams": 3}, {"temperature": 2.0, "seed": 1}, {"scores": True}]
+)
+def test_a_pattern_holds_the_text(session: Session, images: Arrays, how: dict[str, Any]) -> None:
+    pattern = "[ace]{2}[b-h]{1,2}"
+    for result in run(session, images, allowed=pattern, **how):
+        assert result.finish == "end" and result.text is not None
+        assert len(result.text) in (3, 4)
+        assert set(result.text[:2]) <= set("ace")
+
+
+def test_a_pattern_without_a_way_out(session: Session, images: Arrays) -> None:
+    with pytest.raises(BackendError, match=r"the rules leave no token to sequence 0 at step 2"):
+        run(session, images, allowed="aaz")
+    with pytest.raises(BackendError, match=r"the rules leave no token to sequence 0 at step 2"):
+        run(session, images, allowed="aaz", beams=2)
+
+
+def test_a_function_of_allowed_tokens(session: Session, images: Arrays) -> None:
+    def even(tokens: IntArray) -> list[int]:
+        return [2] if len(tokens) > 4 else [4, 6, 8, 10]
+
+    for result in run(session, images, allowed=even):
+        assert len(result.tokens) == 5 and all(t % 2 == 0 for t in result.tokens)
+
+
+def test_lengths_and_tokens(session: Session, images: Arrays) -> None:
+    assert all(len(r.tokens) == 2 for r in run(session, images, max_new_tokens=2, suppressed=(2,)))
+    assert all(len(r.tokens) == 3 for r in run(session, images, max_length=4, suppressed=(2,)))
+    forced = run(session, images, forced={1: 5, 2: 6})
+    assert all(r.tokens[:2] == (5, 6) for r in forced)
+    longer = run(session, images, min_length=7)
+    assert all(len(r.tokens) >= 7 for r in longer)
+    once = run(session, images, no_repeat_ngram=1)
+    assert all(len(set(r.tokens)) == len(r.tokens) for r in once)
+    full = run(session, images, max_new_tokens=50, suppressed=(2,))
+    assert {(r.finish, len(r.tokens)) for r in full} == {("capacity", 8)}
+
+
+def test_a_stream_gives_every_token_as_it_is_made(session: Session, images: Arrays) -> None:
+    options = GenerateOptions(scores=True)
+    wanted, _ = session.run_arrays(images, options=options)
+    stream = session.stream(images, options=options)
+    events = list(stream)
+    assert stream.results == wanted
+    assert stream.timings.first_token_ms > 0
+    for index, result in enumerate(wanted):
+        own = [event for event in events if event.row == index]
+        assert tuple(event.token for event in own) == result.tokens
+        assert tuple(event.score for event in own) == result.scores
+        assert "".join(event.text or "" for event in own) == result.text
+        assert [event.finish for event in own] == [None] * (len(own) - 1) + [result.finish]
+    steps = [event.row for event in events[:6]]
+    assert steps == list(range(6)), "a token of each before the next one"
+
+
+def test_a_stream_holds_back_what_may_become_a_stop_sequence(
+    session: Session, images: Arrays
+) -> None:
+    text = next(r.text for r in session.run_arrays(images)[0] if r.text and len(r.text) > 3)
+    for stop in (text[1:3], text[-1] + "?"):
+        options = GenerateOptions(stop=(stop,))
+        stream = session.stream(images, options=options)
+        events = list(stream)
+        for index, result in enumerate(stream.results):
+            assert "".join(e.text or "" for e in events if e.row == index) == result.text
+
+
+def test_a_callback_sees_the_tokens(session: Session, page: Path) -> None:
+    seen: list[TokenEvent] = []
+    (result,), _ = session.run_files([page], on_token=seen.append)
+    assert tuple(event.token for event in seen) == result.tokens
+    assert "".join(event.text or "" for event in seen) == result.text
+
+
+def test_a_callback_that_fails_leaves_the_session_usable(session: Session, images: Arrays) -> None:
+    def fail(event: TokenEvent) -> None:
+        raise RuntimeError("full")
+
+    with pytest.raises(RuntimeError, match="full"):
+        session.run_arrays(images, on_token=fail)
+    assert session.run_arrays(images)[0]
+
+
+def test_a_stream_can_be_left(session: Session, images: Arrays) -> None:
+    whole = session.run_arrays(images)[0]
+    with session.stream(images) as stream:
+        first = next(stream)
+    assert first.row == 0
+    assert list(stream) == []
+    for result, wanted in zip(stream.results, whole, strict=True):
+        assert result.tokens == wanted.tokens[:1]
+        assert result.finish == ("cancelled" if len(wanted.tokens) > 1 else wanted.finish)
+
+
+def test_beams_have_no_stream(session: Session, images: Arrays) -> None:
+    with pytest.raises(UsageError, match="known at its end; ask for beams=1"):
+        session.stream(images, options=GenerateOptions(beams=2))
+    with pytest.raises(UsageError, match="known at its end; ask for beams=1"):
+        session.run_arrays(images, options=GenerateOptions(beams=2), on_token=print)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_cancelled_and_late_runs_say_so(session: Session, images: Arrays, beams: int) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    options = GenerateOptions(beams=beams)
+    found, timings = session.run_arrays(images, options=options, cancel=cancel)
+    assert {(r.tokens, r.text, r.finish) for r in found} == {((), "", "cancelled")}
+    assert timings.step_ms == ()
+    late = GenerateOptions(beams=beams, timeout_s=1e-9)
+    assert {r.finish for r in session.run_arrays(images, options=late)[0]} == {"timeout"}
+    in_time = GenerateOptions(beams=beams, timeout_s=1e3)
+    assert (
+        session.run_arrays(images, options=in_time)[0]
+        == session.run_arrays(images, options=options)[0]
+    )
+
+
+def test_a_search_that_is_cancelled_gives_what_it_has(session: Session, images: Arrays) -> None:
+    """The event is set by a rule after two tokens."""
+    cancel = threading.Event()
+
+    def allowed(tokens: IntArray) -> list[int]:
+        if len(tokens) == 3:
+            cancel.set()
+        return list(range(3, 11))
+
+    options = GenerateOptions(beams=2, allowed=allowed, scores=True)
+    for result in session.run_arrays(images, options=options, cancel=cancel)[0]:
+        assert (len(result.tokens), result.finish) == (3, "cancelled")
+        assert result.total == pytest.approx(sum(result.scores or ()) / 3, abs=1e-5)
+
+
+def test_many_threads_share_a_session(session: Session) -> None:
+    rng = np.random.default_rng(9)
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"beams": 3},
+        {"temperature": 2.0, "seed": 3},
+        {"allowed": "[a-e]+"},
+    ]
+    jobs = []
+    for index in range(48):
+        shape = (1 + index % 3, 1, 8, 16 + 8 * (index % 4))
+        image = {"image": rng.standard_normal(shape).astype(np.float32)}
+        jobs.append((image, GenerateOptions(**kinds[index % 4]), [1, 5] if index % 5 == 0 else []))
+    serial = [session.run_arrays(i, options=o, prompt=p)[0] for i, o, p in jobs]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            futures = [pool.submit(session.run_arrays, i, options=o, prompt=p) for i, o, p in jobs]
+            assert [future.result(timeout=120)[0] for future in futures] == serial
+    assert len({result.tokens for results in serial for result in results}) > 10
+
+
+def test_threads_load_the_prefill_graph_once(tiny_bundle: Bundle, images: Arrays) -> None:
+    from hybrid_deploy.runtime.backend import Options
+
+    backend = load_backend("onnxruntime", tiny_bundle, "fp32", Options(1))
+    session = Session(tiny_bundle, "fp32", backend)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: session.run_arrays(images, prompt=[1, 4])[0], range(8)))
+    assert all(each == found[0] for each in found)
+
+
+def test_a_failed_step_leaves_the_session_usable(
+    session: Session, images: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = session.run_arrays(images)[0]
+    step, calls = OnnxRuntimeDecoding.step, []
+
+    def failing(self: OnnxRuntimeDecoding, token: IntArray, position: IntArray) -> FloatArray:
+        calls.append(1)
+        logits = step(self, token, position)
+        if len(calls) == 3:
+            logits[1] = np.nan
+        return logits
+
+    monkeypatch.setattr(OnnxRuntimeDecoding, "step", failing)
+    with pytest.raises(BackendError, match="the logits of sequence 1 at step 2 are not finite"):
+        session.run_arrays(images)
+    monkeypatch.undo()
+    assert session.run_arrays(images)[0] == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beams": 0}, "beams must be a whole number from 1 on, got 0"),
+        ({"beams": 2.0}, r"beams must be a whole number from 1 on, got 2\.0"),
+        ({"n_best": 0}, "n_best must be a whole number from 1 on, got 0"),
+        ({"n_best": 3, "beams": 2}, "the 3 best sequences need as many beams, there are 2"),
+        ({"temperature": 0}, "temperature must be over 0, got 0"),
+        ({"temperature": float("nan")}, "temperature must be over 0, got nan"),
+        ({"top_k": -1}, "top_k must be a whole number from 0 on, got -1"),
+        ({"top_p": 0}, "top_p must be over 0 and at most 1, got 0"),
+        ({"top_p": 1.5}, r"top_p must be over 0 and at most 1, got 1\.5"),
+        ({"min_p": -0.5}, r"min_p must be at least 0 and at most 1, got -0\.5"),
+        ({"seed": 3}, "a seed without sampling has no effect; give a temperature too"),
+        ({"beams": 2, "top_k": 3}, "beams and sampling do not go together"),
+        ({"early_stopping": "soon"}, "early_stopping must be True, False or 'never', got 'soon'"),
+        ({"length_penalty": float("inf")}, "length_penalty must be a number, got inf"),
+        ({"repetition_penalty": 0}, "repetition_penalty must be over 0, got 0"),
+        ({"no_repeat_ngram": -1}, "no_repeat_ngram must be a whole number from 0 on"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be a whole number from 1 on, got 0"),
+        ({"max_length": 1}, "a prompt of 1 tokens leaves no room in a sequence of 1"),
+        ({"timeout_s": 0}, "timeout_s must be over 0, got 0"),
+        ({"stop": ("",)}, "a stop sequence is empty; give at least a character"),
+        ({"allowed": "[a"}, r"'\[a' is not a regular expression"),
+    ],
+)
+def test_wrong_options(
+    session: Session, images: Arrays, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^{message}"):
+        run(session, images, **options)
+
+
+def test_text_rules_need_a_vocabulary(session: Session, images: Arrays) -> None:
+    changed = msgspec.structs.replace(session.bundle.manifest, vocabulary=None)
+    other = Session(Bundle(session.bundle.folder, changed), "fp32", session.backend)
+    for options, what in (({"stop": ("a",)}, "a stop sequence"), ({"allowed": "a"}, "a pattern")):
+        with pytest.raises(UsageError, match=f"has no vocabulary, so {what} cannot be compared"):
+            run(other, images, **options)
+    assert {event.text for event in other.stream(images)} == {None}

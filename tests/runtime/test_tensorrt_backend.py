@@ -1,0 +1,203 @@
+"""Everything of the TensorRT backend that needs no GPU: up to the call that would use one."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import sysconfig
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.errors import BackendError, MissingDependencyError
+from hybrid_deploy.runtime import backend, gpu
+from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime.engine import build_engine, graph_identity
+from hybrid_deploy.runtime.engine_cache import BuiltPlan, EngineCache, read_plan
+from hybrid_deploy.runtime.engine_plan import SETTINGS
+from hybrid_deploy.runtime.local_engines import find_engine
+from hybrid_deploy.runtime.local_gpu import LocalGpu, local_gpu
+from hybrid_deploy.runtime.tensorrt_engine import TensorRTEngine
+from hybrid_deploy.runtime.tensorrt_module import MessageLog, TensorRT, load_tensorrt
+from hybrid_deploy.target import Flavour, parse_target
+from tests.runtime.fake_device import FakeDevice
+
+RTX = importlib.util.find_spec("tensorrt_rtx") is not None
+needs_rtx = pytest.mark.skipif(not RTX, reason="tensorrt_rtx is not installed")
+no_gpu = pytest.mark.skipif(local_gpu() is not None, reason="this machine has a GPU")
+VENDOR = TensorRT(Flavour.RTX, "1.7", module=None, log=cast(MessageLog, None))
+GPU = LocalGpu("RTX 3090", "8.6")
+
+
+@no_gpu
+def test_without_a_gpu_one_line_says_what_to_do(tiny_bundle: Bundle) -> None:
+    with pytest.raises(BackendError) as caught:
+        load_backend("tensorrt", tiny_bundle, "fp32", Options())
+    assert str(caught.value) == (
+        "backend tensorrt needs an NVIDIA GPU with its driver and this machine has none at hand; "
+        "`hybrid-deploy doctor` says what is missing, --backend onnxruntime needs none"
+    )
+
+
+def test_without_cuda_core_the_extra_is_named(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "local_gpu", lambda: GPU)
+    monkeypatch.delitem(sys.modules, "hybrid_deploy.runtime.cuda_device", raising=False)
+    for name in ("cuda", "cuda.core"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingDependencyError) as caught:
+        load_backend("tensorrt", tiny_bundle, "fp32", Options())
+    assert str(caught.value) == (
+        "cuda-core is not installed; install it with: pip install 'hybrid-deploy[gpu]'"
+    )
+
+
+def test_cuda_core_that_does_not_load_is_not_called_missing(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cuda" / "core").mkdir(parents=True)
+    (tmp_path / "cuda" / "core" / "__init__.py").write_text("raise ImportError('wrong bindings')")
+    monkeypatch.setattr(gpu, "local_gpu", lambda: GPU)
+    for name in [n for n in sys.modules if n.split(".")[0] == "cuda"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "hybrid_deploy.runtime.cuda_device", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(BackendError) as caught:
+        load_backend("tensorrt", tiny_bundle, "fp32", Options())
+    assert str(caught.value) == (
+        "cuda-core is installed but does not load: wrong bindings; upgrade it and cuda-bindings "
+        "together"
+    )
+    sys.modules.pop("cuda", None)
+
+
+def test_without_a_gpu_only_the_cpu_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "local_gpu", lambda: None)
+    assert backend.usable_backends() == ("onnxruntime",)
+    monkeypatch.setattr(backend, "local_gpu", lambda: GPU)
+    assert backend.usable_backends() == ("onnxruntime", "onnxruntime-cuda", "tensorrt")
+
+
+def shaped(bundle: Bundle, **changes: object) -> dict[str, object]:
+    return {
+        **graph_identity(bundle, bundle.graph("fp32", GraphRole.STEP)),
+        "flavour": "rtx",
+        "version": "1.7",
+        "platform": sysconfig.get_platform(),
+        "target": "local",
+        "gpu": [GPU.name, GPU.capability],
+        "profile": {},
+        "settings": dict(SETTINGS),
+        **changes,
+    }
+
+
+def put(cache: EngineCache, shaped_by: dict[str, object]) -> Path:
+    return cache.get_or_build(shaped_by, lambda: BuiltPlan(b"plan", 1.0)).path
+
+
+def find(cache: EngineCache, bundle: Bundle) -> Path:
+    return find_engine(cache, bundle, "fp32", GraphRole.STEP, VENDOR, GPU)
+
+
+def test_engine_of_this_gpu_is_found_whatever_its_profile(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    cache = EngineCache(tmp_path)
+    plan = put(cache, shaped(tiny_bundle, profile={"token": [[1], [2], [3]]}))
+    assert find(cache, tiny_bundle) == plan
+    assert read_plan(plan, "1.7") == b"plan"
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"gpu": ["RTX 3080", "8.6"]}, False),
+        ({"version": "1.6"}, False),
+        ({"flavour": "tensorrt"}, False),
+        ({"platform": "linux-riscv64"}, False),
+        ({"graph": "0" * 64}, False),
+        ({"weights": {}}, False),
+        ({"settings": {**SETTINGS, "recipe": 0}}, False),
+        ({"settings": {**SETTINGS, "workspace_bytes": 1000}}, True),
+        ({"target": "rtx:sm_86", "gpu": None}, True),
+        ({"target": "rtx:sm_89", "gpu": None}, False),
+        ({"target": "rtx:any", "gpu": None}, True),
+    ],
+)
+def test_only_what_runs_here_is_found(
+    tiny_bundle: Bundle, tmp_path: Path, change: dict[str, object], found: bool
+) -> None:
+    cache = EngineCache(tmp_path)
+    plan = put(cache, shaped(tiny_bundle, **change))
+    if found:
+        assert find(cache, tiny_bundle) == plan
+        return
+    with pytest.raises(BackendError) as caught:
+        find(cache, tiny_bundle)
+    assert str(caught.value) == (
+        "no engine of fp32/step for RTX 3090 (compute capability 8.6) by rtx 1.7 is in "
+        f"{tmp_path}; build it: hybrid-deploy build {tiny_bundle.folder} --target local "
+        "--variant fp32"
+    )
+
+
+def test_engine_for_this_very_gpu_comes_before_the_others(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    cache = EngineCache(tmp_path)
+    own = put(cache, shaped(tiny_bundle))
+    put(cache, shaped(tiny_bundle, target="rtx:sm_86", gpu=None))
+    put(cache, shaped(tiny_bundle, target="rtx:any", gpu=None))
+    assert find(cache, tiny_bundle) == own
+
+
+def test_damaged_engine_is_not_taken(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    put(cache, shaped(tiny_bundle)).write_bytes(b"pla")
+    with pytest.raises(BackendError, match="build it: hybrid-deploy build"):
+        find(cache, tiny_bundle)
+
+
+@pytest.mark.trt
+@needs_rtx
+@no_gpu
+def test_real_plan_goes_all_the_way_to_the_missing_driver(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    vendor, cache = load_tensorrt(Flavour.RTX), EngineCache(tmp_path)
+    target = parse_target("rtx:sm_86")
+    record = build_engine(tiny_bundle, "fp32", GraphRole.STEP, target, cache=cache)
+    found = find_engine(cache, tiny_bundle, "fp32", GraphRole.STEP, vendor, GPU)
+    assert found == record.path
+    with pytest.raises(BackendError) as caught:
+        TensorRTEngine(vendor, read_plan(found, vendor.version), "fp32/step", FakeDevice())
+    message = f"TensorRT {vendor.version} does not load the engine of fp32/step on fake: "
+    assert str(caught.value).startswith(message)
+    assert "CUDA" in str(caught.value)
+
+
+@pytest.mark.trt
+@needs_rtx
+def test_every_call_that_needs_a_gpu_exists_in_tensorrt_rtx() -> None:
+    trt = load_tensorrt(Flavour.RTX).module
+    called = {
+        "ICudaEngine": (
+            "create_execution_context create_runtime_config get_aliased_input_tensor "
+            "get_tensor_dtype get_tensor_location get_tensor_mode get_tensor_name "
+            "get_tensor_profile_shape get_tensor_shape num_io_tensors"
+        ),
+        "IExecutionContext": (
+            "active_optimization_profile execute_async_v3 get_tensor_shape is_stream_capturable "
+            "set_input_shape set_optimization_profile_async set_tensor_address"
+        ),
+        "IRuntimeConfig": "dynamic_shapes_kernel_specialization_strategy",
+    }
+    for kind, names in called.items():
+        assert [n for n in names.split() if not hasattr(getattr(trt, kind), n)] == []
+    assert trt.TensorIOMode.INPUT.name == "INPUT"
+    assert trt.TensorLocation.DEVICE.name == "DEVICE"

@@ -1,0 +1,188 @@
+"""The loop's ends, smaller batches, tokens made ahead: against backends made of numpy."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+
+import numpy as np
+import pytest
+
+from hybrid_deploy.errors import BackendError, UsageError
+from hybrid_deploy.runtime.backend import Block, FloatArray, IntArray, Rearranging, RunsAhead
+from hybrid_deploy.runtime.generate import TokenLoop
+from hybrid_deploy.runtime.processors import Suppressed
+from hybrid_deploy.runtime.rules import Rules
+from hybrid_deploy.runtime.sequences import Control, Decodes, Limits
+from tests.runtime.counting import END, PAD, AheadDecoding, CountingDecoding, MovableDecoding
+
+FOREVER = 49
+
+
+def rules(
+    max_length: int | None = 16, new: int | None = None, capacity: int = 16, scores: bool = False
+) -> Rules:
+    return Rules(Limits((END,), PAD, max_length, capacity, new), scores=scores)
+
+
+def decode(
+    decoding: CountingDecoding,
+    chosen: Rules,
+    prompts: list[list[int]] | None = None,
+    control: Control | None = None,
+) -> Decodes:
+    return TokenLoop(decoding, prompts or [[10]] * decoding.batch, chosen, control).run()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "prompt", "count", "finish"),
+    [
+        (rules(max_length=5), [10, 11], 3, "length"),
+        (rules(max_length=None, new=4), [10, 11], 4, "length"),
+        (rules(max_length=5, new=9), [10], 4, "length"),
+        (rules(max_length=9, new=2), [10], 2, "length"),
+        (rules(max_length=None, new=99, capacity=6), [10, 11], 5, "capacity"),
+        (rules(max_length=99, capacity=6), [10], 6, "capacity"),
+        (rules(max_length=7, capacity=6), [10], 6, "length"),
+    ],
+)
+def test_where_a_sequence_ends_and_why(
+    chosen: Rules, prompt: list[int], count: int, finish: str
+) -> None:
+    decoding = CountingDecoding([FOREVER], capacity=chosen.limits.capacity)
+    (row,) = decode(decoding, chosen, [prompt]).sequences
+    assert (len(row.tokens), row.finish) == (count, finish)
+
+
+def test_a_prompt_that_leaves_no_room() -> None:
+    with pytest.raises(
+        UsageError, match=r"^a prompt of 3 tokens leaves no room in a sequence of 3"
+    ):
+        decode(CountingDecoding([FOREVER]), rules(max_length=3), [[10, 11, 12]])
+
+
+def test_finished_sequences_cost_nothing_once_half_have_ended() -> None:
+    decoding = MovableDecoding([12, 25, 11, 14])
+    assert isinstance(decoding, Rearranging)
+    rows = decode(decoding, rules(max_length=14)).sequences
+    alone = [
+        decode(CountingDecoding([stop]), rules(max_length=14)).sequences[0]
+        for stop in (12, 25, 11, 14)
+    ]
+    assert list(rows) == alone
+    # two have ended after 3 tokens, three after 5; the prompt itself is the first call
+    assert decoding.batches == [4, 4, 4, 2, 2, *[1] * 8]
+
+
+def test_a_backend_that_cannot_leave_sequences_out_goes_on_with_all() -> None:
+    decoding = MovableDecoding([12, 25])
+    decoding.resizable = False
+    assert [len(row.tokens) for row in decode(decoding, rules()).sequences] == [3, 15]
+    assert set(decoding.batches) == {2}
+
+
+def test_nan_in_a_finished_sequence_does_no_harm() -> None:
+    class Failing(CountingDecoding):
+        def step(self, token: IntArray, position: IntArray) -> FloatArray:
+            logits = super().step(token, position)
+            if self.steps > 3:
+                logits[0] = np.nan
+            return logits
+
+    rows = decode(Failing([11, 20]), rules(scores=True)).sequences
+    assert [row.finish for row in rows] == ["end", "end"]
+    with pytest.raises(BackendError, match="the logits of sequence 0 at step 3 are not finite"):
+        decode(Failing([14, 20]), rules())
+
+
+def test_a_failed_step_leaves_the_backend_usable() -> None:
+    """The state of a generation is its own: the next one begins anew."""
+
+    class Failing(CountingDecoding):
+        def step(self, token: IntArray, position: IntArray) -> FloatArray:
+            raise BackendError("out of memory")
+
+    with pytest.raises(BackendError, match="out of memory"):
+        decode(Failing([12]), rules())
+    assert decode(CountingDecoding([12]), rules()).sequences[0].finish == "end"
+
+
+def test_tokens_made_ahead_are_those_of_steps() -> None:
+    for stops in ([12], [14], [11], [10], [12, 20, 13], [40, 40]):
+        for block in (1, 3, 7):
+            decoding = AheadDecoding(stops, block=block)
+            assert isinstance(decoding, RunsAhead)
+            ahead = decode(decoding, rules(scores=True))
+            steps = decode(CountingDecoding(stops), rules(scores=True))
+            for ours, wanted in zip(ahead.sequences, steps.sequences, strict=True):
+                assert (ours.tokens, ours.finish) == (wanted.tokens, wanted.finish)
+                assert ours.scores == pytest.approx(wanted.scores, abs=1e-6)
+            assert len(ahead.step_ms) == len(steps.step_ms)
+            assert decoding.steps == 1, "only the prompt takes a step"
+
+
+def test_making_ahead_is_closed_at_the_end_and_begun_again_with_fewer() -> None:
+    decoding = AheadDecoding([12, 30, 13, 30])
+    found = decode(decoding, rules(max_length=12))
+    assert [len(row.tokens) for row in found.sequences] == [3, 11, 4, 11]
+    # all four; then the two that still grow, behind the tokens of whole blocks
+    assert decoding.calls == [([11] * 4, [1] * 4), ([14, 14], [4, 4])]
+    assert found.notes == ("counts ahead",)
+
+
+def test_rules_that_need_logits_are_not_made_ahead() -> None:
+    decoding = AheadDecoding([14])
+    limits = rules().limits
+    suppressed = Rules(limits, (Suppressed(np.array([12])),))
+    TokenLoop(decoding, [[10]], suppressed).run()
+    assert not decoding.calls
+
+
+def test_steps_follow_where_no_more_is_made_ahead() -> None:
+    decoding = AheadDecoding([19], most=2)
+    (row,) = decode(decoding, rules()).sequences
+    assert row.tokens == (*range(11, 20), END)
+    assert (decoding.blocks, decoding.closed) == (2, 1)
+    assert decoding.steps == 1 + 3  # the prompt, 6 tokens ahead, three more
+
+
+def test_nan_in_a_block_names_the_step() -> None:
+    class Failing(AheadDecoding):
+        def ahead(self, token: IntArray, position: IntArray) -> Generator[Block, None, None]:
+            scores = np.array([[-1.0], [np.nan]], np.float32)
+            yield Block(np.array([[20], [21]]), scores)
+
+    with pytest.raises(BackendError, match="the logits of sequence 0 at step 2 are not finite"):
+        decode(Failing([FOREVER]), rules())
+
+
+@pytest.mark.parametrize("kind", [CountingDecoding, AheadDecoding])
+def test_cancelled_between_two_tokens(kind: type[CountingDecoding]) -> None:
+    decoding, cancel = kind([FOREVER, 11]), threading.Event()
+    loop = TokenLoop(decoding, [[10]] * 2, rules(), Control(cancel))
+    for _ in loop.steps():
+        if len(loop.rows[0].tokens) == 5:
+            cancel.set()
+    long, short = loop.decodes().sequences
+    assert (long.tokens, long.finish) == ((11, 12, 13, 14, 15), "cancelled")
+    assert (short.tokens, short.finish) == ((11, END), "end")
+    if isinstance(decoding, AheadDecoding):
+        assert decoding.closed == 1
+
+
+def test_the_deadline_gives_what_there_is() -> None:
+    class Slow(CountingDecoding):
+        def step(self, token: IntArray, position: IntArray) -> FloatArray:
+            if self.steps == 3:
+                time.sleep(0.3)
+            return super().step(token, position)
+
+    control = Control(deadline=time.perf_counter() + 0.2)
+    (row,) = decode(Slow([FOREVER]), rules(), control=control).sequences
+    assert row.finish == "timeout"
+    assert row.tokens == (11, 12, 13, 14)[: len(row.tokens)] and row.tokens
+    late = Control(deadline=time.perf_counter())
+    found = decode(CountingDecoding([FOREVER]), rules(), control=late)
+    assert (found.sequences[0].tokens, found.sequences[0].finish) == ((), "timeout")
+    assert (found.first_ms, found.step_ms) == (0.0, ())
