@@ -91,7 +91,6 @@ MEMORY_DIM = "memory"
 CAPACITY_DIM = "capacity"
 
 _NEXT = "_next"
-_CROSS = "cross_"
 _RECURRENT = "recurrent_"
 
 

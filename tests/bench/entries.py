@@ -66,7 +66,7 @@ class _Rival:
 
 _HUGGING_FACE = frozenset({WHISPER.name, TROCR.name})
 _PLAIN = frozenset({RESNET.name, TINY.name})
-_SOUND = "takes sound: the mel time that it reports is taken off"
+_SOUND = "takes sound: the mel time that it reports is taken off; tokens are of the first call"
 _OURS = {FLOAT: ("fp32", "fp32-cpu"), EIGHT_BIT: ("int8-cpu",), FOUR_BIT: ("int4-cpu",)}
 _RIVALS = (
     _Rival("transformers", "huggingface", None, {FLOAT: "eager"}, _HUGGING_FACE),

@@ -23,7 +23,8 @@ quartiles. Times are medians, `least` is the best of all rounds. A generation be
 encoder's input and is greedy; the weights are random, so in fewer bits the tokens differ early.
 `first token` is a generation of one token, `ms/next token` what each further one adds, `same
 tokens` the leading tokens that are those of eager PyTorch. `load` is what follows the imports,
-`peak MB` the most memory of the process. `waited` is the share of its cores that others took.
+`peak MB` the most memory of the process. `waited` is how long its threads were ready to run and no
+core was free, for other processes or for more threads of its own, in percent of its time.
 
 The floor of a token is what its step reads (weights, memory, the caches as far as they are filled
 on average) at the best rate of reading a buffer at least as large; the floor of the encoder is its

@@ -16,7 +16,7 @@ class Turn:
         total_ms: from the encoder's input to the last token.
         first_ms: the same for one token, in a call of its own.
         encoder_ms: None where the encoder cannot be called alone.
-        waited_ms: of `total_ms`, summed over threads, while another process had the core.
+        waited_ms: summed over threads, how long they were ready to run and no core was free.
         tokens: what was generated.
     """
 

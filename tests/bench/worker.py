@@ -106,7 +106,7 @@ def _timed(runner: Runner, count: int) -> tuple[float, Generated]:
 
 
 def _waited_ms() -> float:
-    """Gives how long the threads of this process could have run, but another process did."""
+    """Gives how long the threads of this process were ready to run and no core was free."""
     waited_ns = 0
     for task in Path("/proc/self/task").glob("*/schedstat"):
         try:

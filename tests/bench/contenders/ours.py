@@ -39,7 +39,7 @@ def load(job: Job, inputs: Inputs) -> _Runner:
 
 
 def generate(session: Session, inputs: Inputs, count: int) -> tuple[tuple[int, ...], Timings]:
-    """Runs one input for so many new tokens; the bundle's own limit is the workload's."""
+    """Runs one input for so many new tokens."""
     options = GenerateOptions(max_new_tokens=count)
     (result,), timings = session.run_arrays(inputs, options=options)
     return result.tokens, timings
