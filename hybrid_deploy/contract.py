@@ -91,6 +91,7 @@ MEMORY_DIM = "memory"
 CAPACITY_DIM = "capacity"
 
 _NEXT = "_next"
+_CROSS = "cross_"
 _RECURRENT = "recurrent_"
 
 
