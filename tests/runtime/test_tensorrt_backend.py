@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 import sysconfig
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -229,7 +230,7 @@ def test_only_a_version_compatible_engine_may_bring_code_of_the_host(
         capacity = None if role is GraphRole.ENCODER else tiny_bundle.manifest.capacity
         chosen = settings(tiny_bundle, feeds_itself=capacity, version_compatible=compatible)
         shaped_by = shaped(tiny_bundle, settings=chosen) | graph_identity(tiny_bundle, graph)
-        cache.get_or_build(shaped_by, lambda role=role: BuiltPlan(role.value.encode(), 1.0))
+        cache.get_or_build(shaped_by, partial(BuiltPlan, role.value.encode(), 1.0))
     load_on(loaded.device, tiny_bundle, "fp32", cache=cache)
     assert [allowed for _, allowed in loaded.log.loaded] == [compatible] * 3
 
