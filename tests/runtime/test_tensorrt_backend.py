@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import importlib.util
 import os
@@ -231,8 +230,7 @@ def test_only_a_version_compatible_engine_may_bring_code_of_the_host(
         capacity = None if role is GraphRole.ENCODER else tiny_bundle.manifest.capacity
         chosen = settings(tiny_bundle, feeds_itself=capacity, version_compatible=compatible)
         shaped_by = shaped(tiny_bundle, settings=chosen) | graph_identity(tiny_bundle, graph)
-        plan = BuiltPlan(role.value.encode(), 1.0)
-        cache.get_or_build(shaped_by, partial(copy.copy, plan))
+        cache.get_or_build(shaped_by, partial(BuiltPlan, role.value.encode(), 1.0))
     load_on(loaded.device, tiny_bundle, "fp32", cache=cache)
     assert [allowed for _, allowed in loaded.log.loaded] == [compatible] * 3
 
