@@ -70,7 +70,7 @@ gpu-bench: $(INSTALLED)
 
 # RIVALS=folder of the environments that bench-rivals makes; what is missing there is left out
 bench: $(INSTALLED)
-	$(BIN)/python -m tests.bench --out tests/results/bench.md $(if $(RIVALS),--rivals $(RIVALS))
+	$(BIN)/python -m tests.bench --remake --out tests/results/bench.md $(if $(RIVALS),--rivals $(RIVALS))
 
 RIVAL_NAMES := $(basename $(notdir $(wildcard tests/bench/requirements/*.txt)))
 bench-rivals: $(if $(RIVALS),$(RIVAL_NAMES:%=$(RIVALS)/%/.ready))

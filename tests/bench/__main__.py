@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.cache import cache_folder
-from tests.bench.contest import Contest, Setting, hold
+from tests.bench.contest import Contest, Setting, forget_ours, hold
 from tests.bench.entries import Entry, entries_of
 from tests.bench.floor import Rates
 from tests.bench.page import page
@@ -28,6 +28,7 @@ _THREADS = (1, 2)
 @click.option("--rounds", default=5, show_default=True, help="At least so many.")
 @click.option("--rivals", type=click.Path(path_type=Path), help="Folder of environments.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder of models and bundles.")
+@click.option("--remake", is_flag=True, help="Export and quantize ours again, not the rivals'.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Markdown file.")
 def bench(
     workloads: Sequence[str],
@@ -38,10 +39,14 @@ def bench(
     rounds: int,
     rivals: Path | None,
     work: Path | None,
+    remake: bool,
     out: Path | None,
 ) -> None:
     """Let everyone generate in turn, and print what took how long."""
     folder = (work or cache_folder("bench")).resolve()
+    if remake:
+        for name in workloads or MEASURED:
+            forget_ours(folder / name)
     rates: dict[int, Rates] = {}
     contests: list[Contest] = []
     for count, workload, kind in product(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from hybrid_deploy.bundle import open_bundle
 from hybrid_deploy.manifest import GraphCost
 from tests.bench.child import Child, ChildError, command_of, run_to_end
 from tests.bench.contender import Job
-from tests.bench.contenders.ours import bundle_path
+from tests.bench.contenders.ours import BUNDLE, bundle_path
 from tests.bench.entries import Entry
 from tests.bench.floor import Floor, Rates, floor_of
 from tests.bench.overhead import Overhead
@@ -25,6 +26,7 @@ from tests.bench.workloads import WORKLOADS
 
 _PREPARE_S, _LOAD_S, _FIRST_TURN_S, _TURN_S = 3600.0, 600.0, 1800.0, 300.0
 _WARM_UPS = 2
+_PREPARED = ".prepared"
 _SETTLE_S = 0.25  # thread pools spin after their work, that of Intel's OpenMP for 0.2 s
 
 
@@ -162,6 +164,13 @@ def make_model(setting: Setting, say: Callable[[str], None]) -> None:
         run_to_end(command, job, log, _PREPARE_S)
 
 
+def forget_ours(folder: Path) -> None:
+    """Deletes what ours made of a workload's model, by an earlier version perhaps."""
+    for marker in folder.glob(f"ours-*{_PREPARED}"):
+        marker.unlink()
+    shutil.rmtree(folder / BUNDLE, ignore_errors=True)
+
+
 @contextmanager
 def _out_on_failure(outcome: Outcome) -> Iterator[None]:
     try:
@@ -178,7 +187,7 @@ def _prepare(entry: Entry, setting: Setting, say: Callable[[str], None]) -> None
             "--rivals FOLDER finds it"
         )
     job = setting.job(entry)
-    done = job.folder / f"{entry.module}-{entry.form}.prepared"
+    done = job.folder / f"{entry.module}-{entry.form}{_PREPARED}"
     if entry.prepares and not done.exists():
         say(f"preparing {entry.title}")
         command = command_of(python, "prepare", entry.module, job)

@@ -11,7 +11,7 @@ import pytest
 from tests.bench.child import Child, ChildError, command_of, run_to_end
 from tests.bench.contender import Job
 from tests.bench.contenders import ours
-from tests.bench.contest import Contest, Setting, hold
+from tests.bench.contest import Contest, Setting, forget_ours, hold
 from tests.bench.entries import Entry, entries_of
 from tests.bench.floor import Rates
 from tests.bench.models import build
@@ -116,3 +116,13 @@ def test_every_class_has_ours_and_rivals() -> None:
 def test_the_command_is_told_without_its_folders() -> None:
     given = ["--seconds", "60", "--rivals=/home/me/venvs", "--out", "x.md"]
     assert command(given) == "python -m tests.bench --seconds 60 --rivals=FOLDER --out FOLDER"
+
+
+def test_ours_can_be_made_again_and_the_rivals_kept(tmp_path: Path) -> None:
+    kept, gone = tmp_path / "onnx_rerun-fp32.prepared", tmp_path / "ours-fp32.prepared"
+    for path in (kept, gone, tmp_path / "ours.bundle" / "manifest.json"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    forget_ours(tmp_path)
+    assert list(tmp_path.iterdir()) == [kept]
+    forget_ours(tmp_path / "never made")

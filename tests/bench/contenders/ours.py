@@ -15,6 +15,7 @@ from tests.bench.contender import INPUT, Generated, Inputs, Job
 
 PACKAGES = ("hybrid-deploy", "onnxruntime")
 _BACKEND = onnxruntime_backend.OnnxRuntimeBackend.name  # imported now, as the rivals' libraries are
+BUNDLE = "ours.bundle"
 _SAMPLES = 2
 
 
@@ -53,7 +54,7 @@ def encoder_input(session: Session) -> str:
 
 def bundle_path(job: Job) -> Path:
     """Gives the folder of a workload's bundle, which holds all variants."""
-    return job.folder / "ours.bundle"
+    return job.folder / BUNDLE
 
 
 def prepare(job: Job) -> None:
