@@ -47,7 +47,7 @@ class _RecordingModel(ObservedModel[Any]):
 
     def run(self, role: GraphRole, arrays: Arrays) -> dict[str, NDArray[Any]]:
         self._calls[role].append(
-            {each.name: arrays[each.name] for each in self._specs[role].inputs}
+            {each.name: arrays[each.name].copy() for each in self._specs[role].inputs}
         )
         return super().run(role, arrays)
 

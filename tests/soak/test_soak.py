@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import IO
 
-import pytest
+from tests.soak.child import LEAKED_BYTES, RUNS, RUNS_PER_FILE
+from tests.soak.growth import Growth
 
-from hybrid_deploy.runtime.session import load_session
-from tests.soak.growth import soak
-from tests.soak.workload import Workload
+ROOT = Path(__file__).parents[2]
 
-RUNS, WARMUP = 300, 100
+
+def soaked(bundle: Path, picture: Path, *leak: str) -> Growth:
+    command = [sys.executable, "-m", "tests.soak.child", str(bundle), str(picture), *leak]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return Growth(**json.loads(done.stdout))
 
 
 def test_generations_leave_nothing_behind(tiny_path: Path, page: Path) -> None:
-    found = soak(Workload(load_session(tiny_path, threads=1), page), RUNS, WARMUP)
+    found = soaked(tiny_path, page)
     assert not found.leaks, found
 
 
-@pytest.mark.parametrize("leak", ["memory", "files"])
-def test_what_leaks_is_caught(tiny_path: Path, page: Path, leak: str) -> None:
-    """The control: each run keeps 64 KiB, or every 50th an open file."""
-    workload = Workload(load_session(tiny_path, threads=1), page)
-    kept: list[bytearray] = []
-    files: list[IO[bytes]] = []
+def test_memory_that_leaks_is_caught(tiny_path: Path, page: Path) -> None:
+    found = soaked(tiny_path, page, "memory")
+    assert found.leaks and found.descriptors == 0
+    assert found.resident_bytes > RUNS * LEAKED_BYTES * 0.8
 
-    def leaking(number: int) -> None:
-        workload(number)
-        if leak == "memory":
-            kept.append(bytearray(b"x" * 65536))
-        elif number % 50 == 0:
-            files.append(page.open("rb"))
 
-    found = soak(leaking, RUNS, WARMUP)
-    for file in files:
-        file.close()
-    assert found.leaks
-    if leak == "memory":
-        assert found.resident_bytes > RUNS * 65536 * 0.8
-        assert found.descriptors == 0
-    else:
-        assert found.descriptors == RUNS // 50
+def test_files_that_leak_are_caught(tiny_path: Path, page: Path) -> None:
+    found = soaked(tiny_path, page, "files")
+    assert found.leaks and found.descriptors == RUNS // RUNS_PER_FILE
