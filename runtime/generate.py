@@ -14,7 +14,6 @@ from hybrid_deploy.runtime.backend import (
     FloatArray,
     IntArray,
     Rearranging,
-    RoughFirst,
     RunsAhead,
 )
 from hybrid_deploy.runtime.logits import check_largest, log_probabilities, prompt_logits
@@ -135,8 +134,7 @@ class TokenLoop:
     def _step(self) -> FloatArray:
         if self._rough is None:
             return self._decoding.step(self._token, self._position)
-        assert isinstance(self._decoding, RoughFirst)
-        return self._decoding.step_roughly(self._token, self._position)
+        return self._rough.decoding.step_roughly(self._token, self._position)
 
     def decodes(self) -> Decodes:
         """Gives what became of the batch."""
@@ -180,10 +178,9 @@ class TokenLoop:
 
     def _settled(self, choice: RoughChoice, rough: FloatArray, processed: FloatArray) -> IntArray:
         """Chooses the likeliest tokens from rough logits."""
-        assert isinstance(self._decoding, RoughFirst) and self._decoding.margin is not None
-        if not all(map(math.isfinite, self._decoding.margin.tolist())):
-            self._check(self._decoding.margin)
-        return choice.settled(self._decoding, rough, processed, self._slots)
+        if not all(map(math.isfinite, choice.margins)):
+            self._check(np.array(choice.margins, np.float32))
+        return choice.settled(rough, processed, self._slots)
 
     def _append(self, tokens: IntArray, scores: list[float] | None) -> None:
         """Appends one token to every sequence that grows."""
@@ -258,6 +255,7 @@ class TokenLoop:
         assert isinstance(self._decoding, Rearranging)
         kept = np.flatnonzero(self._going)
         self._decoding = self._decoding.select(kept)
+        self._rough = RoughChoice.of(self._decoding, self._rules)
         self._slots = [self._slots[slot] for slot in kept]
         self._token, self._position = self._token[kept], self._position[kept]
         self._going, self._places = np.ones(len(kept), np.int64), np.arange(len(kept))

@@ -17,9 +17,15 @@ class RoughChoice:
     """Chooses among rough logits as among exact ones.
 
     Processors may come in between: a difference of logits grows by a factor that is known of each.
+
+    Attributes:
+        decoding: gives the logits.
     """
 
-    def __init__(self, processors: Sequence[Processor], stretch: float) -> None:
+    def __init__(
+        self, decoding: RoughFirst, processors: Sequence[Processor], stretch: float
+    ) -> None:
+        self.decoding = decoding
         self._processors = processors
         self._stretch = stretch
 
@@ -27,36 +33,36 @@ class RoughChoice:
     def of(decoding: Decoding, rules: Rules) -> RoughChoice | None:
         """Gives one where only the likeliest token is wanted, and rough logits can tell it."""
         stretches = [getattr(process, "stretch", None) for process in rules.processors]
-        rough = isinstance(decoding, RoughFirst) and decoding.margin is not None
         others = rules.sampling is not None or rules.beams is not None or rules.scores
-        if not rough or others or None in stretches:
+        if not isinstance(decoding, RoughFirst) or decoding.margin is None:
             return None
-        return RoughChoice(rules.processors, math.prod(filter(None, stretches)))
+        if others or None in stretches:
+            return None
+        return RoughChoice(decoding, rules.processors, math.prod(filter(None, stretches)))
 
-    def settled(
-        self,
-        decoding: RoughFirst,
-        rough: FloatArray,
-        processed: FloatArray,
-        rows: Sequence[Row],
-    ) -> IntArray:
+    @property
+    def margins(self) -> list[float]:
+        """How far each logit of the newest step can be off, by sequence."""
+        assert self.decoding.margin is not None
+        margins: list[float] = self.decoding.margin.tolist()
+        return margins
+
+    def settled(self, rough: FloatArray, processed: FloatArray, rows: Sequence[Row]) -> IntArray:
         """Gives the likeliest token of every sequence that grows, (batch,); of others any.
 
         Args:
-            decoding: after the step that gave the logits.
-            rough: (batch, vocabulary), as the step gave them.
+            rough: (batch, vocabulary), as the newest step gave them.
             processed: the same after the processors.
             rows: the sequences.
         """
-        assert decoding.margin is not None
         tokens: IntArray = processed.argmax(-1)
-        for index, (row, margin) in enumerate(zip(rows, decoding.margin.tolist(), strict=True)):
+        for index, (row, margin) in enumerate(zip(rows, self.margins, strict=True)):
             if row.finish is None:
                 values = processed[index]
                 least = values[tokens[index]] - np.float32(2 * self._stretch * margin)
                 rivals = np.flatnonzero(values >= least)
                 if len(rivals) > 1:
-                    exact = decoding.exactly(index, rivals)
+                    exact = self.decoding.exactly(index, rivals)
                     if self._processors:
                         exact = self._processed(rough[index], rivals, exact, row)
                     tokens[index] = rivals[exact.argmax()]
