@@ -14,6 +14,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from hybrid_deploy.calibration.constants import drop_unused_constants
 from hybrid_deploy.calibration.grouped_attention import group_self_attention
 from hybrid_deploy.calibration.precision import DecoderForm
+from hybrid_deploy.calibration.residual_norms import merge_residual_norms
 from hybrid_deploy.calibration.rough_projection import project_roughly
 from hybrid_deploy.calibration.short_memory import shorten_memory
 from hybrid_deploy.calibration.sibling_products import fuse_sibling_products
@@ -51,6 +52,7 @@ def prefer_cpu_decoder(
     for model in decoder.values():
         fuse_sibling_products(model)
     group_self_attention(graphs[GraphRole.STEP])
+    merge_residual_norms(graphs[GraphRole.STEP])
     for model in decoder.values():
         RemoveUnusedNodesPass()(model)
         drop_unused_constants(model.graph)
