@@ -1,7 +1,7 @@
 """A residual sum and the normalization of it, as ONNX Runtime's SkipLayerNormalization.
 
-ONNX Runtime merges the two by itself in graphs with a length axis; a step has none. For one row an
-operator less in three per layer saves 1 to 2 % of a step; for the many rows of an encoder the merged
+ONNX Runtime merges the two by itself in graphs with a length axis; a step has none. For one row the
+three calls that each layer saves are 1 to 2 % of a step; for the many rows of an encoder the merged
 operator is slower than the two (see `cpu_kernels`).
 """
 

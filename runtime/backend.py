@@ -193,9 +193,11 @@ class Options:
 
     Attributes:
         threads: CPU threads within an operator; None leaves it to the backend.
+        large_pages: whether what a CPU reads moves onto large pages when a second input comes.
     """
 
     threads: int | None = None
+    large_pages: bool = True
 
 
 _MODULES = {

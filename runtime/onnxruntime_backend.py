@@ -36,6 +36,7 @@ from hybrid_deploy.manifest import GraphSpec, Precision, TensorSpec
 from hybrid_deploy.runtime.backend import FloatArray, IntArray, Options
 from hybrid_deploy.runtime.cache_rows import chosen_rows, filled_part, move_rows
 from hybrid_deploy.runtime.graph_inputs import DTYPES, check_inputs
+from hybrid_deploy.runtime.large_pages import LargePages
 from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
 
 try:
@@ -67,6 +68,7 @@ class OnnxRuntimeBackend:
         self._variant = variant
         self._options = options
         self._specs = bundle.graphs(variant)
+        self._pages = LargePages() if options.large_pages else None
         self._disabled = wrong_optimizers(bundle.variant(variant).precision)
         _check_types(self._specs[GraphRole.STEP], f"variant {variant} of {bundle.folder}")
         self._encoder = self._session(GraphRole.ENCODER)
@@ -88,6 +90,8 @@ class OnnxRuntimeBackend:
                 binding.bind_output(output.name)
             self._encoder.run_with_iobinding(binding)
             encoded = dict(zip((o.name for o in spec.outputs), binding.get_outputs(), strict=True))
+        if self._pages is not None:
+            self._pages.use()
         return OnnxRuntimeDecoding(self, batch, encoded)
 
     @property
