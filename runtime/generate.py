@@ -178,9 +178,10 @@ class TokenLoop:
 
     def _settled(self, choice: RoughChoice, rough: FloatArray, processed: FloatArray) -> IntArray:
         """Chooses the likeliest tokens from rough logits."""
-        if not all(map(math.isfinite, choice.margins)):
-            self._check(np.array(choice.margins, np.float32))
-        return choice.settled(rough, processed, self._slots)
+        margins = choice.margins()
+        if not all(map(math.isfinite, margins)):
+            self._check(np.array(margins, np.float32))
+        return choice.settled(rough, processed, self._slots, margins)
 
     def _append(self, tokens: IntArray, scores: list[float] | None) -> None:
         """Appends one token to every sequence that grows."""

@@ -40,26 +40,32 @@ class RoughChoice:
             return None
         return RoughChoice(decoding, rules.processors, math.prod(filter(None, stretches)))
 
-    @property
     def margins(self) -> list[float]:
-        """How far each logit of the newest step can be off, by sequence."""
+        """Gives how far each logit of the newest step can be off, by sequence."""
         assert self.decoding.margin is not None
         margins: list[float] = self.decoding.margin.tolist()
         return margins
 
-    def settled(self, rough: FloatArray, processed: FloatArray, rows: Sequence[Row]) -> IntArray:
+    def settled(
+        self,
+        rough: FloatArray,
+        processed: FloatArray,
+        rows: Sequence[Row],
+        margins: Sequence[float],
+    ) -> IntArray:
         """Gives the likeliest token of every sequence that grows, (batch,); of others any.
 
         Args:
             rough: (batch, vocabulary), as the newest step gave them.
             processed: the same after the processors.
             rows: the sequences.
+            margins: of the newest step.
         """
         tokens: IntArray = processed.argmax(-1)
-        for index, (row, margin) in enumerate(zip(rows, self.margins, strict=True)):
+        for index, (row, margin) in enumerate(zip(rows, margins, strict=True)):
             if row.finish is None:
                 values = processed[index]
-                least = values[tokens[index]] - np.float32(2 * self._stretch * margin)
+                least = values.item(tokens.item(index)) - 2 * self._stretch * margin
                 rivals = np.flatnonzero(values >= least)
                 if len(rivals) > 1:
                     exact = self.decoding.exactly(index, rivals)

@@ -30,7 +30,7 @@ The floor of a token is what its step reads (weights, memory, the caches as far 
 on average) at the best rate of reading a buffer at least as large; the floor of the encoder is its
 products at the best rate of a large product in the class's numbers. Both are held against the
 least times, which are the machine's best too. `in Python` is what lies between two runs of the step
-graph.
+graph; `warm` is the same loop over graphs that do nothing and leave the CPU's caches as they are.
 """
 
 

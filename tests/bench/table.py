@@ -34,6 +34,7 @@ _FLOORS = (
     Column("floor_encoder_ms", "floor encoder ms", digits=1),
     Column("step_us", "us in the step", digits=0),
     Column("loop_us", "in Python", digits=1),
+    Column("warm_us", "warm", digits=1),
     Column("refine_us", "in refine", digits=1),
 )
 _GOALS = (
@@ -147,6 +148,7 @@ def _floors(contest: Contest, outcome: Outcome) -> Record:
         record["step_us"] = outcome.overhead.step_us
         record["loop_us"] = outcome.overhead.loop_us
         record["refine_us"] = outcome.overhead.refine_us
+        record["warm_us"] = outcome.overhead.warm_us
     floor = contest.floor(outcome)
     if floor is None:
         return record

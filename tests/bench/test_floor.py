@@ -53,8 +53,10 @@ def test_python_is_what_lies_between_two_steps() -> None:
         Call(REFINE, 15e-6, 17e-6),
         Call(STEP, 20e-6, 24e-6),
     ]
-    found = overhead_of(calls)
+    warm = [Call(STEP, 0.0, 1e-6), Call(STEP, 3e-6, 4e-6)]
+    found = overhead_of(calls, warm)
     assert (found.step_us, found.loop_us, found.refine_us) == pytest.approx((3.5, 4.5, 2.0))
+    assert found.warm_us == pytest.approx(2.0)
     assert Overhead.from_json(found.to_json()) == found
 
 
