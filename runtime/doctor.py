@@ -42,6 +42,7 @@ def diagnose(progress: Progress | None = None) -> list[Check]:
             ("CPU", doctor_cpu.cpu),
             ("cores", doctor_cpu.cores),
             ("CPU clock", doctor_cpu.governor),
+            ("large pages", doctor_cpu.large_pages),
             ("memory", partial(doctor_host.memory, shared_with_gpu=shared)),
             ("cache", doctor_host.cache),
             ("GPU", partial(doctor_nvidia.gpu, asked, jetson=jetson)),

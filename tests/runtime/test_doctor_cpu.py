@@ -5,7 +5,15 @@ import pytest
 
 from hybrid_deploy.runtime import doctor_cpu
 from hybrid_deploy.runtime.doctor_check import Verdict
-from hybrid_deploy.runtime.doctor_cpu import Cpu, cores, cpu, cpu_limit, governor, parse_cpuinfo
+from hybrid_deploy.runtime.doctor_cpu import (
+    Cpu,
+    cores,
+    cpu,
+    cpu_limit,
+    governor,
+    large_pages,
+    parse_cpuinfo,
+)
 
 XEON = """processor\t: 0
 vendor_id\t: GenuineIntel
@@ -89,3 +97,12 @@ def test_governor(tmp_path: Path) -> None:
     write(tmp_path, place.format(1), "schedutil\n")
     assert governor(tmp_path).found == "governor performance, schedutil"
     assert governor(tmp_path).verdict is Verdict.WARN
+
+
+def test_large_pages(tmp_path: Path) -> None:
+    assert large_pages(tmp_path).found == "not offered by this kernel"
+    place = "sys/kernel/mm/transparent_hugepage/enabled"
+    write(tmp_path, place, "always [madvise] never\n")
+    assert (large_pages(tmp_path).verdict, large_pages(tmp_path).found) == (Verdict.OK, "madvise")
+    write(tmp_path, place, "always madvise [never]\n")
+    assert large_pages(tmp_path).verdict is Verdict.WARN
