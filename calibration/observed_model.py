@@ -33,7 +33,7 @@ from hybrid_deploy.onnx_files import save_graphs
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
 from hybrid_deploy.runtime.generate import decode_greedily
 from hybrid_deploy.runtime.graph_inputs import check_inputs
-from hybrid_deploy.runtime.onnxruntime_backend import make_session
+from hybrid_deploy.runtime.onnxruntime_session import make_session
 from hybrid_deploy.runtime.processors import processors_of
 from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
 from hybrid_deploy.runtime.sequences import limits_of

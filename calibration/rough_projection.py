@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from hybrid_deploy.calibration.constants import constant, drop_unused_constants, name_value
 from hybrid_deploy.calibration.neighbours import only_user
 from hybrid_deploy.calibration.number_forms import INT4, INT8
-from hybrid_deploy.calibration.points import Linear
+from hybrid_deploy.calibration.points import linears
 from hybrid_deploy.calibration.rough_tables import (
     Margin,
     certain_margin,
@@ -31,7 +31,6 @@ from hybrid_deploy.calibration.rough_tables import (
 )
 from hybrid_deploy.calibration.short_tables import shorten_tables
 from hybrid_deploy.calibration.stored_weights import block_for, store_weight
-from hybrid_deploy.calibration.weights import quantize_in_blocks, quantize_per_channel
 from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN, GraphRole
 
 LEAST_WORDS = 4096
@@ -150,15 +149,11 @@ def _in_seven_bits(graph: ir.Graph, projection: _Projection) -> None:
 
 
 def _in_four_bits(graph: ir.Graph, projection: _Projection) -> None:
-    linear = Linear(projection.node, 1)
+    linear = next(found for found in linears(graph) if found.node is projection.node)
     block = block_for(linear, _BLOCK)
-    if block is None:  # the numbers are not known to divide; 8 bits per channel are close
-        stored = quantize_per_channel(LOGITS, projection.table, 0).restored
-        store_weight(graph, linear, INT8)
-    else:
-        stored = quantize_in_blocks(LOGITS, projection.table, block, 1, INT4).restored
-        store_weight(graph, linear, INT4, block)
-    margin = likely_margin(projection.table, stored)
+    form = INT8 if block is None else INT4  # 8 bits per channel are close where no block divides
+    stored = store_weight(graph, linear, form, block).restored
+    margin = likely_margin(projection.table, stored if linear.channel_axis == 0 else stored.T)
     _return_margin(graph, projection.hidden, margin)
     drop_unused_constants(graph)
 

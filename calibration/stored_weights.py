@@ -22,7 +22,7 @@ def store_weight(
     block_size: int | None = None,
     *,
     rounds_activations: bool = False,
-) -> None:
+) -> QuantizedWeight:
     """Stores the weight of one operator, in place; the operator still gives float.
 
     Args:
@@ -32,6 +32,9 @@ def store_weight(
         block_size: how many weights along the summed axis share a scale; None for one scale per
             output channel.
         rounds_activations: whether the operator's activation is quantized too.
+
+    Returns:
+        What was stored.
 
     Raises:
         CalibrationError: the weight is not finite.
@@ -50,6 +53,7 @@ def store_weight(
     graph.insert_before(linear.node, dequantize)
     linear.node.replace_input_with(1, dequantize.outputs[0])
     keep_from_gemm(linear, rounds_activations=rounds_activations)
+    return quantized
 
 
 def block_for(linear: Linear, wanted: int) -> int | None:

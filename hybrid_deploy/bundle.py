@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock
 
 from hybrid_deploy.atomic import staged_folder, write_file
 from hybrid_deploy.contract import GraphRole
@@ -161,6 +160,8 @@ def staged_variant(bundle: Bundle, name: str, *, force: bool = False) -> Iterato
     """
     if name in bundle.manifest.variants and not force:
         raise OutputExistsError(f"variant {name} of {bundle.folder}")
+    from filelock import FileLock  # takes longer than the rest of this module's imports
+
     with FileLock(bundle.folder.parent / f".{bundle.folder.name}.lock"):
         manifest_path = bundle.folder / MANIFEST_FILE
         current = decode_manifest(manifest_path.read_bytes(), str(manifest_path))

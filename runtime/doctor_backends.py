@@ -15,7 +15,7 @@ RUN_SECONDS = 60.0
 BUILD_SECONDS = 300.0
 
 _NEWER_ONNXRUNTIME = (
-    "export with --opset 18, or upgrade onnxruntime to 1.25 or newer (Python 3.11 or newer)"
+    "export with --opset 21, or upgrade onnxruntime to 1.25 or newer (Python 3.11 or newer)"
 )
 _SYSTEM_TENSORRT = (
     "use JetPack's own: sudo apt install nvidia-jetpack; in a venv: --system-site-packages"
@@ -124,7 +124,7 @@ def _remedy(graph: TinyGraph, platform: Platform, flavour: Flavour) -> str:
 
 
 def _check(name: str, graph: TinyGraph, trial: Trial, remedy: str) -> Check:
-    """Makes a row of a trial; without opset 24 a backend still runs graphs of opset 18."""
+    """Makes a row of a trial; without opset 24 a backend still runs graphs of opset 21."""
     parts = [f"{trial.version}, {graph.title}" if trial.version else graph.title]
     if trial.build_seconds is not None:
         parts.append(f"built in {trial.build_seconds:.2f} s")

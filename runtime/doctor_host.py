@@ -52,7 +52,7 @@ def python() -> Check:
     text = f"{platform.python_version()} in {sys.prefix}"
     if sys.version_info >= (3, 11):
         return Check("Python", Verdict.OK, text)
-    remedy = "onnxruntime ends at 1.23 (opset 23) on Python 3.10: export with --opset 18"
+    remedy = "onnxruntime ends at 1.23 (opset 23) on Python 3.10: export with --opset 21"
     return Check("Python", Verdict.WARN, text, remedy)
 
 

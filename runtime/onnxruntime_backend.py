@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,12 +28,18 @@ from hybrid_deploy.contract import (
     is_recurrent,
     next_cache,
 )
-from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError, UsageError
-from hybrid_deploy.manifest import GraphSpec, Precision, TensorSpec
+from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
+from hybrid_deploy.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.runtime.backend import FloatArray, IntArray, Options
 from hybrid_deploy.runtime.cache_rows import chosen_rows, filled_part, move_rows
 from hybrid_deploy.runtime.graph_inputs import DTYPES, check_inputs
 from hybrid_deploy.runtime.large_pages import LargePages
+from hybrid_deploy.runtime.onnxruntime_session import (
+    failures,
+    make_session,
+    too_old,
+    wrong_optimizers,
+)
 from hybrid_deploy.runtime.prompt_steps import prefill_by_steps
 
 try:
@@ -44,10 +47,6 @@ try:
 except ImportError as error:
     raise MissingDependencyError("onnxruntime", extra="cpu") from error
 
-Provider = str | tuple[str, dict[str, str]]
-"""Name of an execution provider, with its options."""
-
-_ERRORS_ONLY = 3
 _FEW_TOKENS = 4
 """A prompt up to this length takes steps: the prefill graph has weights of its own to load."""
 
@@ -82,7 +81,7 @@ class OnnxRuntimeBackend:
         """Encodes a batch and makes ready to decode it."""
         spec = self._specs[GraphRole.ENCODER]
         batch = check_inputs(spec, inputs)
-        with _failures("the encoder"):
+        with failures("the encoder"):
             binding = self._encoder.io_binding()
             for name, value in inputs.items():
                 binding.bind_cpu_input(name, np.ascontiguousarray(value))
@@ -129,7 +128,7 @@ class OnnxRuntimeBackend:
 
     def _session(self, role: GraphRole) -> ort.InferenceSession:
         path = self._bundle.graph_path(self._variant, role)
-        with _failures(f"loading {path}"):
+        with failures(f"loading {path}"):
             try:
                 return make_session(
                     path,
@@ -138,10 +137,10 @@ class OnnxRuntimeBackend:
                     planned=role is not GraphRole.ENCODER,
                 )
             except Exception as error:
-                too_old = _too_old(error)
-                if too_old is None:
+                explained = too_old(error)
+                if explained is None:
                     raise
-                raise too_old from error
+                raise explained from error
 
 
 class OnnxRuntimeDecoding:
@@ -211,7 +210,7 @@ class OnnxRuntimeDecoding:
         refine = self._backend.refine_session
         assert refine is not None, "rough logits come with a graph that refines them"
         inputs = {HIDDEN: self._hidden[row : row + 1], CANDIDATES: tokens}
-        with _failures("the refine graph"):
+        with failures("the refine graph"):
             logits: FloatArray = np.asarray(refine.run(None, inputs)[0])[0]
         return logits
 
@@ -223,7 +222,7 @@ class OnnxRuntimeDecoding:
             return prefill_by_steps(self.step_roughly, self._keep, tokens, position, last)
         arrays = {TOKENS: tokens, POSITION: position, LAST: last}
         self._filled = max(self._filled, int(position.max()) + tokens.shape[1])
-        with _failures("the prefill graph"):
+        with failures("the prefill graph"):
             session.run_with_iobinding(self._bind(session, arrays))
         return self._logits
 
@@ -309,47 +308,6 @@ class OnnxRuntimeDecoding:
         return binding
 
 
-def make_session(
-    path: Path,
-    threads: int | None,
-    *,
-    optimized: bool = True,
-    disabled: Sequence[str] = (),
-    planned: bool = True,
-    providers: Sequence[Provider] = ("CPUExecutionProvider",),
-) -> ort.InferenceSession:
-    """Opens an ONNX file.
-
-    Where a provider does not load, ONNX Runtime takes the CPU without an error: ask the session.
-
-    Args:
-        path: of the file.
-        threads: within an operator; None leaves it to ONNX Runtime.
-        optimized: whether it may rewrite the graph.
-        disabled: graph optimizers to leave out.
-        planned: whether memory for all intermediate results is laid out at once. It saves time in
-            short calls; in an encoder it saves none, and takes a third more memory.
-        providers: in the order of preference.
-    """
-    options = ort.SessionOptions()
-    options.enable_mem_pattern = planned
-    options.log_severity_level = _ERRORS_ONLY
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    if not optimized:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(
-        str(path), options, providers=list(providers), disabled_optimizers=list(disabled)
-    )
-
-
-def wrong_optimizers(precision: Precision) -> tuple[str, ...]:
-    """Names the optimizers that change what graphs of a precision compute."""
-    # takes a zero point of 0 for the smallest number, as of uint8, and removes the Relu before it
-    return ("ReluQuantRewrite",) if "fp8" in (precision.encoder, precision.decoder) else ()
-
-
 def _check_types(step: GraphSpec, name: str) -> None:
     unknown = {tensor.dtype for tensor in step.inputs} - DTYPES.keys()
     if unknown:
@@ -357,23 +315,6 @@ def _check_types(step: GraphSpec, name: str) -> None:
             f"onnxruntime has no CPU kernels for {', '.join(sorted(unknown))}, in which {name} "
             "computes; build it for TensorRT, or run another variant"
         )
-
-
-def _too_old(error: Exception) -> BackendError | None:
-    """Recognises that the installed ONNX Runtime does not know the graph's operators yet."""
-    known = re.search(r"support for domain ai\.onnx is till opset (\d+)", str(error))
-    missing = re.search(r"Could not find an implementation for (\w+)\(\d+\)", str(error))
-    advice = "upgrade onnxruntime (1.25 or newer), or export with --opset 18"
-    if known is not None:
-        return BackendError(
-            f"the graphs use a newer ONNX opset than the {known[1]} that onnxruntime "
-            f"{ort.__version__} reads; {advice}"
-        )
-    if missing is not None:
-        return BackendError(
-            f"onnxruntime {ort.__version__} has no kernel for {missing[1]}; {advice}"
-        )
-    return None
 
 
 def _ort_value(array: NDArray[Any]) -> ort.OrtValue:
@@ -397,13 +338,3 @@ def _zeros(spec: TensorSpec, batch: int) -> ort.OrtValue:
 def _sizes(spec: TensorSpec, batch: int) -> Sequence[int]:
     """Gives concrete sizes; the one symbolic dimension of a cache or of the logits is the batch."""
     return [size if isinstance(size, int) else batch for size in spec.shape]
-
-
-@contextmanager
-def _failures(where: str) -> Iterator[None]:
-    try:
-        yield
-    except (InputError, BackendError, MemoryError):
-        raise
-    except Exception as error:
-        raise BackendError(f"onnxruntime failed in {where}: {error}") from error

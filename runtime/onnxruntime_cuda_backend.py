@@ -19,8 +19,8 @@ from hybrid_deploy.runtime.device import Device
 from hybrid_deploy.runtime.device_backend import STEPS, DeviceBackend
 from hybrid_deploy.runtime.device_graphs import device_graphs
 from hybrid_deploy.runtime.gpu import open_gpu, refuse_rough
-from hybrid_deploy.runtime.onnxruntime_backend import Provider, make_session, wrong_optimizers
 from hybrid_deploy.runtime.onnxruntime_engine import CHOOSE, OnnxRuntimeEngine
+from hybrid_deploy.runtime.onnxruntime_session import Provider, make_session, wrong_optimizers
 
 NAME = "onnxruntime-cuda"
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"

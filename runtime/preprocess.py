@@ -10,25 +10,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.inputs import (
     ArrayInput,
     AudioInput,
     EncoderInput,
-    FramesInput,
-    ImageInput,
-    PatchesInput,
-    PixelsInput,
     Preprocess,
     TextInput,
 )
 from hybrid_deploy.runtime.preprocess_audio import batch_audio, load_audio
-from hybrid_deploy.runtime.preprocess_frames import batch_frames, load_frames
-from hybrid_deploy.runtime.preprocess_image import batch_images, load_image
-from hybrid_deploy.runtime.preprocess_patches import batch_patches
-from hybrid_deploy.runtime.preprocess_pixels import batch_pixels
 from hybrid_deploy.runtime.preprocess_text import batch_texts, load_text
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -116,24 +107,20 @@ def file_kind(spec: Preprocess) -> FileKind:
         return FileKind(f"{suffix} files", frozenset({suffix}))
     if isinstance(first, AudioInput):
         return FileKind("sound files", AUDIO_SUFFIXES)
-    known = Image.registered_extensions()
-    readable = frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN)
-    return FileKind("images", readable)
+    from hybrid_deploy.runtime.preprocess_image import picture_suffixes
+
+    return FileKind("images", picture_suffixes())
 
 
 def _from_files(paths: Sequence[Path], spec: EncoderInput) -> Arrays:
-    if isinstance(spec, ImageInput):
-        return batch_images([load_image(path) for path in paths], spec)
-    if isinstance(spec, PixelsInput):
-        return {spec.name: batch_pixels([load_image(path) for path in paths], spec)}
-    if isinstance(spec, FramesInput):
-        return batch_frames([load_frames(path, spec.frames) for path in paths], spec)
-    if isinstance(spec, PatchesInput):
-        return batch_patches([load_image(path) for path in paths], spec)
     if isinstance(spec, AudioInput):
         return batch_audio([load_audio(path, spec.sampling_rate) for path in paths], spec)
-    assert isinstance(spec, ArrayInput)
-    return batch_arrays([_load_arrays(path, spec) for path in paths])
+    if isinstance(spec, ArrayInput):
+        return batch_arrays([_load_arrays(path, spec) for path in paths])
+    assert not isinstance(spec, TextInput)
+    from hybrid_deploy.runtime.preprocess_pictures import batch_pictures
+
+    return batch_pictures(paths, spec)
 
 
 def _texts(paths: Sequence[Path], *, alone: bool) -> list[str]:

@@ -13,7 +13,7 @@ from PIL import Image, ImageSequence
 
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.inputs import FramesInput
-from hybrid_deploy.runtime.preprocess_image import check_pixels, load_image
+from hybrid_deploy.runtime.preprocess_image import check_pixels, load_image, picture_suffixes
 from hybrid_deploy.runtime.preprocess_pixels import batch_pixels
 
 _FILMS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mpeg", ".webm"})
@@ -31,9 +31,7 @@ def load_frames(path: Path, most: int) -> list[Image.Image]:
         InputError: it is neither, holds no frame, or is damaged.
     """
     if path.is_dir():
-        known = {
-            suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN
-        }
+        known = picture_suffixes()
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in known)
         if not files:
             raise InputError(f"{path} holds no pictures; give a folder with a picture per frame")

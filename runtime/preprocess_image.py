@@ -40,6 +40,12 @@ def load_image(path: Path) -> Image.Image:
         raise InputError(f"{path} is a damaged image: {error}") from error
 
 
+def picture_suffixes() -> frozenset[str]:
+    """Gives how the names of files end that Pillow reads, in small letters."""
+    known = Image.registered_extensions()
+    return frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN)
+
+
 def check_pixels(image: Image.Image, path: Path) -> None:
     """Refuses a picture of over 100 megapixels before it is decoded.
 

@@ -11,7 +11,7 @@ from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backend import Options, load_backend
-from hybrid_deploy.runtime.onnxruntime_backend import make_session
+from hybrid_deploy.runtime.onnxruntime_session import make_session
 
 Build = Callable[..., ir.Model]
 

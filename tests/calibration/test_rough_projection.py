@@ -299,19 +299,23 @@ def test_a_small_vocabulary_is_left_alone(
     assert project_roughly(both(build, large, FORMS["MatMul"]), certain=True) is not None
 
 
+@pytest.mark.parametrize(
+    ("form", "weight"), [("MatMul", "columns"), ("Gemm", "columns"), ("tied Gemm", "table")]
+)
 @pytest.mark.parametrize(("width", "stored"), [(256, "int4"), (96, "int4"), (24, "int8")])
 def test_a_likely_margin_holds_for_nearly_all_logits(
-    build: Build, rng: np.random.Generator, width: int, stored: str
+    build: Build, rng: np.random.Generator, width: int, stored: str, form: str, weight: str
 ) -> None:
     table = rng.normal(size=(5000, width)).astype(np.float32)
     rows = rng.normal(size=(8, width)).astype(np.float32)
-    graphs = both(build, table, FORMS["MatMul"])
+    bias = rng.normal(size=5000).astype(np.float32)
+    graphs = both(build, table, FORMS[form], bias)
     given: dict[str, NDArray[Any]] = {"token": np.zeros(len(rows), np.int64), "x": rows}
     true = run(graphs[GraphRole.STEP], given)[LOGITS]
     refining = project_roughly(graphs, certain=False)
     assert refining is not None
     step = graphs[GraphRole.STEP]
-    assert f"columns_{stored}" in step.graph.initializers
+    assert f"{weight}_{stored}" in step.graph.initializers
     found = run(step, given)
     distance = np.abs(found[LOGITS] - true) / found[MARGIN][:, None]
     assert 0.2 < distance.max() < 1.1, "four standard deviations and more are rare, not impossible"

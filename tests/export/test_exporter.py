@@ -32,7 +32,7 @@ from hybrid_deploy.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.onnx_files import load_graphs, weight_bytes
 from hybrid_deploy.runtime.backend import Options, load_backend
 from hybrid_deploy.runtime.graph_inputs import check_inputs
-from hybrid_deploy.runtime.onnxruntime_backend import make_session
+from hybrid_deploy.runtime.onnxruntime_session import make_session
 from hybrid_deploy.runtime.session import load_session
 
 

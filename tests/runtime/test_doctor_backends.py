@@ -44,7 +44,7 @@ def test_onnxruntime_too_old_for_opset_24() -> None:
     *_, step = onnxruntime_checks(by_graph(works, step=old))
     assert step.verdict is Verdict.WARN
     assert step.remedy == (
-        "export with --opset 18, or upgrade onnxruntime to 1.25 or newer (Python 3.11 or newer)"
+        "export with --opset 21, or upgrade onnxruntime to 1.25 or newer (Python 3.11 or newer)"
     )
 
 

@@ -84,4 +84,4 @@ def test_packages_are_found_without_importing_them(monkeypatch: pytest.MonkeyPat
 def test_python_3_10_ends_at_opset_23(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 10, 12))
     remedy = doctor_host.python().remedy
-    assert remedy is not None and remedy.endswith("export with --opset 18")
+    assert remedy is not None and remedy.endswith("export with --opset 21")

@@ -1,0 +1,33 @@
+"""Whatever is read by Pillow: the one door to it, so that it is loaded when a picture comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from hybrid_deploy.inputs import FramesInput, ImageInput, PatchesInput, PixelsInput
+from hybrid_deploy.runtime.preprocess_frames import batch_frames, load_frames
+from hybrid_deploy.runtime.preprocess_image import batch_images, load_image
+from hybrid_deploy.runtime.preprocess_patches import batch_patches
+from hybrid_deploy.runtime.preprocess_pixels import batch_pixels
+
+PictureInput: TypeAlias = ImageInput | PixelsInput | FramesInput | PatchesInput
+
+
+def batch_pictures(paths: Sequence[Path], spec: PictureInput) -> dict[str, NDArray[Any]]:
+    """Reads pictures or frames of videos, and makes one batch of them.
+
+    Raises:
+        InputError: a file is missing, damaged or too large.
+    """
+    if isinstance(spec, FramesInput):
+        return batch_frames([load_frames(path, spec.frames) for path in paths], spec)
+    pictures = [load_image(path) for path in paths]
+    if isinstance(spec, ImageInput):
+        return batch_images(pictures, spec)
+    if isinstance(spec, PixelsInput):
+        return {spec.name: batch_pixels(pictures, spec)}
+    return batch_patches(pictures, spec)
