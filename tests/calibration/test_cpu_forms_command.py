@@ -134,7 +134,8 @@ def test_refining_counts_as_part_of_the_token(
             time.sleep(pause_ms / 1e3)
             return refine.run(*arguments)
 
-    monkeypatch.setattr(session.backend, "_refine", Slow())
+    sessions = session.backend._sessions  # type: ignore[attr-defined]
+    monkeypatch.setitem(sessions, GraphRole.REFINE, Slow())
     scores = GenerateOptions(scores=True)  # they need every true logit
     _, timings = session.run_files([lines / "0.png"], options=scores)
     assert timings.step_ms and min(timings.step_ms) >= pause_ms
