@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import numpy as np
 import onnx_ir as ir
@@ -35,7 +36,8 @@ class BeamAxis:
         self._folded: dict[tuple[ir.Value, int], ir.Value] = {}
         self._places: dict[ir.Value, int] = {}
         self._unfolded: dict[ir.Value, ir.Value] = {}
-        self._shapes: dict[tuple[int, ...], ir.Value] = {}
+        self._shapes: dict[tuple[ir.Value | int, ...], ir.Value] = {}
+        self._sizes: dict[tuple[ir.Value, int], ir.Value] = {}
         self._masks: dict[ir.Value, ir.Value] = {}
         self._inputs = self._sizes_node("Shape", [memory], start=0, end=1)
 
@@ -71,7 +73,7 @@ class BeamAxis:
         """Gives the form of a value whose beams are at an axis, counted from the end.
 
         Raises:
-            NotFoldableError: the axis is not of one, or another one varies.
+            NotFoldableError: the axis is not of one.
         """
         place = rank_of(value) + from_end
         if place not in _ones(value):
@@ -83,11 +85,7 @@ class BeamAxis:
         return self._folded[value, place]
 
     def unfolded(self, value: ir.Value) -> ir.Value:
-        """Gives the form (sequences, ..., 1, ...) of a folded value.
-
-        Raises:
-            NotFoldableError: another axis varies.
-        """
+        """Gives what a folded value stands for, (sequences, ..., 1, ...)."""
         if value not in self._unfolded:
             self._unfolded[value] = self._merged(value, value)
         return self._unfolded[value]
@@ -140,7 +138,7 @@ class BeamAxis:
             if mask.shape is None or rank < -_ROWS or mask.shape[_ROWS] != 1:
                 raise NotFoldableError
             count = self._sizes_node("Shape", [rows], start=2, end=3)
-            one = self._numbers("beam_mask_one", [1])
+            one = self._numbers("beam_sizes_1", [1])
             parts = [*[one] * (rank + _ROWS), count, one]
             sizes = self._sizes_node("Concat", parts, axis=0)
             node = ir.node("Expand", [mask, sizes])
@@ -155,15 +153,18 @@ class BeamAxis:
 
     def _split(self, value: ir.Value, place: int) -> ir.Value:
         """Folds a value of sequences."""
-        sizes = _sizes(value, but=place)
-        if sizes is None:
-            raise NotFoldableError
-        split = ir.node("Reshape", [_source(value), self._shape_of(sizes)])
-        order = [0, *range(2, len(sizes) + 2)]
+        assert value.shape is not None, "its rank was asked for"
+        sizes, rest = (
+            list(value.shape),
+            [axis for axis in range(1, rank_of(value)) if axis != place],
+        )
+        source = _source(value) if _sizes(value) is not None else value
+        split = ir.node("Reshape", [source, self._shape_of([self._inputs, -1], value, rest)])
+        order = [0, *range(2, len(rest) + 2)]
         order.insert(place, 1)
         turned = ir.node("Transpose", [split.outputs[0]], {"perm": order})
         self._graph.extend([split, turned])
-        shape = ir.Shape([INPUTS_DIM, BEAMS_DIM, *sizes])
+        shape = ir.Shape([INPUTS_DIM, BEAMS_DIM, *(sizes[axis] for axis in rest)])
         _described(split, f"{value.name}_split", value, shape)
         shape = _with_beams(value, place)
         return _described(turned, f"{value.name}_of_beams_{place}", value, shape)
@@ -180,26 +181,51 @@ class BeamAxis:
 
     def _merged(self, value: ir.Value, result: ir.Value) -> ir.Value:
         """Gives sequences again, in the shape of `result`, which has the same numbers."""
-        sizes, place = _sizes(result), self.place(value)
-        if sizes is None:
-            raise NotFoldableError
+        place = self.place(value)
         order = [axis for axis in range(1, rank_of(value)) if axis != place]
         folded = self._folded[value, place]
         turned = ir.node("Transpose", [folded], {"perm": [0, place, *order]})
-        numbers = self._numbers(f"sequences_{'_'.join(map(str, sizes))}", [-1, *sizes])
-        merged = ir.node("Reshape", [turned.outputs[0], numbers])
+        sizes = self._shape_of([-1], result, range(1, rank_of(result)), like=folded)
+        merged = ir.node("Reshape", [turned.outputs[0], sizes])
         self._graph.extend([turned, merged])
         assert folded.shape is not None, "folded values are described"
         shape = ir.Shape([folded.shape[axis] for axis in (0, place, *order)])
         _described(turned, f"{value.name}_by_beam", value, shape)
         return _described(merged, f"{result.name}_of_sequences", result, result.shape)
 
-    def _shape_of(self, sizes: tuple[int, ...]) -> ir.Value:
-        """Gives [inputs, as many as there are, *sizes]."""
-        if sizes not in self._shapes:
-            rest = self._numbers(f"beams_{'_'.join(map(str, sizes))}", [-1, *sizes])
-            self._shapes[sizes] = self._sizes_node("Concat", [self._inputs, rest], axis=0)
-        return self._shapes[sizes]
+    def _shape_of(
+        self,
+        begin: Sequence[ir.Value | int],
+        value: ir.Value,
+        axes: Iterable[int],
+        like: ir.Value | None = None,
+    ) -> ir.Value:
+        """Gives a shape that ends in sizes of a value; those that vary are asked of `like`."""
+        assert value.shape is not None, "its rank was asked for"
+        parts: list[ir.Value | int] = list(begin)
+        for axis in axes:
+            size = value.shape[axis]
+            parts.append(size if isinstance(size, int) else self._size(like or value, axis))
+        key = tuple(parts)
+        if key not in self._shapes:
+            runs = groupby(parts, key=lambda part: isinstance(part, int))
+            joined = [value for _, run in runs for value in self._run(list(run))]
+            alone = len(joined) == 1
+            self._shapes[key] = joined[0] if alone else self._sizes_node("Concat", joined, axis=0)
+        return self._shapes[key]
+
+    def _run(self, parts: Sequence[ir.Value | int]) -> list[ir.Value]:
+        """Gives numbers that follow each other as one value, and other values as they are."""
+        numbers = [part for part in parts if isinstance(part, int)]
+        if not numbers:
+            return [part for part in parts if isinstance(part, ir.Value)]
+        return [self._numbers(f"beam_sizes_{'_'.join(map(str, numbers))}", numbers)]
+
+    def _size(self, value: ir.Value, axis: int) -> ir.Value:
+        if (value, axis) not in self._sizes:
+            size = self._sizes_node("Shape", [value], start=axis, end=axis + 1)
+            self._sizes[value, axis] = size
+        return self._sizes[value, axis]
 
     def _sizes_node(self, operator: str, inputs: Sequence[ir.Value], **attributes: int) -> ir.Value:
         node = ir.node(operator, inputs, attributes)
@@ -231,10 +257,10 @@ def _ones(value: ir.Value) -> list[int]:
     return [axis for axis, size in enumerate(value.shape) if axis and size == 1]
 
 
-def _sizes(value: ir.Value, but: int = 0) -> tuple[int, ...] | None:
-    """Gives all sizes but the first and that of one more axis; None if they vary."""
+def _sizes(value: ir.Value) -> tuple[int, ...] | None:
+    """Gives all sizes but the first; None if they vary."""
     assert value.shape is not None, "its rank was asked for"
-    sizes = [size for axis, size in enumerate(value.shape) if axis not in (0, but)]
+    sizes = list(value.shape)[1:]
     fixed = tuple(size for size in sizes if isinstance(size, int))
     return fixed if len(fixed) == len(sizes) else None
 

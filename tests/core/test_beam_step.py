@@ -51,6 +51,18 @@ BY_COLUMNS = """
     shares = Softmax(seen)
     result = MatMul(shares, cross_value_0)
 """
+BY_HEADS = """
+    raw = MatMul(query, cross_key_0)
+    first = Shape <end = 1> (token)
+    last = Shape <start = 2, end = 3> (cross_value_0)
+    squeezed_scores = Squeeze(raw, two)
+    apart = Concat <axis = 0> (minus, last)
+    scores = Reshape(squeezed_scores, apart)
+    shares = Softmax <axis = 1> (scores)
+    sizes = Concat <axis = 0> (first, two, one, last)
+    again = Reshape(shares, sizes)
+    result = MatMul(again, cross_value_0)
+"""
 SCALED_BY_MEMORY = """
     scale = ReduceMax <keepdims = 1> (cross_value_0, two)
     scaled = Mul(query, scale)
@@ -66,6 +78,7 @@ def step_of(body: str, *memory: str, batch: str = "batch", query: str = QUERY) -
     <ir_version: 11, opset_import: ["" : 24]>
     step ({inputs}) => (float[{batch}, 6] logits)
     <{TABLE}}}, int64[3] heads = {{-1, 2, 3}}, int64[1] one = {{1}}, int64[1] two = {{2}},
+     int64[1] minus = {{-1}},
      int64[2] width = {{-1, 6}}, int64[4] columns = {{-1, 2, 3, 1}}, float low = {{-10000.0}}>
     {{ {query} {body} {END} }}
     """
@@ -106,6 +119,7 @@ def first_sizes(model: ir.Model) -> dict[str, str]:
         (MASKED, (KEYS, VALUES, MASK)),
         (WRITTEN, (TURNED, VALUES, MASK)),
         (BY_COLUMNS, (KEYS, VALUES, MASK)),
+        (BY_HEADS, (TURNED, VALUES)),
         (SCALED_BY_MEMORY, (KEYS, VALUES)),
     ],
 )
