@@ -11,10 +11,12 @@ import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from torch import nn
 
 from hybrid_deploy.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import GraphRole, is_memory
-from hybrid_deploy.runtime.backend import IntArray, Options
+from hybrid_deploy.export.full_rerun import FullRerun
+from hybrid_deploy.runtime.backend import Decoding, IntArray, Options
 from hybrid_deploy.runtime.beam import BeamSearch
 from hybrid_deploy.runtime.cache_rows import inputs_of
 from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeDecoding
@@ -73,7 +75,7 @@ def subject(
     return Subject(bundle, arrays)
 
 
-def search(decoding: OnnxRuntimeDecoding, prompts: list[list[int]]) -> tuple[Decoded, ...]:
+def search(decoding: Decoding, prompts: list[list[int]]) -> tuple[Decoded, ...]:
     rules = Rules(Limits((2, 5, 7), 0, LENGTH, LENGTH), beams=Beams(BEAMS, 3), scores=True)
     return BeamSearch(decoding, prompts, rules).run().sequences
 
@@ -184,3 +186,12 @@ def test_inputs_of_chosen_beams(
 ) -> None:
     found: tuple[IntArray, int] = inputs_of(np.array(rows), beams)
     assert (found[0].tolist(), found[1]) == (inputs, together)
+
+
+def test_full_reruns_are_searched_too(tiny_model: nn.Module, tiny_path: Path) -> None:
+    """Golden samples of a bundle whose defaults are beams come from them."""
+    arrays = {"image": random_floats(INPUTS, 1, 8, 24).numpy()}
+    found = search(FullRerun(tiny_model, LENGTH).start(arrays), PROMPTS["ragged"])
+    exported = Subject(open_bundle(tiny_path), arrays).start()
+    wanted = search(exported, PROMPTS["ragged"])
+    assert [row.tokens for row in found] == [row.tokens for row in wanted]
