@@ -18,6 +18,7 @@ from hybrid_deploy.calibration.residual_norms import merge_residual_norms
 from hybrid_deploy.calibration.rough_projection import project_roughly
 from hybrid_deploy.calibration.short_memory import shorten_memory
 from hybrid_deploy.calibration.sibling_products import fuse_sibling_products
+from hybrid_deploy.calibration.true_logits import with_true_logits
 from hybrid_deploy.contract import GraphRole
 
 
@@ -38,24 +39,32 @@ def prefer_cpu_decoder(
     graphs: Mapping[GraphRole, ir.Model],
     form: DecoderForm,
     typical: Mapping[str, int] | None = None,
-) -> None:
+) -> ir.Model:
     """Rewrites the graphs of a variant in place.
 
     Args:
         graphs: all of a variant, their numbers in the form already.
         form: FLOAT_CPU keeps the tokens of float; others may round the memory too.
         typical: sizes of symbolic dimensions.
+
+    Returns:
+        The step for beam searches, which need all logits true, and attend to a memory for several
+        sequences at once.
     """
-    decoder = {role: graphs[role] for role in _decoder_roles(graphs)}
+    step, refining = graphs[GraphRole.STEP], graphs.get(GraphRole.REFINE)
+    searched = step.clone() if refining is None else with_true_logits(step, refining)
     if form is not DecoderForm.FLOAT_CPU:
-        shorten_memory(graphs, typical or {})
-    for model in decoder.values():
+        shorten_memory(graphs, typical or {}, searched)
+    models = [*(graphs[role] for role in _decoder_roles(graphs)), searched]
+    for model in models:
         fuse_sibling_products(model)
-    group_self_attention(graphs[GraphRole.STEP])
-    merge_residual_norms(graphs[GraphRole.STEP])
-    for model in decoder.values():
+    for model in (step, searched):
+        group_self_attention(model)
+        merge_residual_norms(model)
+    for model in models:
         RemoveUnusedNodesPass()(model)
         drop_unused_constants(model.graph)
+    return searched
 
 
 def _decoder_roles(graphs: Mapping[GraphRole, ir.Model]) -> list[GraphRole]:

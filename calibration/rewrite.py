@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
+from hybrid_deploy.beam_step import add_beam_step
 from hybrid_deploy.calibration.cpu_decoder import prefer_cpu_decoder, split_projection
 from hybrid_deploy.calibration.cpu_kernels import prefer_cpu_kernels
 from hybrid_deploy.calibration.decoder_forms import quantize_decoder
@@ -32,7 +33,7 @@ def apply_recipe(
     wide: Mapping[GraphRole, Collection[str]] | None = None,
     typical: Mapping[str, int] | None = None,
 ) -> None:
-    """Rewrites the graphs of a variant in place, and adds one where a form has one more.
+    """Rewrites the graphs of a variant in place, and adds those that a form has besides.
 
     Args:
         recipe: what becomes of each component.
@@ -71,8 +72,10 @@ def apply_recipe(
     elif recipe.decoder is DecoderForm.FLOAT_CPU:
         split_projection(graphs, recipe.decoder)
     match_memory(encoder, decoder)
+    searched = None
     if recipe.decoder.is_for_cpu:
-        prefer_cpu_decoder(graphs, recipe.decoder, typical)
+        searched = prefer_cpu_decoder(graphs, recipe.decoder, typical)
+    add_beam_step(graphs, searched)
 
 
 def _shorten(

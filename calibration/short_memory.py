@@ -10,7 +10,7 @@ last position, which is there already, is written again.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +62,11 @@ class _CrossAttention:
     rows: ir.Value
 
 
-def shorten_memory(graphs: Mapping[GraphRole, ir.Model], typical: Mapping[str, int]) -> int:
+def shorten_memory(
+    graphs: Mapping[GraphRole, ir.Model],
+    typical: Mapping[str, int],
+    searched: ir.Model | None = None,
+) -> int:
     """Stores keys and values of the memory in 8 bits, in place.
 
     What nobody takes any more is left to be removed.
@@ -70,6 +74,7 @@ def shorten_memory(graphs: Mapping[GraphRole, ir.Model], typical: Mapping[str, i
     Args:
         graphs: encoder, step and prefill.
         typical: sizes of symbolic dimensions, to tell whether it pays.
+        searched: another form of the step, whose operators take several rows; it computes in float.
 
     Returns:
         How many attentions read 8 bits now; one with a mask or of another form is left.
@@ -88,6 +93,8 @@ def shorten_memory(graphs: Mapping[GraphRole, ir.Model], typical: Mapping[str, i
                 if GraphRole.PREFILL in graphs:
                     _restore(graphs[GraphRole.PREFILL].graph, name)
             _rewrite(step, one)
+            if searched is not None:
+                _read_in_floats(searched.graph, names)
             done += 1
     return done
 
@@ -228,6 +235,37 @@ def _rewrite(graph: ir.Graph, one: _CrossAttention) -> None:
         cache.name, cache.shape = next_cache(str(short.name)), short.shape
         cache.dtype = ir.DataType.INT8
         graph.outputs.append(cache)
+
+
+def _read_in_floats(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Lets an Attention take 8 bits as floats; the scales go to its query and its result."""
+    memory = {value.name: value for value in graph.inputs}
+    node = next(user for user, _ in memory[names[0]].uses())
+    scales = []
+    for index, name in enumerate(names, start=1):
+        old = memory[name]
+        batch, heads, width = _sizes(old)
+        short = ir.val(name, ir.DataType.INT8, old.shape)
+        scale = ir.val(_scale_name(name), ir.DataType.FLOAT, ir.Shape([batch, heads * width]))
+        cast = ir.node("Cast", [short], {"to": ir.DataType.FLOAT})
+        spread = constant(graph, f"memory_heads_{heads}_{width}", np.array([-1, heads, 1, width]))
+        split = ir.node("Reshape", [scale, spread])
+        scales.append(name_value(split, f"{name}_scale_heads", ir.Shape([batch, heads, 1, width])))
+        old.name = f"{name}_replaced"
+        node.replace_input_with(index, name_value(cast, f"{name}_floats", old.shape))
+        graph.insert_before(node, [cast, split])
+        graph.inputs[graph.inputs.index(old)] = short
+        graph.inputs.append(scale)
+    query, result = node.inputs[0], node.outputs[0]
+    assert query is not None, "an attention has a query"
+    scaled = ir.node("Mul", [query, scales[0]])
+    node.replace_input_with(0, name_value(scaled, f"{query.name}_scaled", query.shape))
+    graph.insert_before(node, scaled)
+    unscaled = ir.node("Mul", [result, scales[1]])
+    result.replace_all_uses_with(unscaled.outputs[0])
+    unscaled.replace_input_with(0, result)
+    name_value(unscaled, f"{result.name}_unscaled", result.shape)
+    graph.insert_after(node, unscaled)
 
 
 def _lengths(graph: ir.Graph, memory: ir.Value) -> Lengths:

@@ -32,6 +32,7 @@ def described_variant(
         step=specs[GraphRole.STEP],
         prefill=specs.get(GraphRole.PREFILL),
         refine=specs.get(GraphRole.REFINE),
+        beam_step=specs.get(GraphRole.BEAM_STEP),
         provenance=provenance,
     )
 

@@ -69,6 +69,10 @@ class FullRerunDecoding:
         chosen._tokens = self._tokens[rows]
         return chosen
 
+    def widen(self, count: int) -> FullRerunDecoding:
+        """Gives the decoding in which every sequence is `count` beams."""
+        return self.select(np.repeat(np.arange(self.batch), count))
+
     def step(self, token: IntArray, position: IntArray) -> FloatArray:
         """Decodes one token per sequence."""
         self._tokens[np.arange(self.batch), position] = token

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hybrid_deploy import __version__
+from hybrid_deploy.beam_step import add_beam_step
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import BATCH_DIM, LAST, POSITION, TOKEN, TOKENS, GraphRole, Head
 from hybrid_deploy.errors import UsageError
@@ -65,13 +66,17 @@ def write_graphs(
         dims[BATCH_DIM] = DimRange(form.batch, form.batch, form.batch)
         for model in graphs.values():
             fix_batch(model, form.batch)
-    specs = save_graphs(graphs, _made(folder / FLOAT), FLOAT, dims)
+    written = dict(graphs)
+    if form.head is Head.LOGITS:
+        add_beam_step(written)
+    specs = save_graphs(written, _made(folder / FLOAT), FLOAT, dims)
     variant = Variant(
         precision=Precision(encoder=FLOAT, decoder=FLOAT),
         opset=form.opset,
         encoder=specs[GraphRole.ENCODER],
         step=specs[GraphRole.STEP],
         prefill=specs.get(GraphRole.PREFILL),
+        beam_step=specs.get(GraphRole.BEAM_STEP),
     )
     return Manifest(
         schema_version=SCHEMA_VERSION,

@@ -60,6 +60,11 @@ class Bundle:
         specs = {role: getattr(found, role.value) for role in GraphRole}
         return {role: spec for role, spec in specs.items() if spec is not None}
 
+    def loop_graphs(self, variant: str) -> dict[GraphRole, GraphSpec]:
+        """Gives the graphs that every loop needs: all but the one that only beam searches take."""
+        graphs = self.graphs(variant)
+        return {role: spec for role, spec in graphs.items() if role is not GraphRole.BEAM_STEP}
+
     def graph_path(self, variant: str, role: GraphRole) -> Path:
         """Gives the path of one ONNX graph."""
         return self.folder / self.graph(variant, role).file

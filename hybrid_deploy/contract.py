@@ -21,6 +21,12 @@ A variant whose logits are rough has a fourth graph, and prefill and step return
 step      ...                               -> logits (rough), hidden, margin, caches
 refine    hidden, candidates                -> logits            the true ones of some tokens
 
+Where its memory allows, a variant has a step for beam searches, whose memory tensors begin with
+`inputs` in place of `batch`. `batch` is a multiple of it: the sequences of an input, its beams, lie
+side by side and share its memory. Its logits are true in any variant. No engine is built of it.
+
+beam_step token, position, memory, caches        -> logits, caches     one token per row
+
 A TensorRT engine of a graph that returns `logits` returns `next_token`, `next_position` and `score`
 too: what the next step is fed, without a way over the host.
 A variant exported with another head returns `next_token`, or `top_scores` and `top_tokens`, where
@@ -86,6 +92,12 @@ Graphs of an older one write attention out and update caches with ScatterElement
 """
 
 BATCH_DIM = "batch"
+INPUTS_DIM = "inputs"
+"""First dimension of the memory tensors where several rows share them."""
+
+BEAMS_DIM = "beams"
+"""How many rows share a memory, inside of a graph: batch / inputs."""
+
 LENGTH_DIM = "length"
 MEMORY_DIM = "memory"
 CAPACITY_DIM = "capacity"
@@ -110,6 +122,7 @@ class GraphRole(str, Enum):
     PREFILL = "prefill"
     STEP = "step"
     REFINE = "refine"
+    BEAM_STEP = "beam_step"
 
 
 def next_cache(name: str) -> str:

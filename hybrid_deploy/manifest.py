@@ -63,7 +63,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One form of the model: its graphs over shared weight files.
 
     Without `prefill`, prompts are fed to `step` token by token. With `refine`, the logits of
-    prefill and step are rough, and it gives the true ones of some tokens.
+    prefill and step are rough, and it gives the true ones of some tokens. Without `beam_step`,
+    memory is copied for every beam.
     """
 
     precision: Precision
@@ -72,6 +73,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step: GraphSpec
     prefill: GraphSpec | None = None
     refine: GraphSpec | None = None
+    beam_step: GraphSpec | None = None
     provenance: str = ""
     head: Head = Head.LOGITS
 

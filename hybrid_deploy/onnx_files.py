@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hybrid_deploy.bundle import Bundle
-from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.contract import BATCH_DIM, BEAMS_DIM, INPUTS_DIM, GraphRole
 from hybrid_deploy.graph_cost import graph_cost
 from hybrid_deploy.manifest import DimRange, GraphSpec, TensorSpec
 
@@ -30,8 +30,12 @@ _PLAIN = frozenset(
 
 
 def load_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
-    """Loads the graphs of a variant; their weights stay on disk until they are read."""
-    return {role: ir.load(bundle.graph_path(variant, role)) for role in bundle.graphs(variant)}
+    """Loads the graphs of a variant; their weights stay on disk until they are read.
+
+    The step of beam searches is left out: it is made anew of the step.
+    """
+    roles = bundle.loop_graphs(variant)
+    return {role: ir.load(bundle.graph_path(variant, role)) for role in roles}
 
 
 def save_graphs(
@@ -65,13 +69,19 @@ def save_graphs(
 
 def describe(model: ir.Model, file: str, dims: Mapping[str, DimRange] | None = None) -> GraphSpec:
     """Describes a graph for the manifest: inputs, outputs and, where `dims` are given, cost."""
-    typical = None if dims is None else {name: dim.typical for name, dim in dims.items()}
+    typical = None if dims is None else _typical(dims)
     return GraphSpec(
         file=file,
         inputs=tuple(_tensor_spec(value) for value in model.graph.inputs),
         outputs=tuple(_tensor_spec(value) for value in model.graph.outputs),
         cost=None if typical is None else graph_cost(model, typical),
     )
+
+
+def _typical(dims: Mapping[str, DimRange]) -> dict[str, int]:
+    """Gives the size of every dimension, with one beam for each input."""
+    sizes = {name: dim.typical for name, dim in dims.items()}
+    return {INPUTS_DIM: sizes.get(BATCH_DIM, 1), BEAMS_DIM: 1, **sizes}
 
 
 def weight_bytes(models: Mapping[GraphRole, ir.Model]) -> int:

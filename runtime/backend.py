@@ -93,7 +93,7 @@ class RoughFirst(Protocol):
 
 @runtime_checkable
 class Rearranging(Decoding, Protocol):
-    """A decoding whose sequences can change places, be doubled and be left out.
+    """A decoding whose sequences can change places, become beams and be left out.
 
     A beam search needs it; a batch whose sequences end one by one is made smaller with it.
     """
@@ -119,8 +119,17 @@ class Rearranging(Decoding, Protocol):
 
         Args:
             rows: (any number,); sequence i of the result is what sequence rows[i] was. A sequence
-                may be left out, or come several times, as the beams of an input do: those lie side
-                by side.
+                may be left out, or come several times. Where the beams of an input stay together,
+                they go on sharing its memory.
+        """
+        ...
+
+    def widen(self, count: int) -> Rearranging:
+        """Gives the decoding in which every sequence is `count` beams, side by side.
+
+        They share its memory where the backend can; else it is copied. The decoding that it is
+        called on is not used afterwards. A search begins with one beam for each input, so that one
+        graph does all of its steps.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Beam search: the likeliest sequences instead of the likeliest token.
 
-Memory is never copied while the search goes on: the beams of an input lie side by side and only
-their caches change places. Every input of a batch is searched as if it were alone.
+The beams of an input lie side by side, share its memory and change places by their caches alone.
+Every input of a batch is searched as if it were alone.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class BeamSearch:
                 "--backend onnxruntime"
             )
         rows = begin_rows(prompts, decoding.batch, rules.limits)
-        self._decoding: Rearranging = decoding
+        self._decoding = decoding.widen(1)
         self._count, self._capacity = rules.beams.count, rules.limits.capacity
         self._control = control or Control()
         self._inputs = [Hypotheses(row, rules, rules.beams) for row in rows]
@@ -79,7 +79,7 @@ class BeamSearch:
         if not self._slots[0].length:
             first = prompt_logits(self._decoding, [each.row.prompt for each in self._slots])
             logits = np.repeat(first[:, None], self._count, 1)
-            self._decoding = self._decoding.select(np.repeat(np.arange(inputs), self._count))
+            self._decoding = self._decoding.widen(self._count)
             return logits
         token = np.concatenate([each.newest for each in self._slots])
         newest = [min(len(s.row.prompt) + s.length, self._capacity) - 1 for s in self._slots]

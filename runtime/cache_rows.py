@@ -24,6 +24,22 @@ def move_rows(array: NDArray[Number], rows: IntArray) -> None:
         array[moved] = array[rows[moved]]
 
 
+def inputs_of(rows: IntArray, beams: int) -> tuple[IntArray, int]:
+    """Gives the inputs that chosen sequences have, and how many of them share one.
+
+    Args:
+        rows: (n,), the sequences.
+        beams: how many sequences of an input there are, side by side.
+
+    Returns:
+        inputs (n / beams,) and `beams` where the beams of each stay together; else (n,) and 1.
+    """
+    inputs = rows // beams
+    groups = inputs.reshape(-1, beams) if len(rows) % beams == 0 else inputs[:, None]
+    together = (groups == groups[:, :1]).all()
+    return (groups[:, 0], groups.shape[1]) if together else (inputs, 1)
+
+
 def filled_part(cache: NDArray[Number], capacity: int, filled: int) -> NDArray[Number]:
     """Gives a view of what tokens have written.
 

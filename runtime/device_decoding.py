@@ -86,6 +86,14 @@ class DeviceDecoding:
             )
         return self
 
+    def widen(self, count: int) -> DeviceDecoding:
+        """Gives the decoding of one beam for each sequence: of no more, memory stays.
+
+        Raises:
+            UsageError: more are wanted.
+        """
+        return self.select(np.repeat(np.arange(self.batch), count))
+
     def _results(self) -> FloatArray:
         results = self._workspace.fetch()
         logits: FloatArray = results.pop(LOGITS)

@@ -64,7 +64,7 @@ def build_engines(
     progress: Progress | None = None,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> list[EngineRecord]:
-    """Builds all graphs of a variant, or finds them in the cache.
+    """Builds all graphs of a variant that a loop on a GPU takes, or finds them in the cache.
 
     Raises:
         InputError: the bundle has no such variant.
@@ -73,7 +73,7 @@ def build_engines(
     """
     return [
         build_engine(bundle, variant, role, target, cache=cache, progress=progress, options=options)
-        for role in bundle.graphs(variant)
+        for role in bundle.loop_graphs(variant)
     ]
 
 

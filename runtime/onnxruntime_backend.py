@@ -31,7 +31,7 @@ from hybrid_deploy.contract import (
 from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
 from hybrid_deploy.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.runtime.backend import FloatArray, IntArray, Options
-from hybrid_deploy.runtime.cache_rows import chosen_rows, filled_part, move_rows
+from hybrid_deploy.runtime.cache_rows import chosen_rows, filled_part, inputs_of, move_rows
 from hybrid_deploy.runtime.graph_inputs import DTYPES, check_inputs
 from hybrid_deploy.runtime.large_pages import LargePages
 from hybrid_deploy.runtime.onnxruntime_session import (
@@ -70,24 +70,24 @@ class OnnxRuntimeBackend:
         self._pages = LargePages() if options.large_pages else None
         self._disabled = wrong_optimizers(bundle.variant(variant).precision)
         _check_types(self._specs[GraphRole.STEP], f"variant {variant} of {bundle.folder}")
-        self._encoder = self._session(GraphRole.ENCODER)
-        self._step = self._session(GraphRole.STEP)
-        self._prefill: ort.InferenceSession | None = None
-        rough = GraphRole.REFINE in self._specs
-        self._refine = self._session(GraphRole.REFINE) if rough else None
+        self._step_role = GraphRole.BEAM_STEP if _serves_both(self._specs) else GraphRole.STEP
         self._loading = threading.Lock()
+        self._sessions: dict[GraphRole, ort.InferenceSession] = {}
+        for role in (GraphRole.ENCODER, self._step_role, GraphRole.REFINE):
+            self._loaded(role)
 
     def start(self, inputs: Mapping[str, NDArray[Any]]) -> OnnxRuntimeDecoding:
         """Encodes a batch and makes ready to decode it."""
         spec = self._specs[GraphRole.ENCODER]
         batch = check_inputs(spec, inputs)
         with failures("the encoder"):
-            binding = self._encoder.io_binding()
+            encoder = self._sessions[GraphRole.ENCODER]
+            binding = encoder.io_binding()
             for name, value in inputs.items():
                 binding.bind_cpu_input(name, np.ascontiguousarray(value))
             for output in spec.outputs:
                 binding.bind_output(output.name)
-            self._encoder.run_with_iobinding(binding)
+            encoder.run_with_iobinding(binding)
             encoded = dict(zip((o.name for o in spec.outputs), binding.get_outputs(), strict=True))
         if self._pages is not None:
             self._pages.use()
@@ -95,21 +95,23 @@ class OnnxRuntimeBackend:
 
     @property
     def step_session(self) -> ort.InferenceSession:
-        """The step graph."""
-        return self._step
+        """The step graph, or that of beam searches where they differ in whose memory is whose."""
+        return self._sessions[self._step_role]
 
     @property
     def prefill_session(self) -> ort.InferenceSession | None:
         """The prefill graph, loaded when it is first needed; None if the variant has none."""
-        if self._prefill is None and GraphRole.PREFILL in self._specs:
-            with self._loading:
-                self._prefill = self._prefill or self._session(GraphRole.PREFILL)
-        return self._prefill
+        return self._loaded(GraphRole.PREFILL)
+
+    @property
+    def beam_session(self) -> ort.InferenceSession | None:
+        """The step of beam searches, loaded when it is first needed; None if there is none."""
+        return self._loaded(GraphRole.BEAM_STEP)
 
     @property
     def refine_session(self) -> ort.InferenceSession | None:
         """What makes rough logits true; None if the variant's logits are true."""
-        return self._refine
+        return self._loaded(GraphRole.REFINE)
 
     @property
     def capacity(self) -> int:
@@ -125,6 +127,19 @@ class OnnxRuntimeBackend:
     def spec(self, role: GraphRole) -> GraphSpec:
         """The description of one graph."""
         return self._specs[role]
+
+    @property
+    def prefill_outputs(self) -> Sequence[TensorSpec]:
+        """What the prefill graph returns; nothing if the variant has none."""
+        prefill = self._specs.get(GraphRole.PREFILL)
+        return () if prefill is None else prefill.outputs
+
+    def _loaded(self, role: GraphRole) -> ort.InferenceSession | None:
+        if role in self._specs and role not in self._sessions:
+            with self._loading:
+                if role not in self._sessions:
+                    self._sessions[role] = self._session(role)
+        return self._sessions.get(role)
 
     def _session(self, role: GraphRole) -> ort.InferenceSession:
         path = self._bundle.graph_path(self._variant, role)
@@ -149,16 +164,28 @@ class OnnxRuntimeDecoding:
     Attributes:
         batch: how many sequences are decoded.
         heads: what further heads of the decoder gave last, (batch, width) each, by name.
+
+    Args:
+        backend: has the graphs.
+        batch: how many sequences are decoded.
+        encoded: memory, and caches that are not empty, by name.
+        beams: how many sequences share a memory, side by side; None for a decoding that does not
+            search, whose logits may be rough.
     """
 
     def __init__(
-        self, backend: OnnxRuntimeBackend, batch: int, encoded: Mapping[str, ort.OrtValue]
+        self,
+        backend: OnnxRuntimeBackend,
+        batch: int,
+        encoded: Mapping[str, ort.OrtValue],
+        beams: int | None = None,
     ) -> None:
         self.batch = batch
         self._backend = backend
+        self._beams = beams
         self._token = np.zeros(batch, np.int64)
         self._position = np.zeros(batch, np.int64)
-        step = backend.spec(GraphRole.STEP)
+        step = backend.spec(GraphRole.STEP if beams is None else GraphRole.BEAM_STEP)
         written = {cache_of(spec.name) for spec in step.outputs if is_next_cache(spec.name)}
         kept = {name for name in written if not is_memory(name)}
         self._memory = {name: value for name, value in encoded.items() if name not in kept}
@@ -175,17 +202,22 @@ class OnnxRuntimeDecoding:
         }
         results: dict[str, NDArray[Any]] = {
             spec.name: np.empty(_sizes(spec, batch), DTYPES[spec.dtype])
-            for spec in step.outputs
+            for spec in (*backend.prefill_outputs, *step.outputs)
             if not is_next_cache(spec.name)
         }
         self._results = {name: _ort_value(array) for name, array in results.items()}
         self._logits: FloatArray = results.pop(LOGITS)
         self._hidden: FloatArray | None = results.pop(HIDDEN, None)
-        self.margin: FloatArray | None = results.pop(MARGIN, None)
+        margin: FloatArray | None = results.pop(MARGIN, None)
+        self.margin = margin if beams is None else None
+        self._is_rough = False
         self.heads = results
         fed = {TOKEN: self._token, POSITION: self._position}
+        session = backend.step_session if beams is None else backend.beam_session
+        assert session is not None, "beams share memory in a graph that does that"
+        self._session = session
         self._bindings = [
-            self._bind(backend.step_session, fed, turn) for turn in range(2 if self._carried else 1)
+            self._bind(session, fed, turn) for turn in range(2 if self._carried else 1)
         ]
         self._turn = 0
 
@@ -204,11 +236,12 @@ class OnnxRuntimeDecoding:
 
     def exactly(self, row: int, tokens: IntArray) -> FloatArray:
         """Gives the true logits of some tokens after the newest step, (n,)."""
-        if self._hidden is None:
+        if not self._is_rough:
             known: FloatArray = self._logits[row, tokens]
             return known
         refine = self._backend.refine_session
         assert refine is not None, "rough logits come with a graph that refines them"
+        assert self._hidden is not None, "and with the rows that they are made of"
         inputs = {HIDDEN: self._hidden[row : row + 1], CANDIDATES: tokens}
         with failures("the refine graph"):
             logits: FloatArray = np.asarray(refine.run(None, inputs)[0])[0]
@@ -217,28 +250,31 @@ class OnnxRuntimeDecoding:
     def prefill_roughly(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
         """Decodes several tokens per sequence; the logits are within the margin."""
         few = tokens.shape[1] <= _FEW_TOKENS and (last == tokens.shape[1] - 1).all()
-        session = None if few else self._backend.prefill_session
+        alone = self._beams in (None, 1)
+        session = self._backend.prefill_session if alone and not few else None
         if session is None:
             return prefill_by_steps(self.step_roughly, self._keep, tokens, position, last)
         arrays = {TOKENS: tokens, POSITION: position, LAST: last}
         self._filled = max(self._filled, int(position.max()) + tokens.shape[1])
         with failures("the prefill graph"):
             session.run_with_iobinding(self._bind(session, arrays))
-        return self._logits
+        self._is_rough = self._hidden is not None
+        return self._logits if self._beams is None else self._true(self._logits)
 
     def step_roughly(self, token: IntArray, position: IntArray) -> FloatArray:
         """Decodes one token per sequence; the logits are within the margin."""
         self._token[:] = token
         self._position[:] = position
         try:
-            self._backend.step_session.run_with_iobinding(self._bindings[self._turn])
+            self._session.run_with_iobinding(self._bindings[self._turn])
         except Exception as error:
             raise BackendError(f"onnxruntime failed in the step graph: {error}") from error
         self._turn = (self._turn + 1) % len(self._bindings)
+        self._is_rough = self.margin is not None
         return self._logits
 
     def _true(self, logits: FloatArray) -> FloatArray:
-        if self._hidden is None:
+        if not self._is_rough:
             return logits
         every = np.arange(logits.shape[1])
         return np.stack([self.exactly(row, every) for row in range(self.batch)])
@@ -261,20 +297,40 @@ class OnnxRuntimeDecoding:
                 f"the graphs decode {fixed} sequences at a time, {len(rows)} are needed; use no "
                 "beams, or export without --batch"
             )
+        inputs, beams = inputs_of(rows, self._beams or 1)
+        return self._with(rows, inputs, None if self._beams is None else beams)
+
+    def widen(self, count: int) -> OnnxRuntimeDecoding:
+        """Gives the decoding in which every sequence is `count` beams."""
+        rows = np.repeat(np.arange(self.batch), count)
+        if self._backend.fixed_batch is not None or self._backend.beam_session is None:
+            return self if count == 1 else self.select(rows)
+        shared = self._beams or 1
+        return self._with(rows, np.arange(self.batch // shared), shared * count)
+
+    def _with(self, rows: IntArray, inputs: IntArray, beams: int | None) -> OnnxRuntimeDecoding:
+        """Gives the decoding of chosen sequences of chosen inputs; what stays is not copied."""
         capacity, filled = self._backend.capacity, self._tokens_held()
         encoded = dict(self._memory)
-        for spec in self._backend.spec(GraphRole.ENCODER).outputs:
-            if spec.name in encoded and spec.shape[0] in (BATCH_DIM, fixed):
-                encoded[spec.name] = _ort_value(_cells(encoded[spec.name])[rows])
+        if not np.array_equal(inputs, np.arange(self.batch // (self._beams or 1))):
+            for name in self._batched_memory():
+                encoded[name] = _ort_value(_cells(encoded[name])[inputs])
+        moved = not np.array_equal(rows, np.arange(self.batch))
         for name, value in self._caches.items():
             cells = _cells(value)
             end = cells.shape[-2] - capacity + filled
-            encoded[name] = _ort_value(chosen_rows(cells, rows, end))
+            encoded[name] = _ort_value(chosen_rows(cells, rows, end)) if moved else value
         for name, buffers in self._carried.items():
             encoded[name] = _ort_value(buffers[self._turn][rows])
-        chosen = OnnxRuntimeDecoding(self._backend, len(rows), encoded)
+        chosen = OnnxRuntimeDecoding(self._backend, len(rows), encoded, beams)
         chosen._filled = filled
         return chosen
+
+    def _batched_memory(self) -> list[str]:
+        """Names the memory tensors that every input has its own of."""
+        outputs = self._backend.spec(GraphRole.ENCODER).outputs
+        batch = (BATCH_DIM, self._backend.fixed_batch)
+        return [s.name for s in outputs if s.name in self._memory and s.shape[0] in batch]
 
     def _tokens_held(self) -> int:
         """Tells how many positions of the caches were written."""
@@ -297,15 +353,26 @@ class OnnxRuntimeDecoding:
         for name, buffers in self._carried.items():
             binding.bind_ortvalue_input(name, _ort_value(buffers[turn]))
             binding.bind_ortvalue_output(next_cache(name), _ort_value(buffers[1 - turn]))
-        for name, value in self._results.items():
-            binding.bind_ortvalue_output(name, value)
         given = {spec.name for spec in session.get_outputs()}
+        for name, value in self._results.items():
+            if name in given:
+                binding.bind_ortvalue_output(name, value)
         for name, value in {**self._memory, **self._caches}.items():
             if name in taken:
                 binding.bind_ortvalue_input(name, value)
             if next_cache(name) in given:
                 binding.bind_ortvalue_output(next_cache(name), value)
         return binding
+
+
+def _serves_both(specs: Mapping[GraphRole, GraphSpec]) -> bool:
+    """Tells whether the step of beam searches is the step, but for whose memory is whose."""
+    step, beams = specs[GraphRole.STEP], specs.get(GraphRole.BEAM_STEP)
+    return beams is not None and _names(step) == _names(beams)
+
+
+def _names(spec: GraphSpec) -> tuple[set[str], set[str]]:
+    return {tensor.name for tensor in spec.inputs}, {tensor.name for tensor in spec.outputs}
 
 
 def _check_types(step: GraphSpec, name: str) -> None:

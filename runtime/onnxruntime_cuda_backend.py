@@ -55,7 +55,7 @@ def load_on(
     cuda = _CUDA, {"user_compute_stream": str(device.stream), "use_tf32": "0"}
     providers: list[Provider] = [_CPU] if device_type == "cpu" else [cuda, _CPU]
     disabled = wrong_optimizers(bundle.variant(variant).precision)
-    capacity, specs = bundle.manifest.capacity, bundle.graphs(variant)
+    capacity, specs = bundle.manifest.capacity, bundle.loop_graphs(variant)
     choose = _open(CHOOSE, options, providers, ())
     engines = {}
     for role, spec in specs.items():

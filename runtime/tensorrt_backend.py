@@ -50,7 +50,7 @@ def load_on(
     refuse_rough(NAME, bundle, variant)
     gpu, vendor, cache = required_gpu(NAME), load_tensorrt(None), cache or EngineCache()
     engines = {}
-    for role in bundle.graphs(variant):
+    for role in bundle.loop_graphs(variant):
         path = find_engine(cache, bundle, variant, role, vendor, gpu)
         engines[role] = _loaded(path, f"{variant}/{role.value}", vendor, gpu, device)
     graphs = device_graphs(

@@ -148,7 +148,7 @@ def _build_rows(bundle: Bundle, wanted: _Wanted) -> list[Row]:
     said: set[str] = set()
     for target in wanted.targets:
         for name in wanted.variants:
-            for role in bundle.graphs(name):
+            for role in bundle.loop_graphs(name):
                 try:
                     with progress.engine():
                         record = build_engine(

@@ -91,7 +91,7 @@ def _build(path: Path) -> None:
     from hybrid_deploy.target import parse_target
 
     bundle = open_bundle(path)
-    graphs = [(variant, role) for variant in BUILT for role in bundle.graphs(variant)]
+    graphs = [(variant, role) for variant in BUILT for role in bundle.loop_graphs(variant)]
     wanted = [(target, *graph) for target in TARGETS for graph in graphs]
     built, failed, size = 0, 0, 0
     with progress_bar("build", len(wanted)) as advance:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from hybrid_deploy.beam_step import add_beam_step
 from hybrid_deploy.bundle import Bundle, open_bundle, staged_variant
 from hybrid_deploy.onnx_files import load_graphs, save_graphs
 
@@ -26,6 +27,7 @@ def edited(bundle: Bundle, edit: Edit) -> Bundle:
                 array = np.array(value.const_value.numpy())
                 edit(str(value.name), array)
                 value.const_value = ir.tensor(array, name=value.name)
+    add_beam_step(graphs)
     with staged_variant(bundle, "fp32", force=True) as staged:
         specs = save_graphs(graphs, staged.folder, staged.home, bundle.manifest.dims)
         staged.variant = msgspec.structs.replace(

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
+from hybrid_deploy.beam_step import add_beam_step
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.onnx_files import load_graphs, save_graphs
 
@@ -26,6 +27,7 @@ def with_perturbed(bundle: Bundle, amount: float, name: str = "perturbed") -> Bu
                 rng = np.random.default_rng(weight.size)  # equal weights stay equal
                 noise = amount * weight.std() * rng.standard_normal(weight.shape)
                 value.const_value = ir.tensor((weight + noise).astype(np.float32), name=value.name)
+    add_beam_step(graphs)
     folder = bundle.folder / name
     folder.mkdir()
     specs = save_graphs(graphs, folder, name, bundle.manifest.dims)

@@ -80,7 +80,7 @@ def test_inspect_counts_the_operators_of_a_cpu(run: Run, forms: Bundle) -> None:
     assert result.exit_code == 0
     rows = [line.split() for line in result.stdout.splitlines()]
     graphs = [row[1] for row in rows if row and row[0] == "fp32-cpu" and row[1] in list(GraphRole)]
-    assert graphs == ["encoder", "prefill", "step", "refine"]
+    assert graphs == ["encoder", "prefill", "step", "refine", "beam_step"]
     costs = {
         (form, role): graph.cost for form in FORMS for role, graph in forms.graphs(form).items()
     }
@@ -134,7 +134,8 @@ def test_refining_counts_as_part_of_the_token(
             time.sleep(pause_ms / 1e3)
             return refine.run(*arguments)
 
-    monkeypatch.setattr(session.backend, "_refine", Slow())
+    sessions = session.backend._sessions  # type: ignore[attr-defined]
+    monkeypatch.setitem(sessions, GraphRole.REFINE, Slow())
     scores = GenerateOptions(scores=True)  # they need every true logit
     _, timings = session.run_files([lines / "0.png"], options=scores)
     assert timings.step_ms and min(timings.step_ms) >= pause_ms

@@ -59,7 +59,7 @@ def build_graphs(
 ) -> tuple[list[EngineRecord], dict[GraphRole, str]]:
     """Gives the engines that were built, and for the others TensorRT's reasons."""
     built, refusals = [], {}
-    for role in bundle.graphs(variant):
+    for role in bundle.loop_graphs(variant):
         try:
             built.append(build_engine(bundle, variant, role, parse_target(target), cache=cache))
         except BuildError as error:

@@ -60,7 +60,7 @@ def test_names_and_shapes_follow_the_contract(tiny_bundle: Bundle) -> None:
 
 def test_every_symbolic_dimension_has_a_range(tiny_bundle: Bundle) -> None:
     dims = tiny_bundle.manifest.dims
-    for graph in tiny_bundle.graphs("fp32").values():
+    for graph in tiny_bundle.loop_graphs("fp32").values():
         for tensor in graph.inputs:
             assert {size for size in tensor.shape if isinstance(size, str)} <= set(dims)
     assert (dims["memory"].min, dims["memory"].typical, dims["memory"].max) == (2, 6, 16)

@@ -57,6 +57,9 @@ class MovableDecoding(CountingDecoding):
         chosen.cache, chosen.batches, chosen.moves = self.cache[rows], self.batches, self.moves
         return chosen
 
+    def widen(self, count: int) -> MovableDecoding:
+        return self.select(np.repeat(np.arange(self.batch), count))
+
 
 class AheadDecoding(MovableDecoding):
     """Makes tokens in blocks; keeps when an iterator was begun and closed, and how far it came."""

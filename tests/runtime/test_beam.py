@@ -50,8 +50,15 @@ class Markov:
         self.calls.append("reorder")
         self.tokens = self.tokens[rows]
 
+    def widen(self, count: int) -> Markov:
+        self.calls.append(f"widen {count}")
+        return self._chosen(np.repeat(np.arange(self.batch), count))
+
     def select(self, rows: IntArray) -> Markov:
         self.calls.append(f"select {len(rows)}")
+        return self._chosen(rows)
+
+    def _chosen(self, rows: IntArray) -> Markov:
         chosen = Markov(self.table, self.inputs[rows], self.tokens[rows])
         chosen.calls = self.calls
         return chosen
@@ -114,8 +121,9 @@ def test_settings_matter() -> None:
 def test_memory_is_selected_once_and_caches_follow_their_beams() -> None:
     decoding = Markov(table_of(3), np.arange(3))
     rows = search(decoding, Beams(2, early_stopping="never"), [[1], [3, 1], [4, 5, 1]])
-    first, expansion, *later = decoding.calls
-    assert (first, expansion) == ("prefill", "select 6")
+    *first, expansion = decoding.calls[:3]
+    assert (first, expansion) == (["widen 1", "prefill"], "widen 2")
+    later = decoding.calls[3:]
     assert [call for call in later if call.startswith("select")] in (
         [], ["select 2"], ["select 4"], ["select 4", "select 2"],
     )  # fmt: skip
@@ -133,8 +141,8 @@ def test_caches_hold_what_the_beams_are() -> None:
                 assert (row[: end + 1] >= 0).all()
             return logits
 
-        def select(self, rows: IntArray) -> Markov:
-            chosen = super().select(rows)
+        def _chosen(self, rows: IntArray) -> Markov:
+            chosen = super()._chosen(rows)
             chosen.__class__ = Checked
             return chosen
 
@@ -172,9 +180,12 @@ def test_given_up_searches_give_their_best_beams() -> None:
     cancel = threading.Event()
 
     class Cancelling(Markov):
-        def select(self, rows: IntArray) -> Markov:
-            cancel.set()
-            return super().select(rows)
+        def widen(self, count: int) -> Markov:
+            if count > 1:
+                cancel.set()
+            wide = super().widen(count)
+            wide.__class__ = Cancelling
+            return wide
 
     rules = Rules(Limits((END,), 0, LENGTH, LENGTH), beams=Beams(3, 3), scores=True)
     table = table_of(7)

@@ -40,7 +40,7 @@ class Machine:
 
     @property
     def roles(self) -> list[GraphRole]:
-        return list(self._bundle.graphs("fp32"))
+        return list(self._bundle.loop_graphs("fp32"))
 
     def have(self, version: str, gpu: LocalGpu) -> None:
         vendor = TensorRT(Flavour.TENSORRT, version, module=None, log=cast(MessageLog, None))

@@ -226,7 +226,7 @@ def test_only_a_version_compatible_engine_may_bring_code_of_the_host(
     monkeypatch.setattr(tensorrt_backend, "required_gpu", lambda name: GPU)
     monkeypatch.setattr(tensorrt_backend, "load_tensorrt", lambda flavour: loaded.vendor)
     cache = EngineCache(tmp_path)
-    for role, graph in tiny_bundle.graphs("fp32").items():
+    for role, graph in tiny_bundle.loop_graphs("fp32").items():
         capacity = None if role is GraphRole.ENCODER else tiny_bundle.manifest.capacity
         chosen = settings(tiny_bundle, feeds_itself=capacity, version_compatible=compatible)
         shaped_by = shaped(tiny_bundle, settings=chosen) | graph_identity(tiny_bundle, graph)

@@ -1,0 +1,203 @@
+"""Step graphs whose memory has a batch of its own, against memory that is repeated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+from hybrid_deploy.beam_step import add_beam_step, beam_step
+from hybrid_deploy.contract import GraphRole
+
+INPUTS, BEAMS, MEMORY = 3, 4, 5
+
+KEYS = "float[batch, 2, memory, 3] cross_key_0"
+TURNED = "float[batch, 2, 3, memory] cross_key_0"
+VALUES = "float[batch, 2, memory, 3] cross_value_0"
+MASK = "bool[batch, 1, 1, memory] cross_mask_0"
+TABLE = "float[7, 6] table = {" + ", ".join(str(round(0.3 * (i % 11) - 1, 2)) for i in range(42))
+QUERY = """
+    rows = Gather(table, token)
+    split = Reshape(rows, heads)
+    query = Unsqueeze(split, two)
+"""
+END = """
+    squeezed = Squeeze(result, two)
+    joined = Reshape(squeezed, width)
+    logits = Add(joined, rows)
+"""
+ATTENTION = "result = Attention(query, cross_key_0, cross_value_0)"
+MASKED = "result = Attention(query, cross_key_0, cross_value_0, cross_mask_0)"
+WRITTEN = """
+    scores = MatMul(query, cross_key_0)
+    seen = Where(cross_mask_0, scores, low)
+    shares = Softmax <axis = -1> (seen)
+    result = MatMul(shares, cross_value_0)
+"""
+BY_COLUMNS = """
+    column = Reshape(query, columns)
+    raw = MatMul(cross_key_0, column)
+    first = Shape <end = 1> (token)
+    last = Shape <start = 2, end = 3> (cross_value_0)
+    sizes = Concat <axis = 0> (first, two, one, last)
+    scores = Reshape(raw, sizes)
+    not_seen = Not(cross_mask_0)
+    seen = Where(not_seen, low, scores)
+    shares = Softmax(seen)
+    result = MatMul(shares, cross_value_0)
+"""
+BY_HEADS = """
+    raw = MatMul(query, cross_key_0)
+    first = Shape <end = 1> (token)
+    last = Shape <start = 2, end = 3> (cross_value_0)
+    squeezed_scores = Squeeze(raw, two)
+    apart = Concat <axis = 0> (minus, last)
+    scores = Reshape(squeezed_scores, apart)
+    shares = Softmax <axis = 1> (scores)
+    sizes = Concat <axis = 0> (first, two, one, last)
+    again = Reshape(shares, sizes)
+    result = MatMul(again, cross_value_0)
+"""
+SCALED_BY_MEMORY = """
+    scale = ReduceMax <keepdims = 1> (cross_value_0, two)
+    scaled = Mul(query, scale)
+    plain = Attention(scaled, cross_key_0, cross_value_0)
+    result = Mul(scale, plain)
+"""
+
+
+def step_of(body: str, *memory: str, batch: str = "batch", query: str = QUERY) -> ir.Model:
+    """Parses a step without caches, which has two heads of three numbers."""
+    inputs = ", ".join([f"int64[{batch}] token", *memory]).replace("[batch", f"[{batch}")
+    text = f"""
+    <ir_version: 11, opset_import: ["" : 24]>
+    step ({inputs}) => (float[{batch}, 6] logits)
+    <{TABLE}}}, int64[3] heads = {{-1, 2, 3}}, int64[1] one = {{1}}, int64[1] two = {{2}},
+     int64[1] minus = {{-1}},
+     int64[2] width = {{-1, 6}}, int64[4] columns = {{-1, 2, 3, 1}}, float low = {{-10000.0}}>
+    {{ {query} {body} {END} }}
+    """
+    model = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text), data_prop=True)
+    return ir.from_proto(model)
+
+
+def run(model: ir.Model, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    proto = ir.to_proto(model).SerializeToString()
+    session = ort.InferenceSession(proto, providers=["CPUExecutionProvider"])
+    logits: NDArray[np.float32] = np.asarray(session.run(["logits"], feeds)[0])
+    return logits
+
+
+def feeds_of(model: ir.Model) -> dict[str, NDArray[Any]]:
+    """Gives tokens of all beams, and memory of all inputs."""
+    rng = np.random.default_rng(0)
+    feeds: dict[str, NDArray[Any]] = {"token": rng.integers(0, 7, INPUTS * BEAMS)}
+    for value in model.graph.inputs:
+        if value.name != "token":
+            assert value.shape is not None
+            rest = [size if isinstance(size, int) else MEMORY for size in value.shape[1:]]
+            numbers = rng.standard_normal((INPUTS, *rest))
+            is_mask = value.dtype is ir.DataType.BOOL
+            feeds[str(value.name)] = numbers > -0.5 if is_mask else numbers.astype(np.float32)
+    return feeds
+
+
+def first_sizes(model: ir.Model) -> dict[str, str]:
+    shapes = {str(v.name): v.shape for v in model.graph.inputs}
+    return {name: str(shape[0]) for name, shape in shapes.items() if shape is not None}
+
+
+@pytest.mark.parametrize(
+    ("body", "memory"),
+    [
+        (ATTENTION, (KEYS, VALUES)),
+        (MASKED, (KEYS, VALUES, MASK)),
+        (WRITTEN, (TURNED, VALUES, MASK)),
+        (BY_COLUMNS, (KEYS, VALUES, MASK)),
+        (BY_HEADS, (TURNED, VALUES)),
+        (SCALED_BY_MEMORY, (KEYS, VALUES)),
+    ],
+)
+def test_beams_share_what_they_had_copies_of(body: str, memory: tuple[str, ...]) -> None:
+    step = step_of(body, *memory)
+    before = ir.to_proto(step)
+    shared = beam_step(step)
+    assert shared is not None
+    assert ir.to_proto(step) == before, "the step stays as it is"
+    sizes = first_sizes(shared)
+    assert sizes.pop("token") == "batch" and set(sizes.values()) == {"inputs"}
+    feeds = feeds_of(step)
+    copied = {n: v if n == "token" else np.repeat(v, BEAMS, 0) for n, v in feeds.items()}
+    wanted = run(step, copied)
+    # one product of several rows sums in another order than several of one
+    np.testing.assert_allclose(run(shared, feeds), wanted, rtol=0, atol=1e-5)
+    alone = {name: value[:INPUTS] for name, value in feeds.items()}
+    np.testing.assert_array_equal(run(shared, alone), run(step, alone))
+    apart = np.abs(wanted.reshape(INPUTS, BEAMS, -1)[:, :, None] - wanted[None, None]).max(-1)
+    assert (apart > 1e-3).any(), "or it proves nothing"
+
+
+def test_masks_get_their_rows_once() -> None:
+    twice = """
+        other = Attention(query, cross_key_0, cross_value_0, cross_mask_0)
+        more = Attention(other, cross_key_0, cross_value_0, cross_mask_0)
+        result = Add(more, other)
+    """
+    shared = beam_step(step_of(twice, KEYS, VALUES, MASK))
+    assert shared is not None
+    operators = [node.op_type for node in shared.graph]
+    assert operators.count("Attention") == 2 and operators.count("Expand") == 1
+    assert operators.count("Transpose") == 2, "folded once, unfolded once"
+
+
+@pytest.mark.parametrize(
+    ("body", "memory"),
+    [
+        # every position of memory meets the row of a sequence
+        (
+            """
+            sum = Add(query, cross_value_0)
+            bent = Tanh(sum)
+            result = ReduceSum <keepdims = 1> (bent, two)
+            """,
+            (VALUES,),
+        ),
+        # rows would see each other
+        ("result = Attention <is_causal = 1> (query, cross_key_0, cross_value_0)", (KEYS, VALUES)),
+        # a mask that has a row for each of several queries already
+        (
+            "result = Attention(query, cross_key_0, cross_value_0, cross_mask_0)",
+            (KEYS, VALUES, "bool[batch, 1, memory, memory] cross_mask_0"),
+        ),
+        # an operator that nothing is known of
+        ("result = Gather <axis = 0> (cross_value_0, token)", (VALUES,)),
+        # the size of a batch, of memory where that of sequences is needed
+        (
+            """
+            count = Shape <end = 1> (cross_value_0)
+            sizes = Concat <axis = 0> (count, two, one, one)
+            shape = Expand(query, sizes)
+            result = Attention(shape, cross_key_0, cross_value_0)
+            """,
+            (KEYS, VALUES),
+        ),
+    ],
+)
+def test_what_has_no_such_form_is_left(body: str, memory: tuple[str, ...]) -> None:
+    step = step_of(body, *memory)
+    graphs = {GraphRole.STEP: step}
+    assert beam_step(step) is None
+    add_beam_step(graphs)
+    assert set(graphs) == {GraphRole.STEP}
+
+
+def test_without_memory_or_with_a_fixed_batch_there_are_no_beams() -> None:
+    assert beam_step(step_of("result = Tanh(query)")) is None
+    assert beam_step(step_of(ATTENTION, KEYS, VALUES, batch="2")) is None
+    unused = beam_step(step_of("result = Tanh(query)", VALUES))
+    assert unused is None, "nothing is gained"
