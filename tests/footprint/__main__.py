@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -98,17 +97,16 @@ def _measured(python: Path, bundles: Sequence[Path]) -> Facts:
 
 
 def _title() -> str:
-    command = shlex.join(["python", "-m", "tests.footprint", *sys.argv[1:]])
     return f"""# What an install takes
 
-`{command}`, {datetime.date.today()}, {os.cpu_count()} CPU cores ({platform.machine()}).
+`make footprint`, {datetime.date.today()}, {os.cpu_count()} CPU cores ({platform.machine()}).
 
 The wheel in clean environments, with the newest packages that pip finds: sizes are those of the
 files in site-packages, without pip and setuptools. Bytecode comes on top, unless pip is given
 `--no-compile`; then Python writes it for what is used. MB are a million bytes. Import times are
-medians of {device.PROCESSES} fresh processes, whose files were read before, whatever else the
-machine did. The digit reader's golden samples are read by `hybrid-deploy verify` with every variant
-of three bundles.
+medians of fresh processes ({device.PROCESSES} by default) whose files were read before, whatever
+else the machine did. The digit reader's golden samples are read by `hybrid-deploy verify` with
+every variant of three bundles.
 """
 
 

@@ -87,11 +87,13 @@ def readings(bundle: Path) -> list[dict[str, Any]]:
     sealed = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     variants = sealed["manifest"]["variants"]
     opsets = {name: variant["opset"] for name, variant in variants.items()}
-    done = _run("-m", "hybrid_deploy", "verify", str(bundle.resolve()), "--format", "json")
+    path = str(bundle.resolve())
+    done = _run("-m", "hybrid_deploy", "verify", path, "--format", "json")
     if not done.stdout:
         error = (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]
         return [{"variant": "fp32", "opset": opsets["fp32"], "verdict": error}]
-    return [row | {"opset": opsets[row["variant"]]} for row in json.loads(done.stdout)]
+    rows = json.loads(done.stdout.replace(path, bundle.name))
+    return [row | {"opset": opsets[row["variant"]]} for row in rows]
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -135,4 +137,4 @@ if __name__ == "__main__":
     parser.add_argument("bundles", nargs="*", type=Path)
     parser.add_argument("--processes", type=int, default=PROCESSES)
     given = parser.parse_args()
-    json.dump(facts(given.bundles, given.processes), sys.stdout, indent=1)
+    print(json.dumps(facts(given.bundles, given.processes), indent=1))
