@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .PHONY: help quickstart test lint types unit wheel train export-cost zoo generation soak engines \
-	quantize-report bench bench-rivals gpu-bench clean
+	footprint quantize-report bench bench-rivals gpu-bench clean
 
 help:
 	@echo "make quickstart   the whole way on the reference model: export, quantize, build, run, compare"
@@ -15,6 +15,7 @@ help:
 	@echo "make generation   greedy, beams and rules of 18 Hugging Face models against generate() (15 minutes)"
 	@echo "make soak         10,000 generations in one process: memory and open files must not grow"
 	@echo "make engines      build every variant of the digit reader for four kinds of GPU (half an hour)"
+	@echo "make footprint    install the wheel in clean environments: megabytes, import times, digits read (10 minutes)"
 	@echo "make bench        generation on this CPU, ours beside its rivals: make bench RIVALS=folder (an hour)"
 	@echo "make bench-rivals the rivals' environments: make bench-rivals RIVALS=folder (4 GB)"
 	@echo "make quantize-report  every precision on real models, beside other quantizers (an hour)"
@@ -58,6 +59,11 @@ soak: $(INSTALLED)
 
 engines: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines --out tests/results/engines.md
+
+# PYTHONS="path/to/python ..." in place of those on the path; FACTS="name=facts.json ..." of devices
+footprint: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.footprint --out tests/results/footprint.md \
+		$(PYTHONS:%=--python %) $(FACTS:%=--add %)
 
 # RIVALS=path/to/python of an environment with tests/rivals/requirements.txt adds modelopt
 quantize-report: $(INSTALLED)

@@ -18,6 +18,7 @@ from hybrid_deploy.export.custom_rules import custom_translations
 from hybrid_deploy.export.incremental import NESTED
 from hybrid_deploy.export.lowering import translations
 from hybrid_deploy.export.onnx_decomposition import only_needed_decompositions
+from hybrid_deploy.export.onnx_translations import translations_made_once
 from hybrid_deploy.export.portable import PortableForms
 from hybrid_deploy.export.refusal import first_line
 from hybrid_deploy.gemm import is_embedding, split_gemm
@@ -45,7 +46,7 @@ def onnx_from_torch(
         ExportError: an operator has no translation to ONNX.
     """
     shapes = tuple({**dynamic.get(name, {})} or None for name in inputs)
-    with quiet_tracing(), only_needed_decompositions(), PortableForms():
+    with quiet_tracing(), translations_made_once(), only_needed_decompositions(), PortableForms():
         try:
             program = torch.onnx.export(
                 module.eval(),

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hybrid_deploy.bundle import open_bundle
-
-ROOT = Path(__file__).parents[1]
+from tests.footprint import device
+from tests.footprint.environments import ROOT, build_wheel, make_environment, run
+from tests.footprint.page import Facts, failures
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    tree = out / "tree"  # a copy, so that no earlier build's leftovers get in
-    skipped = shutil.ignore_patterns(".*", "build", "dist", "quickstart", "*.egg-info")
-    shutil.copytree(ROOT, tree, symlinks=True, ignore=skipped)
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(out),
-        str(ROOT),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (path,) = out.glob("*.whl")
-    return path
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def modules_of_the_tree() -> set[str]:
@@ -78,25 +62,16 @@ def test_visible_top_level_is_as_agreed() -> None:
 @pytest.mark.slow
 def test_wheel_reads_in_a_clean_environment(wheel: Path, tiny_path: Path, tmp_path: Path) -> None:
     """Only the base install and ONNX Runtime: what a device has."""
-    environment, bundle = tmp_path / "device", open_bundle(tiny_path)
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    binaries = environment / "bin"
     constraints = ROOT / ".ci" / "constraints.txt"
-    install = ["install", "--quiet", "--constraint", str(constraints), f"{wheel}[cpu]"]
-    subprocess.run([str(binaries / "python"), "-m", "pip", *install], check=True)
-    (sample,) = bundle.manifest.golden
-    done = subprocess.run(
-        [str(binaries / "hybrid-deploy"), "run", str(tiny_path), str(tiny_path / sample.file)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.stdout, done.stderr, done.returncode) == (f"{sample.text}\n", "", 0)
-    listed = subprocess.run(
-        [str(binaries / "python"), "-m", "pip", "list", "--format", "freeze"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.lower()
-    assert not {"torch", "onnx"} & {line.split("==")[0] for line in listed.splitlines()}
+    requirements = ("--constraint", str(constraints), f"{wheel}[cpu]")
+    python = make_environment(Path(sys.executable), tmp_path / "device", *requirements)
+    (sample,) = open_bundle(tiny_path).manifest.golden
+    read = run(python.with_name("hybrid-deploy"), "run", tiny_path, tiny_path / sample.file)
+    assert read == f"{sample.text}\n"
+    found = run(python, device.__file__, "--processes", "1", tiny_path)
+    facts = msgspec.json.decode(found, type=Facts)
+    assert failures({"here": facts}) == []
+    assert [(row.variant, row.equal) for row in facts.readings] == [("fp32", 1)]
+    assert not {"torch", "onnx"} & {package.name for package in facts.packages}
+    (ours,) = (package for package in facts.packages if package.name == "hybrid-deploy")
+    assert 1e6 < ours.file_bytes < 5e6
