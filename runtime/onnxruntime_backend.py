@@ -47,6 +47,9 @@ try:
 except ImportError as error:
     raise MissingDependencyError("onnxruntime", extra="cpu") from error
 
+_CALLED_AT_ONCE = frozenset({GraphRole.STEP, GraphRole.BEAM_STEP})
+"""Graphs that are called again as soon as they are done."""
+
 _FEW_TOKENS = 4
 """A prompt up to this length takes steps: the prefill graph has weights of its own to load."""
 
@@ -141,15 +144,20 @@ class OnnxRuntimeBackend:
                     self._sessions[role] = self._session(role)
         return self._sessions.get(role)
 
+    def _threads(self, role: GraphRole) -> int | None:
+        """Gives the threads of a graph; of a small one they would be in the way of the step's."""
+        return 1 if role is GraphRole.REFINE else self._options.threads
+
     def _session(self, role: GraphRole) -> ort.InferenceSession:
         path = self._bundle.graph_path(self._variant, role)
         with failures(f"loading {path}"):
             try:
                 return make_session(
                     path,
-                    self._options.threads,
+                    self._threads(role),
                     disabled=self._disabled,
                     planned=role is not GraphRole.ENCODER,
+                    spinning=role in _CALLED_AT_ONCE,
                 )
             except Exception as error:
                 explained = too_old(error)
