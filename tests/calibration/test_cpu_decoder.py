@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
@@ -68,6 +69,14 @@ def specs(bundle: Bundle, variant: str, role: GraphRole) -> dict[str, TensorSpec
     return {tensor.name: tensor for tensor in (*graph.inputs, *graph.outputs)}
 
 
+def entry(options: ort.SessionOptions, key: str) -> str:
+    """Gives a setting of a session; nothing where it is not set."""
+    try:
+        return str(options.get_session_config_entry(key))
+    except RuntimeError:
+        return ""
+
+
 def prompted(backend: OnnxRuntimeBackend, images: Images) -> OnnxRuntimeDecoding:
     """Starts three sequences with prompts of unequal length."""
     decoding = backend.start(widened(images[:1], 3)[0])
@@ -116,6 +125,32 @@ def test_two_stages_give_the_tokens_of_float(bundle: Bundle, images: Images, bat
     }  # fmt: skip
     inputs = widened(images, batch)
     assert tokens_of(done, "fp32-cpu", inputs) == tokens_of(done, "fp32", inputs)
+
+
+@pytest.mark.usefixtures("small_counts")
+def test_only_the_step_waits_busily_and_the_refine_graph_has_no_threads(bundle: Bundle) -> None:
+    """Threads that spin after an encoder or a refine graph would take the step's cores."""
+    done = quantize_bundle(lively(bundle).folder, "fp32-cpu").bundle
+    backend = OnnxRuntimeBackend(done, "fp32-cpu", Options(threads=3))
+    sessions = {
+        "encoder": backend.encoder_session,
+        "prefill": backend.prefill_session,
+        "step": backend.step_session,
+        "refine": backend.refine_session,
+    }
+    found = {}
+    for name, session in sessions.items():
+        assert session is not None
+        options = session.get_session_options()
+        stops = entry(options, "session.force_spinning_stop")
+        spins = entry(options, "session.intra_op.spin_duration_us")
+        found[name] = (options.intra_op_num_threads, stops, spins)
+    assert found == {
+        "encoder": (3, "1", ""),
+        "prefill": (3, "1", ""),
+        "step": (3, "", "1000"),
+        "refine": (1, "1", ""),
+    }
 
 
 @pytest.mark.usefixtures("small_counts")
