@@ -25,7 +25,8 @@ from hybrid_deploy.contract import (
 from hybrid_deploy.manifest import Precision, TensorSpec
 from hybrid_deploy.onnx_files import load_graphs
 from hybrid_deploy.runtime.backend import Options
-from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeDecoding
+from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from hybrid_deploy.runtime.onnxruntime_decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.session import Session
 from tests.calibration.edited import lively, with_close_logits
 

@@ -6,7 +6,7 @@ import pytest
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.errors import BackendError, InputError, UsageError
-from hybrid_deploy.runtime import onnxruntime_backend
+from hybrid_deploy.runtime import onnxruntime_graphs
 from hybrid_deploy.runtime.backend import Options, load_backend
 from hybrid_deploy.runtime.profile import profile_session
 from hybrid_deploy.runtime.session import Session, load_session
@@ -86,7 +86,7 @@ def test_too_old_library_says_so(
     def refuse(*arguments: object, **options: object) -> None:
         raise RuntimeError(words)
 
-    monkeypatch.setattr(onnxruntime_backend, "make_session", refuse)
+    monkeypatch.setattr(onnxruntime_graphs, "make_session", refuse)
     message = rf"newer ONNX opset than the {known} that onnxruntime 1\..*--opset {advised}"
     with pytest.raises(BackendError, match=message):
         load_backend("onnxruntime", tiny_bundle, "fp32", Options())

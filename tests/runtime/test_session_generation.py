@@ -16,7 +16,7 @@ from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.errors import BackendError, UsageError
 from hybrid_deploy.runtime.backend import FloatArray, IntArray, load_backend
 from hybrid_deploy.runtime.generate_options import GenerateOptions
-from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeDecoding
+from hybrid_deploy.runtime.onnxruntime_decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.session import Result, Session, load_session
 from hybrid_deploy.runtime.streaming import TokenEvent
 

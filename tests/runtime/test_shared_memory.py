@@ -19,7 +19,8 @@ from hybrid_deploy.export.full_rerun import FullRerun
 from hybrid_deploy.runtime.backend import Decoding, IntArray, Options
 from hybrid_deploy.runtime.beam import BeamSearch
 from hybrid_deploy.runtime.cache_rows import inputs_of
-from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend, OnnxRuntimeDecoding
+from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
+from hybrid_deploy.runtime.onnxruntime_decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.rules import Beams, Rules
 from hybrid_deploy.runtime.sequences import Decoded, Limits
 from tests.zoo.case import random_floats
