@@ -136,10 +136,10 @@ def _compare(path: Path, samples: Path) -> None:
     from hybrid_deploy.accuracy import load_labels
     from hybrid_deploy.bundle import open_bundle
     from hybrid_deploy.cli.compare import COLUMNS, compare_rows
-    from hybrid_deploy.runtime.backend import BACKENDS
+    from hybrid_deploy.runtime.backend import usable_backends
 
-    bundle, labels = open_bundle(path), load_labels(samples)
-    pairs = [(variant, backend) for variant in bundle.manifest.variants for backend in BACKENDS]
+    bundle, labels, usable = open_bundle(path), load_labels(samples), usable_backends()
+    pairs = [(variant, backend) for variant in bundle.manifest.variants for backend in usable]
     with progress_bar("compare", len(pairs) * len(labels)) as advance:
         rows = compare_rows(bundle, labels, pairs, threads=1, advance=advance)
     click.echo(render(rows, COLUMNS, "table"), nl=False)
