@@ -3,7 +3,7 @@
 A token reads tens of megabytes, in pages of 4 KB: thousands of addresses that the CPU has to look
 up, in two tables each inside a virtual machine. Linux moves memory onto pages of 2 MB if it is
 asked (madvise(2), transparent huge pages). Measured once beside a process that did not ask, on a
-virtual machine with one thread, a generation of the models of `make bench` took 0 to 11 % less time.
+virtual machine with one thread, generations of the models of `make bench` took 0 to 11 % less.
 
 Moving 100 MB takes some 100 ms once. Whoever generates once only should not pay that, so it is
 done when a second input comes. Where the kernel does not offer it nothing happens; kernels before
