@@ -11,7 +11,11 @@ from hybrid_deploy.calibration.evaluation import Evaluation
 from hybrid_deploy.calibration.evaluation_set import EvaluationSet
 from hybrid_deploy.calibration.precision import Recipe, recipe_for
 from hybrid_deploy.report import Column
-from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Options, load_backend
+from hybrid_deploy.runtime.backend_registry import (
+    DEFAULT_BACKEND,
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.generate_options import GREEDY
 from hybrid_deploy.runtime.session import Session
 

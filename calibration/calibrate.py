@@ -14,13 +14,16 @@ import onnx_ir as ir
 from hybrid_deploy.bundle import Bundle, open_bundle
 from hybrid_deploy.cache import cache_folder
 from hybrid_deploy.calibration.collect import WHOLE, observe_samples
-from hybrid_deploy.calibration.float_graphs import FLOAT, check_float, prepared_graphs
+from hybrid_deploy.calibration.float_graphs import (
+    check_float,
+    prepared_graphs,
+)
 from hybrid_deploy.calibration.observations import Observations, read_observations
 from hybrid_deploy.calibration.origin import foreign, origin_of
 from hybrid_deploy.calibration.progress import Progress, silent
 from hybrid_deploy.calibration.samples import Samples, SkippedSample, Source, samples_of
 from hybrid_deploy.calibration.scales import Scales
-from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
 
 
@@ -44,7 +47,7 @@ def observe_bundle(
     golden: bool = False,
     skip_bad: bool = False,
     shard: tuple[int, int] = WHOLE,
-    variant: str = FLOAT,
+    variant: str = FLOAT_VARIANT,
     progress: Progress | None = None,
 ) -> Observed:
     """Decodes samples with a float variant of a bundle and gives what its activations held.
@@ -73,7 +76,9 @@ def observe_bundle(
     return Observed(seen, samples.skipped)
 
 
-def merge_files(path: str | Path, files: Sequence[Path], *, variant: str = FLOAT) -> Observed:
+def merge_files(
+    path: str | Path, files: Sequence[Path], *, variant: str = FLOAT_VARIANT
+) -> Observed:
     """Adds up what runs over shards of the samples have saved.
 
     Raises:

@@ -42,3 +42,9 @@ def drop_unused_constants(graph: ir.Graph) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
+
+
+def only_user(value: ir.Value) -> ir.Node | None:
+    """Gives the one node that takes a value; None if there are others, or the graph returns it."""
+    users = list(value.uses())
+    return users[0][0] if len(users) == 1 and not value.is_graph_output() else None

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.constants import describe, drop_unused_constants
+from hybrid_deploy.calibration.constants import describe, drop_unused_constants, only_user
 from hybrid_deploy.calibration.integer_products import fuse_integer_products
-from hybrid_deploy.calibration.neighbours import only_user
 
 _DOMAIN = "com.microsoft"
 _HEADS_FIRST = [0, 2, 1, 3]

@@ -18,10 +18,12 @@ from hybrid_deploy.calibration.recording import RecordingBackend, Turn
 from hybrid_deploy.calibration.samples import Inputs
 from hybrid_deploy.errors import CalibrationError
 from hybrid_deploy.runtime.backend import (
-    DEFAULT_BACKEND,
     Backend,
     FloatArray,
     IntArray,
+)
+from hybrid_deploy.runtime.backend_registry import (
+    DEFAULT_BACKEND,
     Options,
     load_backend,
 )

@@ -15,7 +15,11 @@ from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.readings import Readings, read_all
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import InputError, UsageError
-from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Options, load_backend
+from hybrid_deploy.runtime.backend_registry import (
+    DEFAULT_BACKEND,
+    Options,
+    load_backend,
+)
 
 MOST_LOGITS = 128
 """The logits of at most so many samples are compared, evenly spread."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hybrid_deploy.accuracy import Accuracy
 from hybrid_deploy.calibration.evaluation import Evaluation
+from hybrid_deploy.contract import FLOAT_VARIANT
 
 _BYTES_PER_MB = 1e6
-_FLOAT = "fp32"
 
 
 def describe(evaluation: Evaluation) -> str:
@@ -84,4 +84,4 @@ def _accuracy_record(accuracy: Accuracy | None, prefix: str) -> dict[str, object
 
 
 def _name(variant: str) -> str:
-    return "float" if variant == _FLOAT else variant
+    return "float" if variant == FLOAT_VARIANT else variant

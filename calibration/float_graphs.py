@@ -7,11 +7,9 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.calibration.batchnorm import fold_batchnorm
-from hybrid_deploy.contract import GraphRole, Head
+from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole, Head
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.onnx_files import load_graphs
-
-FLOAT = "fp32"
 
 
 def prepared_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
@@ -32,11 +30,11 @@ def check_float(bundle: Bundle, variant: str) -> None:
         InputError: there is no such variant.
     """
     found = bundle.variant(variant)
-    if (found.precision.encoder, found.precision.decoder) != (FLOAT, FLOAT):
+    if (found.precision.encoder, found.precision.decoder) != (FLOAT_VARIANT, FLOAT_VARIANT):
         raise UsageError(
             f"variant {variant} of {bundle.folder} is already quantized "
             f"(encoder {found.precision.encoder}, decoder {found.precision.decoder}); "
-            f"quantize {FLOAT}"
+            f"quantize {FLOAT_VARIANT}"
         )
     if found.head is not Head.LOGITS:
         raise UsageError(

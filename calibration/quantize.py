@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid_deploy.calibration.automatic import CHOSEN, Candidate, choose, cpu_candidates
-from hybrid_deploy.calibration.float_graphs import FLOAT
 from hybrid_deploy.calibration.precision import recipe_for
 from hybrid_deploy.calibration.progress import Progress, silent
 from hybrid_deploy.calibration.request import Data, check_recipe, open_job
 from hybrid_deploy.calibration.samples import SkippedSample, Source
 from hybrid_deploy.calibration.variant_maker import QuantizeReport, VariantMaker
+from hybrid_deploy.contract import FLOAT_VARIANT
 
 DEFAULT_MAX_DROP = 0.5
 
@@ -43,7 +43,7 @@ def quantize_bundle(
     target: str | None = None,
     max_drop: float | None = None,
     name: str | None = None,
-    source: str = FLOAT,
+    source: str = FLOAT_VARIANT,
     force: bool = False,
     progress: Progress | None = None,
 ) -> QuantizeReport:
@@ -92,7 +92,7 @@ def quantize_automatically(
     threads: int | None = None,
     block_size: int | None = None,
     name: str | None = None,
-    source: str = FLOAT,
+    source: str = FLOAT_VARIANT,
     force: bool = False,
     progress: Progress | None = None,
 ) -> AutomaticReport:

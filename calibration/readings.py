@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.calibration.batches import Place, batch_size, batches
 from hybrid_deploy.calibration.samples import Inputs
-from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Backend, Options, load_backend
+from hybrid_deploy.runtime.backend import Backend
+from hybrid_deploy.runtime.backend_registry import (
+    DEFAULT_BACKEND,
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.generate_options import GREEDY
 from hybrid_deploy.runtime.session import Result, Session
 

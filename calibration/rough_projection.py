@@ -19,8 +19,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.constants import constant, drop_unused_constants, name_value
-from hybrid_deploy.calibration.neighbours import only_user
+from hybrid_deploy.calibration.constants import (
+    constant,
+    drop_unused_constants,
+    name_value,
+    only_user,
+)
 from hybrid_deploy.calibration.number_forms import INT4, INT8
 from hybrid_deploy.calibration.points import linears
 from hybrid_deploy.calibration.rough_tables import (

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.calibration.array_files import ARRAYS_SUFFIX, fitting, read_arrays
-from hybrid_deploy.calibration.float_graphs import FLOAT
+from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import CalibrationError, InputError
 from hybrid_deploy.inputs import Preprocess
 from hybrid_deploy.manifest import GraphSpec
@@ -153,7 +153,7 @@ def samples_of(
     *,
     golden: bool = False,
     skip_bad: bool = False,
-    variant: str = FLOAT,
+    variant: str = FLOAT_VARIANT,
 ) -> Samples:
     """Gives samples for a bundle: its golden ones, those of a source, or both.
 

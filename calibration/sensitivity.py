@@ -11,7 +11,11 @@ from hybrid_deploy.calibration.precision import WIDE, Recipe
 from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.trial import trial_variant
 from hybrid_deploy.report import Column
-from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Options, load_backend
+from hybrid_deploy.runtime.backend_registry import (
+    DEFAULT_BACKEND,
+    Options,
+    load_backend,
+)
 
 COLUMNS = (
     Column("layer", "layer"),

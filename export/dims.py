@@ -3,57 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import sympy
 import torch
 from torch import Tensor, nn
 
 from hybrid_deploy.contract import BATCH_DIM, CAPACITY_DIM, LENGTH_DIM, MEMORY_DIM
-from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.capture import as_expr
+from hybrid_deploy.export.dynamic_axes import DynamicAxes, declared_ranges, resized
 from hybrid_deploy.export.kept import Kept
 from hybrid_deploy.export.model import reference_memory
 from hybrid_deploy.export.plan import Plan
-from hybrid_deploy.export.refusal import first_line, users_line
 from hybrid_deploy.manifest import DimRange, GenerationDefaults
-
-
-@dataclass(frozen=True)
-class DynamicAxis:
-    """An axis of an encoder input whose size varies, with its name and its range."""
-
-    name: str
-    sizes: DimRange
-
-
-DynamicAxes = Mapping[str, Mapping[int, DynamicAxis]]
-"""For each encoder input, its varying axes besides the batch."""
-
-
-def memory_axes(
-    model: nn.Module, inputs: Mapping[str, Tensor], dynamic: DynamicAxes
-) -> tuple[tuple[int, ...], ...]:
-    """Finds which axes of the memory vary when the inputs' dynamic axes do, by encoding two sizes.
-
-    Raises:
-        UnsupportedModelError: encode() fails at one end of the declared ranges.
-    """
-    shapes = []
-    for bound in ("min", "max"):
-        values = tuple(resized(inputs, dynamic, bound).values())
-        try:
-            shapes.append([value.shape for value in reference_memory(model, values)])
-        except Exception as error:
-            sizes = ", ".join(str(tuple(value.shape)) for value in values)
-            raise UnsupportedModelError(
-                f"{users_line(error)}encode() fails on inputs of the declared size {sizes}: "
-                f"{first_line(error)}; narrow the dynamic range"
-            ) from error
-    return tuple(
-        tuple(axis for axis, (a, b) in enumerate(zip(small, large, strict=True)) if axis and a != b)
-        for small, large in zip(*shapes, strict=True)
-    )
 
 
 def dim_names(plan: Plan) -> dict[sympy.Symbol, str]:
@@ -124,30 +85,9 @@ def _capacity(plan: Plan) -> sympy.Expr | None:
     return as_expr(plan.prefix) + plan.capture.length
 
 
-def declared_ranges(dynamic: DynamicAxes) -> dict[str, DimRange]:
-    """Gives the ranges of the inputs' varying axes, by name."""
-    return {axis.name: axis.sizes for axes in dynamic.values() for axis in axes.values()}
-
-
 def input_dims(inputs: Iterable[str], dynamic: DynamicAxes) -> dict[str, dict[int, str]]:
     """Names the symbolic dimensions of each encoder input, by axis: the batch, and what varies."""
     return {
         name: {0: BATCH_DIM} | {axis: a.name for axis, a in dynamic.get(name, {}).items()}
         for name in inputs
     }
-
-
-def resized(inputs: Mapping[str, Tensor], dynamic: DynamicAxes, bound: str) -> dict[str, Tensor]:
-    """Gives the inputs with their varying axes at their `min`, `typical` or `max` size.
-
-    They are cut, or repeated until they are long enough.
-    """
-    return {name: _resized(value, dynamic.get(name, {}), bound) for name, value in inputs.items()}
-
-
-def _resized(value: Tensor, axes: Mapping[int, DynamicAxis], bound: str) -> Tensor:
-    for axis, varying in axes.items():
-        size = getattr(varying.sizes, bound)
-        places = torch.arange(size) % value.shape[axis]
-        value = value.index_select(axis, places)
-    return value

@@ -19,14 +19,20 @@ from hybrid_deploy.export.job import (
     GraphForm,
     ModelSpec,
     SimpleAxes,
+)
+from hybrid_deploy.export.make_job import (
     is_hugging_face,
     make_job,
 )
-from hybrid_deploy.export.model import check_model, has_own_step
+from hybrid_deploy.export.model import check_model, has_own_step, pair
 from hybrid_deploy.export.parity import Parity
 from hybrid_deploy.export.routes import lowered
 from hybrid_deploy.export.stages import Stages
-from hybrid_deploy.export.writing import pair, replace_head, write_golden, write_graphs
+from hybrid_deploy.export.writing import (
+    replace_head,
+    write_golden,
+    write_graphs,
+)
 from hybrid_deploy.inputs import Preprocess
 from hybrid_deploy.manifest import Tokenizer, Vocabulary
 

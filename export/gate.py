@@ -9,14 +9,24 @@ import numpy as np
 from torch import Tensor
 
 from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import BackendError, UnsupportedModelError
 from hybrid_deploy.export.behaviour import varied
-from hybrid_deploy.export.dims import resized
-from hybrid_deploy.export.job import ExportJob, arrays_of
-from hybrid_deploy.export.parity import Inputs, Parity, check_parity, check_prompts
+from hybrid_deploy.export.dynamic_axes import resized
+from hybrid_deploy.export.job import ExportJob
+from hybrid_deploy.export.model import Inputs, arrays_of, pair
+from hybrid_deploy.export.parity import (
+    Parity,
+    check_parity,
+    check_prompts,
+)
 from hybrid_deploy.export.refusal import first_line
-from hybrid_deploy.export.writing import FLOAT, pair
-from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Backend, Options, load_backend
+from hybrid_deploy.runtime.backend import Backend
+from hybrid_deploy.runtime.backend_registry import (
+    DEFAULT_BACKEND,
+    Options,
+    load_backend,
+)
 
 _EXAMPLES = 2
 _FEW_TOKENS = 4
@@ -39,7 +49,7 @@ def check_export(
     Raises:
         ParityError: a token differs, or a logit by more than parity.LARGEST_DIFFERENCE.
     """
-    backend = load_backend(DEFAULT_BACKEND, bundle, FLOAT, Options())
+    backend = load_backend(DEFAULT_BACKEND, bundle, FLOAT_VARIANT, Options())
     model, generation, batch = job.model, job.spec.generation, job.form.batch
     pairs = {name: varied(pair(value)) for name, value in job.example.items()}
     examples = _resized(arrays_of(pairs), batch or _EXAMPLES)

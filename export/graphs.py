@@ -19,7 +19,12 @@ from hybrid_deploy.contract import (
     GraphRole,
     next_cache,
 )
-from hybrid_deploy.export.dims import DynamicAxes, dim_names, input_dims, shape_of
+from hybrid_deploy.export.dims import (
+    dim_names,
+    input_dims,
+    shape_of,
+)
+from hybrid_deploy.export.dynamic_axes import DynamicAxes
 from hybrid_deploy.export.incremental import (
     EncoderGraph,
     PrefillGraph,

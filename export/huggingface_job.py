@@ -7,7 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hybrid_deploy.export.dims import DynamicAxes, DynamicAxis
+from hybrid_deploy.export.dynamic_axes import (
+    DynamicAxes,
+    DynamicAxis,
+)
 from hybrid_deploy.export.huggingface import adapt, load
 from hybrid_deploy.export.huggingface_config import import_settings
 from hybrid_deploy.export.job import ExportJob, ModelSpec

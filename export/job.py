@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.export.dims import DynamicAxes, DynamicAxis
-from hybrid_deploy.export.model import check_model
-from hybrid_deploy.export.parity import Inputs
-from hybrid_deploy.inputs import ArrayInput, Preprocess
-from hybrid_deploy.manifest import DimRange, GenerationDefaults, Tokenizer, Vocabulary
+from hybrid_deploy.export.dynamic_axes import (
+    DynamicAxes,
+    DynamicAxis,
+)
+from hybrid_deploy.export.model import Inputs
+from hybrid_deploy.inputs import Preprocess
+from hybrid_deploy.manifest import GenerationDefaults, Tokenizer, Vocabulary
 
 OPSET = 24
 OPSETS = (24, 21, 18)
@@ -97,179 +96,3 @@ class ExportJob:
     checks: Sequence[Inputs] = ()
     golden: Mapping[str, bytes] = field(default_factory=dict)
     form: GraphForm = GraphForm()
-
-
-def named_inputs(model: nn.Module, given: Arrays) -> dict[str, Tensor]:
-    """Gives encoder inputs by the names of `encode`'s parameters, in their order.
-
-    Raises:
-        UsageError: the names or the number differ, or the batch sizes do.
-    """
-    names, required = _parameters(model, given)
-    if isinstance(given, Mapping):
-        unknown = [name for name in given if name not in names]
-        missing = [name for name in required if name not in given]
-        if unknown or missing:
-            raise UsageError(
-                f"encode takes the inputs {', '.join(names)}, got {', '.join(given) or 'none'}"
-            )
-        values = {name: _tensor(given[name]) for name in names if name in given}
-    else:
-        listed = [given] if isinstance(given, Tensor) else list(given)
-        if not len(required) <= len(listed) <= len(names):
-            raise UsageError(
-                f"encode takes {len(required)} inputs ({', '.join(names)}), got {len(listed)}"
-            )
-        values = dict(zip(names, map(_tensor, listed), strict=False))
-    sizes = {name: value.shape[0] if value.dim() else 0 for name, value in values.items()}
-    if len(set(sizes.values())) != 1 or not min(sizes.values()):
-        raise UsageError(
-            "the inputs of encode must be batch first and of one batch size, got "
-            + ", ".join(f"{name} {tuple(value.shape)}" for name, value in values.items())
-        )
-    return values
-
-
-def input_names(model: nn.Module) -> list[str]:
-    """Names the inputs of `encode` that have no default, in their order."""
-    return _parameters(model, {})[1] or ["input_0"]
-
-
-def dynamic_axes(dynamic: SimpleAxes, example: Mapping[str, Tensor]) -> DynamicAxes:
-    """Completes varying axes: the typical size is the example's, as far as the range allows.
-
-    Raises:
-        UsageError: there is no such input or axis, or the range is none.
-    """
-    return {
-        name: {axis: _axis(name, axis, value, example) for axis, value in axes.items()}
-        for name, axes in dynamic.items()
-    }
-
-
-def token_ids(given: int | Sequence[int]) -> tuple[int, ...]:
-    """Gives token ids as a tuple; one may be given alone."""
-    return (given,) if isinstance(given, int) else tuple(int(token) for token in given)
-
-
-def make_job(
-    model: nn.Module,
-    example_inputs: Arrays | None,
-    *,
-    max_length: int,
-    start_tokens: int | Sequence[int] = (),
-    end_tokens: int | Sequence[int] = (),
-    pad_token: int = 0,
-    preprocess: Preprocess | None = None,
-    vocabulary: Vocabulary | Tokenizer | None = None,
-    dynamic: SimpleAxes | None = None,
-    max_batch: int = 8,
-    form: GraphForm = GraphForm(),
-    checks: Sequence[Arrays] = (),
-    golden: Mapping[str, bytes] | None = None,
-    name: str | None = None,
-) -> ExportJob:
-    """Makes a job of plain arguments, as `export_model` takes them.
-
-    Raises:
-        UsageError: an argument does not fit the model or the others.
-        UnsupportedModelError: the model has no `encode` and `decode`.
-    """
-    label = name or type(model).__name__
-    model, example_inputs = _adapted(model, example_inputs)
-    check_model(model)
-    if example_inputs is None:
-        raise UsageError(f"{label} needs example_inputs: a tensor for each parameter of encode")
-    if max_length < 2:
-        raise UsageError(f"max_length is {max_length}; two tokens are the least to decode")
-    example = named_inputs(model, example_inputs)
-    first, *others = example
-    generation = GenerationDefaults(
-        start_tokens=token_ids(start_tokens),
-        end_tokens=token_ids(end_tokens),
-        pad_token=pad_token,
-        max_length=max_length,
-    )
-    return ExportJob(
-        model=model,
-        example=example,
-        spec=ModelSpec(
-            name=label,
-            generation=generation,
-            preprocess=ArrayInput(first, tuple(others)) if preprocess is None else preprocess,
-            vocabulary=vocabulary,
-            dynamic=dynamic_axes(dynamic or {}, example),
-            max_batch=max_batch,
-        ),
-        checks=[arrays_of(named_inputs(model, batch)) for batch in checks],
-        golden=dict(golden or {}),
-        form=form,
-    )
-
-
-def _adapted(model: nn.Module, example: Arrays | None) -> tuple[nn.Module, Arrays | None]:
-    """Gives a Hugging Face model encode() and decode(), and an example; leaves others alone."""
-    if not is_hugging_face(model):
-        return model, example
-    from hybrid_deploy.export.huggingface import adapt
-
-    adapted = adapt(model)
-    adapted.train(False)
-    return adapted, adapted.example if example is None else example
-
-
-def is_hugging_face(module: nn.Module) -> bool:
-    """Tells whether a module is a model of transformers, without importing that."""
-    bases = {f"{base.__module__}.{base.__name__}" for base in type(module).__mro__}
-    return "transformers.modeling_utils.PreTrainedModel" in bases
-
-
-def _parameters(model: nn.Module, given: Arrays) -> tuple[list[str], list[str]]:
-    """Names the parameters of encode, and those of them that have no default."""
-    encode: Any = model.encode
-    parameters = list(inspect.signature(encode).parameters.values())
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        names = list(getattr(model, "input_names", ()) or (given if _is_mapping(given) else ()))
-        if names:
-            return names, names
-        count = 1 if isinstance(given, Tensor) else len(given)
-        names = [f"input_{index}" for index in range(count)]
-        return names, names
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return [p.name for p in named], [p.name for p in named if p.default is p.empty]
-
-
-def _is_mapping(given: Arrays) -> bool:
-    return isinstance(given, Mapping)
-
-
-def _tensor(value: Any) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value))
-    raise UsageError(f"an input of encode must be a tensor or an array, got {type(value).__name__}")
-
-
-def arrays_of(inputs: Mapping[str, Tensor]) -> Inputs:
-    """Gives tensors as the runtime takes them."""
-    return {name: value.numpy() for name, value in inputs.items()}
-
-
-def _axis(
-    name: str, axis: int, value: tuple[str, int, int] | DynamicAxis, example: Mapping[str, Tensor]
-) -> DynamicAxis:
-    if name not in example:
-        raise UsageError(f"dynamic names the input {name}, the model has {', '.join(example)}")
-    shape = tuple(example[name].shape)
-    if not 1 <= axis < len(shape):
-        raise UsageError(
-            f"dynamic names axis {axis} of {name}, which has axes 1 to {len(shape) - 1} besides "
-            "the batch"
-        )
-    if isinstance(value, DynamicAxis):
-        return value
-    label, smallest, largest = value
-    if not 1 <= smallest < largest:
-        raise UsageError(f"{name} cannot vary from {smallest} to {largest}; the range is empty")
-    return DynamicAxis(label, DimRange(smallest, min(max(shape[axis], smallest), largest), largest))

@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import UnsupportedModelError
+
+Inputs = Mapping[str, NDArray[Any]]
+"""Encoder inputs by name, batch first."""
 
 ADAPTER = """\
 class Adapter(torch.nn.Module):
@@ -113,3 +117,13 @@ def reference_memory(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tens
     """Gives what the model's own encoder returns, as a tuple."""
     memory: tuple[Tensor, ...] = EncodePart(model)(*inputs)
     return memory
+
+
+def arrays_of(inputs: Mapping[str, Tensor]) -> Inputs:
+    """Gives tensors as the runtime takes them."""
+    return {name: value.numpy() for name, value in inputs.items()}
+
+
+def pair(value: Tensor) -> Tensor:
+    """Gives two examples: tracing takes a batch of one for a constant."""
+    return torch.cat([value, value])[:2].contiguous()

@@ -30,7 +30,11 @@ from hybrid_deploy.contract import (
     recurrent_name,
 )
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.dims import DynamicAxes, input_dims, resized
+from hybrid_deploy.export.dims import input_dims
+from hybrid_deploy.export.dynamic_axes import (
+    DynamicAxes,
+    resized,
+)
 from hybrid_deploy.export.model import EncodePart, heads_of
 from hybrid_deploy.export.onnx_lowering import name_dims, onnx_from_torch
 from hybrid_deploy.export.refusal import first_line, users_line

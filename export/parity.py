@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import ParityError
-from hybrid_deploy.export.model import reference_heads, reference_memory
+from hybrid_deploy.export.model import Inputs, reference_heads, reference_memory
 from hybrid_deploy.manifest import GenerationDefaults
 from hybrid_deploy.runtime.backend import Backend, SeveralHeads
 
@@ -22,8 +22,6 @@ LARGEST_DIFFERENCE = 1e-4
 _LARGE_LOGIT = 16.0  # the accepted difference grows with logits above this one, as rounding does
 
 _BLOCK = 16  # as many steps' logits are kept until the model has decoded them too
-
-Inputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass

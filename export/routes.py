@@ -13,7 +13,11 @@ from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.behaviour import check_batch, check_causal
 from hybrid_deploy.export.binding import analyse
 from hybrid_deploy.export.capture import capture_decoder
-from hybrid_deploy.export.dims import declared_ranges, dim_ranges, memory_axes
+from hybrid_deploy.export.dims import dim_ranges
+from hybrid_deploy.export.dynamic_axes import (
+    declared_ranges,
+    memory_axes,
+)
 from hybrid_deploy.export.graphs import lower
 from hybrid_deploy.export.job import ExportJob
 from hybrid_deploy.export.model import DecodePart, has_own_step, reference_memory

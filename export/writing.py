@@ -8,13 +8,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx_ir as ir
-import torch
-from torch import Tensor
 
 from hybrid_deploy import __version__
 from hybrid_deploy.beam_step import add_beam_step
 from hybrid_deploy.bundle import Bundle
-from hybrid_deploy.contract import BATCH_DIM, LAST, POSITION, TOKEN, TOKENS, GraphRole, Head
+from hybrid_deploy.contract import (
+    BATCH_DIM,
+    FLOAT_VARIANT,
+    LAST,
+    POSITION,
+    TOKEN,
+    TOKENS,
+    GraphRole,
+    Head,
+)
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.fixed_batch import fix_batch
 from hybrid_deploy.export.full_rerun import FullRerun
@@ -31,13 +38,6 @@ from hybrid_deploy.manifest import (
 from hybrid_deploy.onnx_files import describe, load_graphs, save_graphs
 from hybrid_deploy.runtime.preprocess import is_beside
 from hybrid_deploy.runtime.session import Session
-
-FLOAT = "fp32"
-
-
-def pair(value: Tensor) -> Tensor:
-    """Gives two examples: tracing takes a batch of one for a constant."""
-    return torch.cat([value, value])[:2].contiguous()
 
 
 def write_graphs(
@@ -69,9 +69,9 @@ def write_graphs(
     written = dict(graphs)
     if form.head is Head.LOGITS:
         add_beam_step(written)
-    specs = save_graphs(written, _made(folder / FLOAT), FLOAT, dims)
+    specs = save_graphs(written, _made(folder / FLOAT_VARIANT), FLOAT_VARIANT, dims)
     variant = Variant(
-        precision=Precision(encoder=FLOAT, decoder=FLOAT),
+        precision=Precision(encoder=FLOAT_VARIANT, decoder=FLOAT_VARIANT),
         opset=form.opset,
         encoder=specs[GraphRole.ENCODER],
         step=specs[GraphRole.STEP],
@@ -88,7 +88,7 @@ def write_graphs(
         preprocess=spec.preprocess,
         vocabulary=spec.vocabulary,
         generation=generation,
-        variants={FLOAT: variant},
+        variants={FLOAT_VARIANT: variant},
         golden=(),
         files={},
     )
@@ -103,7 +103,7 @@ def write_golden(bundle: Bundle, job: ExportJob) -> tuple[GoldenSample, ...]:
     generation = job.spec.generation
     if job.golden and not generation.start_tokens:
         raise UsageError("golden samples need start tokens; give start_tokens or leave them out")
-    session = Session(bundle, FLOAT, FullRerun(job.model, generation.max_length))
+    session = Session(bundle, FLOAT_VARIANT, FullRerun(job.model, generation.max_length))
     samples = []
     for name, content in job.golden.items():
         (_made(bundle.folder / "golden") / name).write_bytes(content)
@@ -123,21 +123,21 @@ def replace_head(job: ExportJob, bundle: Bundle) -> Manifest:
     head, manifest = job.form.head, bundle.manifest
     if head is Head.LOGITS:
         return manifest
-    variant, graphs = manifest.variants[FLOAT], load_graphs(bundle, FLOAT)
+    variant, graphs = manifest.variants[FLOAT_VARIANT], load_graphs(bundle, FLOAT_VARIANT)
     specs = {}
-    for role in bundle.graphs(FLOAT):
+    for role in bundle.graphs(FLOAT_VARIANT):
         if role is GraphRole.ENCODER:
             continue
-        path = bundle.graph_path(FLOAT, role)
+        path = bundle.graph_path(FLOAT_VARIANT, role)
         new = path.with_name(f"{role.value}-{head.value}.onnx")
         attach_head(graphs[role], head, TOP_K)
         ir.save(graphs[role], new)
         check_head(path, new, _random_feeds(bundle, role))
         new.replace(path)
-        old = bundle.graph(FLOAT, role)
+        old = bundle.graph(FLOAT_VARIANT, role)
         specs[role.value] = msgspec.structs.replace(describe(graphs[role], old.file), cost=old.cost)
     changed = msgspec.structs.replace(variant, head=head, **specs)
-    return msgspec.structs.replace(manifest, variants={FLOAT: changed})
+    return msgspec.structs.replace(manifest, variants={FLOAT_VARIANT: changed})
 
 
 def _random_feeds(bundle: Bundle, role: GraphRole) -> dict[str, np.ndarray]:
@@ -145,7 +145,7 @@ def _random_feeds(bundle: Bundle, role: GraphRole) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     sizes = {name: dim.typical for name, dim in bundle.manifest.dims.items()}
     feeds: dict[str, np.ndarray] = {}
-    for tensor in bundle.graph(FLOAT, role).inputs:
+    for tensor in bundle.graph(FLOAT_VARIANT, role).inputs:
         shape = [size if isinstance(size, int) else sizes[size] for size in tensor.shape]
         if tensor.name in (TOKEN, TOKENS, POSITION, LAST):
             feeds[tensor.name] = np.zeros(shape, np.int64)

@@ -37,6 +37,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+FLOAT_VARIANT = "fp32"
+"""The variant that the export writes and that every other one is made of."""
+
 TOKEN = "token"
 """Step input, (batch,) int64: the newest token of each row."""
 

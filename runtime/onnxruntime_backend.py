@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import MissingDependencyError
-from hybrid_deploy.runtime.backend import Options
+from hybrid_deploy.runtime.backend_registry import Options
 from hybrid_deploy.runtime.graph_inputs import check_inputs
 from hybrid_deploy.runtime.large_pages import LargePages
 from hybrid_deploy.runtime.onnxruntime_decoding import OnnxRuntimeDecoding

@@ -9,7 +9,7 @@ from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import TOKEN, GraphRole
 from hybrid_deploy.errors import BackendError, MissingDependencyError
 from hybrid_deploy.manifest import GraphSpec, TensorSpec
-from hybrid_deploy.runtime.backend import Options
+from hybrid_deploy.runtime.backend_registry import Options
 from hybrid_deploy.runtime.graph_inputs import DTYPES
 from hybrid_deploy.runtime.onnxruntime_session import (
     failures,

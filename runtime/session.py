@@ -11,10 +11,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle, open_bundle
-from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole
 from hybrid_deploy.errors import InputError, UsageError
 from hybrid_deploy.inputs import AudioInput
-from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Backend, Options, load_backend
+from hybrid_deploy.runtime.backend import Backend
+from hybrid_deploy.runtime.backend_registry import (
+    DEFAULT_BACKEND,
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.generate_options import GenerateOptions
 from hybrid_deploy.runtime.input_checks import with_mask_types
 from hybrid_deploy.runtime.long_audio import Window, longest_s, windows
@@ -27,7 +32,6 @@ from hybrid_deploy.runtime.runner import Request, Runner
 from hybrid_deploy.runtime.streaming import OnToken, Stream
 from hybrid_deploy.runtime.text import tokens_of
 
-DEFAULT_VARIANT = "fp32"
 _AHEAD = 2
 
 
@@ -256,7 +260,7 @@ class Session:
 def load_session(
     path: str | Path,
     *,
-    variant: str = DEFAULT_VARIANT,
+    variant: str = FLOAT_VARIANT,
     backend: str = DEFAULT_BACKEND,
     threads: int | None = None,
     large_pages: bool = True,

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from hybrid_deploy.accuracy import LABELS_FILE
-from hybrid_deploy.export.dims import DynamicAxis
+from hybrid_deploy.export.dynamic_axes import DynamicAxis
 from hybrid_deploy.export.job import ExportJob, ModelSpec
-from hybrid_deploy.export.parity import Inputs
+from hybrid_deploy.export.model import Inputs
 from hybrid_deploy.export.reference.lines import (
     LINE_HEIGHT_PX,
     MIN_WIDTH_PX,

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.report import FORMATS
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
@@ -19,7 +20,7 @@ FORMAT = click.option(
     help="How the records are printed.",
 )  # fmt: skip
 VARIANT = click.option(
-    "--variant", default="fp32", show_default=True, help="Which variant of the bundle."
+    "--variant", default=FLOAT_VARIANT, show_default=True, help="Which variant of the bundle."
 )
 BACKEND = click.option(
     "--backend", default="onnxruntime", show_default=True,

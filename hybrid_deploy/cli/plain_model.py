@@ -77,7 +77,10 @@ def load_factory(name: str) -> Callable[[], Any]:
 
 def _described(name: str, model: nn.Module, options: ModelOptions) -> ExportJob:
     """Makes the job of a module from the options."""
-    from hybrid_deploy.export.job import make_job, named_inputs
+    from hybrid_deploy.export.make_job import (
+        make_job,
+        named_inputs,
+    )
     from hybrid_deploy.export.model import check_model
 
     check_model(model)
@@ -119,7 +122,7 @@ def _example(
     """Reads the example: arrays as they are, a picture through the options."""
     import torch
 
-    from hybrid_deploy.export.job import input_names
+    from hybrid_deploy.export.make_job import input_names
     from hybrid_deploy.inputs import ArrayInput
     from hybrid_deploy.runtime.preprocess import prepare
     from hybrid_deploy.runtime.preprocess_image import load_image

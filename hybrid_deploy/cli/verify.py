@@ -29,8 +29,12 @@ def verify(bundle: Path, backend: str, output_format: Format) -> None:
     very same tokens; where a quantized one differs, or cannot run here, the row says so.
     """
     from hybrid_deploy.bundle import open_bundle
-    from hybrid_deploy.runtime.backend import Options, load_backend
-    from hybrid_deploy.runtime.session import DEFAULT_VARIANT, Session
+    from hybrid_deploy.contract import FLOAT_VARIANT
+    from hybrid_deploy.runtime.backend_registry import (
+        Options,
+        load_backend,
+    )
+    from hybrid_deploy.runtime.session import Session
 
     opened = open_bundle(bundle)
     log(f"{len(opened.manifest.files)} files are as they were written")
@@ -39,7 +43,7 @@ def verify(bundle: Path, backend: str, output_format: Format) -> None:
         try:
             loaded = load_backend(backend, opened, variant, Options())
         except HybridDeployError as error:
-            if variant == DEFAULT_VARIANT:
+            if variant == FLOAT_VARIANT:
                 raise
             rows.append(
                 {"variant": variant, "samples": len(golden), "verdict": f"not run: {error}"}
@@ -55,5 +59,5 @@ def verify(bundle: Path, backend: str, output_format: Format) -> None:
             {"variant": variant, "samples": len(golden), "equal": equal, "verdict": verdict}
         )
     click.echo(render(rows, COLUMNS, output_format), nl=False)
-    if any(row["variant"] == DEFAULT_VARIANT and row["verdict"] != "ok" for row in rows):
+    if any(row["variant"] == FLOAT_VARIANT and row["verdict"] != "ok" for row in rows):
         raise BundleError(f"{bundle} does not give the original model's tokens on this machine")

@@ -21,7 +21,10 @@ import numpy as np
 from hybrid_deploy.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.report import Column, render
-from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime.backend_registry import (
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.beam import BeamSearch
 from hybrid_deploy.runtime.rules import Beams, Rules
 from hybrid_deploy.runtime.sequences import Limits

@@ -37,7 +37,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The float bundle of a tiny untrained reader, with two start tokens so that prefill runs."""
     import torch
 
-    from hybrid_deploy.export.dims import DynamicAxis
+    from hybrid_deploy.export.dynamic_axes import DynamicAxis
     from hybrid_deploy.export.exporter import run_export
     from hybrid_deploy.export.job import ExportJob, ModelSpec
     from hybrid_deploy.export.reference.model import DigitReader

@@ -11,7 +11,7 @@ from hybrid_deploy.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration import rough_projection, short_memory
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import HIDDEN, LOGITS, GraphRole, is_memory, is_next_cache
-from hybrid_deploy.runtime.backend import Options
+from hybrid_deploy.runtime.backend_registry import Options
 from hybrid_deploy.runtime.beam import BeamSearch
 from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from hybrid_deploy.runtime.rules import Beams, Rules

@@ -24,7 +24,7 @@ from hybrid_deploy.contract import (
 )
 from hybrid_deploy.manifest import Precision, TensorSpec
 from hybrid_deploy.onnx_files import load_graphs
-from hybrid_deploy.runtime.backend import Options
+from hybrid_deploy.runtime.backend_registry import Options
 from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from hybrid_deploy.runtime.onnxruntime_decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.session import Session

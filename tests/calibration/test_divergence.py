@@ -15,11 +15,13 @@ from hybrid_deploy.calibration.samples import Inputs
 from hybrid_deploy.errors import CalibrationError
 from hybrid_deploy.export.reference.vocabulary import VOCABULARY
 from hybrid_deploy.runtime.backend import (
-    DEFAULT_BACKEND,
     Backend,
     Decoding,
     FloatArray,
     IntArray,
+)
+from hybrid_deploy.runtime.backend_registry import (
+    DEFAULT_BACKEND,
     Options,
     load_backend,
 )

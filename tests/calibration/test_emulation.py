@@ -10,7 +10,10 @@ from hybrid_deploy.calibration.emulation import emulate_bfloat16
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime.backend_registry import (
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.onnxruntime_session import make_session
 
 Build = Callable[..., ir.Model]

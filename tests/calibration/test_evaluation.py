@@ -11,7 +11,11 @@ from hybrid_deploy.calibration.metrics import Metric, load_metric
 from hybrid_deploy.calibration.readings import Readings, read_all
 from hybrid_deploy.calibration.samples import Inputs
 from hybrid_deploy.errors import BackendError, InputError, UsageError
-from hybrid_deploy.runtime.backend import Backend, Options, load_backend
+from hybrid_deploy.runtime.backend import Backend
+from hybrid_deploy.runtime.backend_registry import (
+    Options,
+    load_backend,
+)
 from tests.calibration.perturbed import with_perturbed
 
 

@@ -3,7 +3,11 @@ import numpy as np
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.calibration.recording import RecordingBackend
 from hybrid_deploy.calibration.samples import Inputs
-from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Options, load_backend
+from hybrid_deploy.runtime.backend_registry import (
+    DEFAULT_BACKEND,
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.session import Session
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hybrid_deploy.bundle import open_bundle, seal_bundle
 from hybrid_deploy.cli import main
-from hybrid_deploy.export.dims import DynamicAxis
+from hybrid_deploy.export.dynamic_axes import DynamicAxis
 from hybrid_deploy.export.exporter import run_export
 from hybrid_deploy.export.job import ExportJob, ModelSpec
 from hybrid_deploy.inputs import (

@@ -30,7 +30,10 @@ from hybrid_deploy.export.parity import check_parity
 from hybrid_deploy.inputs import ArrayInput
 from hybrid_deploy.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.onnx_files import load_graphs, weight_bytes
-from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime.backend_registry import (
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.graph_inputs import check_inputs
 from hybrid_deploy.runtime.onnxruntime_session import make_session
 from hybrid_deploy.runtime.session import load_session

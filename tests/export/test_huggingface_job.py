@@ -13,7 +13,7 @@ from PIL import Image
 
 from hybrid_deploy.bundle import open_bundle
 from hybrid_deploy.cli import main
-from hybrid_deploy.export.dims import DynamicAxis
+from hybrid_deploy.export.dynamic_axes import DynamicAxis
 from hybrid_deploy.export.huggingface_job import varying_axes
 from hybrid_deploy.inputs import (
     ArrayInput,

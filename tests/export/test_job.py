@@ -11,9 +11,17 @@ from torch import Tensor, nn
 
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UnsupportedModelError, UsageError
-from hybrid_deploy.export.dims import DynamicAxis
+from hybrid_deploy.export.dynamic_axes import DynamicAxis
 from hybrid_deploy.export.exporter import head_of
-from hybrid_deploy.export.job import Arrays, GraphForm, SimpleAxes, make_job, named_inputs
+from hybrid_deploy.export.job import (
+    Arrays,
+    GraphForm,
+    SimpleAxes,
+)
+from hybrid_deploy.export.make_job import (
+    make_job,
+    named_inputs,
+)
 from hybrid_deploy.export.model import ADAPTER, check_model
 from hybrid_deploy.inputs import ArrayInput
 from hybrid_deploy.manifest import DimRange

@@ -16,7 +16,11 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import HybridDeployError, ParityError, UnsupportedModelError
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.export.full_rerun import FullRerun
-from hybrid_deploy.runtime.backend import Backend, Options, load_backend
+from hybrid_deploy.runtime.backend import Backend
+from hybrid_deploy.runtime.backend_registry import (
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.generate import decode_greedily
 from hybrid_deploy.runtime.sequences import Limits
 from hybrid_deploy.runtime.session import load_session

@@ -13,7 +13,10 @@ import onnxruntime
 import transformers
 
 from hybrid_deploy.report import Column, render
-from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime.backend_registry import (
+    Options,
+    load_backend,
+)
 from tests.generation.equality import BEAMED, GREEDY, LENGTH, Equality, compare, is_blip
 from tests.zoo.check import export
 from tests.zoo.huggingface import CASES, MODELS, pair

@@ -13,7 +13,10 @@ pytest.importorskip("transformers", reason="Hugging Face models need the extra '
 import transformers
 
 from hybrid_deploy.export.full_rerun import FullRerun
-from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime.backend_registry import (
+    Options,
+    load_backend,
+)
 from tests.generation.equality import BEAMED, GREEDY, LENGTH, compare, ragged_end
 from tests.zoo.check import export
 from tests.zoo.huggingface import CASES, pair

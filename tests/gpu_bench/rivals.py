@@ -10,7 +10,14 @@ import numpy as np
 import torch
 
 from hybrid_deploy.errors import HybridDeployError
-from hybrid_deploy.runtime.backend import Backend, Options, RunsAhead, load_backend
+from hybrid_deploy.runtime.backend import (
+    Backend,
+    RunsAhead,
+)
+from hybrid_deploy.runtime.backend_registry import (
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.device import CaptureError
 from hybrid_deploy.runtime.gpu import open_gpu
 from tests.gpu_bench.subjects import Subject

@@ -16,9 +16,9 @@ import click
 from hybrid_deploy.accuracy import LabelledFile, load_labels
 from hybrid_deploy.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.divergence import Teacher
-from hybrid_deploy.calibration.float_graphs import FLOAT
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.calibration.samples import Inputs, open_samples
+from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import HybridDeployError
 from hybrid_deploy.report import Column, render
 from hybrid_deploy.runtime.engine_cache import EngineCache
@@ -94,24 +94,24 @@ def compare(setting: Setting) -> list[Row]:
         folder = Path(name).resolve()
         shutil.copytree(setting.bundle, folder / "bundle")
         copy = open_bundle(folder / "bundle")
-        rows: dict[str, Row] = {FLOAT: {"who": "hybrid-deploy", "options": FLOAT}}
+        rows: dict[str, Row] = {FLOAT_VARIANT: {"who": "hybrid-deploy", "options": FLOAT_VARIANT}}
         rows |= _ours(copy, setting.ours, setting.samples)
         attempts = [a for a in setting.attempts if a.rival != "modelopt" or setting.python]
         if attempts:
             given = open_samples(setting.samples, copy.manifest.preprocess, copy.folder)
-            calls = record_calls(copy, FLOAT, given, setting.steps)
+            calls = record_calls(copy, FLOAT_VARIANT, given, setting.steps)
             pythons = {"onnxruntime": Path(sys.executable)}
             if setting.python is not None:
                 pythons["modelopt"] = setting.python
-            rows |= _theirs(copy, Workshop(folder, copy, FLOAT, calls, pythons), attempts)
+            rows |= _theirs(copy, Workshop(folder, copy, FLOAT_VARIANT, calls, pythons), attempts)
         copy = open_bundle(copy.folder)
         labels = [] if setting.lines is None else load_labels(setting.lines)
         heard = _inputs(copy, setting.lines or setting.samples, _MOST_LOGITS)
-        sessions = dict(_loaded(copy, rows, labels, Teacher(copy, FLOAT, heard, threads=1)))
+        sessions = dict(_loaded(copy, rows, labels, Teacher(copy, FLOAT_VARIANT, heard, threads=1)))
         timed = _inputs(copy, setting.samples, _MOST_TIMED)
         times = time_interleaved(sessions, timed, setting.rounds)
         for variant, median in times.items():
-            rows[variant] |= _timing(median, times[FLOAT])
+            rows[variant] |= _timing(median, times[FLOAT_VARIANT])
         if setting.tensorrt:
             _build_all(copy, rows, EngineCache(folder / "engines"))
     return list(rows.values())
@@ -159,7 +159,7 @@ def _theirs(bundle: Bundle, workshop: Workshop, attempts: Sequence[Attempt]) -> 
         _say(f"{attempt.rival} {attempt.options}")
         try:
             encoder, step = (workshop.quantize(attempt, role) for role in ROLES)
-            add_variant(bundle, FLOAT, name, attempt.precision, encoder, step)
+            add_variant(bundle, FLOAT_VARIANT, name, attempt.precision, encoder, step)
         except HybridDeployError as error:
             rows[name]["status"] = _line(error)
     return rows

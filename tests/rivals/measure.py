@@ -15,7 +15,11 @@ from hybrid_deploy.calibration.agreement import compare_tokens
 from hybrid_deploy.calibration.samples import Inputs
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError
-from hybrid_deploy.runtime.backend import DEFAULT_BACKEND, Options, load_backend
+from hybrid_deploy.runtime.backend_registry import (
+    DEFAULT_BACKEND,
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.engine import build_engine
 from hybrid_deploy.runtime.engine_cache import EngineCache
 from hybrid_deploy.runtime.session import Result, Session

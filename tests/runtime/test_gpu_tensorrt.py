@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.quantize import quantize_bundle
-from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime.backend_registry import (
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.device import CaptureError, Graph
 from hybrid_deploy.runtime.device_backend import DeviceBackend
 from hybrid_deploy.runtime.engine import build_engines

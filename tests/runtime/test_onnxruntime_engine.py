@@ -17,7 +17,10 @@ from hybrid_deploy.bundle import Bundle, open_bundle
 from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError, UsageError
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.runtime import gpu, onnxruntime_cuda_backend
-from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime.backend_registry import (
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.device_backend import DeviceBackend
 from hybrid_deploy.runtime.local_gpu import LocalGpu, local_gpu
 from hybrid_deploy.runtime.onnxruntime_cuda_backend import load_on

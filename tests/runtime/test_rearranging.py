@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle import Bundle, open_bundle
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.backend import IntArray, Options, Rearranging, load_backend
+from hybrid_deploy.runtime.backend import (
+    IntArray,
+    Rearranging,
+)
+from hybrid_deploy.runtime.backend_registry import (
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.cache_rows import move_rows, moved_rows
 from tests.zoo.case import random_floats, random_tokens
 from tests.zoo.cases import find

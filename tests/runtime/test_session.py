@@ -7,7 +7,10 @@ import pytest
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.errors import BackendError, InputError, UsageError
 from hybrid_deploy.runtime import onnxruntime_graphs
-from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime.backend_registry import (
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.profile import profile_session
 from hybrid_deploy.runtime.session import Session, load_session
 

@@ -16,7 +16,11 @@ from torch import nn
 from hybrid_deploy.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import GraphRole, is_memory
 from hybrid_deploy.export.full_rerun import FullRerun
-from hybrid_deploy.runtime.backend import Decoding, IntArray, Options
+from hybrid_deploy.runtime.backend import (
+    Decoding,
+    IntArray,
+)
+from hybrid_deploy.runtime.backend_registry import Options
 from hybrid_deploy.runtime.beam import BeamSearch
 from hybrid_deploy.runtime.cache_rows import inputs_of
 from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend

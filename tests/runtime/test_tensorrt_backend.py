@@ -16,8 +16,11 @@ import pytest
 from hybrid_deploy.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
-from hybrid_deploy.runtime import backend, engine, gpu, tensorrt_backend
-from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime import backend_probing, engine, gpu, tensorrt_backend
+from hybrid_deploy.runtime.backend_registry import (
+    Options,
+    load_backend,
+)
 from hybrid_deploy.runtime.build_options import BuildOptions
 from hybrid_deploy.runtime.engine import build_engine
 from hybrid_deploy.runtime.engine_cache import RECORD_FILE, BuiltPlan, EngineCache, read_plan
@@ -84,10 +87,10 @@ def test_cuda_core_that_does_not_load_is_not_called_missing(
 
 
 def test_without_a_gpu_only_the_cpu_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "local_gpu", lambda: None)
-    assert backend.usable_backends() == ("onnxruntime",)
-    monkeypatch.setattr(backend, "local_gpu", lambda: GPU)
-    assert backend.usable_backends() == ("onnxruntime", "onnxruntime-cuda", "tensorrt")
+    monkeypatch.setattr(backend_probing, "local_gpu", lambda: None)
+    assert backend_probing.usable_backends() == ("onnxruntime",)
+    monkeypatch.setattr(backend_probing, "local_gpu", lambda: GPU)
+    assert backend_probing.usable_backends() == ("onnxruntime", "onnxruntime-cuda", "tensorrt")
 
 
 def settings(bundle: Bundle, **changes: object) -> dict[str, object]:

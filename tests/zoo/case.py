@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.export.dims import DynamicAxis
+from hybrid_deploy.export.dynamic_axes import DynamicAxis
 from hybrid_deploy.manifest import DimRange
 
 GAIN = 2.0

@@ -19,7 +19,10 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, HybridDeployError
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.onnx_files import load_graphs
-from hybrid_deploy.runtime.backend import Options, load_backend
+from hybrid_deploy.runtime.backend_registry import (
+    Options,
+    load_backend,
+)
 from hybrid_deploy.target import parse_target
 from tests.zoo.captioner import VOCABULARY
 from tests.zoo.case import Case, random_tokens

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from hybrid_deploy.export.behaviour import check_batch, check_causal
 from hybrid_deploy.export.binding import analyse
 from hybrid_deploy.export.capture import capture_decoder
-from hybrid_deploy.export.dims import DynamicAxes, memory_axes
+from hybrid_deploy.export.dynamic_axes import (
+    DynamicAxes,
+    memory_axes,
+)
 from hybrid_deploy.export.incremental import (
     EncoderGraph,
     PrefillGraph,

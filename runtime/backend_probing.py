@@ -1,0 +1,11 @@
+"""Which backends this machine has the hardware for."""
+
+from __future__ import annotations
+
+from hybrid_deploy.runtime.backend_registry import BACKENDS, DEFAULT_BACKEND
+from hybrid_deploy.runtime.local_gpu import local_gpu
+
+
+def usable_backends() -> tuple[str, ...]:
+    """Names the backends that this machine has the hardware for, installed or not."""
+    return BACKENDS if local_gpu() is not None else (DEFAULT_BACKEND,)

@@ -1,0 +1,56 @@
+"""The backends by name, and how one is loaded. No vendor library is imported here."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.contract import Head
+from hybrid_deploy.errors import UsageError
+from hybrid_deploy.runtime.backend import Backend
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a backend runs.
+
+    Attributes:
+        threads: CPU threads within an operator; None leaves it to the backend.
+        large_pages: whether what a CPU reads moves onto large pages when a second input comes.
+    """
+
+    threads: int | None = None
+    large_pages: bool = True
+
+
+_MODULES = {
+    "onnxruntime": "hybrid_deploy.runtime.onnxruntime_backend",
+    "onnxruntime-cuda": "hybrid_deploy.runtime.onnxruntime_cuda_backend",
+    "tensorrt": "hybrid_deploy.runtime.tensorrt_backend",
+}
+
+
+BACKENDS = tuple(_MODULES)
+
+
+DEFAULT_BACKEND = "onnxruntime"
+
+
+def load_backend(name: str, bundle: Bundle, variant: str, options: Options) -> Backend:
+    """Loads one variant of a bundle into a backend.
+
+    Raises:
+        UsageError: there is no such backend, or the variant returns no logits.
+        MissingDependencyError: its library is not installed.
+    """
+    if name not in _MODULES:
+        raise UsageError(f"unknown backend {name!r}; choose one of: {', '.join(BACKENDS)}")
+    head = bundle.variant(variant).head
+    if head is not Head.LOGITS:
+        raise UsageError(
+            f"variant {variant} of {bundle.folder} returns {head.value} in place of the logits, "
+            "for a loop of your own; export it with --head logits to run it here"
+        )
+    backend: Backend = importlib.import_module(_MODULES[name]).load(bundle, variant, options)
+    return backend
