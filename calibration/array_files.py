@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_deploy.bundle.manifest import GraphSpec
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.manifest import GraphSpec
 from hybrid_deploy.runtime.graph_inputs import check_inputs
 
 ARRAYS_SUFFIX = ".npz"

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.evaluation import Evaluation
 from hybrid_deploy.calibration.evaluation_set import EvaluationSet
 from hybrid_deploy.calibration.precision import Recipe, recipe_for

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import onnx_ir as ir
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.cache import cache_folder
 from hybrid_deploy.calibration.collect import WHOLE, observe_samples
 from hybrid_deploy.calibration.float_graphs import (

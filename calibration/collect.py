@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.observations import (
     Observations,
     SampleRecord,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.batches import batch_size, batches
 from hybrid_deploy.calibration.recording import RecordingBackend, Turn
 from hybrid_deploy.calibration.samples import Inputs

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hybrid_deploy.accuracy import Accuracy, measure_accuracy
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.agreement import Agreement, check_prefill, compare_tokens
 from hybrid_deploy.calibration.divergence import Divergence, Teacher
 from hybrid_deploy.calibration.evaluation_set import EvaluationSet

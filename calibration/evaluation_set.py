@@ -10,7 +10,8 @@ from typing import TypeAlias, cast
 import numpy as np
 
 from hybrid_deploy.accuracy import LABELS_FILE, load_labels
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.manifest import TensorSpec
 from hybrid_deploy.calibration.samples import (
     Inputs,
     Samples,
@@ -20,7 +21,6 @@ from hybrid_deploy.calibration.samples import (
 )
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, UsageError
-from hybrid_deploy.manifest import TensorSpec
 
 Item: TypeAlias = str | Path | Inputs
 EvaluationSource: TypeAlias = str | Path | Iterable[Item | tuple[Item, str | None]]

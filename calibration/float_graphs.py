@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.batchnorm import fold_batchnorm
 from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole, Head
 from hybrid_deploy.errors import UsageError

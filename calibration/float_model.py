@@ -7,7 +7,7 @@ from functools import cached_property
 
 import onnx_ir as ir
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.calibrate import calibrate
 from hybrid_deploy.calibration.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.layers import Layer, kept_names, layers_of

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.observed_model import ObservedModel
 from hybrid_deploy.calibration.samples import Samples
 from hybrid_deploy.contract import GraphRole

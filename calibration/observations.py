@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from hybrid_deploy.atomic import write_file
+from hybrid_deploy.bundle.atomic_write import write_file
 from hybrid_deploy.calibration.origin import Origin
 from hybrid_deploy.calibration.range_methods import method_of
 from hybrid_deploy.calibration.scales import ChannelNumbers, Provenance, Scales

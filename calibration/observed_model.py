@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.manifest import TensorSpec
 from hybrid_deploy.contract import (
     LAST,
     LOGITS,
@@ -28,7 +29,6 @@ from hybrid_deploy.contract import (
     next_cache,
 )
 from hybrid_deploy.errors import BackendError, CalibrationError
-from hybrid_deploy.manifest import TensorSpec
 from hybrid_deploy.onnx_files import save_graphs
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
 from hybrid_deploy.runtime.generate import decode_greedily

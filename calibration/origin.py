@@ -9,7 +9,7 @@ import msgspec
 import onnxruntime as ort
 
 from hybrid_deploy import __version__
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

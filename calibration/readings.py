@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.batches import Place, batch_size, batches
 from hybrid_deploy.calibration.samples import Inputs
 from hybrid_deploy.runtime.backend import Backend

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.channels import Channels as Channels
 from hybrid_deploy.calibration.origin import foreign
 from hybrid_deploy.calibration.ranges import Range

@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 import msgspec
 import onnx_ir as ir
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.manifest import GraphSpec, Precision, Variant
 from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.manifest import GraphSpec, Precision, Variant
 from hybrid_deploy.onnx_files import save_graphs
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import onnx_ir as ir
 
 from hybrid_deploy import __version__
-from hybrid_deploy.bundle import Bundle, StagedVariant, open_bundle, staged_variant
+from hybrid_deploy.bundle.bundle import Bundle, StagedVariant, open_bundle, staged_variant
 from hybrid_deploy.calibration.automatic import Candidate, measure_speeds
 from hybrid_deploy.calibration.budget import hold_budget
 from hybrid_deploy.calibration.divergence import Teacher

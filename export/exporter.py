@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 from torch import nn
 
-from hybrid_deploy.bundle import Bundle, seal_bundle, staged_bundle
+from hybrid_deploy.bundle.bundle import Bundle, seal_bundle, staged_bundle
+from hybrid_deploy.bundle.input_specs import Preprocess
+from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.gate import check_export
@@ -33,8 +35,6 @@ from hybrid_deploy.export.writing import (
     write_golden,
     write_graphs,
 )
-from hybrid_deploy.inputs import Preprocess
-from hybrid_deploy.manifest import Tokenizer, Vocabulary
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from torch import Tensor
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import BackendError, UnsupportedModelError
 from hybrid_deploy.export.behaviour import varied

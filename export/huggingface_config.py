@@ -14,12 +14,12 @@ try:
 except ImportError as error:
     raise MissingDependencyError("transformers", "hf") from error
 
+from hybrid_deploy.bundle.input_specs import EncoderInput, Preprocess, TextInput
+from hybrid_deploy.bundle.manifest import GenerationDefaults, Tokenizer
 from hybrid_deploy.export.huggingface_folder import ModelFolder, open_folder
 from hybrid_deploy.export.huggingface_generation import generation_of
 from hybrid_deploy.export.huggingface_processor import MASK, input_of, processor_settings
 from hybrid_deploy.export.huggingface_tokenizer import ImportedTokenizer, import_tokenizer
-from hybrid_deploy.inputs import EncoderInput, Preprocess, TextInput
-from hybrid_deploy.manifest import GenerationDefaults, Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 SOURCE_TOKENIZER_FILE = "source_tokenizer.json"

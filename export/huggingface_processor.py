@@ -7,9 +7,7 @@ from typing import Any, cast
 
 import transformers
 
-from hybrid_deploy.errors import ExportError, UnsupportedModelError
-from hybrid_deploy.export.huggingface_folder import ModelFolder
-from hybrid_deploy.inputs import (
+from hybrid_deploy.bundle.input_specs import (
     AlignLongAxis,
     AudioInput,
     CenterCrop,
@@ -28,6 +26,8 @@ from hybrid_deploy.inputs import (
     Thumbnail,
     Waveform,
 )
+from hybrid_deploy.errors import ExportError, UnsupportedModelError
+from hybrid_deploy.export.huggingface_folder import ModelFolder
 
 PIXELS, PATCHES = "pixel_values", "flattened_patches"
 FEATURES, WAVEFORM = "input_features", "input_values"

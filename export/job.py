@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hybrid_deploy.bundle.input_specs import Preprocess
+from hybrid_deploy.bundle.manifest import GenerationDefaults, Tokenizer, Vocabulary
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.dynamic_axes import (
@@ -16,8 +18,6 @@ from hybrid_deploy.export.dynamic_axes import (
     DynamicAxis,
 )
 from hybrid_deploy.export.model import Inputs
-from hybrid_deploy.inputs import Preprocess
-from hybrid_deploy.manifest import GenerationDefaults, Tokenizer, Vocabulary
 
 OPSET = 24
 OPSETS = (24, 21, 18)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hybrid_deploy.bundle.input_specs import ArrayInput, Preprocess
+from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, Tokenizer, Vocabulary
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.dynamic_axes import (
     DynamicAxes,
@@ -17,8 +19,6 @@ from hybrid_deploy.export.dynamic_axes import (
 )
 from hybrid_deploy.export.job import Arrays, ExportJob, GraphForm, ModelSpec, SimpleAxes
 from hybrid_deploy.export.model import arrays_of, check_model
-from hybrid_deploy.inputs import ArrayInput, Preprocess
-from hybrid_deploy.manifest import DimRange, GenerationDefaults, Tokenizer, Vocabulary
 
 
 def named_inputs(model: nn.Module, given: Arrays) -> dict[str, Tensor]:

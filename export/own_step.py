@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.contract import (
     BATCH_DIM,
     LOGITS,
@@ -38,7 +39,6 @@ from hybrid_deploy.export.dynamic_axes import (
 from hybrid_deploy.export.model import EncodePart, heads_of
 from hybrid_deploy.export.onnx_lowering import name_dims, onnx_from_torch
 from hybrid_deploy.export.refusal import first_line, users_line
-from hybrid_deploy.manifest import DimRange
 
 _BOUNDS = ("min", "typical", "max")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from torch import Tensor
 
+from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.contract import BATCH_DIM, GraphRole
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.behaviour import check_batch, check_causal
@@ -23,7 +24,6 @@ from hybrid_deploy.export.job import ExportJob
 from hybrid_deploy.export.model import DecodePart, has_own_step, reference_memory
 from hybrid_deploy.export.own_step import examine, lower_own_step
 from hybrid_deploy.export.stages import Stages
-from hybrid_deploy.manifest import DimRange, GenerationDefaults
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,15 @@ import onnx_ir as ir
 
 from hybrid_deploy import __version__
 from hybrid_deploy.beam_step import add_beam_step
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.manifest import (
+    SCHEMA_VERSION,
+    DimRange,
+    GoldenSample,
+    Manifest,
+    Precision,
+    Variant,
+)
 from hybrid_deploy.contract import (
     BATCH_DIM,
     FLOAT_VARIANT,
@@ -27,14 +35,6 @@ from hybrid_deploy.export.fixed_batch import fix_batch
 from hybrid_deploy.export.full_rerun import FullRerun
 from hybrid_deploy.export.heads import attach_head, check_head
 from hybrid_deploy.export.job import TOP_K, ExportJob
-from hybrid_deploy.manifest import (
-    SCHEMA_VERSION,
-    DimRange,
-    GoldenSample,
-    Manifest,
-    Precision,
-    Variant,
-)
 from hybrid_deploy.onnx_files import describe, load_graphs, save_graphs
 from hybrid_deploy.runtime.preprocess import is_beside
 from hybrid_deploy.runtime.session import Session

@@ -15,7 +15,7 @@ _VERBS = {
     "build_engines": "hybrid_deploy.runtime.engine",
     "export_model": "hybrid_deploy.export.exporter",
     "load_session": "hybrid_deploy.runtime.session",
-    "open_bundle": "hybrid_deploy.bundle",
+    "open_bundle": "hybrid_deploy.bundle.bundle",
     "profile_session": "hybrid_deploy.runtime.profile",
     "quantize_bundle": "hybrid_deploy.calibration.quantize",
 }

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
+from hybrid_deploy.bundle.manifest import GraphCost
 from hybrid_deploy.contract import cache_of, is_memory, is_next_cache
-from hybrid_deploy.manifest import GraphCost
 
 _BITS_PER_BYTE = 8
 Sizes = Mapping[str, int]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backend import Backend

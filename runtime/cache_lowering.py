@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 from enum import Enum
 
+from hybrid_deploy.bundle.manifest import Variant
 from hybrid_deploy.contract import NATIVE_OPSET, is_next_cache, is_recurrent
 from hybrid_deploy.errors import BuildError
-from hybrid_deploy.manifest import Variant
 from hybrid_deploy.target import Flavour
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_deploy.bundle.manifest import GraphSpec
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.manifest import GraphSpec
 from hybrid_deploy.runtime.device import Device
 from hybrid_deploy.runtime.device_decoding import DeviceDecoding
 from hybrid_deploy.runtime.device_graphs import DeviceGraphs

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.devices import tensorrt_refusal
 from hybrid_deploy.errors import BuildError

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock, Timeout
 
-from hybrid_deploy.atomic import staged_folder
+from hybrid_deploy.bundle.atomic_write import staged_folder
 from hybrid_deploy.cache import CACHE_VARIABLE, cache_folder
 from hybrid_deploy.errors import BuildError, InputError
 from hybrid_deploy.runtime.engine_fit import flavour_misfit, gpu_misfit, version_misfit

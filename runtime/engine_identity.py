@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from hybrid_deploy.bundle import Bundle
-from hybrid_deploy.manifest import FileRecord, GraphSpec
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.manifest import FileRecord, GraphSpec
 from hybrid_deploy.runtime.engine_recipe import SETTINGS, PlanRequest
 from hybrid_deploy.runtime.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_module import TensorRT

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.manifest import DimRange, GraphSpec, TensorSpec
 from hybrid_deploy.errors import BuildError, UsageError
-from hybrid_deploy.manifest import DimRange, GraphSpec, TensorSpec
 
 Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Smallest, typical and largest shape of every input that has a symbolic dimension."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_deploy.bundle.manifest import GraphSpec
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.manifest import GraphSpec
 
 DTYPES = {
     "float": np.float32,

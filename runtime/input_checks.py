@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_deploy.bundle.manifest import DimRange, GraphSpec
 from hybrid_deploy.contract import BATCH_DIM
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.manifest import DimRange, GraphSpec
 
 _MASK_TYPES = {"bool": np.bool_, "float": np.float32, "float16": np.float16, "int64": np.int64}
 

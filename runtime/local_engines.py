@@ -6,7 +6,7 @@ import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.cached_engines import list_engines

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hybrid_deploy.bundle.input_specs import AudioInput, LogMel
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.inputs import AudioInput, LogMel
 from hybrid_deploy.runtime.mel import Floats
 
 _SEARCHED = 0.25

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import MissingDependencyError
 from hybrid_deploy.runtime.backend_registry import Options

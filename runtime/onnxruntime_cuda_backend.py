@@ -12,7 +12,7 @@ try:
 except ImportError as error:
     raise MissingDependencyError("onnxruntime-gpu", extra="cuda") from error
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.runtime.backend_registry import Options
 from hybrid_deploy.runtime.device import Device

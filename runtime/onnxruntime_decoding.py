@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_deploy.bundle.manifest import TensorSpec
 from hybrid_deploy.contract import (
     BATCH_DIM,
     CANDIDATES,
@@ -27,7 +28,6 @@ from hybrid_deploy.contract import (
     next_cache,
 )
 from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
-from hybrid_deploy.manifest import TensorSpec
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
 from hybrid_deploy.runtime.cache_rows import chosen_rows, filled_part, inputs_of, move_rows
 from hybrid_deploy.runtime.graph_inputs import DTYPES

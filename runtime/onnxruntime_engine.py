@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.contract import (
     LOGITS,
     NEXT_POSITION,
@@ -24,7 +25,6 @@ from hybrid_deploy.contract import (
     is_recurrent,
 )
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.runtime.device import Buffer
 from hybrid_deploy.runtime.device_engine import TensorInfo
 

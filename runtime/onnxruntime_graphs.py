@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.contract import TOKEN, GraphRole
 from hybrid_deploy.errors import BackendError, MissingDependencyError
-from hybrid_deploy.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.runtime.backend_registry import Options
 from hybrid_deploy.runtime.graph_inputs import DTYPES
 from hybrid_deploy.runtime.onnxruntime_session import (

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hybrid_deploy.bundle.manifest import Precision
 from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError
-from hybrid_deploy.manifest import Precision
 
 try:
     import onnxruntime as ort

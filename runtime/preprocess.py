@@ -11,14 +11,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_deploy.errors import InputError
-from hybrid_deploy.inputs import (
+from hybrid_deploy.bundle.input_specs import (
     ArrayInput,
     AudioInput,
     EncoderInput,
     Preprocess,
     TextInput,
 )
+from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.preprocess_audio import batch_audio, load_audio
 from hybrid_deploy.runtime.preprocess_text import batch_texts, load_text
 

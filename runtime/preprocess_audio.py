@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_deploy.bundle.input_specs import AudioInput, FilterBank, LogMel
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.inputs import AudioInput, FilterBank, LogMel
 from hybrid_deploy.runtime.mel import Floats, filter_bank, log_mel, shortest_filter_bank
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
+from hybrid_deploy.bundle.input_specs import FramesInput
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.inputs import FramesInput
 from hybrid_deploy.runtime.preprocess_image import check_pixels, load_image, picture_suffixes
 from hybrid_deploy.runtime.preprocess_pixels import batch_pixels
 

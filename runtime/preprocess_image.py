@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from hybrid_deploy.bundle.input_specs import ImageInput
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.inputs import ImageInput
 
 LARGEST_PIXELS = 100_000_000
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hybrid_deploy.inputs import PatchesInput
+from hybrid_deploy.bundle.input_specs import PatchesInput
 
 
 def batch_patches(images: Sequence[Image.Image], spec: PatchesInput) -> dict[str, NDArray[Any]]:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-from hybrid_deploy.inputs import FramesInput, ImageInput, PatchesInput, PixelsInput
+from hybrid_deploy.bundle.input_specs import FramesInput, ImageInput, PatchesInput, PixelsInput
 from hybrid_deploy.runtime.preprocess_frames import batch_frames, load_frames
 from hybrid_deploy.runtime.preprocess_image import batch_images, load_image
 from hybrid_deploy.runtime.preprocess_patches import batch_patches

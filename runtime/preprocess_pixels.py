@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hybrid_deploy.errors import InputError
-from hybrid_deploy.inputs import (
+from hybrid_deploy.bundle.input_specs import (
     AlignLongAxis,
     CenterCrop,
     CropMargin,
@@ -26,6 +25,7 @@ from hybrid_deploy.inputs import (
     ResizeWithin,
     Thumbnail,
 )
+from hybrid_deploy.errors import InputError
 
 
 def batch_pixels(images: Sequence[Image.Image], spec: PixelsInput) -> NDArray[np.float32]:

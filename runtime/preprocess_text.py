@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_deploy.bundle.input_specs import TextInput
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.inputs import TextInput
 from hybrid_deploy.runtime.text import load_tokenizer
 
 _SHOWN = 40

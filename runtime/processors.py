@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from hybrid_deploy.manifest import GenerationDefaults
+from hybrid_deploy.bundle.manifest import GenerationDefaults
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
 from hybrid_deploy.runtime.sequences import Limits
 

@@ -9,8 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from hybrid_deploy.bundle.manifest import GenerationDefaults, Manifest
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.manifest import GenerationDefaults, Manifest
 from hybrid_deploy.runtime.constraint import AllowedTokens, Pattern
 from hybrid_deploy.runtime.generate_options import GenerateOptions
 from hybrid_deploy.runtime.processors import Processor, processors_of

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import LOGITS, GraphRole
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backend import Backend

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from hybrid_deploy.manifest import Tokenizer, Vocabulary
+from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.runtime.text import load_tokenizer, tidied
 
 UNFINISHED = "\ufffd"

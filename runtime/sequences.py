@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from hybrid_deploy.bundle.manifest import Manifest
 from hybrid_deploy.errors import CapacityError, UsageError
-from hybrid_deploy.manifest import Manifest
 from hybrid_deploy.runtime.backend import IntArray
 from hybrid_deploy.runtime.running_text import Reading
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.input_specs import AudioInput
 from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole
 from hybrid_deploy.errors import InputError, UsageError
-from hybrid_deploy.inputs import AudioInput
 from hybrid_deploy.runtime.backend import Backend
 from hybrid_deploy.runtime.backend_registry import (
     DEFAULT_BACKEND,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.runtime.backend_registry import Options
 from hybrid_deploy.runtime.device import Device

@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.errors import BundleError, MissingDependencyError, UsageError
-from hybrid_deploy.manifest import Tokenizer, Vocabulary
 
 if TYPE_CHECKING:
     import tokenizers

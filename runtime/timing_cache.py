@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hybrid_deploy.atomic import write_file
+from hybrid_deploy.bundle.atomic_write import write_file
 from hybrid_deploy.errors import HybridDeployError
 from hybrid_deploy.runtime.local_gpu import LocalGpu
 from hybrid_deploy.target import Flavour

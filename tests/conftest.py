@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
 from hybrid_deploy.cache import CACHE_VARIABLE
 from hybrid_deploy.export.dynamic_axes import DynamicAxis
 from hybrid_deploy.export.exporter import run_export
 from hybrid_deploy.export.job import ExportJob, ModelSpec
-from hybrid_deploy.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
 
 VOCABULARY = 11
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hybrid_deploy.bundle import open_bundle
+from hybrid_deploy.bundle.bundle import open_bundle
 from tests.footprint import device
 from tests.footprint.environments import ROOT, build_wheel, make_environment, run
 from tests.footprint.page import Facts, failures

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from hybrid_deploy.accuracy import LABELS_FILE
+from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
 from hybrid_deploy.export.dynamic_axes import DynamicAxis
 from hybrid_deploy.export.job import ExportJob, ModelSpec
 from hybrid_deploy.export.model import Inputs
@@ -27,7 +28,6 @@ from hybrid_deploy.export.reference.lines import (
 )
 from hybrid_deploy.export.reference.model import LineReader, load_reference
 from hybrid_deploy.export.reference.vocabulary import END, MAX_LENGTH, PAD, START, VOCABULARY
-from hybrid_deploy.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
 from hybrid_deploy.runtime.preprocess_image import batch_images
 
 _GOLDEN_LINES = 8

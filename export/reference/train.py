@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hybrid_deploy.atomic import write_file
+from hybrid_deploy.bundle.atomic_write import write_file
 from hybrid_deploy.export.reference.evaluate import score_lines
 from hybrid_deploy.export.reference.lines import (
     TEST_LINES,

@@ -15,7 +15,7 @@ from hybrid_deploy.report import Format
 from hybrid_deploy.target import TARGETS, Target, parse_target
 
 if TYPE_CHECKING:
-    from hybrid_deploy.bundle import Bundle
+    from hybrid_deploy.bundle.bundle import Bundle
     from hybrid_deploy.cli.engine_reports import Row
     from hybrid_deploy.runtime.build_options import BuildOptions
 
@@ -94,7 +94,7 @@ def build(
     --list and --clean look at the engines that are there: all of them, or those of BUNDLE, of the
     given variants, of the given targets.
     """
-    from hybrid_deploy.bundle import open_bundle
+    from hybrid_deploy.bundle.bundle import open_bundle
 
     shaped = bool(ranges or workspace_mb or hardware_compatible or version_compatible or timeout_s)
     _refuse_mixed_options(list_cache, clean, days, shaped)

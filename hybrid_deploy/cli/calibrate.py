@@ -132,7 +132,7 @@ def _check_output(output: Path, shard: Shard | None, *, force: bool) -> None:
 
 def _write(observed: Observed, output: Path, method: str | None) -> None:
     """Writes scales by a method, or observations where there is none."""
-    from hybrid_deploy.atomic import write_file
+    from hybrid_deploy.bundle.atomic_write import write_file
     from hybrid_deploy.calibration.scales import encode_scales
 
     if method is None:

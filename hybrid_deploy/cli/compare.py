@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.accuracy import LabelledFile, load_labels, measure_accuracy
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.cli.options import BUNDLE, FORMAT, THREADS, log, progress_bar
 from hybrid_deploy.errors import HybridDeployError
 from hybrid_deploy.report import Column, Format, render

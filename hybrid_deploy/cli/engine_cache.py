@@ -25,7 +25,7 @@ from hybrid_deploy.runtime.engine_cache import EngineCache
 from hybrid_deploy.runtime.engine_identity import graph_identity
 
 if TYPE_CHECKING:
-    from hybrid_deploy.bundle import Bundle
+    from hybrid_deploy.bundle.bundle import Bundle
     from hybrid_deploy.report import Format
     from hybrid_deploy.target import Target
 

@@ -13,7 +13,7 @@ import click
 from hybrid_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from hybrid_deploy.inputs import ImageInput
+    from hybrid_deploy.bundle.input_specs import ImageInput
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _DYNAMIC = re.compile(r"(?P<input>\w+):(?P<axis>\d+)=(?P<smallest>\d+)\.\.(?P<largest>\d+)")
@@ -94,7 +94,7 @@ class ModelOptions:
         Raises:
             UsageError: a number is not one, or there is one for another number of channels.
         """
-        from hybrid_deploy.inputs import ImageInput
+        from hybrid_deploy.bundle.input_specs import ImageInput
 
         mode = self.mode or mode
         height = self.height or size[1]

@@ -15,8 +15,8 @@ from hybrid_deploy.imported import import_function
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from hybrid_deploy.bundle.input_specs import ArrayInput, ImageInput
     from hybrid_deploy.export.job import ExportJob
-    from hybrid_deploy.inputs import ArrayInput, ImageInput
 
 _ARRAYS = (".npy", ".npz")
 _GREY = ("1", "L", "I", "F", "LA")
@@ -122,8 +122,8 @@ def _example(
     """Reads the example: arrays as they are, a picture through the options."""
     import torch
 
+    from hybrid_deploy.bundle.input_specs import ArrayInput
     from hybrid_deploy.export.make_job import input_names
-    from hybrid_deploy.inputs import ArrayInput
     from hybrid_deploy.runtime.preprocess import prepare
     from hybrid_deploy.runtime.preprocess_image import load_image
 

@@ -86,7 +86,7 @@ def _quantize(bundle: Path, precision: str, samples: Path) -> None:
 
 
 def _build(path: Path) -> None:
-    from hybrid_deploy.bundle import open_bundle
+    from hybrid_deploy.bundle.bundle import open_bundle
     from hybrid_deploy.runtime.engine import build_engine
     from hybrid_deploy.target import parse_target
 
@@ -134,7 +134,7 @@ def _profile(bundle: Path, files: Sequence[Path]) -> None:
 
 def _compare(path: Path, samples: Path) -> None:
     from hybrid_deploy.accuracy import load_labels
-    from hybrid_deploy.bundle import open_bundle
+    from hybrid_deploy.bundle.bundle import open_bundle
     from hybrid_deploy.cli.compare import COLUMNS, compare_rows
     from hybrid_deploy.runtime.backend_probing import usable_backends
 

@@ -28,7 +28,7 @@ def verify(bundle: Path, backend: str, output_format: Format) -> None:
     The golden samples hold what the original model makes of them. The float variant must give the
     very same tokens; where a quantized one differs, or cannot run here, the row says so.
     """
-    from hybrid_deploy.bundle import open_bundle
+    from hybrid_deploy.bundle.bundle import open_bundle
     from hybrid_deploy.contract import FLOAT_VARIANT
     from hybrid_deploy.runtime.backend_registry import (
         Options,

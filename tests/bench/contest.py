@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hybrid_deploy.bundle import open_bundle
-from hybrid_deploy.manifest import GraphCost
+from hybrid_deploy.bundle.bundle import open_bundle
+from hybrid_deploy.bundle.manifest import GraphCost
 from tests.bench.child import Child, ChildError, command_of, run_to_end
 from tests.bench.contender import Job
 from tests.bench.contenders.ours import BUNDLE, bundle_path

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from hybrid_deploy.manifest import GraphCost
+from hybrid_deploy.bundle.manifest import GraphCost
 from tests.bench.worker import pin
 from tests.bench.workloads import FLOAT, Workload
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import CANDIDATES, GraphRole
 from hybrid_deploy.runtime.backend_registry import Options
 from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from hybrid_deploy.bundle.manifest import GraphCost
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.manifest import GraphCost
 from tests.bench.floor import Rates, floor_of, step_bytes
 from tests.bench.goals import Reached, goals_of
 from tests.bench.overhead import Call, Overhead, overhead_of

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 
 Build = Callable[[str, Mapping[str, NDArray[Any]]], ir.Model]
 _HEADER = '<ir_version: 10, opset_import: ["" : 24]>\n'
@@ -37,12 +37,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The float bundle of a tiny untrained reader, with two start tokens so that prefill runs."""
     import torch
 
+    from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
     from hybrid_deploy.export.dynamic_axes import DynamicAxis
     from hybrid_deploy.export.exporter import run_export
     from hybrid_deploy.export.job import ExportJob, ModelSpec
     from hybrid_deploy.export.reference.model import DigitReader
     from hybrid_deploy.export.reference.vocabulary import VOCABULARY
-    from hybrid_deploy.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
 
     torch.manual_seed(0)
     model = DigitReader("feature-map", d_model=32, heads=2, layers=1, d_feedforward=64).eval()

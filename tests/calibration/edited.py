@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.beam_step import add_beam_step
-from hybrid_deploy.bundle import Bundle, open_bundle, staged_variant
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle, staged_variant
 from hybrid_deploy.onnx_files import load_graphs, save_graphs
 
 Edit = Callable[[str, NDArray[Any]], None]

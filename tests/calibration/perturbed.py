@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hybrid_deploy.beam_step import add_beam_step
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.onnx_files import load_graphs, save_graphs
 
 

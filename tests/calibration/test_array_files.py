@@ -4,9 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.calibration.array_files import read_arrays
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.manifest import GraphSpec, TensorSpec
 
 ENCODER = GraphSpec(
     "fp32/encoder.onnx",

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration import rough_projection, short_memory
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import HIDDEN, LOGITS, GraphRole, is_memory, is_next_cache

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle, seal_bundle
+from hybrid_deploy.bundle.bundle import Bundle, seal_bundle
 from hybrid_deploy.cache import CACHE_VARIABLE
 from hybrid_deploy.calibration.calibrate import (
     calibrate,

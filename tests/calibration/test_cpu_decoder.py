@@ -10,7 +10,8 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.manifest import Precision, TensorSpec
 from hybrid_deploy.calibration import rough_projection, short_memory
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import (
@@ -22,7 +23,6 @@ from hybrid_deploy.contract import (
     is_next_cache,
     next_cache,
 )
-from hybrid_deploy.manifest import Precision, TensorSpec
 from hybrid_deploy.onnx_files import load_graphs
 from hybrid_deploy.runtime.backend_registry import Options
 from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
@@ -256,7 +256,7 @@ def test_components_mix(bundle: Bundle, images: Images, encoder: str, decoder: s
 
 @pytest.mark.usefixtures("small_counts")
 def test_a_variant_with_two_stages_can_be_read_again(bundle: Bundle, tmp_path: Path) -> None:
-    from hybrid_deploy.bundle import open_bundle
+    from hybrid_deploy.bundle.bundle import open_bundle
 
     quantize_bundle(bundle.folder, "fp32-cpu")
     again = open_bundle(bundle.folder)

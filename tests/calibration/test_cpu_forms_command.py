@@ -14,12 +14,12 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-from hybrid_deploy.bundle import Bundle, open_bundle, seal_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle, seal_bundle
+from hybrid_deploy.bundle.manifest import GoldenSample
 from hybrid_deploy.calibration import rough_projection, short_memory
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.cli import main
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.manifest import GoldenSample
 from hybrid_deploy.runtime.generate_options import GenerateOptions
 from hybrid_deploy.runtime.session import load_session
 

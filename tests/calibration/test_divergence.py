@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.divergence import Divergence, Teacher, kl_divergence
 from hybrid_deploy.calibration.readings import read_all
 from hybrid_deploy.calibration.samples import Inputs

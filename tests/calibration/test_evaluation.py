@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.accuracy import measure_accuracy
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.divergence import Divergence, Teacher
 from hybrid_deploy.calibration.evaluation import evaluate
 from hybrid_deploy.calibration.evaluation_report import describe, evaluation_record

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.collect import observe_samples
 from hybrid_deploy.calibration.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.magnitudes import Magnitude, observe_magnitudes

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.calibration.readings import read_all
 from hybrid_deploy.calibration.request import Data

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.collect import observe_samples
 from hybrid_deploy.calibration.observations import Observations, read_observations
 from hybrid_deploy.calibration.observed_model import ObservedModel
@@ -86,7 +86,7 @@ KILLED_HALF_WAY = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from hybrid_deploy.bundle import open_bundle
+from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.calibration import collect
 from hybrid_deploy.calibration.samples import open_samples
 from hybrid_deploy.onnx_files import load_graphs

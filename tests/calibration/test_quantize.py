@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.manifest import Precision
 from hybrid_deploy.cache import CACHE_VARIABLE
 from hybrid_deploy.calibration.observed_model import ObservedModel
 from hybrid_deploy.calibration.quantize import quantize_bundle
@@ -21,7 +22,6 @@ from hybrid_deploy.errors import (
     OutputExistsError,
     UsageError,
 )
-from hybrid_deploy.manifest import Precision
 
 Images = list[dict[str, NDArray[np.float32]]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.automatic import CHOSEN, Speed
 from hybrid_deploy.calibration.quantize import quantize_automatically
 from hybrid_deploy.calibration.request import Data

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from hybrid_deploy.bundle import Bundle, open_bundle, seal_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle, seal_bundle
+from hybrid_deploy.bundle.manifest import Precision
 from hybrid_deploy.cli import main
-from hybrid_deploy.manifest import Precision
 from tests.calibration.edited import with_close_logits
 
 Run = Callable[..., Result]

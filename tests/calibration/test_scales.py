@@ -5,7 +5,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.channels import Channels
 from hybrid_deploy.calibration.origin import origin_of
 from hybrid_deploy.calibration.ranges import Range

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.divergence import Teacher
 from hybrid_deploy.calibration.float_model import FloatModel
 from hybrid_deploy.calibration.precision import Recipe, recipe_for

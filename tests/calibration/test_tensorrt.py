@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.target import parse_target

@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from hybrid_deploy import bundle as bundle_module
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle import bundle as bundle_module
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.manifest import GraphSpec, Precision, Variant
 from hybrid_deploy.cache import CACHE_VARIABLE
 from hybrid_deploy.cli.build import build
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, InputError, UsageError
-from hybrid_deploy.manifest import GraphSpec, Precision, Variant
 from hybrid_deploy.runtime import engine, local_gpu
 from hybrid_deploy.runtime.engine import EngineRecord
 from hybrid_deploy.target import Target

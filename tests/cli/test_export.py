@@ -13,12 +13,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors.torch import save_file
 
-from hybrid_deploy.bundle import open_bundle
+from hybrid_deploy.bundle.bundle import open_bundle
+from hybrid_deploy.bundle.input_specs import ImageInput
+from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.cli import main
 from hybrid_deploy.cli.model_options import ModelOptions
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.inputs import ImageInput
-from hybrid_deploy.manifest import DimRange, GenerationDefaults
 from tests.conftest import TinyReader, make_tiny
 
 MODEL = "conftest:TinyReader"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.cli import main
 from hybrid_deploy.contract import GraphRole

@@ -16,12 +16,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from torch import Tensor, nn
 
-from hybrid_deploy.bundle import open_bundle, seal_bundle
-from hybrid_deploy.cli import main
-from hybrid_deploy.export.dynamic_axes import DynamicAxis
-from hybrid_deploy.export.exporter import run_export
-from hybrid_deploy.export.job import ExportJob, ModelSpec
-from hybrid_deploy.inputs import (
+from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle
+from hybrid_deploy.bundle.input_specs import (
     ArrayInput,
     AudioInput,
     PixelsInput,
@@ -30,7 +26,11 @@ from hybrid_deploy.inputs import (
     TextInput,
     Waveform,
 )
-from hybrid_deploy.manifest import DimRange, GenerationDefaults, Tokenizer
+from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, Tokenizer
+from hybrid_deploy.cli import main
+from hybrid_deploy.export.dynamic_axes import DynamicAxis
+from hybrid_deploy.export.exporter import run_export
+from hybrid_deploy.export.job import ExportJob, ModelSpec
 
 WORDS = ["<pad>", "<s>", "</s>", "what", "colour", "is", "it", "red", "green", "blue", "a", "the"]
 WIDTH, MAX_LENGTH, SAMPLES = 16, 8, 160

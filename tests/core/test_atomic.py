@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy import atomic
+from hybrid_deploy.bundle import atomic_write as atomic
 from hybrid_deploy.errors import HybridDeployError, InputError, OutputExistsError
 
 

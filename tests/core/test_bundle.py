@@ -4,7 +4,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hybrid_deploy.bundle import (
+from hybrid_deploy.bundle.bundle import (
     MANIFEST_FILE,
     Bundle,
     open_bundle,
@@ -12,9 +12,9 @@ from hybrid_deploy.bundle import (
     staged_bundle,
     staged_variant,
 )
+from hybrid_deploy.bundle.manifest import SCHEMA_VERSION, decode_manifest, encode_manifest
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError, InputError, OutputExistsError
-from hybrid_deploy.manifest import SCHEMA_VERSION, decode_manifest, encode_manifest
 
 
 def test_manifest_round_trip(tiny_bundle: Bundle) -> None:

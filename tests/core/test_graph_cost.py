@@ -6,11 +6,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.manifest import GraphCost
 from hybrid_deploy.cli.inspect import cache_bytes
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.graph_cost import graph_cost
-from hybrid_deploy.manifest import GraphCost
 
 WIDTH, HEADS, HEAD, CAPACITY, MEMORY, VOCABULARY = 16, 2, 8, 8, 6, 11
 FLOAT = 4

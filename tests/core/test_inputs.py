@@ -5,9 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from hybrid_deploy.bundle import Bundle
-from hybrid_deploy.errors import BundleError
-from hybrid_deploy.inputs import (
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.input_specs import (
     AlignLongAxis,
     ArrayInput,
     AudioInput,
@@ -26,12 +25,13 @@ from hybrid_deploy.inputs import (
     Thumbnail,
     Waveform,
 )
-from hybrid_deploy.manifest import (
+from hybrid_deploy.bundle.manifest import (
     GenerationDefaults,
     Tokenizer,
     decode_manifest,
     encode_manifest,
 )
+from hybrid_deploy.errors import BundleError
 
 STEPS = (
     CropMargin(),

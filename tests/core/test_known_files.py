@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.hash_cache import KnownFiles
 from hybrid_deploy.cache import CACHE_VARIABLE
 from hybrid_deploy.errors import BundleError
-from hybrid_deploy.known_files import KnownFiles
 
 LONG_AGO = time.time() - 3600
 
@@ -85,7 +85,9 @@ def test_a_bundle_is_read_once(
 ) -> None:
     aged(own_path)
     open_bundle(own_path, only="fp32")
-    monkeypatch.setattr("hybrid_deploy.bundle._record", lambda path: pytest.fail(f"read {path}"))
+    monkeypatch.setattr(
+        "hybrid_deploy.bundle.bundle._record", lambda path: pytest.fail(f"read {path}")
+    )
     open_bundle(own_path, only="fp32")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hybrid_deploy.bundle import open_bundle
+from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.runtime.engine_cache import EngineCache
 from tests.engines import verdicts
 from tests.engines.variants import make_variants

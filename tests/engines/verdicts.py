@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.devices import check_precision, device_of
 from hybrid_deploy.errors import BuildError, UsageError

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.input_specs import ArrayInput
+from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole, Head
 from hybrid_deploy.errors import (
@@ -27,8 +29,6 @@ from hybrid_deploy.export.exporter import export_model, run_export
 from hybrid_deploy.export.heads import attach_head, check_head
 from hybrid_deploy.export.job import ExportJob
 from hybrid_deploy.export.parity import check_parity
-from hybrid_deploy.inputs import ArrayInput
-from hybrid_deploy.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.onnx_files import load_graphs, weight_bytes
 from hybrid_deploy.runtime.backend_registry import (
     Options,

@@ -14,9 +14,7 @@ import tokenizers
 import transformers
 from PIL import Image
 
-from hybrid_deploy.errors import ExportError, InputError, UnsupportedModelError
-from hybrid_deploy.export.huggingface_config import Settings, import_settings
-from hybrid_deploy.inputs import (
+from hybrid_deploy.bundle.input_specs import (
     AlignLongAxis,
     AudioInput,
     CropMargin,
@@ -28,7 +26,9 @@ from hybrid_deploy.inputs import (
     TextInput,
     Waveform,
 )
-from hybrid_deploy.manifest import Tokenizer
+from hybrid_deploy.bundle.manifest import Tokenizer
+from hybrid_deploy.errors import ExportError, InputError, UnsupportedModelError
+from hybrid_deploy.export.huggingface_config import Settings, import_settings
 from hybrid_deploy.runtime.preprocess import prepare
 from hybrid_deploy.runtime.text import text_of, tokens_of
 

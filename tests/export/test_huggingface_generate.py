@@ -15,11 +15,8 @@ import tokenizers
 import torch
 import transformers
 
-from hybrid_deploy.bundle import Bundle
-from hybrid_deploy.contract import LOGITS
-from hybrid_deploy.export.full_rerun import FullRerun
-from hybrid_deploy.export.huggingface_job import job_from_folder
-from hybrid_deploy.manifest import (
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.manifest import (
     SCHEMA_VERSION,
     GraphSpec,
     Manifest,
@@ -27,6 +24,9 @@ from hybrid_deploy.manifest import (
     TensorSpec,
     Variant,
 )
+from hybrid_deploy.contract import LOGITS
+from hybrid_deploy.export.full_rerun import FullRerun
+from hybrid_deploy.export.huggingface_job import job_from_folder
 from hybrid_deploy.runtime.session import Session
 
 SENTENCES = ["the quick brown fox jumps over the lazy dog", "pack my box with five jugs"] * 4

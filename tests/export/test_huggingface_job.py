@@ -11,11 +11,8 @@ import transformers
 from click.testing import CliRunner
 from PIL import Image
 
-from hybrid_deploy.bundle import open_bundle
-from hybrid_deploy.cli import main
-from hybrid_deploy.export.dynamic_axes import DynamicAxis
-from hybrid_deploy.export.huggingface_job import varying_axes
-from hybrid_deploy.inputs import (
+from hybrid_deploy.bundle.bundle import open_bundle
+from hybrid_deploy.bundle.input_specs import (
     ArrayInput,
     AudioInput,
     EncoderInput,
@@ -24,7 +21,10 @@ from hybrid_deploy.inputs import (
     TextInput,
     Waveform,
 )
-from hybrid_deploy.manifest import DimRange
+from hybrid_deploy.bundle.manifest import DimRange
+from hybrid_deploy.cli import main
+from hybrid_deploy.export.dynamic_axes import DynamicAxis
+from hybrid_deploy.export.huggingface_job import varying_axes
 from hybrid_deploy.runtime.session import load_session
 
 START = 2

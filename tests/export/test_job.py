@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hybrid_deploy.bundle.input_specs import ArrayInput
+from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UnsupportedModelError, UsageError
 from hybrid_deploy.export.dynamic_axes import DynamicAxis
@@ -23,8 +25,6 @@ from hybrid_deploy.export.make_job import (
     named_inputs,
 )
 from hybrid_deploy.export.model import ADAPTER, check_model
-from hybrid_deploy.inputs import ArrayInput
-from hybrid_deploy.manifest import DimRange
 
 
 class TwoInputs(nn.Module):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.bundle import open_bundle
+from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import HybridDeployError, ParityError, UnsupportedModelError

@@ -11,7 +11,7 @@ import transformers as hf
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hybrid_deploy.manifest import GenerationDefaults
+from hybrid_deploy.bundle.manifest import GenerationDefaults
 from hybrid_deploy.runtime.beam import BeamSearch
 from hybrid_deploy.runtime.generate import TokenLoop
 from hybrid_deploy.runtime.processors import processors_of

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import LOGITS, TOKEN, GraphRole, is_recurrent
 from hybrid_deploy.export.exporter import run_export

@@ -6,7 +6,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from hybrid_deploy.bundle import open_bundle
+from hybrid_deploy.bundle.bundle import open_bundle
 from tests.gpu_bench import __main__ as command
 from tests.gpu_bench import subjects
 from tests.gpu_bench.rivals import RIVALS

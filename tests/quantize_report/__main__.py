@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from hybrid_deploy.bundle import open_bundle
+from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.calibration.automatic import COLUMNS as AUTOMATIC_COLUMNS
 from hybrid_deploy.calibration.quantize import quantize_automatically
 from hybrid_deploy.calibration.request import Data

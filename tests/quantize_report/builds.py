@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.report import Column
 from hybrid_deploy.runtime.engine_cache import EngineCache
 from tests.engines.verdicts import TARGETS, build_graphs, expected_refusal

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hybrid_deploy.manifest import Precision
+from hybrid_deploy.bundle.manifest import Precision
 
 Rival = Literal["onnxruntime", "modelopt"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.accuracy import LabelledFile, load_labels
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.divergence import Teacher
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.calibration.samples import Inputs, open_samples

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hybrid_deploy.accuracy import LabelledFile, measure_accuracy
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.agreement import compare_tokens
 from hybrid_deploy.calibration.samples import Inputs
 from hybrid_deploy.contract import GraphRole

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.observed_model import Arrays, ObservedModel
 from hybrid_deploy.calibration.samples import Samples
 from hybrid_deploy.contract import GraphRole

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from hybrid_deploy.bundle import open_bundle
+from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.calibration.samples import open_samples
 from hybrid_deploy.contract import GraphRole
 from tests.rivals.attempts import ATTEMPTS, Attempt

@@ -9,9 +9,9 @@ import msgspec
 import onnx
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from hybrid_deploy.bundle import Bundle, open_bundle, staged_variant
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle, staged_variant
+from hybrid_deploy.bundle.manifest import Precision
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.manifest import Precision
 from tests.rivals.recording import ROLES
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import HybridDeployError
 from tests.rivals.attempts import Attempt

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.contract import (
     LAST,
     LOGITS,
@@ -22,7 +23,6 @@ from hybrid_deploy.contract import (
     recurrent_name,
 )
 from hybrid_deploy.errors import BackendError, InputError
-from hybrid_deploy.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.runtime.device import ALIGNMENT, Buffer
 from hybrid_deploy.runtime.device_backend import DeviceBackend
 from hybrid_deploy.runtime.device_engine import TensorInfo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 
 
 def with_refine(bundle: Bundle) -> Bundle:

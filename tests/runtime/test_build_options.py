@@ -8,7 +8,7 @@ from typing import cast
 import msgspec
 import pytest
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, UsageError
 from hybrid_deploy.runtime import engine

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import regex
 
+from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.errors import MissingDependencyError, UsageError
-from hybrid_deploy.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
 from hybrid_deploy.runtime.constraint import AllowedTokens, Pattern
 from hybrid_deploy.runtime.running_text import Reading, begin_reading

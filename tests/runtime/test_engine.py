@@ -14,10 +14,8 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from hybrid_deploy.bundle import Bundle, open_bundle, seal_bundle, staged_bundle
-from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.errors import BuildError, InputError, MissingDependencyError
-from hybrid_deploy.manifest import (
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle, seal_bundle, staged_bundle
+from hybrid_deploy.bundle.manifest import (
     SCHEMA_VERSION,
     ArrayInput,
     DimRange,
@@ -28,6 +26,8 @@ from hybrid_deploy.manifest import (
     TensorSpec,
     Variant,
 )
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.errors import BuildError, InputError, MissingDependencyError
 from hybrid_deploy.runtime import engine, engine_plan, tensorrt_module
 from hybrid_deploy.runtime.build_options import BuildOptions
 from hybrid_deploy.runtime.engine import EngineRecord, build_engine, build_engines

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.runtime.input_checks import with_mask_types
 from hybrid_deploy.runtime.session import Session, load_session
 

@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.input_specs import AudioInput, FilterBank, LogMel, Waveform
 from hybrid_deploy.errors import InputError, UsageError
-from hybrid_deploy.inputs import AudioInput, FilterBank, LogMel, Waveform
 from hybrid_deploy.runtime.generate_options import GenerateOptions
 from hybrid_deploy.runtime.long_audio import longest_s, windows
 from hybrid_deploy.runtime.many import Work

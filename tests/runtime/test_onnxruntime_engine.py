@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError, UsageError
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.runtime import gpu, onnxruntime_cuda_backend

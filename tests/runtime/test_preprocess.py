@@ -6,8 +6,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from hybrid_deploy.bundle.manifest import ArrayInput, ImageInput
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.manifest import ArrayInput, ImageInput
 from hybrid_deploy.runtime.preprocess import prepare
 from hybrid_deploy.runtime.preprocess_image import batch_images as batch_by_name
 from hybrid_deploy.runtime.preprocess_image import load_image

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hybrid_deploy.bundle.input_specs import AudioInput, FilterBank, LogMel, Waveform
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.inputs import AudioInput, FilterBank, LogMel, Waveform
 from hybrid_deploy.runtime.preprocess import prepare
 from hybrid_deploy.runtime.preprocess_audio import batch_audio, load_audio
 

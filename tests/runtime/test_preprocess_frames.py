@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hybrid_deploy.bundle.input_specs import FramesInput, PixelsInput, Resize
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.inputs import FramesInput, PixelsInput, Resize
 from hybrid_deploy.runtime.preprocess import file_kind, prepare
 from hybrid_deploy.runtime.preprocess_frames import even_places
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybrid_deploy.errors import InputError
-from hybrid_deploy.inputs import (
+from hybrid_deploy.bundle.input_specs import (
     AlignLongAxis,
     CenterCrop,
     CropMargin,
@@ -23,6 +22,7 @@ from hybrid_deploy.inputs import (
     ResizeWithin,
     Thumbnail,
 )
+from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.preprocess_patches import batch_patches
 from hybrid_deploy.runtime.preprocess_pixels import batch_pixels
 

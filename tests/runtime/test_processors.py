@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hybrid_deploy.bundle.manifest import GenerationDefaults
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.manifest import GenerationDefaults
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
 from hybrid_deploy.runtime.generate import decode_greedily
 from hybrid_deploy.runtime.processors import processors_of

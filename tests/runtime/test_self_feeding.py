@@ -15,7 +15,7 @@ import onnx.parser
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.runtime.engine_profile import graph_profile, narrowed
 from hybrid_deploy.runtime.engine_recipe import PlanRequest, compile_described

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.errors import BackendError, InputError, UsageError
 from hybrid_deploy.runtime import onnxruntime_graphs
 from hybrid_deploy.runtime.backend_registry import (

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from torch import nn
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import GraphRole, is_memory
 from hybrid_deploy.export.full_rerun import FullRerun
 from hybrid_deploy.runtime.backend import (

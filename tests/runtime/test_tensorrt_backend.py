@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 
-from hybrid_deploy.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
 from hybrid_deploy.runtime import backend_probing, engine, gpu, tensorrt_backend

@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 import tokenizers
 
+from hybrid_deploy.bundle.input_specs import (
+    ArrayInput,
+    ImageInput,
+    PixelsInput,
+    Preprocess,
+    TextInput,
+)
+from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError, UsageError
-from hybrid_deploy.inputs import ArrayInput, ImageInput, PixelsInput, Preprocess, TextInput
-from hybrid_deploy.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.runtime.preprocess import file_kind, is_beside, prepare
 from hybrid_deploy.runtime.text import load_tokenizer, text_of, tokens_of
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.export.dynamic_axes import DynamicAxis
-from hybrid_deploy.manifest import DimRange
 
 GAIN = 2.0
 """The matrices' factor: with torch's own initial weights a greedy decoder repeats one token."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hybrid_deploy.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, HybridDeployError
 from hybrid_deploy.export.exporter import export_model

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid_deploy.bundle import open_bundle
+from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.runtime import onnxruntime_backend
 from hybrid_deploy.runtime.generate_options import GenerateOptions

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from hybrid_deploy.atomic import write_file
+from hybrid_deploy.bundle.atomic_write import write_file
 from hybrid_deploy.cache import cache_folder
 from hybrid_deploy.errors import HybridDeployError
 

@@ -7,11 +7,11 @@ from typing import Literal
 
 import msgspec
 
+from hybrid_deploy.bundle.input_specs import ArrayInput as ArrayInput
+from hybrid_deploy.bundle.input_specs import ImageInput as ImageInput
+from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import BundleError
-from hybrid_deploy.inputs import ArrayInput as ArrayInput
-from hybrid_deploy.inputs import ImageInput as ImageInput
-from hybrid_deploy.inputs import Preprocess
 
 SCHEMA_VERSION = 2
 

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from hybrid_deploy.atomic import staged_folder, write_file
-from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.errors import BundleError, InputError, OutputExistsError
-from hybrid_deploy.known_files import KnownFiles
-from hybrid_deploy.manifest import (
+from hybrid_deploy.bundle.atomic_write import staged_folder, write_file
+from hybrid_deploy.bundle.hash_cache import KnownFiles
+from hybrid_deploy.bundle.manifest import (
     FileRecord,
     GraphSpec,
     Manifest,
@@ -23,6 +21,8 @@ from hybrid_deploy.manifest import (
     decode_manifest,
     encode_manifest,
 )
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.errors import BundleError, InputError, OutputExistsError
 
 MANIFEST_FILE = "manifest.json"
 _CHUNK_BYTES = 1 << 20
