@@ -9,7 +9,7 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.batchnorm import fold_batchnorm
 from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole, Head
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.onnx_files import load_graphs
+from hybrid_deploy.onnx_graphs.files import load_graphs
 
 
 def prepared_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:

@@ -29,7 +29,7 @@ from hybrid_deploy.contract import (
     next_cache,
 )
 from hybrid_deploy.errors import BackendError, CalibrationError
-from hybrid_deploy.onnx_files import save_graphs
+from hybrid_deploy.onnx_graphs.files import save_graphs
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
 from hybrid_deploy.runtime.generate import decode_greedily
 from hybrid_deploy.runtime.graph_inputs import check_inputs

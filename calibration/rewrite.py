@@ -7,7 +7,6 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from hybrid_deploy.beam_step import add_beam_step
 from hybrid_deploy.calibration.cpu_decoder import prefer_cpu_decoder, split_projection
 from hybrid_deploy.calibration.cpu_kernels import prefer_cpu_kernels
 from hybrid_deploy.calibration.decoder_forms import quantize_decoder
@@ -19,6 +18,7 @@ from hybrid_deploy.calibration.short_floats import shorten_floats
 from hybrid_deploy.calibration.short_range import BFLOAT16, FLOAT16, ShortFloat
 from hybrid_deploy.calibration.untie import untie_projections
 from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
 
 Graphs: TypeAlias = MutableMapping[GraphRole, ir.Model]
 

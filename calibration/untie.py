@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from hybrid_deploy.gemm import is_embedding, split_gemm
+from hybrid_deploy.onnx_graphs.gemm import is_embedding, split_gemm
 
 
 def untie_projections(model: ir.Model) -> None:

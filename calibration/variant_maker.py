@@ -25,7 +25,7 @@ from hybrid_deploy.calibration.sensitivity import Sensitivity, rank_layers
 from hybrid_deploy.calibration.trial import described_variant, trial_variant, with_variant
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, HybridDeployError, UsageError
-from hybrid_deploy.onnx_files import save_graphs
+from hybrid_deploy.onnx_graphs.files import save_graphs
 
 _EMULATION = "emulation"
 _RANKING_SAMPLES = 8

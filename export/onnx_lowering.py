@@ -21,7 +21,7 @@ from hybrid_deploy.export.onnx_decomposition import only_needed_decompositions
 from hybrid_deploy.export.onnx_translations import translations_made_once
 from hybrid_deploy.export.portable import PortableForms
 from hybrid_deploy.export.refusal import first_line
-from hybrid_deploy.gemm import is_embedding, split_gemm
+from hybrid_deploy.onnx_graphs.gemm import is_embedding, split_gemm
 
 _FOLDED_VALUES = 1 << 31  # fold constants of any size: what is constant is a weight
 

@@ -10,7 +10,6 @@ import numpy as np
 import onnx_ir as ir
 
 from hybrid_deploy import __version__
-from hybrid_deploy.beam_step import add_beam_step
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import (
     SCHEMA_VERSION,
@@ -35,7 +34,8 @@ from hybrid_deploy.export.fixed_batch import fix_batch
 from hybrid_deploy.export.full_rerun import FullRerun
 from hybrid_deploy.export.heads import attach_head, check_head
 from hybrid_deploy.export.job import TOP_K, ExportJob
-from hybrid_deploy.onnx_files import describe, load_graphs, save_graphs
+from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
+from hybrid_deploy.onnx_graphs.files import describe, load_graphs, save_graphs
 from hybrid_deploy.runtime.preprocess import is_beside
 from hybrid_deploy.runtime.session import Session
 

@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hybrid_deploy.beam_step import add_beam_step
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle, staged_variant
-from hybrid_deploy.onnx_files import load_graphs, save_graphs
+from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
+from hybrid_deploy.onnx_graphs.files import load_graphs, save_graphs
 
 Edit = Callable[[str, NDArray[Any]], None]
 """Told the name of a weight, changes its numbers in place."""

@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from hybrid_deploy.beam_step import add_beam_step
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.onnx_files import load_graphs, save_graphs
+from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
+from hybrid_deploy.onnx_graphs.files import load_graphs, save_graphs
 
 
 def with_perturbed(bundle: Bundle, amount: float, name: str = "perturbed") -> Bundle:

@@ -11,7 +11,7 @@ from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.calibration.samples import open_samples, samples_of
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
-from hybrid_deploy.onnx_files import load_graphs
+from hybrid_deploy.onnx_graphs.files import load_graphs
 from hybrid_deploy.runtime.session import load_session
 
 Images = list[dict[str, NDArray[np.float32]]]

@@ -23,7 +23,7 @@ from hybrid_deploy.contract import (
     is_next_cache,
     next_cache,
 )
-from hybrid_deploy.onnx_files import load_graphs
+from hybrid_deploy.onnx_graphs.files import load_graphs
 from hybrid_deploy.runtime.backend_registry import Options
 from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from hybrid_deploy.runtime.onnxruntime_decoding import OnnxRuntimeDecoding

@@ -22,7 +22,7 @@ from hybrid_deploy.calibration.range_methods import METHODS
 from hybrid_deploy.calibration.samples import Samples, open_samples
 from hybrid_deploy.calibration.scales import encode_scales
 from hybrid_deploy.errors import CalibrationError, InputError
-from hybrid_deploy.onnx_files import load_graphs
+from hybrid_deploy.onnx_graphs.files import load_graphs
 
 Images = list[dict[str, NDArray[np.float32]]]
 Run = Callable[..., Observations]
@@ -89,7 +89,7 @@ import numpy as np
 from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.calibration import collect
 from hybrid_deploy.calibration.samples import open_samples
-from hybrid_deploy.onnx_files import load_graphs
+from hybrid_deploy.onnx_graphs.files import load_graphs
 
 collect._SAVE_EVERY_S = 0.0  # after every sample, as in a long run
 bundle = open_bundle(Path(sys.argv[1]))

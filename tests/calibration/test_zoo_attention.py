@@ -10,7 +10,7 @@ import pytest
 from hybrid_deploy.calibration import rough_projection
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.onnx_files import load_graphs
+from hybrid_deploy.onnx_graphs.files import load_graphs
 from tests.zoo.cases import find
 from tests.zoo.check import export
 

@@ -11,8 +11,8 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.beam_step import add_beam_step, beam_step
 from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.onnx_graphs.beam_step import add_beam_step, beam_step
 
 INPUTS, BEAMS, MEMORY = 3, 4, 5
 

@@ -10,7 +10,7 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import GraphCost
 from hybrid_deploy.cli.inspect import cache_bytes
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.graph_cost import graph_cost
+from hybrid_deploy.onnx_graphs.cost import graph_cost
 
 WIDTH, HEADS, HEAD, CAPACITY, MEMORY, VOCABULARY = 16, 2, 8, 8, 6, 11
 FLOAT = 4

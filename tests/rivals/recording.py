@@ -13,7 +13,7 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.observed_model import Arrays, ObservedModel
 from hybrid_deploy.calibration.samples import Samples
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.onnx_files import load_graphs
+from hybrid_deploy.onnx_graphs.files import load_graphs
 from tests.rivals.calls import Call
 
 ROLES = (GraphRole.ENCODER, GraphRole.STEP)

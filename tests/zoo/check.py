@@ -18,7 +18,7 @@ from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, HybridDeployError
 from hybrid_deploy.export.exporter import export_model
-from hybrid_deploy.onnx_files import load_graphs
+from hybrid_deploy.onnx_graphs.files import load_graphs
 from hybrid_deploy.runtime.backend_registry import (
     Options,
     load_backend,

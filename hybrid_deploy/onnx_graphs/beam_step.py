@@ -15,8 +15,8 @@ from enum import Enum
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, TopologicalSortPass
 
-from hybrid_deploy.beam_axis import BeamAxis, NotFoldableError, rank_of
 from hybrid_deploy.contract import BATCH_DIM, INPUTS_DIM, TOKEN, GraphRole, is_memory
+from hybrid_deploy.onnx_graphs.beam_axis import BeamAxis, NotFoldableError, rank_of
 
 _ELEMENTWISE = frozenset(
     {"Abs", "Add", "And", "Cast", "Clip", "Div", "Equal", "Erf", "Exp", "Greater", "Identity"}

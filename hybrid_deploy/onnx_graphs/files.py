@@ -17,7 +17,7 @@ import onnx_ir as ir
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import DimRange, GraphSpec, TensorSpec
 from hybrid_deploy.contract import BATCH_DIM, BEAMS_DIM, INPUTS_DIM, GraphRole
-from hybrid_deploy.graph_cost import graph_cost
+from hybrid_deploy.onnx_graphs.cost import graph_cost
 
 WEIGHTS_FILE = "weights.bin"
 _INLINE_BYTES = 256  # smaller tensors stay in the graph, where shape inference finds them
