@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from hybrid_deploy.accuracy import character_error_percent, exact_percent, word_error_percent
 from hybrid_deploy.errors import HybridDeployError, UsageError
-from hybrid_deploy.imported import import_function
+from hybrid_deploy.user_functions import import_function
 
 Function: TypeAlias = Callable[[list[str], list[str]], float]
 """Takes the true texts and the given ones, gives one number."""

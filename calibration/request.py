@@ -22,7 +22,7 @@ from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.range_methods import method_of
 from hybrid_deploy.calibration.samples import SkippedSample, Source, samples_of
 from hybrid_deploy.calibration.scales import Scales, check_scales, read_scales
-from hybrid_deploy.devices import check_precision, device_of
+from hybrid_deploy.device_support import check_precision, device_of
 from hybrid_deploy.errors import OutputExistsError, UsageError
 
 LARGEST_CHECK = 100

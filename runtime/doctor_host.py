@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from hybrid_deploy.cache import CACHE_VARIABLE, cache_folder
+from hybrid_deploy.cache_dir import CACHE_VARIABLE, cache_folder
 from hybrid_deploy.runtime.control_groups import control_group_folders
 from hybrid_deploy.runtime.doctor_check import Check, Verdict
 from hybrid_deploy.runtime.doctor_cpu import ROOT

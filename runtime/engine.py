@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.devices import tensorrt_refusal
+from hybrid_deploy.device_support import tensorrt_refusal
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.runtime.build_memory import check_memory
 from hybrid_deploy.runtime.build_options import DEFAULT_OPTIONS, BuildOptions, check_options

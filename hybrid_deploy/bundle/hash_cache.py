@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from hybrid_deploy.bundle.atomic_write import write_file
-from hybrid_deploy.cache import cache_folder
+from hybrid_deploy.cache_dir import cache_folder
 from hybrid_deploy.errors import HybridDeployError
 
 _CLOCK_TICK_NS = 2_000_000_000  # the coarsest that file systems count in

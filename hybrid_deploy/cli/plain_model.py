@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybrid_deploy.cli.model_options import ModelOptions, axis_name
 from hybrid_deploy.errors import InputError, UsageError
-from hybrid_deploy.imported import import_function
+from hybrid_deploy.user_functions import import_function
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -17,7 +17,7 @@ from hybrid_deploy.calibration.precision import (
 from hybrid_deploy.calibration.range_methods import METHODS
 from hybrid_deploy.cli.options import BUNDLE, FORCE, THREADS, log
 from hybrid_deploy.cli.sample_options import GOLDEN, SKIP_BAD, log_skipped, stage_bars
-from hybrid_deploy.devices import DEVICES
+from hybrid_deploy.device_support import DEVICES
 from hybrid_deploy.errors import UsageError
 
 if TYPE_CHECKING:

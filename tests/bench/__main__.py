@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from hybrid_deploy.cache import cache_folder
+from hybrid_deploy.cache_dir import cache_folder
 from tests.bench.contest import Contest, Setting, forget_ours, hold
 from tests.bench.entries import Entry, entries_of
 from tests.bench.floor import Rates

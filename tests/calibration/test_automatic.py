@@ -3,7 +3,7 @@ from typing import cast
 
 from hybrid_deploy.calibration.automatic import Candidate, choose, cpu_candidates
 from hybrid_deploy.calibration.evaluation import Evaluation
-from hybrid_deploy.devices import check_precision, device_of
+from hybrid_deploy.device_support import check_precision, device_of
 
 
 def candidate(

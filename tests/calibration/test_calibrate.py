@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle, seal_bundle
-from hybrid_deploy.cache import CACHE_VARIABLE
+from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.calibration.calibrate import (
     calibrate,
     kept_observations_file,

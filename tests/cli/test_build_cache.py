@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from hybrid_deploy.cache import CACHE_VARIABLE, cache_folder
+from hybrid_deploy.cache_dir import CACHE_VARIABLE, cache_folder
 from hybrid_deploy.cli import main
 from hybrid_deploy.runtime import build_memory
 from hybrid_deploy.runtime.cached_engines import CachedEngine, list_engines

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from hybrid_deploy.cache import CACHE_VARIABLE
+from hybrid_deploy.cache_dir import CACHE_VARIABLE
 
 TESTS = Path(__file__).parents[1]
 PATIENCE_S = 60.0

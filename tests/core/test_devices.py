@@ -1,6 +1,6 @@
 import pytest
 
-from hybrid_deploy.devices import DEVICES, check_precision, device_of, tensorrt_refusal
+from hybrid_deploy.device_support import DEVICES, check_precision, device_of, tensorrt_refusal
 from hybrid_deploy.errors import UsageError
 
 

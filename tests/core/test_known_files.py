@@ -10,7 +10,7 @@ import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.hash_cache import KnownFiles
-from hybrid_deploy.cache import CACHE_VARIABLE
+from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.errors import BundleError
 
 LONG_AGO = time.time() - 3600

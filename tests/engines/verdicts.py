@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.devices import check_precision, device_of
+from hybrid_deploy.device_support import check_precision, device_of
 from hybrid_deploy.errors import BuildError, UsageError
 from hybrid_deploy.report import Column
 from hybrid_deploy.runtime.cache_lowering import lowering_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.cache import CACHE_VARIABLE
+from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.runtime import doctor_host
 from hybrid_deploy.runtime.doctor_check import Check, Verdict
 from hybrid_deploy.runtime.doctor_host import OptionalPackage

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.cache import CACHE_VARIABLE
+from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.errors import BuildError, InputError
 from hybrid_deploy.runtime.cached_engines import delete_leftovers, list_engines
 from hybrid_deploy.runtime.engine_cache import (
