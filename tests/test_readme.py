@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.cli.export import export
+from hybrid_deploy.cli.commands.export import export
 from hybrid_deploy.export.exporter import export_model
 
 ROOT = Path(__file__).parents[1]

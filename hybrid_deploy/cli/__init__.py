@@ -68,7 +68,7 @@ class CommandGroup(click.Group):
         """Loads one command."""
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f"hybrid_deploy.cli.{cmd_name}")
+        module = importlib.import_module(f"hybrid_deploy.cli.commands.{cmd_name}")
         command: click.Command = getattr(module, cmd_name)
         return command
 

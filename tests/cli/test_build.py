@@ -8,7 +8,7 @@ from hybrid_deploy.bundle import bundle as bundle_module
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import GraphSpec, Precision, Variant
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
-from hybrid_deploy.cli.build import build
+from hybrid_deploy.cli.commands.build import build
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, InputError, UsageError
 from hybrid_deploy.runtime import engine, local_gpu

@@ -152,7 +152,7 @@ def test_bad_export_jobs(run: Run, tmp_path: Path) -> None:
 
 
 def test_full_disk(run: Run, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hybrid_deploy.cli import inspect
+    from hybrid_deploy.cli.commands import inspect
 
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -162,7 +162,7 @@ def test_full_disk(run: Run, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_interruption(run: Run, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hybrid_deploy.cli import inspect
+    from hybrid_deploy.cli.commands import inspect
 
     def interrupted(path: Path) -> None:
         raise KeyboardInterrupt

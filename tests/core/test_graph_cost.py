@@ -8,7 +8,7 @@ import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import GraphCost
-from hybrid_deploy.cli.inspect import cache_bytes
+from hybrid_deploy.cli.commands.inspect import cache_bytes
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.onnx_graphs.cost import graph_cost
 

@@ -161,7 +161,7 @@ def _check_short(job: ExportJob, dtype: str) -> None:
 
 def _add_short(out: Path, dtype: str) -> None:
     from hybrid_deploy.calibration.quantize import quantize_bundle
-    from hybrid_deploy.cli.quantize import summary
+    from hybrid_deploy.cli.commands.quantize import summary
 
     click.echo(summary(quantize_bundle(out, dtype)))
 

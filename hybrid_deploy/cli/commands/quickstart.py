@@ -33,7 +33,7 @@ def quickstart(out: Path, force: bool) -> None:
     The model reads lines of handwritten digits; every number is measured on this machine, on
     lines whose digits were never seen in training.
     """
-    from hybrid_deploy.cli.export import check_output
+    from hybrid_deploy.cli.commands.export import check_output
     from hybrid_deploy.export.reference.job import write_lines
     from hybrid_deploy.export.reference.lines import TEST_LINES
 
@@ -69,7 +69,7 @@ def _step(title: str) -> Iterator[None]:
 
 
 def _export(bundle: Path, force: bool) -> None:
-    from hybrid_deploy.cli.export import export_job
+    from hybrid_deploy.cli.commands.export import export_job
     from hybrid_deploy.export.reference.job import feature_map
 
     parity = export_job(feature_map(), bundle, force=force).parity
@@ -122,7 +122,7 @@ def _read(bundle: Path, files: Sequence[Path]) -> list[str]:
 
 
 def _profile(bundle: Path, files: Sequence[Path]) -> None:
-    from hybrid_deploy.cli.profile import COLUMNS, records
+    from hybrid_deploy.cli.commands.profile import COLUMNS, records
     from hybrid_deploy.runtime.profile import profile_session
     from hybrid_deploy.runtime.session import load_session
 
@@ -135,7 +135,7 @@ def _profile(bundle: Path, files: Sequence[Path]) -> None:
 def _compare(path: Path, samples: Path) -> None:
     from hybrid_deploy.accuracy import load_labels
     from hybrid_deploy.bundle.bundle import open_bundle
-    from hybrid_deploy.cli.compare import COLUMNS, compare_rows
+    from hybrid_deploy.cli.commands.compare import COLUMNS, compare_rows
     from hybrid_deploy.runtime.backend_probing import usable_backends
 
     bundle, labels, usable = open_bundle(path), load_labels(samples), usable_backends()
