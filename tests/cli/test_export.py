@@ -17,7 +17,7 @@ from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.bundle.input_specs import ImageInput
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.cli import main
-from hybrid_deploy.cli.model_options import ModelOptions
+from hybrid_deploy.cli.options.model import ModelOptions
 from hybrid_deploy.errors import UsageError
 from tests.conftest import TinyReader, make_tiny
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.cli.options import progress_bar
+from hybrid_deploy.cli.options.common import progress_bar
 from hybrid_deploy.export.exporter import run_export
 from hybrid_deploy.export.reference.job import feature_map, write_lines
 from hybrid_deploy.report import render

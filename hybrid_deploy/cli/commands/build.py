@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybrid_deploy.cli.options import FORMAT, log
+from hybrid_deploy.cli.options.common import FORMAT, log
 from hybrid_deploy.errors import BuildError, UsageError
 from hybrid_deploy.report import Format
 from hybrid_deploy.target import TARGETS, Target, parse_target

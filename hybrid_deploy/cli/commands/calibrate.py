@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from hybrid_deploy.calibration.range_methods import METHODS
-from hybrid_deploy.cli.options import BUNDLE, FORCE
-from hybrid_deploy.cli.sample_options import GOLDEN, SKIP_BAD, log_skipped, stage_bars
+from hybrid_deploy.cli.options.common import BUNDLE, FORCE
+from hybrid_deploy.cli.options.samples import GOLDEN, SKIP_BAD, log_skipped, stage_bars
 from hybrid_deploy.errors import InputError, OutputExistsError, UsageError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import click
 
 from hybrid_deploy.accuracy import LabelledFile, load_labels, measure_accuracy
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.cli.options import BUNDLE, FORMAT, THREADS, log, progress_bar
+from hybrid_deploy.cli.options.common import BUNDLE, FORMAT, THREADS, log, progress_bar
 from hybrid_deploy.errors import HybridDeployError
 from hybrid_deploy.report import Column, Format, render
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybrid_deploy.cli.options import FORMAT
+from hybrid_deploy.cli.options.common import FORMAT
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.report import Column, Format, render
 

@@ -14,7 +14,7 @@ from hybrid_deploy.cli.engine_reports import (
     render_cached,
     render_layers,
 )
-from hybrid_deploy.cli.options import log
+from hybrid_deploy.cli.options.common import log
 from hybrid_deploy.runtime.cached_engines import (
     CachedEngine,
     delete_engines,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid_deploy.cli.model_options import ModelOptions, model_options
-from hybrid_deploy.cli.options import FORCE, log, progress_bar
+from hybrid_deploy.cli.options.common import FORCE, log, progress_bar
+from hybrid_deploy.cli.options.model import ModelOptions, model_options
 from hybrid_deploy.errors import OutputExistsError, UnsupportedModelError, UsageError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def check_output(out: Path, force: bool) -> None:
 
 
 def _job(model: str, options: ModelOptions, weights: Path | None) -> ExportJob:
-    from hybrid_deploy.cli.plain_model import load_job
+    from hybrid_deploy.cli.options.export_job import load_job
 
     if not Path(model).is_dir():
         return load_job(model, options, weights)

@@ -10,7 +10,7 @@ import msgspec
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
-from hybrid_deploy.cli.options import BUNDLE
+from hybrid_deploy.cli.options.common import BUNDLE
 from hybrid_deploy.contract import GraphRole, is_memory, is_next_cache, next_cache
 from hybrid_deploy.report import Column, render
 

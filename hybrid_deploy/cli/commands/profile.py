@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybrid_deploy.cli.options import (
+from hybrid_deploy.cli.options.common import (
     BACKEND,
     BUNDLE,
     FILES,

@@ -15,8 +15,8 @@ from hybrid_deploy.calibration.precision import (
     EncoderForm,
 )
 from hybrid_deploy.calibration.range_methods import METHODS
-from hybrid_deploy.cli.options import BUNDLE, FORCE, THREADS, log
-from hybrid_deploy.cli.sample_options import GOLDEN, SKIP_BAD, log_skipped, stage_bars
+from hybrid_deploy.cli.options.common import BUNDLE, FORCE, THREADS, log
+from hybrid_deploy.cli.options.samples import GOLDEN, SKIP_BAD, log_skipped, stage_bars
 from hybrid_deploy.device_support import DEVICES
 from hybrid_deploy.errors import UsageError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from hybrid_deploy.cli.options import FORCE, log, progress_bar
+from hybrid_deploy.cli.options.common import FORCE, log, progress_bar
 from hybrid_deploy.errors import BuildError, MissingDependencyError
 from hybrid_deploy.report import render
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid_deploy.cli.generate_options import generation_options, options_of
-from hybrid_deploy.cli.options import BACKEND, BUNDLE, THREADS, VARIANT, log
+from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, THREADS, VARIANT, log
+from hybrid_deploy.cli.options.generation import generation_options, options_of
 from hybrid_deploy.errors import HybridDeployError, UsageError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hybrid_deploy.cli.options import BACKEND, BUNDLE, FORMAT, log
+from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, FORMAT, log
 from hybrid_deploy.errors import BundleError, HybridDeployError
 from hybrid_deploy.report import Column, Format, render
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybrid_deploy.cli.options import log
+from hybrid_deploy.cli.options.common import log
 
 if TYPE_CHECKING:
     from hybrid_deploy.calibration.progress import Progress

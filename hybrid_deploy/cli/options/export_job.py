@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hybrid_deploy.cli.model_options import ModelOptions, axis_name
+from hybrid_deploy.cli.options.model import ModelOptions, axis_name
 from hybrid_deploy.errors import InputError, UsageError
 from hybrid_deploy.user_functions import import_function
 
