@@ -16,7 +16,7 @@ from hybrid_deploy.target import TARGETS, Target, parse_target
 
 if TYPE_CHECKING:
     from hybrid_deploy.bundle.bundle import Bundle
-    from hybrid_deploy.cli.engine_reports import Row
+    from hybrid_deploy.cli.build_output import Row
     from hybrid_deploy.runtime.build_options import BuildOptions
 
 _BYTES_PER_MB = 1_000_000
@@ -139,8 +139,8 @@ def _refuse_mixed_options(list_cache: bool, clean: bool, days: float | None, sha
 
 def _build_rows(bundle: Bundle, wanted: _Wanted) -> list[Row]:
     """Builds everything; what fails is said on stderr and becomes a row."""
+    from hybrid_deploy.cli.build_output import built_row, failed_row
     from hybrid_deploy.cli.build_progress import BuildProgress
-    from hybrid_deploy.cli.engine_reports import built_row, failed_row
     from hybrid_deploy.runtime.engine import build_engine
 
     progress = BuildProgress()
@@ -165,7 +165,7 @@ def _build_rows(bundle: Bundle, wanted: _Wanted) -> list[Row]:
 
 
 def _report(rows: list[Row], output_format: Format, *, layers: bool) -> None:
-    from hybrid_deploy.cli.engine_reports import is_failed, render_built, render_layers
+    from hybrid_deploy.cli.build_output import is_failed, render_built, render_layers
 
     render = render_layers if layers else render_built
     click.echo(render(rows, output_format), nl=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybrid_deploy.cli.engine_reports import (
+from hybrid_deploy.cli.build_output import (
     GraphName,
     cached_row,
     render_cached,
