@@ -10,13 +10,13 @@ from torch import Tensor, fx
 
 from hybrid_deploy.export.alignment import Alignment
 from hybrid_deploy.export.attention_math import attention, mix, scores
-from hybrid_deploy.export.capture import hint
 from hybrid_deploy.export.causal import BLOCKED_BELOW, later_places
 from hybrid_deploy.export.frame import Frame
 from hybrid_deploy.export.keeping import keep_heads, keep_memory, keep_state
 from hybrid_deploy.export.movement import is_movement
 from hybrid_deploy.export.plan import BindingTime, Layout, Plan
-from hybrid_deploy.export.refusal import NO_CAUSAL_MASK, refuse
+from hybrid_deploy.export.trace.capture import hint
+from hybrid_deploy.export.trace.refusal import NO_CAUSAL_MASK, refuse
 
 _SOFTMAX = "softmax"
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.model import reference_memory
-from hybrid_deploy.export.refusal import first_line, users_line
+from hybrid_deploy.export.trace.refusal import first_line, users_line
 
 
 @dataclass(frozen=True)

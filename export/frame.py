@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from hybrid_deploy.export.alignment import Alignment, place, repeat, without_axis
-from hybrid_deploy.export.capture import as_expr, evaluate, hint
 from hybrid_deploy.export.kept import Kept
 from hybrid_deploy.export.lowering import cache_write
 from hybrid_deploy.export.movement import replay
 from hybrid_deploy.export.plan import BindingTime, Plan
-from hybrid_deploy.export.refusal import refuse
+from hybrid_deploy.export.trace.capture import as_expr, evaluate, hint
+from hybrid_deploy.export.trace.refusal import refuse
 
 
 class Lookup(Protocol):

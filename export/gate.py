@@ -20,7 +20,7 @@ from hybrid_deploy.export.parity import (
     check_parity,
     check_prompts,
 )
-from hybrid_deploy.export.refusal import first_line
+from hybrid_deploy.export.trace.refusal import first_line
 from hybrid_deploy.runtime.backend import Backend
 from hybrid_deploy.runtime.backend_registry import (
     DEFAULT_BACKEND,

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from hybrid_deploy.errors import ExportError
 from hybrid_deploy.export.huggingface_folder import ModelFolder
-from hybrid_deploy.export.refusal import first_line
+from hybrid_deploy.export.trace.refusal import first_line
 
 _FILES = (
     "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",

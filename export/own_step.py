@@ -38,7 +38,7 @@ from hybrid_deploy.export.dynamic_axes import (
 )
 from hybrid_deploy.export.model import EncodePart, heads_of
 from hybrid_deploy.export.onnx_lowering import name_dims, onnx_from_torch
-from hybrid_deploy.export.refusal import first_line, users_line
+from hybrid_deploy.export.trace.refusal import first_line, users_line
 
 _BOUNDS = ("min", "typical", "max")
 

@@ -11,10 +11,10 @@ import sympy
 import torch
 from torch import Tensor, fx
 
-from hybrid_deploy.export.capture import Capture, as_expr, hint
 from hybrid_deploy.export.causal import CausalPattern
 from hybrid_deploy.export.kept import Access, Kept
-from hybrid_deploy.export.refusal import refuse
+from hybrid_deploy.export.trace.capture import Capture, as_expr, hint
+from hybrid_deploy.export.trace.refusal import refuse
 
 
 class BindingTime(Enum):

@@ -13,7 +13,6 @@ from hybrid_deploy.contract import BATCH_DIM, GraphRole
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.behaviour import check_batch, check_causal
 from hybrid_deploy.export.binding import analyse
-from hybrid_deploy.export.capture import capture_decoder
 from hybrid_deploy.export.dims import dim_ranges
 from hybrid_deploy.export.dynamic_axes import (
     declared_ranges,
@@ -24,6 +23,7 @@ from hybrid_deploy.export.job import ExportJob
 from hybrid_deploy.export.model import DecodePart, has_own_step, reference_memory
 from hybrid_deploy.export.own_step import examine, lower_own_step
 from hybrid_deploy.export.stages import Stages
+from hybrid_deploy.export.trace.capture import capture_decoder
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import fx
 
 from hybrid_deploy.export.frame import Frame
 from hybrid_deploy.export.plan import BindingTime, Layout, Plan
-from hybrid_deploy.export.refusal import refuse
+from hybrid_deploy.export.trace.refusal import refuse
 
 
 class Rule(Protocol):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hybrid_deploy.export.complex_numbers import ComplexPair
-from hybrid_deploy.export.portable import PortableForms
+from hybrid_deploy.export.trace.complex_pairs import ComplexPair
+from hybrid_deploy.export.trace.portable_ops import PortableForms
 
 TURNS = torch.polar(torch.ones(5, 4), torch.arange(20.0).view(5, 4))
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.behaviour import check_causal
 from hybrid_deploy.export.binding import analyse
-from hybrid_deploy.export.capture import capture_decoder
 from hybrid_deploy.export.incremental import (
     EncoderGraph,
     PrefillGraph,
@@ -26,6 +25,7 @@ from hybrid_deploy.export.incremental import (
 )
 from hybrid_deploy.export.model import DecodePart, EncodePart
 from hybrid_deploy.export.plan import Plan
+from hybrid_deploy.export.trace.capture import capture_decoder
 
 VOCABULARY, WIDTH, HEADS, LENGTH = 23, 16, 2, 12
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from hybrid_deploy.export.attention_math import attention, mix, scores
 from hybrid_deploy.export.binding import analyse
-from hybrid_deploy.export.capture import capture_decoder, hint
 from hybrid_deploy.export.kept import Form
 from hybrid_deploy.export.model import DecodePart
 from hybrid_deploy.export.plan import Plan
+from hybrid_deploy.export.trace.capture import capture_decoder, hint
 
 VOCABULARY, WIDTH, HEADS, LENGTH, MEMORY = 11, 12, 4, 6, 5
 DEPTH = WIDTH // HEADS

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybrid_deploy.export.portable import PortableForms
+from hybrid_deploy.export.trace.portable_ops import PortableForms
 
 
 class Pooled(nn.Module):

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from hybrid_deploy.export.behaviour import check_batch, check_causal
 from hybrid_deploy.export.binding import analyse
-from hybrid_deploy.export.capture import capture_decoder
 from hybrid_deploy.export.dynamic_axes import (
     DynamicAxes,
     memory_axes,
@@ -30,6 +29,7 @@ from hybrid_deploy.export.model import (
     reference_memory,
 )
 from hybrid_deploy.export.plan import Plan
+from hybrid_deploy.export.trace.capture import capture_decoder
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
 from tests.zoo.case import Case
 

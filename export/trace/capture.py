@@ -18,9 +18,9 @@ from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.portable import PortableForms
-from hybrid_deploy.export.refusal import first_line, recording_the_users_lines, users_line
-from hybrid_deploy.export.twins import pair, share_equal_constants, share_equal_nodes
+from hybrid_deploy.export.trace.length_pairing import pair, share_equal_constants, share_equal_nodes
+from hybrid_deploy.export.trace.portable_ops import PortableForms
+from hybrid_deploy.export.trace.refusal import first_line, recording_the_users_lines, users_line
 
 _DECOMPOSED = (
     "aten.baddbmm.",

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from hybrid_deploy.export.complex_numbers import ComplexPair, pairs_of
-from hybrid_deploy.export.pooling import max_pool_in_two_dimensions
+from hybrid_deploy.export.trace.complex_pairs import ComplexPair, pairs_of
+from hybrid_deploy.export.trace.max_pool1d import max_pool_in_two_dimensions
 
 _PORTABLE: dict[Any, Callable[..., Any]] = {
     torch.max_pool1d: max_pool_in_two_dimensions,

@@ -26,7 +26,7 @@ WAYS_OUT = (
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _NOT_THE_USERS = tuple(
-    str(Path(folder)) for folder in (Path(torch.__file__).parent, Path(__file__).parent)
+    str(Path(folder)) for folder in (Path(torch.__file__).parent, Path(__file__).parents[1])
 )
 _FILTER = "_filter_traceback_frames"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.refusal import refuse
+from hybrid_deploy.export.trace.refusal import refuse
 
 _SLICE = torch.ops.aten.slice.Tensor
 _RANDOM = torch.Tag.nondeterministic_seeded
