@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hybrid_deploy.export.custom_rules import row_rule
     from hybrid_deploy.export.exporter import export_model, run_export
     from hybrid_deploy.export.job import ExportJob, ModelSpec
-    from hybrid_deploy.export.substitution import substitute
+    from hybrid_deploy.export.model.substitution import substitute
 
 _PUBLIC = {
     "ExportJob": "hybrid_deploy.export.job",
@@ -17,7 +17,7 @@ _PUBLIC = {
     "export_model": "hybrid_deploy.export.exporter",
     "row_rule": "hybrid_deploy.export.custom_rules",
     "run_export": "hybrid_deploy.export.exporter",
-    "substitute": "hybrid_deploy.export.substitution",
+    "substitute": "hybrid_deploy.export.model.substitution",
 }
 
 __all__ = [

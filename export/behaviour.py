@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.model import reference_logits, reference_memory
+from hybrid_deploy.export.model.interface import reference_logits, reference_memory
 
 _NOISE = 1e-4  # of float32 sums in another order
 

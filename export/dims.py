@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.contract import BATCH_DIM, CAPACITY_DIM, LENGTH_DIM, MEMORY_DIM
-from hybrid_deploy.export.dynamic_axes import DynamicAxes, declared_ranges, resized
 from hybrid_deploy.export.kept import Kept
-from hybrid_deploy.export.model import reference_memory
+from hybrid_deploy.export.model.dynamic_axes import DynamicAxes, declared_ranges, resized
+from hybrid_deploy.export.model.interface import reference_memory
 from hybrid_deploy.export.plan import Plan
 from hybrid_deploy.export.trace.capture import as_expr
 

@@ -26,7 +26,7 @@ from hybrid_deploy.export.make_job import (
     is_hugging_face,
     make_job,
 )
-from hybrid_deploy.export.model import check_model, has_own_step, pair
+from hybrid_deploy.export.model.interface import check_model, has_own_step, pair
 from hybrid_deploy.export.parity import Parity
 from hybrid_deploy.export.routes import lowered
 from hybrid_deploy.export.stages import Stages

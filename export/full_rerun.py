@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hybrid_deploy.export.model import reference_logits, reference_memory
+from hybrid_deploy.export.model.interface import reference_logits, reference_memory
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
 
 

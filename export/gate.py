@@ -12,9 +12,9 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import BackendError, UnsupportedModelError
 from hybrid_deploy.export.behaviour import varied
-from hybrid_deploy.export.dynamic_axes import resized
 from hybrid_deploy.export.job import ExportJob
-from hybrid_deploy.export.model import Inputs, arrays_of, pair
+from hybrid_deploy.export.model.dynamic_axes import resized
+from hybrid_deploy.export.model.interface import Inputs, arrays_of, pair
 from hybrid_deploy.export.parity import (
     Parity,
     check_parity,

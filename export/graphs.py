@@ -24,7 +24,6 @@ from hybrid_deploy.export.dims import (
     input_dims,
     shape_of,
 )
-from hybrid_deploy.export.dynamic_axes import DynamicAxes
 from hybrid_deploy.export.incremental import (
     EncoderGraph,
     PrefillGraph,
@@ -35,7 +34,8 @@ from hybrid_deploy.export.incremental import (
     memory_names,
     split_outputs,
 )
-from hybrid_deploy.export.model import EncodePart
+from hybrid_deploy.export.model.dynamic_axes import DynamicAxes
+from hybrid_deploy.export.model.interface import EncodePart
 from hybrid_deploy.export.onnx_lowering import name_dims, onnx_from_torch
 from hybrid_deploy.export.plan import Plan
 

@@ -24,8 +24,8 @@ from hybrid_deploy.export.huggingface_attention import run_plainly
 from hybrid_deploy.export.huggingface_inputs import example_inputs, known_inputs
 from hybrid_deploy.export.huggingface_models import ADAPTERS, HuggingFaceModel
 from hybrid_deploy.export.huggingface_modules import with_token_modules
-from hybrid_deploy.export.model import reference_logits, reference_memory
-from hybrid_deploy.export.substitution import Model, shared_copy
+from hybrid_deploy.export.model.interface import reference_logits, reference_memory
+from hybrid_deploy.export.model.substitution import Model, shared_copy
 from hybrid_deploy.export.trace.refusal import first_line
 
 _NOISE = 1e-4  # relative to the largest logit: float32 sums in another order

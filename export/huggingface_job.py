@@ -9,13 +9,13 @@ from torch import Tensor
 
 from hybrid_deploy.bundle.input_specs import AudioInput, EncoderInput, LogMel, TextInput, Waveform
 from hybrid_deploy.bundle.manifest import DimRange
-from hybrid_deploy.export.dynamic_axes import (
-    DynamicAxes,
-    DynamicAxis,
-)
 from hybrid_deploy.export.huggingface import adapt, load
 from hybrid_deploy.export.huggingface_config import import_settings
 from hybrid_deploy.export.job import ExportJob, ModelSpec
+from hybrid_deploy.export.model.dynamic_axes import (
+    DynamicAxes,
+    DynamicAxis,
+)
 from hybrid_deploy.runtime.preprocess import as_tuple
 
 _LONGEST_SECONDS = 30.0  # where the folder names no limit

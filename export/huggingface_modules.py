@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybrid_deploy.export.substitution import Factory, Model, substitute
+from hybrid_deploy.export.model.substitution import Factory, Model, substitute
 
 
 def rows_by_token(table: Tensor, tokens: Tensor, padding: int) -> Tensor:

@@ -13,11 +13,11 @@ from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Tokenizer, Vocabulary
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.export.dynamic_axes import (
+from hybrid_deploy.export.model.dynamic_axes import (
     DynamicAxes,
     DynamicAxis,
 )
-from hybrid_deploy.export.model import Inputs
+from hybrid_deploy.export.model.interface import Inputs
 
 OPSET = 24
 OPSETS = (24, 21, 18)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from hybrid_deploy.bundle.input_specs import ArrayInput, Preprocess
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, Tokenizer, Vocabulary
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.export.dynamic_axes import (
+from hybrid_deploy.export.job import Arrays, ExportJob, GraphForm, ModelSpec, SimpleAxes
+from hybrid_deploy.export.model.dynamic_axes import (
     DynamicAxes,
     DynamicAxis,
 )
-from hybrid_deploy.export.job import Arrays, ExportJob, GraphForm, ModelSpec, SimpleAxes
-from hybrid_deploy.export.model import arrays_of, check_model
+from hybrid_deploy.export.model.interface import arrays_of, check_model
 
 
 def named_inputs(model: nn.Module, given: Arrays) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hybrid_deploy.bundle.manifest import GenerationDefaults
 from hybrid_deploy.errors import ParityError
-from hybrid_deploy.export.model import Inputs, reference_heads, reference_memory
+from hybrid_deploy.export.model.interface import Inputs, reference_heads, reference_memory
 from hybrid_deploy.runtime.backend import Backend, SeveralHeads
 
 LARGEST_DIFFERENCE = 1e-4

@@ -14,13 +14,13 @@ from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.behaviour import check_batch, check_causal
 from hybrid_deploy.export.binding import analyse
 from hybrid_deploy.export.dims import dim_ranges
-from hybrid_deploy.export.dynamic_axes import (
+from hybrid_deploy.export.graphs import lower
+from hybrid_deploy.export.job import ExportJob
+from hybrid_deploy.export.model.dynamic_axes import (
     declared_ranges,
     memory_axes,
 )
-from hybrid_deploy.export.graphs import lower
-from hybrid_deploy.export.job import ExportJob
-from hybrid_deploy.export.model import DecodePart, has_own_step, reference_memory
+from hybrid_deploy.export.model.interface import DecodePart, has_own_step, reference_memory
 from hybrid_deploy.export.own_step import examine, lower_own_step
 from hybrid_deploy.export.stages import Stages
 from hybrid_deploy.export.trace.capture import capture_decoder

@@ -23,7 +23,7 @@ from hybrid_deploy.export.incremental import (
     cache_names,
     memory_names,
 )
-from hybrid_deploy.export.model import DecodePart, EncodePart
+from hybrid_deploy.export.model.interface import DecodePart, EncodePart
 from hybrid_deploy.export.plan import Plan
 from hybrid_deploy.export.trace.capture import capture_decoder
 

@@ -13,7 +13,6 @@ from hybrid_deploy.bundle.input_specs import ArrayInput
 from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UnsupportedModelError, UsageError
-from hybrid_deploy.export.dynamic_axes import DynamicAxis
 from hybrid_deploy.export.exporter import head_of
 from hybrid_deploy.export.job import (
     Arrays,
@@ -24,7 +23,8 @@ from hybrid_deploy.export.make_job import (
     make_job,
     named_inputs,
 )
-from hybrid_deploy.export.model import ADAPTER, check_model
+from hybrid_deploy.export.model.dynamic_axes import DynamicAxis
+from hybrid_deploy.export.model.interface import ADAPTER, check_model
 
 
 class TwoInputs(nn.Module):

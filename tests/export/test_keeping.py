@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hybrid_deploy.export.attention_math import attention, mix, scores
 from hybrid_deploy.export.binding import analyse
 from hybrid_deploy.export.kept import Form
-from hybrid_deploy.export.model import DecodePart
+from hybrid_deploy.export.model.interface import DecodePart
 from hybrid_deploy.export.plan import Plan
 from hybrid_deploy.export.trace.capture import capture_decoder, hint
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.substitution import shared_copy, substitute
+from hybrid_deploy.export.model.substitution import shared_copy, substitute
 
 WIDTH = 4
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hybrid_deploy.export.binding import analyse
 from hybrid_deploy.export.incremental import EncoderGraph, StepGraph, split_outputs
-from hybrid_deploy.export.model import DecodePart, EncodePart
+from hybrid_deploy.export.model.interface import DecodePart, EncodePart
 from hybrid_deploy.export.trace.capture import Capture, capture_decoder
 
 VOCABULARY, WIDTH, LENGTH = 11, 8, 6

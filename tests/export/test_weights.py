@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.export.weights import load_weights
+from hybrid_deploy.export.model.weights import load_weights
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_deploy.bundle.manifest import DimRange
-from hybrid_deploy.export.dynamic_axes import DynamicAxis
+from hybrid_deploy.export.model.dynamic_axes import DynamicAxis
 
 GAIN = 2.0
 """The matrices' factor: with torch's own initial weights a greedy decoder repeats one token."""

@@ -11,10 +11,6 @@ from torch import Tensor, nn
 
 from hybrid_deploy.export.behaviour import check_batch, check_causal
 from hybrid_deploy.export.binding import analyse
-from hybrid_deploy.export.dynamic_axes import (
-    DynamicAxes,
-    memory_axes,
-)
 from hybrid_deploy.export.incremental import (
     EncoderGraph,
     PrefillGraph,
@@ -22,7 +18,11 @@ from hybrid_deploy.export.incremental import (
     head_names,
     split_outputs,
 )
-from hybrid_deploy.export.model import (
+from hybrid_deploy.export.model.dynamic_axes import (
+    DynamicAxes,
+    memory_axes,
+)
+from hybrid_deploy.export.model.interface import (
     DecodePart,
     EncodePart,
     check_model,

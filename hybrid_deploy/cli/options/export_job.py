@@ -39,7 +39,7 @@ def load_job(name: str, options: ModelOptions, weights: Path | None = None) -> E
     from torch import nn
 
     from hybrid_deploy.export.job import ExportJob
-    from hybrid_deploy.export.weights import load_weights
+    from hybrid_deploy.export.model.weights import load_weights
 
     made = factory()
     if not isinstance(made, (ExportJob, nn.Module)):
@@ -81,7 +81,7 @@ def _described(name: str, model: nn.Module, options: ModelOptions) -> ExportJob:
         make_job,
         named_inputs,
     )
-    from hybrid_deploy.export.model import check_model
+    from hybrid_deploy.export.model.interface import check_model
 
     check_model(model)
     needed = {"--example": options.example, "--max-length": options.max_length}

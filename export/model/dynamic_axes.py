@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.model import reference_memory
+from hybrid_deploy.export.model.interface import reference_memory
 from hybrid_deploy.export.trace.refusal import first_line, users_line
 
 
