@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from hybrid_deploy.export.alignment import Alignment
-from hybrid_deploy.export.attention_math import attention, mix, scores
-from hybrid_deploy.export.causal import BLOCKED_BELOW, later_places
-from hybrid_deploy.export.frame import Frame
-from hybrid_deploy.export.keeping import keep_heads, keep_memory, keep_state
-from hybrid_deploy.export.movement import is_movement
-from hybrid_deploy.export.plan import BindingTime, Layout, Plan
+from hybrid_deploy.export.plan.attention_math import attention, mix, scores
+from hybrid_deploy.export.plan.axis_alignment import Alignment
+from hybrid_deploy.export.plan.cache_selection import keep_heads, keep_memory, keep_state
+from hybrid_deploy.export.plan.causal_mask import BLOCKED_BELOW, later_places
+from hybrid_deploy.export.plan.data_movement import is_movement
+from hybrid_deploy.export.plan.plan import BindingTime, Layout, Plan
+from hybrid_deploy.export.plan.row_executor import Frame
 from hybrid_deploy.export.trace.capture import hint
 from hybrid_deploy.export.trace.refusal import NO_CAUSAL_MASK, refuse
 

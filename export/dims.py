@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.contract import BATCH_DIM, CAPACITY_DIM, LENGTH_DIM, MEMORY_DIM
-from hybrid_deploy.export.kept import Kept
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxes, declared_ranges, resized
 from hybrid_deploy.export.model.interface import reference_memory
-from hybrid_deploy.export.plan import Plan
+from hybrid_deploy.export.plan.cached_value import Kept
+from hybrid_deploy.export.plan.plan import Plan
 from hybrid_deploy.export.trace.capture import as_expr
 
 

@@ -37,7 +37,7 @@ from hybrid_deploy.export.incremental import (
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxes
 from hybrid_deploy.export.model.interface import EncodePart
 from hybrid_deploy.export.onnx_lowering import name_dims, onnx_from_torch
-from hybrid_deploy.export.plan import Plan
+from hybrid_deploy.export.plan.plan import Plan
 
 
 def lower(

@@ -9,7 +9,7 @@ from torch import fx
 
 from hybrid_deploy.export.attention_rules import FusedAttention, MatrixProduct
 from hybrid_deploy.export.custom_rules import custom_rule
-from hybrid_deploy.export.movement import RESHAPES, TRANSPOSITIONS
+from hybrid_deploy.export.plan.data_movement import RESHAPES, TRANSPOSITIONS
 from hybrid_deploy.export.rowwise_rules import (
     ChannelWise,
     Dropout,

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from hybrid_deploy.export.frame import Frame, Lookup, with_cache_dtype
-from hybrid_deploy.export.kept import Kept
 from hybrid_deploy.export.operators import find_rule
-from hybrid_deploy.export.plan import BindingTime, Plan
+from hybrid_deploy.export.plan.cached_value import Kept
+from hybrid_deploy.export.plan.plan import BindingTime, Plan
+from hybrid_deploy.export.plan.row_executor import Frame, Lookup, with_cache_dtype
 from hybrid_deploy.export.trace.capture import as_expr
 
 

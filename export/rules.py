@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from torch import fx
 
-from hybrid_deploy.export.frame import Frame
-from hybrid_deploy.export.plan import BindingTime, Layout, Plan
+from hybrid_deploy.export.plan.plan import BindingTime, Layout, Plan
+from hybrid_deploy.export.plan.row_executor import Frame
 from hybrid_deploy.export.trace.refusal import refuse
 
 

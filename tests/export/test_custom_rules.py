@@ -13,7 +13,7 @@ from hybrid_deploy.export import custom_rules, row_rule
 from hybrid_deploy.export.binding import analyse
 from hybrid_deploy.export.incremental import EncoderGraph, StepGraph, cache_example
 from hybrid_deploy.export.model.interface import DecodePart, EncodePart
-from hybrid_deploy.export.plan import Plan
+from hybrid_deploy.export.plan.plan import Plan
 from hybrid_deploy.export.trace.capture import capture_decoder
 
 VOCABULARY, WIDTH, LENGTH = 11, 8, 6

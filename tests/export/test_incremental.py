@@ -24,7 +24,7 @@ from hybrid_deploy.export.incremental import (
     memory_names,
 )
 from hybrid_deploy.export.model.interface import DecodePart, EncodePart
-from hybrid_deploy.export.plan import Plan
+from hybrid_deploy.export.plan.plan import Plan
 from hybrid_deploy.export.trace.capture import capture_decoder
 
 VOCABULARY, WIDTH, HEADS, LENGTH = 23, 16, 2, 12

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybrid_deploy.export.attention_math import attention, mix, scores
 from hybrid_deploy.export.binding import analyse
-from hybrid_deploy.export.kept import Form
 from hybrid_deploy.export.model.interface import DecodePart
-from hybrid_deploy.export.plan import Plan
+from hybrid_deploy.export.plan.attention_math import attention, mix, scores
+from hybrid_deploy.export.plan.cached_value import Form
+from hybrid_deploy.export.plan.plan import Plan
 from hybrid_deploy.export.trace.capture import capture_decoder, hint
 
 VOCABULARY, WIDTH, HEADS, LENGTH, MEMORY = 11, 12, 4, 6, 5

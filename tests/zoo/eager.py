@@ -28,7 +28,7 @@ from hybrid_deploy.export.model.interface import (
     check_model,
     reference_memory,
 )
-from hybrid_deploy.export.plan import Plan
+from hybrid_deploy.export.plan.plan import Plan
 from hybrid_deploy.export.trace.capture import capture_decoder
 from hybrid_deploy.runtime.backend import FloatArray, IntArray
 from tests.zoo.case import Case

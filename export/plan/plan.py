@@ -11,8 +11,8 @@ import sympy
 import torch
 from torch import Tensor, fx
 
-from hybrid_deploy.export.causal import CausalPattern
-from hybrid_deploy.export.kept import Access, Kept
+from hybrid_deploy.export.plan.cached_value import Access, Kept
+from hybrid_deploy.export.plan.causal_mask import CausalPattern
 from hybrid_deploy.export.trace.capture import Capture, as_expr, hint
 from hybrid_deploy.export.trace.refusal import refuse
 

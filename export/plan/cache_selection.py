@@ -9,9 +9,9 @@ from math import prod
 import torch
 from torch import fx
 
-from hybrid_deploy.export.kept import Access, Form, Kept
-from hybrid_deploy.export.movement import numbered, path_back, replay
-from hybrid_deploy.export.plan import BindingTime, Plan
+from hybrid_deploy.export.plan.cached_value import Access, Form, Kept
+from hybrid_deploy.export.plan.data_movement import numbered, path_back, replay
+from hybrid_deploy.export.plan.plan import BindingTime, Plan
 from hybrid_deploy.export.trace.capture import hint
 from hybrid_deploy.export.trace.refusal import refuse
 

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from hybrid_deploy.export.alignment import Alignment, place, repeat, without_axis
-from hybrid_deploy.export.kept import Kept
-from hybrid_deploy.export.lowering import cache_write
-from hybrid_deploy.export.movement import replay
-from hybrid_deploy.export.plan import BindingTime, Plan
+from hybrid_deploy.export.plan.axis_alignment import Alignment, place, repeat, without_axis
+from hybrid_deploy.export.plan.cache_ops import cache_write
+from hybrid_deploy.export.plan.cached_value import Kept
+from hybrid_deploy.export.plan.data_movement import replay
+from hybrid_deploy.export.plan.plan import BindingTime, Plan
 from hybrid_deploy.export.trace.capture import as_expr, evaluate, hint
 from hybrid_deploy.export.trace.refusal import refuse
 
