@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hybrid_deploy.export.custom_rules import row_rule
+    from hybrid_deploy.export.analysis.custom_rules import row_rule
     from hybrid_deploy.export.exporter import export_model, run_export
     from hybrid_deploy.export.job import ExportJob, ModelSpec
     from hybrid_deploy.export.model.substitution import substitute
@@ -15,7 +15,7 @@ _PUBLIC = {
     "ExportJob": "hybrid_deploy.export.job",
     "ModelSpec": "hybrid_deploy.export.job",
     "export_model": "hybrid_deploy.export.exporter",
-    "row_rule": "hybrid_deploy.export.custom_rules",
+    "row_rule": "hybrid_deploy.export.analysis.custom_rules",
     "run_export": "hybrid_deploy.export.exporter",
     "substitute": "hybrid_deploy.export.model.substitution",
 }

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import ExportError, UnsupportedModelError
+from hybrid_deploy.export.analysis.custom_rules import custom_translations
 from hybrid_deploy.export.attention_masks import give_masks_all_rows
-from hybrid_deploy.export.custom_rules import custom_translations
 from hybrid_deploy.export.incremental import NESTED
 from hybrid_deploy.export.onnx_decomposition import only_needed_decompositions
 from hybrid_deploy.export.onnx_translations import translations_made_once

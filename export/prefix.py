@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from hybrid_deploy.export.operators import find_rule
+from hybrid_deploy.export.analysis.rule_table import find_rule
 from hybrid_deploy.export.plan.cached_value import Kept
 from hybrid_deploy.export.plan.plan import BindingTime, Plan
 from hybrid_deploy.export.plan.row_executor import Frame, Lookup, with_cache_dtype

@@ -11,8 +11,8 @@ from torch import Tensor
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.contract import BATCH_DIM, GraphRole
 from hybrid_deploy.errors import UsageError
+from hybrid_deploy.export.analysis.binding_time import analyse
 from hybrid_deploy.export.behaviour import check_batch, check_causal
-from hybrid_deploy.export.binding import analyse
 from hybrid_deploy.export.dims import dim_ranges
 from hybrid_deploy.export.graphs import lower
 from hybrid_deploy.export.job import ExportJob

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import UnsupportedModelError, UsageError
-from hybrid_deploy.export import custom_rules, row_rule
-from hybrid_deploy.export.binding import analyse
+from hybrid_deploy.export import row_rule
+from hybrid_deploy.export.analysis import custom_rules
+from hybrid_deploy.export.analysis.binding_time import analyse
 from hybrid_deploy.export.incremental import EncoderGraph, StepGraph, cache_example
 from hybrid_deploy.export.model.interface import DecodePart, EncodePart
 from hybrid_deploy.export.plan.plan import Plan

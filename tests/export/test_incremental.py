@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import UnsupportedModelError
+from hybrid_deploy.export.analysis.binding_time import analyse
 from hybrid_deploy.export.behaviour import check_causal
-from hybrid_deploy.export.binding import analyse
 from hybrid_deploy.export.incremental import (
     EncoderGraph,
     PrefillGraph,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybrid_deploy.export.binding import analyse
+from hybrid_deploy.export.analysis.binding_time import analyse
 from hybrid_deploy.export.model.interface import DecodePart
 from hybrid_deploy.export.plan.attention_math import attention, mix, scores
 from hybrid_deploy.export.plan.cached_value import Form

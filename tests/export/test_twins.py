@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.export.binding import analyse
+from hybrid_deploy.export.analysis.binding_time import analyse
 from hybrid_deploy.export.incremental import EncoderGraph, StepGraph, split_outputs
 from hybrid_deploy.export.model.interface import DecodePart, EncodePart
 from hybrid_deploy.export.trace.capture import Capture, capture_decoder

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hybrid_deploy.export.analysis.binding_time import analyse
 from hybrid_deploy.export.behaviour import check_batch, check_causal
-from hybrid_deploy.export.binding import analyse
 from hybrid_deploy.export.incremental import (
     EncoderGraph,
     PrefillGraph,

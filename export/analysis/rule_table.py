@@ -7,10 +7,9 @@ import operator
 import torch
 from torch import fx
 
-from hybrid_deploy.export.attention_rules import FusedAttention, MatrixProduct
-from hybrid_deploy.export.custom_rules import custom_rule
-from hybrid_deploy.export.plan.data_movement import RESHAPES, TRANSPOSITIONS
-from hybrid_deploy.export.rowwise_rules import (
+from hybrid_deploy.export.analysis.attention_rules import FusedAttention, MatrixProduct
+from hybrid_deploy.export.analysis.custom_rules import custom_rule
+from hybrid_deploy.export.analysis.rowwise_rules import (
     ChannelWise,
     Dropout,
     Elementwise,
@@ -21,8 +20,8 @@ from hybrid_deploy.export.rowwise_rules import (
     Refused,
     RowWise,
 )
-from hybrid_deploy.export.rules import Rule
-from hybrid_deploy.export.shape_rules import (
+from hybrid_deploy.export.analysis.rule import Rule
+from hybrid_deploy.export.analysis.shape_rules import (
     AlongAxis,
     Expand,
     Joining,
@@ -30,6 +29,7 @@ from hybrid_deploy.export.shape_rules import (
     Reshape,
     Transposition,
 )
+from hybrid_deploy.export.plan.data_movement import RESHAPES, TRANSPOSITIONS
 
 _TABLE: dict[Rule, tuple[str, ...]] = {
     Elementwise(): (

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx
 
 from hybrid_deploy.errors import UsageError
+from hybrid_deploy.export.analysis.rule import first_tensor, plain_operands
 from hybrid_deploy.export.plan.plan import Layout, Plan
 from hybrid_deploy.export.plan.row_executor import Frame
-from hybrid_deploy.export.rules import first_tensor, plain_operands
 from hybrid_deploy.export.trace.refusal import refuse
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, fx
 
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.operators import find_rule
+from hybrid_deploy.export.analysis.rule_table import find_rule
+from hybrid_deploy.export.analysis.shape_rules import is_prefix_join
 from hybrid_deploy.export.plan.cache_selection import keep_memory
 from hybrid_deploy.export.plan.causal_mask import BLOCKED_BELOW, causal_pattern, later_places
 from hybrid_deploy.export.plan.plan import BindingTime, Layout, Plan
-from hybrid_deploy.export.shape_rules import is_prefix_join
 from hybrid_deploy.export.trace.capture import Capture, as_expr, evaluate, hint
 from hybrid_deploy.export.trace.refusal import refuse
 

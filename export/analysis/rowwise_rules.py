@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import fx
 
+from hybrid_deploy.export.analysis.rule import axes, call, first_tensor, plain_operands
 from hybrid_deploy.export.plan.cache_selection import keep_state
 from hybrid_deploy.export.plan.plan import Layout, Plan
 from hybrid_deploy.export.plan.row_executor import Frame
-from hybrid_deploy.export.rules import axes, call, first_tensor, plain_operands
 from hybrid_deploy.export.trace.refusal import NO_CAUSAL_MASK, refuse
 
 
