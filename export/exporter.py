@@ -14,7 +14,6 @@ from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.export.gate import check_export
 from hybrid_deploy.export.job import (
     Arrays,
     ExportJob,
@@ -27,7 +26,8 @@ from hybrid_deploy.export.make_job import (
     make_job,
 )
 from hybrid_deploy.export.model.interface import check_model, has_own_step, pair
-from hybrid_deploy.export.parity import Parity
+from hybrid_deploy.export.parity.compare import Parity
+from hybrid_deploy.export.parity.gate import check_export
 from hybrid_deploy.export.routes import lowered
 from hybrid_deploy.export.stages import Stages
 from hybrid_deploy.export.writing import (

@@ -25,8 +25,8 @@ from hybrid_deploy.bundle.manifest import (
     Variant,
 )
 from hybrid_deploy.contract import LOGITS
-from hybrid_deploy.export.full_rerun import FullRerun
 from hybrid_deploy.export.huggingface_job import job_from_folder
+from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.runtime.session import Session
 
 SENTENCES = ["the quick brown fox jumps over the lazy dog", "pack my box with five jugs"] * 4

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.analysis.binding_time import analyse
-from hybrid_deploy.export.behaviour import check_causal
 from hybrid_deploy.export.incremental import (
     EncoderGraph,
     PrefillGraph,
@@ -24,6 +23,7 @@ from hybrid_deploy.export.incremental import (
     memory_names,
 )
 from hybrid_deploy.export.model.interface import DecodePart, EncodePart
+from hybrid_deploy.export.parity.decode_checks import check_causal
 from hybrid_deploy.export.plan.plan import Plan
 from hybrid_deploy.export.trace.capture import capture_decoder
 

@@ -15,7 +15,7 @@ from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import HybridDeployError, ParityError, UnsupportedModelError
 from hybrid_deploy.export.exporter import export_model
-from hybrid_deploy.export.full_rerun import FullRerun
+from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.runtime.backend import Backend
 from hybrid_deploy.runtime.backend_registry import (
     Options,

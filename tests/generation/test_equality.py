@@ -12,7 +12,7 @@ pytest.importorskip("transformers", reason="Hugging Face models need the extra '
 
 import transformers
 
-from hybrid_deploy.export.full_rerun import FullRerun
+from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.runtime.backend_registry import (
     Options,
     load_backend,

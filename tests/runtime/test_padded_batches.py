@@ -16,7 +16,7 @@ from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.input_specs import AudioInput, FilterBank, ImageInput, Preprocess
 from hybrid_deploy.bundle.manifest import GenerationDefaults, TensorSpec
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.export.full_rerun import FullRerun
+from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.runtime.session import Session
 
 VOCABULARY, WIDTH, LENGTH, HEIGHT = 11, 16, 12, 8

@@ -15,7 +15,7 @@ from torch import nn
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import GraphRole, is_memory
-from hybrid_deploy.export.full_rerun import FullRerun
+from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.runtime.backend import (
     Decoding,
     IntArray,

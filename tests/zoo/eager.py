@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hybrid_deploy.export.analysis.binding_time import analyse
-from hybrid_deploy.export.behaviour import check_batch, check_causal
 from hybrid_deploy.export.incremental import (
     EncoderGraph,
     PrefillGraph,
@@ -28,6 +27,7 @@ from hybrid_deploy.export.model.interface import (
     check_model,
     reference_memory,
 )
+from hybrid_deploy.export.parity.decode_checks import check_batch, check_causal
 from hybrid_deploy.export.plan.plan import Plan
 from hybrid_deploy.export.trace.capture import capture_decoder
 from hybrid_deploy.runtime.backend import FloatArray, IntArray

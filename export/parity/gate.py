@@ -11,15 +11,15 @@ from torch import Tensor
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import BackendError, UnsupportedModelError
-from hybrid_deploy.export.behaviour import varied
 from hybrid_deploy.export.job import ExportJob
 from hybrid_deploy.export.model.dynamic_axes import resized
 from hybrid_deploy.export.model.interface import Inputs, arrays_of, pair
-from hybrid_deploy.export.parity import (
+from hybrid_deploy.export.parity.compare import (
     Parity,
     check_parity,
     check_prompts,
 )
+from hybrid_deploy.export.parity.decode_checks import varied
 from hybrid_deploy.export.trace.refusal import first_line
 from hybrid_deploy.runtime.backend import Backend
 from hybrid_deploy.runtime.backend_registry import (

@@ -1,0 +1,1 @@
+"""The gate: exported graphs decode what the model decodes, or nothing is written."""
