@@ -172,7 +172,7 @@ def _with_plain_parts(job: ExportJob) -> ExportJob:
     """Lets Hugging Face models inside a class of the user's own run without caches of theirs."""
     if has_own_step(job.model) or not any(map(is_hugging_face, job.model.modules())):
         return job
-    from hybrid_deploy.export.huggingface import plain_if_equal
+    from hybrid_deploy.export.huggingface.adapter import plain_if_equal
 
     return replace(job, model=plain_if_equal(job.model, job.example))
 

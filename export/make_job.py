@@ -133,7 +133,7 @@ def _adapted(model: nn.Module, example: Arrays | None) -> tuple[nn.Module, Array
     """Gives a Hugging Face model encode() and decode(), and an example; leaves others alone."""
     if not is_hugging_face(model):
         return model, example
-    from hybrid_deploy.export.huggingface import adapt
+    from hybrid_deploy.export.huggingface.adapter import adapt
 
     adapted = adapt(model)
     adapted.train(False)

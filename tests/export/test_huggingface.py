@@ -18,8 +18,8 @@ pytest.importorskip("transformers", reason="Hugging Face models need the extra '
 import transformers as hf
 
 from hybrid_deploy.errors import InputError, UnsupportedModelError
-from hybrid_deploy.export.huggingface import adapt, load, plain_if_equal
-from hybrid_deploy.export.huggingface_models import HuggingFaceModel
+from hybrid_deploy.export.huggingface.adapter import adapt, load, plain_if_equal
+from hybrid_deploy.export.huggingface.architectures import HuggingFaceModel
 from tests.zoo.captioner import VOCABULARY
 from tests.zoo.eager import EagerBackend
 from tests.zoo.huggingface import CASES, MODELS, gpt2_config, pair

@@ -25,7 +25,7 @@ from hybrid_deploy.bundle.manifest import (
     Variant,
 )
 from hybrid_deploy.contract import LOGITS
-from hybrid_deploy.export.huggingface_job import job_from_folder
+from hybrid_deploy.export.huggingface.folder_job import job_from_folder
 from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.runtime.session import Session
 

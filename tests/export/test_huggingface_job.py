@@ -23,7 +23,7 @@ from hybrid_deploy.bundle.input_specs import (
 )
 from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.cli import main
-from hybrid_deploy.export.huggingface_job import varying_axes
+from hybrid_deploy.export.huggingface.folder_job import varying_axes
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxis
 from hybrid_deploy.runtime.session import load_session
 

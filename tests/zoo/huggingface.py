@@ -11,8 +11,8 @@ import transformers as hf
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hybrid_deploy.export.huggingface import adapt
-from hybrid_deploy.export.huggingface_models import HuggingFaceModel
+from hybrid_deploy.export.huggingface.adapter import adapt
+from hybrid_deploy.export.huggingface.architectures import HuggingFaceModel
 from tests.zoo.captioner import VOCABULARY
 from tests.zoo.case import Case, random_floats, random_tokens
 

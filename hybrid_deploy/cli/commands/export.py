@@ -111,7 +111,7 @@ def _job(model: str, options: ModelOptions, weights: Path | None) -> ExportJob:
     given += ["--weights"] if weights is not None else []
     if given:
         raise UsageError(f"the folder {model} describes itself; leave out {', '.join(given)}")
-    from hybrid_deploy.export.huggingface_job import job_from_folder
+    from hybrid_deploy.export.huggingface.folder_job import job_from_folder
 
     job, remarks = job_from_folder(Path(model), options.max_length)
     for remark in remarks:

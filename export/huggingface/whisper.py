@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hybrid_deploy.errors import ExportError
-from hybrid_deploy.export.huggingface_folder import ModelFolder
+from hybrid_deploy.export.huggingface.folder import ModelFolder
 
 DEFAULT_LANGUAGE = "en"
 TASKS = ("transcribe", "translate")

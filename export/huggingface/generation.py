@@ -6,8 +6,8 @@ from typing import Any
 
 from hybrid_deploy.bundle.manifest import GenerationDefaults
 from hybrid_deploy.errors import ExportError, UnsupportedModelError
-from hybrid_deploy.export.huggingface_folder import ModelFolder, token_ids
-from hybrid_deploy.export.huggingface_whisper import whisper_prompt
+from hybrid_deploy.export.huggingface.folder import ModelFolder, token_ids
+from hybrid_deploy.export.huggingface.whisper import whisper_prompt
 
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "sequence_bias": (),

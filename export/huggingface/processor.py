@@ -27,7 +27,7 @@ from hybrid_deploy.bundle.input_specs import (
     Waveform,
 )
 from hybrid_deploy.errors import ExportError, UnsupportedModelError
-from hybrid_deploy.export.huggingface_folder import ModelFolder
+from hybrid_deploy.export.huggingface.folder import ModelFolder
 
 PIXELS, PATCHES = "pixel_values", "flattened_patches"
 FEATURES, WAVEFORM = "input_features", "input_values"

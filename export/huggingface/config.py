@@ -16,10 +16,10 @@ except ImportError as error:
 
 from hybrid_deploy.bundle.input_specs import EncoderInput, Preprocess, TextInput
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Tokenizer
-from hybrid_deploy.export.huggingface_folder import ModelFolder, open_folder
-from hybrid_deploy.export.huggingface_generation import generation_of
-from hybrid_deploy.export.huggingface_processor import MASK, input_of, processor_settings
-from hybrid_deploy.export.huggingface_tokenizer import ImportedTokenizer, import_tokenizer
+from hybrid_deploy.export.huggingface.folder import ModelFolder, open_folder
+from hybrid_deploy.export.huggingface.generation import generation_of
+from hybrid_deploy.export.huggingface.processor import MASK, input_of, processor_settings
+from hybrid_deploy.export.huggingface.tokenizer import ImportedTokenizer, import_tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 SOURCE_TOKENIZER_FILE = "source_tokenizer.json"

@@ -13,7 +13,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from hybrid_deploy.errors import ExportError
-from hybrid_deploy.export.huggingface_folder import ModelFolder
+from hybrid_deploy.export.huggingface.folder import ModelFolder
 from hybrid_deploy.export.trace.refusal import first_line
 
 _FILES = (

@@ -20,10 +20,10 @@ try:
 except ImportError as error:
     raise MissingDependencyError("transformers", "hf") from error
 
-from hybrid_deploy.export.huggingface_attention import run_plainly
-from hybrid_deploy.export.huggingface_inputs import example_inputs, known_inputs
-from hybrid_deploy.export.huggingface_models import ADAPTERS, HuggingFaceModel
-from hybrid_deploy.export.huggingface_modules import with_token_modules
+from hybrid_deploy.export.huggingface.architectures import ADAPTERS, HuggingFaceModel
+from hybrid_deploy.export.huggingface.attention import run_plainly
+from hybrid_deploy.export.huggingface.example_inputs import example_inputs, known_inputs
+from hybrid_deploy.export.huggingface.modules import with_token_modules
 from hybrid_deploy.export.model.interface import reference_logits, reference_memory
 from hybrid_deploy.export.model.substitution import Model, shared_copy
 from hybrid_deploy.export.trace.refusal import first_line
