@@ -12,15 +12,15 @@ from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.contract import BATCH_DIM, GraphRole
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.analysis.binding_time import analyse
-from hybrid_deploy.export.dims import dim_ranges
-from hybrid_deploy.export.graphs import lower
 from hybrid_deploy.export.job import ExportJob
+from hybrid_deploy.export.lowering.custom_step import examine, lower_own_step
+from hybrid_deploy.export.lowering.dim_ranges import dim_ranges
+from hybrid_deploy.export.lowering.variant_graphs import lower
 from hybrid_deploy.export.model.dynamic_axes import (
     declared_ranges,
     memory_axes,
 )
 from hybrid_deploy.export.model.interface import DecodePart, has_own_step, reference_memory
-from hybrid_deploy.export.own_step import examine, lower_own_step
 from hybrid_deploy.export.parity.decode_checks import check_batch, check_causal
 from hybrid_deploy.export.stages import Stages
 from hybrid_deploy.export.trace.capture import capture_decoder

@@ -30,9 +30,9 @@ from hybrid_deploy.contract import (
     Head,
 )
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.export.fixed_batch import fix_batch
-from hybrid_deploy.export.heads import attach_head, check_head
 from hybrid_deploy.export.job import TOP_K, ExportJob
+from hybrid_deploy.export.lowering.fixed_batch import fix_batch
+from hybrid_deploy.export.lowering.output_heads import attach_head, check_head
 from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
 from hybrid_deploy.onnx_graphs.files import describe, load_graphs, save_graphs

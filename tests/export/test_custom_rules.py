@@ -12,7 +12,7 @@ from hybrid_deploy.errors import UnsupportedModelError, UsageError
 from hybrid_deploy.export import row_rule
 from hybrid_deploy.export.analysis import custom_rules
 from hybrid_deploy.export.analysis.binding_time import analyse
-from hybrid_deploy.export.incremental import EncoderGraph, StepGraph, cache_example
+from hybrid_deploy.export.lowering.decoder_modules import EncoderGraph, StepGraph, cache_example
 from hybrid_deploy.export.model.interface import DecodePart, EncodePart
 from hybrid_deploy.export.plan.plan import Plan
 from hybrid_deploy.export.trace.capture import capture_decoder

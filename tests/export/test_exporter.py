@@ -25,8 +25,8 @@ from hybrid_deploy.errors import (
     UsageError,
 )
 from hybrid_deploy.export.exporter import export_model, run_export
-from hybrid_deploy.export.heads import attach_head, check_head
 from hybrid_deploy.export.job import ExportJob
+from hybrid_deploy.export.lowering.output_heads import attach_head, check_head
 from hybrid_deploy.export.parity import gate
 from hybrid_deploy.export.parity.compare import check_parity
 from hybrid_deploy.onnx_graphs.files import load_graphs, weight_bytes

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.analysis.binding_time import analyse
-from hybrid_deploy.export.incremental import (
+from hybrid_deploy.export.lowering.decoder_modules import (
     EncoderGraph,
     PrefillGraph,
     StepGraph,

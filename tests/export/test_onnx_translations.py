@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from hybrid_deploy.export.onnx_translations import translations_made_once
+from hybrid_deploy.export.lowering.translation_cache import translations_made_once
 
 OPERATOR = torch.ops.aten.relu.default
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_deploy.export.analysis.binding_time import analyse
-from hybrid_deploy.export.incremental import EncoderGraph, StepGraph, split_outputs
+from hybrid_deploy.export.lowering.decoder_modules import EncoderGraph, StepGraph, split_outputs
 from hybrid_deploy.export.model.interface import DecodePart, EncodePart
 from hybrid_deploy.export.trace.capture import Capture, capture_decoder
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hybrid_deploy.export.analysis.binding_time import analyse
-from hybrid_deploy.export.incremental import (
+from hybrid_deploy.export.lowering.decoder_modules import (
     EncoderGraph,
     PrefillGraph,
     StepGraph,

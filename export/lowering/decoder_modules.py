@@ -11,9 +11,13 @@ from torch import Tensor, fx, nn
 from hybrid_deploy.contract import LOGITS, cross_name, head_name, self_name
 from hybrid_deploy.export.analysis.rule import call
 from hybrid_deploy.export.analysis.rule_table import find_rule
+from hybrid_deploy.export.lowering.prefix_modules import (
+    PrefixFrame,
+    nodes_before_the_tokens,
+    prefixed_caches,
+)
 from hybrid_deploy.export.plan.plan import BindingTime, Plan
 from hybrid_deploy.export.plan.row_executor import Frame, cache_dtype
-from hybrid_deploy.export.prefix import PrefixFrame, nodes_before_the_tokens, prefixed_caches
 from hybrid_deploy.export.trace.capture import as_expr, evaluate, hint
 
 NESTED = "__"

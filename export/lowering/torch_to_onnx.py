@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from hybrid_deploy.errors import ExportError, UnsupportedModelError
 from hybrid_deploy.export.analysis.custom_rules import custom_translations
-from hybrid_deploy.export.attention_masks import give_masks_all_rows
-from hybrid_deploy.export.incremental import NESTED
-from hybrid_deploy.export.onnx_decomposition import only_needed_decompositions
-from hybrid_deploy.export.onnx_translations import translations_made_once
+from hybrid_deploy.export.lowering.attention_masks import give_masks_all_rows
+from hybrid_deploy.export.lowering.decoder_modules import NESTED
+from hybrid_deploy.export.lowering.decompositions import only_needed_decompositions
+from hybrid_deploy.export.lowering.translation_cache import translations_made_once
 from hybrid_deploy.export.plan.cache_ops import translations
 from hybrid_deploy.export.trace.capture import quiet_tracing
 from hybrid_deploy.export.trace.portable_ops import PortableForms

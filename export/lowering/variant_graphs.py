@@ -19,12 +19,7 @@ from hybrid_deploy.contract import (
     GraphRole,
     next_cache,
 )
-from hybrid_deploy.export.dims import (
-    dim_names,
-    input_dims,
-    shape_of,
-)
-from hybrid_deploy.export.incremental import (
+from hybrid_deploy.export.lowering.decoder_modules import (
     EncoderGraph,
     PrefillGraph,
     StepGraph,
@@ -34,9 +29,14 @@ from hybrid_deploy.export.incremental import (
     memory_names,
     split_outputs,
 )
+from hybrid_deploy.export.lowering.dim_ranges import (
+    dim_names,
+    input_dims,
+    shape_of,
+)
+from hybrid_deploy.export.lowering.torch_to_onnx import name_dims, onnx_from_torch
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxes
 from hybrid_deploy.export.model.interface import EncodePart
-from hybrid_deploy.export.onnx_lowering import name_dims, onnx_from_torch
 from hybrid_deploy.export.plan.plan import Plan
 
 

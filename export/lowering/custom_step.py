@@ -31,13 +31,13 @@ from hybrid_deploy.contract import (
     recurrent_name,
 )
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.dims import input_dims
+from hybrid_deploy.export.lowering.dim_ranges import input_dims
+from hybrid_deploy.export.lowering.torch_to_onnx import name_dims, onnx_from_torch
 from hybrid_deploy.export.model.dynamic_axes import (
     DynamicAxes,
     resized,
 )
 from hybrid_deploy.export.model.interface import EncodePart, heads_of
-from hybrid_deploy.export.onnx_lowering import name_dims, onnx_from_torch
 from hybrid_deploy.export.trace.refusal import first_line, users_line
 
 _BOUNDS = ("min", "typical", "max")
