@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hybrid_deploy.export.analysis.custom_rules import row_rule
+    from hybrid_deploy.export.export_job import ExportJob, ModelSpec
     from hybrid_deploy.export.exporter import export_model, run_export
-    from hybrid_deploy.export.job import ExportJob, ModelSpec
     from hybrid_deploy.export.model.substitution import substitute
 
 _PUBLIC = {
-    "ExportJob": "hybrid_deploy.export.job",
-    "ModelSpec": "hybrid_deploy.export.job",
+    "ExportJob": "hybrid_deploy.export.export_job",
+    "ModelSpec": "hybrid_deploy.export.export_job",
     "export_model": "hybrid_deploy.export.exporter",
     "row_rule": "hybrid_deploy.export.analysis.custom_rules",
     "run_export": "hybrid_deploy.export.exporter",

@@ -14,7 +14,12 @@ from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.export.job import (
+from hybrid_deploy.export.bundle_writer import (
+    replace_head,
+    write_golden,
+    write_graphs,
+)
+from hybrid_deploy.export.export_job import (
     Arrays,
     ExportJob,
     GraphForm,
@@ -28,13 +33,8 @@ from hybrid_deploy.export.make_job import (
 from hybrid_deploy.export.model.interface import check_model, has_own_step, pair
 from hybrid_deploy.export.parity.compare import Parity
 from hybrid_deploy.export.parity.gate import check_export
-from hybrid_deploy.export.routes import lowered
-from hybrid_deploy.export.stages import Stages
-from hybrid_deploy.export.writing import (
-    replace_head,
-    write_golden,
-    write_graphs,
-)
+from hybrid_deploy.export.pipeline import lowered
+from hybrid_deploy.export.stage_times import Stages
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hybrid_deploy.bundle.input_specs import ArrayInput, Preprocess
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, Tokenizer, Vocabulary
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.export.job import Arrays, ExportJob, GraphForm, ModelSpec, SimpleAxes
+from hybrid_deploy.export.export_job import Arrays, ExportJob, GraphForm, ModelSpec, SimpleAxes
 from hybrid_deploy.export.model.dynamic_axes import (
     DynamicAxes,
     DynamicAxis,

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
+from hybrid_deploy.export.export_job import ExportJob, ModelSpec
 from hybrid_deploy.export.exporter import run_export
-from hybrid_deploy.export.job import ExportJob, ModelSpec
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxis
 
 VOCABULARY = 11

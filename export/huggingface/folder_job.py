@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hybrid_deploy.bundle.input_specs import AudioInput, EncoderInput, LogMel, TextInput, Waveform
 from hybrid_deploy.bundle.manifest import DimRange
+from hybrid_deploy.export.export_job import ExportJob, ModelSpec
 from hybrid_deploy.export.huggingface.adapter import adapt, load
 from hybrid_deploy.export.huggingface.config import import_settings
-from hybrid_deploy.export.job import ExportJob, ModelSpec
 from hybrid_deploy.export.model.dynamic_axes import (
     DynamicAxes,
     DynamicAxis,

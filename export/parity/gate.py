@@ -11,7 +11,7 @@ from torch import Tensor
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import BackendError, UnsupportedModelError
-from hybrid_deploy.export.job import ExportJob
+from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.model.dynamic_axes import resized
 from hybrid_deploy.export.model.interface import Inputs, arrays_of, pair
 from hybrid_deploy.export.parity.compare import (

@@ -38,8 +38,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
+    from hybrid_deploy.export.export_job import ExportJob, ModelSpec
     from hybrid_deploy.export.exporter import run_export
-    from hybrid_deploy.export.job import ExportJob, ModelSpec
     from hybrid_deploy.export.model.dynamic_axes import DynamicAxis
     from hybrid_deploy.export.reference.model import DigitReader
     from hybrid_deploy.export.reference.vocabulary import VOCABULARY

@@ -28,8 +28,8 @@ from hybrid_deploy.bundle.input_specs import (
 )
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, Tokenizer
 from hybrid_deploy.cli import main
+from hybrid_deploy.export.export_job import ExportJob, ModelSpec
 from hybrid_deploy.export.exporter import run_export
-from hybrid_deploy.export.job import ExportJob, ModelSpec
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxis
 
 WORDS = ["<pad>", "<s>", "</s>", "what", "colour", "is", "it", "red", "green", "blue", "a", "the"]

@@ -24,8 +24,8 @@ from hybrid_deploy.errors import (
     UnsupportedModelError,
     UsageError,
 )
+from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.exporter import export_model, run_export
-from hybrid_deploy.export.job import ExportJob
 from hybrid_deploy.export.lowering.output_heads import attach_head, check_head
 from hybrid_deploy.export.parity import gate
 from hybrid_deploy.export.parity.compare import check_parity

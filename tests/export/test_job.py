@@ -13,12 +13,12 @@ from hybrid_deploy.bundle.input_specs import ArrayInput
 from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UnsupportedModelError, UsageError
-from hybrid_deploy.export.exporter import head_of
-from hybrid_deploy.export.job import (
+from hybrid_deploy.export.export_job import (
     Arrays,
     GraphForm,
     SimpleAxes,
 )
+from hybrid_deploy.export.exporter import head_of
 from hybrid_deploy.export.make_job import (
     make_job,
     named_inputs,

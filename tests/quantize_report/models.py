@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.exporter import run_export
-from hybrid_deploy.export.job import ExportJob
 from hybrid_deploy.export.reference.job import feature_map, pooled, write_lines
 from tests.readers import whisper_shape
 from tests.readers.jobs import deep, hybrid

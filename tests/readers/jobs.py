@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybrid_deploy.export.job import ExportJob
+from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.reference.job import line_job
 from tests.readers.models import load_reader
 

@@ -14,8 +14,8 @@ from hybrid_deploy.bundle.manifest import TensorSpec
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError
+from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.exporter import run_export
-from hybrid_deploy.export.job import ExportJob
 from hybrid_deploy.runtime.cache_lowering import (
     CacheLowering,
     check_lowering,

@@ -15,8 +15,8 @@ from hybrid_deploy.cli.options.model import ModelOptions, model_options
 from hybrid_deploy.errors import OutputExistsError, UnsupportedModelError, UsageError
 
 if TYPE_CHECKING:
+    from hybrid_deploy.export.export_job import ExportJob
     from hybrid_deploy.export.exporter import ExportReport
-    from hybrid_deploy.export.job import ExportJob
 
 _FLOAT = "fp32"
 
@@ -57,7 +57,7 @@ def export(
     """Export a trained model into a bundle that decodes one token at a time.
 
     FACTORY takes no arguments and returns a torch.nn.Module with encode() and decode(), which the
-    options describe, or a hybrid_deploy.export.job.ExportJob, which describes itself: only
+    options describe, or a hybrid_deploy.export.export_job.ExportJob, which describes itself: only
     --weights, --opset, --head, --batch, --dtype and --name go with it, and replace what it says.
     FOLDER is what save_pretrained wrote of a Hugging Face encoder-decoder model; --max-length goes
     with it too. Nothing is written unless the exported graphs give the model's own tokens.

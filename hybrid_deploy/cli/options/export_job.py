@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from hybrid_deploy.bundle.input_specs import ArrayInput, ImageInput
-    from hybrid_deploy.export.job import ExportJob
+    from hybrid_deploy.export.export_job import ExportJob
 
 _ARRAYS = (".npy", ".npz")
 _GREY = ("1", "L", "I", "F", "LA")
@@ -38,7 +38,7 @@ def load_job(name: str, options: ModelOptions, weights: Path | None = None) -> E
     factory = load_factory(name)
     from torch import nn
 
-    from hybrid_deploy.export.job import ExportJob
+    from hybrid_deploy.export.export_job import ExportJob
     from hybrid_deploy.export.model.weights import load_weights
 
     made = factory()

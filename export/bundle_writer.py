@@ -30,7 +30,7 @@ from hybrid_deploy.contract import (
     Head,
 )
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.export.job import TOP_K, ExportJob
+from hybrid_deploy.export.export_job import TOP_K, ExportJob
 from hybrid_deploy.export.lowering.fixed_batch import fix_batch
 from hybrid_deploy.export.lowering.output_heads import attach_head, check_head
 from hybrid_deploy.export.parity.reference_backend import FullRerun

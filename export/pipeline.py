@@ -12,7 +12,7 @@ from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.contract import BATCH_DIM, GraphRole
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.analysis.binding_time import analyse
-from hybrid_deploy.export.job import ExportJob
+from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.lowering.custom_step import examine, lower_own_step
 from hybrid_deploy.export.lowering.dim_ranges import dim_ranges
 from hybrid_deploy.export.lowering.variant_graphs import lower
@@ -22,7 +22,7 @@ from hybrid_deploy.export.model.dynamic_axes import (
 )
 from hybrid_deploy.export.model.interface import DecodePart, has_own_step, reference_memory
 from hybrid_deploy.export.parity.decode_checks import check_batch, check_causal
-from hybrid_deploy.export.stages import Stages
+from hybrid_deploy.export.stage_times import Stages
 from hybrid_deploy.export.trace.capture import capture_decoder
 
 
