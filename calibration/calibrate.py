@@ -19,10 +19,10 @@ from hybrid_deploy.calibration.float_graphs import (
     prepared_graphs,
 )
 from hybrid_deploy.calibration.observations import Observations, read_observations
-from hybrid_deploy.calibration.origin import foreign, origin_of
 from hybrid_deploy.calibration.progress import Progress, silent
 from hybrid_deploy.calibration.samples import Samples, SkippedSample, Source, samples_of
-from hybrid_deploy.calibration.scales import Scales
+from hybrid_deploy.calibration.statistics.fingerprint import foreign, origin_of
+from hybrid_deploy.calibration.statistics.scales import Scales
 from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from hybrid_deploy.calibration.constants import constant, describe
 from hybrid_deploy.calibration.number_forms import NumberForm
 from hybrid_deploy.calibration.points import Linear, Use
-from hybrid_deploy.calibration.ranges import Range
-from hybrid_deploy.calibration.scales import Channels
+from hybrid_deploy.calibration.statistics.ranges import Range
+from hybrid_deploy.calibration.statistics.scales import Channels
 from hybrid_deploy.calibration.weights import quantize_per_channel
 
 FloatArray = NDArray[np.float32]

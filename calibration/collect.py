@@ -17,10 +17,10 @@ from hybrid_deploy.calibration.observations import (
     read_observations,
 )
 from hybrid_deploy.calibration.observed_model import ObservedModel
-from hybrid_deploy.calibration.origin import Origin, origin_of
 from hybrid_deploy.calibration.points import cpu_points, linears
 from hybrid_deploy.calibration.samples import Samples, hash_of
-from hybrid_deploy.calibration.statistics import TensorStatistics
+from hybrid_deploy.calibration.statistics.fingerprint import Origin, origin_of
+from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.calibration.tensor_labels import label_of
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, CalibrationError, InputError

@@ -32,9 +32,9 @@ from hybrid_deploy.calibration.points import (
     sharing_activations,
 )
 from hybrid_deploy.calibration.precision import DecoderForm
-from hybrid_deploy.calibration.ranges import Range
-from hybrid_deploy.calibration.scales import Channels, Scales
 from hybrid_deploy.calibration.short_tables import shorten_tables
+from hybrid_deploy.calibration.statistics.ranges import Range
+from hybrid_deploy.calibration.statistics.scales import Channels, Scales
 from hybrid_deploy.calibration.stored_weights import block_for, store_weight
 from hybrid_deploy.calibration.weights import quantize_in_blocks
 from hybrid_deploy.contract import GraphRole

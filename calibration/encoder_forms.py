@@ -31,8 +31,8 @@ from hybrid_deploy.calibration.points import (
     sharing_activations,
 )
 from hybrid_deploy.calibration.precision import EncoderForm
-from hybrid_deploy.calibration.ranges import Range
-from hybrid_deploy.calibration.scales import Channels, Scales
+from hybrid_deploy.calibration.statistics.ranges import Range
+from hybrid_deploy.calibration.statistics.scales import Channels, Scales
 from hybrid_deploy.calibration.stored_weights import store_weight
 from hybrid_deploy.contract import GraphRole
 

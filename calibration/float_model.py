@@ -16,9 +16,9 @@ from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.rewrite import apply_recipe
 from hybrid_deploy.calibration.samples import Samples, samples_of
-from hybrid_deploy.calibration.scales import Scales
 from hybrid_deploy.calibration.short_floats import overflowing, round_constants
 from hybrid_deploy.calibration.short_range import FLOAT16
+from hybrid_deploy.calibration.statistics.scales import Scales
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError
 

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 
 from hybrid_deploy.bundle.atomic_write import write_file
-from hybrid_deploy.calibration.origin import Origin
-from hybrid_deploy.calibration.range_methods import method_of
-from hybrid_deploy.calibration.scales import ChannelNumbers, Provenance, Scales
-from hybrid_deploy.calibration.statistics import TensorStatistics
+from hybrid_deploy.calibration.statistics.fingerprint import Origin
+from hybrid_deploy.calibration.statistics.range_methods import method_of
+from hybrid_deploy.calibration.statistics.scales import ChannelNumbers, Provenance, Scales
+from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.errors import CalibrationError, InputError
 
 _ABOUT = "about"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.constants import constant, describe
 from hybrid_deploy.calibration.points import Use
-from hybrid_deploy.calibration.ranges import Range
+from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.errors import CalibrationError
 
 _PRODUCTS = frozenset({"Gemm", "MatMul"})

@@ -19,9 +19,9 @@ from hybrid_deploy.calibration.float_model import FloatModel
 from hybrid_deploy.calibration.metrics import Metric, load_metric
 from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.calibration.progress import Progress
-from hybrid_deploy.calibration.range_methods import method_of
 from hybrid_deploy.calibration.samples import SkippedSample, Source, samples_of
-from hybrid_deploy.calibration.scales import Scales, check_scales, read_scales
+from hybrid_deploy.calibration.statistics.range_methods import method_of
+from hybrid_deploy.calibration.statistics.scales import Scales, check_scales, read_scales
 from hybrid_deploy.device_support import check_precision, device_of
 from hybrid_deploy.errors import OutputExistsError, UsageError
 

@@ -13,9 +13,9 @@ from hybrid_deploy.calibration.decoder_forms import quantize_decoder
 from hybrid_deploy.calibration.encoder_forms import quantize_encoder
 from hybrid_deploy.calibration.memory_floats import match_memory
 from hybrid_deploy.calibration.precision import DecoderForm, EncoderForm, Recipe
-from hybrid_deploy.calibration.scales import Scales
 from hybrid_deploy.calibration.short_floats import shorten_floats
 from hybrid_deploy.calibration.short_range import BFLOAT16, FLOAT16, ShortFloat
+from hybrid_deploy.calibration.statistics.scales import Scales
 from hybrid_deploy.calibration.untie import untie_projections
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.onnx_graphs.beam_step import add_beam_step

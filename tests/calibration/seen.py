@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from hybrid_deploy.calibration.ranges import Range
-from hybrid_deploy.calibration.scales import ChannelNumbers, Channels, Provenance, Scales
+from hybrid_deploy.calibration.statistics.ranges import Range
+from hybrid_deploy.calibration.statistics.scales import ChannelNumbers, Channels, Provenance, Scales
 from hybrid_deploy.contract import GraphRole
 
 _NOBODY = Provenance(

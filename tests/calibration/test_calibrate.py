@@ -21,7 +21,7 @@ from hybrid_deploy.calibration.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.observations import read_observations
 from hybrid_deploy.calibration.observed_model import ObservedModel
 from hybrid_deploy.calibration.samples import samples_of
-from hybrid_deploy.calibration.scales import check_scales, encode_scales
+from hybrid_deploy.calibration.statistics.scales import check_scales, encode_scales
 from hybrid_deploy.errors import CalibrationError, UsageError
 
 Images = list[dict[str, NDArray[np.float32]]]

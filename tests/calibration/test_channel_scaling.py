@@ -14,7 +14,7 @@ from hybrid_deploy.calibration.channel_scaling import (
 )
 from hybrid_deploy.calibration.number_forms import INT8
 from hybrid_deploy.calibration.points import linears
-from hybrid_deploy.calibration.scales import Channels
+from hybrid_deploy.calibration.statistics.scales import Channels
 
 Build = Callable[..., ir.Model]
 PRODUCT = "g (float[b,16] x) => (float[b,8] y) { y = MatMul (x, w) }"

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.channels import ChannelStatistics
-from hybrid_deploy.calibration.statistics import TensorStatistics
+from hybrid_deploy.calibration.statistics.channel_statistics import ChannelStatistics
+from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 
 Rows = NDArray[np.float32]
 

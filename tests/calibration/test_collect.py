@@ -7,8 +7,8 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.collect import observe_samples
 from hybrid_deploy.calibration.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.points import linears
-from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.calibration.samples import open_samples, samples_of
+from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
 from hybrid_deploy.onnx_graphs.files import load_graphs

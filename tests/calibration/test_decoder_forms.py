@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.decoder_forms import quantize_decoder
 from hybrid_deploy.calibration.precision import DecoderForm
-from hybrid_deploy.calibration.ranges import Range
-from hybrid_deploy.calibration.scales import Channels
+from hybrid_deploy.calibration.statistics.ranges import Range
+from hybrid_deploy.calibration.statistics.scales import Channels
 from hybrid_deploy.contract import GraphRole
 from tests.calibration.seen import scales_of, together
 from tests.calibration.test_encoder_forms import checked, optimized

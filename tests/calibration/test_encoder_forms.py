@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.encoder_forms import quantize_encoder
 from hybrid_deploy.calibration.precision import EncoderForm
-from hybrid_deploy.calibration.ranges import Range
-from hybrid_deploy.calibration.scales import Channels
+from hybrid_deploy.calibration.statistics.ranges import Range
+from hybrid_deploy.calibration.statistics.scales import Channels
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError
 from tests.calibration.seen import scales_of

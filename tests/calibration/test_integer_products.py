@@ -18,7 +18,7 @@ from hybrid_deploy.calibration.number_forms import INT8
 from hybrid_deploy.calibration.pairs import ActivationForm, insert_pairs
 from hybrid_deploy.calibration.points import cpu_points, linears
 from hybrid_deploy.calibration.precision import EncoderForm
-from hybrid_deploy.calibration.ranges import Range
+from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.stored_weights import store_weight
 from tests.calibration.seen import scales_of
 from tests.calibration.test_encoder_forms import checked, optimized

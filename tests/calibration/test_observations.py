@@ -17,10 +17,10 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.collect import observe_samples
 from hybrid_deploy.calibration.observations import Observations, read_observations
 from hybrid_deploy.calibration.observed_model import ObservedModel
-from hybrid_deploy.calibration.origin import origin_of
-from hybrid_deploy.calibration.range_methods import METHODS
 from hybrid_deploy.calibration.samples import Samples, open_samples
-from hybrid_deploy.calibration.scales import encode_scales
+from hybrid_deploy.calibration.statistics.fingerprint import origin_of
+from hybrid_deploy.calibration.statistics.range_methods import METHODS
+from hybrid_deploy.calibration.statistics.scales import encode_scales
 from hybrid_deploy.errors import CalibrationError, InputError
 from hybrid_deploy.onnx_graphs.files import load_graphs
 

@@ -13,7 +13,7 @@ from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.calibration.observed_model import ObservedModel
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.calibration.request import Data
-from hybrid_deploy.calibration.scales import SCALES_FILE, read_scales
+from hybrid_deploy.calibration.statistics.scales import SCALES_FILE, read_scales
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import (
     BackendError,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.range_methods import METHODS, method_of
-from hybrid_deploy.calibration.ranges import Range
-from hybrid_deploy.calibration.statistics import TensorStatistics
+from hybrid_deploy.calibration.statistics.range_methods import METHODS, method_of
+from hybrid_deploy.calibration.statistics.ranges import Range
+from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.errors import CalibrationError, UsageError
 
 

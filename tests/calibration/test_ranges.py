@@ -1,6 +1,6 @@
 import pytest
 
-from hybrid_deploy.calibration.ranges import Range
+from hybrid_deploy.calibration.statistics.ranges import Range
 
 
 def test_scales_cover_the_range() -> None:

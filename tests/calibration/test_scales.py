@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.channels import Channels
-from hybrid_deploy.calibration.origin import origin_of
-from hybrid_deploy.calibration.ranges import Range
-from hybrid_deploy.calibration.scales import (
+from hybrid_deploy.calibration.statistics.channel_statistics import Channels
+from hybrid_deploy.calibration.statistics.fingerprint import origin_of
+from hybrid_deploy.calibration.statistics.ranges import Range
+from hybrid_deploy.calibration.statistics.scales import (
     ChannelNumbers,
     Provenance,
     Scales,

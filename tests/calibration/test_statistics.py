@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hybrid_deploy.calibration.statistics import UPPER_BOUNDS, TensorStatistics
+from hybrid_deploy.calibration.statistics.tensor_statistics import UPPER_BOUNDS, TensorStatistics
 from hybrid_deploy.errors import CalibrationError
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybrid_deploy.calibration.range_methods import METHODS
+from hybrid_deploy.calibration.statistics.range_methods import METHODS
 from hybrid_deploy.cli.options.common import BUNDLE, FORCE
 from hybrid_deploy.cli.options.samples import GOLDEN, SKIP_BAD, log_skipped, stage_bars
 from hybrid_deploy.errors import InputError, OutputExistsError, UsageError
@@ -85,7 +85,7 @@ def calibrate(
     """
     from hybrid_deploy.calibration.calibrate import merge_files, observe_bundle
     from hybrid_deploy.calibration.collect import WHOLE
-    from hybrid_deploy.calibration.range_methods import method_of
+    from hybrid_deploy.calibration.statistics.range_methods import method_of
 
     _check_request(bool(merge), samples is not None or golden, skip_bad, shard, method)
     _check_output(output, shard, force=force)
@@ -133,7 +133,7 @@ def _check_output(output: Path, shard: Shard | None, *, force: bool) -> None:
 def _write(observed: Observed, output: Path, method: str | None) -> None:
     """Writes scales by a method, or observations where there is none."""
     from hybrid_deploy.bundle.atomic_write import write_file
-    from hybrid_deploy.calibration.scales import encode_scales
+    from hybrid_deploy.calibration.statistics.scales import encode_scales
 
     if method is None:
         observed.observations.save(output)

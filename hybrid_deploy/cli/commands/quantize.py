@@ -14,7 +14,7 @@ from hybrid_deploy.calibration.precision import (
     DecoderForm,
     EncoderForm,
 )
-from hybrid_deploy.calibration.range_methods import METHODS
+from hybrid_deploy.calibration.statistics.range_methods import METHODS
 from hybrid_deploy.cli.options.common import BUNDLE, FORCE, THREADS, log
 from hybrid_deploy.cli.options.samples import GOLDEN, SKIP_BAD, log_skipped, stage_bars
 from hybrid_deploy.device_support import DEVICES

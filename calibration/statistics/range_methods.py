@@ -11,9 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.entropy import least_divergence_bound
-from hybrid_deploy.calibration.ranges import Range
-from hybrid_deploy.calibration.statistics import UPPER_BOUNDS, TensorStatistics
+from hybrid_deploy.calibration.statistics.kl_divergence import least_divergence_bound
+from hybrid_deploy.calibration.statistics.ranges import Range
+from hybrid_deploy.calibration.statistics.tensor_statistics import UPPER_BOUNDS, TensorStatistics
 from hybrid_deploy.errors import UsageError
 
 PERCENTILE = 99.99

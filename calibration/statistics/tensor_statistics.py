@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.channels import ChannelStatistics
+from hybrid_deploy.calibration.statistics.channel_statistics import ChannelStatistics
 from hybrid_deploy.errors import CalibrationError
 
 BINS_PER_OCTAVE = 256

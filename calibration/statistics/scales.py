@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.channels import Channels as Channels
-from hybrid_deploy.calibration.origin import foreign
-from hybrid_deploy.calibration.ranges import Range
+from hybrid_deploy.calibration.statistics.channel_statistics import Channels as Channels
+from hybrid_deploy.calibration.statistics.fingerprint import foreign
+from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
 
