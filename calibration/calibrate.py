@@ -14,7 +14,7 @@ import onnx_ir as ir
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.cache_dir import cache_folder
 from hybrid_deploy.calibration.collect import WHOLE, observe_samples
-from hybrid_deploy.calibration.float_graphs import (
+from hybrid_deploy.calibration.graphs.float_graphs import (
     check_float,
     prepared_graphs,
 )

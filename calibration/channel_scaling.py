@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.constants import constant, describe
+from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
 from hybrid_deploy.calibration.number_forms import NumberForm
 from hybrid_deploy.calibration.points import Linear, Use
 from hybrid_deploy.calibration.statistics.ranges import Range

@@ -11,7 +11,7 @@ from collections.abc import Mapping, MutableMapping
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from hybrid_deploy.calibration.constants import drop_unused_constants
+from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
 from hybrid_deploy.calibration.grouped_attention import group_self_attention
 from hybrid_deploy.calibration.precision import DecoderForm
 from hybrid_deploy.calibration.residual_norms import merge_residual_norms

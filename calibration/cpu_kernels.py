@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.constants import describe, drop_unused_constants, only_user
+from hybrid_deploy.calibration.graphs.graph_edits import describe, drop_unused_constants, only_user
 from hybrid_deploy.calibration.integer_products import fuse_integer_products
 
 _DOMAIN = "com.microsoft"

@@ -21,7 +21,7 @@ from hybrid_deploy.calibration.channel_scaling import (
     scale_channels,
     scaled_range,
 )
-from hybrid_deploy.calibration.constants import drop_unused_constants
+from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
 from hybrid_deploy.calibration.layers import weight_key
 from hybrid_deploy.calibration.number_forms import FLOAT8, INT4, INT8, NumberForm
 from hybrid_deploy.calibration.pairs import ActivationForm, insert_pairs

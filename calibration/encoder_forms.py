@@ -18,8 +18,8 @@ from hybrid_deploy.calibration.channel_scaling import (
     scale_channels,
     scaled_range,
 )
-from hybrid_deploy.calibration.constants import drop_unused_constants
 from hybrid_deploy.calibration.cpu_kernels import prefer_cpu_kernels
+from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
 from hybrid_deploy.calibration.number_forms import FLOAT8, INT8
 from hybrid_deploy.calibration.pairs import ActivationForm, insert_pairs
 from hybrid_deploy.calibration.points import (

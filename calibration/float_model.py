@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.calibrate import calibrate
-from hybrid_deploy.calibration.float_graphs import prepared_graphs
+from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.layers import Layer, kept_names, layers_of
 from hybrid_deploy.calibration.magnitudes import observe_magnitudes
 from hybrid_deploy.calibration.precision import Recipe

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from hybrid_deploy.calibration.graphs.row_slices import as_rows, is_in_order, row_slice, source_of
 from hybrid_deploy.calibration.grouped_query import (
     Lengths,
     attributes_of,
@@ -20,7 +21,6 @@ from hybrid_deploy.calibration.grouped_query import (
     lengths_up_to,
     takes_heads_of,
 )
-from hybrid_deploy.calibration.row_slices import as_rows, is_in_order, row_slice, source_of
 from hybrid_deploy.contract import POSITION
 
 _CACHE_AXES = (-2, 2)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.constants import constant, name_value
+from hybrid_deploy.calibration.graphs.graph_edits import constant, name_value
 
 Attributes: TypeAlias = Mapping[str, int | float | str]
 Lengths: TypeAlias = tuple[ir.Value, ir.Value]

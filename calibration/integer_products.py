@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.constants import constant, describe
+from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
 
 _DOMAIN = "com.microsoft"
 

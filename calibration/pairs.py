@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.constants import constant, describe
+from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
 from hybrid_deploy.calibration.points import Use
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.errors import CalibrationError

@@ -14,8 +14,8 @@ from hybrid_deploy.calibration.evaluation_set import (
     EvaluationSource,
     open_evaluation_set,
 )
-from hybrid_deploy.calibration.float_graphs import check_float
 from hybrid_deploy.calibration.float_model import FloatModel
+from hybrid_deploy.calibration.graphs.float_graphs import check_float
 from hybrid_deploy.calibration.metrics import Metric, load_metric
 from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.calibration.progress import Progress

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.constants import describe, name_value
+from hybrid_deploy.calibration.graphs.graph_edits import describe, name_value
 
 _DOMAIN = "com.microsoft"
 _SUM = 3  # index of the output that is the sum itself

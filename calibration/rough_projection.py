@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.constants import (
+from hybrid_deploy.calibration.graphs.graph_edits import (
     constant,
     drop_unused_constants,
     name_value,

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.constants import constant, name_value
+from hybrid_deploy.calibration.graphs.graph_edits import constant, name_value
+from hybrid_deploy.calibration.graphs.row_slices import as_rows, row_slice
 from hybrid_deploy.calibration.grouped_query import (
     Attributes,
     Lengths,
@@ -26,7 +27,6 @@ from hybrid_deploy.calibration.grouped_query import (
     lengths_up_to,
     takes_heads_of,
 )
-from hybrid_deploy.calibration.row_slices import as_rows, row_slice
 from hybrid_deploy.contract import GraphRole, next_cache
 
 LEAST_BYTES = 8 << 20

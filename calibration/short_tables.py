@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.constants import constant, describe, drop_unused_constants
+from hybrid_deploy.calibration.graphs.graph_edits import constant, describe, drop_unused_constants
 
 _SMALLEST_BYTES = 1 << 16
 _LARGEST = float(np.finfo(np.float16).max)

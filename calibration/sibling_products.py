@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.constants import constant, name_value, only_user
+from hybrid_deploy.calibration.graphs.graph_edits import constant, name_value, only_user
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.constants import constant, describe
+from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
 from hybrid_deploy.calibration.number_forms import NumberForm
 from hybrid_deploy.calibration.points import Linear, keep_from_gemm
 from hybrid_deploy.calibration.precision import BLOCK_SIZES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from hybrid_deploy.calibration.constants import drop_unused_constants
+from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
 from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN
 
 

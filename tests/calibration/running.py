@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from hybrid_deploy.calibration.constants import drop_unused_constants
+from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
 from hybrid_deploy.contract import is_next_cache, next_cache
 
 Arrays = Mapping[str, NDArray[Any]]

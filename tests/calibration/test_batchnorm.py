@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from hybrid_deploy.calibration.batchnorm import fold_batchnorm
+from hybrid_deploy.calibration.graphs.batchnorm_folding import fold_batchnorm
 
 Build = Callable[..., ir.Model]
 

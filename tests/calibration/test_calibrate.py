@@ -17,7 +17,7 @@ from hybrid_deploy.calibration.calibrate import (
     merge_files,
     observe_bundle,
 )
-from hybrid_deploy.calibration.float_graphs import prepared_graphs
+from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.observations import read_observations
 from hybrid_deploy.calibration.observed_model import ObservedModel
 from hybrid_deploy.calibration.samples import samples_of

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.row_slices import as_rows, is_in_order, row_slice
+from hybrid_deploy.calibration.graphs.row_slices import as_rows, is_in_order, row_slice
 
 Build = Callable[..., ir.Model]
 

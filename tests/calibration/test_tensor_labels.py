@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.float_graphs import prepared_graphs
+from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.tensor_labels import label_of
 from hybrid_deploy.contract import GraphRole
 

@@ -6,9 +6,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from hybrid_deploy.calibration.graphs.transpose_motion import move_transposes_behind_products
 from hybrid_deploy.calibration.short_floats import shorten_floats
 from hybrid_deploy.calibration.short_range import FLOAT16
-from hybrid_deploy.calibration.transpose import move_transposes_behind_products
 from hybrid_deploy.contract import GraphRole
 
 Build = Callable[..., ir.Model]

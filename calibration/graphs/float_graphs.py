@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.batchnorm import fold_batchnorm
+from hybrid_deploy.calibration.graphs.batchnorm_folding import fold_batchnorm
 from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole, Head
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.onnx_graphs.files import load_graphs

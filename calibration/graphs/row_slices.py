@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.constants import only_user
+from hybrid_deploy.calibration.graphs.graph_edits import only_user
 
 _BATCH = 2
 Indices = NDArray[np.int64]

@@ -1,0 +1,1 @@
+"""Edits of ONNX graphs that have nothing to do with quantization itself."""
