@@ -17,7 +17,7 @@ from hybrid_deploy.calibration.observations import (
     read_observations,
 )
 from hybrid_deploy.calibration.observed_model import ObservedModel
-from hybrid_deploy.calibration.points import cpu_points, linears
+from hybrid_deploy.calibration.qdq.linear_operators import cpu_points, linears
 from hybrid_deploy.calibration.samples import Samples, hash_of
 from hybrid_deploy.calibration.statistics.fingerprint import Origin, origin_of
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics

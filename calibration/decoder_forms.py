@@ -13,7 +13,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.channel_scaling import (
+from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
+from hybrid_deploy.calibration.precision import DecoderForm
+from hybrid_deploy.calibration.qdq.channel_scaling import (
     Storage,
     best_scaling,
     least_gain,
@@ -21,22 +23,20 @@ from hybrid_deploy.calibration.channel_scaling import (
     scale_channels,
     scaled_range,
 )
-from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
-from hybrid_deploy.calibration.layers import weight_key
-from hybrid_deploy.calibration.number_forms import FLOAT8, INT4, INT8, NumberForm
-from hybrid_deploy.calibration.pairs import ActivationForm, insert_pairs
-from hybrid_deploy.calibration.points import (
+from hybrid_deploy.calibration.qdq.layers import weight_key
+from hybrid_deploy.calibration.qdq.linear_operators import (
     Linear,
     input_points,
     linears,
     sharing_activations,
 )
-from hybrid_deploy.calibration.precision import DecoderForm
+from hybrid_deploy.calibration.qdq.low_bit_types import FLOAT8, INT4, INT8, NumberForm
+from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_pairs
+from hybrid_deploy.calibration.qdq.stored_weights import block_for, store_weight
+from hybrid_deploy.calibration.qdq.weight_rounding import quantize_in_blocks
 from hybrid_deploy.calibration.short_tables import shorten_tables
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels, Scales
-from hybrid_deploy.calibration.stored_weights import block_for, store_weight
-from hybrid_deploy.calibration.weights import quantize_in_blocks
 from hybrid_deploy.contract import GraphRole
 
 _NUMBERS: Mapping[DecoderForm, NumberForm] = {

@@ -10,7 +10,10 @@ from functools import partial
 
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.channel_scaling import (
+from hybrid_deploy.calibration.cpu_kernels import prefer_cpu_kernels
+from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
+from hybrid_deploy.calibration.precision import EncoderForm
+from hybrid_deploy.calibration.qdq.channel_scaling import (
     Storage,
     best_scaling,
     least_gain,
@@ -18,11 +21,7 @@ from hybrid_deploy.calibration.channel_scaling import (
     scale_channels,
     scaled_range,
 )
-from hybrid_deploy.calibration.cpu_kernels import prefer_cpu_kernels
-from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
-from hybrid_deploy.calibration.number_forms import FLOAT8, INT8
-from hybrid_deploy.calibration.pairs import ActivationForm, insert_pairs
-from hybrid_deploy.calibration.points import (
+from hybrid_deploy.calibration.qdq.linear_operators import (
     Linear,
     cpu_points,
     input_points,
@@ -30,10 +29,11 @@ from hybrid_deploy.calibration.points import (
     portable_points,
     sharing_activations,
 )
-from hybrid_deploy.calibration.precision import EncoderForm
+from hybrid_deploy.calibration.qdq.low_bit_types import FLOAT8, INT8
+from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_pairs
+from hybrid_deploy.calibration.qdq.stored_weights import store_weight
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels, Scales
-from hybrid_deploy.calibration.stored_weights import store_weight
 from hybrid_deploy.contract import GraphRole
 
 _ACTIVATIONS: Mapping[EncoderForm, ActivationForm] = {

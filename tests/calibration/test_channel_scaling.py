@@ -6,14 +6,14 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from hybrid_deploy.calibration.channel_scaling import (
+from hybrid_deploy.calibration.qdq.channel_scaling import (
     Storage,
     best_scaling,
     restored_per_channel,
     scale_channels,
 )
-from hybrid_deploy.calibration.number_forms import INT8
-from hybrid_deploy.calibration.points import linears
+from hybrid_deploy.calibration.qdq.linear_operators import linears
+from hybrid_deploy.calibration.qdq.low_bit_types import INT8
 from hybrid_deploy.calibration.statistics.scales import Channels
 
 Build = Callable[..., ir.Model]

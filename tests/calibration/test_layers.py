@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from hybrid_deploy.calibration.layers import kept_names, layers_of
+from hybrid_deploy.calibration.qdq.layers import kept_names, layers_of
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError
 

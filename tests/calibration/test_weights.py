@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hybrid_deploy.calibration.weights import quantize_in_blocks, quantize_per_channel
+from hybrid_deploy.calibration.qdq.weight_rounding import quantize_in_blocks, quantize_per_channel
 from hybrid_deploy.errors import CalibrationError
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.points import Linear, linears
+from hybrid_deploy.calibration.qdq.linear_operators import Linear, linears
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError
 

@@ -20,11 +20,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
-from hybrid_deploy.calibration.number_forms import NumberForm
-from hybrid_deploy.calibration.points import Linear, Use
+from hybrid_deploy.calibration.qdq.linear_operators import Linear, Use
+from hybrid_deploy.calibration.qdq.low_bit_types import NumberForm
+from hybrid_deploy.calibration.qdq.weight_rounding import quantize_per_channel
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels
-from hybrid_deploy.calibration.weights import quantize_per_channel
 
 FloatArray = NDArray[np.float32]
 Weigher = Callable[[FloatArray], FloatArray]

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
-from hybrid_deploy.calibration.points import Use
+from hybrid_deploy.calibration.qdq.linear_operators import Use
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.errors import CalibrationError
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.number_forms import INT8, NumberForm
+from hybrid_deploy.calibration.qdq.low_bit_types import INT8, NumberForm
 from hybrid_deploy.errors import CalibrationError
 
 
