@@ -10,14 +10,14 @@ import onnx_ir as ir
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.calibrate import calibrate
 from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
+from hybrid_deploy.calibration.half_precision.float16 import overflowing, round_constants
+from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16
 from hybrid_deploy.calibration.magnitudes import observe_magnitudes
 from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.qdq.layers import Layer, kept_names, layers_of
 from hybrid_deploy.calibration.rewrite import apply_recipe
 from hybrid_deploy.calibration.samples import Samples, samples_of
-from hybrid_deploy.calibration.short_floats import overflowing, round_constants
-from hybrid_deploy.calibration.short_range import FLOAT16
 from hybrid_deploy.calibration.statistics.scales import Scales
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError

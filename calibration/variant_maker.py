@@ -12,9 +12,9 @@ from hybrid_deploy.bundle.bundle import Bundle, StagedVariant, open_bundle, stag
 from hybrid_deploy.calibration.automatic import Candidate, measure_speeds
 from hybrid_deploy.calibration.budget import hold_budget
 from hybrid_deploy.calibration.divergence import Teacher
-from hybrid_deploy.calibration.emulation import emulate_bfloat16
 from hybrid_deploy.calibration.evaluation import Evaluation, evaluate
 from hybrid_deploy.calibration.float_model import FloatModel
+from hybrid_deploy.calibration.half_precision.bfloat16_emulation import emulate_bfloat16
 from hybrid_deploy.calibration.precision import FLOATS, DecoderForm, EncoderForm, Recipe
 from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.readings import Readings, read_all

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from hybrid_deploy.calibration.emulation import emulate_bfloat16
+from hybrid_deploy.calibration.half_precision.bfloat16_emulation import emulate_bfloat16
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError

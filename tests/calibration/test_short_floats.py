@@ -6,8 +6,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from hybrid_deploy.calibration.short_floats import overflowing, shorten_floats
-from hybrid_deploy.calibration.short_range import FLOAT16
+from hybrid_deploy.calibration.half_precision.float16 import overflowing, shorten_floats
+from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError
 

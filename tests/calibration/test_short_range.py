@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from hybrid_deploy.calibration.short_range import FLOAT16, Use, shortened, uses_of
+from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16, Use, shortened, uses_of
 from hybrid_deploy.errors import CalibrationError
 
 Build = Callable[..., ir.Model]

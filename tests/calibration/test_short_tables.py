@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.short_tables import shorten_tables
+from hybrid_deploy.calibration.half_precision.float16_embeddings import shorten_tables
 from tests.calibration.test_encoder_forms import checked
 
 Build = Callable[..., ir.Model]

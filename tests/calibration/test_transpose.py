@@ -7,8 +7,8 @@ import onnxruntime as ort
 import pytest
 
 from hybrid_deploy.calibration.graphs.transpose_motion import move_transposes_behind_products
-from hybrid_deploy.calibration.short_floats import shorten_floats
-from hybrid_deploy.calibration.short_range import FLOAT16
+from hybrid_deploy.calibration.half_precision.float16 import shorten_floats
+from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16
 from hybrid_deploy.contract import GraphRole
 
 Build = Callable[..., ir.Model]

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hybrid_deploy.calibration.graphs.transpose_motion import move_transposes_behind_products
-from hybrid_deploy.calibration.short_range import ShortFloat, shortened, uses_of
+from hybrid_deploy.calibration.half_precision.float16_range import ShortFloat, shortened, uses_of
 from hybrid_deploy.contract import GraphRole, is_next_cache
 from hybrid_deploy.errors import CalibrationError
 

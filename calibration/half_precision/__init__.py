@@ -1,0 +1,1 @@
+"""Graphs in float16 and bfloat16, and what overflows there."""
