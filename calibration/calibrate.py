@@ -13,12 +13,12 @@ import onnx_ir as ir
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.cache_dir import cache_folder
-from hybrid_deploy.calibration.collect import WHOLE, observe_samples
 from hybrid_deploy.calibration.graphs.float_graphs import (
     check_float,
     prepared_graphs,
 )
-from hybrid_deploy.calibration.observations import Observations, read_observations
+from hybrid_deploy.calibration.observation.collect import WHOLE, observe_samples
+from hybrid_deploy.calibration.observation.observations import Observations, read_observations
 from hybrid_deploy.calibration.progress import Progress, silent
 from hybrid_deploy.calibration.samples import Samples, SkippedSample, Source, samples_of
 from hybrid_deploy.calibration.statistics.fingerprint import foreign, origin_of

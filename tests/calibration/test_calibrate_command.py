@@ -16,7 +16,7 @@ from PIL import Image
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
-from hybrid_deploy.calibration.observed_model import ObservedModel
+from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.statistics.scales import check_scales, read_scales
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.cli import main

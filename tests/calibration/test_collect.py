@@ -4,8 +4,8 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.collect import observe_samples
 from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
+from hybrid_deploy.calibration.observation.collect import observe_samples
 from hybrid_deploy.calibration.qdq.linear_operators import linears
 from hybrid_deploy.calibration.samples import open_samples, samples_of
 from hybrid_deploy.calibration.statistics.ranges import Range

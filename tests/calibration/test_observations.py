@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.collect import observe_samples
-from hybrid_deploy.calibration.observations import Observations, read_observations
-from hybrid_deploy.calibration.observed_model import ObservedModel
+from hybrid_deploy.calibration.observation.collect import observe_samples
+from hybrid_deploy.calibration.observation.observations import Observations, read_observations
+from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.samples import Samples, open_samples
 from hybrid_deploy.calibration.statistics.fingerprint import origin_of
 from hybrid_deploy.calibration.statistics.range_methods import METHODS

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.manifest import Precision
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
-from hybrid_deploy.calibration.observed_model import ObservedModel
+from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.calibration.request import Data
 from hybrid_deploy.calibration.statistics.scales import SCALES_FILE, read_scales

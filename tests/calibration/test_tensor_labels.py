@@ -6,7 +6,7 @@ import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
-from hybrid_deploy.calibration.tensor_labels import label_of
+from hybrid_deploy.calibration.observation.tensor_labels import label_of
 from hybrid_deploy.contract import GraphRole
 
 TEXT = """

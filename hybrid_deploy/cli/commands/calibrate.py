@@ -84,7 +84,7 @@ def calibrate(
     as one run.
     """
     from hybrid_deploy.calibration.calibrate import merge_files, observe_bundle
-    from hybrid_deploy.calibration.collect import WHOLE
+    from hybrid_deploy.calibration.observation.collect import WHOLE
     from hybrid_deploy.calibration.statistics.range_methods import method_of
 
     _check_request(bool(merge), samples is not None or golden, skip_bad, shard, method)

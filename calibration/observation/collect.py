@@ -11,17 +11,17 @@ from pathlib import Path
 import onnx_ir as ir
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.observations import (
+from hybrid_deploy.calibration.observation.observations import (
     Observations,
     SampleRecord,
     read_observations,
 )
-from hybrid_deploy.calibration.observed_model import ObservedModel
+from hybrid_deploy.calibration.observation.observed_model import ObservedModel
+from hybrid_deploy.calibration.observation.tensor_labels import label_of
 from hybrid_deploy.calibration.qdq.linear_operators import cpu_points, linears
 from hybrid_deploy.calibration.samples import Samples, hash_of
 from hybrid_deploy.calibration.statistics.fingerprint import Origin, origin_of
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
-from hybrid_deploy.calibration.tensor_labels import label_of
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, CalibrationError, InputError
 

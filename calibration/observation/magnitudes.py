@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.observed_model import ObservedModel
+from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.samples import Samples
 from hybrid_deploy.contract import GraphRole
 
