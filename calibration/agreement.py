@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.samples import Inputs
+from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backend import Backend
 

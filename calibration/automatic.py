@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.evaluation import Evaluation
-from hybrid_deploy.calibration.evaluation_set import EvaluationSet
 from hybrid_deploy.calibration.precision import Recipe, recipe_for
+from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet
 from hybrid_deploy.report import Column
 from hybrid_deploy.runtime.backend_registry import (
     DEFAULT_BACKEND,

@@ -20,7 +20,7 @@ from hybrid_deploy.calibration.graphs.float_graphs import (
 from hybrid_deploy.calibration.observation.collect import WHOLE, observe_samples
 from hybrid_deploy.calibration.observation.observations import Observations, read_observations
 from hybrid_deploy.calibration.progress import Progress, silent
-from hybrid_deploy.calibration.samples import Samples, SkippedSample, Source, samples_of
+from hybrid_deploy.calibration.samples.samples import Samples, SkippedSample, Source, samples_of
 from hybrid_deploy.calibration.statistics.fingerprint import foreign, origin_of
 from hybrid_deploy.calibration.statistics.scales import Scales
 from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole

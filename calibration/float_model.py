@@ -17,7 +17,7 @@ from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.qdq.layers import Layer, kept_names, layers_of
 from hybrid_deploy.calibration.rewrite import apply_recipe
-from hybrid_deploy.calibration.samples import Samples, samples_of
+from hybrid_deploy.calibration.samples.samples import Samples, samples_of
 from hybrid_deploy.calibration.statistics.scales import Scales
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError

@@ -9,7 +9,7 @@ from hybrid_deploy.calibration.automatic import CHOSEN, Candidate, choose, cpu_c
 from hybrid_deploy.calibration.precision import recipe_for
 from hybrid_deploy.calibration.progress import Progress, silent
 from hybrid_deploy.calibration.request import Data, check_recipe, open_job
-from hybrid_deploy.calibration.samples import SkippedSample, Source
+from hybrid_deploy.calibration.samples.samples import SkippedSample, Source
 from hybrid_deploy.calibration.variant_maker import QuantizeReport, VariantMaker
 from hybrid_deploy.contract import FLOAT_VARIANT
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.batches import Place, batch_size, batches
-from hybrid_deploy.calibration.samples import Inputs
+from hybrid_deploy.calibration.samples.batches import Place, batch_size, batches
+from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.runtime.backend import Backend
 from hybrid_deploy.runtime.backend_registry import (
     DEFAULT_BACKEND,

@@ -19,7 +19,7 @@ from hybrid_deploy.calibration.precision import FLOATS, DecoderForm, EncoderForm
 from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.readings import Readings, read_all
 from hybrid_deploy.calibration.request import Job
-from hybrid_deploy.calibration.samples import SkippedSample
+from hybrid_deploy.calibration.samples.samples import SkippedSample
 from hybrid_deploy.calibration.sensitivity import Sensitivity, rank_layers
 from hybrid_deploy.calibration.statistics.scales import SCALES_FILE, Scales, encode_scales
 from hybrid_deploy.calibration.trial import described_variant, trial_variant, with_variant

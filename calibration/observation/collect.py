@@ -19,7 +19,7 @@ from hybrid_deploy.calibration.observation.observations import (
 from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.observation.tensor_labels import label_of
 from hybrid_deploy.calibration.qdq.linear_operators import cpu_points, linears
-from hybrid_deploy.calibration.samples import Samples, hash_of
+from hybrid_deploy.calibration.samples.samples import Samples, hash_of
 from hybrid_deploy.calibration.statistics.fingerprint import Origin, origin_of
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.contract import GraphRole

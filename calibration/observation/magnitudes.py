@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.observation.observed_model import ObservedModel
-from hybrid_deploy.calibration.samples import Samples
+from hybrid_deploy.calibration.samples.samples import Samples
 from hybrid_deploy.contract import GraphRole
 
 

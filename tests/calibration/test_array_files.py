@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
-from hybrid_deploy.calibration.array_files import read_arrays
+from hybrid_deploy.calibration.samples.array_files import read_arrays
 from hybrid_deploy.errors import InputError
 
 ENCODER = GraphSpec(

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.batches import BatchSize, batch_size, batches
-from hybrid_deploy.calibration.samples import Inputs
+from hybrid_deploy.calibration.samples.batches import BatchSize, batch_size, batches
+from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import InputError
 
 

@@ -20,7 +20,7 @@ from hybrid_deploy.calibration.calibrate import (
 from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.observation.observations import read_observations
 from hybrid_deploy.calibration.observation.observed_model import ObservedModel
-from hybrid_deploy.calibration.samples import samples_of
+from hybrid_deploy.calibration.samples.samples import samples_of
 from hybrid_deploy.calibration.statistics.scales import check_scales, encode_scales
 from hybrid_deploy.errors import CalibrationError, UsageError
 

@@ -7,7 +7,7 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.observation.collect import observe_samples
 from hybrid_deploy.calibration.qdq.linear_operators import linears
-from hybrid_deploy.calibration.samples import open_samples, samples_of
+from hybrid_deploy.calibration.samples.samples import open_samples, samples_of
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError

@@ -6,10 +6,10 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.divergence import Divergence, Teacher
 from hybrid_deploy.calibration.evaluation import evaluate
 from hybrid_deploy.calibration.evaluation_report import describe, evaluation_record
-from hybrid_deploy.calibration.evaluation_set import EvaluationSet, open_evaluation_set
 from hybrid_deploy.calibration.metrics import Metric, load_metric
 from hybrid_deploy.calibration.readings import Readings, read_all
-from hybrid_deploy.calibration.samples import Inputs
+from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet, open_evaluation_set
+from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import BackendError, InputError, UsageError
 from hybrid_deploy.runtime.backend import Backend
 from hybrid_deploy.runtime.backend_registry import (

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.evaluation_set import open_evaluation_set
-from hybrid_deploy.calibration.samples import Inputs
+from hybrid_deploy.calibration.samples.evaluation_set import open_evaluation_set
+from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import CalibrationError, InputError, UsageError
 
 

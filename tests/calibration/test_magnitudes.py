@@ -6,7 +6,7 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.observation.collect import observe_samples
 from hybrid_deploy.calibration.observation.magnitudes import Magnitude, observe_magnitudes
-from hybrid_deploy.calibration.samples import samples_of
+from hybrid_deploy.calibration.samples.samples import samples_of
 from hybrid_deploy.contract import GraphRole
 
 Images = list[dict[str, NDArray[np.float32]]]

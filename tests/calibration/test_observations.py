@@ -17,7 +17,7 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.observation.collect import observe_samples
 from hybrid_deploy.calibration.observation.observations import Observations, read_observations
 from hybrid_deploy.calibration.observation.observed_model import ObservedModel
-from hybrid_deploy.calibration.samples import Samples, open_samples
+from hybrid_deploy.calibration.samples.samples import Samples, open_samples
 from hybrid_deploy.calibration.statistics.fingerprint import origin_of
 from hybrid_deploy.calibration.statistics.range_methods import METHODS
 from hybrid_deploy.calibration.statistics.scales import encode_scales
@@ -88,7 +88,7 @@ from pathlib import Path
 import numpy as np
 from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.calibration import collect
-from hybrid_deploy.calibration.samples import open_samples
+from hybrid_deploy.calibration.samples.samples import open_samples
 from hybrid_deploy.onnx_graphs.files import load_graphs
 
 collect._SAVE_EVERY_S = 0.0  # after every sample, as in a long run

@@ -11,7 +11,7 @@ from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.automatic import CHOSEN, Speed
 from hybrid_deploy.calibration.quantize import quantize_automatically
 from hybrid_deploy.calibration.request import Data
-from hybrid_deploy.calibration.samples import Inputs
+from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import BackendError, UsageError
 from tests.calibration.edited import with_sore_head
 

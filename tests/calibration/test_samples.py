@@ -6,7 +6,7 @@ from PIL import Image
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import ArrayInput, ImageInput
-from hybrid_deploy.calibration.samples import golden_samples, open_samples, samples_of
+from hybrid_deploy.calibration.samples.samples import golden_samples, open_samples, samples_of
 from hybrid_deploy.errors import CalibrationError, InputError
 
 IMAGE = ImageInput("image", "L", 32, None, 16, 32, 256, 0, 255, (1.0,), (0.5,))

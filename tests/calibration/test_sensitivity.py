@@ -8,7 +8,7 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.divergence import Teacher
 from hybrid_deploy.calibration.float_model import FloatModel
 from hybrid_deploy.calibration.precision import Recipe, recipe_for
-from hybrid_deploy.calibration.samples import Inputs, samples_of
+from hybrid_deploy.calibration.samples.samples import Inputs, samples_of
 from hybrid_deploy.calibration.sensitivity import Sensitivity, rank_layers
 from tests.calibration.edited import with_sore_head
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.observation.observed_model import Arrays, ObservedModel
-from hybrid_deploy.calibration.samples import Samples
+from hybrid_deploy.calibration.samples.samples import Samples
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.onnx_graphs.files import load_graphs
 from tests.rivals.calls import Call

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from hybrid_deploy.bundle.bundle import open_bundle
-from hybrid_deploy.calibration.samples import open_samples
+from hybrid_deploy.calibration.samples.samples import open_samples
 from hybrid_deploy.contract import GraphRole
 from tests.rivals.attempts import ATTEMPTS, Attempt
 from tests.rivals.calls import CallReader, read_calls, write_calls

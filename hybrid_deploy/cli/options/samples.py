@@ -12,7 +12,7 @@ from hybrid_deploy.cli.options.common import log
 
 if TYPE_CHECKING:
     from hybrid_deploy.calibration.progress import Progress
-    from hybrid_deploy.calibration.samples import SkippedSample
+    from hybrid_deploy.calibration.samples.samples import SkippedSample
 
 GOLDEN = click.option(
     "--golden", is_flag=True, help="Take the bundle's golden samples, alone or with --samples."

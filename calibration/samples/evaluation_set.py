@@ -12,7 +12,7 @@ import numpy as np
 from hybrid_deploy.accuracy import LABELS_FILE, load_labels
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import TensorSpec
-from hybrid_deploy.calibration.samples import (
+from hybrid_deploy.calibration.samples.samples import (
     Inputs,
     Samples,
     SkippedSample,

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.samples import Inputs
+from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import InputError
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.manifest import GraphSpec
-from hybrid_deploy.calibration.array_files import ARRAYS_SUFFIX, fitting, read_arrays
+from hybrid_deploy.calibration.samples.array_files import ARRAYS_SUFFIX, fitting, read_arrays
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import CalibrationError, InputError
 from hybrid_deploy.runtime.preprocess import file_kind, prepare
