@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hybrid_deploy.calibration.evaluation import Evaluation
+from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
 from hybrid_deploy.calibration.sensitivity import Sensitivity
 from hybrid_deploy.errors import CalibrationError
 

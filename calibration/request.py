@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.calibration.evaluation import check_metric
+from hybrid_deploy.calibration.evaluation.evaluate import check_metric
+from hybrid_deploy.calibration.evaluation.metrics import Metric, load_metric
 from hybrid_deploy.calibration.float_model import FloatModel
 from hybrid_deploy.calibration.graphs.float_graphs import check_float
-from hybrid_deploy.calibration.metrics import Metric, load_metric
 from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.samples.evaluation_set import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from hybrid_deploy.calibration.divergence import Teacher
+from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
 from hybrid_deploy.calibration.float_model import FloatModel
 from hybrid_deploy.calibration.precision import WIDE, Recipe
 from hybrid_deploy.calibration.progress import Progress

@@ -1,4 +1,4 @@
-from hybrid_deploy.calibration.agreement import Agreement, compare_tokens
+from hybrid_deploy.calibration.evaluation.token_agreement import Agreement, compare_tokens
 
 
 def test_tokens_are_compared_place_by_place() -> None:

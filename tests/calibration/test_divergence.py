@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.calibration.divergence import Divergence, Teacher, kl_divergence
-from hybrid_deploy.calibration.readings import read_all
+from hybrid_deploy.calibration.evaluation.decode_all import read_all
+from hybrid_deploy.calibration.evaluation.logit_divergence import Divergence, Teacher, kl_divergence
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import CalibrationError
 from hybrid_deploy.export.reference.vocabulary import VOCABULARY

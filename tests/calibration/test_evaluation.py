@@ -3,11 +3,11 @@ import pytest
 
 from hybrid_deploy.accuracy import measure_accuracy
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.divergence import Divergence, Teacher
-from hybrid_deploy.calibration.evaluation import evaluate
-from hybrid_deploy.calibration.evaluation_report import describe, evaluation_record
-from hybrid_deploy.calibration.metrics import Metric, load_metric
-from hybrid_deploy.calibration.readings import Readings, read_all
+from hybrid_deploy.calibration.evaluation.decode_all import Readings, read_all
+from hybrid_deploy.calibration.evaluation.evaluate import evaluate
+from hybrid_deploy.calibration.evaluation.logit_divergence import Divergence, Teacher
+from hybrid_deploy.calibration.evaluation.metrics import Metric, load_metric
+from hybrid_deploy.calibration.evaluation.report import describe, evaluation_record
 from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet, open_evaluation_set
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import BackendError, InputError, UsageError

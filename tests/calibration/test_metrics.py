@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.calibration.metrics import Metric, load_metric
+from hybrid_deploy.calibration.evaluation.metrics import Metric, load_metric
 from hybrid_deploy.errors import UsageError
 
 EXPECTED, GIVEN = ["abcd", "ef"], ["abcx", "ef"]

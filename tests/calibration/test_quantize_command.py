@@ -19,7 +19,7 @@ from PIL import Image
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle, seal_bundle
 from hybrid_deploy.bundle.manifest import GoldenSample, Precision
 from hybrid_deploy.calibration.automatic import Speed
-from hybrid_deploy.calibration.readings import read_all
+from hybrid_deploy.calibration.evaluation.decode_all import read_all
 from hybrid_deploy.calibration.statistics.scales import read_scales
 from hybrid_deploy.cli import main
 from hybrid_deploy.runtime.preprocess import prepare

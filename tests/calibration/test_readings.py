@@ -1,7 +1,7 @@
 import numpy as np
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.readings import read_all
+from hybrid_deploy.calibration.evaluation.decode_all import read_all
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.runtime.session import load_session
 

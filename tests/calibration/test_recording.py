@@ -1,7 +1,7 @@
 import numpy as np
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.recording import RecordingBackend
+from hybrid_deploy.calibration.evaluation.recording_backend import RecordingBackend
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.runtime.backend_registry import (
     DEFAULT_BACKEND,

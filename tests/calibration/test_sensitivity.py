@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.divergence import Teacher
+from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
 from hybrid_deploy.calibration.float_model import FloatModel
 from hybrid_deploy.calibration.precision import Recipe, recipe_for
 from hybrid_deploy.calibration.samples.samples import Inputs, samples_of

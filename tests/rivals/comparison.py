@@ -15,7 +15,7 @@ import click
 
 from hybrid_deploy.accuracy import LabelledFile, load_labels
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.calibration.divergence import Teacher
+from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.calibration.samples.samples import Inputs, open_samples
 from hybrid_deploy.contract import FLOAT_VARIANT

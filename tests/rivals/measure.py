@@ -11,7 +11,7 @@ import numpy as np
 
 from hybrid_deploy.accuracy import LabelledFile, measure_accuracy
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.agreement import compare_tokens
+from hybrid_deploy.calibration.evaluation.token_agreement import compare_tokens
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError

@@ -149,7 +149,7 @@ def quantize(
 
 def summary(report: QuantizeReport) -> str:
     """Says in a few lines what a quantization did."""
-    from hybrid_deploy.calibration.evaluation_report import describe
+    from hybrid_deploy.calibration.evaluation.report import describe
     from hybrid_deploy.calibration.sensitivity import COLUMNS
     from hybrid_deploy.report import render
 
@@ -210,7 +210,7 @@ def _auto_json(report: AutomaticReport) -> str:
 def _json(report: QuantizeReport) -> str:
     import json
 
-    from hybrid_deploy.calibration.evaluation_report import evaluation_record
+    from hybrid_deploy.calibration.evaluation.report import evaluation_record
 
     return json.dumps(
         {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hybrid_deploy.accuracy import Accuracy
-from hybrid_deploy.calibration.evaluation import Evaluation
+from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
 from hybrid_deploy.contract import FLOAT_VARIANT
 
 _BYTES_PER_MB = 1e6

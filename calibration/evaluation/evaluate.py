@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 from hybrid_deploy.accuracy import Accuracy, measure_accuracy
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.agreement import Agreement, check_prefill, compare_tokens
-from hybrid_deploy.calibration.divergence import Divergence, Teacher
-from hybrid_deploy.calibration.metrics import Metric
+from hybrid_deploy.calibration.evaluation.decode_all import Readings, read_all
+from hybrid_deploy.calibration.evaluation.logit_divergence import Divergence, Teacher
+from hybrid_deploy.calibration.evaluation.metrics import Metric
+from hybrid_deploy.calibration.evaluation.token_agreement import (
+    Agreement,
+    check_prefill,
+    compare_tokens,
+)
 from hybrid_deploy.calibration.progress import Progress
-from hybrid_deploy.calibration.readings import Readings, read_all
 from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import InputError, UsageError

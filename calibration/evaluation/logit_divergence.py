@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.recording import RecordingBackend, Turn
+from hybrid_deploy.calibration.evaluation.recording_backend import RecordingBackend, Turn
 from hybrid_deploy.calibration.samples.batches import batch_size, batches
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import CalibrationError

@@ -1,0 +1,1 @@
+"""How a variant compares with the float one: tokens, error rates, logits."""
