@@ -12,13 +12,13 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
-from hybrid_deploy.calibration.grouped_attention import group_self_attention
+from hybrid_deploy.calibration.onnxruntime_cpu.exact_logits import with_true_logits
+from hybrid_deploy.calibration.onnxruntime_cpu.int8_cross_attention import shorten_memory
+from hybrid_deploy.calibration.onnxruntime_cpu.qkv_fusion import fuse_sibling_products
+from hybrid_deploy.calibration.onnxruntime_cpu.self_attention import group_self_attention
+from hybrid_deploy.calibration.onnxruntime_cpu.skip_layer_norm import merge_residual_norms
+from hybrid_deploy.calibration.onnxruntime_cpu.two_stage_projection import project_roughly
 from hybrid_deploy.calibration.precision import DecoderForm
-from hybrid_deploy.calibration.residual_norms import merge_residual_norms
-from hybrid_deploy.calibration.rough_projection import project_roughly
-from hybrid_deploy.calibration.short_memory import shorten_memory
-from hybrid_deploy.calibration.sibling_products import fuse_sibling_products
-from hybrid_deploy.calibration.true_logits import with_true_logits
 from hybrid_deploy.contract import GraphRole
 
 

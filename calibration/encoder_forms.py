@@ -10,8 +10,8 @@ from functools import partial
 
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.cpu_kernels import prefer_cpu_kernels
 from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
+from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import prefer_cpu_kernels
 from hybrid_deploy.calibration.precision import EncoderForm
 from hybrid_deploy.calibration.qdq.channel_scaling import (
     Storage,

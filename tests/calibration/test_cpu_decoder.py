@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import Precision, TensorSpec
-from hybrid_deploy.calibration import rough_projection, short_memory
+from hybrid_deploy.calibration.onnxruntime_cpu import (
+    int8_cross_attention as short_memory,
+)
+from hybrid_deploy.calibration.onnxruntime_cpu import (
+    two_stage_projection as rough_projection,
+)
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import (
     CANDIDATES,

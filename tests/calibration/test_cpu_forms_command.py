@@ -16,7 +16,12 @@ from PIL import Image
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle, seal_bundle
 from hybrid_deploy.bundle.manifest import GoldenSample
-from hybrid_deploy.calibration import rough_projection, short_memory
+from hybrid_deploy.calibration.onnxruntime_cpu import (
+    int8_cross_attention as short_memory,
+)
+from hybrid_deploy.calibration.onnxruntime_cpu import (
+    two_stage_projection as rough_projection,
+)
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.cli import main
 from hybrid_deploy.contract import GraphRole

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.cpu_kernels import prefer_cpu_kernels
+from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import prefer_cpu_kernels
 from tests.calibration.test_encoder_forms import optimized
 
 Build = Callable[..., ir.Model]

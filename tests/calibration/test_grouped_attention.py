@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.grouped_attention import group_self_attention
+from hybrid_deploy.calibration.onnxruntime_cpu.self_attention import group_self_attention
 from tests.calibration.running import cleaned, operators, run
 
 Build = Callable[..., ir.Model]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from hybrid_deploy.calibration.encoder_forms import quantize_encoder
-from hybrid_deploy.calibration.integer_products import fuse_integer_products
+from hybrid_deploy.calibration.onnxruntime_cpu.matmul_integer import fuse_integer_products
 from hybrid_deploy.calibration.precision import EncoderForm
 from hybrid_deploy.calibration.qdq.linear_operators import cpu_points, linears
 from hybrid_deploy.calibration.qdq.low_bit_types import INT8

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.residual_norms import merge_residual_norms
+from hybrid_deploy.calibration.onnxruntime_cpu.skip_layer_norm import merge_residual_norms
 from tests.calibration.running import cleaned, operators, run
 
 Build = Callable[..., ir.Model]

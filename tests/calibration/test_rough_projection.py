@@ -10,8 +10,13 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration import rough_projection
-from hybrid_deploy.calibration.rough_projection import LEAST_WORDS, project_roughly
+from hybrid_deploy.calibration.onnxruntime_cpu import (
+    two_stage_projection as rough_projection,
+)
+from hybrid_deploy.calibration.onnxruntime_cpu.two_stage_projection import (
+    LEAST_WORDS,
+    project_roughly,
+)
 from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN, GraphRole
 from tests.calibration.running import operators, run
 

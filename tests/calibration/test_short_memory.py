@@ -10,8 +10,10 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration import short_memory
-from hybrid_deploy.calibration.short_memory import shorten_memory
+from hybrid_deploy.calibration.onnxruntime_cpu import (
+    int8_cross_attention as short_memory,
+)
+from hybrid_deploy.calibration.onnxruntime_cpu.int8_cross_attention import shorten_memory
 from hybrid_deploy.contract import GraphRole
 from tests.calibration.running import cleaned, operators, run
 

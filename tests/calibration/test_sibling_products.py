@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.sibling_products import fuse_sibling_products
+from hybrid_deploy.calibration.onnxruntime_cpu.qkv_fusion import fuse_sibling_products
 from tests.calibration.running import cleaned, operators, run
 
 Build = Callable[..., ir.Model]

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.calibration import rough_projection
+from hybrid_deploy.calibration.onnxruntime_cpu import (
+    two_stage_projection as rough_projection,
+)
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.onnx_graphs.files import load_graphs

@@ -26,15 +26,15 @@ from hybrid_deploy.calibration.graphs.graph_edits import (
     only_user,
 )
 from hybrid_deploy.calibration.half_precision.float16_embeddings import shorten_tables
-from hybrid_deploy.calibration.qdq.linear_operators import linears
-from hybrid_deploy.calibration.qdq.low_bit_types import INT4, INT8
-from hybrid_deploy.calibration.qdq.stored_weights import block_for, store_weight
-from hybrid_deploy.calibration.rough_tables import (
+from hybrid_deploy.calibration.onnxruntime_cpu.projection_bounds import (
     Margin,
     certain_margin,
     likely_margin,
     seven_bits,
 )
+from hybrid_deploy.calibration.qdq.linear_operators import linears
+from hybrid_deploy.calibration.qdq.low_bit_types import INT4, INT8
+from hybrid_deploy.calibration.qdq.stored_weights import block_for, store_weight
 from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN, GraphRole
 
 LEAST_WORDS = 4096

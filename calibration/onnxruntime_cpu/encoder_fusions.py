@@ -12,7 +12,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from hybrid_deploy.calibration.graphs.graph_edits import describe, drop_unused_constants, only_user
-from hybrid_deploy.calibration.integer_products import fuse_integer_products
+from hybrid_deploy.calibration.onnxruntime_cpu.matmul_integer import fuse_integer_products
 
 _DOMAIN = "com.microsoft"
 _HEADS_FIRST = [0, 2, 1, 3]

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hybrid_deploy.calibration.graphs.row_slices import as_rows, is_in_order, row_slice, source_of
-from hybrid_deploy.calibration.grouped_query import (
+from hybrid_deploy.calibration.onnxruntime_cpu.group_query_attention import (
     Lengths,
     attributes_of,
     insert_grouped_query,

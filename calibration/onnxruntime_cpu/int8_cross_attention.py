@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from hybrid_deploy.calibration.graphs.graph_edits import constant, name_value
 from hybrid_deploy.calibration.graphs.row_slices import as_rows, row_slice
-from hybrid_deploy.calibration.grouped_query import (
+from hybrid_deploy.calibration.onnxruntime_cpu.group_query_attention import (
     Attributes,
     Lengths,
     attributes_of,
