@@ -16,7 +16,7 @@ from hybrid_deploy.calibration.observation.magnitudes import observe_magnitudes
 from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.qdq.layers import Layer, kept_names, layers_of
-from hybrid_deploy.calibration.rewrite import apply_recipe
+from hybrid_deploy.calibration.rewrite.apply_recipe import apply_recipe
 from hybrid_deploy.calibration.samples.samples import Samples, samples_of
 from hybrid_deploy.calibration.statistics.scales import Scales
 from hybrid_deploy.contract import GraphRole

@@ -9,8 +9,8 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.decoder_forms import quantize_decoder
 from hybrid_deploy.calibration.precision import DecoderForm
+from hybrid_deploy.calibration.rewrite.decoder import quantize_decoder
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels
 from hybrid_deploy.contract import GraphRole

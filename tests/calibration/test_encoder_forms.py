@@ -9,8 +9,8 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.encoder_forms import quantize_encoder
 from hybrid_deploy.calibration.precision import EncoderForm
+from hybrid_deploy.calibration.rewrite.encoder import quantize_encoder
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels
 from hybrid_deploy.contract import GraphRole

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from hybrid_deploy.calibration.memory_floats import match_memory
+from hybrid_deploy.calibration.rewrite.memory_dtype import match_memory
 from hybrid_deploy.contract import GraphRole
 from tests.calibration.test_encoder_forms import checked
 

@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from hybrid_deploy.calibration.decoder_forms import quantize_decoder
 from hybrid_deploy.calibration.precision import DecoderForm
-from hybrid_deploy.calibration.untie import untie_projections
+from hybrid_deploy.calibration.rewrite.decoder import quantize_decoder
+from hybrid_deploy.calibration.rewrite.untie_embedding import untie_projections
 from hybrid_deploy.contract import GraphRole
 
 VOCABULARY, WIDTH = 12, 8

@@ -7,16 +7,16 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.cpu_decoder import prefer_cpu_decoder, split_projection
-from hybrid_deploy.calibration.decoder_forms import quantize_decoder
-from hybrid_deploy.calibration.encoder_forms import quantize_encoder
 from hybrid_deploy.calibration.half_precision.float16 import shorten_floats
 from hybrid_deploy.calibration.half_precision.float16_range import BFLOAT16, FLOAT16, ShortFloat
-from hybrid_deploy.calibration.memory_floats import match_memory
 from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import prefer_cpu_kernels
 from hybrid_deploy.calibration.precision import DecoderForm, EncoderForm, Recipe
+from hybrid_deploy.calibration.rewrite.decoder import quantize_decoder
+from hybrid_deploy.calibration.rewrite.decoder_on_cpu import prefer_cpu_decoder, split_projection
+from hybrid_deploy.calibration.rewrite.encoder import quantize_encoder
+from hybrid_deploy.calibration.rewrite.memory_dtype import match_memory
+from hybrid_deploy.calibration.rewrite.untie_embedding import untie_projections
 from hybrid_deploy.calibration.statistics.scales import Scales
-from hybrid_deploy.calibration.untie import untie_projections
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
 

@@ -1,0 +1,1 @@
+"""From the float graphs and the scales to the graphs of one recipe."""
