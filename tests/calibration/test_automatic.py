@@ -1,8 +1,8 @@
 from types import SimpleNamespace
 from typing import cast
 
-from hybrid_deploy.calibration.automatic import Candidate, choose, cpu_candidates
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
+from hybrid_deploy.calibration.variants.auto_select import Candidate, choose, cpu_candidates
 from hybrid_deploy.device_support import check_precision, device_of
 
 

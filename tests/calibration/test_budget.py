@@ -6,10 +6,10 @@ from typing import cast
 
 import pytest
 
-from hybrid_deploy.calibration.budget import Measure, hold_budget
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
 from hybrid_deploy.calibration.qdq.layers import Layer
-from hybrid_deploy.calibration.sensitivity import Sensitivity
+from hybrid_deploy.calibration.variants.accuracy_budget import Measure, hold_budget
+from hybrid_deploy.calibration.variants.sensitivity import Sensitivity
 from hybrid_deploy.errors import CalibrationError
 
 

@@ -10,8 +10,8 @@ import pytest
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.evaluation.decode_all import read_all
 from hybrid_deploy.calibration.quantize import quantize_bundle
-from hybrid_deploy.calibration.request import Data
 from hybrid_deploy.calibration.samples.samples import Inputs
+from hybrid_deploy.calibration.variants.request import Data
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError
 from tests.calibration.edited import with_close_logits, with_sore_head

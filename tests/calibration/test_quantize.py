@@ -12,8 +12,8 @@ from hybrid_deploy.bundle.manifest import Precision
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.quantize import quantize_bundle
-from hybrid_deploy.calibration.request import Data
 from hybrid_deploy.calibration.statistics.scales import SCALES_FILE, read_scales
+from hybrid_deploy.calibration.variants.request import Data
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import (
     BackendError,
@@ -190,7 +190,7 @@ def test_variant_that_fails_its_check_is_not_added(
                     value.const_value = ir.tensor(array, name=value.name)
 
     before = files(bundle.folder)
-    monkeypatch.setattr("hybrid_deploy.calibration.float_model.apply_recipe", spoil)
+    monkeypatch.setattr("hybrid_deploy.calibration.variants.float_model.apply_recipe", spoil)
     with pytest.raises(BackendError, match="not finite"):
         quantize_bundle(bundle.folder, "fp16")
     assert files(bundle.folder) == before

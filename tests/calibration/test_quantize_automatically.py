@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.calibration.automatic import CHOSEN, Speed
 from hybrid_deploy.calibration.quantize import quantize_automatically
-from hybrid_deploy.calibration.request import Data
 from hybrid_deploy.calibration.samples.samples import Inputs
+from hybrid_deploy.calibration.variants.auto_select import CHOSEN, Speed
+from hybrid_deploy.calibration.variants.request import Data
 from hybrid_deploy.errors import BackendError, UsageError
 from tests.calibration.edited import with_sore_head
 
@@ -31,7 +31,9 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
                 raise BackendError("out of memory")
             return {name: Speed(10 / speedups[name], speedups[name], speedups[name])}
 
-        monkeypatch.setattr("hybrid_deploy.calibration.variant_maker.measure_speeds", speeds)
+        monkeypatch.setattr(
+            "hybrid_deploy.calibration.variants.variant_maker.measure_speeds", speeds
+        )
 
     return set_speeds
 

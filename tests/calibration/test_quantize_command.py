@@ -18,9 +18,9 @@ from PIL import Image
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle, seal_bundle
 from hybrid_deploy.bundle.manifest import GoldenSample, Precision
-from hybrid_deploy.calibration.automatic import Speed
 from hybrid_deploy.calibration.evaluation.decode_all import read_all
 from hybrid_deploy.calibration.statistics.scales import read_scales
+from hybrid_deploy.calibration.variants.auto_select import Speed
 from hybrid_deploy.cli import main
 from hybrid_deploy.runtime.preprocess import prepare
 from tests.calibration.edited import edited, with_sore_head
@@ -251,7 +251,9 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
         def speeds(bundles: Mapping[str, object], *_: object) -> dict[str, Speed]:
             return dict.fromkeys(bundles, Speed(8 / speedup, speedup, speedup))
 
-        monkeypatch.setattr("hybrid_deploy.calibration.variant_maker.measure_speeds", speeds)
+        monkeypatch.setattr(
+            "hybrid_deploy.calibration.variants.variant_maker.measure_speeds", speeds
+        )
 
     return set_speedup
 

@@ -6,10 +6,10 @@ import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
-from hybrid_deploy.calibration.float_model import FloatModel
 from hybrid_deploy.calibration.precision import Recipe, recipe_for
 from hybrid_deploy.calibration.samples.samples import Inputs, samples_of
-from hybrid_deploy.calibration.sensitivity import Sensitivity, rank_layers
+from hybrid_deploy.calibration.variants.float_model import FloatModel
+from hybrid_deploy.calibration.variants.sensitivity import Sensitivity, rank_layers
 from tests.calibration.edited import with_sore_head
 
 INT8, INT4 = recipe_for("int8-weights"), recipe_for("int4-weights")

@@ -14,9 +14,9 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.bundle.bundle import open_bundle
-from hybrid_deploy.calibration.automatic import COLUMNS as AUTOMATIC_COLUMNS
 from hybrid_deploy.calibration.quantize import quantize_automatically
-from hybrid_deploy.calibration.request import Data
+from hybrid_deploy.calibration.variants.auto_select import COLUMNS as AUTOMATIC_COLUMNS
+from hybrid_deploy.calibration.variants.request import Data
 from hybrid_deploy.report import render
 from hybrid_deploy.runtime.engine_cache import EngineCache
 from tests.engines.variants import make_variants

@@ -22,8 +22,8 @@ from hybrid_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from hybrid_deploy.calibration.quantize import AutomaticReport
-    from hybrid_deploy.calibration.request import Data
-    from hybrid_deploy.calibration.variant_maker import QuantizeReport
+    from hybrid_deploy.calibration.variants.request import Data
+    from hybrid_deploy.calibration.variants.variant_maker import QuantizeReport
 
 _MOST_RANKED = 15
 
@@ -127,7 +127,7 @@ def quantize(
     new run.
     """
     from hybrid_deploy.calibration.quantize import quantize_bundle
-    from hybrid_deploy.calibration.request import Data
+    from hybrid_deploy.calibration.variants.request import Data
 
     data = Data(samples, golden, skip_bad, scales, method, evaluation, metric)
     if automatic:
@@ -150,7 +150,7 @@ def quantize(
 def summary(report: QuantizeReport) -> str:
     """Says in a few lines what a quantization did."""
     from hybrid_deploy.calibration.evaluation.report import describe
-    from hybrid_deploy.calibration.sensitivity import COLUMNS
+    from hybrid_deploy.calibration.variants.sensitivity import COLUMNS
     from hybrid_deploy.report import render
 
     lines = [describe(report.evaluation)]
@@ -189,7 +189,7 @@ def _automatically(
 
 
 def _auto_text(report: AutomaticReport, max_drop: float) -> str:
-    from hybrid_deploy.calibration.automatic import COLUMNS
+    from hybrid_deploy.calibration.variants.auto_select import COLUMNS
     from hybrid_deploy.report import render
 
     table = render([c.record() for c in report.candidates], COLUMNS, "table").rstrip()

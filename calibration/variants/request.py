@@ -10,7 +10,6 @@ from typing import Any
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.evaluation.evaluate import check_metric
 from hybrid_deploy.calibration.evaluation.metrics import Metric, load_metric
-from hybrid_deploy.calibration.float_model import FloatModel
 from hybrid_deploy.calibration.graphs.float_graphs import check_float
 from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.calibration.progress import Progress
@@ -22,6 +21,7 @@ from hybrid_deploy.calibration.samples.evaluation_set import (
 from hybrid_deploy.calibration.samples.samples import SkippedSample, Source, samples_of
 from hybrid_deploy.calibration.statistics.range_methods import method_of
 from hybrid_deploy.calibration.statistics.scales import Scales, check_scales, read_scales
+from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.device_support import check_precision, device_of
 from hybrid_deploy.errors import OutputExistsError, UsageError
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
-from hybrid_deploy.calibration.float_model import FloatModel
 from hybrid_deploy.calibration.precision import WIDE, Recipe
 from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.qdq.layers import Layer
-from hybrid_deploy.calibration.trial import trial_variant
+from hybrid_deploy.calibration.variants.float_model import FloatModel
+from hybrid_deploy.calibration.variants.trial_variant import trial_variant
 from hybrid_deploy.report import Column
 from hybrid_deploy.runtime.backend_registry import (
     DEFAULT_BACKEND,

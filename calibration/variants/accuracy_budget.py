@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
-from hybrid_deploy.calibration.sensitivity import Sensitivity
+from hybrid_deploy.calibration.variants.sensitivity import Sensitivity
 from hybrid_deploy.errors import CalibrationError
 
 Measure = Callable[[Sequence[str]], Evaluation]

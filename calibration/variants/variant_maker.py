@@ -9,20 +9,24 @@ import onnx_ir as ir
 
 from hybrid_deploy import __version__
 from hybrid_deploy.bundle.bundle import Bundle, StagedVariant, open_bundle, staged_variant
-from hybrid_deploy.calibration.automatic import Candidate, measure_speeds
-from hybrid_deploy.calibration.budget import hold_budget
 from hybrid_deploy.calibration.evaluation.decode_all import Readings, read_all
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation, evaluate
 from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
-from hybrid_deploy.calibration.float_model import FloatModel
 from hybrid_deploy.calibration.half_precision.bfloat16_emulation import emulate_bfloat16
 from hybrid_deploy.calibration.precision import FLOATS, DecoderForm, EncoderForm, Recipe
 from hybrid_deploy.calibration.progress import Progress
-from hybrid_deploy.calibration.request import Job
 from hybrid_deploy.calibration.samples.samples import SkippedSample
-from hybrid_deploy.calibration.sensitivity import Sensitivity, rank_layers
 from hybrid_deploy.calibration.statistics.scales import SCALES_FILE, Scales, encode_scales
-from hybrid_deploy.calibration.trial import described_variant, trial_variant, with_variant
+from hybrid_deploy.calibration.variants.accuracy_budget import hold_budget
+from hybrid_deploy.calibration.variants.auto_select import Candidate, measure_speeds
+from hybrid_deploy.calibration.variants.float_model import FloatModel
+from hybrid_deploy.calibration.variants.request import Job
+from hybrid_deploy.calibration.variants.sensitivity import Sensitivity, rank_layers
+from hybrid_deploy.calibration.variants.trial_variant import (
+    described_variant,
+    trial_variant,
+    with_variant,
+)
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, HybridDeployError, UsageError
 from hybrid_deploy.onnx_graphs.files import save_graphs

@@ -1,0 +1,1 @@
+"""Variants of a bundle: made, tried, chosen by speed and by an accuracy budget."""
