@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybrid_deploy.calibration.precision import recipe_for
 from hybrid_deploy.calibration.progress import Progress, silent
+from hybrid_deploy.calibration.recipes import recipe_for
 from hybrid_deploy.calibration.samples.samples import SkippedSample, Source
 from hybrid_deploy.calibration.variants.auto_select import CHOSEN, Candidate, choose, cpu_candidates
 from hybrid_deploy.calibration.variants.request import Data, check_recipe, open_job

@@ -5,7 +5,6 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
-from hybrid_deploy.calibration.precision import BLOCK_SIZES
 from hybrid_deploy.calibration.qdq.linear_operators import Linear, keep_from_gemm
 from hybrid_deploy.calibration.qdq.low_bit_types import NumberForm
 from hybrid_deploy.calibration.qdq.weight_rounding import (
@@ -13,6 +12,7 @@ from hybrid_deploy.calibration.qdq.weight_rounding import (
     quantize_in_blocks,
     quantize_per_channel,
 )
+from hybrid_deploy.calibration.recipes import BLOCK_SIZES
 
 
 def store_weight(

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from hybrid_deploy.calibration.half_precision.float16 import shorten_floats
 from hybrid_deploy.calibration.half_precision.float16_range import BFLOAT16, FLOAT16, ShortFloat
 from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import prefer_cpu_kernels
-from hybrid_deploy.calibration.precision import DecoderForm, EncoderForm, Recipe
+from hybrid_deploy.calibration.recipes import DecoderForm, EncoderForm, Recipe
 from hybrid_deploy.calibration.rewrite.decoder import quantize_decoder
 from hybrid_deploy.calibration.rewrite.decoder_on_cpu import prefer_cpu_decoder, split_projection
 from hybrid_deploy.calibration.rewrite.encoder import quantize_encoder

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
 from hybrid_deploy.calibration.half_precision.float16_embeddings import shorten_tables
-from hybrid_deploy.calibration.precision import DecoderForm
 from hybrid_deploy.calibration.qdq.channel_scaling import (
     Storage,
     best_scaling,
@@ -35,6 +34,7 @@ from hybrid_deploy.calibration.qdq.low_bit_types import FLOAT8, INT4, INT8, Numb
 from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_pairs
 from hybrid_deploy.calibration.qdq.stored_weights import block_for, store_weight
 from hybrid_deploy.calibration.qdq.weight_rounding import quantize_in_blocks
+from hybrid_deploy.calibration.recipes import DecoderForm
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels, Scales
 from hybrid_deploy.contract import GraphRole

@@ -18,7 +18,7 @@ from hybrid_deploy.calibration.onnxruntime_cpu.qkv_fusion import fuse_sibling_pr
 from hybrid_deploy.calibration.onnxruntime_cpu.self_attention import group_self_attention
 from hybrid_deploy.calibration.onnxruntime_cpu.skip_layer_norm import merge_residual_norms
 from hybrid_deploy.calibration.onnxruntime_cpu.two_stage_projection import project_roughly
-from hybrid_deploy.calibration.precision import DecoderForm
+from hybrid_deploy.calibration.recipes import DecoderForm
 from hybrid_deploy.contract import GraphRole
 
 

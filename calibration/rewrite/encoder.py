@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
 from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import prefer_cpu_kernels
-from hybrid_deploy.calibration.precision import EncoderForm
 from hybrid_deploy.calibration.qdq.channel_scaling import (
     Storage,
     best_scaling,
@@ -32,6 +31,7 @@ from hybrid_deploy.calibration.qdq.linear_operators import (
 from hybrid_deploy.calibration.qdq.low_bit_types import FLOAT8, INT8
 from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_pairs
 from hybrid_deploy.calibration.qdq.stored_weights import store_weight
+from hybrid_deploy.calibration.recipes import EncoderForm
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels, Scales
 from hybrid_deploy.contract import GraphRole

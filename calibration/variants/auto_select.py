@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
-from hybrid_deploy.calibration.precision import Recipe, recipe_for
+from hybrid_deploy.calibration.recipes import Recipe, recipe_for
 from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet
 from hybrid_deploy.report import Column
 from hybrid_deploy.runtime.backend_registry import (

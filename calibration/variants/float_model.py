@@ -13,9 +13,9 @@ from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.half_precision.float16 import overflowing, round_constants
 from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16
 from hybrid_deploy.calibration.observation.magnitudes import observe_magnitudes
-from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.qdq.layers import Layer, kept_names, layers_of
+from hybrid_deploy.calibration.recipes import Recipe
 from hybrid_deploy.calibration.rewrite.apply_recipe import apply_recipe
 from hybrid_deploy.calibration.samples.samples import Samples, samples_of
 from hybrid_deploy.calibration.statistics.scales import Scales

@@ -11,8 +11,8 @@ from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.evaluation.evaluate import check_metric
 from hybrid_deploy.calibration.evaluation.metrics import Metric, load_metric
 from hybrid_deploy.calibration.graphs.float_graphs import check_float
-from hybrid_deploy.calibration.precision import Recipe
 from hybrid_deploy.calibration.progress import Progress
+from hybrid_deploy.calibration.recipes import Recipe
 from hybrid_deploy.calibration.samples.evaluation_set import (
     EvaluationSet,
     EvaluationSource,

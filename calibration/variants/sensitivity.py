@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
-from hybrid_deploy.calibration.precision import WIDE, Recipe
 from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.qdq.layers import Layer
+from hybrid_deploy.calibration.recipes import WIDE, Recipe
 from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.calibration.variants.trial_variant import trial_variant
 from hybrid_deploy.report import Column

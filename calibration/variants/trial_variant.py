@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import GraphSpec, Precision, Variant
-from hybrid_deploy.calibration.precision import Recipe
+from hybrid_deploy.calibration.recipes import Recipe
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.onnx_graphs.files import save_graphs
 

@@ -13,8 +13,8 @@ from hybrid_deploy.calibration.evaluation.decode_all import Readings, read_all
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation, evaluate
 from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
 from hybrid_deploy.calibration.half_precision.bfloat16_emulation import emulate_bfloat16
-from hybrid_deploy.calibration.precision import FLOATS, DecoderForm, EncoderForm, Recipe
 from hybrid_deploy.calibration.progress import Progress
+from hybrid_deploy.calibration.recipes import FLOATS, DecoderForm, EncoderForm, Recipe
 from hybrid_deploy.calibration.samples.samples import SkippedSample
 from hybrid_deploy.calibration.statistics.scales import SCALES_FILE, Scales, encode_scales
 from hybrid_deploy.calibration.variants.accuracy_budget import hold_budget

@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.precision import DecoderForm
+from hybrid_deploy.calibration.recipes import DecoderForm
 from hybrid_deploy.calibration.rewrite.decoder import quantize_decoder
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels

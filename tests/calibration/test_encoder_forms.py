@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.precision import EncoderForm
+from hybrid_deploy.calibration.recipes import EncoderForm
 from hybrid_deploy.calibration.rewrite.encoder import quantize_encoder
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels

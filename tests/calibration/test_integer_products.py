@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from hybrid_deploy.calibration.onnxruntime_cpu.matmul_integer import fuse_integer_products
-from hybrid_deploy.calibration.precision import EncoderForm
 from hybrid_deploy.calibration.qdq.linear_operators import cpu_points, linears
 from hybrid_deploy.calibration.qdq.low_bit_types import INT8
 from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_pairs
 from hybrid_deploy.calibration.qdq.stored_weights import store_weight
+from hybrid_deploy.calibration.recipes import EncoderForm
 from hybrid_deploy.calibration.rewrite.encoder import quantize_encoder
 from hybrid_deploy.calibration.statistics.ranges import Range
 from tests.calibration.seen import scales_of

@@ -1,6 +1,6 @@
 import pytest
 
-from hybrid_deploy.calibration.precision import (
+from hybrid_deploy.calibration.recipes import (
     PRECISIONS,
     DecoderForm,
     EncoderForm,

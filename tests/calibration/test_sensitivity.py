@@ -6,7 +6,7 @@ import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
-from hybrid_deploy.calibration.precision import Recipe, recipe_for
+from hybrid_deploy.calibration.recipes import Recipe, recipe_for
 from hybrid_deploy.calibration.samples.samples import Inputs, samples_of
 from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.calibration.variants.sensitivity import Sensitivity, rank_layers

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from hybrid_deploy.calibration.precision import DecoderForm
+from hybrid_deploy.calibration.recipes import DecoderForm
 from hybrid_deploy.calibration.rewrite.decoder import quantize_decoder
 from hybrid_deploy.calibration.rewrite.untie_embedding import untie_projections
 from hybrid_deploy.contract import GraphRole

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hybrid_deploy.bundle.bundle import open_bundle
-from hybrid_deploy.calibration.precision import recipe_for
 from hybrid_deploy.calibration.quantize import quantize_bundle
+from hybrid_deploy.calibration.recipes import recipe_for
 
 FLOAT = "fp32"
 PRECISIONS = ("fp16", "bf16", "int8", "int8-full", "int8-weights", "int4-weights", "fp8")

@@ -143,7 +143,7 @@ def _adjusted(
 
 def _check_short(job: ExportJob, dtype: str) -> None:
     """Refuses early what could not be decoded beside the float variant."""
-    from hybrid_deploy.calibration.precision import recipe_for
+    from hybrid_deploy.calibration.recipes import recipe_for
     from hybrid_deploy.contract import Head
 
     if job.form.head is not Head.LOGITS:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybrid_deploy.calibration.precision import (
+from hybrid_deploy.calibration.recipes import (
     BLOCK_SIZES,
     FLOATS,
     RECIPES,
