@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hybrid_deploy.runtime.backend_registry import BACKENDS, DEFAULT_BACKEND
-from hybrid_deploy.runtime.local_gpu import local_gpu
+from hybrid_deploy.runtime.host.local_gpu import local_gpu
 
 
 def usable_backends() -> tuple[str, ...]:

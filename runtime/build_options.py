@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.local_gpu import LocalGpu
+from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.target import Flavour
 
 TIMEOUT_S = 3600.0

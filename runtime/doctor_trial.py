@@ -116,8 +116,8 @@ def main() -> None:
 
 
 def _try_gpu(request: TrialRequest) -> Trial:
-    from hybrid_deploy.runtime.cuda_driver import CudaDriver
-    from hybrid_deploy.runtime.local_gpu import local_gpu
+    from hybrid_deploy.runtime.host.cuda_driver import CudaDriver
+    from hybrid_deploy.runtime.host.local_gpu import local_gpu
 
     driver, gpu = CudaDriver(), local_gpu()
     if gpu is None:

@@ -19,7 +19,7 @@ from hybrid_deploy.runtime.engine_identity import shaped_by, weight_bytes
 from hybrid_deploy.runtime.engine_plan import compile_isolated
 from hybrid_deploy.runtime.engine_profile import graph_profile
 from hybrid_deploy.runtime.engine_recipe import PlanRequest
-from hybrid_deploy.runtime.local_gpu import LocalGpu, local_gpu
+from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 from hybrid_deploy.runtime.network_layers import LayerSummary
 from hybrid_deploy.runtime.tensorrt_module import TensorRT, load_tensorrt
 from hybrid_deploy.runtime.timing_cache import timing_cache_file

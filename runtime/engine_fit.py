@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hybrid_deploy.runtime.local_gpu import LocalGpu
+from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.target import Flavour, parse_target
 
 _AMPERE = 80

@@ -10,7 +10,7 @@ import msgspec
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import FileRecord, GraphSpec
 from hybrid_deploy.runtime.engine_recipe import SETTINGS, PlanRequest
-from hybrid_deploy.runtime.local_gpu import LocalGpu
+from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_module import TensorRT
 
 

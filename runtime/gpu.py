@@ -5,7 +5,7 @@ from __future__ import annotations
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.errors import BackendError, UsageError
 from hybrid_deploy.runtime.device import Device
-from hybrid_deploy.runtime.local_gpu import LocalGpu, local_gpu
+from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 
 
 def required_gpu(backend: str) -> LocalGpu:

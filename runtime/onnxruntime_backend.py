@@ -13,7 +13,7 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import MissingDependencyError
 from hybrid_deploy.runtime.backend_registry import Options
 from hybrid_deploy.runtime.graph_inputs import check_inputs
-from hybrid_deploy.runtime.large_pages import LargePages
+from hybrid_deploy.runtime.host.large_pages import LargePages
 from hybrid_deploy.runtime.onnxruntime_decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.onnxruntime_graphs import OnnxRuntimeGraphs
 from hybrid_deploy.runtime.onnxruntime_session import failures

@@ -14,7 +14,7 @@ from typing import Any
 
 from hybrid_deploy.bundle.atomic_write import write_file
 from hybrid_deploy.errors import HybridDeployError
-from hybrid_deploy.runtime.local_gpu import LocalGpu
+from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.target import Flavour
 
 

@@ -17,7 +17,7 @@ from hybrid_deploy.runtime.cached_engines import list_engines
 from hybrid_deploy.runtime.engine import EngineRecord, build_engine
 from hybrid_deploy.runtime.engine_cache import PLAN_FILE, BuiltPlan, EngineCache
 from hybrid_deploy.runtime.engine_recipe import PlanRequest
-from hybrid_deploy.runtime.local_gpu import LocalGpu
+from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_module import MessageLog, TensorRT
 from hybrid_deploy.target import Flavour, parse_target
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.cuda_driver import CudaDriver
 from hybrid_deploy.runtime.doctor_graphs import FLOAT, STEP, TinyGraph
 from hybrid_deploy.runtime.doctor_tensorrt import LoadedPlan
+from hybrid_deploy.runtime.host.cuda_driver import CudaDriver
 from hybrid_deploy.runtime.tensorrt_module import TensorRT
 from hybrid_deploy.target import Flavour
 

@@ -33,7 +33,7 @@ from hybrid_deploy.runtime.build_options import BuildOptions
 from hybrid_deploy.runtime.engine import EngineRecord, build_engine, build_engines
 from hybrid_deploy.runtime.engine_cache import BuiltPlan, EngineCache, read_plan
 from hybrid_deploy.runtime.engine_recipe import PlanRequest
-from hybrid_deploy.runtime.local_gpu import LocalGpu
+from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_module import MessageLog, TensorRT, load_tensorrt, one_line
 from hybrid_deploy.target import Flavour, Target, parse_target
 

@@ -15,7 +15,7 @@ from hybrid_deploy.runtime.engine_fit import (
     is_version_compatible,
     version_misfit,
 )
-from hybrid_deploy.runtime.local_gpu import LocalGpu
+from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.target import Flavour
 
 ADA = LocalGpu("NVIDIA L4", "8.9")

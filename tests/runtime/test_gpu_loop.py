@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.device import CaptureError
-from hybrid_deploy.runtime.local_gpu import local_gpu
+from hybrid_deploy.runtime.host.local_gpu import local_gpu
 from hybrid_deploy.runtime.sequences import Limits
 from tests.runtime.fake_engine import Decoder, Form
 from tests.runtime.host_decoding import HostDecoding, ahead, by_host, stepped

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.runtime import large_pages
-from hybrid_deploy.runtime.large_pages import LargePages, anonymous_ranges, collapse, without
+from hybrid_deploy.runtime.host import large_pages
+from hybrid_deploy.runtime.host.large_pages import LargePages, anonymous_ranges, collapse, without
 from hybrid_deploy.runtime.session import load_session
 
 _OFFERED = Path("/sys/kernel/mm/transparent_hugepage/enabled")

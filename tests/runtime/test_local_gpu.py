@@ -2,7 +2,7 @@ import ctypes
 
 import pytest
 
-from hybrid_deploy.runtime.local_gpu import LocalGpu, local_gpu
+from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 
 
 class FakeDriver:

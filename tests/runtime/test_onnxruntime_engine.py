@@ -22,7 +22,7 @@ from hybrid_deploy.runtime.backend_registry import (
     load_backend,
 )
 from hybrid_deploy.runtime.device_backend import DeviceBackend
-from hybrid_deploy.runtime.local_gpu import LocalGpu, local_gpu
+from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 from hybrid_deploy.runtime.onnxruntime_cuda_backend import load_on
 from hybrid_deploy.runtime.onnxruntime_engine import CHOOSE
 from hybrid_deploy.runtime.sequences import limits_of

@@ -26,8 +26,8 @@ from hybrid_deploy.runtime.engine import build_engine
 from hybrid_deploy.runtime.engine_cache import RECORD_FILE, BuiltPlan, EngineCache, read_plan
 from hybrid_deploy.runtime.engine_identity import graph_identity
 from hybrid_deploy.runtime.engine_recipe import SETTINGS
+from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 from hybrid_deploy.runtime.local_engines import find_engine
-from hybrid_deploy.runtime.local_gpu import LocalGpu, local_gpu
 from hybrid_deploy.runtime.tensorrt_backend import load_on
 from hybrid_deploy.runtime.tensorrt_engine import TensorRTEngine
 from hybrid_deploy.runtime.tensorrt_module import MessageLog, TensorRT, load_tensorrt

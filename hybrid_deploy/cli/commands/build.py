@@ -177,7 +177,7 @@ def _report(rows: list[Row], output_format: Format, *, layers: bool) -> None:
 def _summary(rows: Sequence[Row]) -> str:
     """Says what the rows prove and what they do not."""
     from hybrid_deploy.cache_dir import cache_folder
-    from hybrid_deploy.runtime.local_gpu import local_gpu
+    from hybrid_deploy.runtime.host.local_gpu import local_gpu
 
     built = sum(row["result"] == "built" for row in rows)
     cached = sum(row["result"] == "from cache" for row in rows)

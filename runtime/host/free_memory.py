@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hybrid_deploy.runtime.control_groups import control_group_folders, text_of
+from hybrid_deploy.runtime.host.cgroups import control_group_folders, text_of
 
 _BYTES_PER_KB = 1024
 _FILES = (  # of version 2 and version 1; "max" is no limit

@@ -1,0 +1,1 @@
+"""The machine: memory, control groups, large pages, the GPU and its driver."""
