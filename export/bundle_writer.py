@@ -36,7 +36,7 @@ from hybrid_deploy.export.lowering.output_heads import attach_head, check_head
 from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
 from hybrid_deploy.onnx_graphs.files import describe, load_graphs, save_graphs
-from hybrid_deploy.runtime.preprocess import is_beside
+from hybrid_deploy.runtime.preprocess.prepare import is_beside
 from hybrid_deploy.runtime.session import Session
 
 

@@ -22,10 +22,10 @@ from hybrid_deploy.runtime.backend_registry import (
 )
 from hybrid_deploy.runtime.generate_options import GenerateOptions
 from hybrid_deploy.runtime.input_checks import with_mask_types
-from hybrid_deploy.runtime.long_audio import Window, longest_s, windows
 from hybrid_deploy.runtime.many import Arrays, Item, Outcome, Work
-from hybrid_deploy.runtime.preprocess import batch_arrays, mask_names, prepare
-from hybrid_deploy.runtime.preprocess_audio import batch_audio, load_audio
+from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
+from hybrid_deploy.runtime.preprocess.audio_windows import Window, longest_s, windows
+from hybrid_deploy.runtime.preprocess.prepare import batch_arrays, mask_names, prepare
 from hybrid_deploy.runtime.results import Result as Result
 from hybrid_deploy.runtime.results import Timings as Timings
 from hybrid_deploy.runtime.runner import Request, Runner

@@ -17,7 +17,7 @@ from hybrid_deploy.bundle.manifest import GraphSpec
 from hybrid_deploy.calibration.samples.array_files import ARRAYS_SUFFIX, fitting, read_arrays
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import CalibrationError, InputError
-from hybrid_deploy.runtime.preprocess import file_kind, prepare
+from hybrid_deploy.runtime.preprocess.prepare import file_kind, prepare
 
 Inputs: TypeAlias = Mapping[str, NDArray[Any]]
 Source: TypeAlias = str | Path | Sequence[str | Path] | Iterable[Inputs]

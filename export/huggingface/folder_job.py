@@ -16,7 +16,7 @@ from hybrid_deploy.export.model.dynamic_axes import (
     DynamicAxes,
     DynamicAxis,
 )
-from hybrid_deploy.runtime.preprocess import as_tuple
+from hybrid_deploy.runtime.preprocess.prepare import as_tuple
 
 _LONGEST_SECONDS = 30.0  # where the folder names no limit
 _SHORTEST_SECONDS = 0.1

@@ -28,7 +28,7 @@ from hybrid_deploy.export.reference.lines import (
 )
 from hybrid_deploy.export.reference.model import LineReader, load_reference
 from hybrid_deploy.export.reference.vocabulary import END, MAX_LENGTH, PAD, START, VOCABULARY
-from hybrid_deploy.runtime.preprocess_image import batch_images
+from hybrid_deploy.runtime.preprocess.image import batch_images
 
 _GOLDEN_LINES = 8
 _CHECKED_TOGETHER = 20

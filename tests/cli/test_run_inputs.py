@@ -271,7 +271,7 @@ def test_arrays(listener: Path, tmp_path: Path) -> None:
 
 def test_text_alone(answerer: Path, tmp_path: Path) -> None:
     """Files of text go to a model that takes only text, and so does --text without files."""
-    from hybrid_deploy.runtime.preprocess import prepare
+    from hybrid_deploy.runtime.preprocess.prepare import prepare
 
     text = TextInput("input_ids", "tokenizer.json", 6, mask="attention_mask", suffix=(2,))
     for name, content in (("a.txt", "what colour"), ("b.txt", "red\n")):

@@ -29,7 +29,7 @@ from hybrid_deploy.bundle.input_specs import (
 from hybrid_deploy.bundle.manifest import Tokenizer
 from hybrid_deploy.errors import ExportError, InputError, UnsupportedModelError
 from hybrid_deploy.export.huggingface.config import Settings, import_settings
-from hybrid_deploy.runtime.preprocess import prepare
+from hybrid_deploy.runtime.preprocess.prepare import prepare
 from hybrid_deploy.runtime.text import text_of, tokens_of
 
 SENTENCES = [

@@ -8,9 +8,9 @@ from PIL import Image
 
 from hybrid_deploy.bundle.manifest import ArrayInput, ImageInput
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.runtime.preprocess import prepare
-from hybrid_deploy.runtime.preprocess_image import batch_images as batch_by_name
-from hybrid_deploy.runtime.preprocess_image import load_image
+from hybrid_deploy.runtime.preprocess.image import batch_images as batch_by_name
+from hybrid_deploy.runtime.preprocess.image import load_image
+from hybrid_deploy.runtime.preprocess.prepare import prepare
 
 SPEC = ImageInput("image", "L", 8, None, 4, 12, 64, 0, 255, (1.0,), (0.5,))
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.input_specs import AudioInput, FilterBank, LogMel, Waveform
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.runtime.preprocess import prepare
-from hybrid_deploy.runtime.preprocess_audio import batch_audio, load_audio
+from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
+from hybrid_deploy.runtime.preprocess.prepare import prepare
 
 RATE = 16000
 LOG_MEL = AudioInput("input_features", RATE, LogMel(80, 400, 160, 2 * RATE), mask="attention_mask")

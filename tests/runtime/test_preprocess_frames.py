@@ -11,8 +11,8 @@ from PIL import Image
 
 from hybrid_deploy.bundle.input_specs import FramesInput, PixelsInput, Resize
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.runtime.preprocess import file_kind, prepare
-from hybrid_deploy.runtime.preprocess_frames import even_places
+from hybrid_deploy.runtime.preprocess.prepare import file_kind, prepare
+from hybrid_deploy.runtime.preprocess.video_frames import even_places
 
 PICTURE = PixelsInput("picture", (Resize(4, 4),), mode="L")
 SPEC = FramesInput("video", PICTURE, frames=4, mask="seen")

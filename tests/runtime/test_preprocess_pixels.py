@@ -23,8 +23,8 @@ from hybrid_deploy.bundle.input_specs import (
     Thumbnail,
 )
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.runtime.preprocess_patches import batch_patches
-from hybrid_deploy.runtime.preprocess_pixels import batch_pixels
+from hybrid_deploy.runtime.preprocess.hf_image_processor import batch_pixels
+from hybrid_deploy.runtime.preprocess.image_patches import batch_patches
 
 HALF = (0.5, 0.5, 0.5)
 SIZES = [(37, 61), (64, 48), (90, 31), (24, 24)]

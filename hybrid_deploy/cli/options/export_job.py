@@ -124,8 +124,8 @@ def _example(
 
     from hybrid_deploy.bundle.input_specs import ArrayInput
     from hybrid_deploy.export.make_job import input_names
-    from hybrid_deploy.runtime.preprocess import prepare
-    from hybrid_deploy.runtime.preprocess_image import load_image
+    from hybrid_deploy.runtime.preprocess.image import load_image
+    from hybrid_deploy.runtime.preprocess.prepare import prepare
 
     first, *others = input_names(model)
     preprocess: ArrayInput | ImageInput

@@ -19,8 +19,8 @@ from hybrid_deploy.bundle.input_specs import (
     TextInput,
 )
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.runtime.preprocess_audio import batch_audio, load_audio
-from hybrid_deploy.runtime.preprocess_text import batch_texts, load_text
+from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
+from hybrid_deploy.runtime.preprocess.text import batch_texts, load_text
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 TEXT_SUFFIX = ".txt"
@@ -107,7 +107,7 @@ def file_kind(spec: Preprocess) -> FileKind:
         return FileKind(f"{suffix} files", frozenset({suffix}))
     if isinstance(first, AudioInput):
         return FileKind("sound files", AUDIO_SUFFIXES)
-    from hybrid_deploy.runtime.preprocess_image import picture_suffixes
+    from hybrid_deploy.runtime.preprocess.image import picture_suffixes
 
     return FileKind("images", picture_suffixes())
 
@@ -118,7 +118,7 @@ def _from_files(paths: Sequence[Path], spec: EncoderInput) -> Arrays:
     if isinstance(spec, ArrayInput):
         return batch_arrays([_load_arrays(path, spec) for path in paths])
     assert not isinstance(spec, TextInput)
-    from hybrid_deploy.runtime.preprocess_pictures import batch_pictures
+    from hybrid_deploy.runtime.preprocess.pillow import batch_pictures
 
     return batch_pictures(paths, spec)
 

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.input_specs import AudioInput, FilterBank, LogMel
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.runtime.mel import Floats, filter_bank, log_mel, shortest_filter_bank
+from hybrid_deploy.runtime.preprocess.audio_features import (
+    Floats,
+    filter_bank,
+    log_mel,
+    shortest_filter_bank,
+)
 
 
 def load_audio(path: Path, sampling_rate: int) -> Floats:

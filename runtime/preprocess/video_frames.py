@@ -13,8 +13,8 @@ from PIL import Image, ImageSequence
 
 from hybrid_deploy.bundle.input_specs import FramesInput
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.runtime.preprocess_image import check_pixels, load_image, picture_suffixes
-from hybrid_deploy.runtime.preprocess_pixels import batch_pixels
+from hybrid_deploy.runtime.preprocess.hf_image_processor import batch_pixels
+from hybrid_deploy.runtime.preprocess.image import check_pixels, load_image, picture_suffixes
 
 _FILMS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mpeg", ".webm"})
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hybrid_deploy.bundle.input_specs import AudioInput, LogMel
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.mel import Floats
+from hybrid_deploy.runtime.preprocess.audio_features import Floats
 
 _SEARCHED = 0.25
 """Share of a window, at its end, in which the cut is looked for."""

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.input_specs import FramesInput, ImageInput, PatchesInput, PixelsInput
-from hybrid_deploy.runtime.preprocess_frames import batch_frames, load_frames
-from hybrid_deploy.runtime.preprocess_image import batch_images, load_image
-from hybrid_deploy.runtime.preprocess_patches import batch_patches
-from hybrid_deploy.runtime.preprocess_pixels import batch_pixels
+from hybrid_deploy.runtime.preprocess.hf_image_processor import batch_pixels
+from hybrid_deploy.runtime.preprocess.image import batch_images, load_image
+from hybrid_deploy.runtime.preprocess.image_patches import batch_patches
+from hybrid_deploy.runtime.preprocess.video_frames import batch_frames, load_frames
 
 PictureInput: TypeAlias = ImageInput | PixelsInput | FramesInput | PatchesInput
 

@@ -1,0 +1,1 @@
+"""From files to the encoder's inputs: pictures, sound, video, text."""
