@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from hybrid_deploy.report import Column, render
-from hybrid_deploy.runtime.doctor_cpu import cores, cpu
+from hybrid_deploy.runtime.doctor.cpu import cores, cpu
 from tests.bench.contest import Contest
 from tests.bench.floor import Rates
 from tests.bench.table import section

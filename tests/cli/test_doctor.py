@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from hybrid_deploy.cli import main
-from hybrid_deploy.runtime import doctor as doctor_module
-from hybrid_deploy.runtime.doctor_check import Check, Verdict
+from hybrid_deploy.runtime.doctor import report as doctor_module
+from hybrid_deploy.runtime.doctor.check import Check, Verdict
 from tests.cli.test_run import WITHOUT_THE_TOOLKIT
 
 SYSTEM = Check("system", Verdict.OK, "Linux " + "x" * 10)

@@ -6,10 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.runtime import doctor, doctor_host, doctor_tools
-from hybrid_deploy.runtime.doctor import diagnose, isolated
-from hybrid_deploy.runtime.doctor_check import Check, Verdict
-from hybrid_deploy.runtime.doctor_trial import Trial, TrialRequest
+from hybrid_deploy.runtime.doctor import (
+    external_tools as doctor_tools,
+)
+from hybrid_deploy.runtime.doctor import (
+    host as doctor_host,
+)
+from hybrid_deploy.runtime.doctor import (
+    report as doctor,
+)
+from hybrid_deploy.runtime.doctor.check import Check, Verdict
+from hybrid_deploy.runtime.doctor.isolated_trial import Trial, TrialRequest
+from hybrid_deploy.runtime.doctor.report import diagnose, isolated
 
 FINE = Check("fine", Verdict.OK, "there")
 

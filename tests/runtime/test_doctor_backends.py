@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-from hybrid_deploy.runtime import doctor_backends
-from hybrid_deploy.runtime.doctor_backends import (
+from hybrid_deploy.runtime.doctor import backends as doctor_backends
+from hybrid_deploy.runtime.doctor.backends import (
     Platform,
     cuda_check,
     onnxruntime_checks,
     tensorrt_checks,
 )
-from hybrid_deploy.runtime.doctor_check import Check, Verdict
-from hybrid_deploy.runtime.doctor_trial import Gpu, Trial, TrialRequest
+from hybrid_deploy.runtime.doctor.check import Check, Verdict
+from hybrid_deploy.runtime.doctor.isolated_trial import Gpu, Trial, TrialRequest
 from hybrid_deploy.target import Flavour
 
 DESKTOP = Platform(False, Gpu("NVIDIA GeForce RTX 3060", "8.6", "12.4", 12 * 10**9, False))

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.runtime import doctor_cpu
-from hybrid_deploy.runtime.doctor_check import Verdict
-from hybrid_deploy.runtime.doctor_cpu import (
+from hybrid_deploy.runtime.doctor import cpu as doctor_cpu
+from hybrid_deploy.runtime.doctor.check import Verdict
+from hybrid_deploy.runtime.doctor.cpu import (
     Cpu,
     cores,
     cpu,

@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.doctor_graphs import FLOAT, GRAPHS
+from hybrid_deploy.runtime.doctor.tiny_graphs import FLOAT, GRAPHS
 from tests.runtime.write_doctor_graphs import model
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
-from hybrid_deploy.runtime import doctor_host
-from hybrid_deploy.runtime.doctor_check import Check, Verdict
-from hybrid_deploy.runtime.doctor_host import OptionalPackage
+from hybrid_deploy.runtime.doctor import host as doctor_host
+from hybrid_deploy.runtime.doctor.check import Check, Verdict
+from hybrid_deploy.runtime.doctor.host import OptionalPackage
 
 MEMINFO = """MemTotal:       32000000 kB
 MemFree:          500000 kB

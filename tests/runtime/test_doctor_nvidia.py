@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.runtime import doctor_nvidia, doctor_tools
-from hybrid_deploy.runtime.doctor_check import Check, Verdict
-from hybrid_deploy.runtime.doctor_nvidia import (
+from hybrid_deploy.runtime.doctor import (
+    external_tools as doctor_tools,
+)
+from hybrid_deploy.runtime.doctor import (
+    nvidia as doctor_nvidia,
+)
+from hybrid_deploy.runtime.doctor.check import Check, Verdict
+from hybrid_deploy.runtime.doctor.isolated_trial import Gpu, Trial
+from hybrid_deploy.runtime.doctor.nvidia import (
     L4t,
     SmiGpu,
     parse_jetpack,
@@ -17,7 +23,6 @@ from hybrid_deploy.runtime.doctor_nvidia import (
     parse_tegra_release,
     too_old_driver,
 )
-from hybrid_deploy.runtime.doctor_trial import Gpu, Trial
 
 RTX = "NVIDIA GeForce RTX 4090, 570.133.07, 24564, 23011, 300.00, 450.00\n"
 H100 = "NVIDIA H100 80GB HBM3, 550.54.15, 81559, 81046, 700.00, 700.00\n"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.doctor_graphs import FLOAT, STEP, TinyGraph
-from hybrid_deploy.runtime.doctor_tensorrt import LoadedPlan
+from hybrid_deploy.runtime.doctor.tensorrt_trial import LoadedPlan
+from hybrid_deploy.runtime.doctor.tiny_graphs import FLOAT, STEP, TinyGraph
 from hybrid_deploy.runtime.host.cuda_driver import CudaDriver
 from hybrid_deploy.runtime.tensorrt_module import TensorRT
 from hybrid_deploy.target import Flavour

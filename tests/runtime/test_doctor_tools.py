@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.runtime.doctor_tools import run_tool
+from hybrid_deploy.runtime.doctor.external_tools import run_tool
 
 
 def is_running(process: int) -> bool:

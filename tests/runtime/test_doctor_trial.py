@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.runtime.doctor_graphs import GRAPHS
-from hybrid_deploy.runtime.doctor_trial import Trial, TrialRequest, try_isolated
+from hybrid_deploy.runtime.doctor.isolated_trial import Trial, TrialRequest, try_isolated
+from hybrid_deploy.runtime.doctor.tiny_graphs import GRAPHS
 
 
 def put_module(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from hybrid_deploy.runtime.doctor_graphs import (
+from hybrid_deploy.runtime.doctor.tiny_graphs import (
     CAPACITY,
     GRAPHS,
     KERNEL,

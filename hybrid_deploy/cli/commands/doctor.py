@@ -12,7 +12,7 @@ from hybrid_deploy.errors import BackendError
 from hybrid_deploy.report import Column, Format, render
 
 if TYPE_CHECKING:
-    from hybrid_deploy.runtime.doctor_check import Check
+    from hybrid_deploy.runtime.doctor.check import Check
 
 _CHECK = Column("check", "check")
 _FINDINGS = (
@@ -34,7 +34,7 @@ def doctor(output_format: Format) -> None:
     """
     from rich.console import Console
 
-    from hybrid_deploy.runtime.doctor import diagnose
+    from hybrid_deploy.runtime.doctor.report import diagnose
 
     with Console(stderr=True).status("looking around") as status:
         checks = diagnose(progress=status.update)

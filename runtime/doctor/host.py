@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hybrid_deploy.cache_dir import CACHE_VARIABLE, cache_folder
-from hybrid_deploy.runtime.doctor_check import Check, Verdict
-from hybrid_deploy.runtime.doctor_cpu import ROOT
+from hybrid_deploy.runtime.doctor.check import Check, Verdict
+from hybrid_deploy.runtime.doctor.cpu import ROOT
 from hybrid_deploy.runtime.host.cgroups import control_group_folders
 
 _BYTES_PER_GB = 1e9

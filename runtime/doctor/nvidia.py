@@ -7,12 +7,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybrid_deploy.runtime import doctor_tools
-from hybrid_deploy.runtime.doctor_check import Check, Verdict
-from hybrid_deploy.runtime.doctor_cpu import ROOT
-from hybrid_deploy.runtime.doctor_host import installed_version
-from hybrid_deploy.runtime.doctor_tools import run_tool
-from hybrid_deploy.runtime.doctor_trial import Gpu, Trial
+from hybrid_deploy.runtime.doctor import external_tools as doctor_tools
+from hybrid_deploy.runtime.doctor.check import Check, Verdict
+from hybrid_deploy.runtime.doctor.cpu import ROOT
+from hybrid_deploy.runtime.doctor.external_tools import run_tool
+from hybrid_deploy.runtime.doctor.host import installed_version
+from hybrid_deploy.runtime.doctor.isolated_trial import Gpu, Trial
 
 _SMI_FIELDS = "name,driver_version,memory.total,memory.free,power.limit,power.max_limit"
 _OLDEST_L4T = (36, 4)  # JetPack 6.1, the first with TensorRT 10.3

@@ -10,15 +10,26 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from hybrid_deploy.runtime import doctor_cpu, doctor_host, doctor_nvidia, doctor_tools
-from hybrid_deploy.runtime.doctor_backends import (
+from hybrid_deploy.runtime.doctor import (
+    cpu as doctor_cpu,
+)
+from hybrid_deploy.runtime.doctor import (
+    external_tools as doctor_tools,
+)
+from hybrid_deploy.runtime.doctor import (
+    host as doctor_host,
+)
+from hybrid_deploy.runtime.doctor import (
+    nvidia as doctor_nvidia,
+)
+from hybrid_deploy.runtime.doctor.backends import (
     Platform,
     cuda_check,
     onnxruntime_checks,
     tensorrt_checks,
 )
-from hybrid_deploy.runtime.doctor_check import Check, Verdict
-from hybrid_deploy.runtime.doctor_trial import Trial, TrialRequest, try_isolated
+from hybrid_deploy.runtime.doctor.check import Check, Verdict
+from hybrid_deploy.runtime.doctor.isolated_trial import Trial, TrialRequest, try_isolated
 from hybrid_deploy.target import Flavour
 
 Progress = Callable[[str], None]

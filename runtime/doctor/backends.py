@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hybrid_deploy.runtime.doctor_check import Check, Verdict
-from hybrid_deploy.runtime.doctor_graphs import FLOAT, INT8, STEP, TinyGraph
-from hybrid_deploy.runtime.doctor_nvidia import cuda_of_package, too_old_driver
-from hybrid_deploy.runtime.doctor_trial import Gpu, Kind, Trial, TrialRequest
+from hybrid_deploy.runtime.doctor.check import Check, Verdict
+from hybrid_deploy.runtime.doctor.isolated_trial import Gpu, Kind, Trial, TrialRequest
+from hybrid_deploy.runtime.doctor.nvidia import cuda_of_package, too_old_driver
+from hybrid_deploy.runtime.doctor.tiny_graphs import FLOAT, INT8, STEP, TinyGraph
 from hybrid_deploy.target import TARGETS, Flavour
 
 RUN_SECONDS = 60.0

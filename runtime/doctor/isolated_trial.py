@@ -1,7 +1,7 @@
 """One trial in a process of its own: the driver is asked for its GPU, or a tiny graph is run.
 
 A vendor library that crashes, hangs or prints ends its own process only. `try_isolated` starts
-`python -m hybrid_deploy.runtime.doctor_trial` and reads what that wrote to its working folder.
+`python -m hybrid_deploy.runtime.doctor.isolated_trial` and reads what that wrote to its working folder.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from hybrid_deploy.errors import MissingDependencyError
-from hybrid_deploy.runtime.doctor_tools import run_tool
+from hybrid_deploy.runtime.doctor.external_tools import run_tool
 from hybrid_deploy.target import Flavour
 
 if TYPE_CHECKING:
-    from hybrid_deploy.runtime.doctor_graphs import Arrays
+    from hybrid_deploy.runtime.doctor.tiny_graphs import Arrays
 
 Kind = Literal["gpu", "cpu", "cuda", "tensorrt", "rtx"]
 
@@ -134,8 +134,8 @@ def _try_gpu(request: TrialRequest) -> Trial:
 
 
 def _try_onnxruntime(request: TrialRequest) -> Trial:
-    from hybrid_deploy.runtime import doctor_onnxruntime as backend
-    from hybrid_deploy.runtime.doctor_graphs import GRAPHS
+    from hybrid_deploy.runtime.doctor import onnxruntime_trial as backend
+    from hybrid_deploy.runtime.doctor.tiny_graphs import GRAPHS
 
     graph = GRAPHS[request.graph]
     provider = backend.CUDA if request.kind == "cuda" else backend.CPU
@@ -161,8 +161,8 @@ def _built_for() -> str | None:
 
 
 def _try_tensorrt(request: TrialRequest) -> Trial:
-    from hybrid_deploy.runtime import doctor_tensorrt as backend
-    from hybrid_deploy.runtime.doctor_graphs import GRAPHS
+    from hybrid_deploy.runtime.doctor import tensorrt_trial as backend
+    from hybrid_deploy.runtime.doctor.tiny_graphs import GRAPHS
     from hybrid_deploy.runtime.tensorrt_module import load_tensorrt
 
     graph, build_seconds = GRAPHS[request.graph], None

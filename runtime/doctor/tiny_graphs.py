@@ -103,7 +103,7 @@ def _attended() -> NDArray[np.float32]:
 
 
 def _file(name: str) -> Path:
-    return Path(__file__).with_name(f"doctor_{name}.onnx")
+    return Path(__file__).with_name(f"{name}.onnx")
 
 
 FLOAT = TinyGraph(

@@ -6,7 +6,7 @@ import numpy as np
 
 from hybrid_deploy.contract import cache_of, is_next_cache
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.doctor_graphs import Arrays, TinyGraph
+from hybrid_deploy.runtime.doctor.tiny_graphs import Arrays, TinyGraph
 from hybrid_deploy.runtime.engine_recipe import PlanRequest, compile_plan
 from hybrid_deploy.runtime.host.cuda_driver import CudaDriver
 from hybrid_deploy.runtime.tensorrt_module import TensorRT, last_error

@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybrid_deploy.runtime.doctor_check import Check, Verdict
+from hybrid_deploy.runtime.doctor.check import Check, Verdict
 from hybrid_deploy.runtime.host.cgroups import control_group_folders, text_of
 
 ROOT = Path("/")

@@ -6,7 +6,7 @@ import re
 
 from hybrid_deploy.contract import cache_of, is_next_cache
 from hybrid_deploy.errors import BackendError, MissingDependencyError
-from hybrid_deploy.runtime.doctor_graphs import Arrays, TinyGraph
+from hybrid_deploy.runtime.doctor.tiny_graphs import Arrays, TinyGraph
 
 try:
     import onnxruntime as ort
