@@ -11,18 +11,22 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.device_support import tensorrt_refusal
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.runtime.build_memory import check_memory
-from hybrid_deploy.runtime.build_options import DEFAULT_OPTIONS, BuildOptions, check_options
-from hybrid_deploy.runtime.cache_lowering import check_lowering
 from hybrid_deploy.runtime.cached_engines import compatible_build, last_build
 from hybrid_deploy.runtime.engine_cache import BuiltFor, BuiltPlan, EngineCache, PlanRecord
 from hybrid_deploy.runtime.engine_identity import shaped_by, weight_bytes
 from hybrid_deploy.runtime.engine_plan import compile_isolated
-from hybrid_deploy.runtime.engine_profile import graph_profile
-from hybrid_deploy.runtime.engine_recipe import PlanRequest
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
-from hybrid_deploy.runtime.network_layers import LayerSummary
-from hybrid_deploy.runtime.tensorrt_module import TensorRT, load_tensorrt
-from hybrid_deploy.runtime.timing_cache import timing_cache_file
+from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import check_lowering
+from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest
+from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
+from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import graph_profile
+from hybrid_deploy.runtime.tensorrt_builder.options import (
+    DEFAULT_OPTIONS,
+    BuildOptions,
+    check_options,
+)
+from hybrid_deploy.runtime.tensorrt_builder.timing_cache import timing_cache_file
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT, load_tensorrt
 from hybrid_deploy.target import Target
 
 Progress = Callable[[str], None]

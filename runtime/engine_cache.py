@@ -25,7 +25,7 @@ from hybrid_deploy.cache_dir import CACHE_VARIABLE, cache_folder
 from hybrid_deploy.errors import BuildError, InputError
 from hybrid_deploy.runtime.engine_fit import flavour_misfit, gpu_misfit, version_misfit
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
-from hybrid_deploy.runtime.network_layers import LayerSummary
+from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
 from hybrid_deploy.target import Flavour
 
 PLAN_FILE = "engine.plan"

@@ -9,9 +9,9 @@ import msgspec
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import FileRecord, GraphSpec
-from hybrid_deploy.runtime.engine_recipe import SETTINGS, PlanRequest
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
-from hybrid_deploy.runtime.tensorrt_module import TensorRT
+from hybrid_deploy.runtime.tensorrt_builder.compile import SETTINGS, PlanRequest
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT
 
 
 def shaped_by(

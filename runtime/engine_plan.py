@@ -23,9 +23,9 @@ import msgspec
 
 from hybrid_deploy.errors import BuildError, HybridDeployError
 from hybrid_deploy.runtime.engine_cache import BuiltPlan
-from hybrid_deploy.runtime.engine_recipe import PlanRequest, compile_described
-from hybrid_deploy.runtime.network_layers import LayerSummary
-from hybrid_deploy.runtime.tensorrt_module import one_line
+from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_described
+from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import one_line
 
 _PLAN_FILE, _REPLY_FILE = "plan", "reply.json"
 _BYTES_PER_KB = 1024

@@ -13,9 +13,9 @@ from hybrid_deploy.runtime.cached_engines import list_engines
 from hybrid_deploy.runtime.engine_cache import PLAN_FILE, EngineCache
 from hybrid_deploy.runtime.engine_fit import gpu_misfit, version_misfit
 from hybrid_deploy.runtime.engine_identity import graph_identity
-from hybrid_deploy.runtime.engine_recipe import SETTINGS
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
-from hybrid_deploy.runtime.tensorrt_module import TensorRT
+from hybrid_deploy.runtime.tensorrt_builder.compile import SETTINGS
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT
 from hybrid_deploy.target import parse_target
 
 

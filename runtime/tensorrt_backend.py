@@ -15,8 +15,8 @@ from hybrid_deploy.runtime.engine_fit import is_version_compatible
 from hybrid_deploy.runtime.gpu import open_gpu, refuse_rough, required_gpu
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.local_engines import find_engine
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT, load_tensorrt
 from hybrid_deploy.runtime.tensorrt_engine import TensorRTEngine
-from hybrid_deploy.runtime.tensorrt_module import TensorRT, load_tensorrt
 from hybrid_deploy.target import Flavour
 
 NAME = "tensorrt"

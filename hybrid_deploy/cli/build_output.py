@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hybrid_deploy.contract import GraphRole
     from hybrid_deploy.runtime.cached_engines import CachedEngine
     from hybrid_deploy.runtime.engine import EngineRecord
-    from hybrid_deploy.runtime.network_layers import LayerSummary
+    from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
     from hybrid_deploy.target import Target
 
 Row = Mapping[str, object]
@@ -130,7 +130,7 @@ def _with_layers(columns: tuple[Column, ...], output_format: Format) -> tuple[Co
 
 
 def _layer_cells(layers: object) -> dict[str, object]:
-    from hybrid_deploy.runtime.network_layers import LayerSummary
+    from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
 
     if not isinstance(layers, LayerSummary):
         return {}

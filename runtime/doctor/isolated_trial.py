@@ -163,7 +163,7 @@ def _built_for() -> str | None:
 def _try_tensorrt(request: TrialRequest) -> Trial:
     from hybrid_deploy.runtime.doctor import tensorrt_trial as backend
     from hybrid_deploy.runtime.doctor.tiny_graphs import GRAPHS
-    from hybrid_deploy.runtime.tensorrt_module import load_tensorrt
+    from hybrid_deploy.runtime.tensorrt_builder.vendor_module import load_tensorrt
 
     graph, build_seconds = GRAPHS[request.graph], None
     vendor = load_tensorrt(Flavour(request.kind))

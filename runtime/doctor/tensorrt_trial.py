@@ -7,9 +7,9 @@ import numpy as np
 from hybrid_deploy.contract import cache_of, is_next_cache
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.doctor.tiny_graphs import Arrays, TinyGraph
-from hybrid_deploy.runtime.engine_recipe import PlanRequest, compile_plan
 from hybrid_deploy.runtime.host.cuda_driver import CudaDriver
-from hybrid_deploy.runtime.tensorrt_module import TensorRT, last_error
+from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_plan
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT, last_error
 
 
 def build(graph: TinyGraph, target: str) -> bytes:

@@ -9,9 +9,9 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.device_support import check_precision, device_of
 from hybrid_deploy.errors import BuildError, UsageError
 from hybrid_deploy.report import Column
-from hybrid_deploy.runtime.cache_lowering import lowering_of
 from hybrid_deploy.runtime.engine import EngineRecord, build_engine
 from hybrid_deploy.runtime.engine_cache import EngineCache
+from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import lowering_of
 from hybrid_deploy.target import parse_target
 
 TARGETS = ("rtx:sm_75", "rtx:sm_86", "rtx:sm_89", "rtx:sm_120")

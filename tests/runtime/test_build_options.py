@@ -12,13 +12,17 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, UsageError
 from hybrid_deploy.runtime import engine
-from hybrid_deploy.runtime.build_options import DEFAULT_OPTIONS, BuildOptions, check_options
 from hybrid_deploy.runtime.cached_engines import list_engines
 from hybrid_deploy.runtime.engine import EngineRecord, build_engine
 from hybrid_deploy.runtime.engine_cache import PLAN_FILE, BuiltPlan, EngineCache
-from hybrid_deploy.runtime.engine_recipe import PlanRequest
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
-from hybrid_deploy.runtime.tensorrt_module import MessageLog, TensorRT
+from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest
+from hybrid_deploy.runtime.tensorrt_builder.options import (
+    DEFAULT_OPTIONS,
+    BuildOptions,
+    check_options,
+)
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import MessageLog, TensorRT
 from hybrid_deploy.target import Flavour, parse_target
 
 ADA = LocalGpu("NVIDIA L4", "8.9")

@@ -16,16 +16,16 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.exporter import run_export
-from hybrid_deploy.runtime.cache_lowering import (
+from hybrid_deploy.runtime.engine import build_engine
+from hybrid_deploy.runtime.engine_cache import EngineCache
+from hybrid_deploy.runtime.session import load_session
+from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import (
     CacheLowering,
     check_lowering,
     lowering_of,
     lowerings,
 )
-from hybrid_deploy.runtime.engine import build_engine
-from hybrid_deploy.runtime.engine_cache import EngineCache
-from hybrid_deploy.runtime.network_layers import LayerSummary
-from hybrid_deploy.runtime.session import load_session
+from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
 from hybrid_deploy.target import Flavour, parse_target
 
 NATIVE, SCATTER = CacheLowering.NATIVE, CacheLowering.SCATTER

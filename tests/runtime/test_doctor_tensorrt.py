@@ -13,7 +13,7 @@ from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.doctor.tensorrt_trial import LoadedPlan
 from hybrid_deploy.runtime.doctor.tiny_graphs import FLOAT, STEP, TinyGraph
 from hybrid_deploy.runtime.host.cuda_driver import CudaDriver
-from hybrid_deploy.runtime.tensorrt_module import TensorRT
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT
 from hybrid_deploy.target import Flavour
 
 

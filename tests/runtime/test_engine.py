@@ -28,13 +28,24 @@ from hybrid_deploy.bundle.manifest import (
 )
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, InputError, MissingDependencyError
-from hybrid_deploy.runtime import engine, engine_plan, tensorrt_module
-from hybrid_deploy.runtime.build_options import BuildOptions
+from hybrid_deploy.runtime import (
+    engine,
+    engine_plan,
+)
 from hybrid_deploy.runtime.engine import EngineRecord, build_engine, build_engines
 from hybrid_deploy.runtime.engine_cache import BuiltPlan, EngineCache, read_plan
-from hybrid_deploy.runtime.engine_recipe import PlanRequest
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
-from hybrid_deploy.runtime.tensorrt_module import MessageLog, TensorRT, load_tensorrt, one_line
+from hybrid_deploy.runtime.tensorrt_builder import (
+    vendor_module as tensorrt_module,
+)
+from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest
+from hybrid_deploy.runtime.tensorrt_builder.options import BuildOptions
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import (
+    MessageLog,
+    TensorRT,
+    load_tensorrt,
+    one_line,
+)
 from hybrid_deploy.target import Flavour, Target, parse_target
 
 RTX = importlib.util.find_spec("tensorrt_rtx") is not None

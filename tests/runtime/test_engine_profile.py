@@ -4,8 +4,12 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.engine_profile import fix_single_sizes, graph_profile, narrowed
-from hybrid_deploy.runtime.tensorrt_module import load_tensorrt
+from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import (
+    fix_single_sizes,
+    graph_profile,
+    narrowed,
+)
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import load_tensorrt
 from hybrid_deploy.target import Flavour
 
 

@@ -9,8 +9,8 @@ import onnx.parser
 import pytest
 
 from hybrid_deploy.errors import BuildError
-from hybrid_deploy.runtime.network_lint import attention_layers, lint_network
-from hybrid_deploy.runtime.tensorrt_module import load_tensorrt
+from hybrid_deploy.runtime.tensorrt_builder.network_lint import attention_layers, lint_network
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import load_tensorrt
 from hybrid_deploy.target import Flavour
 
 pytestmark = [

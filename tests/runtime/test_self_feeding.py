@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.runtime.engine_profile import graph_profile, narrowed
-from hybrid_deploy.runtime.engine_recipe import PlanRequest, compile_described
-from hybrid_deploy.runtime.self_feeding import feed_itself
-from hybrid_deploy.runtime.tensorrt_module import TensorRT, load_tensorrt
+from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_described
+from hybrid_deploy.runtime.tensorrt_builder.next_token_outputs import feed_itself
+from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import graph_profile, narrowed
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT, load_tensorrt
 from hybrid_deploy.target import Flavour
 
 pytestmark = pytest.mark.trt
@@ -234,7 +234,7 @@ def test_steps_alone_may_be_recorded(
     role: GraphRole,
     recordable: bool,
 ) -> None:
-    from hybrid_deploy.runtime import engine_recipe
+    from hybrid_deploy.runtime.tensorrt_builder import compile as engine_recipe
 
     flags: list[bool] = []
 

@@ -21,16 +21,16 @@ from hybrid_deploy.runtime.backend_registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.build_options import BuildOptions
 from hybrid_deploy.runtime.engine import build_engine
 from hybrid_deploy.runtime.engine_cache import RECORD_FILE, BuiltPlan, EngineCache, read_plan
 from hybrid_deploy.runtime.engine_identity import graph_identity
-from hybrid_deploy.runtime.engine_recipe import SETTINGS
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 from hybrid_deploy.runtime.local_engines import find_engine
 from hybrid_deploy.runtime.tensorrt_backend import load_on
+from hybrid_deploy.runtime.tensorrt_builder.compile import SETTINGS
+from hybrid_deploy.runtime.tensorrt_builder.options import BuildOptions
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import MessageLog, TensorRT, load_tensorrt
 from hybrid_deploy.runtime.tensorrt_engine import TensorRTEngine
-from hybrid_deploy.runtime.tensorrt_module import MessageLog, TensorRT, load_tensorrt
 from hybrid_deploy.target import Flavour, parse_target
 from tests.runtime.fake_device import FakeDevice
 from tests.runtime.rough_bundle import with_refine

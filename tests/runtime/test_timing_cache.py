@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
-from hybrid_deploy.runtime.tensorrt_module import load_tensorrt
-from hybrid_deploy.runtime.timing_cache import attach, keep, timing_cache_file
+from hybrid_deploy.runtime.tensorrt_builder.timing_cache import attach, keep, timing_cache_file
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import load_tensorrt
 from hybrid_deploy.target import Flavour
 
 ORIN = LocalGpu("Orin (nvgpu)", "8.7")

@@ -17,7 +17,7 @@ from hybrid_deploy.target import TARGETS, Target, parse_target
 if TYPE_CHECKING:
     from hybrid_deploy.bundle.bundle import Bundle
     from hybrid_deploy.cli.build_output import Row
-    from hybrid_deploy.runtime.build_options import BuildOptions
+    from hybrid_deploy.runtime.tensorrt_builder.options import BuildOptions
 
 _BYTES_PER_MB = 1_000_000
 
@@ -111,8 +111,8 @@ def build(
     if opened is None or not wanted:
         missing = "argument 'BUNDLE'" if opened is None else "option '--target'"
         raise click.UsageError(f"Missing {missing}.")
-    from hybrid_deploy.runtime.build_options import TIMEOUT_S, BuildOptions
-    from hybrid_deploy.runtime.engine_profile import narrowed
+    from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import narrowed
+    from hybrid_deploy.runtime.tensorrt_builder.options import TIMEOUT_S, BuildOptions
 
     names = tuple(dict.fromkeys(variants)) or tuple(opened.manifest.variants)
     for name in names:

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Protocol
 
 from hybrid_deploy.errors import BackendError, BuildError, MissingDependencyError
-from hybrid_deploy.runtime.network_layers import FACT_PREFIXES
+from hybrid_deploy.runtime.tensorrt_builder.layer_report import FACT_PREFIXES
 from hybrid_deploy.target import Flavour
 
 _MODULES = {Flavour.RTX: "tensorrt_rtx", Flavour.TENSORRT: "tensorrt"}

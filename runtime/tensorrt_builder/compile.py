@@ -12,13 +12,18 @@ import msgspec
 
 from hybrid_deploy.contract import TOKEN
 from hybrid_deploy.errors import BuildError
-from hybrid_deploy.runtime import timing_cache
-from hybrid_deploy.runtime.build_options import DEFAULT_OPTIONS, BuildOptions
-from hybrid_deploy.runtime.engine_profile import Profile, fix_single_sizes
-from hybrid_deploy.runtime.network_layers import LayerSummary, summarize
-from hybrid_deploy.runtime.network_lint import attention_layers, lint_network
-from hybrid_deploy.runtime.self_feeding import feed_itself
-from hybrid_deploy.runtime.tensorrt_module import TensorRT, last_error, load_tensorrt, one_line
+from hybrid_deploy.runtime.tensorrt_builder import timing_cache
+from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary, summarize
+from hybrid_deploy.runtime.tensorrt_builder.network_lint import attention_layers, lint_network
+from hybrid_deploy.runtime.tensorrt_builder.next_token_outputs import feed_itself
+from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import Profile, fix_single_sizes
+from hybrid_deploy.runtime.tensorrt_builder.options import DEFAULT_OPTIONS, BuildOptions
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import (
+    TensorRT,
+    last_error,
+    load_tensorrt,
+    one_line,
+)
 from hybrid_deploy.target import Flavour, Target, parse_target
 
 SETTINGS = {

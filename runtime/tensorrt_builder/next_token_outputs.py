@@ -31,7 +31,7 @@ from hybrid_deploy.contract import (
     TOKEN,
     TOKENS,
 )
-from hybrid_deploy.runtime.tensorrt_module import TensorRT
+from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT
 
 _VOCABULARY_AXIS = 1 << 1  # of logits (batch, vocabulary), as TensorRT's bit mask
 
