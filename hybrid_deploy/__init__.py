@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _VERBS = {
     "GenerateOptions": "hybrid_deploy.runtime.generate_options",
-    "build_engines": "hybrid_deploy.runtime.engine",
+    "build_engines": "hybrid_deploy.runtime.engines.build",
     "export_model": "hybrid_deploy.export.exporter",
     "load_session": "hybrid_deploy.runtime.session",
     "open_bundle": "hybrid_deploy.bundle.bundle",

@@ -9,10 +9,10 @@ from pathlib import Path
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.cached_engines import list_engines
-from hybrid_deploy.runtime.engine_cache import PLAN_FILE, EngineCache
-from hybrid_deploy.runtime.engine_fit import gpu_misfit, version_misfit
-from hybrid_deploy.runtime.engine_identity import graph_identity
+from hybrid_deploy.runtime.engines.cache import PLAN_FILE, EngineCache
+from hybrid_deploy.runtime.engines.cache_key import graph_identity
+from hybrid_deploy.runtime.engines.cache_listing import list_engines
+from hybrid_deploy.runtime.engines.compatibility import gpu_misfit, version_misfit
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_builder.compile import SETTINGS
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT

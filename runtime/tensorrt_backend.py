@@ -10,8 +10,8 @@ from hybrid_deploy.runtime.backend_registry import Options
 from hybrid_deploy.runtime.device import Device
 from hybrid_deploy.runtime.device_backend import STEPS, DeviceBackend
 from hybrid_deploy.runtime.device_graphs import device_graphs
-from hybrid_deploy.runtime.engine_cache import EngineCache, read_plan, read_record
-from hybrid_deploy.runtime.engine_fit import is_version_compatible
+from hybrid_deploy.runtime.engines.cache import EngineCache, read_plan, read_record
+from hybrid_deploy.runtime.engines.compatibility import is_version_compatible
 from hybrid_deploy.runtime.gpu import open_gpu, refuse_rough, required_gpu
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.local_engines import find_engine

@@ -11,8 +11,8 @@ from hybrid_deploy.report import Column, Format, render
 
 if TYPE_CHECKING:
     from hybrid_deploy.contract import GraphRole
-    from hybrid_deploy.runtime.cached_engines import CachedEngine
-    from hybrid_deploy.runtime.engine import EngineRecord
+    from hybrid_deploy.runtime.engines.build import EngineRecord
+    from hybrid_deploy.runtime.engines.cache_listing import CachedEngine
     from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
     from hybrid_deploy.target import Target
 

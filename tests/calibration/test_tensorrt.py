@@ -19,8 +19,8 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 def test_engines_are_built(
     bundle: Bundle, images: list[dict[str, NDArray[np.float32]]], precision: str, tmp_path: Path
 ) -> None:
-    from hybrid_deploy.runtime.engine import build_engine
-    from hybrid_deploy.runtime.engine_cache import EngineCache
+    from hybrid_deploy.runtime.engines.build import build_engine
+    from hybrid_deploy.runtime.engines.cache import EngineCache
 
     quantized = quantize_bundle(bundle.folder, precision, images).bundle
     cache = EngineCache(tmp_path / "engines")

@@ -11,8 +11,8 @@ from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.cli.commands.build import build
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, InputError, UsageError
-from hybrid_deploy.runtime import engine
-from hybrid_deploy.runtime.engine import EngineRecord
+from hybrid_deploy.runtime.engines import build as engine
+from hybrid_deploy.runtime.engines.build import EngineRecord
 from hybrid_deploy.runtime.host import local_gpu
 from hybrid_deploy.target import Target
 

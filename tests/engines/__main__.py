@@ -20,7 +20,7 @@ from hybrid_deploy.cli.options.common import progress_bar
 from hybrid_deploy.export.exporter import run_export
 from hybrid_deploy.export.reference.job import feature_map, write_lines
 from hybrid_deploy.report import render
-from hybrid_deploy.runtime.engine_cache import EngineCache
+from hybrid_deploy.runtime.engines.cache import EngineCache
 from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import narrowed
 from tests.engines.variants import FLOAT, PRECISIONS, make_variants
 from tests.engines.verdicts import BUILDS, COLUMNS, TARGETS, Row, is_unexpected, verdict_rows

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.bundle.bundle import open_bundle
-from hybrid_deploy.runtime.engine_cache import EngineCache
+from hybrid_deploy.runtime.engines.cache import EngineCache
 from tests.engines import verdicts
 from tests.engines.variants import make_variants
 from tests.engines.verdicts import Row, is_unexpected, verdict_rows

@@ -9,8 +9,8 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.device_support import check_precision, device_of
 from hybrid_deploy.errors import BuildError, UsageError
 from hybrid_deploy.report import Column
-from hybrid_deploy.runtime.engine import EngineRecord, build_engine
-from hybrid_deploy.runtime.engine_cache import EngineCache
+from hybrid_deploy.runtime.engines.build import EngineRecord, build_engine
+from hybrid_deploy.runtime.engines.cache import EngineCache
 from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import lowering_of
 from hybrid_deploy.target import parse_target
 

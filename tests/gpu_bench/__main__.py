@@ -16,7 +16,7 @@ import torch
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import HybridDeployError
 from hybrid_deploy.report import Column, render
-from hybrid_deploy.runtime.engine import build_engines
+from hybrid_deploy.runtime.engines.build import build_engines
 from hybrid_deploy.runtime.host.local_gpu import local_gpu
 from hybrid_deploy.target import parse_target
 from tests.gpu_bench.floor import Floor, measure_floor

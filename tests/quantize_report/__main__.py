@@ -18,7 +18,7 @@ from hybrid_deploy.calibration.quantize import quantize_automatically
 from hybrid_deploy.calibration.variants.auto_select import COLUMNS as AUTOMATIC_COLUMNS
 from hybrid_deploy.calibration.variants.request import Data
 from hybrid_deploy.report import render
-from hybrid_deploy.runtime.engine_cache import EngineCache
+from hybrid_deploy.runtime.engines.cache import EngineCache
 from tests.engines.variants import make_variants
 from tests.quantize_report import builds
 from tests.quantize_report.models import NAMES, Subject, make_subject

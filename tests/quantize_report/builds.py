@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.report import Column
-from hybrid_deploy.runtime.engine_cache import EngineCache
+from hybrid_deploy.runtime.engines.cache import EngineCache
 from tests.engines.verdicts import TARGETS, build_graphs, expected_refusal
 
 COLUMNS = (Column("variant", "variant"), *(Column(target, target) for target in TARGETS))

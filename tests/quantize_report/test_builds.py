@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_deploy.calibration.quantize import quantize_bundle
-from hybrid_deploy.runtime.engine_cache import EngineCache
+from hybrid_deploy.runtime.engines.cache import EngineCache
 from tests.engines.verdicts import TARGETS
 from tests.quantize_report.builds import build_rows
 

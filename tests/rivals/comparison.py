@@ -21,7 +21,7 @@ from hybrid_deploy.calibration.samples.samples import Inputs, open_samples
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import HybridDeployError
 from hybrid_deploy.report import Column, render
-from hybrid_deploy.runtime.engine_cache import EngineCache
+from hybrid_deploy.runtime.engines.cache import EngineCache
 from hybrid_deploy.runtime.session import Session
 from tests.rivals.attempts import ATTEMPTS, Attempt
 from tests.rivals.measure import TARGET, accuracy_of, build, load, read_lines, time_interleaved

@@ -20,8 +20,8 @@ from hybrid_deploy.runtime.backend_registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.engine import build_engine
-from hybrid_deploy.runtime.engine_cache import EngineCache
+from hybrid_deploy.runtime.engines.build import build_engine
+from hybrid_deploy.runtime.engines.cache import EngineCache
 from hybrid_deploy.runtime.session import Result, Session
 from hybrid_deploy.target import parse_target
 

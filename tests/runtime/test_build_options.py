@@ -11,10 +11,10 @@ import pytest
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, UsageError
-from hybrid_deploy.runtime import engine
-from hybrid_deploy.runtime.cached_engines import list_engines
-from hybrid_deploy.runtime.engine import EngineRecord, build_engine
-from hybrid_deploy.runtime.engine_cache import PLAN_FILE, BuiltPlan, EngineCache
+from hybrid_deploy.runtime.engines import build as engine
+from hybrid_deploy.runtime.engines.build import EngineRecord, build_engine
+from hybrid_deploy.runtime.engines.cache import PLAN_FILE, BuiltPlan, EngineCache
+from hybrid_deploy.runtime.engines.cache_listing import list_engines
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest
 from hybrid_deploy.runtime.tensorrt_builder.options import (

@@ -16,8 +16,8 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.exporter import run_export
-from hybrid_deploy.runtime.engine import build_engine
-from hybrid_deploy.runtime.engine_cache import EngineCache
+from hybrid_deploy.runtime.engines.build import build_engine
+from hybrid_deploy.runtime.engines.cache import EngineCache
 from hybrid_deploy.runtime.session import load_session
 from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import (
     CacheLowering,

@@ -28,12 +28,14 @@ from hybrid_deploy.bundle.manifest import (
 )
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, InputError, MissingDependencyError
-from hybrid_deploy.runtime import (
-    engine,
-    engine_plan,
+from hybrid_deploy.runtime.engines import (
+    build as engine,
 )
-from hybrid_deploy.runtime.engine import EngineRecord, build_engine, build_engines
-from hybrid_deploy.runtime.engine_cache import BuiltPlan, EngineCache, read_plan
+from hybrid_deploy.runtime.engines import (
+    isolated_build as engine_plan,
+)
+from hybrid_deploy.runtime.engines.build import EngineRecord, build_engine, build_engines
+from hybrid_deploy.runtime.engines.cache import BuiltPlan, EngineCache, read_plan
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_builder import (
     vendor_module as tensorrt_module,

@@ -8,8 +8,7 @@ import pytest
 
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.errors import BuildError, InputError
-from hybrid_deploy.runtime.cached_engines import delete_leftovers, list_engines
-from hybrid_deploy.runtime.engine_cache import (
+from hybrid_deploy.runtime.engines.cache import (
     PLAN_FILE,
     RECORD_FILE,
     BuiltPlan,
@@ -17,6 +16,7 @@ from hybrid_deploy.runtime.engine_cache import (
     engine_key,
     read_plan,
 )
+from hybrid_deploy.runtime.engines.cache_listing import delete_leftovers, list_engines
 
 SHAPED_BY: dict[str, object] = {"graph": "ab", "target": "rtx:sm_86"}
 PLAN = bytes(range(256)) * 8

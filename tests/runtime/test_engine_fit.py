@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from hybrid_deploy.errors import BuildError
-from hybrid_deploy.runtime.engine_cache import PLAN_FILE, BuiltPlan, EngineCache, read_plan
-from hybrid_deploy.runtime.engine_fit import (
+from hybrid_deploy.runtime.engines.cache import PLAN_FILE, BuiltPlan, EngineCache, read_plan
+from hybrid_deploy.runtime.engines.compatibility import (
     flavour_misfit,
     gpu_misfit,
     is_version_compatible,

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.runtime.build_memory import needed_memory_bytes
-from hybrid_deploy.runtime.engine_cache import PlanRecord
+from hybrid_deploy.runtime.engines.cache import PlanRecord
+from hybrid_deploy.runtime.engines.memory_check import needed_memory_bytes
 from hybrid_deploy.runtime.host.free_memory import free_memory_bytes
 
 MIB = 1 << 20

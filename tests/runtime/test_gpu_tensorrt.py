@@ -19,7 +19,7 @@ from hybrid_deploy.runtime.backend_registry import (
 )
 from hybrid_deploy.runtime.device import CaptureError, Graph
 from hybrid_deploy.runtime.device_backend import DeviceBackend
-from hybrid_deploy.runtime.engine import build_engines
+from hybrid_deploy.runtime.engines.build import build_engines
 from hybrid_deploy.runtime.host.local_gpu import local_gpu
 from hybrid_deploy.runtime.sequences import limits_of
 from hybrid_deploy.target import parse_target

@@ -16,14 +16,19 @@ import pytest
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
-from hybrid_deploy.runtime import backend_probing, engine, gpu, tensorrt_backend
+from hybrid_deploy.runtime import (
+    backend_probing,
+    gpu,
+    tensorrt_backend,
+)
 from hybrid_deploy.runtime.backend_registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.engine import build_engine
-from hybrid_deploy.runtime.engine_cache import RECORD_FILE, BuiltPlan, EngineCache, read_plan
-from hybrid_deploy.runtime.engine_identity import graph_identity
+from hybrid_deploy.runtime.engines import build as engine
+from hybrid_deploy.runtime.engines.build import build_engine
+from hybrid_deploy.runtime.engines.cache import RECORD_FILE, BuiltPlan, EngineCache, read_plan
+from hybrid_deploy.runtime.engines.cache_key import graph_identity
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 from hybrid_deploy.runtime.local_engines import find_engine
 from hybrid_deploy.runtime.tensorrt_backend import load_on

@@ -180,8 +180,8 @@ def measure(case: Case, model: nn.Module, bundle: Bundle) -> tuple[float, float]
 def build_step(bundle: Bundle, cache: Path) -> str:
     """Builds the step graph in half precision for one GPU: `builds`, or the reason why not."""
     from hybrid_deploy.calibration.quantize import quantize_bundle
-    from hybrid_deploy.runtime.engine import build_engine
-    from hybrid_deploy.runtime.engine_cache import EngineCache
+    from hybrid_deploy.runtime.engines.build import build_engine
+    from hybrid_deploy.runtime.engines.cache import EngineCache
 
     try:
         half = quantize_bundle(bundle.folder, "fp16").bundle

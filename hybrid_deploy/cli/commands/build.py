@@ -141,7 +141,7 @@ def _build_rows(bundle: Bundle, wanted: _Wanted) -> list[Row]:
     """Builds everything; what fails is said on stderr and becomes a row."""
     from hybrid_deploy.cli.build_output import built_row, failed_row
     from hybrid_deploy.cli.build_progress import BuildProgress
-    from hybrid_deploy.runtime.engine import build_engine
+    from hybrid_deploy.runtime.engines.build import build_engine
 
     progress = BuildProgress()
     rows: list[Row] = []

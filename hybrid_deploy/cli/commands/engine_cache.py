@@ -15,14 +15,14 @@ from hybrid_deploy.cli.build_output import (
     render_layers,
 )
 from hybrid_deploy.cli.options.common import log
-from hybrid_deploy.runtime.cached_engines import (
+from hybrid_deploy.runtime.engines.cache import EngineCache
+from hybrid_deploy.runtime.engines.cache_key import graph_identity
+from hybrid_deploy.runtime.engines.cache_listing import (
     CachedEngine,
     delete_engines,
     delete_leftovers,
     list_engines,
 )
-from hybrid_deploy.runtime.engine_cache import EngineCache
-from hybrid_deploy.runtime.engine_identity import graph_identity
 
 if TYPE_CHECKING:
     from hybrid_deploy.bundle.bundle import Bundle

@@ -87,7 +87,7 @@ def _quantize(bundle: Path, precision: str, samples: Path) -> None:
 
 def _build(path: Path) -> None:
     from hybrid_deploy.bundle.bundle import open_bundle
-    from hybrid_deploy.runtime.engine import build_engine
+    from hybrid_deploy.runtime.engines.build import build_engine
     from hybrid_deploy.target import parse_target
 
     bundle = open_bundle(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 
 from hybrid_deploy.errors import BuildError
-from hybrid_deploy.runtime.engine_cache import PlanRecord
+from hybrid_deploy.runtime.engines.cache import PlanRecord
 from hybrid_deploy.runtime.host.free_memory import free_memory_bytes
 
 _BASE_BYTES = 250_000_000

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from hybrid_deploy.errors import BuildError
-from hybrid_deploy.runtime.engine_cache import (
+from hybrid_deploy.runtime.engines.cache import (
     PLAN_FILE,
     RECORD_FILE,
     EngineCache,
@@ -19,7 +19,7 @@ from hybrid_deploy.runtime.engine_cache import (
     read_plan,
     read_record,
 )
-from hybrid_deploy.runtime.engine_fit import version_misfit
+from hybrid_deploy.runtime.engines.compatibility import version_misfit
 
 _KEY = re.compile(r"^[0-9a-f]{64}$")
 _LEFTOVER = re.compile(r"^\.(?P<key>[0-9a-f]{64})\.")

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from hybrid_deploy.bundle.atomic_write import staged_folder
 from hybrid_deploy.cache_dir import CACHE_VARIABLE, cache_folder
 from hybrid_deploy.errors import BuildError, InputError
-from hybrid_deploy.runtime.engine_fit import flavour_misfit, gpu_misfit, version_misfit
+from hybrid_deploy.runtime.engines.compatibility import flavour_misfit, gpu_misfit, version_misfit
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
 from hybrid_deploy.target import Flavour

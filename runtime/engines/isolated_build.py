@@ -2,7 +2,7 @@
 
 A build that TensorRT-RTX 1.7 refuses changes the next plan of the same process, a crash inside
 TensorRT would end the whole run, and a builder's memory is only given back when its process ends.
-So `compile_isolated` runs `python -m hybrid_deploy.runtime.engine_plan` for every plan. It stops
+So `compile_isolated` runs `python -m hybrid_deploy.runtime.engines.isolated_build` for every plan. It stops
 that process when it takes too long: a failed allocation can leave TensorRT's threads waiting for
 each other, and nothing tells such a build from a slow one.
 """
@@ -22,7 +22,7 @@ from time import perf_counter
 import msgspec
 
 from hybrid_deploy.errors import BuildError, HybridDeployError
-from hybrid_deploy.runtime.engine_cache import BuiltPlan
+from hybrid_deploy.runtime.engines.cache import BuiltPlan
 from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_described
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import one_line

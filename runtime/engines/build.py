@@ -10,11 +10,11 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.device_support import tensorrt_refusal
 from hybrid_deploy.errors import BuildError
-from hybrid_deploy.runtime.build_memory import check_memory
-from hybrid_deploy.runtime.cached_engines import compatible_build, last_build
-from hybrid_deploy.runtime.engine_cache import BuiltFor, BuiltPlan, EngineCache, PlanRecord
-from hybrid_deploy.runtime.engine_identity import shaped_by, weight_bytes
-from hybrid_deploy.runtime.engine_plan import compile_isolated
+from hybrid_deploy.runtime.engines.cache import BuiltFor, BuiltPlan, EngineCache, PlanRecord
+from hybrid_deploy.runtime.engines.cache_key import shaped_by, weight_bytes
+from hybrid_deploy.runtime.engines.cache_listing import compatible_build, last_build
+from hybrid_deploy.runtime.engines.isolated_build import compile_isolated
+from hybrid_deploy.runtime.engines.memory_check import check_memory
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import check_lowering
 from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest
