@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.backend import Decoding, FloatArray, Rearranging
+from hybrid_deploy.runtime.backends.protocol import Decoding, FloatArray, Rearranging
 from hybrid_deploy.runtime.hypotheses import Hypotheses
 from hybrid_deploy.runtime.logits import prompt_logits
 from hybrid_deploy.runtime.rules import Rules

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_deploy.runtime.backend import IntArray
+from hybrid_deploy.runtime.backends.protocol import IntArray
 
 Number = TypeVar("Number", bound=np.generic)
 

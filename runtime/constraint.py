@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hybrid_deploy.errors import MissingDependencyError, UsageError
-from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.running_text import Reading
 
 _TRIED = 32

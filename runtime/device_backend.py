@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.manifest import GraphSpec
 from hybrid_deploy.errors import BackendError
+from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
 from hybrid_deploy.runtime.device import Device
 from hybrid_deploy.runtime.device_decoding import DeviceDecoding
 from hybrid_deploy.runtime.device_graphs import DeviceGraphs
 from hybrid_deploy.runtime.device_workspace import Workspace
-from hybrid_deploy.runtime.graph_inputs import check_inputs
 from hybrid_deploy.runtime.run_ahead import RunAhead
 
 STEPS = 8

@@ -9,7 +9,7 @@ import numpy as np
 
 from hybrid_deploy.contract import cache_of, is_next_cache, is_recurrent, next_cache
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.backend import IntArray
+from hybrid_deploy.runtime.backends.protocol import IntArray
 from hybrid_deploy.runtime.device import Buffer, Device
 from hybrid_deploy.runtime.device_engine import BYTES, Engine
 from hybrid_deploy.runtime.device_memory import DeviceMemory

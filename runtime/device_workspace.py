@@ -24,7 +24,7 @@ from hybrid_deploy.contract import (
     is_next_cache,
 )
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.backend import IntArray
+from hybrid_deploy.runtime.backends.protocol import IntArray
 from hybrid_deploy.runtime.device import Buffer, Device, HostBuffer
 from hybrid_deploy.runtime.device_caches import DeviceCaches, cache_names
 from hybrid_deploy.runtime.device_engine import BYTES, Engine, EngineContext

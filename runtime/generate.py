@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hybrid_deploy.runtime.backend import (
+from hybrid_deploy.runtime.backends.protocol import (
     Block,
     Decoding,
     FloatArray,

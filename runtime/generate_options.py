@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.backend import IntArray
+from hybrid_deploy.runtime.backends.protocol import IntArray
 
 Allowed: TypeAlias = Callable[[IntArray], Sequence[int]]
 """Takes the tokens so far, with the prompt, and gives those that may come next."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.largest import largest_places
 from hybrid_deploy.runtime.logits import check_largest
 from hybrid_deploy.runtime.rules import Beams, Rules

@@ -14,7 +14,7 @@ except ImportError as error:
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.runtime.backend_registry import Options
+from hybrid_deploy.runtime.backends.registry import Options
 from hybrid_deploy.runtime.device import Device
 from hybrid_deploy.runtime.device_backend import STEPS, DeviceBackend
 from hybrid_deploy.runtime.device_graphs import device_graphs

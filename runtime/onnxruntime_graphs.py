@@ -9,8 +9,8 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.contract import TOKEN, GraphRole
 from hybrid_deploy.errors import BackendError, MissingDependencyError
-from hybrid_deploy.runtime.backend_registry import Options
-from hybrid_deploy.runtime.graph_inputs import DTYPES
+from hybrid_deploy.runtime.backends.registry import Options
+from hybrid_deploy.runtime.backends.tensor_checks import DTYPES
 from hybrid_deploy.runtime.onnxruntime_session import (
     failures,
     make_session,

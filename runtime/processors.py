@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from hybrid_deploy.bundle.manifest import GenerationDefaults
-from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.sequences import Limits
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hybrid_deploy.runtime.backend import Decoding, FloatArray, IntArray, RoughFirst
+from hybrid_deploy.runtime.backends.protocol import Decoding, FloatArray, IntArray, RoughFirst
 from hybrid_deploy.runtime.processors import Processor
 from hybrid_deploy.runtime.rules import Rules
 from hybrid_deploy.runtime.sequences import Row

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import LOGITS, GraphRole
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.backend import Backend
+from hybrid_deploy.runtime.backends.protocol import Backend
 from hybrid_deploy.runtime.beam import BeamSearch
 from hybrid_deploy.runtime.generate import TokenLoop
 from hybrid_deploy.runtime.generate_options import GenerateOptions

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.backend import FloatArray
+from hybrid_deploy.runtime.backends.protocol import FloatArray
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.input_specs import AudioInput
 from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole
 from hybrid_deploy.errors import InputError, UsageError
-from hybrid_deploy.runtime.backend import Backend
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.protocol import Backend
+from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
     Options,
     load_backend,

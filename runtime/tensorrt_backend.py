@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.runtime.backend_registry import Options
+from hybrid_deploy.runtime.backends.registry import Options
 from hybrid_deploy.runtime.device import Device
 from hybrid_deploy.runtime.device_backend import STEPS, DeviceBackend
 from hybrid_deploy.runtime.device_graphs import device_graphs

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.samples.batches import Place, batch_size, batches
 from hybrid_deploy.calibration.samples.samples import Inputs
-from hybrid_deploy.runtime.backend import Backend
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.protocol import Backend
+from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
     Options,
     load_backend,

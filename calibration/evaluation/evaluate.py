@@ -19,7 +19,7 @@ from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import InputError, UsageError
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
     Options,
     load_backend,

@@ -17,12 +17,12 @@ from hybrid_deploy.calibration.evaluation.recording_backend import RecordingBack
 from hybrid_deploy.calibration.samples.batches import batch_size, batches
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import CalibrationError
-from hybrid_deploy.runtime.backend import (
+from hybrid_deploy.runtime.backends.protocol import (
     Backend,
     FloatArray,
     IntArray,
 )
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
     Options,
     load_backend,

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from hybrid_deploy.runtime.backend import Backend, Decoding, FloatArray, IntArray
+from hybrid_deploy.runtime.backends.protocol import Backend, Decoding, FloatArray, IntArray
 
 
 @dataclass(frozen=True)

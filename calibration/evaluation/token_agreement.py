@@ -10,7 +10,7 @@ import numpy as np
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.backend import Backend
+from hybrid_deploy.runtime.backends.protocol import Backend
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.manifest import GraphSpec
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.runtime.graph_inputs import check_inputs
+from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
 
 ARRAYS_SUFFIX = ".npz"
 _UNREADABLE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error)

@@ -11,7 +11,7 @@ from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
 from hybrid_deploy.calibration.recipes import Recipe, recipe_for
 from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet
 from hybrid_deploy.report import Column
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
     Options,
     load_backend,

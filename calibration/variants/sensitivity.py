@@ -11,7 +11,7 @@ from hybrid_deploy.calibration.recipes import WIDE, Recipe
 from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.calibration.variants.trial_variant import trial_variant
 from hybrid_deploy.report import Column
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
     Options,
     load_backend,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hybrid_deploy.bundle.manifest import GenerationDefaults
 from hybrid_deploy.errors import ParityError
 from hybrid_deploy.export.model.interface import Inputs, reference_heads, reference_memory
-from hybrid_deploy.runtime.backend import Backend, SeveralHeads
+from hybrid_deploy.runtime.backends.protocol import Backend, SeveralHeads
 
 LARGEST_DIFFERENCE = 1e-4
 """Largest accepted difference of a float32 logit: both sides round their sums in another order."""

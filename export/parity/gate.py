@@ -21,8 +21,8 @@ from hybrid_deploy.export.parity.compare import (
 )
 from hybrid_deploy.export.parity.decode_checks import varied
 from hybrid_deploy.export.trace.refusal import first_line
-from hybrid_deploy.runtime.backend import Backend
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.protocol import Backend
+from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
     Options,
     load_backend,

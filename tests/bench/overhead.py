@@ -19,7 +19,7 @@ import numpy as np
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import CANDIDATES, GraphRole
-from hybrid_deploy.runtime.backend_registry import Options
+from hybrid_deploy.runtime.backends.registry import Options
 from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from hybrid_deploy.runtime.session import Session
 from tests.bench.contender import INPUT, Inputs, Job

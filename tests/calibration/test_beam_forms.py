@@ -16,7 +16,7 @@ from hybrid_deploy.calibration.onnxruntime_cpu import (
 )
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import HIDDEN, LOGITS, GraphRole, is_memory, is_next_cache
-from hybrid_deploy.runtime.backend_registry import Options
+from hybrid_deploy.runtime.backends.registry import Options
 from hybrid_deploy.runtime.beam import BeamSearch
 from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from hybrid_deploy.runtime.rules import Beams, Rules

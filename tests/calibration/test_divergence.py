@@ -14,13 +14,13 @@ from hybrid_deploy.calibration.evaluation.logit_divergence import Divergence, Te
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import CalibrationError
 from hybrid_deploy.export.reference.vocabulary import VOCABULARY
-from hybrid_deploy.runtime.backend import (
+from hybrid_deploy.runtime.backends.protocol import (
     Backend,
     Decoding,
     FloatArray,
     IntArray,
 )
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
     Options,
     load_backend,

@@ -10,7 +10,7 @@ from hybrid_deploy.calibration.half_precision.bfloat16_emulation import emulate_
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )

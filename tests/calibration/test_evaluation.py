@@ -11,8 +11,8 @@ from hybrid_deploy.calibration.evaluation.report import describe, evaluation_rec
 from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet, open_evaluation_set
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import BackendError, InputError, UsageError
-from hybrid_deploy.runtime.backend import Backend
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.protocol import Backend
+from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )

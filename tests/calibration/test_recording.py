@@ -3,7 +3,7 @@ import numpy as np
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.evaluation.recording_backend import RecordingBackend
 from hybrid_deploy.calibration.samples.samples import Inputs
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
     Options,
     load_backend,

@@ -16,8 +16,8 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import HybridDeployError, ParityError, UnsupportedModelError
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.export.parity.reference_backend import FullRerun
-from hybrid_deploy.runtime.backend import Backend
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.protocol import Backend
+from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )

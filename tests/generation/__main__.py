@@ -13,7 +13,7 @@ import onnxruntime
 import transformers
 
 from hybrid_deploy.report import Column, render
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )

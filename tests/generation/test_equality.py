@@ -13,7 +13,7 @@ pytest.importorskip("transformers", reason="Hugging Face models need the extra '
 import transformers
 
 from hybrid_deploy.export.parity.reference_backend import FullRerun
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )

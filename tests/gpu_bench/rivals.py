@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from hybrid_deploy.errors import HybridDeployError
-from hybrid_deploy.runtime.backend import (
+from hybrid_deploy.runtime.backends.protocol import (
     Backend,
     RunsAhead,
 )
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )

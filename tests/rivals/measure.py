@@ -15,7 +15,7 @@ from hybrid_deploy.calibration.evaluation.token_agreement import compare_tokens
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
     Options,
     load_backend,

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import numpy as np
 
-from hybrid_deploy.runtime.backend import Block, FloatArray, IntArray, Run
+from hybrid_deploy.runtime.backends.protocol import Block, FloatArray, IntArray, Run
 
 END, PAD, VOCABULARY = 2, 0, 50
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.errors import BackendError, CapacityError, UsageError
-from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.beam import BeamSearch
 from hybrid_deploy.runtime.largest import largest_places
 from hybrid_deploy.runtime.processors import Suppressed

@@ -11,7 +11,7 @@ import regex
 
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.errors import MissingDependencyError, UsageError
-from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.constraint import AllowedTokens, Pattern
 from hybrid_deploy.runtime.running_text import Reading, begin_reading
 from tests.runtime.trained_tokenizers import byte_level, metaspace

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.errors import BackendError, CapacityError, UsageError
-from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generate import decode_greedily
 from hybrid_deploy.runtime.sequences import Limits
 from tests.runtime.counting import END, PAD, VOCABULARY, CountingDecoding

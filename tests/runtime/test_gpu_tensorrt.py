@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.quantize import quantize_bundle
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )

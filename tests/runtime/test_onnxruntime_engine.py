@@ -17,7 +17,7 @@ from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError, UsageError
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.runtime import gpu, onnxruntime_cuda_backend
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )

@@ -9,7 +9,7 @@ import pytest
 
 from hybrid_deploy.bundle.manifest import GenerationDefaults
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generate import decode_greedily
 from hybrid_deploy.runtime.processors import processors_of
 from hybrid_deploy.runtime.sequences import Limits

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.backend import (
+from hybrid_deploy.runtime.backends.protocol import (
     IntArray,
     Rearranging,
 )
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )

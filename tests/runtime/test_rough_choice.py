@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generate import TokenLoop
 from hybrid_deploy.runtime.processors import (
     BeginSuppressed,

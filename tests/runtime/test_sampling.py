@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.errors import BackendError, UsageError
-from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generate import TokenLoop
 from hybrid_deploy.runtime.rules import Rules
 from hybrid_deploy.runtime.sampling import Sampling

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.errors import BackendError, UsageError
-from hybrid_deploy.runtime.backend import (
+from hybrid_deploy.runtime.backends.protocol import (
     FloatArray,
     IntArray,
 )
-from hybrid_deploy.runtime.backend_registry import load_backend
+from hybrid_deploy.runtime.backends.registry import load_backend
 from hybrid_deploy.runtime.generate_options import GenerateOptions
 from hybrid_deploy.runtime.onnxruntime_decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.session import Result, Session, load_session
@@ -270,7 +270,7 @@ def test_many_threads_share_a_session(session: Session) -> None:
 
 
 def test_threads_load_the_prefill_graph_once(tiny_bundle: Bundle, images: Arrays) -> None:
-    from hybrid_deploy.runtime.backend_registry import Options
+    from hybrid_deploy.runtime.backends.registry import Options
 
     backend = load_backend("onnxruntime", tiny_bundle, "fp32", Options(1))
     session = Session(tiny_bundle, "fp32", backend)

@@ -16,11 +16,11 @@ from torch import nn
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import GraphRole, is_memory
 from hybrid_deploy.export.parity.reference_backend import FullRerun
-from hybrid_deploy.runtime.backend import (
+from hybrid_deploy.runtime.backends.protocol import (
     Decoding,
     IntArray,
 )
-from hybrid_deploy.runtime.backend_registry import Options
+from hybrid_deploy.runtime.backends.registry import Options
 from hybrid_deploy.runtime.beam import BeamSearch
 from hybrid_deploy.runtime.cache_rows import inputs_of
 from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend

@@ -17,11 +17,11 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
 from hybrid_deploy.runtime import (
-    backend_probing,
     gpu,
     tensorrt_backend,
 )
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends import probing as backend_probing
+from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )

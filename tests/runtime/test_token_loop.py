@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.errors import BackendError, UsageError
-from hybrid_deploy.runtime.backend import Block, FloatArray, IntArray, Rearranging, RunsAhead
+from hybrid_deploy.runtime.backends.protocol import (
+    Block,
+    FloatArray,
+    IntArray,
+    Rearranging,
+    RunsAhead,
+)
 from hybrid_deploy.runtime.generate import TokenLoop
 from hybrid_deploy.runtime.processors import Suppressed
 from hybrid_deploy.runtime.rules import Rules

@@ -19,7 +19,7 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, HybridDeployError
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.onnx_graphs.files import load_graphs
-from hybrid_deploy.runtime.backend_registry import (
+from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )

@@ -30,7 +30,7 @@ from hybrid_deploy.export.model.interface import (
 from hybrid_deploy.export.parity.decode_checks import check_batch, check_causal
 from hybrid_deploy.export.plan.plan import Plan
 from hybrid_deploy.export.trace.capture import capture_decoder
-from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from tests.zoo.case import Case
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hybrid_deploy.runtime.backend import Decoding
+from hybrid_deploy.runtime.backends.protocol import Decoding
 from tests.zoo.captioner import VOCABULARY
 from tests.zoo.case import Case, random_tokens
 

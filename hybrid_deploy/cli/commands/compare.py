@@ -55,7 +55,7 @@ def compare(
     Times are medians of single inputs, accuracy is over all samples. A variant that cannot run
     says so in its row and does not stop the others.
     """
-    from hybrid_deploy.runtime.backend_probing import usable_backends
+    from hybrid_deploy.runtime.backends.probing import usable_backends
 
     opened, labels = open_bundle(bundle), load_labels(samples)
     chosen = list(variants) or list(opened.manifest.variants)
@@ -106,7 +106,7 @@ def _measure(
     threads: int | None,
     advance: Callable[[int], None],
 ) -> dict[str, object]:
-    from hybrid_deploy.runtime.backend_registry import (
+    from hybrid_deploy.runtime.backends.registry import (
         Options,
         load_backend,
     )

@@ -30,7 +30,7 @@ def verify(bundle: Path, backend: str, output_format: Format) -> None:
     """
     from hybrid_deploy.bundle.bundle import open_bundle
     from hybrid_deploy.contract import FLOAT_VARIANT
-    from hybrid_deploy.runtime.backend_registry import (
+    from hybrid_deploy.runtime.backends.registry import (
         Options,
         load_backend,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hybrid_deploy.runtime.backend import FloatArray, IntArray
+from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 
 
 def prefill_by_steps(

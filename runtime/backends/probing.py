@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybrid_deploy.runtime.backend_registry import BACKENDS, DEFAULT_BACKEND
+from hybrid_deploy.runtime.backends.registry import BACKENDS, DEFAULT_BACKEND
 from hybrid_deploy.runtime.host.local_gpu import local_gpu
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.backend import Backend
+from hybrid_deploy.runtime.backends.protocol import Backend
 
 
 @dataclass(frozen=True)
