@@ -14,11 +14,11 @@ except ImportError as error:
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.runtime.backends.gpu.backend import STEPS, DeviceBackend
+from hybrid_deploy.runtime.backends.gpu.device import Device
+from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
+from hybrid_deploy.runtime.backends.gpu.open_gpu import open_gpu, refuse_rough
 from hybrid_deploy.runtime.backends.registry import Options
-from hybrid_deploy.runtime.device import Device
-from hybrid_deploy.runtime.device_backend import STEPS, DeviceBackend
-from hybrid_deploy.runtime.device_graphs import device_graphs
-from hybrid_deploy.runtime.gpu import open_gpu, refuse_rough
 from hybrid_deploy.runtime.onnxruntime_engine import CHOOSE, OnnxRuntimeEngine
 from hybrid_deploy.runtime.onnxruntime_session import Provider, make_session, wrong_optimizers
 

@@ -25,8 +25,8 @@ from hybrid_deploy.contract import (
     is_recurrent,
 )
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.device import Buffer
-from hybrid_deploy.runtime.device_engine import TensorInfo
+from hybrid_deploy.runtime.backends.gpu.device import Buffer
+from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
 
 CHOOSE = Path(__file__).with_name("choose.onnx")
 """logits, position, last_position -> next_token, next_position, score."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybrid_deploy.errors import BackendError, InputError
-from hybrid_deploy.runtime.device import Buffer, Device
-from hybrid_deploy.runtime.device_engine import TensorInfo
+from hybrid_deploy.runtime.backends.gpu.device import Buffer, Device
+from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT, last_error
 from hybrid_deploy.target import Flavour
 

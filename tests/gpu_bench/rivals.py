@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from hybrid_deploy.errors import HybridDeployError
+from hybrid_deploy.runtime.backends.gpu.device import CaptureError
+from hybrid_deploy.runtime.backends.gpu.open_gpu import open_gpu
 from hybrid_deploy.runtime.backends.protocol import (
     Backend,
     RunsAhead,
@@ -18,8 +20,6 @@ from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.device import CaptureError
-from hybrid_deploy.runtime.gpu import open_gpu
 from tests.gpu_bench.subjects import Subject
 from tests.gpu_bench.timing import SkippedError, Timing, time_loop
 from tests.gpu_bench.torch_decoder import TorchDecoder, greedy_loop

@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.device import ALIGNMENT, Buffer, CaptureError, HostBuffer, aligned
+from hybrid_deploy.runtime.backends.gpu.device import (
+    ALIGNMENT,
+    Buffer,
+    CaptureError,
+    HostBuffer,
+    aligned,
+)
 
 _POISON = 0xFF  # NaN as a float, -1 as an integer
 

@@ -23,10 +23,10 @@ from hybrid_deploy.contract import (
     recurrent_name,
 )
 from hybrid_deploy.errors import BackendError, InputError
-from hybrid_deploy.runtime.device import ALIGNMENT, Buffer
-from hybrid_deploy.runtime.device_backend import DeviceBackend
-from hybrid_deploy.runtime.device_engine import TensorInfo
-from hybrid_deploy.runtime.device_graphs import device_graphs
+from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
+from hybrid_deploy.runtime.backends.gpu.device import ALIGNMENT, Buffer
+from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
+from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
 from tests.runtime.fake_device import FakeDevice, Work
 
 Form = Literal["in place", "in turn", "recurrent"]

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_deploy.contract import LAST, LOGITS, POSITION, TOKEN, TOKENS, next_cache
+from hybrid_deploy.runtime.backends.gpu.decoding import DeviceDecoding
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
 from hybrid_deploy.runtime.backends.protocol import Decoding, FloatArray, IntArray, RunsAhead
-from hybrid_deploy.runtime.device_decoding import DeviceDecoding
 from hybrid_deploy.runtime.generate import decode_greedily
 from hybrid_deploy.runtime.sequences import Decoded, Limits
 from tests.runtime.fake_engine import STATE, Arrays, Decoder

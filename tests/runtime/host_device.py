@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_deploy.runtime.device import ALIGNMENT, Buffer, CaptureError, Graph, HostBuffer
+from hybrid_deploy.runtime.backends.gpu.device import (
+    ALIGNMENT,
+    Buffer,
+    CaptureError,
+    Graph,
+    HostBuffer,
+)
 
 
 def at(address: int, nbytes: int) -> NDArray[np.uint8]:

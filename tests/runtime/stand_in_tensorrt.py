@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.device import ALIGNMENT
+from hybrid_deploy.runtime.backends.gpu.device import ALIGNMENT
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT
 from hybrid_deploy.target import Flavour
 from tests.runtime.fake_device import FakeBuffer

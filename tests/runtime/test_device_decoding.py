@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.contract import LOGITS, NEXT_TOKEN, next_cache
 from hybrid_deploy.errors import BackendError, InputError, UsageError
+from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
 from hybrid_deploy.runtime.backends.protocol import Rearranging, RunsAhead, SeveralHeads
 from hybrid_deploy.runtime.beam import BeamSearch
-from hybrid_deploy.runtime.device_engine import TensorInfo
 from hybrid_deploy.runtime.generate import decode_greedily
 from hybrid_deploy.runtime.rules import Beams, Rules
 from hybrid_deploy.runtime.sequences import Limits

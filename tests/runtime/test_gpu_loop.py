@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.device import CaptureError
+from hybrid_deploy.runtime.backends.gpu.device import CaptureError
 from hybrid_deploy.runtime.host.local_gpu import local_gpu
 from hybrid_deploy.runtime.sequences import Limits
 from tests.runtime.fake_engine import Decoder, Form
@@ -24,7 +24,7 @@ from tests.runtime.host_device import HostDevice
 from tests.runtime.torch_engine import torch_backend
 
 if TYPE_CHECKING:
-    from hybrid_deploy.runtime.cuda_device import CudaDevice
+    from hybrid_deploy.runtime.backends.gpu.cuda_device import CudaDevice
 
 GPU = local_gpu() is not None and importlib.util.find_spec("cuda") is not None
 on_gpu = [
@@ -40,7 +40,7 @@ GENERATIONS = 10_000
 def device_of(where: str) -> HostDevice | CudaDevice:
     if where == "cpu":
         return HostDevice()
-    from hybrid_deploy.runtime.cuda_device import CudaDevice
+    from hybrid_deploy.runtime.backends.gpu.cuda_device import CudaDevice
 
     return CudaDevice()
 

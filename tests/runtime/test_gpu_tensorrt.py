@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.quantize import quantize_bundle
+from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
+from hybrid_deploy.runtime.backends.gpu.device import CaptureError, Graph
 from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.device import CaptureError, Graph
-from hybrid_deploy.runtime.device_backend import DeviceBackend
 from hybrid_deploy.runtime.engines.build import build_engines
 from hybrid_deploy.runtime.host.local_gpu import local_gpu
 from hybrid_deploy.runtime.sequences import limits_of
@@ -67,7 +67,7 @@ def test_fp32_tokens_are_those_of_onnxruntime(
 
 
 def test_replay_equals_plain_enqueue(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hybrid_deploy.runtime.cuda_device import CudaDevice
+    from hybrid_deploy.runtime.backends.gpu.cuda_device import CudaDevice
 
     token, position = np.array([1, 1, 1]), np.zeros(3, np.int64)
     recorded = list(on_gpu(tiny_bundle).start(images(3)).ahead(token, position))
@@ -117,7 +117,7 @@ def test_memory_stays_flat_and_nothing_is_allocated_per_token(
 ) -> None:
     from cuda.bindings import driver
 
-    from hybrid_deploy.runtime.cuda_device import CudaDevice
+    from hybrid_deploy.runtime.backends.gpu.cuda_device import CudaDevice
 
     backend, limits = on_gpu(tiny_bundle), limits_of(tiny_bundle.manifest)
 

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError, UsageError
 from hybrid_deploy.export.exporter import export_model
-from hybrid_deploy.runtime import gpu, onnxruntime_cuda_backend
+from hybrid_deploy.runtime import onnxruntime_cuda_backend
+from hybrid_deploy.runtime.backends.gpu import open_gpu as gpu
+from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
 from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.device_backend import DeviceBackend
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 from hybrid_deploy.runtime.onnxruntime_cuda_backend import load_on
 from hybrid_deploy.runtime.onnxruntime_engine import CHOOSE
@@ -145,7 +146,9 @@ def test_without_cuda_core_the_extra_is_named(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu, "local_gpu", lambda: LocalGpu("RTX 3090", "8.6"))
-    monkeypatch.delitem(sys.modules, "hybrid_deploy.runtime.cuda_device", raising=False)
+    monkeypatch.delitem(
+        sys.modules, "hybrid_deploy.runtime.backends.gpu.cuda_device", raising=False
+    )
     for name in ("cuda", "cuda.core"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingDependencyError, match=r"hybrid-deploy\[gpu\]"):

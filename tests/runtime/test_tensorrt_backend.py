@@ -16,11 +16,9 @@ import pytest
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
-from hybrid_deploy.runtime import (
-    gpu,
-    tensorrt_backend,
-)
+from hybrid_deploy.runtime import tensorrt_backend
 from hybrid_deploy.runtime.backends import probing as backend_probing
+from hybrid_deploy.runtime.backends.gpu import open_gpu as gpu
 from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
@@ -62,7 +60,9 @@ def test_without_cuda_core_the_extra_is_named(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu, "local_gpu", lambda: GPU)
-    monkeypatch.delitem(sys.modules, "hybrid_deploy.runtime.cuda_device", raising=False)
+    monkeypatch.delitem(
+        sys.modules, "hybrid_deploy.runtime.backends.gpu.cuda_device", raising=False
+    )
     for name in ("cuda", "cuda.core"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingDependencyError) as caught:
@@ -80,7 +80,9 @@ def test_cuda_core_that_does_not_load_is_not_called_missing(
     monkeypatch.setattr(gpu, "local_gpu", lambda: GPU)
     for name in [n for n in sys.modules if n.split(".")[0] == "cuda"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "hybrid_deploy.runtime.cuda_device", raising=False)
+    monkeypatch.delitem(
+        sys.modules, "hybrid_deploy.runtime.backends.gpu.cuda_device", raising=False
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(BackendError) as caught:
         load_backend("tensorrt", tiny_bundle, "fp32", Options())

@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.errors import BackendError, InputError
-from hybrid_deploy.runtime.device_backend import DeviceBackend
-from hybrid_deploy.runtime.device_engine import TensorInfo
-from hybrid_deploy.runtime.device_graphs import device_graphs
+from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
+from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
+from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
 from hybrid_deploy.runtime.sequences import Limits
 from hybrid_deploy.runtime.tensorrt_engine import TensorRTContext, TensorRTEngine
 from hybrid_deploy.target import Flavour

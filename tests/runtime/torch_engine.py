@@ -23,10 +23,10 @@ from hybrid_deploy.contract import (
     TOKENS,
     next_cache,
 )
-from hybrid_deploy.runtime.device import Buffer, Device
-from hybrid_deploy.runtime.device_backend import DeviceBackend
-from hybrid_deploy.runtime.device_engine import TensorInfo
-from hybrid_deploy.runtime.device_graphs import device_graphs
+from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
+from hybrid_deploy.runtime.backends.gpu.device import Buffer, Device
+from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
+from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
 from tests.runtime.fake_device import FakeDevice
 from tests.runtime.fake_engine import (
     ENCODER_SPEC,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from hybrid_deploy.runtime.backends.gpu.buffers import DeviceMemory
+from hybrid_deploy.runtime.backends.gpu.device import Buffer, Device, aligned
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
-from hybrid_deploy.runtime.device import Buffer, Device, aligned
-from hybrid_deploy.runtime.device_memory import DeviceMemory
 
 _SIDES = 2
 _INT64, _FLOAT32 = np.dtype(np.int64), np.dtype(np.float32)

@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_deploy.errors import BackendError, MissingDependencyError
-from hybrid_deploy.runtime.device import ALIGNMENT, Buffer, CaptureError, Event, Graph, HostBuffer
+from hybrid_deploy.runtime.backends.gpu.device import (
+    ALIGNMENT,
+    Buffer,
+    CaptureError,
+    Event,
+    Graph,
+    HostBuffer,
+)
 
 try:
     import cuda.core as core  # `from cuda import` finds the namespace of other packages too

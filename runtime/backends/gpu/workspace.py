@@ -24,13 +24,13 @@ from hybrid_deploy.contract import (
     is_next_cache,
 )
 from hybrid_deploy.errors import BackendError
+from hybrid_deploy.runtime.backends.gpu.buffers import DeviceMemory
+from hybrid_deploy.runtime.backends.gpu.device import Buffer, Device, HostBuffer
+from hybrid_deploy.runtime.backends.gpu.engine import BYTES, Engine, EngineContext
+from hybrid_deploy.runtime.backends.gpu.engine_set import DeviceGraphs
+from hybrid_deploy.runtime.backends.gpu.kv_caches import DeviceCaches, cache_names
+from hybrid_deploy.runtime.backends.gpu.token_ring import TokenRing
 from hybrid_deploy.runtime.backends.protocol import IntArray
-from hybrid_deploy.runtime.device import Buffer, Device, HostBuffer
-from hybrid_deploy.runtime.device_caches import DeviceCaches, cache_names
-from hybrid_deploy.runtime.device_engine import BYTES, Engine, EngineContext
-from hybrid_deploy.runtime.device_graphs import DeviceGraphs
-from hybrid_deploy.runtime.device_memory import DeviceMemory
-from hybrid_deploy.runtime.token_ring import TokenRing
 
 Shapes = Mapping[str, tuple[int, ...]]
 _Places = tuple[tuple[str, Buffer], ...]

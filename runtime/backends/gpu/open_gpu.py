@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.errors import BackendError, UsageError
-from hybrid_deploy.runtime.device import Device
+from hybrid_deploy.runtime.backends.gpu.device import Device
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 
 
@@ -44,6 +44,6 @@ def open_gpu(backend: str) -> Device:
         BackendError: there is no GPU, or its driver fails.
     """
     required_gpu(backend)
-    from hybrid_deploy.runtime.cuda_device import CudaDevice
+    from hybrid_deploy.runtime.backends.gpu.cuda_device import CudaDevice
 
     return CudaDevice()

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.contract import LOGITS
 from hybrid_deploy.errors import BackendError, UsageError
+from hybrid_deploy.runtime.backends.gpu.device import Device
+from hybrid_deploy.runtime.backends.gpu.engine_set import DeviceGraphs
+from hybrid_deploy.runtime.backends.gpu.step_blocks import RunAhead
+from hybrid_deploy.runtime.backends.gpu.workspace import Workspace
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
 from hybrid_deploy.runtime.backends.protocol import Block, FloatArray, IntArray
-from hybrid_deploy.runtime.device import Device
-from hybrid_deploy.runtime.device_graphs import DeviceGraphs
-from hybrid_deploy.runtime.device_workspace import Workspace
-from hybrid_deploy.runtime.run_ahead import RunAhead
 
 
 class DeviceDecoding:

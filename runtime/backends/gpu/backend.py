@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.manifest import GraphSpec
 from hybrid_deploy.errors import BackendError
+from hybrid_deploy.runtime.backends.gpu.decoding import DeviceDecoding
+from hybrid_deploy.runtime.backends.gpu.device import Device
+from hybrid_deploy.runtime.backends.gpu.engine_set import DeviceGraphs
+from hybrid_deploy.runtime.backends.gpu.step_blocks import RunAhead
+from hybrid_deploy.runtime.backends.gpu.workspace import Workspace
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
-from hybrid_deploy.runtime.device import Device
-from hybrid_deploy.runtime.device_decoding import DeviceDecoding
-from hybrid_deploy.runtime.device_graphs import DeviceGraphs
-from hybrid_deploy.runtime.device_workspace import Workspace
-from hybrid_deploy.runtime.run_ahead import RunAhead
 
 STEPS = 8
 """Tokens that are made before the host looks at them."""

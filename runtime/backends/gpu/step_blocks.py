@@ -8,9 +8,9 @@ from contextlib import suppress
 import numpy as np
 
 from hybrid_deploy.errors import BackendError
+from hybrid_deploy.runtime.backends.gpu.device import CaptureError, Device, Graph
+from hybrid_deploy.runtime.backends.gpu.workspace import Workspace
 from hybrid_deploy.runtime.backends.protocol import Block, IntArray, Run
-from hybrid_deploy.runtime.device import CaptureError, Device, Graph
-from hybrid_deploy.runtime.device_workspace import Workspace
 
 
 class RunAhead:

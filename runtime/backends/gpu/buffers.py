@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hybrid_deploy.runtime.device import Buffer, Device, HostBuffer
+from hybrid_deploy.runtime.backends.gpu.device import Buffer, Device, HostBuffer
 
 
 class DeviceMemory:

@@ -15,8 +15,8 @@ from hybrid_deploy.contract import (
     TOKENS,
 )
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.device_caches import cache_names, check_caches
-from hybrid_deploy.runtime.device_engine import BYTES, Engine, EngineContext
+from hybrid_deploy.runtime.backends.gpu.engine import BYTES, Engine, EngineContext
+from hybrid_deploy.runtime.backends.gpu.kv_caches import cache_names, check_caches
 
 _FROM_HOST = {TOKEN, TOKENS, POSITION, LAST}
 _OF_THE_LOOP = {NEXT_TOKEN, NEXT_POSITION, SCORE}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from hybrid_deploy.runtime.device import Buffer
+from hybrid_deploy.runtime.backends.gpu.device import Buffer
 
 BYTES = {
     "float32": 4,

@@ -9,10 +9,10 @@ import numpy as np
 
 from hybrid_deploy.contract import cache_of, is_next_cache, is_recurrent, next_cache
 from hybrid_deploy.errors import BackendError
+from hybrid_deploy.runtime.backends.gpu.buffers import DeviceMemory
+from hybrid_deploy.runtime.backends.gpu.device import Buffer, Device
+from hybrid_deploy.runtime.backends.gpu.engine import BYTES, Engine
 from hybrid_deploy.runtime.backends.protocol import IntArray
-from hybrid_deploy.runtime.device import Buffer, Device
-from hybrid_deploy.runtime.device_engine import BYTES, Engine
-from hybrid_deploy.runtime.device_memory import DeviceMemory
 
 
 def cache_names(step: Engine) -> tuple[str, ...]:
