@@ -30,11 +30,11 @@ from hybrid_deploy.contract import (
 )
 from hybrid_deploy.errors import BackendError, CalibrationError
 from hybrid_deploy.onnx_graphs.files import save_graphs
+from hybrid_deploy.runtime.backends.onnxruntime.inference_session import make_session
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
 from hybrid_deploy.runtime.generate import decode_greedily
-from hybrid_deploy.runtime.onnxruntime_session import make_session
 from hybrid_deploy.runtime.processors import processors_of
 from hybrid_deploy.runtime.sequences import limits_of
 

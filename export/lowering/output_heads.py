@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.contract import LOGITS, NEXT_TOKEN, TOP_SCORES, TOP_TOKENS, Head
 from hybrid_deploy.errors import ParityError
-from hybrid_deploy.runtime.onnxruntime_session import make_session
+from hybrid_deploy.runtime.backends.onnxruntime.inference_session import make_session
 
 Arrays = Mapping[str, NDArray[Any]]
 

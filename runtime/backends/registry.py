@@ -25,8 +25,8 @@ class Options:
 
 
 _MODULES = {
-    "onnxruntime": "hybrid_deploy.runtime.onnxruntime_backend",
-    "onnxruntime-cuda": "hybrid_deploy.runtime.onnxruntime_cuda_backend",
+    "onnxruntime": "hybrid_deploy.runtime.backends.onnxruntime.backend",
+    "onnxruntime-cuda": "hybrid_deploy.runtime.backends.onnxruntime.cuda_backend",
     "tensorrt": "hybrid_deploy.runtime.tensorrt_backend",
 }
 

@@ -16,9 +16,9 @@ from hybrid_deploy.calibration.onnxruntime_cpu import (
 )
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import HIDDEN, LOGITS, GraphRole, is_memory, is_next_cache
+from hybrid_deploy.runtime.backends.onnxruntime.backend import OnnxRuntimeBackend
 from hybrid_deploy.runtime.backends.registry import Options
 from hybrid_deploy.runtime.beam import BeamSearch
-from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
 from hybrid_deploy.runtime.rules import Beams, Rules
 from hybrid_deploy.runtime.sequences import Limits
 from tests.calibration.edited import lively

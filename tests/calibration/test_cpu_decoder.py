@@ -29,9 +29,9 @@ from hybrid_deploy.contract import (
     next_cache,
 )
 from hybrid_deploy.onnx_graphs.files import load_graphs
+from hybrid_deploy.runtime.backends.onnxruntime.backend import OnnxRuntimeBackend
+from hybrid_deploy.runtime.backends.onnxruntime.decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.backends.registry import Options
-from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from hybrid_deploy.runtime.onnxruntime_decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.session import Session
 from tests.calibration.edited import lively, with_close_logits
 

@@ -10,11 +10,11 @@ from hybrid_deploy.calibration.half_precision.bfloat16_emulation import emulate_
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError
+from hybrid_deploy.runtime.backends.onnxruntime.inference_session import make_session
 from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.onnxruntime_session import make_session
 
 Build = Callable[..., ir.Model]
 

@@ -96,7 +96,9 @@ def test_missing_library_names_the_extra(
     run: Run, tiny_path: Path, page: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "hybrid_deploy.runtime.onnxruntime_backend", raising=False)
+    monkeypatch.delitem(
+        sys.modules, "hybrid_deploy.runtime.backends.onnxruntime.backend", raising=False
+    )
     assert_refused(
         run("run", tiny_path, page), 2, "onnxruntime is not installed", "'hybrid-deploy[cpu]'"
     )

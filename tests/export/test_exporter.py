@@ -30,12 +30,12 @@ from hybrid_deploy.export.lowering.output_heads import attach_head, check_head
 from hybrid_deploy.export.parity import gate
 from hybrid_deploy.export.parity.compare import check_parity
 from hybrid_deploy.onnx_graphs.files import load_graphs, weight_bytes
+from hybrid_deploy.runtime.backends.onnxruntime.inference_session import make_session
 from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
-from hybrid_deploy.runtime.onnxruntime_session import make_session
 from hybrid_deploy.runtime.session import load_session
 
 

@@ -27,7 +27,7 @@ STATEMENTS = (
     "import numpy",
     "import hybrid_deploy.runtime",
     "from hybrid_deploy import load_session",
-    "import hybrid_deploy.runtime.onnxruntime_backend",
+    "import hybrid_deploy.runtime.backends.onnxruntime.backend",
 )
 UNWANTED = ("torch", "onnx", "click", "rich", "PIL", "filelock", "tokenizers")
 INSTALLERS = {"pip", "setuptools", "wheel", "_distutils_hack", "distutils-precedence.pth"}

@@ -84,7 +84,7 @@ def onnxruntime_cpu(setting: Setting) -> Timing:
 def onnxruntime_cuda(setting: Setting) -> Timing:
     """This project over ONNX Runtime's CUDA provider."""
     try:
-        from hybrid_deploy.runtime.onnxruntime_cuda_backend import NAME, load_on
+        from hybrid_deploy.runtime.backends.onnxruntime.cuda_backend import NAME, load_on
 
         device: Any = open_gpu(NAME)
         backend = load_on(device, setting.subject.bundle, setting.subject.variant, Options(1))

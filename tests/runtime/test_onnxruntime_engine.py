@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError, UsageError
 from hybrid_deploy.export.exporter import export_model
-from hybrid_deploy.runtime import onnxruntime_cuda_backend
 from hybrid_deploy.runtime.backends.gpu import open_gpu as gpu
 from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
+from hybrid_deploy.runtime.backends.onnxruntime import (
+    cuda_backend as onnxruntime_cuda_backend,
+)
+from hybrid_deploy.runtime.backends.onnxruntime.cuda_backend import load_on
+from hybrid_deploy.runtime.backends.onnxruntime.cuda_engine import CHOOSE
 from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
-from hybrid_deploy.runtime.onnxruntime_cuda_backend import load_on
-from hybrid_deploy.runtime.onnxruntime_engine import CHOOSE
 from hybrid_deploy.runtime.sequences import limits_of
 from tests.export.test_own_step import Recurrent
 from tests.runtime.host_decoding import Prompts, ahead, greedily, stepped

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.errors import UsageError
+from hybrid_deploy.runtime.backends.onnxruntime.cache_rows import move_rows, moved_rows
 from hybrid_deploy.runtime.backends.protocol import (
     IntArray,
     Rearranging,
@@ -22,7 +23,6 @@ from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.cache_rows import move_rows, moved_rows
 from tests.zoo.case import random_floats, random_tokens
 from tests.zoo.cases import find
 from tests.zoo.check import export

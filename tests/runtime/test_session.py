@@ -6,7 +6,9 @@ import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.errors import BackendError, InputError, UsageError
-from hybrid_deploy.runtime import onnxruntime_graphs
+from hybrid_deploy.runtime.backends.onnxruntime import (
+    variant_sessions as onnxruntime_graphs,
+)
 from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,

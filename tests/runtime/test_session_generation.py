@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.errors import BackendError, UsageError
+from hybrid_deploy.runtime.backends.onnxruntime.decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.backends.protocol import (
     FloatArray,
     IntArray,
 )
 from hybrid_deploy.runtime.backends.registry import load_backend
 from hybrid_deploy.runtime.generate_options import GenerateOptions
-from hybrid_deploy.runtime.onnxruntime_decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.session import Result, Session, load_session
 from hybrid_deploy.runtime.streaming import TokenEvent
 

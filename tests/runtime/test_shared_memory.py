@@ -16,15 +16,15 @@ from torch import nn
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import GraphRole, is_memory
 from hybrid_deploy.export.parity.reference_backend import FullRerun
+from hybrid_deploy.runtime.backends.onnxruntime.backend import OnnxRuntimeBackend
+from hybrid_deploy.runtime.backends.onnxruntime.cache_rows import inputs_of
+from hybrid_deploy.runtime.backends.onnxruntime.decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.backends.protocol import (
     Decoding,
     IntArray,
 )
 from hybrid_deploy.runtime.backends.registry import Options
 from hybrid_deploy.runtime.beam import BeamSearch
-from hybrid_deploy.runtime.cache_rows import inputs_of
-from hybrid_deploy.runtime.onnxruntime_backend import OnnxRuntimeBackend
-from hybrid_deploy.runtime.onnxruntime_decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.rules import Beams, Rules
 from hybrid_deploy.runtime.sequences import Decoded, Limits
 from tests.zoo.case import random_floats

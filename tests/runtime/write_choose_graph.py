@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx.parser
 
-from hybrid_deploy.runtime.onnxruntime_engine import CHOOSE
+from hybrid_deploy.runtime.backends.onnxruntime.cuda_engine import CHOOSE
 
 TEXT = """<ir_version: 8, opset_import: ["": 17]>
 choose (float[batch,vocabulary] logits, int64[batch] position, int64[1] last_position)

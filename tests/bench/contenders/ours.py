@@ -8,7 +8,9 @@ import numpy as np
 
 from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.runtime import onnxruntime_backend
+from hybrid_deploy.runtime.backends.onnxruntime import (
+    backend as onnxruntime_backend,
+)
 from hybrid_deploy.runtime.generate_options import GenerateOptions
 from hybrid_deploy.runtime.session import Session, Timings, load_session
 from tests.bench.contender import INPUT, Generated, Inputs, Job

@@ -18,9 +18,13 @@ from hybrid_deploy.runtime.backends.gpu.backend import STEPS, DeviceBackend
 from hybrid_deploy.runtime.backends.gpu.device import Device
 from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
 from hybrid_deploy.runtime.backends.gpu.open_gpu import open_gpu, refuse_rough
+from hybrid_deploy.runtime.backends.onnxruntime.cuda_engine import CHOOSE, OnnxRuntimeEngine
+from hybrid_deploy.runtime.backends.onnxruntime.inference_session import (
+    Provider,
+    make_session,
+    wrong_optimizers,
+)
 from hybrid_deploy.runtime.backends.registry import Options
-from hybrid_deploy.runtime.onnxruntime_engine import CHOOSE, OnnxRuntimeEngine
-from hybrid_deploy.runtime.onnxruntime_session import Provider, make_session, wrong_optimizers
 
 NAME = "onnxruntime-cuda"
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"

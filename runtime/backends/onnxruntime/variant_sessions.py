@@ -9,14 +9,14 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.contract import TOKEN, GraphRole
 from hybrid_deploy.errors import BackendError, MissingDependencyError
-from hybrid_deploy.runtime.backends.registry import Options
-from hybrid_deploy.runtime.backends.tensor_checks import DTYPES
-from hybrid_deploy.runtime.onnxruntime_session import (
+from hybrid_deploy.runtime.backends.onnxruntime.inference_session import (
     failures,
     make_session,
     too_old,
     wrong_optimizers,
 )
+from hybrid_deploy.runtime.backends.registry import Options
+from hybrid_deploy.runtime.backends.tensor_checks import DTYPES
 
 try:
     import onnxruntime as ort

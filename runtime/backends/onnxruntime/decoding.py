@@ -28,12 +28,17 @@ from hybrid_deploy.contract import (
     next_cache,
 )
 from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
+from hybrid_deploy.runtime.backends.onnxruntime.cache_rows import (
+    chosen_rows,
+    filled_part,
+    inputs_of,
+    move_rows,
+)
+from hybrid_deploy.runtime.backends.onnxruntime.inference_session import failures
+from hybrid_deploy.runtime.backends.onnxruntime.variant_sessions import OnnxRuntimeGraphs
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.backends.tensor_checks import DTYPES
-from hybrid_deploy.runtime.cache_rows import chosen_rows, filled_part, inputs_of, move_rows
-from hybrid_deploy.runtime.onnxruntime_graphs import OnnxRuntimeGraphs
-from hybrid_deploy.runtime.onnxruntime_session import failures
 
 try:
     import onnxruntime as ort

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import MissingDependencyError
+from hybrid_deploy.runtime.backends.onnxruntime.decoding import OnnxRuntimeDecoding
+from hybrid_deploy.runtime.backends.onnxruntime.inference_session import failures
+from hybrid_deploy.runtime.backends.onnxruntime.variant_sessions import OnnxRuntimeGraphs
 from hybrid_deploy.runtime.backends.registry import Options
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
 from hybrid_deploy.runtime.host.large_pages import LargePages
-from hybrid_deploy.runtime.onnxruntime_decoding import OnnxRuntimeDecoding
-from hybrid_deploy.runtime.onnxruntime_graphs import OnnxRuntimeGraphs
-from hybrid_deploy.runtime.onnxruntime_session import failures
 
 try:
     import onnxruntime as ort

@@ -1,0 +1,1 @@
+"""ONNX Runtime: its sessions, its IO bindings, on the CPU and with CUDA."""
