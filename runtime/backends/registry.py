@@ -27,7 +27,7 @@ class Options:
 _MODULES = {
     "onnxruntime": "hybrid_deploy.runtime.backends.onnxruntime.backend",
     "onnxruntime-cuda": "hybrid_deploy.runtime.backends.onnxruntime.cuda_backend",
-    "tensorrt": "hybrid_deploy.runtime.tensorrt_backend",
+    "tensorrt": "hybrid_deploy.runtime.backends.tensorrt.backend",
 }
 
 

@@ -105,7 +105,7 @@ def tensorrt_enqueue(setting: Setting) -> Timing:
 
 def _tensorrt(setting: Setting, *, records: bool) -> Timing:
     try:
-        from hybrid_deploy.runtime.tensorrt_backend import NAME, load_on
+        from hybrid_deploy.runtime.backends.tensorrt.backend import NAME, load_on
 
         device: Any = open_gpu(NAME)
         if not records:

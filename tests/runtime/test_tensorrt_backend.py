@@ -16,24 +16,24 @@ import pytest
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
-from hybrid_deploy.runtime import tensorrt_backend
 from hybrid_deploy.runtime.backends import probing as backend_probing
 from hybrid_deploy.runtime.backends.gpu import open_gpu as gpu
 from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
+from hybrid_deploy.runtime.backends.tensorrt import backend as tensorrt_backend
+from hybrid_deploy.runtime.backends.tensorrt.backend import load_on
+from hybrid_deploy.runtime.backends.tensorrt.engine import TensorRTEngine
+from hybrid_deploy.runtime.backends.tensorrt.engine_lookup import find_engine
 from hybrid_deploy.runtime.engines import build as engine
 from hybrid_deploy.runtime.engines.build import build_engine
 from hybrid_deploy.runtime.engines.cache import RECORD_FILE, BuiltPlan, EngineCache, read_plan
 from hybrid_deploy.runtime.engines.cache_key import graph_identity
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
-from hybrid_deploy.runtime.local_engines import find_engine
-from hybrid_deploy.runtime.tensorrt_backend import load_on
 from hybrid_deploy.runtime.tensorrt_builder.compile import SETTINGS
 from hybrid_deploy.runtime.tensorrt_builder.options import BuildOptions
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import MessageLog, TensorRT, load_tensorrt
-from hybrid_deploy.runtime.tensorrt_engine import TensorRTEngine
 from hybrid_deploy.target import Flavour, parse_target
 from tests.runtime.fake_device import FakeDevice
 from tests.runtime.rough_bundle import with_refine

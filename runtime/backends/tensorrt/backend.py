@@ -11,12 +11,12 @@ from hybrid_deploy.runtime.backends.gpu.device import Device
 from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
 from hybrid_deploy.runtime.backends.gpu.open_gpu import open_gpu, refuse_rough, required_gpu
 from hybrid_deploy.runtime.backends.registry import Options
+from hybrid_deploy.runtime.backends.tensorrt.engine import TensorRTEngine
+from hybrid_deploy.runtime.backends.tensorrt.engine_lookup import find_engine
 from hybrid_deploy.runtime.engines.cache import EngineCache, read_plan, read_record
 from hybrid_deploy.runtime.engines.compatibility import is_version_compatible
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
-from hybrid_deploy.runtime.local_engines import find_engine
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT, load_tensorrt
-from hybrid_deploy.runtime.tensorrt_engine import TensorRTEngine
 from hybrid_deploy.target import Flavour
 
 NAME = "tensorrt"

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: engines found in the cache, loaded and run."""
