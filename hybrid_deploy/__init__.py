@@ -11,7 +11,7 @@ import importlib
 __version__ = "0.1.0"
 
 _VERBS = {
-    "GenerateOptions": "hybrid_deploy.runtime.generate_options",
+    "GenerateOptions": "hybrid_deploy.runtime.generation.options",
     "build_engines": "hybrid_deploy.runtime.engines.build",
     "export_model": "hybrid_deploy.export.exporter",
     "load_session": "hybrid_deploy.runtime.session",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybrid_deploy.runtime.sequences import Finish
+from hybrid_deploy.runtime.generation.sequences import Finish
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import LOGITS, GraphRole
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backends.protocol import Backend
-from hybrid_deploy.runtime.beam import BeamSearch
-from hybrid_deploy.runtime.generate import TokenLoop
-from hybrid_deploy.runtime.generate_options import GenerateOptions
+from hybrid_deploy.runtime.generation.beam_search import BeamSearch
+from hybrid_deploy.runtime.generation.incremental_text import Reading, begin_reading
+from hybrid_deploy.runtime.generation.options import GenerateOptions
+from hybrid_deploy.runtime.generation.sequences import Control, Decoded, Decodes
+from hybrid_deploy.runtime.generation.settings import Rules, rules_of
+from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from hybrid_deploy.runtime.input_checks import check_values
 from hybrid_deploy.runtime.results import Result, Timings
-from hybrid_deploy.runtime.rules import Rules, rules_of
-from hybrid_deploy.runtime.running_text import Reading, begin_reading
-from hybrid_deploy.runtime.sequences import Control, Decoded, Decodes
 from hybrid_deploy.runtime.streaming import Stream
 from hybrid_deploy.runtime.text import text_of
 

@@ -20,7 +20,7 @@ from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.generate_options import GenerateOptions
+from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.input_checks import with_mask_types
 from hybrid_deploy.runtime.many import Arrays, Item, Outcome, Work
 from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio

@@ -6,10 +6,10 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from hybrid_deploy.runtime.generate import TokenLoop
+from hybrid_deploy.runtime.generation.incremental_text import Reading, Stop
+from hybrid_deploy.runtime.generation.sequences import Decodes, Finish, Row
+from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from hybrid_deploy.runtime.results import Result, Timings
-from hybrid_deploy.runtime.running_text import Reading, Stop
-from hybrid_deploy.runtime.sequences import Decodes, Finish, Row
 
 
 @dataclass(frozen=True)

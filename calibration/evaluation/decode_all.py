@@ -14,7 +14,7 @@ from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.generate_options import GREEDY
+from hybrid_deploy.runtime.generation.options import GREEDY
 from hybrid_deploy.runtime.session import Result, Session
 
 

@@ -34,9 +34,9 @@ from hybrid_deploy.runtime.backends.onnxruntime.inference_session import make_se
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
-from hybrid_deploy.runtime.generate import decode_greedily
-from hybrid_deploy.runtime.processors import processors_of
-from hybrid_deploy.runtime.sequences import limits_of
+from hybrid_deploy.runtime.generation.logits_processors import processors_of
+from hybrid_deploy.runtime.generation.sequences import limits_of
+from hybrid_deploy.runtime.generation.token_loop import decode_greedily
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -25,9 +25,9 @@ from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.beam import BeamSearch
-from hybrid_deploy.runtime.rules import Beams, Rules
-from hybrid_deploy.runtime.sequences import Limits
+from hybrid_deploy.runtime.generation.beam_search import BeamSearch
+from hybrid_deploy.runtime.generation.sequences import Limits
+from hybrid_deploy.runtime.generation.settings import Beams, Rules
 
 _SHARED, _COPIED = "shared", "copied"
 _KB_PER_MB = 1e3

@@ -18,9 +18,9 @@ from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import HIDDEN, LOGITS, GraphRole, is_memory, is_next_cache
 from hybrid_deploy.runtime.backends.onnxruntime.backend import OnnxRuntimeBackend
 from hybrid_deploy.runtime.backends.registry import Options
-from hybrid_deploy.runtime.beam import BeamSearch
-from hybrid_deploy.runtime.rules import Beams, Rules
-from hybrid_deploy.runtime.sequences import Limits
+from hybrid_deploy.runtime.generation.beam_search import BeamSearch
+from hybrid_deploy.runtime.generation.sequences import Limits
+from hybrid_deploy.runtime.generation.settings import Beams, Rules
 from tests.calibration.edited import lively
 from tests.runtime.test_shared_memory import ranked, without_beam_step
 

@@ -25,7 +25,7 @@ from hybrid_deploy.calibration.onnxruntime_cpu import (
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.cli import main
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.runtime.generate_options import GenerateOptions
+from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.session import load_session
 
 Run = Callable[..., Result]

@@ -21,8 +21,8 @@ from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.generate import decode_greedily
-from hybrid_deploy.runtime.sequences import Limits
+from hybrid_deploy.runtime.generation.sequences import Limits
+from hybrid_deploy.runtime.generation.token_loop import decode_greedily
 from hybrid_deploy.runtime.session import load_session
 from tests.zoo.case import random_floats
 from tests.zoo.cases import find

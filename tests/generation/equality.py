@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hybrid_deploy.bundle.manifest import GenerationDefaults
-from hybrid_deploy.runtime.beam import BeamSearch
-from hybrid_deploy.runtime.generate import TokenLoop
-from hybrid_deploy.runtime.processors import processors_of
-from hybrid_deploy.runtime.rules import Beams, Rules
-from hybrid_deploy.runtime.sequences import Decoded, Limits
+from hybrid_deploy.runtime.generation.beam_search import BeamSearch
+from hybrid_deploy.runtime.generation.logits_processors import processors_of
+from hybrid_deploy.runtime.generation.sequences import Decoded, Limits
+from hybrid_deploy.runtime.generation.settings import Beams, Rules
+from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from tests.zoo.case import random_tokens
 from tests.zoo.huggingface import CASES
 from tests.zoo.reference import Start

@@ -11,8 +11,8 @@ from hybrid_deploy.contract import LAST, LOGITS, POSITION, TOKEN, TOKENS, next_c
 from hybrid_deploy.runtime.backends.gpu.decoding import DeviceDecoding
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
 from hybrid_deploy.runtime.backends.protocol import Decoding, FloatArray, IntArray, RunsAhead
-from hybrid_deploy.runtime.generate import decode_greedily
-from hybrid_deploy.runtime.sequences import Decoded, Limits
+from hybrid_deploy.runtime.generation.sequences import Decoded, Limits
+from hybrid_deploy.runtime.generation.token_loop import decode_greedily
 from tests.runtime.fake_engine import STATE, Arrays, Decoder
 
 Prompts = Sequence[Sequence[int]]

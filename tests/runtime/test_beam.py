@@ -13,11 +13,11 @@ import pytest
 
 from hybrid_deploy.errors import BackendError, CapacityError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
-from hybrid_deploy.runtime.beam import BeamSearch
-from hybrid_deploy.runtime.largest import largest_places
-from hybrid_deploy.runtime.processors import Suppressed
-from hybrid_deploy.runtime.rules import Beams, Rules
-from hybrid_deploy.runtime.sequences import Control, Decoded, Limits
+from hybrid_deploy.runtime.generation.beam_search import BeamSearch
+from hybrid_deploy.runtime.generation.logits_processors import Suppressed
+from hybrid_deploy.runtime.generation.sequences import Control, Decoded, Limits
+from hybrid_deploy.runtime.generation.settings import Beams, Rules
+from hybrid_deploy.runtime.generation.top_k import largest_places
 from tests.runtime.counting import CountingDecoding
 
 VOCABULARY, END, LENGTH = 7, 2, 6

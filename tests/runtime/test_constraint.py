@@ -12,8 +12,8 @@ import regex
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.errors import MissingDependencyError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
-from hybrid_deploy.runtime.constraint import AllowedTokens, Pattern
-from hybrid_deploy.runtime.running_text import Reading, begin_reading
+from hybrid_deploy.runtime.generation.constraints import AllowedTokens, Pattern
+from hybrid_deploy.runtime.generation.incremental_text import Reading, begin_reading
 from tests.runtime.trained_tokenizers import byte_level, metaspace
 
 CHARACTERS = Vocabulary(tuple("_^$abcdefgh0123456789-"), (0, 1, 2))

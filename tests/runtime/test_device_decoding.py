@@ -12,10 +12,10 @@ from hybrid_deploy.contract import LOGITS, NEXT_TOKEN, next_cache
 from hybrid_deploy.errors import BackendError, InputError, UsageError
 from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
 from hybrid_deploy.runtime.backends.protocol import Rearranging, RunsAhead, SeveralHeads
-from hybrid_deploy.runtime.beam import BeamSearch
-from hybrid_deploy.runtime.generate import decode_greedily
-from hybrid_deploy.runtime.rules import Beams, Rules
-from hybrid_deploy.runtime.sequences import Limits
+from hybrid_deploy.runtime.generation.beam_search import BeamSearch
+from hybrid_deploy.runtime.generation.sequences import Limits
+from hybrid_deploy.runtime.generation.settings import Beams, Rules
+from hybrid_deploy.runtime.generation.token_loop import decode_greedily
 from tests.runtime.fake_device import FakeDevice
 from tests.runtime.fake_engine import (
     FORMS,

@@ -7,8 +7,8 @@ import pytest
 
 from hybrid_deploy.errors import BackendError, CapacityError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
-from hybrid_deploy.runtime.generate import decode_greedily
-from hybrid_deploy.runtime.sequences import Limits
+from hybrid_deploy.runtime.generation.sequences import Limits
+from hybrid_deploy.runtime.generation.token_loop import decode_greedily
 from tests.runtime.counting import END, PAD, VOCABULARY, CountingDecoding
 
 

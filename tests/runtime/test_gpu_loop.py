@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backends.gpu.device import CaptureError
+from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.runtime.host.local_gpu import local_gpu
-from hybrid_deploy.runtime.sequences import Limits
 from tests.runtime.fake_engine import Decoder, Form
 from tests.runtime.host_decoding import HostDecoding, ahead, by_host, stepped
 from tests.runtime.host_device import HostDevice

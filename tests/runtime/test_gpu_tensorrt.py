@@ -20,8 +20,8 @@ from hybrid_deploy.runtime.backends.registry import (
     load_backend,
 )
 from hybrid_deploy.runtime.engines.build import build_engines
+from hybrid_deploy.runtime.generation.sequences import limits_of
 from hybrid_deploy.runtime.host.local_gpu import local_gpu
-from hybrid_deploy.runtime.sequences import limits_of
 from hybrid_deploy.target import parse_target
 from tests.runtime.host_decoding import ahead, greedily, stepped
 

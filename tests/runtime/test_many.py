@@ -17,7 +17,7 @@ from PIL import Image
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.input_specs import AudioInput, FilterBank, LogMel, Waveform
 from hybrid_deploy.errors import InputError, UsageError
-from hybrid_deploy.runtime.generate_options import GenerateOptions
+from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.many import Work
 from hybrid_deploy.runtime.preprocess.audio_windows import longest_s, windows
 from hybrid_deploy.runtime.results import Result, Timings

@@ -27,8 +27,8 @@ from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
+from hybrid_deploy.runtime.generation.sequences import limits_of
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
-from hybrid_deploy.runtime.sequences import limits_of
 from tests.export.test_own_step import Recurrent
 from tests.runtime.host_decoding import Prompts, ahead, greedily, stepped
 from tests.runtime.host_device import HostDevice

@@ -10,9 +10,9 @@ import pytest
 from hybrid_deploy.bundle.manifest import GenerationDefaults
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
-from hybrid_deploy.runtime.generate import decode_greedily
-from hybrid_deploy.runtime.processors import processors_of
-from hybrid_deploy.runtime.sequences import Limits
+from hybrid_deploy.runtime.generation.logits_processors import processors_of
+from hybrid_deploy.runtime.generation.sequences import Limits
+from hybrid_deploy.runtime.generation.token_loop import decode_greedily
 
 VOCABULARY, MAX_LENGTH = 23, 12
 NEUTRAL = GenerationDefaults((1,), (2, 3), 0, MAX_LENGTH)

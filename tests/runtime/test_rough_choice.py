@@ -7,8 +7,7 @@ import pytest
 
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
-from hybrid_deploy.runtime.generate import TokenLoop
-from hybrid_deploy.runtime.processors import (
+from hybrid_deploy.runtime.generation.logits_processors import (
     BeginSuppressed,
     MinLength,
     NoRepeatNgram,
@@ -16,9 +15,10 @@ from hybrid_deploy.runtime.processors import (
     RepetitionPenalty,
     Suppressed,
 )
-from hybrid_deploy.runtime.rules import Rules
-from hybrid_deploy.runtime.sampling import Sampling
-from hybrid_deploy.runtime.sequences import Limits
+from hybrid_deploy.runtime.generation.sampling import Sampling
+from hybrid_deploy.runtime.generation.sequences import Limits
+from hybrid_deploy.runtime.generation.settings import Rules
+from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 
 WORDS, END, LENGTH = 200, 0, 30
 

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer as Made
 
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
-from hybrid_deploy.runtime.running_text import Reading, Stop, begin_reading
+from hybrid_deploy.runtime.generation.incremental_text import Reading, Stop, begin_reading
 from hybrid_deploy.runtime.text import text_of
 from tests.runtime.trained_tokenizers import TEXTS, byte_level, metaspace, word_pieces
 

@@ -9,10 +9,10 @@ import pytest
 
 from hybrid_deploy.errors import BackendError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
-from hybrid_deploy.runtime.generate import TokenLoop
-from hybrid_deploy.runtime.rules import Rules
-from hybrid_deploy.runtime.sampling import Sampling
-from hybrid_deploy.runtime.sequences import Limits
+from hybrid_deploy.runtime.generation.sampling import Sampling
+from hybrid_deploy.runtime.generation.sequences import Limits
+from hybrid_deploy.runtime.generation.settings import Rules
+from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 
 VOCABULARY, LENGTH = 60, 20
 

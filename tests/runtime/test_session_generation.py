@@ -20,7 +20,7 @@ from hybrid_deploy.runtime.backends.protocol import (
     IntArray,
 )
 from hybrid_deploy.runtime.backends.registry import load_backend
-from hybrid_deploy.runtime.generate_options import GenerateOptions
+from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.session import Result, Session, load_session
 from hybrid_deploy.runtime.streaming import TokenEvent
 

@@ -24,9 +24,9 @@ from hybrid_deploy.runtime.backends.protocol import (
     IntArray,
 )
 from hybrid_deploy.runtime.backends.registry import Options
-from hybrid_deploy.runtime.beam import BeamSearch
-from hybrid_deploy.runtime.rules import Beams, Rules
-from hybrid_deploy.runtime.sequences import Decoded, Limits
+from hybrid_deploy.runtime.generation.beam_search import BeamSearch
+from hybrid_deploy.runtime.generation.sequences import Decoded, Limits
+from hybrid_deploy.runtime.generation.settings import Beams, Rules
 from tests.zoo.case import random_floats
 from tests.zoo.cases import find
 from tests.zoo.check import export

@@ -11,7 +11,7 @@ from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
 from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
 from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
 from hybrid_deploy.runtime.backends.tensorrt.engine import TensorRTContext, TensorRTEngine
-from hybrid_deploy.runtime.sequences import Limits
+from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.target import Flavour
 from tests.runtime.fake_device import FakeDevice
 from tests.runtime.fake_engine import ENCODER_SPEC, FORMS, Decoder, Form, fake_engines

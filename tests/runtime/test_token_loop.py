@@ -17,10 +17,10 @@ from hybrid_deploy.runtime.backends.protocol import (
     Rearranging,
     RunsAhead,
 )
-from hybrid_deploy.runtime.generate import TokenLoop
-from hybrid_deploy.runtime.processors import Suppressed
-from hybrid_deploy.runtime.rules import Rules
-from hybrid_deploy.runtime.sequences import Control, Decodes, Limits
+from hybrid_deploy.runtime.generation.logits_processors import Suppressed
+from hybrid_deploy.runtime.generation.sequences import Control, Decodes, Limits
+from hybrid_deploy.runtime.generation.settings import Rules
+from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from tests.runtime.counting import END, PAD, AheadDecoding, CountingDecoding, MovableDecoding
 
 FOREVER = 49

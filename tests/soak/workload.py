@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_deploy.errors import HybridDeployError
-from hybrid_deploy.runtime.generate_options import GenerateOptions
+from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.session import Session
 
 _KINDS: tuple[GenerateOptions | None, ...] = (

@@ -14,7 +14,7 @@ from hybrid_deploy.cli.options.generation import generation_options, options_of
 from hybrid_deploy.errors import HybridDeployError, UsageError
 
 if TYPE_CHECKING:
-    from hybrid_deploy.runtime.generate_options import GenerateOptions
+    from hybrid_deploy.runtime.generation.options import GenerateOptions
     from hybrid_deploy.runtime.results import Result, Timings
     from hybrid_deploy.runtime.session import Session
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from hybrid_deploy.runtime.generate_options import GenerateOptions
+    from hybrid_deploy.runtime.generation.options import GenerateOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,6 +45,6 @@ def options_of(values: dict[str, Any]) -> GenerateOptions:
     Raises:
         UsageError: a value is out of its range, or two do not go together.
     """
-    from hybrid_deploy.runtime.generate_options import GenerateOptions
+    from hybrid_deploy.runtime.generation.options import GenerateOptions
 
     return GenerateOptions(**{_RENAMED.get(name, name): value for name, value in values.items()})

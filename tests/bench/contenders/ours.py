@@ -11,7 +11,7 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.runtime.backends.onnxruntime import (
     backend as onnxruntime_backend,
 )
-from hybrid_deploy.runtime.generate_options import GenerateOptions
+from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.session import Session, Timings, load_session
 from tests.bench.contender import INPUT, Generated, Inputs, Job
 

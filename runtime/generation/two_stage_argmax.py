@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from hybrid_deploy.runtime.backends.protocol import Decoding, FloatArray, IntArray, RoughFirst
-from hybrid_deploy.runtime.processors import Processor
-from hybrid_deploy.runtime.rules import Rules
-from hybrid_deploy.runtime.sequences import Row
+from hybrid_deploy.runtime.generation.logits_processors import Processor
+from hybrid_deploy.runtime.generation.sequences import Row
+from hybrid_deploy.runtime.generation.settings import Rules
 
 
 class RoughChoice:

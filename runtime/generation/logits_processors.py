@@ -15,7 +15,7 @@ import numpy as np
 
 from hybrid_deploy.bundle.manifest import GenerationDefaults
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
-from hybrid_deploy.runtime.sequences import Limits
+from hybrid_deploy.runtime.generation.sequences import Limits
 
 
 class Processor(Protocol):

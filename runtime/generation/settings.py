@@ -11,12 +11,12 @@ import msgspec
 
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Manifest
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.constraint import AllowedTokens, Pattern
-from hybrid_deploy.runtime.generate_options import GenerateOptions
-from hybrid_deploy.runtime.processors import Processor, processors_of
-from hybrid_deploy.runtime.running_text import Reading, Stop, begin_reading
-from hybrid_deploy.runtime.sampling import Sampling
-from hybrid_deploy.runtime.sequences import Limits
+from hybrid_deploy.runtime.generation.constraints import AllowedTokens, Pattern
+from hybrid_deploy.runtime.generation.incremental_text import Reading, Stop, begin_reading
+from hybrid_deploy.runtime.generation.logits_processors import Processor, processors_of
+from hybrid_deploy.runtime.generation.options import GenerateOptions
+from hybrid_deploy.runtime.generation.sampling import Sampling
+from hybrid_deploy.runtime.generation.sequences import Limits
 
 
 @dataclass(frozen=True)

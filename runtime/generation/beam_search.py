@@ -13,10 +13,10 @@ import numpy as np
 
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backends.protocol import Decoding, FloatArray, Rearranging
-from hybrid_deploy.runtime.hypotheses import Hypotheses
-from hybrid_deploy.runtime.logits import prompt_logits
-from hybrid_deploy.runtime.rules import Rules
-from hybrid_deploy.runtime.sequences import Control, Decodes, begin_rows
+from hybrid_deploy.runtime.generation.beam_hypotheses import Hypotheses
+from hybrid_deploy.runtime.generation.logits import prompt_logits
+from hybrid_deploy.runtime.generation.sequences import Control, Decodes, begin_rows
+from hybrid_deploy.runtime.generation.settings import Rules
 
 
 class BeamSearch:

@@ -12,7 +12,7 @@ import numpy as np
 
 from hybrid_deploy.errors import MissingDependencyError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
-from hybrid_deploy.runtime.running_text import Reading
+from hybrid_deploy.runtime.generation.incremental_text import Reading
 
 _TRIED = 32
 """How many of the likeliest tokens are tried one by one before all are."""

@@ -13,7 +13,7 @@ import numpy as np
 from hybrid_deploy.bundle.manifest import Manifest
 from hybrid_deploy.errors import CapacityError, UsageError
 from hybrid_deploy.runtime.backends.protocol import IntArray
-from hybrid_deploy.runtime.running_text import Reading
+from hybrid_deploy.runtime.generation.incremental_text import Reading
 
 Finish = Literal["end", "stop", "length", "capacity", "timeout", "cancelled"]
 """Why a sequence ended: its end token came, or a stop sequence; there are as many tokens as were

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
-from hybrid_deploy.runtime.largest import largest_places
-from hybrid_deploy.runtime.logits import check_largest
-from hybrid_deploy.runtime.rules import Beams, Rules
-from hybrid_deploy.runtime.running_text import Reading
-from hybrid_deploy.runtime.sequences import Decoded, Finish, Row
+from hybrid_deploy.runtime.generation.incremental_text import Reading
+from hybrid_deploy.runtime.generation.logits import check_largest
+from hybrid_deploy.runtime.generation.sequences import Decoded, Finish, Row
+from hybrid_deploy.runtime.generation.settings import Beams, Rules
+from hybrid_deploy.runtime.generation.top_k import largest_places
 
 _NEVER = np.float32(-1e9)
 """The total of what is no sequence: far below any sum of logarithms, but a number."""

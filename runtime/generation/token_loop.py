@@ -16,12 +16,10 @@ from hybrid_deploy.runtime.backends.protocol import (
     Rearranging,
     RunsAhead,
 )
-from hybrid_deploy.runtime.logits import check_largest, log_probabilities, prompt_logits
-from hybrid_deploy.runtime.processors import Processor
-from hybrid_deploy.runtime.rough_choice import RoughChoice
-from hybrid_deploy.runtime.rules import Rules
-from hybrid_deploy.runtime.sampling import Sampling
-from hybrid_deploy.runtime.sequences import (
+from hybrid_deploy.runtime.generation.logits import check_largest, log_probabilities, prompt_logits
+from hybrid_deploy.runtime.generation.logits_processors import Processor
+from hybrid_deploy.runtime.generation.sampling import Sampling
+from hybrid_deploy.runtime.generation.sequences import (
     Control,
     Decoded,
     Decodes,
@@ -30,6 +28,8 @@ from hybrid_deploy.runtime.sequences import (
     Row,
     begin_rows,
 )
+from hybrid_deploy.runtime.generation.settings import Rules
+from hybrid_deploy.runtime.generation.two_stage_argmax import RoughChoice
 
 
 def decode_greedily(
