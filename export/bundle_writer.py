@@ -37,7 +37,7 @@ from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
 from hybrid_deploy.onnx_graphs.files import describe, load_graphs, save_graphs
 from hybrid_deploy.runtime.preprocess.prepare import is_beside
-from hybrid_deploy.runtime.session import Session
+from hybrid_deploy.runtime.session.session import Session
 
 
 def write_graphs(

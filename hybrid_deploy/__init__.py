@@ -14,9 +14,9 @@ _VERBS = {
     "GenerateOptions": "hybrid_deploy.runtime.generation.options",
     "build_engines": "hybrid_deploy.runtime.engines.build",
     "export_model": "hybrid_deploy.export.exporter",
-    "load_session": "hybrid_deploy.runtime.session",
+    "load_session": "hybrid_deploy.runtime.session.session",
     "open_bundle": "hybrid_deploy.bundle.bundle",
-    "profile_session": "hybrid_deploy.runtime.profile",
+    "profile_session": "hybrid_deploy.runtime.session.profile",
     "quantize_bundle": "hybrid_deploy.calibration.quantize",
 }
 

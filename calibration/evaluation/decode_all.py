@@ -15,7 +15,7 @@ from hybrid_deploy.runtime.backends.registry import (
     load_backend,
 )
 from hybrid_deploy.runtime.generation.options import GREEDY
-from hybrid_deploy.runtime.session import Result, Session
+from hybrid_deploy.runtime.session.session import Result, Session
 
 
 @dataclass(frozen=True)

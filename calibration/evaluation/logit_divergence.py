@@ -28,7 +28,7 @@ from hybrid_deploy.runtime.backends.registry import (
     load_backend,
 )
 from hybrid_deploy.runtime.generation.options import GREEDY
-from hybrid_deploy.runtime.session import Session
+from hybrid_deploy.runtime.session.session import Session
 
 MOST_BYTES = 256 << 20
 """A teacher keeps at most about so much: inputs, and the logits of every step."""

@@ -17,7 +17,7 @@ from hybrid_deploy.runtime.backends.registry import (
     load_backend,
 )
 from hybrid_deploy.runtime.generation.options import GREEDY
-from hybrid_deploy.runtime.session import Session
+from hybrid_deploy.runtime.session.session import Session
 
 COLUMNS = (
     Column("variant", "variant"),

@@ -21,7 +21,7 @@ from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import CANDIDATES, GraphRole
 from hybrid_deploy.runtime.backends.onnxruntime.backend import OnnxRuntimeBackend
 from hybrid_deploy.runtime.backends.registry import Options
-from hybrid_deploy.runtime.session import Session
+from hybrid_deploy.runtime.session.session import Session
 from tests.bench.contender import INPUT, Inputs, Job
 from tests.bench.contenders.ours import bundle_path, encoder_input, generate
 from tests.bench.worker import pin

@@ -12,7 +12,7 @@ from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
 from hybrid_deploy.onnx_graphs.files import load_graphs
-from hybrid_deploy.runtime.session import load_session
+from hybrid_deploy.runtime.session.session import load_session
 
 Images = list[dict[str, NDArray[np.float32]]]
 

@@ -32,7 +32,7 @@ from hybrid_deploy.onnx_graphs.files import load_graphs
 from hybrid_deploy.runtime.backends.onnxruntime.backend import OnnxRuntimeBackend
 from hybrid_deploy.runtime.backends.onnxruntime.decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.backends.registry import Options
-from hybrid_deploy.runtime.session import Session
+from hybrid_deploy.runtime.session.session import Session
 from tests.calibration.edited import lively, with_close_logits
 
 Images = list[dict[str, NDArray[np.float32]]]

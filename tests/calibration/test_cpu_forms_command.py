@@ -26,7 +26,7 @@ from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.cli import main
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.runtime.generation.options import GenerateOptions
-from hybrid_deploy.runtime.session import load_session
+from hybrid_deploy.runtime.session.session import load_session
 
 Run = Callable[..., Result]
 

@@ -25,7 +25,7 @@ from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.session import load_session
+from hybrid_deploy.runtime.session.session import load_session
 from tests.calibration.perturbed import with_perturbed
 
 ONE_THREAD = Options(threads=1)

@@ -3,7 +3,7 @@ import numpy as np
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.evaluation.decode_all import read_all
 from hybrid_deploy.calibration.samples.samples import Inputs
-from hybrid_deploy.runtime.session import load_session
+from hybrid_deploy.runtime.session.session import load_session
 
 
 def test_sequences_come_in_the_order_of_the_samples(bundle: Bundle, images: list[Inputs]) -> None:

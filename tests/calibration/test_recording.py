@@ -8,7 +8,7 @@ from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.session import Session
+from hybrid_deploy.runtime.session.session import Session
 
 
 def test_every_call_is_kept_and_can_be_repeated(bundle: Bundle, images: list[Inputs]) -> None:

@@ -36,7 +36,7 @@ from hybrid_deploy.runtime.backends.registry import (
     load_backend,
 )
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
-from hybrid_deploy.runtime.session import load_session
+from hybrid_deploy.runtime.session.session import load_session
 
 
 def test_names_and_shapes_follow_the_contract(tiny_bundle: Bundle) -> None:

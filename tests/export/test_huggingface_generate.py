@@ -27,7 +27,7 @@ from hybrid_deploy.bundle.manifest import (
 from hybrid_deploy.contract import LOGITS
 from hybrid_deploy.export.huggingface.folder_job import job_from_folder
 from hybrid_deploy.export.parity.reference_backend import FullRerun
-from hybrid_deploy.runtime.session import Session
+from hybrid_deploy.runtime.session.session import Session
 
 SENTENCES = ["the quick brown fox jumps over the lazy dog", "pack my box with five jugs"] * 4
 VOCABULARY, MAX_LENGTH = 80, 14

@@ -25,7 +25,7 @@ from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.cli import main
 from hybrid_deploy.export.huggingface.folder_job import varying_axes
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxis
-from hybrid_deploy.runtime.session import load_session
+from hybrid_deploy.runtime.session.session import load_session
 
 START = 2
 

@@ -23,7 +23,7 @@ from hybrid_deploy.runtime.backends.registry import (
 )
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.runtime.generation.token_loop import decode_greedily
-from hybrid_deploy.runtime.session import load_session
+from hybrid_deploy.runtime.session.session import load_session
 from tests.zoo.case import random_floats
 from tests.zoo.cases import find
 from tests.zoo.check import compare_bundle, export

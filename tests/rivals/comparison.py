@@ -22,7 +22,7 @@ from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import HybridDeployError
 from hybrid_deploy.report import Column, render
 from hybrid_deploy.runtime.engines.cache import EngineCache
-from hybrid_deploy.runtime.session import Session
+from hybrid_deploy.runtime.session.session import Session
 from tests.rivals.attempts import ATTEMPTS, Attempt
 from tests.rivals.measure import TARGET, accuracy_of, build, load, read_lines, time_interleaved
 from tests.rivals.recording import ROLES, record_calls

@@ -22,7 +22,7 @@ from hybrid_deploy.runtime.backends.registry import (
 )
 from hybrid_deploy.runtime.engines.build import build_engine
 from hybrid_deploy.runtime.engines.cache import EngineCache
-from hybrid_deploy.runtime.session import Result, Session
+from hybrid_deploy.runtime.session.session import Result, Session
 from hybrid_deploy.target import parse_target
 
 TARGET = "rtx:sm_86"

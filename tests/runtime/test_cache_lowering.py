@@ -18,7 +18,7 @@ from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.exporter import run_export
 from hybrid_deploy.runtime.engines.build import build_engine
 from hybrid_deploy.runtime.engines.cache import EngineCache
-from hybrid_deploy.runtime.session import load_session
+from hybrid_deploy.runtime.session.session import load_session
 from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import (
     CacheLowering,
     check_lowering,

@@ -9,8 +9,8 @@ import pytest
 
 from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.runtime.input_checks import with_mask_types
-from hybrid_deploy.runtime.session import Session, load_session
+from hybrid_deploy.runtime.session.input_checks import with_mask_types
+from hybrid_deploy.runtime.session.session import Session, load_session
 
 
 @pytest.fixture(scope="module")

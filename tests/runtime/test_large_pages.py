@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.runtime.host import large_pages
 from hybrid_deploy.runtime.host.large_pages import LargePages, anonymous_ranges, collapse, without
-from hybrid_deploy.runtime.session import load_session
+from hybrid_deploy.runtime.session.session import load_session
 
 _OFFERED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _BYTES = 16 << 20

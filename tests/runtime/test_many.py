@@ -18,10 +18,10 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.input_specs import AudioInput, FilterBank, LogMel, Waveform
 from hybrid_deploy.errors import InputError, UsageError
 from hybrid_deploy.runtime.generation.options import GenerateOptions
-from hybrid_deploy.runtime.many import Work
 from hybrid_deploy.runtime.preprocess.audio_windows import longest_s, windows
-from hybrid_deploy.runtime.results import Result, Timings
-from hybrid_deploy.runtime.session import Session, load_session
+from hybrid_deploy.runtime.session.prefetch import Work
+from hybrid_deploy.runtime.session.results import Result, Timings
+from hybrid_deploy.runtime.session.session import Session, load_session
 from tests.runtime.counting import CountingDecoding
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -17,7 +17,7 @@ from hybrid_deploy.bundle.input_specs import AudioInput, FilterBank, ImageInput,
 from hybrid_deploy.bundle.manifest import GenerationDefaults, TensorSpec
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.export.parity.reference_backend import FullRerun
-from hybrid_deploy.runtime.session import Session
+from hybrid_deploy.runtime.session.session import Session
 
 VOCABULARY, WIDTH, LENGTH, HEIGHT = 11, 16, 12, 8
 

@@ -13,8 +13,8 @@ from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
-from hybrid_deploy.runtime.profile import profile_session
-from hybrid_deploy.runtime.session import Session, load_session
+from hybrid_deploy.runtime.session.profile import profile_session
+from hybrid_deploy.runtime.session.session import Session, load_session
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from hybrid_deploy.runtime.backends.protocol import (
 )
 from hybrid_deploy.runtime.backends.registry import load_backend
 from hybrid_deploy.runtime.generation.options import GenerateOptions
-from hybrid_deploy.runtime.session import Result, Session, load_session
-from hybrid_deploy.runtime.streaming import TokenEvent
+from hybrid_deploy.runtime.session.session import Result, Session, load_session
+from hybrid_deploy.runtime.session.streaming import TokenEvent
 
 Arrays = dict[str, NDArray[Any]]
 

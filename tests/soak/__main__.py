@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.export.exporter import run_export
-from hybrid_deploy.runtime.session import load_session
+from hybrid_deploy.runtime.session.session import load_session
 from tests.conftest import make_tiny, tiny_job
 from tests.soak.growth import soak
 from tests.soak.workload import Workload

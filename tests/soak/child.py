@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from hybrid_deploy.runtime.session import load_session
+from hybrid_deploy.runtime.session.session import load_session
 from tests.soak.growth import Growth, soak
 from tests.soak.workload import Workload
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.errors import HybridDeployError
 from hybrid_deploy.runtime.generation.options import GenerateOptions
-from hybrid_deploy.runtime.session import Session
+from hybrid_deploy.runtime.session.session import Session
 
 _KINDS: tuple[GenerateOptions | None, ...] = (
     None,

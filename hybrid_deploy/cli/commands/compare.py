@@ -110,8 +110,8 @@ def _measure(
         Options,
         load_backend,
     )
-    from hybrid_deploy.runtime.profile import summarize
-    from hybrid_deploy.runtime.session import Session
+    from hybrid_deploy.runtime.session.profile import summarize
+    from hybrid_deploy.runtime.session.session import Session
 
     session = Session(bundle, variant, load_backend(backend, bundle, variant, Options(threads)))
     for label in labels[:_WARMUP]:

@@ -20,7 +20,7 @@ from hybrid_deploy.cli.options.common import (
 from hybrid_deploy.report import Column, Format, render
 
 if TYPE_CHECKING:
-    from hybrid_deploy.runtime.profile import Profile
+    from hybrid_deploy.runtime.session.profile import Profile
 
 COLUMNS = (
     Column("stage", "stage"),
@@ -52,8 +52,8 @@ def profile(
     output_format: Format,
 ) -> None:
     """Time every stage of reading FILES with BUNDLE."""
-    from hybrid_deploy.runtime.profile import profile_session
-    from hybrid_deploy.runtime.session import load_session
+    from hybrid_deploy.runtime.session.profile import profile_session
+    from hybrid_deploy.runtime.session.session import load_session
 
     session = load_session(bundle, variant=variant, backend=backend, threads=threads)
     with progress_bar(f"{variant} on {session.backend.version}", warmup + runs) as advance:

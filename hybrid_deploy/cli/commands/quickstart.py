@@ -110,7 +110,7 @@ def _build(path: Path) -> None:
 
 
 def _read(bundle: Path, files: Sequence[Path]) -> list[str]:
-    from hybrid_deploy.runtime.session import load_session
+    from hybrid_deploy.runtime.session.session import load_session
 
     session = load_session(bundle)
     texts = []
@@ -123,8 +123,8 @@ def _read(bundle: Path, files: Sequence[Path]) -> list[str]:
 
 def _profile(bundle: Path, files: Sequence[Path]) -> None:
     from hybrid_deploy.cli.commands.profile import COLUMNS, records
-    from hybrid_deploy.runtime.profile import profile_session
-    from hybrid_deploy.runtime.session import load_session
+    from hybrid_deploy.runtime.session.profile import profile_session
+    from hybrid_deploy.runtime.session.session import load_session
 
     session = load_session(bundle, threads=1)
     with progress_bar("profile", _PROFILE_RUNS + 10) as advance:

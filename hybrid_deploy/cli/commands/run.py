@@ -15,8 +15,8 @@ from hybrid_deploy.errors import HybridDeployError, UsageError
 
 if TYPE_CHECKING:
     from hybrid_deploy.runtime.generation.options import GenerateOptions
-    from hybrid_deploy.runtime.results import Result, Timings
-    from hybrid_deploy.runtime.session import Session
+    from hybrid_deploy.runtime.session.results import Result, Timings
+    from hybrid_deploy.runtime.session.session import Session
 
 
 @click.command(
@@ -60,7 +60,7 @@ def run(
     """
     import msgspec
 
-    from hybrid_deploy.runtime.session import load_session
+    from hybrid_deploy.runtime.session.session import load_session
 
     if not files and text is None:
         raise click.UsageError("Missing argument 'FILES...'.")

@@ -34,7 +34,7 @@ def verify(bundle: Path, backend: str, output_format: Format) -> None:
         Options,
         load_backend,
     )
-    from hybrid_deploy.runtime.session import Session
+    from hybrid_deploy.runtime.session.session import Session
 
     opened = open_bundle(bundle)
     log(f"{len(opened.manifest.files)} files are as they were written")

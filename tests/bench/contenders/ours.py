@@ -12,7 +12,7 @@ from hybrid_deploy.runtime.backends.onnxruntime import (
     backend as onnxruntime_backend,
 )
 from hybrid_deploy.runtime.generation.options import GenerateOptions
-from hybrid_deploy.runtime.session import Session, Timings, load_session
+from hybrid_deploy.runtime.session.session import Session, Timings, load_session
 from tests.bench.contender import INPUT, Generated, Inputs, Job
 
 PACKAGES = ("hybrid-deploy", "onnxruntime")

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from hybrid_deploy.runtime.generation.incremental_text import Reading, Stop
 from hybrid_deploy.runtime.generation.sequences import Decodes, Finish, Row
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
-from hybrid_deploy.runtime.results import Result, Timings
+from hybrid_deploy.runtime.session.results import Result, Timings
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from numpy.typing import NDArray
 
 from hybrid_deploy.errors import HybridDeployError
-from hybrid_deploy.runtime.results import Result, Timings
+from hybrid_deploy.runtime.session.results import Result, Timings
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Item = TypeVar("Item")

@@ -21,15 +21,15 @@ from hybrid_deploy.runtime.backends.registry import (
     load_backend,
 )
 from hybrid_deploy.runtime.generation.options import GenerateOptions
-from hybrid_deploy.runtime.input_checks import with_mask_types
-from hybrid_deploy.runtime.many import Arrays, Item, Outcome, Work
 from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
 from hybrid_deploy.runtime.preprocess.audio_windows import Window, longest_s, windows
 from hybrid_deploy.runtime.preprocess.prepare import batch_arrays, mask_names, prepare
-from hybrid_deploy.runtime.results import Result as Result
-from hybrid_deploy.runtime.results import Timings as Timings
-from hybrid_deploy.runtime.runner import Request, Runner
-from hybrid_deploy.runtime.streaming import OnToken, Stream
+from hybrid_deploy.runtime.session.batch_runner import Request, Runner
+from hybrid_deploy.runtime.session.input_checks import with_mask_types
+from hybrid_deploy.runtime.session.prefetch import Arrays, Item, Outcome, Work
+from hybrid_deploy.runtime.session.results import Result as Result
+from hybrid_deploy.runtime.session.results import Timings as Timings
+from hybrid_deploy.runtime.session.streaming import OnToken, Stream
 from hybrid_deploy.runtime.text import tokens_of
 
 _AHEAD = 2

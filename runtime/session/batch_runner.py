@@ -20,9 +20,9 @@ from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.generation.sequences import Control, Decoded, Decodes
 from hybrid_deploy.runtime.generation.settings import Rules, rules_of
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
-from hybrid_deploy.runtime.input_checks import check_values
-from hybrid_deploy.runtime.results import Result, Timings
-from hybrid_deploy.runtime.streaming import Stream
+from hybrid_deploy.runtime.session.input_checks import check_values
+from hybrid_deploy.runtime.session.results import Result, Timings
+from hybrid_deploy.runtime.session.streaming import Stream
 from hybrid_deploy.runtime.text import text_of
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.session import Session, Timings
+from hybrid_deploy.runtime.session.session import Session, Timings
 
 _KIB_PER_MB = 1e6 / 1024
 

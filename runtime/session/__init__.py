@@ -1,0 +1,1 @@
+"""A loaded bundle: files or arrays come in, tokens, texts, scores and times leave."""
