@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
-from hybrid_deploy.runtime.text import load_tokenizer, tidied
+from hybrid_deploy.runtime.tokenizer import load_tokenizer, tidied
 
 UNFINISHED = "\ufffd"
 """What a tokenizer gives in place of a character that more bytes are missing of."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.input_specs import TextInput
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.runtime.text import load_tokenizer
+from hybrid_deploy.runtime.tokenizer import load_tokenizer
 
 _SHOWN = 40
 

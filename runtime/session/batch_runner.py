@@ -23,7 +23,7 @@ from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from hybrid_deploy.runtime.session.input_checks import check_values
 from hybrid_deploy.runtime.session.results import Result, Timings
 from hybrid_deploy.runtime.session.streaming import Stream
-from hybrid_deploy.runtime.text import text_of
+from hybrid_deploy.runtime.tokenizer import text_of
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from hybrid_deploy.runtime.session.prefetch import Arrays, Item, Outcome, Work
 from hybrid_deploy.runtime.session.results import Result as Result
 from hybrid_deploy.runtime.session.results import Timings as Timings
 from hybrid_deploy.runtime.session.streaming import OnToken, Stream
-from hybrid_deploy.runtime.text import tokens_of
+from hybrid_deploy.runtime.tokenizer import tokens_of
 
 _AHEAD = 2
 

@@ -30,7 +30,7 @@ from hybrid_deploy.bundle.manifest import Tokenizer
 from hybrid_deploy.errors import ExportError, InputError, UnsupportedModelError
 from hybrid_deploy.export.huggingface.config import Settings, import_settings
 from hybrid_deploy.runtime.preprocess.prepare import prepare
-from hybrid_deploy.runtime.text import text_of, tokens_of
+from hybrid_deploy.runtime.tokenizer import text_of, tokens_of
 
 SENTENCES = [
     "the quick brown fox jumps over the lazy dog",

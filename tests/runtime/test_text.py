@@ -19,7 +19,7 @@ from hybrid_deploy.bundle.input_specs import (
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError, UsageError
 from hybrid_deploy.runtime.preprocess.prepare import file_kind, is_beside, prepare
-from hybrid_deploy.runtime.text import load_tokenizer, text_of, tokens_of
+from hybrid_deploy.runtime.tokenizer import load_tokenizer, text_of, tokens_of
 
 WORDS = Vocabulary(tuple("_^$abc"), (0, 1, 2))
 
