@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hybrid_deploy.cli import main
 from hybrid_deploy.runtime.doctor import report as doctor_module
 from hybrid_deploy.runtime.doctor.check import Check, Verdict
-from tests.cli.test_run import WITHOUT_THE_TOOLKIT
+from tests.cli.commands.test_run import WITHOUT_THE_TOOLKIT
 
 SYSTEM = Check("system", Verdict.OK, "Linux " + "x" * 10)
 RAN = Check("ONNX Runtime CPU: float", Verdict.OK, "1.32.0", run_ms=0.0254)
