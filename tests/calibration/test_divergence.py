@@ -149,7 +149,7 @@ def test_sequences_of_unequal_length(tiny_bundle: Bundle) -> None:
 
 
 def test_decoder_without_prefill(tmp_path: Path) -> None:
-    from tests.export.test_own_step import Recurrent, export_recurrent
+    from tests.export.lowering.test_custom_step import Recurrent, export_recurrent
 
     export_recurrent(Recurrent, tmp_path / "own.bundle")
     bundle = open_bundle(tmp_path / "own.bundle")

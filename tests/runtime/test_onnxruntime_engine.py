@@ -29,7 +29,7 @@ from hybrid_deploy.runtime.backends.registry import (
 )
 from hybrid_deploy.runtime.generation.sequences import limits_of
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
-from tests.export.test_own_step import Recurrent
+from tests.export.lowering.test_custom_step import Recurrent
 from tests.runtime.host_decoding import Prompts, ahead, greedily, stepped
 from tests.runtime.host_device import HostDevice
 from tests.runtime.rough_bundle import with_refine
