@@ -1,4 +1,4 @@
-"""Writes the graphs of `hybrid-deploy doctor`: python -m tests.runtime.write_doctor_graphs."""
+"""Writes the graphs of `hybrid-deploy doctor`: python -m tests.runtime.doctor.write_tiny_graphs."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.doctor.tiny_graphs import FLOAT, GRAPHS
-from tests.runtime.write_doctor_graphs import model
+from tests.runtime.doctor.write_tiny_graphs import model
 
 
 @pytest.mark.parametrize("name", GRAPHS)
