@@ -18,7 +18,7 @@ from hybrid_deploy.runtime.generation.logits_processors import Suppressed
 from hybrid_deploy.runtime.generation.sequences import Control, Decoded, Limits
 from hybrid_deploy.runtime.generation.settings import Beams, Rules
 from hybrid_deploy.runtime.generation.top_k import largest_places
-from tests.runtime.counting import CountingDecoding
+from tests.fakes.counting import CountingDecoding
 
 VOCABULARY, END, LENGTH = 7, 2, 6
 

@@ -14,7 +14,7 @@ from hybrid_deploy.errors import MissingDependencyError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generation.constraints import AllowedTokens, Pattern
 from hybrid_deploy.runtime.generation.incremental_text import Reading, begin_reading
-from tests.runtime.trained_tokenizers import byte_level, metaspace
+from tests.fakes.trained_tokenizers import byte_level, metaspace
 
 CHARACTERS = Vocabulary(tuple("_^$abcdefgh0123456789-"), (0, 1, 2))
 END, PROMPT = 2, 1

@@ -9,7 +9,7 @@ from hybrid_deploy.errors import BackendError, CapacityError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.runtime.generation.token_loop import decode_greedily
-from tests.runtime.counting import END, PAD, VOCABULARY, CountingDecoding
+from tests.fakes.counting import END, PAD, VOCABULARY, CountingDecoding
 
 
 def limits(max_length: int = 16, capacity: int = 16, end: int | None = END) -> Limits:

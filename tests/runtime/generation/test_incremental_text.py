@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Made
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.runtime.generation.incremental_text import Reading, Stop, begin_reading
 from hybrid_deploy.runtime.tokenizer import text_of
-from tests.runtime.trained_tokenizers import TEXTS, byte_level, metaspace, word_pieces
+from tests.fakes.trained_tokenizers import TEXTS, byte_level, metaspace, word_pieces
 
 
 @pytest.fixture(params=[byte_level, metaspace, word_pieces])

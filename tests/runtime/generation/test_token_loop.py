@@ -21,7 +21,7 @@ from hybrid_deploy.runtime.generation.logits_processors import Suppressed
 from hybrid_deploy.runtime.generation.sequences import Control, Decodes, Limits
 from hybrid_deploy.runtime.generation.settings import Rules
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
-from tests.runtime.counting import END, PAD, AheadDecoding, CountingDecoding, MovableDecoding
+from tests.fakes.counting import END, PAD, AheadDecoding, CountingDecoding, MovableDecoding
 
 FOREVER = 49
 

@@ -22,7 +22,7 @@ from hybrid_deploy.runtime.preprocess.audio_windows import longest_s, windows
 from hybrid_deploy.runtime.session.prefetch import Work
 from hybrid_deploy.runtime.session.results import Result, Timings
 from hybrid_deploy.runtime.session.session import Session, load_session
-from tests.runtime.counting import CountingDecoding
+from tests.fakes.counting import CountingDecoding
 
 Arrays = Mapping[str, NDArray[Any]]
 RATE = 16000

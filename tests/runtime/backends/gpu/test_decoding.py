@@ -16,8 +16,8 @@ from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.runtime.generation.settings import Beams, Rules
 from hybrid_deploy.runtime.generation.token_loop import decode_greedily
-from tests.runtime.fake_device import FakeDevice
-from tests.runtime.fake_engine import (
+from tests.fakes.device import FakeDevice
+from tests.fakes.engine import (
     FORMS,
     HEAD,
     KEY,
@@ -28,7 +28,7 @@ from tests.runtime.fake_engine import (
     fake_backend,
     fake_engines,
 )
-from tests.runtime.host_decoding import HostDecoding, by_host, stepped
+from tests.fakes.host_decoding import HostDecoding, by_host, stepped
 
 RNG = np.random.default_rng(2)
 LIMITS = Limits((), 0, 99, 20)

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.generation.sequences import Limits
-from tests.runtime.fake_device import FakeDevice
-from tests.runtime.fake_engine import FORMS, VOCABULARY, Decoder, Form, fake_backend, fake_engines
-from tests.runtime.host_decoding import Prompts, ahead, by_host
+from tests.fakes.device import FakeDevice
+from tests.fakes.engine import FORMS, VOCABULARY, Decoder, Form, fake_backend, fake_engines
+from tests.fakes.host_decoding import Prompts, ahead, by_host
 
 RNG = np.random.default_rng(1)
 

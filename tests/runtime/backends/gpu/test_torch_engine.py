@@ -18,10 +18,10 @@ from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backends.gpu.device import CaptureError
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.runtime.host.local_gpu import local_gpu
-from tests.runtime.fake_engine import Decoder, Form
-from tests.runtime.host_decoding import HostDecoding, ahead, by_host, stepped
-from tests.runtime.host_device import HostDevice
-from tests.runtime.torch_engine import torch_backend
+from tests.fakes.engine import Decoder, Form
+from tests.fakes.host_decoding import HostDecoding, ahead, by_host, stepped
+from tests.fakes.host_device import HostDevice
+from tests.fakes.torch_engine import torch_backend
 
 if TYPE_CHECKING:
     from hybrid_deploy.runtime.backends.gpu.cuda_device import CudaDevice

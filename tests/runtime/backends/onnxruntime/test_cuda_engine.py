@@ -30,10 +30,10 @@ from hybrid_deploy.runtime.backends.registry import (
 from hybrid_deploy.runtime.generation.sequences import limits_of
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 from tests.export.lowering.test_custom_step import Recurrent
+from tests.fakes.host_decoding import Prompts, ahead, greedily, stepped
+from tests.fakes.host_device import HostDevice
+from tests.fakes.two_stage_bundle import with_refine
 from tests.runtime.backends.onnxruntime.write_choose_graph import model
-from tests.runtime.host_decoding import Prompts, ahead, greedily, stepped
-from tests.runtime.host_device import HostDevice
-from tests.runtime.rough_bundle import with_refine
 
 ONE_THREAD = Options(1)
 PROVIDERS = ort.get_available_providers()

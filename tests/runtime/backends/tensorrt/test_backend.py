@@ -35,9 +35,9 @@ from hybrid_deploy.runtime.tensorrt_builder.compile import SETTINGS
 from hybrid_deploy.runtime.tensorrt_builder.options import BuildOptions
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import MessageLog, TensorRT, load_tensorrt
 from hybrid_deploy.target import Flavour, parse_target
+from tests.fakes.device import FakeDevice
+from tests.fakes.two_stage_bundle import with_refine
 from tests.runtime.backends.tensorrt.test_engine import Loaded
-from tests.runtime.fake_device import FakeDevice
-from tests.runtime.rough_bundle import with_refine
 
 RTX = importlib.util.find_spec("tensorrt_rtx") is not None
 needs_rtx = pytest.mark.skipif(not RTX, reason="tensorrt_rtx is not installed")

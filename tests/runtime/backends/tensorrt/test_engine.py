@@ -13,10 +13,10 @@ from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
 from hybrid_deploy.runtime.backends.tensorrt.engine import TensorRTContext, TensorRTEngine
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.target import Flavour
-from tests.runtime.fake_device import FakeDevice
-from tests.runtime.fake_engine import ENCODER_SPEC, FORMS, Decoder, Form, fake_engines
-from tests.runtime.host_decoding import ahead, by_host
-from tests.runtime.stand_in_tensorrt import Engine, Log, stand_in
+from tests.fakes.device import FakeDevice
+from tests.fakes.engine import ENCODER_SPEC, FORMS, Decoder, Form, fake_engines
+from tests.fakes.host_decoding import ahead, by_host
+from tests.fakes.tensorrt_module import Engine, Log, stand_in
 
 LIMITS = Limits((), 0, 99, 20)
 PROMPTS = [[1], [2, 3, 4]]

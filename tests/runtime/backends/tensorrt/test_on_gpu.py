@@ -23,7 +23,7 @@ from hybrid_deploy.runtime.engines.build import build_engines
 from hybrid_deploy.runtime.generation.sequences import limits_of
 from hybrid_deploy.runtime.host.local_gpu import local_gpu
 from hybrid_deploy.target import parse_target
-from tests.runtime.host_decoding import ahead, greedily, stepped
+from tests.fakes.host_decoding import ahead, greedily, stepped
 
 TENSORRT = any(importlib.util.find_spec(name) for name in ("tensorrt", "tensorrt_rtx"))
 CUDA = importlib.util.find_spec("cuda") is not None

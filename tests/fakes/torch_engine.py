@@ -27,8 +27,8 @@ from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
 from hybrid_deploy.runtime.backends.gpu.device import Buffer, Device
 from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
 from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
-from tests.runtime.fake_device import FakeDevice
-from tests.runtime.fake_engine import (
+from tests.fakes.device import FakeDevice
+from tests.fakes.engine import (
     ENCODER_SPEC,
     HEAD,
     KEY,
@@ -39,7 +39,7 @@ from tests.runtime.fake_engine import (
     Decoder,
     fake_engines,
 )
-from tests.runtime.host_device import at
+from tests.fakes.host_device import at
 
 _DTYPES = {"float32": torch.float32, "int64": torch.int64}
 

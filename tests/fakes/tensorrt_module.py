@@ -15,8 +15,8 @@ from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backends.gpu.device import ALIGNMENT
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT
 from hybrid_deploy.target import Flavour
-from tests.runtime.fake_device import FakeBuffer
-from tests.runtime.fake_engine import FakeContext, FakeEngine
+from tests.fakes.device import FakeBuffer
+from tests.fakes.engine import FakeContext, FakeEngine
 
 Mode = Enum("Mode", "NONE INPUT OUTPUT")
 Location = Enum("Location", "DEVICE HOST")

@@ -27,7 +27,7 @@ from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
 from hybrid_deploy.runtime.backends.gpu.device import ALIGNMENT, Buffer
 from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
 from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
-from tests.runtime.fake_device import FakeDevice, Work
+from tests.fakes.device import FakeDevice, Work
 
 Form = Literal["in place", "in turn", "recurrent"]
 FORMS: tuple[Form, ...] = ("in place", "in turn", "recurrent")

@@ -13,7 +13,7 @@ from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
 from hybrid_deploy.runtime.backends.protocol import Decoding, FloatArray, IntArray, RunsAhead
 from hybrid_deploy.runtime.generation.sequences import Decoded, Limits
 from hybrid_deploy.runtime.generation.token_loop import decode_greedily
-from tests.runtime.fake_engine import STATE, Arrays, Decoder
+from tests.fakes.engine import STATE, Arrays, Decoder
 
 Prompts = Sequence[Sequence[int]]
 
