@@ -21,7 +21,7 @@ from hybrid_deploy.runtime.backends.registry import Options
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.runtime.generation.settings import Beams, Rules
-from tests.calibration.edited import lively
+from tests.fakes.edited_bundle import lively
 from tests.runtime.backends.onnxruntime.test_shared_memory import ranked, without_beam_step
 
 Images = list[dict[str, NDArray[np.float32]]]

@@ -33,7 +33,7 @@ from hybrid_deploy.runtime.backends.onnxruntime.backend import OnnxRuntimeBacken
 from hybrid_deploy.runtime.backends.onnxruntime.decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.backends.registry import Options
 from hybrid_deploy.runtime.session.session import Session
-from tests.calibration.edited import lively, with_close_logits
+from tests.fakes.edited_bundle import lively, with_close_logits
 
 Images = list[dict[str, NDArray[np.float32]]]
 

@@ -14,8 +14,8 @@ from hybrid_deploy.calibration.rewrite.decoder import quantize_decoder
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels
 from hybrid_deploy.contract import GraphRole
-from tests.calibration.seen import scales_of, together
 from tests.calibration.test_encoder_forms import checked, optimized
+from tests.fakes.observations_of import scales_of, together
 
 Build = Callable[..., ir.Model]
 Constants = dict[str, NDArray[np.float32]]

@@ -26,7 +26,7 @@ from hybrid_deploy.runtime.backends.registry import (
     load_backend,
 )
 from hybrid_deploy.runtime.session.session import load_session
-from tests.calibration.perturbed import with_perturbed
+from tests.fakes.perturbed_variant import with_perturbed
 
 ONE_THREAD = Options(threads=1)
 

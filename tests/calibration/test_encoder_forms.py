@@ -15,7 +15,7 @@ from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError
-from tests.calibration.seen import scales_of
+from tests.fakes.observations_of import scales_of
 
 Build = Callable[..., ir.Model]
 

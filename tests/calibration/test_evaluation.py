@@ -16,7 +16,7 @@ from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
-from tests.calibration.perturbed import with_perturbed
+from tests.fakes.perturbed_variant import with_perturbed
 
 
 @pytest.fixture

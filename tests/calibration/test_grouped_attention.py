@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.onnxruntime_cpu.self_attention import group_self_attention
-from tests.calibration.running import cleaned, operators, run
+from tests.fakes.graph_runs import cleaned, operators, run
 
 Build = Callable[..., ir.Model]
 

@@ -14,7 +14,7 @@ from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.calibration.variants.request import Data
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError
-from tests.calibration.edited import with_close_logits, with_sore_head
+from tests.fakes.edited_bundle import with_close_logits, with_sore_head
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.calibration.variants.auto_select import CHOSEN, Speed
 from hybrid_deploy.calibration.variants.request import Data
 from hybrid_deploy.errors import BackendError, UsageError
-from tests.calibration.edited import with_sore_head
+from tests.fakes.edited_bundle import with_sore_head
 
 CANDIDATES = ["fp32-cpu", "fp32-cpu+int8-cpu", "fp32-cpu+int4-cpu", "int8-cpu", "int4-cpu"]
 Timed = Callable[[Mapping[str, float]], None]

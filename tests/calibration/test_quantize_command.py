@@ -23,7 +23,7 @@ from hybrid_deploy.calibration.statistics.scales import read_scales
 from hybrid_deploy.calibration.variants.auto_select import Speed
 from hybrid_deploy.cli import main
 from hybrid_deploy.runtime.preprocess.prepare import prepare
-from tests.calibration.edited import edited, with_sore_head
+from tests.fakes.edited_bundle import edited, with_sore_head
 
 Run = Callable[..., Result]
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle, seal_bundle
 from hybrid_deploy.bundle.manifest import Precision
 from hybrid_deploy.cli import main
-from tests.calibration.edited import with_close_logits
+from tests.fakes.edited_bundle import with_close_logits
 
 Run = Callable[..., Result]
 

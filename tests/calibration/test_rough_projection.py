@@ -18,7 +18,7 @@ from hybrid_deploy.calibration.onnxruntime_cpu.two_stage_projection import (
     project_roughly,
 )
 from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN, GraphRole
-from tests.calibration.running import operators, run
+from tests.fakes.graph_runs import operators, run
 
 Build = Callable[..., ir.Model]
 Floats = NDArray[np.float32]

@@ -10,7 +10,7 @@ from hybrid_deploy.calibration.recipes import Recipe, recipe_for
 from hybrid_deploy.calibration.samples.samples import Inputs, samples_of
 from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.calibration.variants.sensitivity import Sensitivity, rank_layers
-from tests.calibration.edited import with_sore_head
+from tests.fakes.edited_bundle import with_sore_head
 
 INT8, INT4 = recipe_for("int8-weights"), recipe_for("int4-weights")
 Stages = list[tuple[str, int, int]]

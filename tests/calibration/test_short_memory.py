@@ -15,7 +15,7 @@ from hybrid_deploy.calibration.onnxruntime_cpu import (
 )
 from hybrid_deploy.calibration.onnxruntime_cpu.int8_cross_attention import shorten_memory
 from hybrid_deploy.contract import GraphRole
-from tests.calibration.running import cleaned, operators, run
+from tests.fakes.graph_runs import cleaned, operators, run
 
 Build = Callable[..., ir.Model]
 Graphs = dict[GraphRole, ir.Model]

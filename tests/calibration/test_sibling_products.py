@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.onnxruntime_cpu.qkv_fusion import fuse_sibling_products
-from tests.calibration.running import cleaned, operators, run
+from tests.fakes.graph_runs import cleaned, operators, run
 
 Build = Callable[..., ir.Model]
 
