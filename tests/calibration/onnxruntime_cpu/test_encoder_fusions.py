@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import prefer_cpu_kernels
-from tests.calibration.test_encoder_forms import optimized
+from tests.calibration.rewrite.test_encoder import optimized
 
 Build = Callable[..., ir.Model]
 Arrays = dict[str, NDArray[np.float32]]

@@ -11,7 +11,7 @@ import pytest
 
 from hybrid_deploy.calibration.rewrite.memory_dtype import match_memory
 from hybrid_deploy.contract import GraphRole
-from tests.calibration.test_encoder_forms import checked
+from tests.calibration.rewrite.test_encoder import checked
 
 Build = Callable[..., ir.Model]
 

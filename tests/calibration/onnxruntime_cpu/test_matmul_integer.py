@@ -20,7 +20,7 @@ from hybrid_deploy.calibration.qdq.stored_weights import store_weight
 from hybrid_deploy.calibration.recipes import EncoderForm
 from hybrid_deploy.calibration.rewrite.encoder import quantize_encoder
 from hybrid_deploy.calibration.statistics.ranges import Range
-from tests.calibration.test_encoder_forms import checked, optimized
+from tests.calibration.rewrite.test_encoder import checked, optimized
 from tests.fakes.observations_of import scales_of
 
 Build = Callable[..., ir.Model]

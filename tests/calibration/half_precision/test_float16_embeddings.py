@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.half_precision.float16_embeddings import shorten_tables
-from tests.calibration.test_encoder_forms import checked
+from tests.calibration.rewrite.test_encoder import checked
 
 Build = Callable[..., ir.Model]
 

@@ -14,7 +14,7 @@ from hybrid_deploy.calibration.rewrite.decoder import quantize_decoder
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels
 from hybrid_deploy.contract import GraphRole
-from tests.calibration.test_encoder_forms import checked, optimized
+from tests.calibration.rewrite.test_encoder import checked, optimized
 from tests.fakes.observations_of import scales_of, together
 
 Build = Callable[..., ir.Model]
