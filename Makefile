@@ -46,45 +46,45 @@ train: $(INSTALLED)
 	$(BIN)/python -m hybrid_deploy.export.reference.train
 
 export-cost: $(INSTALLED)
-	$(BIN)/python -m tests.export.measure_export
+	$(BIN)/python -m tests.benchmarks.export_cost
 
 zoo: $(INSTALLED)
-	$(BIN)/python -m tests.zoo --opset 24,18 --jobs 2 --out tests/results/zoo.md
+	$(BIN)/python -m tests.models.zoo --opset 24,18 --jobs 2 --out tests/results/zoo.md
 
 generation: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.generation --out tests/results/generation.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.generation_equality --out tests/results/generation.md
 
 soak: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.soak
 
 engines: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines --out tests/results/engines.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.engine_builds --out tests/results/engines.md
 
 # PYTHONS="path/to/python ..." in place of those on the path; FACTS="name=facts.json ..." of devices
 footprint: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.footprint --out tests/results/footprint.md \
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.footprint --out tests/results/footprint.md \
 		$(PYTHONS:%=--python %) $(FACTS:%=--add %)
 
-# RIVALS=path/to/python of an environment with tests/rivals/requirements.txt adds modelopt
+# RIVALS=path/to/python of an environment with tests/benchmarks/quantization_rivals/requirements.txt adds modelopt
 quantize-report: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.quantize_report --out tests/results/quantize.md \
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.quantization --out tests/results/quantize.md \
 		$(if $(RIVALS),--python $(RIVALS))
 
 # GPU=path/to/python of an environment with PyTorch for CUDA, this package, cuda-core and a TensorRT
 gpu-bench: $(INSTALLED)
-	$(or $(GPU),$(BIN)/python) -m tests.gpu_bench --out tests/results/gpu.md
+	$(or $(GPU),$(BIN)/python) -m tests.benchmarks.gpu --out tests/results/gpu.md
 
 # RIVALS=folder of the environments that bench-rivals makes; what is missing there is left out
 bench: $(INSTALLED)
-	$(BIN)/python -m tests.bench --remake --out tests/results/bench.md $(if $(RIVALS),--rivals $(RIVALS))
+	$(BIN)/python -m tests.benchmarks.cpu --remake --out tests/results/bench.md $(if $(RIVALS),--rivals $(RIVALS))
 
-RIVAL_NAMES := $(basename $(notdir $(wildcard tests/bench/requirements/*.txt)))
+RIVAL_NAMES := $(basename $(notdir $(wildcard tests/benchmarks/cpu/requirements/*.txt)))
 bench-rivals: $(if $(RIVALS),$(RIVAL_NAMES:%=$(RIVALS)/%/.ready))
 	$(if $(RIVALS),,$(error name a folder: make bench-rivals RIVALS=folder))
 
 # PyPI's torchvision does not load beside a CPU build of torch, and nothing here needs it
 ifneq ($(RIVALS),)
-$(RIVALS)/%/.ready: tests/bench/requirements/%.txt
+$(RIVALS)/%/.ready: tests/benchmarks/cpu/requirements/%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --requirement $<
 	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision

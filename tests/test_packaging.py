@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from hybrid_deploy.bundle.bundle import open_bundle
-from tests.footprint import device
-from tests.footprint.environments import ROOT, build_wheel, make_environment, run
-from tests.footprint.page import Facts, failures
+from tests.benchmarks.footprint import device
+from tests.benchmarks.footprint.environments import ROOT, build_wheel, make_environment, run
+from tests.benchmarks.footprint.page import Facts, failures
 
 
 @pytest.fixture(scope="module")

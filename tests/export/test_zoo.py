@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from hybrid_deploy.errors import UnsupportedModelError
-from tests.zoo.case import Case
-from tests.zoo.cases import all_cases
-from tests.zoo.check import check_case, compare_bundle, export
-from tests.zoo.eager import EagerBackend
-from tests.zoo.reference import (
+from tests.models.zoo.case import Case
+from tests.models.zoo.cases import all_cases
+from tests.models.zoo.check import check_case, compare_bundle, export
+from tests.models.zoo.eager import EagerBackend
+from tests.models.zoo.reference import (
     LARGEST_DIFFERENCE,
     LEAST_DISTINCT,
     Comparison,
@@ -20,7 +20,7 @@ from tests.zoo.reference import (
     greedy,
     scenarios,
 )
-from tests.zoo.refused import REFUSALS, Refusal
+from tests.models.zoo.refused import REFUSALS, Refusal
 
 EAGER_FAMILIES = ("torch", "handwritten", "prefix", "image", "signal", "padded")
 CASES = tuple(

@@ -13,8 +13,8 @@ from hybrid_deploy.calibration.onnxruntime_cpu import (
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.onnx_graphs.files import load_graphs
-from tests.zoo.cases import find
-from tests.zoo.check import export
+from tests.models.zoo.cases import find
+from tests.models.zoo.check import export
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ MODEL = "conftest:TinyReader"
 
 @pytest.fixture(autouse=True)
 def where_the_models_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
 
 
 @pytest.fixture

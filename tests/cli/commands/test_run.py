@@ -112,7 +112,7 @@ def test_compare_counts_word_errors_where_labels_have_words(tiny_path: Path, pag
 
 
 def test_export_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(Path(__file__).parents[2])
     text = output("export", "conftest:job", "-o", tmp_path / "out.bundle")
     assert "4 inputs" in text
     assert "tokens identical to the model" in text

@@ -20,15 +20,15 @@ import transformers as hf
 from hybrid_deploy.errors import InputError, UnsupportedModelError
 from hybrid_deploy.export.huggingface.adapter import adapt, load, plain_if_equal
 from hybrid_deploy.export.huggingface.architectures import HuggingFaceModel
-from tests.zoo.captioner import VOCABULARY
-from tests.zoo.eager import EagerBackend
-from tests.zoo.huggingface import CASES, MODELS, gpt2_config, pair
-from tests.zoo.own_class import OWN_CLASS, CnnWithGpt2
-from tests.zoo.reference import Scenario, compare, greedy
+from tests.models.zoo.captioner import VOCABULARY
+from tests.models.zoo.eager import EagerBackend
+from tests.models.zoo.huggingface import CASES, MODELS, gpt2_config, pair
+from tests.models.zoo.own_class import OWN_CLASS, CnnWithGpt2
+from tests.models.zoo.reference import Scenario, compare, greedy
 
 LENGTH = 14
 STEPPED = ("beit-gpt2", "whisper", "bart", "t5")
-"""Some of each kind: tracing takes seconds. `python -m tests.zoo` goes through all of them."""
+"""Some of each kind: tracing takes seconds. `python -m tests.models.zoo` goes through all of them."""
 
 NOISE = 1e-5  # of the largest logit: sums in another order
 

@@ -24,9 +24,9 @@ from hybrid_deploy.runtime.backends.registry import (
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.runtime.generation.token_loop import decode_greedily
 from hybrid_deploy.runtime.session.session import load_session
-from tests.zoo.case import random_floats
-from tests.zoo.cases import find
-from tests.zoo.check import compare_bundle, export
+from tests.models.zoo.case import random_floats
+from tests.models.zoo.cases import find
+from tests.models.zoo.check import compare_bundle, export
 
 WIDTH, VOCABULARY, MAX_LENGTH = 24, 31, 20
 PROMPTS = [[1, 5, 9], [2], [7, 3]]

@@ -23,9 +23,9 @@ from hybrid_deploy.runtime.backends.registry import (
     Options,
     load_backend,
 )
-from tests.zoo.case import random_floats, random_tokens
-from tests.zoo.cases import find
-from tests.zoo.check import export
+from tests.models.zoo.case import random_floats, random_tokens
+from tests.models.zoo.cases import find
+from tests.models.zoo.check import export
 
 BATCH, VOCABULARY = 4, 10
 HISTORY = random_tokens(VOCABULARY, BATCH, 5).numpy()

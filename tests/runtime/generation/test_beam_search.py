@@ -1,6 +1,6 @@
 """The search itself: what it asks of a backend, and what its settings change.
 
-That it finds what transformers finds is tested in tests/generation.
+That it finds what transformers finds is tested in tests/benchmarks/generation_equality.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ from hybrid_deploy.runtime.backends.registry import Options
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.sequences import Decoded, Limits
 from hybrid_deploy.runtime.generation.settings import Beams, Rules
-from tests.zoo.case import random_floats
-from tests.zoo.cases import find
-from tests.zoo.check import export
+from tests.models.zoo.case import random_floats
+from tests.models.zoo.cases import find
+from tests.models.zoo.check import export
 
 INPUTS, BEAMS, LENGTH = 3, 4, 8
 PROMPTS = {

@@ -1,0 +1,131 @@
+"""The parent's end of a contender's process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.cpu.contender import Job
+
+ROOT = Path(__file__).parents[3]
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_QUIT_S = 60.0
+
+
+class ChildError(Exception):
+    """A contender's process failed; the message is its last word."""
+
+
+def environment_of(job: Job) -> dict[str, str]:
+    """Gives the environment variables of a contender's process."""
+    fixed = {
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TORCHINDUCTOR_CACHE_DIR": str(Path(job.work) / "inductor"),
+    }
+    return os.environ | fixed | dict.fromkeys(_THREAD_VARIABLES, str(job.threads))
+
+
+def command_of(python: Path, verb: str, module: str, job: Job) -> list[str]:
+    """Gives the command line of a contender's process."""
+    return [str(python), "-m", "tests.benchmarks.cpu.worker", verb, module, job.to_json()]
+
+
+def run_to_end(command: list[str], job: Job, log: Path, timeout_s: float) -> str:
+    """Runs a process, its errors into a log, and gives what it printed.
+
+    Raises:
+        ChildError: it failed, or took too long.
+    """
+    with log.open("w", encoding="utf-8") as file:
+        try:
+            done = subprocess.run(
+                command, env=environment_of(job), stdout=subprocess.PIPE, stderr=file,
+                stdin=subprocess.DEVNULL, text=True, timeout=timeout_s, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise ChildError(f"took longer than {timeout_s:.0f} s") from None
+    if done.returncode != 0:
+        raise ChildError(_last_words(log, done.returncode))
+    return done.stdout
+
+
+class Child:
+    """A contender that waits for its turns."""
+
+    def __init__(self, command: list[str], job: Job, log: Path) -> None:
+        self._log = log
+        with log.open("w", encoding="utf-8") as errors:
+            self._process = subprocess.Popen(
+                command, env=environment_of(job), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=errors, text=True,
+            )  # fmt: skip
+
+    def answer(self, timeout_s: float) -> Mapping[str, Any]:
+        """Gives the next answer.
+
+        Raises:
+            ChildError: there is none in time, or it is an error.
+        """
+        assert self._process.stdout is not None
+        late = threading.Timer(timeout_s, self._process.kill)
+        late.start()
+        line = self._process.stdout.readline()
+        in_time = late.is_alive()
+        late.cancel()
+        if not line:
+            code = self._process.wait()
+            lasted = f"took longer than {timeout_s:.0f} s"
+            raise ChildError(_last_words(self._log, code) if in_time else lasted)
+        record: dict[str, Any] = json.loads(line)
+        if "error" in record:
+            raise ChildError(record["error"])
+        return record
+
+    def turn(self, count: int, timeout_s: float) -> Mapping[str, Any]:
+        """Lets the contender generate so many tokens.
+
+        Raises:
+            ChildError: as `answer`.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"turn {count}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise ChildError(_last_words(self._log, self._process.wait())) from None
+        return self.answer(timeout_s)
+
+    def finish(self) -> Mapping[str, Any]:
+        """Ends the process and gives its last answer.
+
+        Raises:
+            ChildError: it does not end by itself.
+        """
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            return self.answer(_QUIT_S)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """Ends the process, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _last_words(log: Path, code: int) -> str:
+    """Gives the line of the log that says what went wrong."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = [line for line in lines if line and not line[0].isspace()]
+    return f"ended with status {code}: {said[-1] if said else 'it gave no reason'}"

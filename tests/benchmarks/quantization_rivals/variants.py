@@ -1,0 +1,56 @@
+"""Graphs that somebody else made, as variants of a bundle."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import onnx
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle, staged_variant
+from hybrid_deploy.bundle.manifest import Precision
+from hybrid_deploy.contract import GraphRole
+from tests.benchmarks.quantization_rivals.recording import ROLES
+
+
+def add_variant(
+    bundle: Bundle, source: str, name: str, precision: Precision, encoder: Path, step: Path
+) -> Bundle:
+    """Adds a variant with these two graphs; its prefill is that of the source.
+
+    Inputs and outputs must be those of the source's graphs.
+    """
+    variant = bundle.variant(source)
+    with staged_variant(bundle, name) as staged:
+        for graph in (encoder, step):
+            shutil.copyfile(graph, staged.folder / graph.name)
+        staged.variant = msgspec.structs.replace(
+            variant,
+            precision=precision,
+            encoder=msgspec.structs.replace(variant.encoder, file=f"{staged.home}/{encoder.name}"),
+            step=msgspec.structs.replace(variant.step, file=f"{staged.home}/{step.name}"),
+            provenance=name,
+        )
+    return open_bundle(bundle.folder)
+
+
+def size_bytes(bundle: Bundle, variant: str) -> int:
+    """Sums encoder and step: the graphs and the weights in them, those of both once."""
+    total, weights = 0, set()
+    for path in (bundle.graph_path(variant, role) for role in ROLES):
+        total += path.stat().st_size
+        for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+            if uses_external_data(tensor):
+                info = ExternalDataInfo(tensor)
+                weights.add((path.parent / info.location, info.offset, info.length))
+    return total + sum(length or 0 for _, _, length in weights)
+
+
+def operators(bundle: Bundle, variant: str, role: GraphRole) -> dict[str, int]:
+    """Counts the nodes of a graph by operator."""
+    counts: dict[str, int] = {}
+    for node in onnx.load(bundle.graph_path(variant, role), load_external_data=False).graph.node:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return counts

@@ -1,0 +1,17 @@
+"""The readers as export jobs: hybrid-deploy export tests.models.readers.jobs:deep -o deep.bundle."""
+
+from __future__ import annotations
+
+from hybrid_deploy.export.export_job import ExportJob
+from hybrid_deploy.export.reference.job import line_job
+from tests.models.readers.models import load_reader
+
+
+def deep() -> ExportJob:
+    """Gives the residual encoder with six decoder layers."""
+    return line_job(load_reader("deep"), "digits-deep")
+
+
+def hybrid() -> ExportJob:
+    """Gives the Transformer encoder with three decoder layers."""
+    return line_job(load_reader("hybrid"), "digits-hybrid")

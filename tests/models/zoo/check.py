@@ -1,0 +1,249 @@
+"""The proof of one case: exported, then compared with its module; measured; built for TensorRT."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
+from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.errors import BuildError, HybridDeployError
+from hybrid_deploy.export.exporter import export_model
+from hybrid_deploy.onnx_graphs.files import load_graphs
+from hybrid_deploy.runtime.backends.registry import (
+    Options,
+    load_backend,
+)
+from hybrid_deploy.target import parse_target
+from tests.models.zoo.captioner import VOCABULARY
+from tests.models.zoo.case import Case, random_tokens
+from tests.models.zoo.reference import (
+    GREEDY_TOKENS,
+    LEAST_DISTINCT,
+    LEAST_EFFECT,
+    Comparison,
+    compare,
+    effect_of_memory,
+    encoded,
+    rerun,
+    scenarios,
+)
+
+NEWEST_OPSET = 24
+TARGET = "rtx:sm_86"
+_VARIANT = "fp32"
+_STEP_RUNS, _RERUN_RUNS = 100, 15
+
+
+@dataclasses.dataclass
+class Result:
+    """What was found of one case; None where it was not measured or not reached.
+
+    Attributes:
+        verdict: `ok`, or what is wrong.
+        largest_difference: of any logit.
+        identical: how many greedy tokens are the module's own.
+        tokens: how many were decoded.
+        step_ms: median time of one step, one thread, at GREEDY_TOKENS tokens.
+        rerun_ms: median time of the module's run over GREEDY_TOKENS tokens, one thread.
+        nodes: of the step graph.
+        export_seconds: for the newest opset.
+        older: verdict for each older opset: the largest difference, or what is wrong.
+        tensorrt: `builds`, or TensorRT's reason.
+    """
+
+    name: str
+    family: str
+    verdict: str = "ok"
+    largest_difference: float | None = None
+    identical: int | None = None
+    tokens: int | None = None
+    step_ms: float | None = None
+    rerun_ms: float | None = None
+    nodes: int | None = None
+    export_seconds: float | None = None
+    older: dict[int, str] = dataclasses.field(default_factory=dict)
+    tensorrt: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Tells whether everything that was tried is right."""
+        return self.verdict == "ok"
+
+
+def export(case: Case, model: nn.Module, out: Path, opset: int = NEWEST_OPSET) -> Bundle:
+    """Exports a model; the one place that knows how the exporter is called.
+
+    Raises:
+        HybridDeployError: the exporter refused the model, or its own gate did.
+    """
+    export_model(
+        model,
+        case.inputs(2, case.sizes[0]),
+        out,
+        max_length=case.max_length,
+        start_tokens=1,
+        dynamic={
+            name: {axis: (dim, small, large) for axis, dim, small, large in axes}
+            for name, axes in case.dynamic.items()
+        },
+        opset=opset,
+        name=case.name,
+    )
+    return open_bundle(out)
+
+
+def check(
+    case: Case,
+    *,
+    opsets: tuple[int, ...] = (NEWEST_OPSET,),
+    tensorrt: bool = True,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Result:
+    """Does everything for one case; what goes wrong becomes its verdict."""
+    result = Result(case.name, case.family)
+    with tempfile.TemporaryDirectory(prefix="zoo-") as folder:
+        with _verdict(result):
+            model = case.model()
+            progress("module")
+            check_case(case, model)
+            progress("export")
+            began = time.perf_counter()
+            bundle = export(case, model, Path(folder, "bundle"))
+            result.export_seconds = time.perf_counter() - began
+            progress("compare")
+            _fill(result, compare_bundle(case, model, bundle))
+            result.nodes = len(load_graphs(bundle, _VARIANT)[GraphRole.STEP].graph)
+            progress("measure")
+            result.step_ms, result.rerun_ms = measure(case, model, bundle)
+            for opset in opsets:
+                if opset != NEWEST_OPSET:
+                    progress(f"opset {opset}")
+                    out = Path(folder, f"opset{opset}")
+                    result.older[opset] = _older(case, model, out, opset)
+            if tensorrt:
+                progress("tensorrt")
+                result.tensorrt = build_step(bundle, Path(folder, "engines"))
+    return result
+
+
+def check_case(case: Case, model: nn.Module) -> None:
+    """Checks that a case proves something: its memory has an effect.
+
+    Raises:
+        ValueError: the logits are the same for different inputs.
+    """
+    effect = effect_of_memory(case, model)
+    if not effect > LEAST_EFFECT:
+        raise ValueError(f"the case proves nothing: the memory moves no logit more than {effect}")
+
+
+def compare_bundle(
+    case: Case, model: nn.Module, bundle: Bundle, *, chosen: int | None = None
+) -> Comparison:
+    """Compares ONNX Runtime with the module, over all scenarios or the last few."""
+    backend = load_backend("onnxruntime", bundle, _VARIANT, Options(threads=1))
+    picked = scenarios(case) if chosen is None else scenarios(case)[-chosen:]
+    return compare(case, model, backend.start, picked)
+
+
+def measure(case: Case, model: nn.Module, bundle: Bundle) -> tuple[float, float]:
+    """Times one step and one full re-run, in ms, both at GREEDY_TOKENS tokens on one thread."""
+    inputs = case.inputs(1, case.sizes[0])
+    tokens = random_tokens(VOCABULARY, 1, GREEDY_TOKENS)
+    backend = load_backend("onnxruntime", bundle, _VARIANT, Options(threads=1))
+    decoding = backend.start({name: value.numpy() for name, value in inputs.items()})
+    position = np.array([GREEDY_TOKENS - 1])
+    decoding.prefill(tokens.numpy(), np.array([0]), position)
+    newest = tokens[:, -1].numpy()
+    memory = encoded(model, inputs)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return (
+            _median_ms(lambda: decoding.step(newest, position), _STEP_RUNS),
+            _median_ms(lambda: rerun(model, tokens, memory), _RERUN_RUNS),
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def build_step(bundle: Bundle, cache: Path) -> str:
+    """Builds the step graph in half precision for one GPU: `builds`, or the reason why not."""
+    from hybrid_deploy.calibration.quantize import quantize_bundle
+    from hybrid_deploy.runtime.engines.build import build_engine
+    from hybrid_deploy.runtime.engines.cache import EngineCache
+
+    try:
+        half = quantize_bundle(bundle.folder, "fp16").bundle
+    except HybridDeployError as error:
+        return f"no fp16: {error}"
+    try:
+        build_engine(half, "fp16", GraphRole.STEP, parse_target(TARGET), cache=EngineCache(cache))
+    except BuildError as error:
+        return str(error)
+    return "builds"
+
+
+def _older(case: Case, model: nn.Module, out: Path, opset: int) -> str:
+    """Gives the largest difference under an older opset, or what is wrong."""
+    try:
+        compared = compare_bundle(case, model, export(case, model, out, opset), chosen=1)
+    except Exception as error:
+        return _reason(error)
+    return f"{compared.largest_difference:.1e}" if compared.passed else _fault(compared)
+
+
+def _fill(result: Result, compared: Comparison) -> None:
+    result.largest_difference = compared.largest_difference
+    result.identical, result.tokens = compared.identical, compared.tokens
+    if not compared.passed:
+        result.verdict = _fault(compared)
+    elif compared.distinct < LEAST_DISTINCT:
+        result.verdict = f"proves little: {compared.distinct} different tokens"
+
+
+def _fault(compared: Comparison) -> str:
+    same = f"{compared.identical}/{compared.tokens} tokens identical"
+    return f"differs: {same}, logits by {compared.largest_difference:.1e}"
+
+
+@contextmanager
+def _verdict(result: Result) -> Iterator[None]:
+    """Makes any failure the verdict of its case: a run over all cases goes on."""
+    try:
+        yield
+    except Exception as error:
+        result.verdict = _reason(error)
+
+
+def _reason(error: BaseException) -> str:
+    """Gives an error in one line, with the first cause of it if there are several."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    causes = [error]
+    while causes[-1].__cause__ is not None and causes[-1].__cause__ not in causes:
+        causes.append(causes[-1].__cause__)
+    if len(causes) == 1:
+        return text
+    first = causes[-1]
+    return f"{text} <- {type(first).__name__}: {' '.join(str(first).split())}"
+
+
+def _median_ms(call: Callable[[], object], runs: int) -> float:
+    for _ in range(3):
+        call()
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times) * 1000

@@ -1,0 +1,147 @@
+"""Causal self-attention that knows positions by itself: RoPE, ALiBi, T5's relative bias."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.models.zoo.captioner import HEADS, POSITIONS
+from tests.models.zoo.self_attentions import SIZE, HandWritten
+
+
+class RopeInterleaved(HandWritten):
+    """Rotary positions over neighbouring pairs, computed on the way."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(turned(q), turned(k), v, is_causal=True)
+
+
+class RopeHalf(HandWritten):
+    """Rotary positions over halves, as in LLaMA: cos and sin for position ids, rotate_half."""
+
+    inv_freq: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(key_heads=2)
+        self.register_buffer("inv_freq", 10000.0 ** (-torch.arange(0, SIZE, 2).float() / SIZE))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        position_ids = torch.arange(q.shape[2], device=q.device).unsqueeze(0)
+        inv_freq = self.inv_freq[None, :, None].float().expand(position_ids.shape[0], -1, 1)
+        freqs = (inv_freq @ position_ids[:, None, :].float()).transpose(1, 2)
+        angles = torch.cat((freqs, freqs), dim=-1)
+        cos, sin = angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+        q, k = q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+
+class RopeCached(HandWritten):
+    """Rotary positions over halves from tables made once, looked up by position."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        rates = 10000.0 ** (-torch.arange(0, SIZE, 2).float() / SIZE)
+        angles = torch.outer(torch.arange(POSITIONS).float(), rates).repeat(1, 2)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ids = torch.arange(q.shape[2]).expand(q.shape[0], -1)  # (batch, length)
+        cos, sin = self.cos[ids].unsqueeze(1), self.sin[ids].unsqueeze(1)
+        q, k = q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+class RopeComplex(HandWritten):
+    """Rotary positions as complex numbers, as in LLaMA's first release."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        rates = 10000.0 ** (-torch.arange(0, SIZE, 2).float() / SIZE)
+        angles = torch.outer(torch.arange(q.shape[2]).float(), rates)
+        turns = torch.polar(torch.ones_like(angles), angles)
+        return F.scaled_dot_product_attention(spun(q, turns), spun(k, turns), v, is_causal=True)
+
+
+class Alibi(HandWritten):
+    """Scores fall with the distance, per head."""
+
+    slopes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("slopes", 2.0 ** (-torch.arange(1, HEADS + 1).float()))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        steps = torch.arange(q.size(2), device=q.device)
+        distance = (steps[None, :] - steps[:, None]).float()
+        scores = q @ k.transpose(-1, -2) / math.sqrt(SIZE)
+        scores = scores + self.slopes[:, None, None] * distance
+        scores = scores.masked_fill(distance > 0, float("-inf"))
+        return scores.softmax(-1) @ v
+
+
+class AlibiFused(Alibi):
+    """The same as one additive mask for scaled_dot_product_attention."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        steps = torch.arange(q.size(2))
+        distance = steps.view(1, -1) - steps.view(-1, 1)
+        bias = self.slopes.view(HEADS, 1, 1) * distance
+        mask = bias.masked_fill(distance > 0, float("-inf")).unsqueeze(0)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class RelativeBias(HandWritten):
+    """T5's: a learned bias for each bucket of distances."""
+
+    def __init__(self, buckets: int = 16, furthest: int = 48) -> None:
+        super().__init__()
+        self.buckets, self.furthest = buckets, furthest
+        self.relative_attention_bias = nn.Embedding(buckets, HEADS)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        length = q.shape[2]
+        context = torch.arange(length, dtype=torch.long)[:, None]
+        memory = torch.arange(length, dtype=torch.long)[None, :]
+        bias = self.relative_attention_bias(self.bucket(memory - context))
+        scores = torch.matmul(q, k.transpose(3, 2)) + bias.permute([2, 0, 1]).unsqueeze(0)
+        causal = torch.full((length, length), torch.finfo(q.dtype).min).triu(1)
+        weights = F.softmax((scores + causal).float(), dim=-1).type_as(scores)
+        return torch.matmul(weights, v)
+
+    def bucket(self, relative: Tensor) -> Tensor:
+        """Numbers the distances as T5 does for a decoder."""
+        distance = -torch.min(relative, torch.zeros_like(relative))
+        exact = self.buckets // 2
+        scale = (self.buckets - exact) / math.log(self.furthest / exact)
+        large = exact + (torch.log(distance.float() / exact) * scale).to(torch.long)
+        large = torch.min(large, torch.full_like(large, self.buckets - 1))
+        return torch.where(distance < exact, distance, large)
+
+
+def turned(x: Tensor) -> Tensor:
+    """Rotates neighbouring pairs by their position; (batch, heads, length, size)."""
+    length, size = x.shape[-2:]
+    rates = 10000.0 ** (-torch.arange(0, size, 2).float() / size)
+    angles = torch.arange(length).float()[:, None] * rates
+    even, odd = x[..., ::2], x[..., 1::2]
+    pairs = (even * angles.cos() - odd * angles.sin(), even * angles.sin() + odd * angles.cos())
+    return torch.stack(pairs, dim=-1).flatten(-2)
+
+
+def rotate_half(x: Tensor) -> Tensor:
+    """Swaps the halves and negates one, as LLaMA does."""
+    x1, x2 = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+    return torch.cat((-x2, x1), dim=-1)
+
+
+def spun(x: Tensor, turns: Tensor) -> Tensor:
+    """Multiplies neighbouring pairs, read as complex numbers, by `turns` (length, size / 2)."""
+    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * turns).flatten(3).type_as(x)

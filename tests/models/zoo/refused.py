@@ -1,0 +1,308 @@
+"""Models that must be refused, each with what the refusal must say.
+
+A refusal is of use only when it names the cause (the operator), the place in the model (the module)
+and the line of the user's own code; here that is a line of this file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.models.zoo.captioner import FEATURES, VOCABULARY, WIDTH
+from tests.models.zoo.case import Case, random_floats
+from tests.models.zoo.handwritten_decoders import HandWrittenDecoder, heads
+from tests.models.zoo.self_attentions import SIZE
+from tests.models.zoo.torch_decoders import TorchDecoder
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A model that must be refused.
+
+    Attributes:
+        name: what it is called.
+        make: builds the model, in the mode that it is exported in.
+        message: regular expression that the error's message must match.
+        line: text of the line in this file that the message must point to, if it has one cause.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    message: str
+    line: str | None = None
+
+    @property
+    def case(self) -> Case:
+        """The model as a case, to export like any other."""
+        return Case(
+            name=self.name,
+            family="refused",
+            make=self.make,
+            inputs=lambda batch, size: {"features": random_floats(batch, size, FEATURES)},
+            sizes=(9,),
+        )
+
+    def place(self) -> str:
+        """Gives the expression that a message with file and line of the cause matches."""
+        assert self.line is not None
+        lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+        numbers = [n for n, text in enumerate(lines, 1) if text.strip() == self.line]
+        assert len(numbers) == 1, f"{self.line!r} stands in {len(numbers)} lines"
+        return rf'{re.escape(Path(__file__).name)}"?(?:, line |:){numbers[0]}\b'
+
+
+class Embedded(TorchDecoder):
+    """A sound decoder; what is wrong happens in `embedded`, before it."""
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """Gives the rows that enter the decoder."""
+        rows: Tensor = self.positions(self.embedding(tokens))
+        return rows
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.size(1))
+        logits: Tensor = self.head(self.decoder(self.embedded(tokens), memory, tgt_mask=mask))
+        return logits
+
+
+class NoMask(Embedded):
+    """nn.TransformerDecoder without a mask."""
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        rows = self.decoder(self.embedded(tokens), memory)
+        logits: Tensor = self.head(rows)
+        return logits
+
+
+class NoMaskByHand(nn.Module):
+    """Hand-written self-attention that sees everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (heads(t) for t in self.qkv(x).chunk(3, dim=-1))
+        weights = F.softmax(q @ k.transpose(-1, -2) / SIZE**0.5, dim=-1)
+        return (weights @ v).transpose(1, 2).flatten(2)
+
+
+class Convolution(Embedded):
+    """A convolution over the tokens that also sees the next one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv1d(WIDTH, WIDTH, 3, padding=1)
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        rows: Tensor = super().embedded(tokens).transpose(1, 2)
+        rows = self.mix(rows)
+        return rows.transpose(1, 2)
+
+
+class CausalConvolution(Embedded):
+    """A convolution over this token and two before it: causal, but with a state of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv1d(WIDTH, WIDTH, 3)
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        rows = super().embedded(tokens).transpose(1, 2)
+        rows = torch.tanh(self.mix(F.pad(rows, (2, 0))))
+        return rows.transpose(1, 2)
+
+
+class RunningSum(Embedded):
+    """Every row is the sum of those up to it."""
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        rows = super().embedded(tokens)
+        return torch.tanh(rows.cumsum(dim=1))
+
+
+class Recurrence(Embedded):
+    """A recurrent network under the attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(WIDTH, WIDTH, batch_first=True)
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        rows, _ = self.gru(super().embedded(tokens))
+        result: Tensor = rows
+        return result
+
+
+class NormOverTokens(Embedded):
+    """Standardises every channel over the tokens."""
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        rows = super().embedded(tokens)
+        rows = rows - rows.mean(dim=1, keepdim=True)
+        return rows
+
+
+class InstanceNorm(Embedded):
+    """A norm module over the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.standard = nn.InstanceNorm1d(WIDTH)
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        rows: Tensor = super().embedded(tokens).transpose(1, 2)
+        rows = self.standard(rows)
+        return rows.transpose(1, 2)
+
+
+class LooksAtLastToken(Embedded):
+    """Adds the last row to all."""
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        rows = super().embedded(tokens)
+        return rows + rows[:, -1:]
+
+
+class DataDependent(Embedded):
+    """Python asks for the value of a tensor."""
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        rows = super().embedded(tokens)
+        if tokens.sum() > 0:
+            rows = rows * 2
+        return rows
+
+
+class LengthDependent(Embedded):
+    """Another program for an odd number of tokens."""
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        rows = super().embedded(tokens)
+        if tokens.shape[1] % 2:
+            rows = torch.tanh(rows)
+        return rows
+
+
+class LeftInTraining(Embedded):
+    """One dropout was left in training mode."""
+
+    def eval(self) -> LeftInTraining:
+        super().eval()
+        self.positions_dropout.train()
+        return self
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions_dropout = nn.Dropout(0.1)
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        rows: Tensor = self.positions_dropout(super().embedded(tokens))
+        return rows
+
+
+class FunctionalDropout(Embedded):
+    """F.dropout without `training=self.training` is on even after eval()."""
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        rows = super().embedded(tokens)
+        return F.dropout(rows, 0.1)
+
+
+class BatchCoupled(Embedded):
+    """Subtracts the mean over the batch."""
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        rows = super().embedded(tokens)
+        return rows - rows.mean(dim=0, keepdim=True)
+
+
+class BatchCoupledEncoder(Embedded):
+    """The memory of one input depends on the other inputs of its batch."""
+
+    def encode(self, features: Tensor) -> Tensor:
+        memory = super().encode(features)
+        return memory - memory.mean(dim=0, keepdim=True)
+
+
+class NoDecode(nn.Module):
+    """A model with a forward() alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(FEATURES, VOCABULARY)
+
+    def encode(self, features: Tensor) -> Tensor:
+        return features
+
+    def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.head(features)
+        return logits
+
+
+_ONE_BY_ONE = "not known to treat tokens one by one"
+
+REFUSALS = (
+    Refusal(
+        "no-mask",
+        NoMask,
+        r"causal mask.*scaled_dot_product_attention.*decoder\.layers\.0\.self_attn",
+        "rows = self.decoder(self.embedded(tokens), memory)",
+    ),
+    Refusal(
+        "no-mask-by-hand",
+        lambda: HandWrittenDecoder(NoMaskByHand),
+        r"causal mask.*blocks\.0\.attention",
+        "weights = F.softmax(q @ k.transpose(-1, -2) / SIZE**0.5, dim=-1)",
+    ),
+    Refusal("convolution", Convolution, r"conv1d.*module \S*mix\b", "rows = self.mix(rows)"),
+    Refusal(
+        "causal-convolution",
+        CausalConvolution,
+        r"aten\.pad",
+        "rows = torch.tanh(self.mix(F.pad(rows, (2, 0))))",
+    ),
+    Refusal(
+        "running-sum",
+        RunningSum,
+        rf"{_ONE_BY_ONE}.*cumsum",
+        "return torch.tanh(rows.cumsum(dim=1))",
+    ),
+    Refusal(
+        "recurrence",
+        Recurrence,
+        rf"{_ONE_BY_ONE}.*gru.*module \S*gru\b",
+        "rows, _ = self.gru(super().embedded(tokens))",
+    ),
+    Refusal(
+        "norm-over-tokens",
+        NormOverTokens,
+        r"over the token axis.*mean",
+        "rows = rows - rows.mean(dim=1, keepdim=True)",
+    ),
+    Refusal(
+        "instance-norm", InstanceNorm, r"token.*module \S*standard\b", "rows = self.standard(rows)"
+    ),
+    Refusal(
+        "last-token", LooksAtLastToken, r"along the token axis.*slice", "return rows + rows[:, -1:]"
+    ),
+    Refusal("data-dependent", DataDependent, r"cannot be traced", "if tokens.sum() > 0:"),
+    Refusal("length-dependent", LengthDependent, r"different program.*number of tokens"),
+    Refusal("left-in-training", LeftInTraining, r"training mode.*positions_dropout"),
+    Refusal("functional-dropout", FunctionalDropout, r"dropout", "return F.dropout(rows, 0.1)"),
+    Refusal(
+        "batch-coupled",
+        BatchCoupled,
+        r"batch.*mean",
+        "return rows - rows.mean(dim=0, keepdim=True)",
+    ),
+    Refusal("batch-coupled-encoder", BatchCoupledEncoder, r"encode\(\).*batch"),
+    Refusal("no-decode", NoDecode, r"NoDecode has no decode\(\)"),
+)
