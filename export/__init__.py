@@ -1,4 +1,7 @@
-"""From torch models to bundles of ONNX graphs that decode one token at a time."""
+"""From torch models to bundles of ONNX graphs that decode one token at a time.
+
+What is named below is loaded when it is first used, since torch takes seconds to import.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hybrid_deploy.export.analysis.custom_rules import row_rule
-    from hybrid_deploy.export.export_job import ExportJob, ModelSpec
+    from hybrid_deploy.export.export_job import ExportJob, GraphForm, ModelSpec
     from hybrid_deploy.export.exporter import export_model, run_export
+    from hybrid_deploy.export.model.dynamic_axes import DynamicAxis
     from hybrid_deploy.export.model.substitution import substitute
 
 _PUBLIC = {
+    "DynamicAxis": "hybrid_deploy.export.model.dynamic_axes",
     "ExportJob": "hybrid_deploy.export.export_job",
+    "GraphForm": "hybrid_deploy.export.export_job",
     "ModelSpec": "hybrid_deploy.export.export_job",
     "export_model": "hybrid_deploy.export.exporter",
     "row_rule": "hybrid_deploy.export.analysis.custom_rules",
@@ -21,7 +27,9 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "DynamicAxis",
     "ExportJob",
+    "GraphForm",
     "ModelSpec",
     "export_model",
     "row_rule",

@@ -1,13 +1,16 @@
-"""A tiny model and its bundle, exported once for all tests that need one."""
+"""Tiny models and their bundles, exported once for all tests that need one."""
 
 from __future__ import annotations
 
+import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -85,8 +88,6 @@ def job() -> ExportJob:
 
 def png_of(image: Image.Image) -> bytes:
     """Gives the content of a PNG file."""
-    import io
-
     content = io.BytesIO()
     image.save(content, format="PNG")
     return content.getvalue()
@@ -126,8 +127,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def own_path(tiny_path: Path, tmp_path: Path) -> Path:
     """A copy of the tiny bundle that a test may damage."""
-    import shutil
-
     return Path(shutil.copytree(tiny_path, tmp_path / "own.bundle"))
 
 
@@ -138,3 +137,41 @@ def page(tmp_path: Path) -> Path:
     pixels = np.random.default_rng(3).integers(0, 255, (16, 40), dtype=np.uint8)
     path.write_bytes(png_of(Image.fromarray(pixels)))
     return path
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The float bundle of a tiny untrained reader, with two start tokens so that prefill runs."""
+    from hybrid_deploy.export.reference.model import DigitReader
+    from hybrid_deploy.export.reference.vocabulary import VOCABULARY
+
+    torch.manual_seed(0)
+    model = DigitReader("feature-map", d_model=32, heads=2, layers=1, d_feedforward=64).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # biases start at zero, and zero biases are optimized away
+            torch.nn.init.uniform_(parameter, 0.1, 0.9)
+    spec = ModelSpec(
+        name="tiny",
+        generation=GenerationDefaults((1, 3), end_tokens=(), pad_token=0, max_length=8),
+        preprocess=ImageInput("image", "L", 32, None, 16, 32, 256, 0, 255, (1.0,), (0.5,)),
+        vocabulary=Vocabulary(tuple(VOCABULARY), (0, 1, 2)),
+        dynamic={"image": {3: DynamicAxis("width", DimRange(32, 64, 256))}},
+    )
+    path = tmp_path_factory.mktemp("exported") / "tiny.bundle"
+    run_export(ExportJob(model, {"image": torch.randn(1, 1, 32, 64)}, spec), path)
+    return path
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Bundle:
+    """A copy of the float bundle that a test may change."""
+    shutil.copytree(exported, tmp_path / "tiny.bundle")
+    return open_bundle(tmp_path / "tiny.bundle")
+
+
+@pytest.fixture
+def images() -> list[dict[str, NDArray[np.float32]]]:
+    """Encoder inputs: noise of three widths."""
+    rng = np.random.default_rng(0)
+    widths = (32, 48, 80)
+    return [{"image": -2 * rng.random((1, 1, 32, w), dtype=np.float32)} for w in widths]

@@ -1,7 +1,8 @@
 """One trial in a process of its own: the driver is asked for its GPU, or a tiny graph is run.
 
 A vendor library that crashes, hangs or prints ends its own process only. `try_isolated` starts
-`python -m hybrid_deploy.runtime.doctor.isolated_trial` and reads what that wrote to its working folder.
+`python -m hybrid_deploy.runtime.doctor.isolated_trial` and reads what that wrote to its working
+folder.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 A build that TensorRT-RTX 1.7 refuses changes the next plan of the same process, a crash inside
 TensorRT would end the whole run, and a builder's memory is only given back when its process ends.
-So `compile_isolated` runs `python -m hybrid_deploy.runtime.engines.isolated_build` for every plan. It stops
-that process when it takes too long: a failed allocation can leave TensorRT's threads waiting for
-each other, and nothing tells such a build from a slow one.
+So `compile_isolated` runs `python -m hybrid_deploy.runtime.engines.isolated_build` for every plan.
+It stops that process when it takes too long: a failed allocation can leave TensorRT's threads
+waiting for each other, and nothing tells such a build from a slow one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A beam search that shares memory beside one that copies it: `python -m tests.benchmarks.cpu.beams BUNDLE`.
+"""A beam search that shares memory beside one that copies it.
+
+Run as `python -m tests.benchmarks.cpu.beams BUNDLE`.
 
 Random inputs at typical sizes, one thread. Times are the process's own, of the search alone: they
 count what it computes, whatever else the machine does.

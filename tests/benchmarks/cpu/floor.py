@@ -1,4 +1,6 @@
-"""The least time that the work can take on this machine: `python -m tests.benchmarks.cpu.floor THREADS`.
+"""The least time that the work can take on this machine.
+
+Run as `python -m tests.benchmarks.cpu.floor THREADS`.
 
 A token cannot be made faster than what its step reads comes from memory, nor an encoder run faster
 than the machine multiplies. Both rates are the best that was seen, not what was seen on average.

@@ -1,4 +1,7 @@
-"""Makes a workload's model, input and reference: `python -m tests.benchmarks.cpu.models NAME WORK`."""
+"""Makes a workload's model, input and reference.
+
+Run as `python -m tests.benchmarks.cpu.models NAME WORK`.
+"""
 
 from __future__ import annotations
 

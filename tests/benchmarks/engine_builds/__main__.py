@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.engine_builds`: every variant of the digit reader, built for every kind of GPU."""
+"""`make engines`: every variant of the digit reader, built for every kind of GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.footprint`: what an install takes, in clean environments of several Pythons."""
+"""`make footprint`: what an install takes, in clean environments of several Pythons."""
 
 from __future__ import annotations
 

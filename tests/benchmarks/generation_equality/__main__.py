@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.generation_equality`: exported Hugging Face models of the zoo against generate()."""
+"""`make generation`: exported Hugging Face models of the zoo against `generate()`."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _page(table: str) -> str:
         "weights: exported, run with ONNX Runtime, a batch of three that ends raggedly.\n"
         "Beams: three kinds of early stopping, four length penalties, and the rules of the first\n"
         "column; the totals by which they are ranked are the same too.\n\n"
-        f"{time.strftime('%Y-%m-%d')}, {versions}: `python -m tests.benchmarks.generation_equality`\n\n{table}"
+        f"{time.strftime('%Y-%m-%d')}, {versions}: `make generation`\n\n{table}"
     )
 
 

@@ -1,4 +1,4 @@
-"""A short form of `python -m tests.benchmarks.generation_equality`, which compares every Hugging Face model."""
+"""A short form of `make generation`, which compares every Hugging Face model."""
 
 from __future__ import annotations
 

@@ -81,9 +81,9 @@ def _preface(python: Path | None) -> str:
 one thread of a shared CPU. The trained models read 600 lines of handwritten digits that training
 never saw, and are calibrated on 64 lines of the training scans. Times are medians of all variants
 in turn. KL is the mean Kullback-Leibler divergence of the logits from those of fp32, fed the same
-tokens, over 128 lines. MB are encoder and step. The rivals' options are those of `tests/benchmarks/quantization_rivals`;
-onnxruntime and modelopt are given what our own decoding loop feeds the graphs. Nothing was run on a
-GPU.
+tokens, over 128 lines. MB are encoder and step. The rivals' options are those of
+`tests/benchmarks/quantization_rivals`; onnxruntime and modelopt are given what our own decoding
+loop feeds the graphs. Nothing was run on a GPU.
 """
 
 

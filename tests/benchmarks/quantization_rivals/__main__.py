@@ -1,4 +1,7 @@
-"""`python -m tests.benchmarks.quantization_rivals`: our quantization beside that of others, on the same model."""
+"""Our quantization beside that of others, on the same model.
+
+Run as `python -m tests.benchmarks.quantization_rivals`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.soak`: thousands of generations in one process, and what stays of them."""
+"""`make soak`: thousands of generations in one process, and what stays of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`python -m tests.benchmarks.soak.child BUNDLE PICTURE [LEAK]`: a soak in a process that holds nothing else.
+"""A soak in a process that holds nothing else.
+
+Run as `python -m tests.benchmarks.soak.child BUNDLE PICTURE [LEAK]`.
 
 Free memory of a process that did other things before would hide what leaks.
 """

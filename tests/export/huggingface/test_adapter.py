@@ -28,7 +28,7 @@ from tests.models.zoo.reference import Scenario, compare, greedy
 
 LENGTH = 14
 STEPPED = ("beit-gpt2", "whisper", "bart", "t5")
-"""Some of each kind: tracing takes seconds. `python -m tests.models.zoo` goes through all of them."""
+"""Some of each kind, since tracing takes seconds; `make zoo` goes through all of them."""
 
 NOISE = 1e-5  # of the largest logit: sums in another order
 

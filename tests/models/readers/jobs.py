@@ -1,4 +1,4 @@
-"""The readers as export jobs: hybrid-deploy export tests.models.readers.jobs:deep -o deep.bundle."""
+"""The readers as export jobs: `hybrid-deploy export tests.models.readers.jobs:deep ...`."""
 
 from __future__ import annotations
 

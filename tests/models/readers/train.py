@@ -1,4 +1,7 @@
-"""Trains a reader and prints how well it reads: python -m tests.models.readers.train --form deep."""
+"""Trains a reader and prints how well it reads.
+
+Run as `python -m tests.models.readers.train --form deep`.
+"""
 
 from __future__ import annotations
 

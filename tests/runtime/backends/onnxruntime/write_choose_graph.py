@@ -1,4 +1,7 @@
-"""Writes the graph that chooses a token: python -m tests.runtime.backends.onnxruntime.write_choose_graph."""
+"""Writes the graph that chooses a token.
+
+Run as `python -m tests.runtime.backends.onnxruntime.write_choose_graph`.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,106 @@
+"""`make lint`: how full the rooms are, and how long their files.
+
+A folder with more files than a reader takes in at a glance, or a file with more than one concept, is
+where behaviour stops being found by its path.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MOST_LINES = 400
+MOST_FILES: Mapping[str, int] = {
+    "hybrid_deploy": 22,
+    "export": 14,
+    "calibration": 14,
+    "runtime": 14,
+    "tests": 22,
+}
+"""Largest number of Python files in any one folder below each of these."""
+
+_README = "README.md"
+_WITH_README = ("hybrid_deploy", "export", "calibration", "runtime")
+
+
+@dataclass(frozen=True)
+class Room:
+    """One folder of Python files.
+
+    Attributes:
+        path: relative to the repository, with slashes.
+        files: number of Python files in the folder itself.
+        longest: name of the file with the most lines.
+        lines: number of lines of that file.
+        most_files: largest number of files that this folder may hold.
+    """
+
+    path: str
+    files: int
+    longest: str
+    lines: int
+    most_files: int
+
+
+def rooms(root: Path) -> Iterator[Room]:
+    """Measures every folder that holds Python files; links are not followed."""
+    for top, most_files in MOST_FILES.items():
+        for folder in (root / top, *sorted(_real_folders(root / top))):
+            lengths = {path.name: _count_lines(path) for path in folder.glob("*.py")}
+            if lengths:
+                longest = max(lengths, key=lambda name: lengths[name])
+                place = folder.relative_to(root).as_posix()
+                yield Room(place, len(lengths), longest, lengths[longest], most_files)
+
+
+def faults(root: Path) -> list[str]:
+    """Lists what breaks a limit, a line each; an empty list where nothing does."""
+    measured = list(rooms(root))
+    found = [f"{top} holds no Python file" for top in MOST_FILES if not _has(measured, top)]
+    for room in measured:
+        if room.files > room.most_files:
+            found.append(f"{room.path} holds {room.files} files, {room.most_files} at most")
+        if room.lines > MOST_LINES:
+            found.append(f"{room.path}/{room.longest} has {room.lines} lines, {MOST_LINES} at most")
+    found += [
+        f"{top} has no {_README}" for top in _WITH_README if not (root / top / _README).is_file()
+    ]
+    return found
+
+
+def _has(measured: list[Room], top: str) -> bool:
+    return any(room.path.split("/")[0] == top for room in measured)
+
+
+def _real_folders(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and not path.is_symlink() and path.name != "__pycache__":
+            yield path
+            yield from _real_folders(path)
+
+
+def _count_lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def main() -> int:
+    """Prints the fullest room and the longest file of each part, then every fault."""
+    measured = list(rooms(ROOT))
+    for top in MOST_FILES:
+        below = [room for room in measured if room.path.split("/")[0] == top]
+        fullest = max(below, key=lambda room: room.files)
+        longest = max(below, key=lambda room: room.lines)
+        print(
+            f"{top}: {fullest.files} of {fullest.most_files} files in {fullest.path}, "
+            f"{longest.lines} of {MOST_LINES} lines in {longest.path}/{longest.longest}"
+        )
+    broken = faults(ROOT)
+    print(*broken, sep="\n", file=sys.stderr, end="\n" if broken else "")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

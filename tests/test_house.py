@@ -1,0 +1,56 @@
+"""The limits of the rooms hold here, and a room that breaks one is noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.house import MOST_FILES, MOST_LINES, ROOT, faults, rooms
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """The smallest house that holds every limit."""
+    for top in MOST_FILES:
+        (tmp_path / top).mkdir()
+        (tmp_path / top / "one.py").write_text("x = 1\n")
+        (tmp_path / top / "README.md").write_text("what is here\n")
+    assert faults(tmp_path) == []
+    return tmp_path
+
+
+def test_this_repository_holds_every_limit() -> None:
+    assert faults(ROOT) == []
+    assert len(list(rooms(ROOT))) > 40
+
+
+@pytest.mark.parametrize("top", MOST_FILES)
+def test_one_file_too_many_is_noticed(house: Path, top: str) -> None:
+    room = house / top / "inner" / "room"
+    room.mkdir(parents=True)
+    for number in range(MOST_FILES[top]):
+        (room / f"f{number}.py").write_text("x = 1\n")
+    assert faults(house) == []
+    (room / "more.py").write_text("x = 1\n")
+    most = MOST_FILES[top]
+    assert faults(house) == [f"{top}/inner/room holds {most + 1} files, {most} at most"]
+
+
+@pytest.mark.parametrize("top", MOST_FILES)
+def test_one_line_too_many_is_noticed(house: Path, top: str) -> None:
+    (house / top / "long.py").write_text("x = 1\n" * MOST_LINES)
+    assert faults(house) == []
+    (house / top / "long.py").write_text("x = 1\n" * (MOST_LINES + 1))
+    assert faults(house) == [f"{top}/long.py has {MOST_LINES + 1} lines, {MOST_LINES} at most"]
+
+
+def test_a_missing_part_and_a_missing_readme_are_noticed(house: Path) -> None:
+    (house / "runtime" / "one.py").unlink()
+    (house / "export" / "README.md").unlink()
+    assert faults(house) == ["runtime holds no Python file", "export has no README.md"]
+
+
+def test_links_are_not_counted_twice(house: Path) -> None:
+    (house / "hybrid_deploy" / "export").symlink_to(house / "export")
+    assert [room.path for room in rooms(house)] == list(MOST_FILES)
