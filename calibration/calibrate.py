@@ -21,7 +21,7 @@ from hybrid_deploy.calibration.observation.collect import WHOLE, observe_samples
 from hybrid_deploy.calibration.observation.observations import Observations, read_observations
 from hybrid_deploy.calibration.progress import Progress, silent
 from hybrid_deploy.calibration.samples.samples import Samples, SkippedSample, Source, samples_of
-from hybrid_deploy.calibration.statistics.fingerprint import foreign, origin_of
+from hybrid_deploy.calibration.statistics.fingerprint import fingerprint_of, mismatch_with
 from hybrid_deploy.calibration.statistics.scales import Scales
 from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
@@ -150,7 +150,7 @@ def kept_observations_file(
 
     A damaged one is removed. None where nothing can be written.
     """
-    made_with = msgspec.json.encode([origin_of(bundle, variant), samples.sha256, shard])
+    made_with = msgspec.json.encode([fingerprint_of(bundle, variant), samples.sha256, shard])
     path = cache_folder("calibration") / f"{hashlib.sha256(made_with).hexdigest()}.npz"
     try:
         read_observations(path)
@@ -167,7 +167,7 @@ def kept_observations_file(
 
 def _of_bundle(file: Path, bundle: Bundle, variant: str) -> Observations:
     found = read_observations(file)
-    if other := foreign(found.origin, bundle, variant):
+    if other := mismatch_with(found.origin, bundle, variant):
         raise CalibrationError(
             f"{file} holds observations of {other}, not of {bundle.manifest.name} {variant} in "
             f"{bundle.folder}; collect them from this bundle"

@@ -9,8 +9,8 @@ from hybrid_deploy.calibration.progress import Progress, silent
 from hybrid_deploy.calibration.recipes import recipe_for
 from hybrid_deploy.calibration.samples.samples import SkippedSample, Source
 from hybrid_deploy.calibration.variants.auto_select import CHOSEN, Candidate, choose, cpu_candidates
-from hybrid_deploy.calibration.variants.request import Data, check_recipe, open_job
-from hybrid_deploy.calibration.variants.variant_maker import QuantizeReport, VariantMaker
+from hybrid_deploy.calibration.variants.request import QuantizationInputs, check_recipe, open_job
+from hybrid_deploy.calibration.variants.variant_builder import QuantizeReport, VariantBuilder
 from hybrid_deploy.contract import FLOAT_VARIANT
 
 DEFAULT_MAX_DROP = 0.5
@@ -34,7 +34,7 @@ class AutomaticReport:
 def quantize_bundle(
     path: str | Path,
     precision: str | None = None,
-    samples: Source | Data | None = None,
+    samples: Source | QuantizationInputs | None = None,
     *,
     encoder: str | None = None,
     decoder: str | None = None,
@@ -78,15 +78,15 @@ def quantize_bundle(
         precision, encoder=encoder, decoder=decoder, block_size=block_size, floats=floats
     )
     name = name or recipe.name
-    data = samples if isinstance(samples, Data) else Data(samples)
+    data = samples if isinstance(samples, QuantizationInputs) else QuantizationInputs(samples)
     job = open_job(path, source, data, progress or silent)
     check_recipe(job.bundle, source, recipe, name, target=target, force=force)
-    return VariantMaker(job, progress or silent).add(recipe, name, max_drop, force=force)
+    return VariantBuilder(job, progress or silent).build(recipe, name, max_drop, force=force)
 
 
 def quantize_automatically(
     path: str | Path,
-    data: Data,
+    data: QuantizationInputs,
     *,
     max_drop: float = DEFAULT_MAX_DROP,
     threads: int | None = None,
@@ -120,11 +120,11 @@ def quantize_automatically(
         check_recipe(job.bundle, source, recipe, name or recipe.name, target="cpu", force=force)
     for recipe in recipes:
         job.model.scales_for(recipe)  # missing samples are missed before anything is tried
-    work = VariantMaker(job, progress or silent)
-    candidates = choose([work.tried(recipe, threads) for recipe in recipes], max_drop)
+    work = VariantBuilder(job, progress or silent)
+    candidates = choose([work.evaluate(recipe, threads) for recipe in recipes], max_drop)
     chosen = next((c.recipe for c in candidates if c.verdict == CHOSEN), None)
     skipped = job.skipped
     if chosen is None:
         return AutomaticReport(tuple(candidates), None, skipped)
-    report = work.add(chosen, name or chosen.name, None, force=force)
+    report = work.build(chosen, name or chosen.name, None, force=force)
     return AutomaticReport(tuple(candidates), report, skipped)

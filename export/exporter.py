@@ -30,11 +30,11 @@ from hybrid_deploy.export.make_job import (
     is_hugging_face,
     make_job,
 )
-from hybrid_deploy.export.model.interface import check_model, has_own_step, pair
+from hybrid_deploy.export.model.interface import as_batch_of_two, check_model, has_custom_step
 from hybrid_deploy.export.parity.compare import Parity
 from hybrid_deploy.export.parity.gate import check_export
-from hybrid_deploy.export.pipeline import lowered
-from hybrid_deploy.export.stage_times import Stages
+from hybrid_deploy.export.pipeline import lower_model
+from hybrid_deploy.export.stage_times import StageTimes
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,10 @@ def run_export(
     """
     check_model(job.model)
     job = _with_plain_parts(job)
-    stages = Stages(progress)
+    stages = StageTimes(progress)
     with staged_bundle(Path(out), force=force) as folder:
-        inputs = {name: pair(value) for name, value in job.example.items()}
-        graphs = lowered(job, inputs, stages)
+        inputs = {name: as_batch_of_two(value) for name, value in job.example.items()}
+        graphs = lower_model(job, inputs, stages)
         bundle = Bundle(folder, write_graphs(job, graphs.graphs, graphs.dims, folder))
         with stages.timed("check"):
             parity = check_export(job, bundle, graphs.vocabulary_size, checked)
@@ -170,7 +170,7 @@ def run_export(
 
 def _with_plain_parts(job: ExportJob) -> ExportJob:
     """Lets Hugging Face models inside a class of the user's own run without caches of theirs."""
-    if has_own_step(job.model) or not any(map(is_hugging_face, job.model.modules())):
+    if has_custom_step(job.model) or not any(map(is_hugging_face, job.model.modules())):
         return job
     from hybrid_deploy.export.huggingface.adapter import plain_if_equal
 

@@ -13,21 +13,21 @@ from hybrid_deploy.contract import BATCH_DIM, GraphRole
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.analysis.binding_time import analyse
 from hybrid_deploy.export.export_job import ExportJob
-from hybrid_deploy.export.lowering.custom_step import examine, lower_own_step
+from hybrid_deploy.export.lowering.custom_step import examine_custom_step, lower_custom_step
 from hybrid_deploy.export.lowering.dim_ranges import dim_ranges
-from hybrid_deploy.export.lowering.variant_graphs import lower
+from hybrid_deploy.export.lowering.variant_graphs import lower_plan
 from hybrid_deploy.export.model.dynamic_axes import (
     declared_ranges,
     memory_axes,
 )
-from hybrid_deploy.export.model.interface import DecodePart, has_own_step, reference_memory
+from hybrid_deploy.export.model.interface import DecodePart, has_custom_step, reference_memory
 from hybrid_deploy.export.parity.decode_checks import check_batch, check_causal
-from hybrid_deploy.export.stage_times import Stages
+from hybrid_deploy.export.stage_times import StageTimes
 from hybrid_deploy.export.trace.capture import capture_decoder
 
 
 @dataclass(frozen=True)
-class Lowered:
+class LoweredModel:
     """A model as graphs, which return logits.
 
     Attributes:
@@ -41,7 +41,7 @@ class Lowered:
     vocabulary_size: int
 
 
-def lowered(job: ExportJob, inputs: Mapping[str, Tensor], stages: Stages) -> Lowered:
+def lower_model(job: ExportJob, inputs: Mapping[str, Tensor], stages: StageTimes) -> LoweredModel:
     """Turns a job's model into graphs.
 
     Args:
@@ -54,11 +54,13 @@ def lowered(job: ExportJob, inputs: Mapping[str, Tensor], stages: Stages) -> Low
         UsageError: a token lies outside the model's vocabulary.
         ExportError: an operator has no translation to ONNX.
     """
-    route = _by_its_own_step if has_own_step(job.model) else _derived
+    route = _lower_custom_step if has_custom_step(job.model) else _lower_derived
     return route(job, inputs, stages)
 
 
-def _derived(job: ExportJob, inputs: Mapping[str, Tensor], stages: Stages) -> Lowered:
+def _lower_derived(
+    job: ExportJob, inputs: Mapping[str, Tensor], stages: StageTimes
+) -> LoweredModel:
     model, spec = job.model, job.spec
     with stages.timed("trace"):
         memory = reference_memory(model, tuple(inputs.values()))
@@ -72,20 +74,24 @@ def _derived(job: ExportJob, inputs: Mapping[str, Tensor], stages: Stages) -> Lo
         check_batch(model, inputs, capture.length)
     with stages.timed("lower"):
         dims = dim_ranges(model, plan, inputs, spec.dynamic, spec.generation, spec.max_batch)
-        graphs = lower(model, plan, inputs, spec.dynamic, job.form.opset)
-    return Lowered(graphs, dims, vocabulary_size)
+        graphs = lower_plan(model, plan, inputs, spec.dynamic, job.form.opset)
+    return LoweredModel(graphs, dims, vocabulary_size)
 
 
-def _by_its_own_step(job: ExportJob, inputs: Mapping[str, Tensor], stages: Stages) -> Lowered:
+def _lower_custom_step(
+    job: ExportJob, inputs: Mapping[str, Tensor], stages: StageTimes
+) -> LoweredModel:
     spec = job.spec
     with stages.timed("analyse"):
-        own = examine(job.model, inputs, spec.dynamic)
+        own = examine_custom_step(job.model, inputs, spec.dynamic)
         _check_tokens(spec.generation, own.vocabulary_size)
         check_batch(job.model, inputs, spec.generation.max_length)
     with stages.timed("lower"):
-        graphs = lower_own_step(own, spec.dynamic, job.form.opset)
+        graphs = lower_custom_step(own, spec.dynamic, job.form.opset)
     batch = {BATCH_DIM: DimRange(1, 1, spec.max_batch)}
-    return Lowered(graphs, batch | own.dims | declared_ranges(spec.dynamic), own.vocabulary_size)
+    return LoweredModel(
+        graphs, batch | own.dims | declared_ranges(spec.dynamic), own.vocabulary_size
+    )
 
 
 def _check_tokens(generation: GenerationDefaults, vocabulary_size: int) -> None:

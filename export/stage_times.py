@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class Stages:
+class StageTimes:
     """Times the stages, and tells each when it is finished.
 
     Attributes:

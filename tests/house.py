@@ -1,7 +1,7 @@
 """`make lint`: how full the rooms are, and how long their files.
 
-A folder with more files than a reader takes in at a glance, or a file with more than one concept, is
-where behaviour stops being found by its path.
+A folder with more files than a reader takes in at a glance, or a file with more than one concept,
+is where behaviour stops being found by its path.
 """
 
 from __future__ import annotations

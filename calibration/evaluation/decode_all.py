@@ -11,15 +11,15 @@ from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.runtime.backends.protocol import Backend
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.runtime.generation.options import GREEDY
-from hybrid_deploy.runtime.session.session import Result, Session
+from hybrid_deploy.runtime.session.session import GenerationResult, Session
 
 
 @dataclass(frozen=True)
-class Readings:
+class DecodedSet:
     """The sequences of a variant, in the order of the samples.
 
     Attributes:
@@ -33,7 +33,7 @@ class Readings:
     texts: tuple[str, ...] | None
 
 
-def read_all(
+def decode_all(
     bundle: Bundle,
     variant: str,
     samples: Iterable[Inputs],
@@ -41,7 +41,7 @@ def read_all(
     *,
     backend: Backend | None = None,
     threads: int | None = None,
-) -> Readings:
+) -> DecodedSet:
     """Decodes all samples with one variant, those of equal shape together.
 
     Args:
@@ -58,9 +58,9 @@ def read_all(
         BackendError: the variant does not run, or its logits are not finite.
     """
     if backend is None:
-        backend = load_backend(DEFAULT_BACKEND, bundle, variant, Options(threads))
+        backend = load_backend(DEFAULT_BACKEND, bundle, variant, BackendOptions(threads))
     session = Session(bundle, variant, backend)
-    found: dict[Place, Result] = {}
+    found: dict[Place, GenerationResult] = {}
     for batch in batches(samples, batch_size(bundle, variant)):
         results, _ = session.run_arrays(batch.inputs, options=GREEDY)
         found |= zip(batch.places, results, strict=False)  # a fixed batch may be filled up
@@ -68,7 +68,7 @@ def read_all(
             progress(len({sample for sample, _ in found}))
     places = sorted(found)
     texts = [text for place in places if (text := found[place].text) is not None]
-    return Readings(
+    return DecodedSet(
         samples=tuple(sample for sample, _ in places),
         tokens=tuple(found[place].tokens for place in places),
         texts=None if bundle.manifest.vocabulary is None else tuple(texts),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hybrid_deploy.accuracy import Accuracy, measure_accuracy
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.evaluation.decode_all import Readings, read_all
+from hybrid_deploy.calibration.evaluation.decode_all import DecodedSet, decode_all
 from hybrid_deploy.calibration.evaluation.logit_divergence import Divergence, Teacher
 from hybrid_deploy.calibration.evaluation.metrics import Metric
 from hybrid_deploy.calibration.evaluation.token_agreement import (
@@ -21,7 +21,7 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import InputError, UsageError
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
-    Options,
+    BackendOptions,
     load_backend,
 )
 
@@ -96,7 +96,7 @@ def evaluate(
     *,
     metric: Metric | None = None,
     progress: Progress | None = None,
-    reference: Readings | None = None,
+    reference: DecodedSet | None = None,
     teacher: Teacher | None = None,
     threads: int | None = None,
 ) -> Evaluation:
@@ -123,7 +123,7 @@ def evaluate(
     if metric is not None:
         check_metric(metric, evaluation_set)
     total = len(evaluation_set)
-    reference = reference or read_all(
+    reference = reference or decode_all(
         bundle,
         reference_variant,
         evaluation_set,
@@ -135,11 +135,11 @@ def evaluate(
     teacher = teacher or Teacher(
         bundle, reference_variant, evaluation_set.thinned(MOST_LOGITS), threads=threads
     )
-    backend = load_backend(DEFAULT_BACKEND, bundle, variant, Options(threads))
+    backend = load_backend(DEFAULT_BACKEND, bundle, variant, BackendOptions(threads))
     divergence = teacher.divergence(backend)
     logits_done(total)
     check_prefill(bundle, backend, teacher.first_inputs)
-    readings = read_all(
+    readings = decode_all(
         bundle, variant, evaluation_set, _stage(progress, "check", total), backend=backend
     )
     texts = _texts(evaluation_set, reference, readings)
@@ -181,7 +181,9 @@ class _Texts:
     given: list[str]
 
 
-def _texts(evaluation_set: EvaluationSet, reference: Readings, readings: Readings) -> _Texts | None:
+def _texts(
+    evaluation_set: EvaluationSet, reference: DecodedSet, readings: DecodedSet
+) -> _Texts | None:
     """Gives the sequences whose true text is known; None if there are none."""
     if not evaluation_set.labelled:
         return None

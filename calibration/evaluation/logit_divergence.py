@@ -24,7 +24,7 @@ from hybrid_deploy.runtime.backends.protocol import (
 )
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.runtime.generation.options import GREEDY
@@ -84,7 +84,7 @@ class Teacher:
             InputError: a sample does not fit the model.
             BackendError: the variant does not run, or its logits are not finite.
         """
-        backend = load_backend(DEFAULT_BACKEND, bundle, variant, Options(threads))
+        backend = load_backend(DEFAULT_BACKEND, bundle, variant, BackendOptions(threads))
         recorder = RecordingBackend(backend, most_bytes)
         session = Session(bundle, variant, recorder)
         self._lessons: list[_Lesson] = []

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from hybrid_deploy.calibration.graphs.transpose_motion import move_transposes_behind_products
-from hybrid_deploy.calibration.half_precision.float16_range import ShortFloat, shortened, uses_of
+from hybrid_deploy.calibration.half_precision.float16_range import HalfType, in_half, uses_of
 from hybrid_deploy.contract import GraphRole, is_next_cache
 from hybrid_deploy.errors import CalibrationError
 
@@ -26,43 +26,43 @@ _MOVED = "/moved"  # what `move_transposes_behind_products` adds to a name
 _NEAR_OVERFLOW = 0.75  # of the largest number: other inputs may go further than the samples did
 
 
-def shorten_floats(
-    model: ir.Model, role: GraphRole, form: ShortFloat, wide: Collection[str] = ()
+def convert_floats(
+    model: ir.Model, role: GraphRole, half: HalfType, in_float32: Collection[str] = ()
 ) -> None:
     """Rewrites a graph in place.
 
     Args:
         model: float32.
         role: what the graph is.
-        form: of the floats.
-        wide: names of tensors that stay float32, as `overflowing` gives them.
+        half: float16 or bfloat16.
+        in_float32: names of tensors that stay float32, as `overflowing_tensors` returns them.
 
     Raises:
         CalibrationError: a weight does not fit, or is not a number, or memory or a cache is wide.
     """
     move_transposes_behind_products(model)
-    _check_border(model.graph, role, form, wide)
-    kept = _float32_constants(model.graph, wide)
+    _check_border(model.graph, role, half, in_float32)
+    kept = _float32_constants(model.graph, in_float32)
     for graph in (model.graph, *model.graph.subgraphs()):
         for value in graph.initializers.values():
             if value.dtype is ir.DataType.FLOAT and value not in kept:
                 tensor = value.const_value
                 assert tensor is not None, f"initializer {value.name} has no value"
-                short = shortened(str(value.name), tensor.numpy(), uses_of(value), form)
+                short = in_half(str(value.name), tensor.numpy(), uses_of(value), half)
                 value.const_value = ir.tensor(short, name=value.name)
-                value.dtype = form.dtype
+                value.dtype = half.dtype
     nodes = list(model.graph.all_nodes())
     for node in nodes:
-        _convert_attributes(node, form)
+        _convert_attributes(node, half)
     for value in (*model.graph.inputs, *(out for node in nodes for out in node.outputs)):
-        if value.dtype is ir.DataType.FLOAT and not _is_wide(value, wide):
-            value.dtype = form.dtype
+        if value.dtype is ir.DataType.FLOAT and not _is_wide(value, in_float32):
+            value.dtype = half.dtype
     for node in nodes:
-        _guard_float32_operator(node, kept, form, wide)
-    _keep_float32_border(model.graph, role, form)
+        _guard_float32_operator(node, kept, half, in_float32)
+    _keep_float32_border(model.graph, role, half)
 
 
-def round_constants(model: ir.Model, form: ShortFloat) -> None:
+def round_constants(model: ir.Model, form: HalfType) -> None:
     """Rounds the constants of a float32 graph to 16 bits, in place; masks end up within the range.
 
     What such a graph computes is what the short one would, but for overflow and rounding.
@@ -73,19 +73,17 @@ def round_constants(model: ir.Model, form: ShortFloat) -> None:
     for value in model.graph.initializers.values():
         if value.dtype is ir.DataType.FLOAT and value.const_value is not None:
             array = value.const_value.numpy()
-            short = shortened(str(value.name), array, uses_of(value), form)
+            short = in_half(str(value.name), array, uses_of(value), form)
             value.const_value = ir.tensor(short.astype(np.float32), name=value.name)
 
 
-def overflowing(magnitudes: Mapping[str, float], form: ShortFloat) -> frozenset[str]:
+def overflowing_tensors(magnitudes: Mapping[str, float], form: HalfType) -> frozenset[str]:
     """Names the tensors that overflow a float of 16 bits, or come near, by their magnitudes."""
     limit = _NEAR_OVERFLOW * form.largest
     return frozenset(name for name, largest in magnitudes.items() if largest > limit)
 
 
-def _check_border(
-    graph: ir.Graph, role: GraphRole, form: ShortFloat, wide: Collection[str]
-) -> None:
+def _check_border(graph: ir.Graph, role: GraphRole, form: HalfType, wide: Collection[str]) -> None:
     """Refuses wide tensors that the other graph would take in 16 bits."""
     for value in graph.outputs:
         passed_on = role is GraphRole.ENCODER or is_next_cache(str(value.name))
@@ -121,7 +119,7 @@ def _float32_constants(graph: ir.Graph, wide: Collection[str]) -> set[ir.Value]:
     }
 
 
-def _convert_attributes(node: ir.Node, form: ShortFloat) -> None:
+def _convert_attributes(node: ir.Node, form: HalfType) -> None:
     name = f"{node.op_type} {node.name}"
     key = _DTYPE_ATTRIBUTES.get(node.op_type, "")
     if node.attributes.get_int(key, ir.DataType.UNDEFINED) == ir.DataType.FLOAT:
@@ -133,11 +131,11 @@ def _convert_attributes(node: ir.Node, form: ShortFloat) -> None:
         if "value" in node.attributes:
             array = node.attributes["value"].as_tensor().numpy()
         if array.dtype == np.float32:
-            short = shortened(name, array, uses_of(node.outputs[0]), form)
+            short = in_half(name, array, uses_of(node.outputs[0]), form)
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(short))
 
 
-def _convert_constant(node: ir.Node, name: str, form: ShortFloat) -> None:
+def _convert_constant(node: ir.Node, name: str, form: HalfType) -> None:
     for key in ("value", "value_float", "value_floats"):
         if key not in node.attributes:
             continue
@@ -145,12 +143,12 @@ def _convert_constant(node: ir.Node, name: str, form: ShortFloat) -> None:
         array = given.as_tensor().numpy() if key == "value" else np.array(given.value, np.float32)
         if array.dtype == np.float32:
             del node.attributes[key]
-            short = ir.tensor(shortened(name, array, uses_of(node.outputs[0]), form))
+            short = ir.tensor(in_half(name, array, uses_of(node.outputs[0]), form))
             node.attributes["value"] = ir.AttrTensor("value", short)
 
 
 def _guard_float32_operator(
-    node: ir.Node, kept: set[ir.Value], form: ShortFloat, wide: Collection[str]
+    node: ir.Node, kept: set[ir.Value], form: HalfType, wide: Collection[str]
 ) -> None:
     """Puts Casts around an operator that computes in float32."""
     for index in _float32_inputs(node, wide):
@@ -164,7 +162,7 @@ def _guard_float32_operator(
             output.dtype = ir.DataType.FLOAT
 
 
-def _keep_float32_border(graph: ir.Graph, role: GraphRole, form: ShortFloat) -> None:
+def _keep_float32_border(graph: ir.Graph, role: GraphRole, form: HalfType) -> None:
     if role is GraphRole.ENCODER:
         for value in graph.inputs:
             if value.dtype is form.dtype:
@@ -182,7 +180,7 @@ def _keep_float32_border(graph: ir.Graph, role: GraphRole, form: ShortFloat) -> 
         graph.outputs[index] = cast.outputs[0]
 
 
-def _cast_input(graph: ir.Graph, value: ir.Value, form: ShortFloat) -> None:
+def _cast_input(graph: ir.Graph, value: ir.Value, form: HalfType) -> None:
     first = next(iter(graph))
     users = [(node, index) for node, index in value.uses()]
     cast = ir.node("Cast", [value], {"to": form.dtype}, name=f"cast_{value.name}")

@@ -11,7 +11,7 @@ _SMALLEST_BYTES = 1 << 16
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-def shorten_tables(model: ir.Model) -> None:
+def convert_embeddings(model: ir.Model) -> None:
     """Stores the large float32 tables that only Gather reads in float16, in place.
 
     The rows are float32 again behind the Gather. A table with numbers beyond float16 stays.

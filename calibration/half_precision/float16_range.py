@@ -23,7 +23,7 @@ _MOVING = frozenset(
 
 
 @dataclass(frozen=True)
-class ShortFloat:
+class HalfType:
     """A float of 16 bits.
 
     Attributes:
@@ -46,9 +46,9 @@ class ShortFloat:
         return self.largest / 2
 
 
-def _short_float(name: str, dtype: ir.DataType, numpy: Any) -> ShortFloat:
+def _short_float(name: str, dtype: ir.DataType, numpy: Any) -> HalfType:
     info: Any = ml_dtypes.finfo(numpy)  # type: ignore[no-untyped-call]
-    return ShortFloat(name, dtype, numpy, float(info.max), float(info.smallest_subnormal))
+    return HalfType(name, dtype, numpy, float(info.max), float(info.smallest_subnormal))
 
 
 FLOAT16 = _short_float("float16", ir.DataType.FLOAT16, np.float16)
@@ -92,9 +92,7 @@ def _uses(value: ir.Value, single: bool, *, scaled: bool) -> Iterator[Use]:
             yield Use(node.op_type, index, scaled)
 
 
-def shortened(
-    name: str, array: NDArray[Any], uses: Collection[Use], form: ShortFloat
-) -> NDArray[Any]:
+def in_half(name: str, array: NDArray[Any], uses: Collection[Use], form: HalfType) -> NDArray[Any]:
     """Gives float32 numbers in 16 bits; what lies outside their range is clamped or refused.
 
     Args:

@@ -20,7 +20,7 @@ from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.observation.tensor_labels import label_of
 from hybrid_deploy.calibration.qdq.linear_operators import cpu_points, linears
 from hybrid_deploy.calibration.samples.samples import Samples, hash_of
-from hybrid_deploy.calibration.statistics.fingerprint import Origin, origin_of
+from hybrid_deploy.calibration.statistics.fingerprint import Fingerprint, fingerprint_of
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, CalibrationError, InputError
@@ -59,7 +59,7 @@ def observe_samples(
             state is of another bundle or other samples.
         InputError: a sample does not fit the model.
     """
-    found = _begun(state, origin_of(bundle, variant))
+    found = _begun(state, fingerprint_of(bundle, variant))
     number, count = shard
     watched = {role: _statistics(model, role) for role, model in graphs.items()}
     with tempfile.TemporaryDirectory(prefix="hybrid-deploy-calibrate-") as folder:
@@ -117,7 +117,7 @@ def _observe(
     found.add(index, SampleRecord(sha256, steps), model.seen)
 
 
-def _begun(state: Path | None, origin: Origin) -> Observations:
+def _begun(state: Path | None, origin: Fingerprint) -> Observations:
     """Gives what an earlier run kept, or nothing yet."""
     if state is None or not state.exists():
         return Observations(origin)

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from hybrid_deploy.bundle.atomic_write import write_file
-from hybrid_deploy.calibration.statistics.fingerprint import Origin
+from hybrid_deploy.calibration.statistics.fingerprint import Fingerprint
 from hybrid_deploy.calibration.statistics.range_methods import method_of
 from hybrid_deploy.calibration.statistics.scales import ChannelNumbers, Provenance, Scales
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
@@ -34,7 +34,7 @@ class SampleRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     layout: Literal[2]  # of the arrays; 1 had no channels
-    origin: Origin
+    origin: Fingerprint
     samples: dict[int, SampleRecord]
     tensors: dict[str, list[str]]
 
@@ -53,7 +53,7 @@ class Observations:
         tensors: statistics over these samples, by graph and tensor.
     """
 
-    origin: Origin
+    origin: Fingerprint
     samples: dict[int, SampleRecord] = field(default_factory=dict)
     tensors: Tensors = field(default_factory=dict)
 
@@ -178,5 +178,5 @@ def read_observations(path: Path) -> Observations:
     return Observations(about.origin, about.samples, tensors)
 
 
-def _named(origin: Origin) -> str:
+def _named(origin: Fingerprint) -> str:
     return f"{origin.model} {origin.variant} ({origin.producer})"

@@ -12,13 +12,13 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from hybrid_deploy.calibration.graphs.graph_edits import describe, drop_unused_constants, only_user
-from hybrid_deploy.calibration.onnxruntime_cpu.matmul_integer import fuse_integer_products
+from hybrid_deploy.calibration.onnxruntime_cpu.matmul_integer import fuse_matmul_integer
 
 _DOMAIN = "com.microsoft"
 _HEADS_FIRST = [0, 2, 1, 3]
 
 
-def prefer_cpu_kernels(model: ir.Model) -> None:
+def fuse_encoder_operators(model: ir.Model) -> None:
     """Rewrites a graph in place; it computes the same, and only ONNX Runtime runs it."""
     graph = model.graph
     for node in list(graph):
@@ -27,7 +27,7 @@ def prefer_cpu_kernels(model: ir.Model) -> None:
     for node in graph:
         if node.op_type == "Add" and _is_merged(node):
             node.op_type = "Sum"
-    fuse_integer_products(model)
+    fuse_matmul_integer(model)
     _drop_unused_nodes(graph)
     drop_unused_constants(graph)
 

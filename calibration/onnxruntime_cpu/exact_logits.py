@@ -9,7 +9,7 @@ from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
 from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN
 
 
-def with_true_logits(step: ir.Model, refining: ir.Model) -> ir.Model:
+def with_exact_logits(step: ir.Model, refining: ir.Model) -> ir.Model:
     """Gives a step that projects its rows with the weights of the graph that refines.
 
     Args:

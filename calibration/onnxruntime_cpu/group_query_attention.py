@@ -41,7 +41,7 @@ def attributes_of(node: ir.Node, heads: int, key_heads: int) -> Attributes:
     return counts if scale is None else counts | {"scale": scale.as_float()}
 
 
-def insert_grouped_query(
+def insert_group_query_attention(
     graph: ir.Graph,
     node: ir.Node,
     rows: ir.Value,

@@ -22,7 +22,7 @@ from hybrid_deploy.calibration.onnxruntime_cpu.group_query_attention import (
     Attributes,
     Lengths,
     attributes_of,
-    insert_grouped_query,
+    insert_group_query_attention,
     is_plain_attention,
     lengths_up_to,
     takes_heads_of,
@@ -62,7 +62,7 @@ class _CrossAttention:
     rows: ir.Value
 
 
-def shorten_memory(
+def quantize_cross_attention_memory(
     graphs: Mapping[GraphRole, ir.Model],
     typical: Mapping[str, int],
     searched: ir.Model | None = None,
@@ -226,7 +226,7 @@ def _rewrite(graph: ir.Graph, one: _CrossAttention) -> None:
     unit = constant(graph, "memory_unit_scale", np.ones(1, np.float32))
     inputs = [query.outputs[0], *lasts, *shorts, *lengths, *[None] * _UNUSED, unit, unit]
     attributes = {**_CACHE_FORM, **attributes_of(one.node, heads, heads)}
-    result, caches = insert_grouped_query(graph, one.node, one.rows, inputs, attributes)
+    result, caches = insert_group_query_attention(graph, one.node, one.rows, inputs, attributes)
     scaled = ir.node("Mul", [result, scales[1]])
     name_value(scaled, f"{one.rows.name}_unscaled", rows)
     graph.insert_before(one.node, scaled)

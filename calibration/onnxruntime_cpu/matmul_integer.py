@@ -14,7 +14,7 @@ from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
 _DOMAIN = "com.microsoft"
 
 
-def fuse_integer_products(model: ir.Model) -> int:
+def fuse_matmul_integer(model: ir.Model) -> int:
     """Writes DequantizeLinear, MatMul and the Add of a constant row as one operator, in place.
 
     Returns:

@@ -29,7 +29,7 @@ _UNIFORM = math.sqrt(12)
 
 
 @dataclass(frozen=True)
-class Margin:
+class ErrorBound:
     """How far a logit can be off: `by_norm` |h| + `by_spread` (max(h, 0) - min(h, 0)) + `fixed`."""
 
     by_norm: float
@@ -51,9 +51,9 @@ def seven_bits(
     return values.astype(np.int8), scale, values * scale[:, None]
 
 
-def certain_margin(
+def certain_bound(
     table: NDArray[np.float32], stored: NDArray[np.float32], bias: float = 0.0
-) -> Margin:
+) -> ErrorBound:
     """Gives what no logit is ever off by more, for rows rounded as DynamicQuantizeLinear does.
 
     |h(w - v)| <= |h| |w - v| by Cauchy and Schwarz, and each of n numbers is off by half a step of
@@ -66,21 +66,21 @@ def certain_margin(
         bias: largest magnitude of what is added to the products.
     """
     error, norm = _largest_norm(table - stored), _largest_norm(stored)
-    return Margin(
+    return ErrorBound(
         by_norm=_SLACK * (error + _ROUNDING * norm),
         by_spread=_SLACK * norm * math.sqrt(table.shape[1]) / _STEPS / 2,
         fixed=_BIAS_ROUNDING * bias,
     )
 
 
-def likely_margin(table: NDArray[np.float32], stored: NDArray[np.float32]) -> Margin:
+def likely_bound(table: NDArray[np.float32], stored: NDArray[np.float32]) -> ErrorBound:
     """Gives four standard deviations of what logits are off by, if rounding errors are independent.
 
     The kernel of MatMulNBits rounds rows in blocks to symmetric 8 bits: steps of 2 spread / 254 or
     less, and errors of a step / sqrt(12).
     """
     error, norm = _largest_norm(table - stored), _largest_norm(stored)
-    return Margin(
+    return ErrorBound(
         by_norm=_DEVIATIONS * error / math.sqrt(table.shape[1]),
         by_spread=_DEVIATIONS * norm * 2 / (_STEPS - 1) / _UNIFORM,
     )

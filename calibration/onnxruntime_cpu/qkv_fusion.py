@@ -57,7 +57,7 @@ class _Product:
         return None if self.dequantize is None else self.dequantize.inputs[1]
 
 
-def fuse_sibling_products(model: ir.Model) -> int:
+def fuse_qkv(model: ir.Model) -> int:
     """Merges the products of every activation, in place; the old ones are left to be removed.
 
     Returns:

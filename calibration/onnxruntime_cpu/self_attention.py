@@ -16,7 +16,7 @@ from hybrid_deploy.calibration.graphs.row_slices import as_rows, is_in_order, ro
 from hybrid_deploy.calibration.onnxruntime_cpu.group_query_attention import (
     Lengths,
     attributes_of,
-    insert_grouped_query,
+    insert_group_query_attention,
     is_plain_attention,
     lengths_up_to,
     takes_heads_of,
@@ -45,7 +45,7 @@ class _SelfAttention:
     heads: tuple[int, int]
 
 
-def group_self_attention(step: ir.Model) -> int:
+def fuse_self_attention(step: ir.Model) -> int:
     """Rewrites a step graph in place; what nobody takes any more is left to be removed.
 
     Returns:
@@ -144,7 +144,7 @@ def _rewrite(graph: ir.Graph, one: _SelfAttention, lengths: Lengths) -> None:
     caches = [write.inputs[0] for write in one.writes]
     inputs = [one.packed, None, None, *caches, *lengths]
     attributes = attributes_of(one.node, *one.heads)
-    result, written = insert_grouped_query(graph, one.node, one.rows, inputs, attributes)
+    result, written = insert_group_query_attention(graph, one.node, one.rows, inputs, attributes)
     one.rows.replace_all_uses_with(result)
     for write, new in zip(one.writes, written, strict=True):
         old = write.outputs[0]

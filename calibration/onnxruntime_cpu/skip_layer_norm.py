@@ -15,7 +15,7 @@ _DOMAIN = "com.microsoft"
 _SUM = 3  # index of the output that is the sum itself
 
 
-def merge_residual_norms(step: ir.Model) -> int:
+def fuse_skip_layer_norm(step: ir.Model) -> int:
     """Rewrites a step graph in place; the sums that nobody takes any more are left.
 
     Returns:

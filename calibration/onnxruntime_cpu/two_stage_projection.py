@@ -25,11 +25,11 @@ from hybrid_deploy.calibration.graphs.graph_edits import (
     name_value,
     only_user,
 )
-from hybrid_deploy.calibration.half_precision.float16_embeddings import shorten_tables
+from hybrid_deploy.calibration.half_precision.float16_embeddings import convert_embeddings
 from hybrid_deploy.calibration.onnxruntime_cpu.projection_bounds import (
-    Margin,
-    certain_margin,
-    likely_margin,
+    ErrorBound,
+    certain_bound,
+    likely_bound,
     seven_bits,
 )
 from hybrid_deploy.calibration.qdq.linear_operators import linears
@@ -61,12 +61,12 @@ class _Projection:
     bias: ir.Value | None
 
 
-def project_roughly(graphs: Mapping[GraphRole, ir.Model], *, certain: bool) -> ir.Model | None:
+def two_stage_projection(graphs: Mapping[GraphRole, ir.Model], *, exact: bool) -> ir.Model | None:
     """Rewrites the graphs that return logits in place, and gives the graph that refines them.
 
     Args:
         graphs: prefill and step, the projection in float32.
-        certain: whether the tokens must be those of the float projection.
+        exact: whether the tokens must be those of the float projection.
 
     Returns:
         hidden (1, width), candidates (n,) -> logits (1, n); None where the projection is too small
@@ -83,10 +83,10 @@ def project_roughly(graphs: Mapping[GraphRole, ir.Model], *, certain: bool) -> i
         return None
     refining = _refining(graphs[GraphRole.STEP], first)
     for role, projection in same.items():
-        rewrite = _in_seven_bits if certain else _in_four_bits
+        rewrite = _in_seven_bits if exact else _in_four_bits
         rewrite(graphs[role].graph, projection)
-    if not certain:
-        shorten_tables(refining)
+    if not exact:
+        convert_embeddings(refining)
     return refining
 
 
@@ -145,7 +145,7 @@ def _in_seven_bits(graph: ir.Graph, projection: _Projection) -> None:
     graph.insert_before(last, product)
     old.name = f"{LOGITS}_float"
     graph.outputs[graph.outputs.index(old)] = name_value(product, LOGITS, old.shape)
-    margin = certain_margin(projection.table, stored, _largest_of(projection.bias))
+    margin = certain_bound(projection.table, stored, _largest_of(projection.bias))
     _return_margin(graph, projection.hidden, margin)
     graph.remove([last, *([projection.node] if projection.node is not last else [])], safe=True)
     drop_unused_constants(graph)
@@ -157,7 +157,7 @@ def _in_four_bits(graph: ir.Graph, projection: _Projection) -> None:
     block = block_for(linear, _BLOCK)
     form = INT8 if block is None else INT4  # 8 bits per channel are close where no block divides
     stored = store_weight(graph, linear, form, block).restored
-    margin = likely_margin(projection.table, stored if linear.channel_axis == 0 else stored.T)
+    margin = likely_bound(projection.table, stored if linear.channel_axis == 0 else stored.T)
     _return_margin(graph, projection.hidden, margin)
     drop_unused_constants(graph)
 
@@ -169,7 +169,7 @@ def _largest_of(bias: ir.Value | None) -> float:
     return float(np.abs(np.nan_to_num(bias.const_value.numpy(), posinf=0, neginf=0)).max())
 
 
-def _return_margin(graph: ir.Graph, hidden: ir.Value, margin: Margin) -> None:
+def _return_margin(graph: ir.Graph, hidden: ir.Value, margin: ErrorBound) -> None:
     """Lets a graph return the row that is projected, and the margin of its logits."""
     row = ir.node("Identity", [hidden], name="row_to_project")
     nodes = _margin(graph, hidden, margin)
@@ -179,7 +179,7 @@ def _return_margin(graph: ir.Graph, hidden: ir.Value, margin: Margin) -> None:
     graph.outputs.append(name_value(nodes[-1], MARGIN, rows))
 
 
-def _margin(graph: ir.Graph, hidden: ir.Value, margin: Margin) -> list[ir.Node]:
+def _margin(graph: ir.Graph, hidden: ir.Value, margin: ErrorBound) -> list[ir.Node]:
     """Writes the margin of each row as nodes; ONNX Runtime finds the spread over all rows."""
     axis = constant(graph, "margin_axis", np.array([-1]))
     zero = constant(graph, "margin_zero", np.zeros(1, np.float32))

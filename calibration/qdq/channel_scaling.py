@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
 from hybrid_deploy.calibration.qdq.linear_operators import Linear, Use
-from hybrid_deploy.calibration.qdq.low_bit_types import NumberForm
+from hybrid_deploy.calibration.qdq.low_bit_types import LowBitType
 from hybrid_deploy.calibration.qdq.weight_rounding import quantize_per_channel
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels
@@ -112,7 +112,7 @@ def scale_channels(graph: ir.Graph, group: Sequence[Linear], scale: FloatArray) 
     return scaled
 
 
-def restored_per_channel(weight: FloatArray, form: NumberForm) -> FloatArray:
+def restored_per_channel(weight: FloatArray, form: LowBitType) -> FloatArray:
     """Gives what is left of a matrix (summed axis, channels) with one scale per channel."""
     return quantize_per_channel("weight", weight, 1, form).restored
 

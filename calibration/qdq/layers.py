@@ -64,17 +64,21 @@ def layers_of(graphs: Mapping[GraphRole, ir.Model]) -> list[Layer]:
     ]
 
 
-def kept_names(layers: Collection[Layer], kept: Collection[str], role: GraphRole) -> frozenset[str]:
+def names_in_float(
+    layers: Collection[Layer], layers_in_float: Collection[str], role: GraphRole
+) -> frozenset[str]:
     """Gives what the weights of the kept layers are called in a graph.
 
     Raises:
         UsageError: there is no layer of such a name.
     """
     known = {layer.name: layer for layer in layers}
-    for name in kept:
+    for name in layers_in_float:
         if name not in known:
             raise UsageError(f"the model has no layer {name!r}; its layers: {', '.join(known)}")
-    return frozenset().union(*(known[name].names.get(role, frozenset()) for name in kept))
+    return frozenset().union(
+        *(known[name].names.get(role, frozenset()) for name in layers_in_float)
+    )
 
 
 def weight_key(linear: Linear) -> bytes:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class NumberForm:
+class LowBitType:
     """A number of few bits.
 
     Attributes:
@@ -36,6 +36,6 @@ class NumberForm:
         return rounded
 
 
-INT8 = NumberForm("int8", ir.DataType.INT8, np.int8, 127)
-INT4 = NumberForm("int4", ir.DataType.INT4, ml_dtypes.int4, 7)
-FLOAT8 = NumberForm("fp8", ir.DataType.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn, 448, whole=False)
+INT8 = LowBitType("int8", ir.DataType.INT8, np.int8, 127)
+INT4 = LowBitType("int4", ir.DataType.INT4, ml_dtypes.int4, 7)
+FLOAT8 = LowBitType("fp8", ir.DataType.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn, 448, whole=False)

@@ -47,7 +47,7 @@ _PARAMETERS: Mapping[ActivationForm, _Parameters] = {
 }
 
 
-def insert_pairs(
+def insert_qdq_pairs(
     graph: ir.Graph,
     points: Mapping[ir.Value, list[Use]],
     ranges: Mapping[str, Range],

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
 from hybrid_deploy.calibration.qdq.linear_operators import Linear, keep_from_gemm
-from hybrid_deploy.calibration.qdq.low_bit_types import NumberForm
+from hybrid_deploy.calibration.qdq.low_bit_types import LowBitType
 from hybrid_deploy.calibration.qdq.weight_rounding import (
     QuantizedWeight,
     quantize_in_blocks,
@@ -18,7 +18,7 @@ from hybrid_deploy.calibration.recipes import BLOCK_SIZES
 def store_weight(
     graph: ir.Graph,
     linear: Linear,
-    form: NumberForm,
+    form: LowBitType,
     block_size: int | None = None,
     *,
     rounds_activations: bool = False,
@@ -63,7 +63,7 @@ def block_for(linear: Linear, wanted: int) -> int | None:
 
 
 def _quantized(
-    name: str, linear: Linear, form: NumberForm, block_size: int | None
+    name: str, linear: Linear, form: LowBitType, block_size: int | None
 ) -> QuantizedWeight:
     assert linear.weight.const_value is not None
     array = linear.weight.const_value.numpy()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.qdq.low_bit_types import INT8, NumberForm
+from hybrid_deploy.calibration.qdq.low_bit_types import INT8, LowBitType
 from hybrid_deploy.errors import CalibrationError
 
 
@@ -27,7 +27,7 @@ class QuantizedWeight:
     values: NDArray[Any]
     scale: NDArray[np.float32]
     axis: int
-    form: NumberForm
+    form: LowBitType
     block_size: int | None = None
 
     @property
@@ -42,7 +42,7 @@ class QuantizedWeight:
 
 
 def quantize_per_channel(
-    name: str, weight: NDArray[np.float32], axis: int, form: NumberForm = INT8
+    name: str, weight: NDArray[np.float32], axis: int, form: LowBitType = INT8
 ) -> QuantizedWeight:
     """Quantizes a weight with one scale for each index along `axis`.
 
@@ -60,7 +60,7 @@ def quantize_in_blocks(
     weight: NDArray[np.float32],
     block_size: int,
     axis: int = 0,
-    form: NumberForm = INT8,
+    form: LowBitType = INT8,
 ) -> QuantizedWeight:
     """Quantizes a matrix with one scale for every `block_size` weights along `axis`.
 
@@ -87,7 +87,7 @@ def _check_finite(name: str, weight: NDArray[np.float32]) -> None:
         raise CalibrationError(f"weight {name} is not finite; export a model with sound weights")
 
 
-def _scale(amax: NDArray[np.float32], form: NumberForm) -> NDArray[np.float32]:
+def _scale(amax: NDArray[np.float32], form: LowBitType) -> NDArray[np.float32]:
     """Gives amax / largest; a channel of zeros, or of numbers too small to divide by, gets 1."""
     scale: NDArray[np.float32] = (amax / np.float32(form.largest)).astype(np.float32)
     tiny = np.finfo(np.float32).tiny

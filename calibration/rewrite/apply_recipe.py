@@ -7,14 +7,17 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.half_precision.float16 import shorten_floats
-from hybrid_deploy.calibration.half_precision.float16_range import BFLOAT16, FLOAT16, ShortFloat
-from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import prefer_cpu_kernels
+from hybrid_deploy.calibration.half_precision.float16 import convert_floats
+from hybrid_deploy.calibration.half_precision.float16_range import BFLOAT16, FLOAT16, HalfType
+from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import fuse_encoder_operators
 from hybrid_deploy.calibration.recipes import DecoderForm, EncoderForm, Recipe
 from hybrid_deploy.calibration.rewrite.decoder import quantize_decoder
-from hybrid_deploy.calibration.rewrite.decoder_on_cpu import prefer_cpu_decoder, split_projection
+from hybrid_deploy.calibration.rewrite.decoder_on_cpu import (
+    rewrite_decoder_for_cpu,
+    split_projection,
+)
 from hybrid_deploy.calibration.rewrite.encoder import quantize_encoder
-from hybrid_deploy.calibration.rewrite.memory_dtype import match_memory
+from hybrid_deploy.calibration.rewrite.memory_dtype import match_memory_dtype
 from hybrid_deploy.calibration.rewrite.untie_embedding import untie_projections
 from hybrid_deploy.calibration.statistics.scales import Scales
 from hybrid_deploy.contract import GraphRole
@@ -22,7 +25,7 @@ from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
 
 Graphs: TypeAlias = MutableMapping[GraphRole, ir.Model]
 
-_SHORT: Mapping[str, ShortFloat] = {"fp16": FLOAT16, "bf16": BFLOAT16}
+_SHORT: Mapping[str, HalfType] = {"fp16": FLOAT16, "bf16": BFLOAT16}
 
 
 def apply_recipe(
@@ -51,7 +54,7 @@ def apply_recipe(
     if recipe.encoder.value in _SHORT:
         _shorten(encoder, GraphRole.ENCODER, recipe.encoder.value, wide)
     elif recipe.encoder is EncoderForm.FLOAT_CPU:
-        prefer_cpu_kernels(encoder)
+        fuse_encoder_operators(encoder)
     elif recipe.encoder is not EncoderForm.FLOAT:
         assert scales is not None, f"an {recipe.encoder.value} encoder was calibrated"
         quantize_encoder(encoder, scales, recipe.encoder, (kept or {}).get(GraphRole.ENCODER, ()))
@@ -71,10 +74,10 @@ def apply_recipe(
                 _shorten(model, role, recipe.floats, wide)
     elif recipe.decoder is DecoderForm.FLOAT_CPU:
         split_projection(graphs, recipe.decoder)
-    match_memory(encoder, decoder)
+    match_memory_dtype(encoder, decoder)
     searched = None
     if recipe.decoder.is_for_cpu:
-        searched = prefer_cpu_decoder(graphs, recipe.decoder, typical)
+        searched = rewrite_decoder_for_cpu(graphs, recipe.decoder, typical)
     add_beam_step(graphs, searched)
 
 
@@ -85,4 +88,4 @@ def _shorten(
     wide: Mapping[GraphRole, Collection[str]] | None,
 ) -> None:
     overflowing = (wide or {}).get(role, ()) if _SHORT[form] is FLOAT16 else ()
-    shorten_floats(model, role, _SHORT[form], overflowing)
+    convert_floats(model, role, _SHORT[form], overflowing)

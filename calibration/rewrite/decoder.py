@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
-from hybrid_deploy.calibration.half_precision.float16_embeddings import shorten_tables
+from hybrid_deploy.calibration.half_precision.float16_embeddings import convert_embeddings
 from hybrid_deploy.calibration.qdq.channel_scaling import (
     Storage,
     best_scaling,
@@ -30,8 +30,8 @@ from hybrid_deploy.calibration.qdq.linear_operators import (
     linears,
     sharing_activations,
 )
-from hybrid_deploy.calibration.qdq.low_bit_types import FLOAT8, INT4, INT8, NumberForm
-from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_pairs
+from hybrid_deploy.calibration.qdq.low_bit_types import FLOAT8, INT4, INT8, LowBitType
+from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_qdq_pairs
 from hybrid_deploy.calibration.qdq.stored_weights import block_for, store_weight
 from hybrid_deploy.calibration.qdq.weight_rounding import quantize_in_blocks
 from hybrid_deploy.calibration.recipes import DecoderForm
@@ -39,7 +39,7 @@ from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels, Scales
 from hybrid_deploy.contract import GraphRole
 
-_NUMBERS: Mapping[DecoderForm, NumberForm] = {
+_NUMBERS: Mapping[DecoderForm, LowBitType] = {
     DecoderForm.INT8: INT8,
     DecoderForm.INT8_WEIGHTS: INT8,
     DecoderForm.INT4_WEIGHTS: INT4,
@@ -90,10 +90,10 @@ def quantize_decoder(
     for role, model in graphs.items():
         if form in _ACTIVATIONS:
             points = input_points(model.graph, targets[role])
-            insert_pairs(model.graph, points, ranges[role], _ACTIVATIONS[form])
+            insert_qdq_pairs(model.graph, points, ranges[role], _ACTIVATIONS[form])
         for linear in targets[role]:
             _store(model.graph, linear, numbers, block)
-        shorten_tables(model)
+        convert_embeddings(model)
         drop_unused_constants(model.graph)
 
 
@@ -141,7 +141,7 @@ def _scale_all(
     targets: Mapping[GraphRole, list[Linear]],
     seen: _Seen,
     ranges: Mapping[GraphRole, dict[str, Range]],
-    numbers: NumberForm,
+    numbers: LowBitType,
     block: int | None,
 ) -> None:
     """Scales the channels of activations against the weights, alike in all graphs."""
@@ -168,14 +168,14 @@ def _scale_all(
 
 
 def _restored(
-    weight: NDArray[np.float32], form: NumberForm, block: int | None
+    weight: NDArray[np.float32], form: LowBitType, block: int | None
 ) -> NDArray[np.float32]:
     if block is None:
         return restored_per_channel(weight, form)
     return quantize_in_blocks("weight", weight, block, 0, form).restored
 
 
-def _store(graph: ir.Graph, linear: Linear, numbers: NumberForm, block: int | None) -> None:
+def _store(graph: ir.Graph, linear: Linear, numbers: LowBitType, block: int | None) -> None:
     """Stores a weight in blocks where it divides so, else per channel; int4 always has blocks."""
     size = _block(linear, block)
     if numbers is INT4 and size is None:

@@ -12,12 +12,14 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
-from hybrid_deploy.calibration.onnxruntime_cpu.exact_logits import with_true_logits
-from hybrid_deploy.calibration.onnxruntime_cpu.int8_cross_attention import shorten_memory
-from hybrid_deploy.calibration.onnxruntime_cpu.qkv_fusion import fuse_sibling_products
-from hybrid_deploy.calibration.onnxruntime_cpu.self_attention import group_self_attention
-from hybrid_deploy.calibration.onnxruntime_cpu.skip_layer_norm import merge_residual_norms
-from hybrid_deploy.calibration.onnxruntime_cpu.two_stage_projection import project_roughly
+from hybrid_deploy.calibration.onnxruntime_cpu.exact_logits import with_exact_logits
+from hybrid_deploy.calibration.onnxruntime_cpu.int8_cross_attention import (
+    quantize_cross_attention_memory,
+)
+from hybrid_deploy.calibration.onnxruntime_cpu.qkv_fusion import fuse_qkv
+from hybrid_deploy.calibration.onnxruntime_cpu.self_attention import fuse_self_attention
+from hybrid_deploy.calibration.onnxruntime_cpu.skip_layer_norm import fuse_skip_layer_norm
+from hybrid_deploy.calibration.onnxruntime_cpu.two_stage_projection import two_stage_projection
 from hybrid_deploy.calibration.recipes import DecoderForm
 from hybrid_deploy.contract import GraphRole
 
@@ -30,12 +32,12 @@ def split_projection(graphs: MutableMapping[GraphRole, ir.Model], form: DecoderF
         form: FLOAT_CPU keeps the tokens of float, others do so most likely.
     """
     decoder = {role: graphs[role] for role in _decoder_roles(graphs)}
-    refining = project_roughly(decoder, certain=form is DecoderForm.FLOAT_CPU)
+    refining = two_stage_projection(decoder, exact=form is DecoderForm.FLOAT_CPU)
     if refining is not None:
         graphs[GraphRole.REFINE] = refining
 
 
-def prefer_cpu_decoder(
+def rewrite_decoder_for_cpu(
     graphs: Mapping[GraphRole, ir.Model],
     form: DecoderForm,
     typical: Mapping[str, int] | None = None,
@@ -52,15 +54,15 @@ def prefer_cpu_decoder(
         sequences at once.
     """
     step, refining = graphs[GraphRole.STEP], graphs.get(GraphRole.REFINE)
-    searched = step.clone() if refining is None else with_true_logits(step, refining)
+    searched = step.clone() if refining is None else with_exact_logits(step, refining)
     if form is not DecoderForm.FLOAT_CPU:
-        shorten_memory(graphs, typical or {}, searched)
+        quantize_cross_attention_memory(graphs, typical or {}, searched)
     models = [*(graphs[role] for role in _decoder_roles(graphs)), searched]
     for model in models:
-        fuse_sibling_products(model)
+        fuse_qkv(model)
     for model in (step, searched):
-        group_self_attention(model)
-        merge_residual_norms(model)
+        fuse_self_attention(model)
+        fuse_skip_layer_norm(model)
     for model in models:
         RemoveUnusedNodesPass()(model)
         drop_unused_constants(model.graph)

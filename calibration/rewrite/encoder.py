@@ -11,7 +11,7 @@ from functools import partial
 import onnx_ir as ir
 
 from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
-from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import prefer_cpu_kernels
+from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import fuse_encoder_operators
 from hybrid_deploy.calibration.qdq.channel_scaling import (
     Storage,
     best_scaling,
@@ -29,7 +29,7 @@ from hybrid_deploy.calibration.qdq.linear_operators import (
     sharing_activations,
 )
 from hybrid_deploy.calibration.qdq.low_bit_types import FLOAT8, INT8
-from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_pairs
+from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_qdq_pairs
 from hybrid_deploy.calibration.qdq.stored_weights import store_weight
 from hybrid_deploy.calibration.recipes import EncoderForm
 from hybrid_deploy.calibration.statistics.ranges import Range
@@ -70,12 +70,12 @@ def quantize_encoder(
     targets = [linear for linear in _targets(graph, form) if linear.name not in kept]
     if form is not EncoderForm.FLOAT8:  # a float is as exact for small numbers as for large ones
         ranges |= smooth(graph, targets, ranges, scales.channels_of(GraphRole.ENCODER))
-    insert_pairs(graph, _POINTS[form](graph, targets), ranges, _ACTIVATIONS[form])
+    insert_qdq_pairs(graph, _POINTS[form](graph, targets), ranges, _ACTIVATIONS[form])
     number_form = FLOAT8 if form is EncoderForm.FLOAT8 else INT8
     for linear in targets:
         store_weight(graph, linear, number_form, rounds_activations=True)
     if form is EncoderForm.INT8_CPU:
-        prefer_cpu_kernels(model)
+        fuse_encoder_operators(model)
     drop_unused_constants(graph)
 
 

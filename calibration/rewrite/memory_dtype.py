@@ -9,7 +9,7 @@ import onnx_ir as ir
 from hybrid_deploy.contract import GraphRole
 
 
-def match_memory(encoder: ir.Model, decoder: Mapping[GraphRole, ir.Model]) -> None:
+def match_memory_dtype(encoder: ir.Model, decoder: Mapping[GraphRole, ir.Model]) -> None:
     """Lets the encoder return what the decoder takes, in place: a Cast where the types differ."""
     wanted = {value.name: value.dtype for model in decoder.values() for value in model.graph.inputs}
     graph = encoder.graph

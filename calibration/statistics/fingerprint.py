@@ -12,7 +12,7 @@ from hybrid_deploy import __version__
 from hybrid_deploy.bundle.bundle import Bundle
 
 
-class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Fingerprint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was run.
 
     Attributes:
@@ -30,7 +30,7 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     producer: str
 
 
-class Made(Protocol):
+class HasFingerprint(Protocol):
     """What was learned of a model says which one it is."""
 
     @property
@@ -49,12 +49,12 @@ class Made(Protocol):
         ...
 
 
-def origin_of(bundle: Bundle, variant: str) -> Origin:
+def fingerprint_of(bundle: Bundle, variant: str) -> Fingerprint:
     """Names what observations of a variant are made with."""
     files, graphs = bundle.manifest.files, bundle.graphs(variant)
     homes = {Path(graph.file).parent for graph in graphs.values()}
     named = {graph.file for graph in graphs.values()}
-    return Origin(
+    return Fingerprint(
         model=bundle.manifest.name,
         variant=variant,
         graphs={role.value: files[graph.file].sha256 for role, graph in graphs.items()},
@@ -67,9 +67,9 @@ def origin_of(bundle: Bundle, variant: str) -> Origin:
     )
 
 
-def foreign(made: Made, bundle: Bundle, variant: str) -> str | None:
+def mismatch_with(made: HasFingerprint, bundle: Bundle, variant: str) -> str | None:
     """Says what else something was made of; None if it was made of this variant."""
-    here = origin_of(bundle, variant)
+    here = fingerprint_of(bundle, variant)
     if made.model != here.model:
         return f"another model ({made.model})"
     if made.graphs != here.graphs:

@@ -10,7 +10,7 @@ import numpy as np
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.statistics.channel_statistics import Channels as Channels
-from hybrid_deploy.calibration.statistics.fingerprint import foreign
+from hybrid_deploy.calibration.statistics.fingerprint import mismatch_with
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
@@ -111,7 +111,7 @@ def check_scales(scales: Scales, bundle: Bundle, variant: str) -> None:
     Raises:
         CalibrationError: they are of another model, or of other weights.
     """
-    if other := foreign(scales.provenance, bundle, variant):
+    if other := mismatch_with(scales.provenance, bundle, variant):
         raise CalibrationError(
             f"the scales are of {other}, not of {bundle.manifest.name} {variant} in "
             f"{bundle.folder}; calibrate this bundle"

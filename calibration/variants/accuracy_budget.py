@@ -14,7 +14,7 @@ Measure = Callable[[Sequence[str]], Evaluation]
 
 
 @dataclass(frozen=True)
-class Kept:
+class LayersInFloat:
     """The layers that stay float so that a budget holds.
 
     Attributes:
@@ -28,7 +28,7 @@ class Kept:
     evaluation: Evaluation
 
 
-def hold_budget(max_drop: float, ranked: Sequence[Sensitivity], measure: Measure) -> Kept:
+def hold_budget(max_drop: float, ranked: Sequence[Sensitivity], measure: Measure) -> LayersInFloat:
     """Finds few parameters to keep float so that the drop stays within a budget.
 
     Layers are taken by their divergence, and in a second search by divergence per parameter; each
@@ -57,10 +57,12 @@ def hold_budget(max_drop: float, ranked: Sequence[Sensitivity], measure: Measure
     return min(found, key=lambda kept: kept.parameters)
 
 
-def _shortest(max_drop: float, order: Sequence[Sensitivity], measure: Measure) -> Kept | None:
+def _shortest(
+    max_drop: float, order: Sequence[Sensitivity], measure: Measure
+) -> LayersInFloat | None:
     """Searches for the shortest beginning of an order that holds the budget."""
     low, high = 1, len(order) - 1
-    best: Kept | None = None
+    best: LayersInFloat | None = None
     while low <= high:
         count = (low + high) // 2
         evaluation = measure([one.layer.name for one in order[:count]])
@@ -71,8 +73,8 @@ def _shortest(max_drop: float, order: Sequence[Sensitivity], measure: Measure) -
     return best
 
 
-def _kept(layers: Sequence[Sensitivity], evaluation: Evaluation) -> Kept:
-    return Kept(
+def _kept(layers: Sequence[Sensitivity], evaluation: Evaluation) -> LayersInFloat:
+    return LayersInFloat(
         names=tuple(one.layer.name for one in layers),
         parameters=sum(one.layer.parameters for one in layers),
         evaluation=evaluation,

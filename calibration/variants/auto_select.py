@@ -13,7 +13,7 @@ from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet
 from hybrid_deploy.report import Column
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.runtime.generation.options import GREEDY
@@ -115,7 +115,9 @@ def measure_speeds(
         BackendError: a variant does not run.
     """
     sessions = {
-        name: Session(bundle, name, load_backend(DEFAULT_BACKEND, bundle, name, Options(threads)))
+        name: Session(
+            bundle, name, load_backend(DEFAULT_BACKEND, bundle, name, BackendOptions(threads))
+        )
         for name, bundle in bundles.items()
     }
     times: dict[str, list[float]] = {name: [] for name in sessions}

@@ -10,11 +10,11 @@ import onnx_ir as ir
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.calibrate import calibrate
 from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
-from hybrid_deploy.calibration.half_precision.float16 import overflowing, round_constants
+from hybrid_deploy.calibration.half_precision.float16 import overflowing_tensors, round_constants
 from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16
 from hybrid_deploy.calibration.observation.magnitudes import observe_magnitudes
 from hybrid_deploy.calibration.progress import Progress
-from hybrid_deploy.calibration.qdq.layers import Layer, kept_names, layers_of
+from hybrid_deploy.calibration.qdq.layers import Layer, layers_of, names_in_float
 from hybrid_deploy.calibration.recipes import Recipe
 from hybrid_deploy.calibration.rewrite.apply_recipe import apply_recipe
 from hybrid_deploy.calibration.samples.samples import Samples, samples_of
@@ -65,7 +65,7 @@ class FloatModel:
         )
 
     @cached_property
-    def wide(self) -> dict[GraphRole, frozenset[str]]:
+    def overflowing_tensors(self) -> dict[GraphRole, frozenset[str]]:
         """The tensors that overflow float16 on the samples, or the golden ones where none are."""
         samples = self.samples
         if samples is None:
@@ -79,14 +79,16 @@ class FloatModel:
         seen = observe_magnitudes(
             self.bundle, graphs, samples, lambda done: self._progress("overflow", done, total)
         )
-        return {role: overflowing(magnitudes, FLOAT16) for role, magnitudes in seen.items()}
+        return {role: overflowing_tensors(magnitudes, FLOAT16) for role, magnitudes in seen.items()}
 
-    def quantized(self, recipe: Recipe, kept: Collection[str] = ()) -> dict[GraphRole, ir.Model]:
+    def quantized(
+        self, recipe: Recipe, layers_in_float: Collection[str] = ()
+    ) -> dict[GraphRole, ir.Model]:
         """Gives the graphs of a recipe.
 
         Args:
             recipe: what becomes of each component.
-            kept: names of the layers that stay float.
+            layers_in_float: names of the layers that stay float.
 
         Raises:
             UsageError: the recipe needs scales, and there are no samples; or there is no layer of
@@ -95,8 +97,12 @@ class FloatModel:
         """
         scales = self.scales_for(recipe)
         graphs = prepared_graphs(self.bundle, self.variant)
-        names = {role: kept_names(self.layers, kept, role) for role in graphs} if kept else None
-        wide = self.wide if recipe.has_halves else {}
+        names = (
+            {role: names_in_float(self.layers, layers_in_float, role) for role in graphs}
+            if layers_in_float
+            else None
+        )
+        wide = self.overflowing_tensors if recipe.has_halves else {}
         typical = {name: dim.typical for name, dim in self.bundle.manifest.dims.items()}
         apply_recipe(recipe, graphs, scales, names, wide, typical)
         return graphs

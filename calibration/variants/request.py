@@ -30,7 +30,7 @@ LARGEST_CHECK = 100
 
 
 @dataclass(frozen=True)
-class Data:
+class QuantizationInputs:
     """What quantization learns from and is judged by.
 
     Attributes:
@@ -54,7 +54,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Job:
+class QuantizationJob:
     """A float model, opened to be quantized.
 
     Attributes:
@@ -79,7 +79,9 @@ class Job:
         return learned + self.evaluation_set.skipped
 
 
-def open_job(path: str | Path, source: str, data: Data, progress: Progress) -> Job:
+def open_job(
+    path: str | Path, source: str, data: QuantizationInputs, progress: Progress
+) -> QuantizationJob:
     """Opens everything that a quantization needs.
 
     Raises:
@@ -108,7 +110,7 @@ def open_job(path: str | Path, source: str, data: Data, progress: Progress) -> J
         chosen = _usual_set(bundle, given, source, skip_bad=data.skip_bad)
     if metric is not None:
         check_metric(metric, chosen)
-    return Job(model, chosen, metric)
+    return QuantizationJob(model, chosen, metric)
 
 
 def check_recipe(
@@ -144,7 +146,7 @@ def _read_again(source: Source | None) -> Source | None:
     return list(items)
 
 
-def _given_scales(data: Data, bundle: Bundle, source: str) -> Scales | None:
+def _given_scales(data: QuantizationInputs, bundle: Bundle, source: str) -> Scales | None:
     if data.scales is None:
         return None
     scales = read_scales(data.scales)

@@ -13,7 +13,7 @@ from hybrid_deploy.calibration.variants.trial_variant import trial_variant
 from hybrid_deploy.report import Column
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
-    Options,
+    BackendOptions,
     load_backend,
 )
 
@@ -87,7 +87,7 @@ def rank_layers(
         others = [other.name for other in model.layers if other is not layer]
         graphs = model.quantized(recipe, others)
         with trial_variant(model.bundle, model.variant, _TRIAL, recipe, graphs) as bundle:
-            student = load_backend(DEFAULT_BACKEND, bundle, _TRIAL, Options(threads=1))
+            student = load_backend(DEFAULT_BACKEND, bundle, _TRIAL, BackendOptions(threads=1))
             seen = teacher.divergence(student)
         found.append(Sensitivity(layer, seen.kl_mean_nats, seen.largest_difference))
         progress("sensitivity", done, len(layers))

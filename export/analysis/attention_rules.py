@@ -10,11 +10,15 @@ from torch import Tensor, fx
 
 from hybrid_deploy.export.plan.attention_math import attention, mix, scores
 from hybrid_deploy.export.plan.axis_alignment import Alignment
-from hybrid_deploy.export.plan.cache_selection import keep_heads, keep_memory, keep_state
+from hybrid_deploy.export.plan.cache_selection import (
+    select_key_value_cache,
+    select_memory,
+    select_state_cache,
+)
 from hybrid_deploy.export.plan.causal_mask import BLOCKED_BELOW, later_places
 from hybrid_deploy.export.plan.data_movement import is_movement
-from hybrid_deploy.export.plan.plan import BindingTime, Layout, Plan
-from hybrid_deploy.export.plan.row_executor import Frame
+from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan, Layout
+from hybrid_deploy.export.plan.row_executor import RowExecutor
 from hybrid_deploy.export.trace.capture import hint
 from hybrid_deploy.export.trace.refusal import NO_CAUSAL_MASK, refuse
 
@@ -24,7 +28,7 @@ _SOFTMAX = "softmax"
 class MatrixProduct:
     """Matrix products: with weights, of rows with keys (scores), of scores with values."""
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         left, right = node.args[:2]
         assert isinstance(left, fx.Node) and isinstance(right, fx.Node)
         rank = plan.rank(node)
@@ -37,31 +41,31 @@ class MatrixProduct:
             if plan.times[right] is BindingTime.MEMORY and plan.batch_axis(right) == 0:
                 mixes = _is_probability(plan, left)
                 kind = "value" if mixes else "key"
-                keep_heads(plan, node, right, kind, transposed=not mixes)
+                select_key_value_cache(plan, node, right, kind, transposed=not mixes)
             return Layout(rows=rank - 2)
         along = plan.token_axes(right)
         if lhs.keys is None and along == (plan.rank(right) - 1,):
-            keep_heads(plan, node, right, "key", transposed=True)
+            select_key_value_cache(plan, node, right, "key", transposed=True)
             return Layout(rows=rank - 2, keys=rank - 1)
         if lhs.keys == plan.rank(left) - 1 and along == (plan.rank(right) - 2,):
-            keep_heads(plan, node, right, "value")
+            select_key_value_cache(plan, node, right, "value")
             return Layout(rows=rank - 2)
         raise refuse(node, "this matrix product mixes tokens in a way that is not attention")
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         left, right = node.args[:2]
         assert isinstance(left, fx.Node) and isinstance(right, fx.Node)
         single = frame.is_single(node)
         rows = frame.raw(left, single=single)
         access = frame.plan.accesses.get((node, right))
-        if access is None or access.kept.form is None:
+        if access is None or access.cached.form is None:
             other = frame.fixed(node, right)
             if not single or other.dim() == 2:
                 return torch.matmul(rows, other)
             return torch.matmul(rows.unsqueeze(-2), other).squeeze(-2)
         kept, groups = frame.heads(node, right)
         heads = with_heads(rows.unsqueeze(-2) if single else rows, kept.shape[1] * groups)
-        transposed = access.kept.kind == "key"
+        transposed = access.cached.kind == "key"
         product = scores(heads, kept) if transposed else mix(heads, kept)
         return without_heads(frame, node, product)
 
@@ -69,7 +73,7 @@ class MatrixProduct:
 class FusedAttention:
     """torch's scaled_dot_product_attention."""
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         call = _AttentionCall.of(node)
         rows = plan.rank(call.query) - 2
         if not plan.depends_on_tokens(call.query) or plan.layouts[call.query].rows != rows:
@@ -77,13 +81,13 @@ class FusedAttention:
         if plan.depends_on_tokens(call.key):
             self._bind_self_attention(plan, node, call, rows)
         else:
-            keep_heads(plan, node, call.key, "key")
-            keep_heads(plan, node, call.value, "value")
+            select_key_value_cache(plan, node, call.key, "key")
+            select_key_value_cache(plan, node, call.value, "value")
             if call.mask is not None and plan.times[call.mask] is BindingTime.MEMORY:
-                keep_memory(plan, node, call.mask, "mask")
+                select_memory(plan, node, call.mask, "mask")
         return Layout(rows=rows)
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         call, single = _AttentionCall.of(node), frame.is_single(node)
         query = frame.raw(call.query, single=single)
         keys, groups = frame.heads(node, call.key)
@@ -109,12 +113,12 @@ class FusedAttention:
         return without_heads(frame, node, result)
 
     def _bind_self_attention(
-        self, plan: Plan, node: fx.Node, call: _AttentionCall, rows: int
+        self, plan: DecodePlan, node: fx.Node, call: _AttentionCall, rows: int
     ) -> None:
         if not plan.depends_on_tokens(call.value) or plan.layouts[call.key].rows != rows:
             raise refuse(node, "the attention's keys do not carry the tokens on axis -2")
-        keep_heads(plan, node, call.key, "key")
-        keep_heads(plan, node, call.value, "value")
+        select_key_value_cache(plan, node, call.key, "key")
+        select_key_value_cache(plan, node, call.value, "value")
         if call.mask is None and not call.is_causal:
             raise refuse(node, NO_CAUSAL_MASK)
         if call.mask is None:
@@ -125,7 +129,7 @@ class FusedAttention:
         elif plan.depends_on_tokens(call.mask):
             layout = plan.layouts[call.mask]
             if layout.keys is None and layout.rows == plan.rank(call.mask) - 1:
-                keep_state(plan, node, call.mask)
+                select_state_cache(plan, node, call.mask)
 
 
 class _AttentionCall:
@@ -158,7 +162,7 @@ def with_heads(rows: Tensor, heads: int) -> Tensor:
     return rows.flatten(1, -3)
 
 
-def without_heads(frame: Frame, node: fx.Node, product: Tensor) -> Tensor:
+def without_heads(frame: RowExecutor, node: fx.Node, product: Tensor) -> Tensor:
     """Gives a product (batch, heads, rows, width) the shape that the node has."""
     if frame.is_single(node):
         product = product.squeeze(2)
@@ -172,7 +176,7 @@ def _with_head_axis(mask: Tensor, own: Alignment) -> Tensor:
     return mask.unsqueeze(1) if own.folded == 1 else torch.unflatten(mask, 0, (-1, own.folded))
 
 
-def _check_causal(plan: Plan, node: fx.Node, table: Tensor) -> None:
+def _check_causal(plan: DecodePlan, node: fx.Node, table: Tensor) -> None:
     """Refuses a constant self-attention mask that lets a token see later ones."""
     count = plan.capture.length + (0 if plan.prefix is None else hint(plan.prefix))
     if table.shape[-1] not in (plan.capture.length, count) or table.shape[-2] != table.shape[-1]:
@@ -183,7 +187,7 @@ def _check_causal(plan: Plan, node: fx.Node, table: Tensor) -> None:
         raise refuse(node, "the self-attention mask lets a token see the tokens after it")
 
 
-def _is_probability(plan: Plan, node: object) -> bool:
+def _is_probability(plan: DecodePlan, node: object) -> bool:
     """Tells whether a value comes out of a softmax, moved or scaled at most."""
     while isinstance(node, fx.Node) and plan.depends_on_tokens(node):
         if _SOFTMAX in str(node.target):

@@ -17,20 +17,20 @@ from torch import Tensor, fx
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.analysis.rule_table import find_rule
 from hybrid_deploy.export.analysis.shape_rules import is_prefix_join
-from hybrid_deploy.export.plan.cache_selection import keep_memory
+from hybrid_deploy.export.plan.cache_selection import select_memory
 from hybrid_deploy.export.plan.causal_mask import BLOCKED_BELOW, causal_pattern, later_places
-from hybrid_deploy.export.plan.plan import BindingTime, Layout, Plan
+from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan, Layout
 from hybrid_deploy.export.trace.capture import Capture, as_expr, evaluate, hint
 from hybrid_deploy.export.trace.refusal import refuse
 
 
-def analyse(capture: Capture) -> Plan:
+def analyse(capture: Capture) -> DecodePlan:
     """Finds how to decode one token at a time.
 
     Raises:
         UnsupportedModelError: an operator mixes tokens in a way that has no incremental form.
     """
-    plan = Plan(capture)
+    plan = DecodePlan(capture)
     for node in capture.nodes:
         if node.op == "output":
             continue
@@ -53,7 +53,7 @@ def analyse(capture: Capture) -> Plan:
     return plan
 
 
-def _binding_time(plan: Plan, node: fx.Node) -> BindingTime:
+def _binding_time(plan: DecodePlan, node: fx.Node) -> BindingTime:
     capture = plan.capture
     if node.op == "placeholder":
         if node is capture.tokens:
@@ -74,13 +74,13 @@ def _binding_time(plan: Plan, node: fx.Node) -> BindingTime:
     return BindingTime.TOKEN if per_token else BindingTime.MEMORY
 
 
-def _needs_memory_size(plan: Plan, node: fx.Node) -> bool:
+def _needs_memory_size(plan: DecodePlan, node: fx.Node) -> bool:
     sizes = [n for n in node.all_input_nodes if plan.times[n] is BindingTime.SIZE]
     symbols = set().union(*(as_expr(n.meta["val"]).free_symbols for n in sizes))
     return bool(symbols - {plan.capture.batch})
 
 
-def _is_sized_by_memory(plan: Plan, node: fx.Node) -> bool:
+def _is_sized_by_memory(plan: DecodePlan, node: fx.Node) -> bool:
     """Tells whether the memory's size, and nothing in it, decides the value of a node."""
     return node.op == "call_function" and all(
         operand in plan.samples or plan.times[operand] in (BindingTime.CONSTANT, BindingTime.SIZE)
@@ -88,7 +88,7 @@ def _is_sized_by_memory(plan: Plan, node: fx.Node) -> bool:
     )
 
 
-def _folded(plan: Plan, node: fx.Node, known: Mapping[fx.Node, Any]) -> Any:
+def _folded(plan: DecodePlan, node: fx.Node, known: Mapping[fx.Node, Any]) -> Any:
     """Computes a node that no input changes; for a sample, at the sizes of the example."""
     if node in plan.capture.constants:
         return plan.capture.constants[node]
@@ -105,7 +105,7 @@ def _folded(plan: Plan, node: fx.Node, known: Mapping[fx.Node, Any]) -> Any:
         return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _note_mask(plan: Plan, node: fx.Node, table: object) -> None:
+def _note_mask(plan: DecodePlan, node: fx.Node, table: object) -> None:
     """Notes of a table along two token axes whether it hides later tokens, and nothing else."""
     if not isinstance(table, Tensor) or len(plan.token_axes(node)) != 2:
         return
@@ -128,7 +128,7 @@ def _hides_later_tokens(table: Tensor, length: int) -> bool:
     return bool((later.abs() > -BLOCKED_BELOW).all())
 
 
-def _check_head(plan: Plan, head: fx.Node) -> None:
+def _check_head(plan: DecodePlan, head: fx.Node) -> None:
     if not plan.depends_on_tokens(head):
         raise UnsupportedModelError("what decode() returns does not depend on the tokens")
     if plan.layouts[head].rows != 1 or plan.batch_axis(head) != 0:
@@ -138,7 +138,7 @@ def _check_head(plan: Plan, head: fx.Node) -> None:
         )
 
 
-def _keep_the_rest_of_memory(plan: Plan) -> None:
+def _keep_the_rest_of_memory(plan: DecodePlan) -> None:
     """Keeps the memory values that no rule asked for."""
     for node in plan.capture.nodes:
         if plan.depends_on_tokens(node) and not is_prefix_join(plan, node):
@@ -146,4 +146,4 @@ def _keep_the_rest_of_memory(plan: Plan) -> None:
                 of_memory = plan.times[operand] is BindingTime.MEMORY
                 known = (node, operand) in plan.accesses or operand in plan.causal
                 if of_memory and not known:
-                    keep_memory(plan, node, operand)
+                    select_memory(plan, node, operand)

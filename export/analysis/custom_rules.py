@@ -10,13 +10,13 @@ from torch import Tensor, fx
 
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.analysis.rule import first_tensor, plain_operands
-from hybrid_deploy.export.plan.plan import Layout, Plan
-from hybrid_deploy.export.plan.row_executor import Frame
+from hybrid_deploy.export.plan.plan import DecodePlan, Layout
+from hybrid_deploy.export.plan.row_executor import RowExecutor
 from hybrid_deploy.export.trace.refusal import refuse
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_RULES: dict[str, CustomRows] = {}
+_RULES: dict[str, CustomRule] = {}
 _TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {}
 
 
@@ -44,7 +44,7 @@ def row_rule(
     overload = _overload(operator)
 
     def register(function: Function) -> Function:
-        _RULES[str(overload)] = CustomRows(function)
+        _RULES[str(overload)] = CustomRule(function)
         if onnx is not None:
             _TRANSLATIONS[overload] = onnx
         return function
@@ -52,7 +52,7 @@ def row_rule(
     return register
 
 
-def custom_rule(node: fx.Node) -> CustomRows | None:
+def custom_rule(node: fx.Node) -> CustomRule | None:
     """Gives the rule that a user added for a node's operator."""
     return _RULES.get(str(node.target))
 
@@ -62,7 +62,7 @@ def custom_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return dict(_TRANSLATIONS)
 
 
-class CustomRows:
+class CustomRule:
     """A user's operator that treats tokens one by one.
 
     Args:
@@ -72,7 +72,7 @@ class CustomRows:
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         source = first_tensor(plan, node)
         others = [n for n in node.all_input_nodes if n is not source and plan.depends_on_tokens(n)]
         layout = plan.layouts[source]
@@ -82,7 +82,7 @@ class CustomRows:
             raise refuse(node, "the result of a row rule must have the tokens on the same axis")
         return layout
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         (rows, *others), kwargs = plain_operands(frame, node)
         axis = frame.plan.layouts[node].rows
         assert axis is not None

@@ -7,16 +7,16 @@ from typing import Any
 from torch import fx
 
 from hybrid_deploy.export.analysis.rule import axes, call, first_tensor, plain_operands
-from hybrid_deploy.export.plan.cache_selection import keep_state
-from hybrid_deploy.export.plan.plan import Layout, Plan
-from hybrid_deploy.export.plan.row_executor import Frame
+from hybrid_deploy.export.plan.cache_selection import select_state_cache
+from hybrid_deploy.export.plan.plan import DecodePlan, Layout
+from hybrid_deploy.export.plan.row_executor import RowExecutor
 from hybrid_deploy.export.trace.refusal import NO_CAUSAL_MASK, refuse
 
 
 class Elementwise:
     """Operators that compute every element from the elements at the same place."""
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         rank, axes = plan.rank(node), plan.token_axes(node)
         operands = [n for n in node.all_input_nodes if plan.depends_on_tokens(n)]
         layouts = [plan.layouts[n] for n in operands]
@@ -32,12 +32,12 @@ class Elementwise:
         for operand, layout in zip(operands, layouts, strict=True):
             own = plan.rank(operand)
             if layout.rows is not None and layout.keys is None and layout.rows - own == keys:
-                keep_state(plan, node, operand)
+                select_state_cache(plan, node, operand)
             elif layout.rows is None and layout.keys is not None and layout.keys - own == rows:
                 raise refuse(node, "a value of all tokens so far is used along the new tokens")
         return Layout(rows=axes[0], keys=axes[1], merged=merged)
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         into = frame.alignment(node)
         args, kwargs = fx.map_arg(
             (node.args, node.kwargs), lambda operand: frame.aligned(node, operand, into)
@@ -48,7 +48,7 @@ class Elementwise:
 class Dropout(Elementwise):
     """Dropout, which a model in eval mode leaves out."""
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         if node.args[2]:
             raise refuse(
                 node, "this dropout is active in eval mode; give it training=self.training"
@@ -62,7 +62,7 @@ class RowWise:
     def __init__(self, trailing_argument: int | None = None) -> None:
         self._trailing = trailing_argument
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         tokens = [n for n in node.all_input_nodes if plan.depends_on_tokens(n)]
         source = first_tensor(plan, node)
         if tokens != [source]:
@@ -74,7 +74,7 @@ class RowWise:
             raise refuse(node, "this operator mixes values along the token axis")
         return layout
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         return call(node, *plain_operands(frame, node))
 
 
@@ -84,14 +84,14 @@ class ChannelWise:
     Those are convolutions with a kernel of one, and batch normalisation in eval mode.
     """
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         source = first_tensor(plan, node)
         layout = plan.layouts[source]
         if plan.rank(source) != 3 or layout != Layout(rows=2) or not self._keeps_apart(plan, node):
             raise refuse(node, "this operator mixes values along the token axis")
         return layout
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         (rows, *others), kwargs = plain_operands(frame, node)
         if not frame.is_single(node):
             return call(node, (rows, *others), kwargs)
@@ -100,7 +100,7 @@ class ChannelWise:
             return (result[0].squeeze(2), *result[1:])
         return result.squeeze(2)
 
-    def _keeps_apart(self, plan: Plan, node: fx.Node) -> bool:
+    def _keeps_apart(self, plan: DecodePlan, node: fx.Node) -> bool:
         name = str(node.target)
         if "batch_norm" in name:
             training = node.args[5] if name == "aten.batch_norm.default" else False
@@ -113,7 +113,7 @@ class ChannelWise:
 class LinearWithBiasFirst(RowWise):
     """`addmm(bias, rows, weight)`."""
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         rows = node.args[1]
         others = (node.args[0], node.args[2])
         if not isinstance(rows, fx.Node) or any(plan.depends_on_tokens(n) for n in others):
@@ -127,7 +127,7 @@ class Reduction:
     def __init__(self, *, over_keys: bool = False) -> None:
         self._over_keys = over_keys
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         source = first_tensor(plan, node)
         layout, reduced = plan.layouts[source], self._axes(plan, node)
         if layout.rows in reduced:
@@ -143,7 +143,7 @@ class Reduction:
         ]
         return Layout(rows=shift[0], keys=shift[1], merged=layout.merged)
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         source = first_tensor(frame.plan, node)
         args, kwargs = plain_operands(frame, node)
         single = frame.is_single(node)
@@ -156,7 +156,7 @@ class Reduction:
             args = (args[0], dim, *args[2:])
         return call(node, args, kwargs)
 
-    def _axes(self, plan: Plan, node: fx.Node) -> list[int]:
+    def _axes(self, plan: DecodePlan, node: fx.Node) -> list[int]:
         rank = plan.rank(first_tensor(plan, node))
         given: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
         if given is None:
@@ -167,22 +167,22 @@ class Reduction:
 class Embedding:
     """A table looked up by token."""
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         if plan.depends_on_tokens(node.args[0]):
             raise refuse(node, "the embedding table depends on tokens")
         return plan.layouts[node.args[1]]  # type: ignore[index]
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         return call(node, *plain_operands(frame, node))
 
 
 class Item:
     """One of several results of an operator."""
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         return plan.layouts[node.args[0]]  # type: ignore[index]
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         source, index = node.args[:2]
         return frame.raw(source, single=frame.is_single(node))[index]  # type: ignore[arg-type]
 
@@ -190,8 +190,8 @@ class Item:
 class Refused:
     """Operators that nothing is known of."""
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         raise refuse(node, "this operator is not known to treat tokens one by one")
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         raise AssertionError("a refused operator is never run")

@@ -12,15 +12,15 @@ from typing import Any, Protocol
 
 from torch import fx
 
-from hybrid_deploy.export.plan.plan import BindingTime, Layout, Plan
-from hybrid_deploy.export.plan.row_executor import Frame
+from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan, Layout
+from hybrid_deploy.export.plan.row_executor import RowExecutor
 from hybrid_deploy.export.trace.refusal import refuse
 
 
 class Rule(Protocol):
     """How one kind of operator is made incremental."""
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         """Gives the layout of the result.
 
         Raises:
@@ -28,7 +28,7 @@ class Rule(Protocol):
         """
         ...
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         """Computes the result."""
         ...
 
@@ -43,7 +43,7 @@ def axes(layout: Layout) -> tuple[int | None, int | None]:
     return layout.rows, layout.keys
 
 
-def first_tensor(plan: Plan, node: fx.Node) -> fx.Node:
+def first_tensor(plan: DecodePlan, node: fx.Node) -> fx.Node:
     """Gives the operand that a row-wise operator works on."""
     source = node.args[0]
     if not plan.depends_on_tokens(source):
@@ -52,7 +52,7 @@ def first_tensor(plan: Plan, node: fx.Node) -> fx.Node:
     return source
 
 
-def plain_operands(frame: Frame, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def plain_operands(frame: RowExecutor, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Gives a node's arguments as they are, tokens in the form that the node is computed in."""
     single = frame.is_single(node)
 

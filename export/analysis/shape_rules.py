@@ -8,9 +8,9 @@ from typing import Any
 from torch import fx
 
 from hybrid_deploy.export.analysis.rule import call, first_tensor, plain_operands
-from hybrid_deploy.export.plan.cache_selection import keep_state
-from hybrid_deploy.export.plan.plan import Layout, Plan
-from hybrid_deploy.export.plan.row_executor import Frame
+from hybrid_deploy.export.plan.cache_selection import select_state_cache
+from hybrid_deploy.export.plan.plan import DecodePlan, Layout
+from hybrid_deploy.export.plan.row_executor import RowExecutor
 from hybrid_deploy.export.trace.capture import as_expr, hint
 from hybrid_deploy.export.trace.refusal import refuse
 
@@ -18,7 +18,7 @@ from hybrid_deploy.export.trace.refusal import refuse
 class Reshape:
     """View, flatten, squeeze and the like: the row axis stays an axis, or joins the batch."""
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         source = first_tensor(plan, node)
         before, after = plan.layouts[source], plan.token_axes(node)
         if len(after) != sum(axis is not None for axis in (before.rows, before.keys)):
@@ -29,12 +29,12 @@ class Reshape:
         self._check_order(plan, node, source, after[0])
         return Layout(rows=after[0], keys=after[1] if len(after) > 1 else None, merged=merged)
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         source = first_tensor(frame.plan, node)
         value, shape = frame.raw(source, single=frame.is_single(node)), frame.shape(node)
         return value if _has_shape(value, shape) else value.reshape(shape)
 
-    def _check_order(self, plan: Plan, node: fx.Node, source: fx.Node, rows: int) -> None:
+    def _check_order(self, plan: DecodePlan, node: fx.Node, source: fx.Node, rows: int) -> None:
         """Refuses a view that reads the numbers in an order that mixes tokens."""
         before, sizes = plan.layouts[source], [hint(s) for s in plan.shape(node)]
         old = [hint(s) for s in plan.shape(source)]
@@ -51,7 +51,7 @@ class Reshape:
 class Transposition:
     """Operators that reorder axes."""
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         source = first_tensor(plan, node)
         before, order = plan.layouts[source], axis_order(plan, node)
         rows, keys = (None if a is None else order.index(a) for a in (before.rows, before.keys))
@@ -59,7 +59,7 @@ class Transposition:
             raise refuse(node, "transposed attention scores are not supported")
         return Layout(rows=rows, keys=keys, merged=before.merged)
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         source, single = first_tensor(frame.plan, node), frame.is_single(node)
         layout = frame.plan.layouts[source]
         order = axis_order(frame.plan, node)
@@ -81,7 +81,7 @@ class AlongAxis:
         self._argument = argument
         self._default = default
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         source = first_tensor(plan, node)
         before, axis = plan.layouts[source], self._axis(plan, node)
         if axis in (before.rows, before.keys):
@@ -97,7 +97,7 @@ class AlongAxis:
         rows, keys = (None if a is None else a - (a > axis) for a in (before.rows, before.keys))
         return Layout(rows=rows, keys=keys, merged=before.merged)
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         source, single = first_tensor(frame.plan, node), frame.is_single(node)
         axis, layout = self._axis(frame.plan, node), frame.plan.layouts[source]
         args, kwargs = plain_operands(frame, node)
@@ -111,7 +111,7 @@ class AlongAxis:
         values[self._argument] = place
         return call(node, values, kwargs)
 
-    def _axis(self, plan: Plan, node: fx.Node) -> int:
+    def _axis(self, plan: DecodePlan, node: fx.Node) -> int:
         given = node.args[self._argument] if len(node.args) > self._argument else None
         axis = node.kwargs.get("dim", self._default if given is None else given)
         assert isinstance(axis, int)
@@ -121,7 +121,7 @@ class AlongAxis:
 class Joining:
     """Concatenation and stacking along another axis, or of memory before the tokens."""
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         parts = [n for n in node.all_input_nodes if plan.depends_on_tokens(n)]
         axes, joined = plan.token_axes(node), self._axis(plan, node)
         if axes == (joined,) and str(node.target) == "aten.cat.default":
@@ -135,13 +135,13 @@ class Joining:
         rows, keys = (None if a is None else a + (a >= joined) for a in (layout.rows, layout.keys))
         return Layout(rows=rows, keys=keys, merged=layout.merged)
 
-    def _bind_prefix(self, plan: Plan, node: fx.Node, joined: int) -> Layout:
+    def _bind_prefix(self, plan: DecodePlan, node: fx.Node, joined: int) -> Layout:
         """Lets memory stand before the tokens, as in decoder-only models."""
         parts: Any = node.args[0]
         source = parts[-1]
         first = not any(plan.depends_on_tokens(part) for part in parts[:-1])
         first = first and all(plan.rank(part) == plan.rank(node) for part in parts)
-        if not first or plan.layouts[source] != Layout(rows=joined) or plan.leads(source):
+        if not first or plan.layouts[source] != Layout(rows=joined) or plan.prefix_lengths(source):
             raise refuse(node, "values are joined along the token axis")
         before = sum(plan.shape(part)[joined] for part in parts[:-1])
         if plan.prefix is not None and as_expr(plan.prefix) != as_expr(before):
@@ -149,7 +149,7 @@ class Joining:
         plan.prefix = before
         return Layout(rows=joined)
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         parts: Any = node.args[0]
         if is_prefix_join(frame.plan, node):
             return frame.join_prefix(node, parts)
@@ -168,24 +168,24 @@ class Joining:
         joined = frame.axis(node, self._axis(frame.plan, node), single=single)
         return call(node, (values, joined), {})
 
-    def _axis(self, plan: Plan, node: fx.Node) -> int:
+    def _axis(self, plan: DecodePlan, node: fx.Node) -> int:
         axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
         assert isinstance(axis, int)
         return axis % plan.rank(node)
 
 
-def is_prefix_join(plan: Plan, node: fx.Node) -> bool:
+def is_prefix_join(plan: DecodePlan, node: fx.Node) -> bool:
     """Tells whether a node puts memory before the tokens."""
     parts: Any = node.args[0] if node.args else None
     if str(node.target) != "aten.cat.default" or not plan.depends_on_tokens(parts[-1]):
         return False
-    return plan.leads(node) and not plan.leads(parts[-1])
+    return plan.prefix_lengths(node) and not plan.prefix_lengths(parts[-1])
 
 
 class Expand:
     """Broadcasting to a larger shape; a value without rows may gain them."""
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         source, after = node.args[0], plan.token_axes(node)
         assert isinstance(source, fx.Node)
         if not plan.depends_on_tokens(source):
@@ -193,7 +193,7 @@ class Expand:
         before = plan.layouts[source]
         if len(after) == 2 and before.keys is None and before.rows is not None:
             if before.rows - plan.rank(source) == after[1] - plan.rank(node):
-                keep_state(plan, node, source)
+                select_state_cache(plan, node, source)
             return Layout(rows=after[0], keys=after[1])
         if len(after) == 2 and before.rows is None:
             return Layout(rows=after[0], keys=after[1])
@@ -201,7 +201,7 @@ class Expand:
         rows, keys = (None if a is None else a + shift for a in (before.rows, before.keys))
         return Layout(rows=rows, keys=keys, merged=before.merged)
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         value = frame.aligned(node, node.args[0], frame.alignment(node))
         shape = frame.shape(node)
         if -1 in shape and shape.index(-1) < len(shape) - value.dim():
@@ -212,7 +212,7 @@ class Expand:
 class Repeat:
     """Tiling along axes that are not the token axis."""
 
-    def bind(self, plan: Plan, node: fx.Node) -> Layout:
+    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         source = first_tensor(plan, node)
         before = plan.layouts[source]
         shift = plan.rank(node) - plan.rank(source)
@@ -222,7 +222,7 @@ class Repeat:
             raise refuse(node, "this operator repeats values along the token axis")
         return Layout(rows=rows, keys=keys, merged=before.merged)
 
-    def run(self, frame: Frame, node: fx.Node) -> Any:
+    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
         layout, times = frame.plan.layouts[node], list(plain_operands(frame, node)[0][1])
         if frame.is_single(node) and layout.rows is not None and not layout.merged:
             del times[layout.rows]
@@ -230,10 +230,10 @@ class Repeat:
         return frame.raw(source, single=frame.is_single(node)).repeat(times)
 
 
-def _drops_the_prefix(plan: Plan, node: fx.Node, axis: int) -> bool:
+def _drops_the_prefix(plan: DecodePlan, node: fx.Node, axis: int) -> bool:
     """Tells whether a slice leaves out what stands before the tokens, and nothing else."""
     source = first_tensor(plan, node)
-    if str(node.target) != "aten.slice.Tensor" or not plan.leads(source):
+    if str(node.target) != "aten.slice.Tensor" or not plan.prefix_lengths(source):
         return False
     before, size = hint(plan.prefix or 0), hint(plan.shape(source)[axis])
     args = (*node.args[2:], None, None, None)
@@ -248,7 +248,7 @@ def _has_shape(value: Any, shape: list[Any]) -> bool:
     return value.dim() == len(shape) and known and all(isinstance(b, int) for b in shape)
 
 
-def axis_order(plan: Plan, node: fx.Node) -> list[int]:
+def axis_order(plan: DecodePlan, node: fx.Node) -> list[int]:
     """Gives, for every axis of a transposition's result, the axis of its operand."""
     rank, name = plan.rank(first_tensor(plan, node)), str(node.target)
     order = list(range(rank))

@@ -21,7 +21,7 @@ except ImportError as error:
     raise MissingDependencyError("transformers", "hf") from error
 
 from hybrid_deploy.export.huggingface.architectures import ADAPTERS, HuggingFaceModel
-from hybrid_deploy.export.huggingface.attention import run_plainly
+from hybrid_deploy.export.huggingface.attention import with_plain_attention
 from hybrid_deploy.export.huggingface.example_inputs import example_inputs, known_inputs
 from hybrid_deploy.export.huggingface.modules import with_token_modules
 from hybrid_deploy.export.model.interface import reference_logits, reference_memory
@@ -78,7 +78,7 @@ def plain(model: Model, encoder: nn.Module | None = None) -> Model:
         encoder: a part of it whose modules are kept.
     """
     clone = with_token_modules(model, encoder)
-    run_plainly(clone)
+    with_plain_attention(clone)
     return clone
 
 

@@ -60,7 +60,7 @@ def plain_mask(
     return seen if padding is None else seen & padding
 
 
-def run_plainly(model: nn.Module) -> None:
+def with_plain_attention(model: nn.Module) -> None:
     """Makes the Hugging Face models in a module attend with plain masks and keep no cache.
 
     Models whose attention does not follow transformers' interface attend as they are written.

@@ -68,7 +68,7 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class OwnStep:
+class CustomStep:
     """A model with a step of its own, run once.
 
     Attributes:
@@ -105,7 +105,7 @@ class StartGraph(nn.Module):
         return *memory, *pytree.tree_leaves(model.initial_state(*memory))
 
 
-class OwnStepGraph(nn.Module):
+class CustomStepGraph(nn.Module):
     """One token to the logits of the next, and the next state.
 
     Args:
@@ -135,7 +135,9 @@ class OwnStepGraph(nn.Module):
 
 
 @torch.no_grad()
-def examine(model: nn.Module, inputs: Mapping[str, Tensor], dynamic: DynamicAxes) -> OwnStep:
+def examine_custom_step(
+    model: nn.Module, inputs: Mapping[str, Tensor], dynamic: DynamicAxes
+) -> CustomStep:
     """Encodes an example and steps once, at all sizes that the inputs may have.
 
     Args:
@@ -160,10 +162,12 @@ def examine(model: nn.Module, inputs: Mapping[str, Tensor], dynamic: DynamicAxes
                 f"{sizes}: {first_line(error)}"
             ) from error
     shapes, dims = _symbolic([run.tensors for run in runs])
-    return OwnStep(model, resized(inputs, dynamic, "typical"), runs[1], shapes, dims)
+    return CustomStep(model, resized(inputs, dynamic, "typical"), runs[1], shapes, dims)
 
 
-def lower_own_step(own: OwnStep, dynamic: DynamicAxes, opset: int) -> dict[GraphRole, ir.Model]:
+def lower_custom_step(
+    own: CustomStep, dynamic: DynamicAxes, opset: int
+) -> dict[GraphRole, ir.Model]:
     """Lowers encoder and step; there is no prefill, a prompt is fed token by token.
 
     Raises:
@@ -176,7 +180,7 @@ def lower_own_step(own: OwnStep, dynamic: DynamicAxes, opset: int) -> dict[Graph
     }
     heads = [LOGITS, *(head_name(index) for index in range(1, len(run.heads)))]
     step = onnx_from_torch(
-        OwnStepGraph(own.model, run.structure, len(run.memory)),
+        CustomStepGraph(own.model, run.structure, len(run.memory)),
         {TOKEN: torch.tensor([1, 1]), **{name: value.clone() for name, value in fed.items()}},
         [*heads, *map(next_cache, run.state)],
         step_dynamic,

@@ -12,12 +12,12 @@ from hybrid_deploy.contract import LOGITS, cross_name, head_name, self_name
 from hybrid_deploy.export.analysis.rule import call
 from hybrid_deploy.export.analysis.rule_table import find_rule
 from hybrid_deploy.export.lowering.prefix_modules import (
-    PrefixFrame,
+    PrefixExecutor,
     nodes_before_the_tokens,
     prefixed_caches,
 )
-from hybrid_deploy.export.plan.plan import BindingTime, Plan
-from hybrid_deploy.export.plan.row_executor import Frame, cache_dtype
+from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan
+from hybrid_deploy.export.plan.row_executor import RowExecutor, cache_dtype
 from hybrid_deploy.export.trace.capture import as_expr, evaluate, hint
 
 NESTED = "__"
@@ -32,7 +32,7 @@ class EncoderGraph(nn.Module):
         plan: the analysed decoder.
     """
 
-    def __init__(self, encode: nn.Module, plan: Plan) -> None:
+    def __init__(self, encode: nn.Module, plan: DecodePlan) -> None:
         super().__init__()
         self.encode = encode
         self._plan = plan
@@ -61,12 +61,12 @@ class EncoderGraph(nn.Module):
                 args, kwargs = fx.map_arg((node.args, node.kwargs), operand)
                 values[node] = call(node, args, kwargs)
         kept = [
-            values[kept.source] if kept.form is None else kept.form.kept(values[kept.source])
+            values[kept.source] if kept.form is None else kept.form.to_cache(values[kept.source])
             for kept in plan.memory
         ]
         if plan.prefix is not None:
             symbols = {expr: size for expr, size in sizes.items() if expr.is_Symbol}
-            kept += PrefixFrame(plan, values, symbols, self._prefix_constants).run()
+            kept += PrefixExecutor(plan, values, symbols, self._prefix_constants).run()
         return tuple(kept)
 
 
@@ -78,7 +78,7 @@ class DecoderGraph(nn.Module):
         native: use operators for attention and cache writes that ONNX has from opset 24 on.
     """
 
-    def __init__(self, plan: Plan, *, native: bool = True) -> None:
+    def __init__(self, plan: DecodePlan, *, native: bool = True) -> None:
         super().__init__()
         self._plan = plan
         self._native = native
@@ -94,7 +94,7 @@ class DecoderGraph(nn.Module):
     ) -> tuple[Tensor, ...]:
         plan = self._plan
         memory, caches = tensors[: len(plan.memory)], tensors[len(plan.memory) :]
-        frame = Frame(
+        frame = RowExecutor(
             plan,
             tokens,
             position,
@@ -150,29 +150,29 @@ class PrefillGraph(DecoderGraph):
         return self._run(tokens, position, last, tensors, _after_the_caches(self._plan))
 
 
-def memory_names(plan: Plan) -> list[str]:
+def memory_names(plan: DecodePlan) -> list[str]:
     """Names the memory tensors."""
     return _numbered([kept.kind for kept in plan.memory], cross_name)
 
 
-def encoder_output_names(plan: Plan) -> list[str]:
+def encoder_output_names(plan: DecodePlan) -> list[str]:
     """Names the encoder graph's outputs: the memory, then the caches that begin with memory."""
     names = dict(zip(plan.caches, cache_names(plan), strict=True))
     return [*memory_names(plan), *(names[cache] for cache in prefixed_caches(plan))]
 
 
-def head_names(plan: Plan) -> list[str]:
+def head_names(plan: DecodePlan) -> list[str]:
     """Names what the decoder graphs return besides the caches."""
     return [LOGITS, *(head_name(index) for index in range(1, len(plan.capture.heads)))]
 
 
-def cache_names(plan: Plan) -> list[str]:
+def cache_names(plan: DecodePlan) -> list[str]:
     """Names the decoder graphs' caches."""
     return _numbered([cache.kind for cache in plan.caches], self_name)
 
 
 def split_outputs(
-    plan: Plan, outputs: Sequence[Tensor], batch: int
+    plan: DecodePlan, outputs: Sequence[Tensor], batch: int
 ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
     """Splits what the encoder graph returns: the memory, and the caches to begin with."""
     count = len(plan.memory)
@@ -181,13 +181,13 @@ def split_outputs(
     return tuple(outputs[:count]), [given.get(cache, zeros) for cache, zeros in empty]
 
 
-def cache_example(plan: Plan, batch: int) -> list[Tensor]:
+def cache_example(plan: DecodePlan, batch: int) -> list[Tensor]:
     """Gives empty caches for a batch."""
     return [
         torch.zeros(
             [
                 batch if as_expr(size) == plan.capture.batch else hint(size)
-                for size in plan.kept_shape(cache)
+                for size in plan.cached_shape(cache)
             ],
             dtype=cache_dtype(cache),
         )
@@ -195,7 +195,7 @@ def cache_example(plan: Plan, batch: int) -> list[Tensor]:
     ]
 
 
-def _after_the_caches(plan: Plan) -> frozenset[fx.Node]:
+def _after_the_caches(plan: DecodePlan) -> frozenset[fx.Node]:
     """Lists the nodes that no cache needs: of these, the last row is enough."""
     needed: set[fx.Node] = set()
     pending = [cache.source for cache in plan.caches]
@@ -220,7 +220,7 @@ class _Constants:
     """The constants that a graph uses, registered as buffers of its module."""
 
     def __init__(
-        self, module: nn.Module, plan: Plan, user: BindingTime, *, prefixed: bool = False
+        self, module: nn.Module, plan: DecodePlan, user: BindingTime, *, prefixed: bool = False
     ) -> None:
         self._module = module
         self._buffers: dict[fx.Node, str] = {}

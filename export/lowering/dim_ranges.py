@@ -12,12 +12,12 @@ from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.contract import BATCH_DIM, CAPACITY_DIM, LENGTH_DIM, MEMORY_DIM
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxes, declared_ranges, resized
 from hybrid_deploy.export.model.interface import reference_memory
-from hybrid_deploy.export.plan.cached_value import Kept
-from hybrid_deploy.export.plan.plan import Plan
+from hybrid_deploy.export.plan.cached_value import CachedValue
+from hybrid_deploy.export.plan.plan import DecodePlan
 from hybrid_deploy.export.trace.capture import as_expr
 
 
-def dim_names(plan: Plan) -> dict[sympy.Symbol, str]:
+def dim_names(plan: DecodePlan) -> dict[sympy.Symbol, str]:
     """Names the symbols of the memory's shapes."""
     names = {plan.capture.batch: BATCH_DIM}
     for node in plan.capture.memory:
@@ -28,12 +28,16 @@ def dim_names(plan: Plan) -> dict[sympy.Symbol, str]:
     return names
 
 
-def shape_of(plan: Plan, kept: Kept, names: Mapping[sympy.Symbol, str]) -> list[int | str]:
+def shape_of(
+    plan: DecodePlan, cached: CachedValue, names: Mapping[sympy.Symbol, str]
+) -> list[int | str]:
     """Gives the shape of a memory tensor or cache: numbers, and names as they are in the graphs."""
-    return [_dim_of(plan, size, names) for size in plan.kept_shape(kept)]
+    return [_dim_of(plan, size, names) for size in plan.cached_shape(cached)]
 
 
-def _dim_of(plan: Plan, size: int | torch.SymInt, names: Mapping[sympy.Symbol, str]) -> int | str:
+def _dim_of(
+    plan: DecodePlan, size: int | torch.SymInt, names: Mapping[sympy.Symbol, str]
+) -> int | str:
     if isinstance(size, int):
         return size
     expr = as_expr(size)
@@ -44,7 +48,7 @@ def _dim_of(plan: Plan, size: int | torch.SymInt, names: Mapping[sympy.Symbol, s
 
 def dim_ranges(
     model: nn.Module,
-    plan: Plan,
+    plan: DecodePlan,
     inputs: Mapping[str, Tensor],
     dynamic: DynamicAxes,
     generation: GenerationDefaults,
@@ -78,7 +82,7 @@ def dim_ranges(
     }
 
 
-def _capacity(plan: Plan) -> sympy.Expr | None:
+def _capacity(plan: DecodePlan) -> sympy.Expr | None:
     """Gives the length of the caches where it varies, with the memory before the tokens."""
     if plan.prefix is None or as_expr(plan.prefix).is_Integer:
         return None

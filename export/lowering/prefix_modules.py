@@ -16,18 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from hybrid_deploy.export.analysis.rule_table import find_rule
-from hybrid_deploy.export.plan.cached_value import Kept
-from hybrid_deploy.export.plan.plan import BindingTime, Plan
-from hybrid_deploy.export.plan.row_executor import Frame, Lookup, with_cache_dtype
+from hybrid_deploy.export.plan.cached_value import CachedValue
+from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan
+from hybrid_deploy.export.plan.row_executor import Lookup, RowExecutor, with_cache_dtype
 from hybrid_deploy.export.trace.capture import as_expr
 
 
-def prefixed_caches(plan: Plan) -> list[Kept]:
+def prefixed_caches(plan: DecodePlan) -> list[CachedValue]:
     """Lists the caches that begin with what stands before the tokens."""
-    return [cache for cache in plan.caches if plan.leads(cache.source)]
+    return [cache for cache in plan.caches if plan.prefix_lengths(cache.source)]
 
 
-def nodes_before_the_tokens(plan: Plan) -> set[fx.Node]:
+def nodes_before_the_tokens(plan: DecodePlan) -> set[fx.Node]:
     """Lists the nodes with rows before the tokens that caches are computed from."""
     needed: set[fx.Node] = set()
     pending = [cache.source for cache in prefixed_caches(plan)]
@@ -39,7 +39,7 @@ def nodes_before_the_tokens(plan: Plan) -> set[fx.Node]:
     return needed
 
 
-class PrefixFrame(Frame):
+class PrefixExecutor(RowExecutor):
     """One run over the rows before the tokens.
 
     Args:
@@ -51,7 +51,7 @@ class PrefixFrame(Frame):
 
     def __init__(
         self,
-        plan: Plan,
+        plan: DecodePlan,
         memory: Mapping[fx.Node, Tensor],
         sizes: Mapping[sympy.Symbol, Any],
         constants: Lookup,
@@ -82,11 +82,11 @@ class PrefixFrame(Frame):
 
     def heads(self, consumer: fx.Node, operand: fx.Node) -> tuple[Tensor, int]:
         access = self.plan.accesses[consumer, operand]
-        kept = access.kept
+        kept = access.cached
         if self.plan.depends_on_tokens(kept.source):
             return self._cached(kept), access.groups
         assert kept.form is not None
-        return kept.form.kept(self._by_node[kept.source]), access.groups
+        return kept.form.to_cache(self._by_node[kept.source]), access.groups
 
     def join_prefix(self, node: fx.Node, parts: Sequence[Any]) -> Any:
         batch = self._sizes[self.plan.capture.batch]
@@ -99,16 +99,16 @@ class PrefixFrame(Frame):
     def row_count(self) -> Any:
         return self._rows
 
-    def key_count(self, lead: sympy.Expr) -> Any:
+    def key_count(self, prefix_length: sympy.Expr) -> Any:
         return self._rows
 
-    def positions(self, lead: sympy.Expr, *, single: bool) -> Tensor:
+    def positions(self, prefix_length: sympy.Expr, *, single: bool) -> Tensor:
         batch = self._sizes[self.plan.capture.batch]
         return torch.arange(self._rows).expand(batch, self._rows)
 
-    def _cached(self, cache: Kept) -> Tensor:
+    def _cached(self, cache: CachedValue) -> Tensor:
         assert cache.form is not None
-        return with_cache_dtype(cache, cache.form.kept(self._values[cache.source]))
+        return with_cache_dtype(cache, cache.form.to_cache(self._values[cache.source]))
 
     def _with_keys(self, operand: fx.Node, table: Tensor) -> Tensor:
         axes = self.plan.token_axes(operand)
@@ -120,7 +120,7 @@ class PrefixFrame(Frame):
         return [self._rows if axis in tokens else size for axis, size in enumerate(shape)]
 
 
-def _has_prefix(plan: Plan, node: fx.Node) -> bool:
+def _has_prefix(plan: DecodePlan, node: fx.Node) -> bool:
     layout = plan.layouts[node]
     axis = layout.keys if layout.rows is None else layout.rows
-    return axis is not None and plan.lead(node, axis) != 0
+    return axis is not None and plan.prefix_length(node, axis) != 0

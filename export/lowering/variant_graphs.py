@@ -37,12 +37,12 @@ from hybrid_deploy.export.lowering.dim_ranges import (
 from hybrid_deploy.export.lowering.torch_to_onnx import name_dims, onnx_from_torch
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxes
 from hybrid_deploy.export.model.interface import EncodePart
-from hybrid_deploy.export.plan.plan import Plan
+from hybrid_deploy.export.plan.plan import DecodePlan
 
 
-def lower(
+def lower_plan(
     model: nn.Module,
-    plan: Plan,
+    plan: DecodePlan,
     inputs: Mapping[str, Tensor],
     dynamic: DynamicAxes,
     opset: int,

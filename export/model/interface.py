@@ -70,7 +70,7 @@ def heads_of(outputs: Any) -> tuple[Tensor, ...]:
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
-def has_own_step(model: nn.Module) -> bool:
+def has_custom_step(model: nn.Module) -> bool:
     """Tells whether a model brings a step of its own, so that none has to be derived."""
     return all(callable(getattr(model, name, None)) for name in ("initial_state", "step"))
 
@@ -81,7 +81,7 @@ def check_model(model: nn.Module) -> None:
     Raises:
         UnsupportedModelError: a method is missing, or the model is in training mode.
     """
-    needed = ["encode"] if has_own_step(model) else ["encode", "decode"]
+    needed = ["encode"] if has_custom_step(model) else ["encode", "decode"]
     missing = [name for name in needed if not callable(getattr(model, name, None))]
     if missing:
         raise UnsupportedModelError(
@@ -124,6 +124,6 @@ def arrays_of(inputs: Mapping[str, Tensor]) -> Inputs:
     return {name: value.numpy() for name, value in inputs.items()}
 
 
-def pair(value: Tensor) -> Tensor:
+def as_batch_of_two(value: Tensor) -> Tensor:
     """Gives two examples: tracing takes a batch of one for a constant."""
     return torch.cat([value, value])[:2].contiguous()

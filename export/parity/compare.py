@@ -63,7 +63,7 @@ class _Step:
     heads: tuple[NDArray[Any], ...]
 
 
-def check_parity(
+def compare_greedy(
     model: nn.Module,
     backend: Backend,
     generation: GenerationDefaults,
@@ -93,7 +93,7 @@ def check_parity(
     return parity
 
 
-def check_prompts(
+def compare_random_prompts(
     model: nn.Module,
     backend: Backend,
     generation: GenerationDefaults,

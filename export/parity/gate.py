@@ -13,18 +13,18 @@ from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import BackendError, UnsupportedModelError
 from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.model.dynamic_axes import resized
-from hybrid_deploy.export.model.interface import Inputs, arrays_of, pair
+from hybrid_deploy.export.model.interface import Inputs, arrays_of, as_batch_of_two
 from hybrid_deploy.export.parity.compare import (
     Parity,
-    check_parity,
-    check_prompts,
+    compare_greedy,
+    compare_random_prompts,
 )
 from hybrid_deploy.export.parity.decode_checks import varied
 from hybrid_deploy.export.trace.refusal import first_line
 from hybrid_deploy.runtime.backends.protocol import Backend
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
-    Options,
+    BackendOptions,
     load_backend,
 )
 
@@ -49,20 +49,20 @@ def check_export(
     Raises:
         ParityError: a token differs, or a logit by more than parity.LARGEST_DIFFERENCE.
     """
-    backend = load_backend(DEFAULT_BACKEND, bundle, FLOAT_VARIANT, Options())
+    backend = load_backend(DEFAULT_BACKEND, bundle, FLOAT_VARIANT, BackendOptions())
     model, generation, batch = job.model, job.spec.generation, job.form.batch
-    pairs = {name: varied(pair(value)) for name, value in job.example.items()}
+    pairs = {name: varied(as_batch_of_two(value)) for name, value in job.example.items()}
     examples = _resized(arrays_of(pairs), batch or _EXAMPLES)
-    prompts = check_prompts(model, backend, generation, examples, vocabulary_size)
+    prompts = compare_random_prompts(model, backend, generation, examples, vocabulary_size)
     parity = Parity(largest_difference=prompts.largest_difference)
     if job.spec.dynamic:
         _check_sizes(job, backend, pairs, vocabulary_size)
     checks = job.checks if batch is None else rebatched(job.checks, batch)
     if generation.start_tokens:
-        parity.add(check_parity(model, backend, generation, checks, checked))
+        parity.add(compare_greedy(model, backend, generation, checks, checked))
         return parity
     for inputs in checks:
-        parity.add(check_prompts(model, backend, generation, inputs, vocabulary_size))
+        parity.add(compare_random_prompts(model, backend, generation, inputs, vocabulary_size))
         if checked is not None:
             checked(len(next(iter(inputs.values()))))
     return parity
@@ -80,7 +80,7 @@ def _check_sizes(
         inputs = _resized(inputs, job.form.batch or _EXAMPLES)
         sizes = ", ".join("x".join(map(str, array.shape[1:])) for array in inputs.values())
         try:
-            check_prompts(job.model, backend, few, inputs, vocabulary_size)
+            compare_random_prompts(job.model, backend, few, inputs, vocabulary_size)
         except BackendError as error:
             raise UnsupportedModelError(
                 f"the exported encoder does not work for inputs of size {sizes}, which the "

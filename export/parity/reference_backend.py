@@ -69,7 +69,7 @@ class FullRerunDecoding:
         chosen._tokens = self._tokens[rows]
         return chosen
 
-    def widen(self, count: int) -> FullRerunDecoding:
+    def expand_beams(self, count: int) -> FullRerunDecoding:
         """Gives the decoding in which every sequence is `count` beams."""
         return self.select(np.repeat(np.arange(self.batch), count))
 

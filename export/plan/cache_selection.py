@@ -9,15 +9,15 @@ from math import prod
 import torch
 from torch import fx
 
-from hybrid_deploy.export.plan.cached_value import Access, Form, Kept
+from hybrid_deploy.export.plan.cached_value import Access, CachedValue, CacheLayout
 from hybrid_deploy.export.plan.data_movement import numbered, path_back, replay
-from hybrid_deploy.export.plan.plan import BindingTime, Plan
+from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan
 from hybrid_deploy.export.trace.capture import hint
 from hybrid_deploy.export.trace.refusal import refuse
 
 
-def keep_heads(
-    plan: Plan, consumer: fx.Node, operand: fx.Node, kind: str, *, transposed: bool = False
+def select_key_value_cache(
+    plan: DecodePlan, consumer: fx.Node, operand: fx.Node, kind: str, *, transposed: bool = False
 ) -> None:
     """Keeps the keys or values of an attention.
 
@@ -32,11 +32,11 @@ def keep_heads(
     length, width = (rank - 1, rank - 2) if transposed else (rank - 2, rank - 1)
     if plan.batch_axis(operand) != 0:
         raise refuse(operand, "the batch is not the first axis of an attention's keys or values")
-    form = Form(0, tuple(range(1, rank - 2)), length, (width,), plan.folded(operand))
+    form = CacheLayout(0, tuple(range(1, rank - 2)), length, (width,), plan.folded(operand))
     plan.grant(consumer, operand, _shared_heads(plan, operand, form, kind))
 
 
-def keep_state(plan: Plan, consumer: fx.Node, operand: fx.Node) -> None:
+def select_state_cache(plan: DecodePlan, consumer: fx.Node, operand: fx.Node) -> None:
     """Keeps a value of all tokens so far that is no key and no value, as a padding mask."""
     if plan.layouts[operand].rows is None:
         return
@@ -47,7 +47,7 @@ def keep_state(plan: Plan, consumer: fx.Node, operand: fx.Node) -> None:
     if rows is None or batch is None or plan.layouts[source].merged:
         raise refuse(operand, "keys with the token axis folded into another axis")
     others = [axis for axis in range(plan.rank(source)) if axis not in (rows, batch)]
-    form = Form(
+    form = CacheLayout(
         batch,
         tuple(axis for axis in others if axis < rows),
         rows,
@@ -56,19 +56,21 @@ def keep_state(plan: Plan, consumer: fx.Node, operand: fx.Node) -> None:
     )
     if _is_broadcast(plan, source, path):
         path = ()
-    plan.grant(consumer, operand, Access(Kept(source, form, "state"), path=path))
+    plan.grant(consumer, operand, Access(CachedValue(source, form, "state"), path=path))
 
 
-def keep_memory(plan: Plan, consumer: fx.Node, operand: fx.Node, kind: str = "state") -> None:
+def select_memory(
+    plan: DecodePlan, consumer: fx.Node, operand: fx.Node, kind: str = "state"
+) -> None:
     """Keeps a value of the memory as it is; masks before they are repeated for every head."""
     values = _sources(plan, operand)
     for index in sorted(range(len(values)), key=lambda i: (_count(plan, values[i]), i)):
         if _is_broadcast(plan, values[index], tuple(reversed(values[:index]))):
-            plan.grant(consumer, operand, Access(Kept(values[index], None, kind)))
+            plan.grant(consumer, operand, Access(CachedValue(values[index], None, kind)))
             return
 
 
-def _shared_heads(plan: Plan, operand: fx.Node, form: Form, kind: str) -> Access:
+def _shared_heads(plan: DecodePlan, operand: fx.Node, form: CacheLayout, kind: str) -> Access:
     """Finds keys or values before they were repeated for every head that shares them."""
     values = _sources(plan, operand)
     wanted = _count(plan, operand)
@@ -78,17 +80,17 @@ def _shared_heads(plan: Plan, operand: fx.Node, form: Form, kind: str) -> Access
             break
         places = numbered(_hints(plan, source))
         moved = replay(reversed(values[:index]), places, lambda n: _hints(plan, n))
-        whole = form.kept(moved)
+        whole = form.to_cache(moved)
         for smaller in _forms(plan, source):
-            part = smaller.kept(places)
+            part = smaller.to_cache(places)
             groups, rest = divmod(whole.shape[1], part.shape[1])
             same = not rest and part.shape[2:] == whole.shape[2:]
             if same and torch.equal(part.repeat_interleave(groups, 1), whole):
-                return Access(Kept(source, smaller, kind), groups)
-    return Access(Kept(operand, form, kind))
+                return Access(CachedValue(source, smaller, kind), groups)
+    return Access(CachedValue(operand, form, kind))
 
 
-def _sources(plan: Plan, operand: fx.Node) -> list[fx.Node]:
+def _sources(plan: DecodePlan, operand: fx.Node) -> list[fx.Node]:
     """Lists the values that an operand was moved from, of the same binding time."""
 
     def goes_on(node: fx.Node) -> bool:
@@ -102,7 +104,7 @@ def _sources(plan: Plan, operand: fx.Node) -> list[fx.Node]:
     return path_back(operand, goes_on)
 
 
-def _forms(plan: Plan, source: fx.Node) -> Iterator[Form]:
+def _forms(plan: DecodePlan, source: fx.Node) -> Iterator[CacheLayout]:
     """Lists the ways to see a value as (batch, heads, length, width)."""
     batch = plan.batch_axis(source)
     if batch is None:
@@ -112,10 +114,10 @@ def _forms(plan: Plan, source: fx.Node) -> Iterator[Form]:
     for length, width in permutations(others, 2):
         if rows in (None, length):
             heads = tuple(axis for axis in others if axis not in (length, width))
-            yield Form(batch, heads, length, (width,), plan.folded(source))
+            yield CacheLayout(batch, heads, length, (width,), plan.folded(source))
 
 
-def _is_broadcast(plan: Plan, source: fx.Node, path: tuple[fx.Node, ...]) -> bool:
+def _is_broadcast(plan: DecodePlan, source: fx.Node, path: tuple[fx.Node, ...]) -> bool:
     """Tells whether a path does no more than broadcasting would."""
     if not path:
         return True
@@ -126,9 +128,9 @@ def _is_broadcast(plan: Plan, source: fx.Node, path: tuple[fx.Node, ...]) -> boo
     return fits and torch.equal(moved, places.expand(goal))
 
 
-def _hints(plan: Plan, node: fx.Node) -> list[int]:
+def _hints(plan: DecodePlan, node: fx.Node) -> list[int]:
     return [hint(size) for size in plan.shape(node)]
 
 
-def _count(plan: Plan, node: fx.Node) -> int:
+def _count(plan: DecodePlan, node: fx.Node) -> int:
     return prod(_hints(plan, node))

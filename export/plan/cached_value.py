@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 
 @dataclass(frozen=True)
-class Form:
+class CacheLayout:
     """How the axes of a value become (batch, heads, length, width).
 
     Attributes:
@@ -36,7 +36,7 @@ class Form:
         """The value's axes in the order in which they are kept."""
         return (self.batch, *self.heads, self.length, *self.width)
 
-    def kept(self, value: Tensor) -> Tensor:
+    def to_cache(self, value: Tensor) -> Tensor:
         """Gives a value as (batch, heads, length, width)."""
         if self.order != tuple(sorted(self.order)):
             value = value.permute(self.order)
@@ -49,17 +49,17 @@ class Form:
             value = value.flatten(3) if self.width else value.unsqueeze(-1)
         return value
 
-    def restored(self, kept: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    def from_cache(self, cached: Tensor, sizes: tuple[int, ...]) -> Tensor:
         """Gives the value back; `sizes` are its own, the batch's is not looked at."""
         ordered = [-1 if axis == self.batch else sizes[axis] for axis in self.order]
-        value = kept.reshape(ordered)
+        value = cached.reshape(ordered)
         if self.order == tuple(sorted(self.order)):
             return value
         return value.permute([self.order.index(axis) for axis in range(len(self.order))])
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedValue:
     """A value that is kept between calls.
 
     Attributes:
@@ -69,7 +69,7 @@ class Kept:
     """
 
     source: fx.Node
-    form: Form | None
+    form: CacheLayout | None
     kind: str = field(compare=False)
 
 
@@ -83,6 +83,6 @@ class Access:
         path: the movements from the kept value to the operand, for what is no key and no value.
     """
 
-    kept: Kept
+    cached: CachedValue
     groups: int = 1
     path: tuple[fx.Node, ...] = ()

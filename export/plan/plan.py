@@ -11,7 +11,7 @@ import sympy
 import torch
 from torch import Tensor, fx
 
-from hybrid_deploy.export.plan.cached_value import Access, Kept
+from hybrid_deploy.export.plan.cached_value import Access, CachedValue
 from hybrid_deploy.export.plan.causal_mask import CausalPattern
 from hybrid_deploy.export.trace.capture import Capture, as_expr, hint
 from hybrid_deploy.export.trace.refusal import refuse
@@ -43,7 +43,7 @@ class Layout:
 
 
 @dataclass
-class Plan:
+class DecodePlan:
     """What the analysis found; everything that the graphs are made from.
 
     Attributes:
@@ -71,12 +71,12 @@ class Plan:
     accesses: dict[tuple[fx.Node, fx.Node], Access] = field(default_factory=dict)
 
     @property
-    def caches(self) -> list[Kept]:
+    def caches(self) -> list[CachedValue]:
         """What is kept of earlier tokens, in the order of the graphs' inputs."""
         return [k for k in self._kept() if self.depends_on_tokens(k.source)]
 
     @property
-    def memory(self) -> list[Kept]:
+    def memory(self) -> list[CachedValue]:
         """What the encoder graph hands to the decoder graphs, in the order of its outputs."""
         return [k for k in self._kept() if not self.depends_on_tokens(k.source)]
 
@@ -92,18 +92,18 @@ class Plan:
 
     def token_axes(self, node: fx.Node) -> tuple[int, ...]:
         """Gives the axes of a node whose size follows the number of tokens."""
-        pairs = zip(self.shape(node), self.shape_of_twin(node), strict=True)
+        pairs = zip(self.shape(node), self.shape_in_shorter_trace(node), strict=True)
         return tuple(axis for axis, (long, short) in enumerate(pairs) if hint(long) != hint(short))
 
-    def shape_of_twin(self, node: fx.Node) -> tuple[int | torch.SymInt, ...]:
+    def shape_in_shorter_trace(self, node: fx.Node) -> tuple[int | torch.SymInt, ...]:
         """Gives the shape of a node when the program runs on one token less."""
-        return self.shape(self.capture.twins[node])
+        return self.shape(self.capture.shorter_trace[node])
 
     def per_row(self, node: fx.Node, axis: int) -> int:
         """Tells how many values along one of a node's token axes belong to one token."""
-        return hint(self.shape(node)[axis]) - hint(self.shape_of_twin(node)[axis])
+        return hint(self.shape(node)[axis]) - hint(self.shape_in_shorter_trace(node)[axis])
 
-    def lead(self, node: fx.Node, axis: int) -> sympy.Expr:
+    def prefix_length(self, node: fx.Node, axis: int) -> sympy.Expr:
         """Gives how many values stand before the tokens along one of a node's token axes."""
         count = hint(self.shape(node)[axis]) // self.per_row(node, axis)
         before = count - self.capture.length
@@ -113,10 +113,10 @@ class Plan:
             raise refuse(node, "this axis is neither as long as the tokens nor as all before them")
         return as_expr(self.prefix)
 
-    def leads(self, node: fx.Node) -> bool:
+    def prefix_lengths(self, node: fx.Node) -> bool:
         """Tells whether memory stands before the tokens along a node's row axis."""
         rows = self.layouts[node].rows
-        return rows is not None and self.lead(node, rows) != 0
+        return rows is not None and self.prefix_length(node, rows) != 0
 
     def is_table(self, node: fx.Node) -> bool:
         """Tells whether a node holds values per position that are the same for every sequence."""
@@ -145,17 +145,17 @@ class Plan:
         """Notes how a consumer gets at an operand that is kept."""
         self.accesses[consumer, operand] = access
 
-    def kept_shape(self, kept: Kept) -> tuple[int | torch.SymInt, ...]:
+    def cached_shape(self, cached: CachedValue) -> tuple[int | torch.SymInt, ...]:
         """Gives the shape in which a value is kept."""
-        sizes, form = self.shape(kept.source), kept.form
+        sizes, form = self.shape(cached.source), cached.form
         if form is None:
             return sizes
         groups = [sizes[axis] for axis in form.heads], [sizes[axis] for axis in form.width]
         if not all(isinstance(size, int) for group in groups for size in group):
-            raise refuse(kept.source, "the number or the width of the heads varies")
+            raise refuse(cached.source, "the number or the width of the heads varies")
         heads, width = (prod(group) for group in groups)
         batch = self.shape(self.capture.tokens)[0]
         return (batch, heads * form.folded, sizes[form.length], width)
 
-    def _kept(self) -> list[Kept]:
-        return list(dict.fromkeys(access.kept for access in self.accesses.values()))
+    def _kept(self) -> list[CachedValue]:
+        return list(dict.fromkeys(access.cached for access in self.accesses.values()))

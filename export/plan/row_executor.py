@@ -21,9 +21,9 @@ from torch import Tensor, fx
 
 from hybrid_deploy.export.plan.axis_alignment import Alignment, place, repeat, without_axis
 from hybrid_deploy.export.plan.cache_ops import cache_write
-from hybrid_deploy.export.plan.cached_value import Kept
+from hybrid_deploy.export.plan.cached_value import CachedValue
 from hybrid_deploy.export.plan.data_movement import replay
-from hybrid_deploy.export.plan.plan import BindingTime, Plan
+from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan
 from hybrid_deploy.export.trace.capture import as_expr, evaluate, hint
 from hybrid_deploy.export.trace.refusal import refuse
 
@@ -36,7 +36,7 @@ class Lookup(Protocol):
         ...
 
 
-class Frame:
+class RowExecutor:
     """The values of one run.
 
     Args:
@@ -53,7 +53,7 @@ class Frame:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: DecodePlan,
         tokens: Tensor,
         position: Tensor,
         last: Tensor | None,
@@ -74,7 +74,7 @@ class Frame:
         self._values: dict[fx.Node, Any] = {plan.capture.tokens: tokens}
         self._memory = {} if memory is None else dict(zip(plan.memory, memory, strict=True))
         self._places = {cache: index for index, cache in enumerate(plan.caches)}
-        self._written: set[Kept] = set()
+        self._written: set[CachedValue] = set()
         self._made: dict[object, Tensor] = {}
         self._sizes = self._measure(tokens)
 
@@ -104,7 +104,7 @@ class Frame:
         if time is BindingTime.SIZE:
             return self.size(as_expr(operand.meta["val"]))
         if time is BindingTime.MEMORY:
-            return self._memory[self.plan.accesses[consumer, operand].kept]
+            return self._memory[self.plan.accesses[consumer, operand].cached]
         return self._constants[operand]
 
     def heads(self, consumer: fx.Node, operand: fx.Node) -> tuple[Tensor, int]:
@@ -114,8 +114,8 @@ class Frame:
             The tensor, and how many heads of the consumer share one of its heads.
         """
         access = self.plan.accesses[consumer, operand]
-        known = self._memory.get(access.kept)
-        return (self._cached(access.kept) if known is None else known), access.groups
+        known = self._memory.get(access.cached)
+        return (self._cached(access.cached) if known is None else known), access.groups
 
     def axis(self, node: fx.Node, axis: int, *, single: bool) -> int:
         """Gives the index of one of a node's axes in the form with or without a row axis."""
@@ -131,11 +131,11 @@ class Frame:
         layout, sizes = self.plan.layouts[node], []
         for axis, size in enumerate(self.plan.shape(node)):
             if axis == layout.keys:
-                sizes.append(self.key_count(self.plan.lead(node, axis)))
+                sizes.append(self.key_count(self.plan.prefix_length(node, axis)))
             elif axis != layout.rows:
                 sizes.append(self.size(as_expr(size)))
             elif layout.merged:
-                lead = self.plan.lead(node, axis)
+                lead = self.plan.prefix_length(node, axis)
                 per_row = as_expr(size) / (self.plan.capture.length + lead)
                 rows = 1 if self.is_single(node) else self.row_count()
                 sizes.append(self.size(per_row) * rows)
@@ -185,10 +185,10 @@ class Frame:
         access = self.plan.accesses[consumer, operand]
         key = ("keyed", access)
         if key not in self._made:
-            kept = access.kept
+            kept = access.cached
             assert kept.form is not None
             sizes = tuple(hint(size) for size in self.plan.shape(kept.source))
-            value = kept.form.restored(self._cached(kept), sizes)
+            value = kept.form.from_cache(self._cached(kept), sizes)
             if kept.source.meta["val"].dtype is torch.bool:
                 value = value > 0
             self._made[key] = replay(access.path, value, self._full_shape)
@@ -202,27 +202,27 @@ class Frame:
         """Gives how many rows are computed for each sequence."""
         return self._values[self.plan.capture.tokens].shape[1]
 
-    def key_count(self, lead: sympy.Expr) -> Any:
+    def key_count(self, prefix_length: sympy.Expr) -> Any:
         """Gives how many keys there are where `lead` values stand before the tokens."""
-        return self.plan.capture.length + self.size(lead)
+        return self.plan.capture.length + self.size(prefix_length)
 
-    def positions(self, lead: sympy.Expr, *, single: bool) -> Tensor:
+    def positions(self, prefix_length: sympy.Expr, *, single: bool) -> Tensor:
         """Gives where the rows are, counting what stands before the tokens.
 
         Returns:
             (batch,) int64 for a single row, (batch, length) for several.
         """
-        first = self._position + self.size(lead) if lead != 0 else self._position
+        first = self._position + self.size(prefix_length) if prefix_length != 0 else self._position
         if not single:
             return first[:, None] + torch.arange(self.row_count())
         return first if self._last is None else first + self._last
 
-    def causal_mask(self, lead: sympy.Expr, *, single: bool) -> Tensor:
+    def causal_mask(self, prefix_length: sympy.Expr, *, single: bool) -> Tensor:
         """Gives which keys each row may see: (batch, keys), or (batch, length, keys)."""
-        key = ("causal", lead, single)
+        key = ("causal", prefix_length, single)
         if key not in self._made:
-            positions = self.positions(lead, single=single).unsqueeze(-1)
-            self._made[key] = torch.arange(self.key_count(lead)) <= positions
+            positions = self.positions(prefix_length, single=single).unsqueeze(-1)
+            self._made[key] = torch.arange(self.key_count(prefix_length)) <= positions
         return self._made[key]
 
     def attention_mask(
@@ -235,7 +235,7 @@ class Frame:
         single = self.is_single(consumer)
         pattern = None if operand is None else self.plan.causal.get(operand)
         if operand is None or (pattern is not None and pattern.masks_attention):
-            lead = self.plan.lead(keys, self.plan.rank(keys) - 2)
+            lead = self.plan.prefix_length(keys, self.plan.rank(keys) - 2)
             mask = self.causal_mask(lead, single=single)  # (batch, [length,] keys)
             key = ("attention", lead, single, into.rank, into.folded)
             if key not in self._made:
@@ -247,7 +247,7 @@ class Frame:
         has_rows = self._row_axis(operand, into) is not None
         return mask.unsqueeze(-2) if single and (has_rows or mask.dim() < into.rank) else mask
 
-    def _cached(self, cache: Kept) -> Tensor:
+    def _cached(self, cache: CachedValue) -> Tensor:
         """Gives a cache, after writing the new rows."""
         index = self._places[cache]
         if cache not in self._written:
@@ -255,18 +255,18 @@ class Frame:
             rows = self._values[cache.source]
             if self.is_single(cache.source):
                 rows = rows.unsqueeze(cache.form.length)
-            rows = with_cache_dtype(cache, cache.form.kept(rows))
-            lead = self.plan.lead(cache.source, cache.form.length)
+            rows = with_cache_dtype(cache, cache.form.to_cache(rows))
+            lead = self.plan.prefix_length(cache.source, cache.form.length)
             self.caches[index] = self._write(self.caches[index], rows, lead)
             self._written.add(cache)
         return self.caches[index]
 
-    def _write(self, cache: Tensor, rows: Tensor, lead: sympy.Expr) -> Tensor:
-        first = self._position + self.size(lead) if lead != 0 else self._position
+    def _write(self, cache: Tensor, rows: Tensor, prefix_length: sympy.Expr) -> Tensor:
+        first = self._position + self.size(prefix_length) if prefix_length != 0 else self._position
         if self.native:
             written: Tensor = cache_write(cache, rows, first)
             return written
-        key = ("places", lead, rows.shape[1], rows.shape[3])
+        key = ("places", prefix_length, rows.shape[1], rows.shape[3])
         if key not in self._made:
             index = first[:, None] + torch.arange(rows.shape[2])  # (batch, rows)
             self._made[key] = index[:, None, :, None].expand(rows.shape)
@@ -283,7 +283,7 @@ class Frame:
     def _measure(self, tokens: Tensor) -> dict[sympy.Symbol, Any]:
         sizes: dict[sympy.Symbol, Any] = {self.plan.capture.batch: tokens.shape[0]}
         for kept, value in self._memory.items():
-            for expected, size in zip(self.plan.kept_shape(kept), value.shape, strict=True):
+            for expected, size in zip(self.plan.cached_shape(kept), value.shape, strict=True):
                 expr = as_expr(expected)
                 symbol = expr if expr.is_Symbol else expr - self.plan.capture.length
                 if symbol.is_Symbol:
@@ -320,7 +320,7 @@ class Frame:
         if into.batch is None or into.rows is None or into.batch == into.rows:
             raise refuse(consumer, "a value per position meets a value whose batch axis is unclear")
         pattern = self.plan.causal.get(operand)
-        lead = self.plan.lead(operand, into.rows + self.plan.rank(operand))
+        lead = self.plan.prefix_length(operand, into.rows + self.plan.rank(operand))
         if pattern is not None:
             mask = self.causal_mask(lead, single=single)
             picked = pattern.of(mask)
@@ -338,13 +338,13 @@ class Frame:
         return value
 
 
-def cache_dtype(cache: Kept) -> torch.dtype:
+def cache_dtype(cache: CachedValue) -> torch.dtype:
     """Gives the type that a cache has; truth values are kept as numbers, as TensorRT wants them."""
     dtype: torch.dtype = cache.source.meta["val"].dtype
     return torch.float32 if dtype is torch.bool else dtype
 
 
-def with_cache_dtype(cache: Kept, rows: Tensor) -> Tensor:
+def with_cache_dtype(cache: CachedValue, rows: Tensor) -> Tensor:
     """Gives new rows in the type that their cache has."""
     dtype = cache_dtype(cache)
     return rows if rows.dtype is dtype else rows.to(dtype)

@@ -18,7 +18,11 @@ from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.trace.length_pairing import pair, share_equal_constants, share_equal_nodes
+from hybrid_deploy.export.trace.length_pairing import (
+    pair_traces,
+    share_equal_constants,
+    share_equal_nodes,
+)
 from hybrid_deploy.export.trace.portable_ops import PortableForms
 from hybrid_deploy.export.trace.refusal import first_line, recording_the_users_lines, users_line
 
@@ -43,7 +47,7 @@ class Capture:
 
     Attributes:
         nodes: the program at length L, in topological order.
-        twins: for every node, the same node at length L - 1.
+        shorter_trace: for every node, the same node at length L - 1.
         constants: parameters, buffers and literal tensors, by their placeholder.
         tokens: placeholder of the tokens, (batch, L) int64.
         memory: placeholders of what encode() returned.
@@ -52,7 +56,7 @@ class Capture:
     """
 
     nodes: tuple[fx.Node, ...]
-    twins: Mapping[fx.Node, fx.Node]
+    shorter_trace: Mapping[fx.Node, fx.Node]
     constants: Mapping[fx.Node, Tensor]
     names: Mapping[fx.Node, str]
     tokens: fx.Node
@@ -88,15 +92,15 @@ def capture_decoder(
     """
     long, short = (_trace(decode, memory, dynamic, size) for size in (length, length - 1))
     constants, names = _constants(long)
-    twins = pair(long.graph, short.graph)
+    shorter_trace = pair_traces(long.graph, short.graph)
     share_equal_constants(constants)
-    twins = share_equal_nodes(twins)
+    shorter_trace = share_equal_nodes(shorter_trace)
     signature = long.graph_signature
-    users = [n for n in twins if n.op == "placeholder" and n.name in signature.user_inputs]
-    output: Any = next(n for n in twins if n.op == "output").args[0]
+    users = [n for n in shorter_trace if n.op == "placeholder" and n.name in signature.user_inputs]
+    output: Any = next(n for n in shorter_trace if n.op == "output").args[0]
     return Capture(
-        nodes=tuple(twins),
-        twins=twins,
+        nodes=tuple(shorter_trace),
+        shorter_trace=shorter_trace,
         constants=constants,
         names=names,
         tokens=users[0],

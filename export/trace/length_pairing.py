@@ -15,7 +15,7 @@ _SLICE = torch.ops.aten.slice.Tensor
 _RANDOM = torch.Tag.nondeterministic_seeded
 
 
-def pair(long: fx.Graph, short: fx.Graph) -> dict[fx.Node, fx.Node]:
+def pair_traces(long: fx.Graph, short: fx.Graph) -> dict[fx.Node, fx.Node]:
     """Finds for every node of the long program the same node of the short one.
 
     A slice that takes everything is left out of a trace. It is put back here, where a table is as
@@ -26,43 +26,43 @@ def pair(long: fx.Graph, short: fx.Graph) -> dict[fx.Node, fx.Node]:
     """
     for graph in (long, short):
         _remove_aliases(graph)
-    twins: dict[fx.Node, fx.Node] = {}
+    shorter_trace: dict[fx.Node, fx.Node] = {}
     put_back: dict[fx.Node, fx.Node] = {}  # of the short program, with their sources
     longs = list(long.nodes)
     index = 0
     for node in short.nodes:
         found = longs[index] if index < len(longs) else None
-        if found is not None and _match(found, node, twins, put_back):
-            twins[found], index = node, index + 1
+        if found is not None and _match(found, node, shorter_trace, put_back):
+            shorter_trace[found], index = node, index + 1
         elif node.target is _SLICE and found is not None:
-            twins[_put_back(twins, node, found)] = node
+            shorter_trace[_put_back(shorter_trace, node, found)] = node
             put_back[node] = put_back.get(node.args[0], node.args[0])
         else:
             raise _different(found or longs[-1])
     if index < len(longs):
         raise _different(longs[index])
-    _use_slices(twins)
-    return {node: twins[node] for node in long.nodes}
+    _use_slices(shorter_trace)
+    return {node: shorter_trace[node] for node in long.nodes}
 
 
-def share_equal_nodes(twins: dict[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
+def share_equal_nodes(shorter_trace: dict[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
     """Makes nodes that compute the same, at both lengths, one node."""
     known: dict[object, fx.Node] = {}
-    kept: dict[fx.Node, fx.Node] = {}
+    shared: dict[fx.Node, fx.Node] = {}
     originals: dict[fx.Node, fx.Node] = {}
-    for node, twin in twins.items():
+    for node, twin in shorter_trace.items():
         if node.op != "call_function" or _RANDOM in getattr(node.target, "tags", ()):
-            kept[node] = twin
+            shared[node] = twin
             continue
         other = fx.map_arg((twin.args, twin.kwargs), lambda n: originals.get(n, n))
         key = _hashable((node.target, node.args, node.kwargs, other))
         first = known.setdefault(key, node)
         if first is node:
-            kept[node] = twin
+            shared[node] = twin
         else:
-            originals[twin] = originals.get(kept[first], kept[first])
+            originals[twin] = originals.get(shared[first], shared[first])
             node.replace_all_uses_with(first)
-    return kept
+    return shared
 
 
 def share_equal_constants(constants: Mapping[fx.Node, Tensor]) -> None:
@@ -89,7 +89,7 @@ def _remove_aliases(graph: fx.Graph) -> None:
 def _match(
     long: fx.Node,
     short: fx.Node,
-    twins: dict[fx.Node, fx.Node],
+    shorter_trace: dict[fx.Node, fx.Node],
     put_back: dict[fx.Node, fx.Node],
 ) -> bool:
     if _operator(long) != _operator(short):
@@ -98,13 +98,13 @@ def _match(
         return True
     source: object = short.args[0]
     assert isinstance(long.args[0], fx.Node) and isinstance(source, fx.Node)
-    same_source = twins[long.args[0]] in (source, put_back.get(source))
+    same_source = shorter_trace[long.args[0]] in (source, put_back.get(source))
     return same_source and long.args[1:2] == short.args[1:2]
 
 
-def _put_back(twins: dict[fx.Node, fx.Node], short: fx.Node, before: fx.Node) -> fx.Node:
+def _put_back(shorter_trace: dict[fx.Node, fx.Node], short: fx.Node, before: fx.Node) -> fx.Node:
     """Puts into the long program a slice that only the short one has."""
-    source = next(node for node, twin in twins.items() if twin is short.args[0])
+    source = next(node for node, twin in shorter_trace.items() if twin is short.args[0])
     axis = short.args[1] if len(short.args) > 1 else 0
     assert isinstance(axis, int)
     size = source.meta["val"].shape[axis]
@@ -114,10 +114,10 @@ def _put_back(twins: dict[fx.Node, fx.Node], short: fx.Node, before: fx.Node) ->
     return node
 
 
-def _use_slices(twins: dict[fx.Node, fx.Node]) -> None:
+def _use_slices(shorter_trace: dict[fx.Node, fx.Node]) -> None:
     """Gives the users of a slice that was put back the slice instead of its source."""
-    originals = {twin: node for node, twin in twins.items()}
-    for node, twin in twins.items():
+    originals = {twin: node for node, twin in shorter_trace.items()}
+    for node, twin in shorter_trace.items():
         if not any(n.target is _SLICE for n in twin.all_input_nodes):
             continue
         longs, shorts = list(_flat(node.args)), list(_flat(twin.args))

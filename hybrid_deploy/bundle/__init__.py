@@ -1,8 +1,8 @@
 """The deployable folder: its manifest, its files and their hashes.
 
-`open_bundle` reads a bundle; `staged_bundle` and `staged_variant` in `bundle.py` write one. A device
-opens what a workstation wrote, so nothing here needs more than msgspec. What an export job says of
-its model is imported from here.
+`open_bundle` reads a bundle; `staged_bundle` and `staged_variant` in `bundle.py` write one. A
+device opens what a workstation wrote, so nothing here needs more than msgspec. What an export job
+says of its model is imported from here.
 """
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from hybrid_deploy.bundle.atomic_write import staged_folder, write_file
-from hybrid_deploy.bundle.hash_cache import KnownFiles
+from hybrid_deploy.bundle.hash_cache import HashCache
 from hybrid_deploy.bundle.manifest import (
     FileRecord,
     GraphSpec,
@@ -112,7 +112,7 @@ def _files_for(bundle: Bundle, variant: str) -> dict[str, FileRecord]:
 
 
 def _check_once(folder: Path, files: Mapping[str, FileRecord]) -> None:
-    known = KnownFiles(folder)
+    known = HashCache(folder)
     for name, record in files.items():
         if known.sha256(name) != record.sha256:
             _check_file(folder, name, record)

@@ -27,7 +27,7 @@ class _Known(msgspec.Struct, frozen=True):
     inode: int
 
 
-class KnownFiles:
+class HashCache:
     """Remembers the hashes of the files of one folder."""
 
     def __init__(self, folder: Path) -> None:

@@ -59,23 +59,25 @@ class SeveralHeads(Protocol):
 
 
 @runtime_checkable
-class RoughFirst(Protocol):
+class ApproximateLogits(Protocol):
     """A decoding that gives all logits roughly, and the true ones of some tokens when asked."""
 
     @property
-    def margin(self) -> FloatArray | None:
+    def error_bound(self) -> FloatArray | None:
         """How far each logit of the newest step can be off, (batch,); None if all are exact."""
         ...
 
-    def prefill_roughly(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
+    def prefill_approximate(
+        self, tokens: IntArray, position: IntArray, last: IntArray
+    ) -> FloatArray:
         """Does what `prefill` does; the logits are within the margin."""
         ...
 
-    def step_roughly(self, token: IntArray, position: IntArray) -> FloatArray:
+    def step_approximate(self, token: IntArray, position: IntArray) -> FloatArray:
         """Does what `step` does; the logits are within the margin."""
         ...
 
-    def exactly(self, row: int, tokens: IntArray) -> FloatArray:
+    def exact_logits(self, row: int, tokens: IntArray) -> FloatArray:
         """Gives the true logits of some tokens after the newest step, (n,).
 
         Args:
@@ -86,7 +88,7 @@ class RoughFirst(Protocol):
 
 
 @runtime_checkable
-class Rearranging(Decoding, Protocol):
+class ReorderableDecoding(Decoding, Protocol):
     """A decoding whose sequences can change places, become beams and be left out.
 
     A beam search needs it; a batch whose sequences end one by one is made smaller with it.
@@ -106,7 +108,7 @@ class Rearranging(Decoding, Protocol):
         """
         ...
 
-    def select(self, rows: IntArray) -> Rearranging:
+    def select(self, rows: IntArray) -> ReorderableDecoding:
         """Gives the decoding of chosen sequences, memory and caches included.
 
         The decoding that it is called on is not used afterwards.
@@ -118,7 +120,7 @@ class Rearranging(Decoding, Protocol):
         """
         ...
 
-    def widen(self, count: int) -> Rearranging:
+    def expand_beams(self, count: int) -> ReorderableDecoding:
         """Gives the decoding in which every sequence is `count` beams, side by side.
 
         They share its memory where the backend can; else it is copied. The decoding that it is
@@ -129,7 +131,7 @@ class Rearranging(Decoding, Protocol):
 
 
 @dataclass(frozen=True)
-class Block:
+class StepBlock:
     """Tokens that a device made by itself, one row per step.
 
     Attributes:
@@ -146,10 +148,10 @@ class Block:
 
 
 @runtime_checkable
-class RunsAhead(Protocol):
+class GeneratesOnDevice(Protocol):
     """A decoding that feeds its own likeliest tokens back on the device."""
 
-    def ahead(self, token: IntArray, position: IntArray) -> Iterator[Block]:
+    def step_blocks(self, token: IntArray, position: IntArray) -> Iterator[StepBlock]:
         """Decodes greedily without the host.
 
         The next block is already under way on the device when one is yielded. It ends when every

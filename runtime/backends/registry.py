@@ -12,7 +12,7 @@ from hybrid_deploy.runtime.backends.protocol import Backend
 
 
 @dataclass(frozen=True)
-class Options:
+class BackendOptions:
     """How a backend runs.
 
     Attributes:
@@ -37,7 +37,7 @@ BACKENDS = tuple(_MODULES)
 DEFAULT_BACKEND = "onnxruntime"
 
 
-def load_backend(name: str, bundle: Bundle, variant: str, options: Options) -> Backend:
+def load_backend(name: str, bundle: Bundle, variant: str, options: BackendOptions) -> Backend:
     """Loads one variant of a bundle into a backend.
 
     Raises:

@@ -16,7 +16,7 @@ from hybrid_deploy.runtime.engines.cache_listing import compatible_build, last_b
 from hybrid_deploy.runtime.engines.isolated_build import compile_isolated
 from hybrid_deploy.runtime.engines.memory_check import check_memory
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
-from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import check_lowering
+from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import check_cache_write
 from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
 from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import graph_profile
@@ -119,7 +119,7 @@ def build_engine(
     gpu = _required_gpu(target)
     vendor = load_tensorrt(target.flavour)
     check_options(options, vendor.flavour, gpu)
-    check_lowering(bundle.variant(variant), graph, vendor.flavour, vendor.version)
+    check_cache_write(bundle.variant(variant), graph, vendor.flavour, vendor.version)
     path = (bundle.folder / spec.file).resolve()
     capacity = None if role is GraphRole.ENCODER else bundle.manifest.capacity
     times = timing_cache_file(cache.folder, vendor.flavour, vendor.version, gpu)

@@ -23,7 +23,11 @@ from filelock import FileLock, Timeout
 from hybrid_deploy.bundle.atomic_write import staged_folder
 from hybrid_deploy.cache_dir import CACHE_VARIABLE, cache_folder
 from hybrid_deploy.errors import BuildError, InputError
-from hybrid_deploy.runtime.engines.compatibility import flavour_misfit, gpu_misfit, version_misfit
+from hybrid_deploy.runtime.engines.compatibility import (
+    flavour_mismatch,
+    gpu_mismatch,
+    version_mismatch,
+)
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
 from hybrid_deploy.target import Flavour
@@ -176,9 +180,9 @@ def read_plan(
     """
     shaped_by = read_record(path.parent).shaped_by
     misfits = (
-        flavour and flavour_misfit(shaped_by, flavour),
-        version and version_misfit(shaped_by, version),
-        gpu and gpu_misfit(shaped_by, gpu),
+        flavour and flavour_mismatch(shaped_by, flavour),
+        version and version_mismatch(shaped_by, version),
+        gpu and gpu_mismatch(shaped_by, gpu),
     )
     if misfit := next(filter(None, misfits), None):
         raise BuildError(f"cached engine {path.parent} {misfit}")

@@ -19,7 +19,7 @@ from hybrid_deploy.runtime.engines.cache import (
     read_plan,
     read_record,
 )
-from hybrid_deploy.runtime.engines.compatibility import version_misfit
+from hybrid_deploy.runtime.engines.compatibility import version_mismatch
 
 _KEY = re.compile(r"^[0-9a-f]{64}$")
 _LEFTOVER = re.compile(r"^\.(?P<key>[0-9a-f]{64})\.")
@@ -85,7 +85,7 @@ def compatible_build(cache: EngineCache, shaped_by: dict[str, object]) -> dict[s
     version = str(shaped_by["version"])
     for engine in list_engines(cache):
         known = engine.record.shaped_by if engine.record else {}
-        if known | {"version": version} == shaped_by and version_misfit(known, version) is None:
+        if known | {"version": version} == shaped_by and version_mismatch(known, version) is None:
             try:
                 read_plan(cache.folder / engine.key / PLAN_FILE)
             except BuildError:

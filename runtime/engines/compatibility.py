@@ -12,7 +12,7 @@ from hybrid_deploy.target import Flavour, parse_target
 _AMPERE = 80
 
 
-def version_misfit(shaped_by: Mapping[str, Any], version: str) -> str | None:
+def version_mismatch(shaped_by: Mapping[str, Any], version: str) -> str | None:
     """Says why the TensorRT of that version cannot load an engine; None if it can.
 
     An engine runs with the version that built it; a version-compatible one with later ones, too.
@@ -29,7 +29,7 @@ def version_misfit(shaped_by: Mapping[str, Any], version: str) -> str | None:
     return f"was made by TensorRT {made_by}, {version} is installed; build it again"
 
 
-def flavour_misfit(shaped_by: Mapping[str, Any], flavour: Flavour) -> str | None:
+def flavour_mismatch(shaped_by: Mapping[str, Any], flavour: Flavour) -> str | None:
     """Says why that product cannot load an engine; None if it can."""
     made_by = Flavour(str(shaped_by.get("flavour")))
     if made_by is flavour:
@@ -37,7 +37,7 @@ def flavour_misfit(shaped_by: Mapping[str, Any], flavour: Flavour) -> str | None
     return f"was made by {made_by.product}, this is {flavour.product}; build it for that"
 
 
-def gpu_misfit(shaped_by: Mapping[str, Any], gpu: LocalGpu) -> str | None:
+def gpu_mismatch(shaped_by: Mapping[str, Any], gpu: LocalGpu) -> str | None:
     """Says why an engine cannot run on a GPU; None if it can.
 
     Args:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
-from hybrid_deploy.runtime.generation.incremental_text import Reading
+from hybrid_deploy.runtime.generation.incremental_text import IncrementalDetokenizer
 from hybrid_deploy.runtime.generation.logits import check_largest
-from hybrid_deploy.runtime.generation.sequences import Decoded, Finish, Row
-from hybrid_deploy.runtime.generation.settings import Beams, Rules
-from hybrid_deploy.runtime.generation.top_k import largest_places
+from hybrid_deploy.runtime.generation.sequences import FinishReason, Row, SequenceResult
+from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
+from hybrid_deploy.runtime.generation.top_k import top_k_indices
 
 _NEVER = np.float32(-1e9)
 """The total of what is no sequence: far below any sum of logarithms, but a number."""
@@ -29,7 +29,7 @@ class _Ended:
     tokens: tuple[int, ...]
     scores: tuple[float, ...]
     total: float
-    finish: Finish
+    finish: FinishReason
     text: str | None
 
 
@@ -37,8 +37,8 @@ class _Ended:
 class _Candidate:
     """How a beam may go on: why it would end there, its text, and that up to a stop sequence."""
 
-    finish: Finish | None
-    reading: Reading | None
+    finish: FinishReason | None
+    reading: IncrementalDetokenizer | None
     text: str | None = None
 
 
@@ -53,7 +53,7 @@ class Hypotheses:
         done: whether the search has ended.
     """
 
-    def __init__(self, row: Row, rules: Rules, beams: Beams) -> None:
+    def __init__(self, row: Row, rules: DecodingSettings, beams: Beams) -> None:
         self.row, self.length, self.done = row, 0, False
         self.newest = np.zeros(beams.count, np.int64)
         self.sources = np.arange(beams.count)
@@ -83,7 +83,7 @@ class Hypotheses:
         scores = self._log_probabilities(logits)
         totals = np.add(scores, self._totals[:, None], out=self._spare)
         count = min(self._beams.candidates(len(self._ends)), totals.size)
-        places = largest_places(totals.reshape(-1), count)
+        places = top_k_indices(totals.reshape(-1), count)
         best = totals.reshape(-1)[places]
         if best[0] <= _NEVER / 2:
             if not self._ended:
@@ -93,24 +93,26 @@ class Hypotheses:
         sources, tokens = np.divmod(places, totals.shape[1])
         self._extend(sources, tokens, best, scores[sources, tokens])
 
-    def give_up(self, reason: Finish) -> None:
+    def give_up(self, reason: FinishReason) -> None:
         """Ends the search with what there is, the beams included."""
         self.done, self.row.finish = True, reason
         for place, total in enumerate(self._totals):
             if self.length:
                 self._note_ended(place, (), total, _Candidate(reason, None))
 
-    def decoded(self) -> Decoded:
+    def decoded(self) -> SequenceResult:
         """Gives the best sequence, with the next best ones."""
         found = [
-            Decoded(each.tokens, self._asked(each.scores), each.finish, each.text, each.total)
+            SequenceResult(
+                each.tokens, self._asked(each.scores), each.finish, each.text, each.total
+            )
             for each in self._ended[: self._beams.n_best]
         ]
         if not found:
-            return Decoded((), self._asked(()), self.row.finish or "cancelled")
+            return SequenceResult((), self._asked(()), self.row.finish or "cancelled")
         best = found[0]
-        return Decoded(
-            best.tokens, best.scores, best.finish, best.text, best.total, tuple(found[1:])
+        return SequenceResult(
+            best.tokens, best.scores, best.finish, best.text, best.sequence_score, tuple(found[1:])
         )
 
     def _asked(self, scores: tuple[float, ...]) -> tuple[float, ...] | None:

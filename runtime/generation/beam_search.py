@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.backends.protocol import Decoding, FloatArray, Rearranging
+from hybrid_deploy.runtime.backends.protocol import Decoding, FloatArray, ReorderableDecoding
 from hybrid_deploy.runtime.generation.beam_hypotheses import Hypotheses
 from hybrid_deploy.runtime.generation.logits import prompt_logits
-from hybrid_deploy.runtime.generation.sequences import Control, Decodes, begin_rows
-from hybrid_deploy.runtime.generation.settings import Rules
+from hybrid_deploy.runtime.generation.sequences import BatchResult, Cancellation, begin_rows
+from hybrid_deploy.runtime.generation.settings import DecodingSettings
 
 
 class BeamSearch:
@@ -38,24 +38,24 @@ class BeamSearch:
         self,
         decoding: Decoding,
         prompts: Sequence[Sequence[int]],
-        rules: Rules,
-        control: Control | None = None,
+        rules: DecodingSettings,
+        control: Cancellation | None = None,
     ) -> None:
         assert rules.beams is not None
-        if not isinstance(decoding, Rearranging) or not decoding.resizable:
+        if not isinstance(decoding, ReorderableDecoding) or not decoding.resizable:
             raise UsageError(
                 "a beam search needs graphs without a fixed batch, and a backend that can "
                 "rearrange sequences; ask for one beam, export without --batch, or take "
                 "--backend onnxruntime"
             )
         rows = begin_rows(prompts, decoding.batch, rules.limits)
-        self._decoding = decoding.widen(1)
+        self._decoding = decoding.expand_beams(1)
         self._count, self._capacity = rules.beams.count, rules.limits.capacity
-        self._control = control or Control()
+        self._control = control or Cancellation()
         self._inputs = [Hypotheses(row, rules, rules.beams) for row in rows]
         self._slots = list(self._inputs)
 
-    def run(self) -> Decodes:
+    def run(self) -> BatchResult:
         """Searches until every input has its sequences.
 
         Raises:
@@ -67,7 +67,7 @@ class BeamSearch:
             self._advance(self._logits())
             began, now = now, time.perf_counter()
             milliseconds.append((now - began) * 1e3)
-        return Decodes(
+        return BatchResult(
             sequences=tuple(each.decoded() for each in self._inputs),
             first_ms=milliseconds[0] if milliseconds else 0.0,
             step_ms=tuple(milliseconds[1:]),
@@ -79,7 +79,7 @@ class BeamSearch:
         if not self._slots[0].length:
             first = prompt_logits(self._decoding, [each.row.prompt for each in self._slots])
             logits = np.repeat(first[:, None], self._count, 1)
-            self._decoding = self._decoding.widen(self._count)
+            self._decoding = self._decoding.expand_beams(self._count)
             return logits
         token = np.concatenate([each.newest for each in self._slots])
         newest = [min(len(s.row.prompt) + s.length, self._capacity) - 1 for s in self._slots]

@@ -12,7 +12,7 @@ import numpy as np
 
 from hybrid_deploy.errors import MissingDependencyError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
-from hybrid_deploy.runtime.generation.incremental_text import Reading
+from hybrid_deploy.runtime.generation.incremental_text import IncrementalDetokenizer
 
 _TRIED = 32
 """How many of the likeliest tokens are tried one by one before all are."""
@@ -67,10 +67,12 @@ class Pattern:
     """
 
     pattern: str
-    begin: Reading
+    begin: IncrementalDetokenizer
     end_tokens: tuple[int, ...]
     needed: int | None = None
-    _readings: dict[tuple[int, ...], Reading] = field(default_factory=dict, repr=False)
+    _readings: dict[tuple[int, ...], IncrementalDetokenizer] = field(
+        default_factory=dict, repr=False
+    )
 
     def __post_init__(self) -> None:
         self._compiled = compile_pattern(self.pattern)
@@ -85,7 +87,7 @@ class Pattern:
         logits[:] = -np.inf
         logits[fitting] = kept
 
-    def _reading(self, tokens: tuple[int, ...]) -> Reading:
+    def _reading(self, tokens: tuple[int, ...]) -> IncrementalDetokenizer:
         """Gives the text of the new tokens; mostly that of all but one is known."""
         if not tokens:
             return self.begin
@@ -98,7 +100,9 @@ class Pattern:
             self._readings[tokens] = found
         return found
 
-    def _likeliest(self, logits: FloatArray, reading: Reading, needed: int) -> list[int] | None:
+    def _likeliest(
+        self, logits: FloatArray, reading: IncrementalDetokenizer, needed: int
+    ) -> list[int] | None:
         """Gives the likeliest tokens that fit, if there are enough among the likeliest of all."""
         count = min(max(_TRIED, 2 * needed), len(logits))
         order = np.argpartition(logits, -count)[-count:]
@@ -113,7 +117,7 @@ class Pattern:
                     return fitting
         return fitting if count == len(logits) else None
 
-    def _fits(self, reading: Reading, token: int) -> bool:
+    def _fits(self, reading: IncrementalDetokenizer, token: int) -> bool:
         if token in self.end_tokens:
             return self._compiled.fullmatch(reading.whole) is not None
         longer = reading.advanced(token)
@@ -122,7 +126,7 @@ class Pattern:
     def _may_become(self, text: str) -> bool:
         return self._compiled.fullmatch(text, partial=True) is not None
 
-    def _all(self, reading: Reading, vocabulary: int) -> list[int]:
+    def _all(self, reading: IncrementalDetokenizer, vocabulary: int) -> list[int]:
         """Gives all tokens that fit."""
         ends = [t for t in self.end_tokens if t < vocabulary and self._fits(reading, t)]
         if reading.waiting:
@@ -156,14 +160,16 @@ class _Pieces:
 
 
 @lru_cache(maxsize=8)
-def _any_text(begin: Reading, vocabulary: int) -> Reading:
+def _any_text(begin: IncrementalDetokenizer, vocabulary: int) -> IncrementalDetokenizer:
     """Gives the reading of some text: what a token adds is the same behind all but the empty."""
     readings = (begin.advanced(token) for token in range(vocabulary))
     return next((reading for reading in readings if reading.text.strip()), begin)
 
 
 @lru_cache(maxsize=8)
-def _pieces(behind: Reading, vocabulary: int, end_tokens: tuple[int, ...]) -> _Pieces:
+def _pieces(
+    behind: IncrementalDetokenizer, vocabulary: int, end_tokens: tuple[int, ...]
+) -> _Pieces:
     """Reads every token behind a text; takes some tenths of a second for a large vocabulary."""
     pairs = []
     for token in range(vocabulary):

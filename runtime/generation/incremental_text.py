@@ -15,7 +15,7 @@ UNFINISHED = "\ufffd"
 
 
 @dataclass(frozen=True)
-class Reading:
+class IncrementalDetokenizer:
     """The text of a sequence so far; it is never changed, so that beams can share it.
 
     What a token reads as depends on those before it: a space at the beginning is dropped, a
@@ -36,15 +36,17 @@ class Reading:
     known: tuple[int, ...] = ()
     waiting: tuple[int, ...] = ()
 
-    def advanced(self, token: int) -> Reading:
+    def advanced(self, token: int) -> IncrementalDetokenizer:
         """Gives the reading after one more token."""
         if token in self.silent:
             return self
         waiting = (*self.waiting, token)
         before, whole = self.read(self.known), self.read(self.known + waiting)
         if len(whole) <= len(before) or whole.endswith(UNFINISHED):
-            return Reading(self.read, self.silent, self.text, self.known, waiting)
-        return Reading(self.read, self.silent, self.text + whole[len(before) :], waiting)
+            return IncrementalDetokenizer(self.read, self.silent, self.text, self.known, waiting)
+        return IncrementalDetokenizer(
+            self.read, self.silent, self.text + whole[len(before) :], waiting
+        )
 
     @property
     def whole(self) -> str:
@@ -55,7 +57,7 @@ class Reading:
 
 
 @lru_cache(maxsize=8)
-def begin_reading(vocabulary: Vocabulary | Tokenizer, folder: Path) -> Reading:
+def begin_reading(vocabulary: Vocabulary | Tokenizer, folder: Path) -> IncrementalDetokenizer:
     """Gives the reading of a sequence without tokens, of one bundle always the same.
 
     Args:
@@ -67,7 +69,7 @@ def begin_reading(vocabulary: Vocabulary | Tokenizer, folder: Path) -> Reading:
     """
     if isinstance(vocabulary, Vocabulary):
         known = vocabulary.tokens
-        return Reading(
+        return IncrementalDetokenizer(
             lambda tokens: "".join(known[t] if t < len(known) else "?" for t in tokens),
             frozenset(vocabulary.special),
         )
@@ -77,11 +79,11 @@ def begin_reading(vocabulary: Vocabulary | Tokenizer, folder: Path) -> Reading:
         text: str = decode(tokens, skip_special_tokens=False)
         return tidied(text) if tidy else text
 
-    return Reading(read, frozenset(vocabulary.skip))
+    return IncrementalDetokenizer(read, frozenset(vocabulary.skip))
 
 
 @dataclass(frozen=True)
-class Stop:
+class StopStrings:
     """Strings that end a sequence once they are part of its text.
 
     Attributes:
@@ -90,7 +92,7 @@ class Stop:
     """
 
     strings: tuple[str, ...]
-    begin: Reading
+    begin: IncrementalDetokenizer
 
     def place(self, text: str, searched: int) -> int | None:
         """Tells where the first of the strings begins.

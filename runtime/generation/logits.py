@@ -7,7 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.backends.protocol import Decoding, FloatArray, IntArray, RoughFirst
+from hybrid_deploy.runtime.backends.protocol import (
+    ApproximateLogits,
+    Decoding,
+    FloatArray,
+    IntArray,
+)
 
 
 def prompt_logits(
@@ -22,8 +27,8 @@ def prompt_logits(
     """
     step, prefill = decoding.step, decoding.prefill
     if rough:
-        assert isinstance(decoding, RoughFirst)
-        step, prefill = decoding.step_roughly, decoding.prefill_roughly
+        assert isinstance(decoding, ApproximateLogits)
+        step, prefill = decoding.step_approximate, decoding.prefill_approximate
     longest = max(len(prompt) for prompt in prompts)
     position = np.zeros(len(prompts), np.int64)
     if longest == 1:

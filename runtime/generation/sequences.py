@@ -13,9 +13,9 @@ import numpy as np
 from hybrid_deploy.bundle.manifest import Manifest
 from hybrid_deploy.errors import CapacityError, UsageError
 from hybrid_deploy.runtime.backends.protocol import IntArray
-from hybrid_deploy.runtime.generation.incremental_text import Reading
+from hybrid_deploy.runtime.generation.incremental_text import IncrementalDetokenizer
 
-Finish = Literal["end", "stop", "length", "capacity", "timeout", "cancelled"]
+FinishReason = Literal["end", "stop", "length", "capacity", "timeout", "cancelled"]
 """Why a sequence ended: its end token came, or a stop sequence; there are as many tokens as were
 wanted, or as the caches hold; the time was over; somebody asked to stop."""
 
@@ -43,7 +43,7 @@ class Limits:
         new = self.capacity + 1 if self.max_new_tokens is None else self.max_new_tokens
         return new if self.max_length is None else min(new, self.max_length - prompt)
 
-    def most(self, prompt: int) -> tuple[int, Finish]:
+    def most(self, prompt: int) -> tuple[int, FinishReason]:
         """Gives how many tokens may follow a prompt of that length, and why no more."""
         wanted, room = self.wanted(prompt), self.capacity + 1 - prompt
         return (wanted, "length") if wanted <= room else (room, "capacity")
@@ -104,11 +104,11 @@ class Row:
     index: int
     prompt: tuple[int, ...]
     most: int
-    limit: Finish
+    limit: FinishReason
     tokens: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
-    finish: Finish | None = None
-    reading: Reading | None = None
+    finish: FinishReason | None = None
+    reading: IncrementalDetokenizer | None = None
     text: str | None = None
     random: np.random.Generator | None = None
 
@@ -141,7 +141,7 @@ def begin_rows(prompts: Sequence[Sequence[int]], batch: int, limits: Limits) -> 
 
 
 @dataclass(frozen=True)
-class Decoded:
+class SequenceResult:
     """What became of one sequence.
 
     Attributes:
@@ -156,14 +156,14 @@ class Decoded:
 
     tokens: tuple[int, ...]
     scores: tuple[float, ...] | None
-    finish: Finish
+    finish: FinishReason
     text: str | None = None
-    total: float | None = None
-    others: tuple[Decoded, ...] = ()
+    sequence_score: float | None = None
+    alternatives: tuple[SequenceResult, ...] = ()
 
 
 @dataclass(frozen=True)
-class Decodes:
+class BatchResult:
     """What became of a batch, and how long each step took.
 
     Attributes:
@@ -172,14 +172,14 @@ class Decodes:
         notes: what the backend had to say.
     """
 
-    sequences: tuple[Decoded, ...]
+    sequences: tuple[SequenceResult, ...]
     first_ms: float
     step_ms: tuple[float, ...]
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Control:
+class Cancellation:
     """What ends the decoding of a batch from outside.
 
     Attributes:
@@ -190,7 +190,7 @@ class Control:
     cancel: threading.Event | None = None
     deadline: float | None = None
 
-    def reason(self) -> Finish | None:
+    def reason(self) -> FinishReason | None:
         """Tells why no further token is wanted; None if it is."""
         if self.cancel is not None and self.cancel.is_set():
             return "cancelled"

@@ -12,7 +12,11 @@ import msgspec
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Manifest
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.generation.constraints import AllowedTokens, Pattern
-from hybrid_deploy.runtime.generation.incremental_text import Reading, Stop, begin_reading
+from hybrid_deploy.runtime.generation.incremental_text import (
+    IncrementalDetokenizer,
+    StopStrings,
+    begin_reading,
+)
 from hybrid_deploy.runtime.generation.logits_processors import Processor, processors_of
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.generation.sampling import Sampling
@@ -42,7 +46,7 @@ class Beams:
 
 
 @dataclass(frozen=True)
-class Rules:
+class DecodingSettings:
     """How tokens are chosen, and when a sequence ends.
 
     Attributes:
@@ -58,11 +62,13 @@ class Rules:
     processors: tuple[Processor, ...] = ()
     sampling: Sampling | None = None
     beams: Beams | None = None
-    stop: Stop | None = None
+    stop: StopStrings | None = None
     scores: bool = False
 
 
-def rules_of(manifest: Manifest, folder: Path, options: GenerateOptions) -> Rules:
+def resolve_settings(
+    manifest: Manifest, folder: Path, options: GenerateOptions
+) -> DecodingSettings:
     """Gives the rules of a generation: the bundle's, as far as the options do not replace them.
 
     Args:
@@ -93,12 +99,12 @@ def rules_of(manifest: Manifest, folder: Path, options: GenerateOptions) -> Rule
         allowed = (Pattern(options.allowed, read("a pattern"), limits.end_tokens, count),)
     elif options.allowed is not None:
         allowed = (AllowedTokens(options.allowed),)
-    return Rules(
+    return DecodingSettings(
         limits=limits,
         processors=processors_of(defaults, limits, allowed),
         sampling=_sampling(options),
         beams=beams,
-        stop=Stop(options.stop, read("a stop sequence")) if options.stop else None,
+        stop=StopStrings(options.stop, read("a stop sequence")) if options.stop else None,
         scores=options.scores,
     )
 
@@ -143,8 +149,8 @@ def _sampling(options: GenerateOptions) -> Sampling | None:
     )
 
 
-def _reader(manifest: Manifest, folder: Path) -> Callable[[str], Reading]:
-    def begin(wanted_by: str) -> Reading:
+def _reader(manifest: Manifest, folder: Path) -> Callable[[str], IncrementalDetokenizer]:
+    def begin(wanted_by: str) -> IncrementalDetokenizer:
         if manifest.vocabulary is None:
             raise UsageError(
                 f"{folder} has no vocabulary, so {wanted_by} cannot be compared with its text; "

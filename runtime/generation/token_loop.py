@@ -9,27 +9,27 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from hybrid_deploy.runtime.backends.protocol import (
-    Block,
     Decoding,
     FloatArray,
+    GeneratesOnDevice,
     IntArray,
-    Rearranging,
-    RunsAhead,
+    ReorderableDecoding,
+    StepBlock,
 )
 from hybrid_deploy.runtime.generation.logits import check_largest, log_probabilities, prompt_logits
 from hybrid_deploy.runtime.generation.logits_processors import Processor
 from hybrid_deploy.runtime.generation.sampling import Sampling
 from hybrid_deploy.runtime.generation.sequences import (
-    Control,
-    Decoded,
-    Decodes,
-    Finish,
+    BatchResult,
+    Cancellation,
+    FinishReason,
     Limits,
     Row,
+    SequenceResult,
     begin_rows,
 )
-from hybrid_deploy.runtime.generation.settings import Rules
-from hybrid_deploy.runtime.generation.two_stage_argmax import RoughChoice
+from hybrid_deploy.runtime.generation.settings import DecodingSettings
+from hybrid_deploy.runtime.generation.two_stage_argmax import TwoStageArgmax
 
 
 def decode_greedily(
@@ -39,7 +39,7 @@ def decode_greedily(
     processors: Sequence[Processor] = (),
     *,
     scores: bool = False,
-) -> Decodes:
+) -> BatchResult:
     """Continues every prompt with the likeliest token, until all have ended.
 
     Args:
@@ -54,7 +54,9 @@ def decode_greedily(
         CapacityError: a prompt is longer than the caches.
         BackendError: the logits are not numbers, or the processors leave no token.
     """
-    return TokenLoop(decoding, prompts, Rules(limits, tuple(processors), scores=scores)).run()
+    return TokenLoop(
+        decoding, prompts, DecodingSettings(limits, tuple(processors), scores=scores)
+    ).run()
 
 
 class TokenLoop:
@@ -72,8 +74,8 @@ class TokenLoop:
         self,
         decoding: Decoding,
         prompts: Sequence[Sequence[int]],
-        rules: Rules,
-        control: Control | None = None,
+        rules: DecodingSettings,
+        control: Cancellation | None = None,
     ) -> None:
         self.rows = begin_rows(prompts, decoding.batch, rules.limits)
         self._decoding = decoding
@@ -88,8 +90,8 @@ class TokenLoop:
         self._places = np.arange(len(self.rows))
         self._seconds: list[float] = []
         self._notes: dict[str, None] = {}
-        self._rough = RoughChoice.of(decoding, rules)
-        self._resizable = isinstance(decoding, Rearranging) and decoding.resizable
+        self._rough = TwoStageArgmax.of(decoding, rules)
+        self._resizable = isinstance(decoding, ReorderableDecoding) and decoding.resizable
         if rules.stop is not None:
             for row in self.rows:
                 row.reading = rules.stop.begin
@@ -98,7 +100,7 @@ class TokenLoop:
             for row, generator in zip(self.rows, generators, strict=True):
                 row.random = generator
 
-    def run(self) -> Decodes:
+    def run(self) -> BatchResult:
         """Decodes until all sequences have ended.
 
         Raises:
@@ -106,7 +108,7 @@ class TokenLoop:
         """
         for _ in self.steps():
             pass
-        return self.decodes()
+        return self.batch_result()
 
     def steps(self) -> Iterator[None]:
         """Decodes until all sequences have ended; yields after every token of the batch.
@@ -134,21 +136,21 @@ class TokenLoop:
     def _step(self) -> FloatArray:
         if self._rough is None:
             return self._decoding.step(self._token, self._position)
-        return self._rough.decoding.step_roughly(self._token, self._position)
+        return self._rough.decoding.step_approximate(self._token, self._position)
 
-    def decodes(self) -> Decodes:
+    def batch_result(self) -> BatchResult:
         """Gives what became of the batch."""
         milliseconds = [seconds * 1e3 for seconds in self._seconds]
-        return Decodes(
+        return BatchResult(
             sequences=tuple(self._decoded(row) for row in self.rows),
             first_ms=milliseconds[0] if milliseconds else 0.0,
             step_ms=tuple(milliseconds[1:]),
             notes=tuple(self._notes),
         )
 
-    def _decoded(self, row: Row) -> Decoded:
+    def _decoded(self, row: Row) -> SequenceResult:
         scores = tuple(row.scores) if self._rules.scores else None
-        return Decoded(tuple(row.tokens), scores, row.finish or "cancelled", row.text)
+        return SequenceResult(tuple(row.tokens), scores, row.finish or "cancelled", row.text)
 
     def _halted(self) -> bool:
         """Ends the sequences that still grow if nobody wants more of them."""
@@ -176,12 +178,14 @@ class TokenLoop:
         scores = log_probabilities(logits, values).tolist() if self._rules.scores else None
         self._append(tokens, scores)
 
-    def _settled(self, choice: RoughChoice, rough: FloatArray, processed: FloatArray) -> IntArray:
+    def _settled(
+        self, choice: TwoStageArgmax, rough: FloatArray, processed: FloatArray
+    ) -> IntArray:
         """Chooses the likeliest tokens from rough logits."""
-        margins = choice.margins()
+        margins = choice.error_bounds()
         if not all(map(math.isfinite, margins)):
             self._check(np.array(margins, np.float32))
-        return choice.settled(rough, processed, self._slots, margins)
+        return choice.choose(rough, processed, self._slots, margins)
 
     def _append(self, tokens: IntArray, scores: list[float] | None) -> None:
         """Appends one token to every sequence that grows."""
@@ -203,7 +207,7 @@ class TokenLoop:
         if self._left < len(self._slots):
             self._token[self._going == 0] = self._rules.limits.pad_token
 
-    def _finish(self, row: Row) -> Finish | None:
+    def _finish(self, row: Row) -> FinishReason | None:
         """Tells why the newest token ends a sequence; None if it does not."""
         if row.tokens[-1] in self._ends:
             return "end"
@@ -253,18 +257,18 @@ class TokenLoop:
 
     def _drop_finished(self) -> None:
         """Goes on with the sequences that grow alone."""
-        assert isinstance(self._decoding, Rearranging)
+        assert isinstance(self._decoding, ReorderableDecoding)
         kept = np.flatnonzero(self._going)
         self._decoding = self._decoding.select(kept)
-        self._rough = RoughChoice.of(self._decoding, self._rules)
+        self._rough = TwoStageArgmax.of(self._decoding, self._rules)
         self._slots = [self._slots[slot] for slot in kept]
         self._token, self._position = self._token[kept], self._position[kept]
         self._going, self._places = np.ones(len(kept), np.int64), np.arange(len(kept))
 
     def _run_ahead(self) -> Iterator[None]:
         """Takes tokens from a device that makes them on its own, as long as it does."""
-        while self._left and isinstance(self._decoding, RunsAhead) and not self._halted():
-            blocks = self._decoding.ahead(self._token.copy(), self._position.copy())
+        while self._left and isinstance(self._decoding, GeneratesOnDevice) and not self._halted():
+            blocks = self._decoding.step_blocks(self._token.copy(), self._position.copy())
             began, ran_out = time.perf_counter(), True
             try:
                 for block in blocks:
@@ -280,7 +284,7 @@ class TokenLoop:
             if self._left and self._mostly_finished():
                 self._drop_finished()
 
-    def _take_block(self, block: Block, seconds: float) -> Iterator[None]:
+    def _take_block(self, block: StepBlock, seconds: float) -> Iterator[None]:
         """Appends a block of tokens, as far as there are sequences that grow."""
         if block.reason is not None:
             self._notes[f"steps were launched one by one: {block.reason}"] = None

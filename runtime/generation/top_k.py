@@ -9,7 +9,7 @@ from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 _FOLDS = 64
 
 
-def largest_places(values: FloatArray, count: int) -> IntArray:
+def top_k_indices(values: FloatArray, count: int) -> IntArray:
     """Gives the places of the `count` largest numbers, the largest first.
 
     Those lie in the `count` columns with the largest maxima, if the numbers are laid out in rows:

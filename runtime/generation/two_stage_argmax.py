@@ -7,13 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hybrid_deploy.runtime.backends.protocol import Decoding, FloatArray, IntArray, RoughFirst
+from hybrid_deploy.runtime.backends.protocol import (
+    ApproximateLogits,
+    Decoding,
+    FloatArray,
+    IntArray,
+)
 from hybrid_deploy.runtime.generation.logits_processors import Processor
 from hybrid_deploy.runtime.generation.sequences import Row
-from hybrid_deploy.runtime.generation.settings import Rules
+from hybrid_deploy.runtime.generation.settings import DecodingSettings
 
 
-class RoughChoice:
+class TwoStageArgmax:
     """Chooses among rough logits as among exact ones.
 
     Processors may come in between: a difference of logits grows by a factor that is known of each.
@@ -23,30 +28,30 @@ class RoughChoice:
     """
 
     def __init__(
-        self, decoding: RoughFirst, processors: Sequence[Processor], stretch: float
+        self, decoding: ApproximateLogits, processors: Sequence[Processor], stretch: float
     ) -> None:
         self.decoding = decoding
         self._processors = processors
         self._stretch = stretch
 
     @staticmethod
-    def of(decoding: Decoding, rules: Rules) -> RoughChoice | None:
+    def of(decoding: Decoding, rules: DecodingSettings) -> TwoStageArgmax | None:
         """Gives one where only the likeliest token is wanted, and rough logits can tell it."""
         stretches = [getattr(process, "stretch", None) for process in rules.processors]
         others = rules.sampling is not None or rules.beams is not None or rules.scores
-        if not isinstance(decoding, RoughFirst) or decoding.margin is None:
+        if not isinstance(decoding, ApproximateLogits) or decoding.error_bound is None:
             return None
         if others or None in stretches:
             return None
-        return RoughChoice(decoding, rules.processors, math.prod(filter(None, stretches)))
+        return TwoStageArgmax(decoding, rules.processors, math.prod(filter(None, stretches)))
 
-    def margins(self) -> list[float]:
+    def error_bounds(self) -> list[float]:
         """Gives how far each logit of the newest step can be off, by sequence."""
-        assert self.decoding.margin is not None
-        margins: list[float] = self.decoding.margin.tolist()
+        assert self.decoding.error_bound is not None
+        margins: list[float] = self.decoding.error_bound.tolist()
         return margins
 
-    def settled(
+    def choose(
         self,
         rough: FloatArray,
         processed: FloatArray,
@@ -68,7 +73,7 @@ class RoughChoice:
                 least = values.item(tokens.item(index)) - 2 * self._stretch * margin
                 rivals = np.flatnonzero(values >= least)
                 if len(rivals) > 1:
-                    exact = self.decoding.exactly(index, rivals)
+                    exact = self.decoding.exact_logits(index, rivals)
                     if self._processors:
                         exact = self._processed(rough[index], rivals, exact, row)
                     tokens[index] = rivals[exact.argmax()]

@@ -15,13 +15,13 @@ from hybrid_deploy.contract import LOGITS, GraphRole
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backends.protocol import Backend
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
-from hybrid_deploy.runtime.generation.incremental_text import Reading, begin_reading
+from hybrid_deploy.runtime.generation.incremental_text import IncrementalDetokenizer, begin_reading
 from hybrid_deploy.runtime.generation.options import GenerateOptions
-from hybrid_deploy.runtime.generation.sequences import Control, Decoded, Decodes
-from hybrid_deploy.runtime.generation.settings import Rules, rules_of
+from hybrid_deploy.runtime.generation.sequences import BatchResult, Cancellation, SequenceResult
+from hybrid_deploy.runtime.generation.settings import DecodingSettings, resolve_settings
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from hybrid_deploy.runtime.session.input_checks import check_values
-from hybrid_deploy.runtime.session.results import Result, Timings
+from hybrid_deploy.runtime.session.results import GenerationResult, Timings
 from hybrid_deploy.runtime.session.streaming import Stream
 from hybrid_deploy.runtime.tokenizer import text_of
 
@@ -40,12 +40,12 @@ class Request:
     options: GenerateOptions | None = None
     cancel: threading.Event | None = None
 
-    def control(self, began: float) -> Control | None:
+    def control(self, began: float) -> Cancellation | None:
         """Gives what ends the generation from outside; `began` is when the time starts to count."""
         timeout_s = None if self.options is None else self.options.timeout_s
         if timeout_s is None and self.cancel is None:
             return None
-        return Control(self.cancel, None if timeout_s is None else began + timeout_s)
+        return Cancellation(self.cancel, None if timeout_s is None else began + timeout_s)
 
 
 class Runner:
@@ -55,12 +55,12 @@ class Runner:
         self._bundle = bundle
         self._variant = variant
         self._backend = backend
-        self._rules = rules_of(bundle.manifest, bundle.folder, GenerateOptions())
+        self._rules = resolve_settings(bundle.manifest, bundle.folder, GenerateOptions())
         self._encoder = bundle.graph(variant, GraphRole.ENCODER)
 
     def run(
         self, inputs: Mapping[str, NDArray[Any]], request: Request, began: float
-    ) -> tuple[list[Result], Timings]:
+    ) -> tuple[list[GenerationResult], Timings]:
         """Runs a batch to its end; `began` is when its preprocessing did."""
         begin = time.perf_counter()
         loop = self._start(inputs, request, self._rules_of(request.options), began)
@@ -90,7 +90,7 @@ class Runner:
         self,
         inputs: Mapping[str, NDArray[Any]],
         request: Request,
-        rules: Rules,
+        rules: DecodingSettings,
         began: float,
     ) -> TokenLoop | BeamSearch:
         """Encodes a batch and makes ready to decode it."""
@@ -100,14 +100,14 @@ class Runner:
         kind = TokenLoop if rules.beams is None else BeamSearch
         return kind(decoding, [beginning] * decoding.batch, rules, request.control(began))
 
-    def _rules_of(self, options: GenerateOptions | None) -> Rules:
+    def _rules_of(self, options: GenerateOptions | None) -> DecodingSettings:
         if options is None:
             return self._rules
-        return rules_of(self._bundle.manifest, self._bundle.folder, options)
+        return resolve_settings(self._bundle.manifest, self._bundle.folder, options)
 
     def _outcome(
-        self, decodes: Decodes, preprocess_s: float, encoder_s: float
-    ) -> tuple[list[Result], Timings]:
+        self, decodes: BatchResult, preprocess_s: float, encoder_s: float
+    ) -> tuple[list[GenerationResult], Timings]:
         timings = Timings(
             preprocess_ms=preprocess_s * 1e3,
             encoder_ms=encoder_s * 1e3,
@@ -117,17 +117,17 @@ class Runner:
         )
         return [self._result(each) for each in decodes.sequences], timings
 
-    def _result(self, decoded: Decoded) -> Result:
-        return Result(
+    def _result(self, decoded: SequenceResult) -> GenerationResult:
+        return GenerationResult(
             text=self._text(decoded.tokens) if decoded.text is None else decoded.text,
             tokens=decoded.tokens,
             scores=decoded.scores,
             finish=decoded.finish,
-            total=decoded.total,
-            others=tuple(self._result(other) for other in decoded.others),
+            sequence_score=decoded.sequence_score,
+            alternatives=tuple(self._result(other) for other in decoded.alternatives),
         )
 
-    def _reading(self) -> Reading | None:
+    def _reading(self) -> IncrementalDetokenizer | None:
         vocabulary = self._bundle.manifest.vocabulary
         return None if vocabulary is None else begin_reading(vocabulary, self._bundle.folder)
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from numpy.typing import NDArray
 
 from hybrid_deploy.errors import HybridDeployError
-from hybrid_deploy.runtime.session.results import Result, Timings
+from hybrid_deploy.runtime.session.results import GenerationResult, Timings
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Item = TypeVar("Item")
@@ -31,7 +31,7 @@ class Outcome(Generic[Item]):
     """
 
     item: Item
-    result: Result | None = None
+    result: GenerationResult | None = None
     timings: Timings | None = None
     error: HybridDeployError | None = None
 
@@ -45,7 +45,7 @@ class _Prepared:
 
 
 @dataclass(frozen=True)
-class Work(Generic[Item]):
+class Prefetcher(Generic[Item]):
     """What is done with inputs.
 
     Attributes:
@@ -57,7 +57,7 @@ class Work(Generic[Item]):
     """
 
     prepare: Callable[[Sequence[Item]], Arrays]
-    run: Callable[[Arrays], tuple[list[Result], Timings]]
+    run: Callable[[Arrays], tuple[list[GenerationResult], Timings]]
     cancelled: Callable[[], bool]
     batch: int
     ahead: int

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybrid_deploy.runtime.generation.sequences import Finish
+from hybrid_deploy.runtime.generation.sequences import FinishReason
 
 
 @dataclass(frozen=True)
-class Result:
+class GenerationResult:
     """What was made of one input.
 
     Attributes:
@@ -25,9 +25,9 @@ class Result:
     text: str | None
     tokens: tuple[int, ...]
     scores: tuple[float, ...] | None
-    finish: Finish
-    total: float | None = None
-    others: tuple[Result, ...] = ()
+    finish: FinishReason
+    sequence_score: float | None = None
+    alternatives: tuple[GenerationResult, ...] = ()
 
 
 @dataclass(frozen=True)

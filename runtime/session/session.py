@@ -17,7 +17,7 @@ from hybrid_deploy.errors import InputError, UsageError
 from hybrid_deploy.runtime.backends.protocol import Backend
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.runtime.generation.options import GenerateOptions
@@ -26,8 +26,8 @@ from hybrid_deploy.runtime.preprocess.audio_windows import Window, longest_s, wi
 from hybrid_deploy.runtime.preprocess.prepare import batch_arrays, mask_names, prepare
 from hybrid_deploy.runtime.session.batch_runner import Request, Runner
 from hybrid_deploy.runtime.session.input_checks import with_mask_types
-from hybrid_deploy.runtime.session.prefetch import Arrays, Item, Outcome, Work
-from hybrid_deploy.runtime.session.results import Result as Result
+from hybrid_deploy.runtime.session.prefetch import Arrays, Item, Outcome, Prefetcher
+from hybrid_deploy.runtime.session.results import GenerationResult as GenerationResult
 from hybrid_deploy.runtime.session.results import Timings as Timings
 from hybrid_deploy.runtime.session.streaming import OnToken, Stream
 from hybrid_deploy.runtime.tokenizer import tokens_of
@@ -56,7 +56,7 @@ class Session:
         options: GenerateOptions | None = None,
         on_token: OnToken | None = None,
         cancel: threading.Event | None = None,
-    ) -> tuple[list[Result], Timings]:
+    ) -> tuple[list[GenerationResult], Timings]:
         """Runs one batch of files.
 
         Args:
@@ -85,7 +85,7 @@ class Session:
         options: GenerateOptions | None = None,
         on_token: OnToken | None = None,
         cancel: threading.Event | None = None,
-    ) -> tuple[list[Result], Timings]:
+    ) -> tuple[list[GenerationResult], Timings]:
         """Runs one batch of encoder inputs, by name, batch first; else as `run_files`.
 
         Raises:
@@ -210,7 +210,7 @@ class Session:
 
     def _run(
         self, inputs: Arrays, request: Request, on_token: OnToken | None, began: float
-    ) -> tuple[list[Result], Timings]:
+    ) -> tuple[list[GenerationResult], Timings]:
         if on_token is None:
             return self._runner.run(inputs, request, began)
         with self._runner.stream(inputs, request, began) as stream:
@@ -229,7 +229,7 @@ class Session:
         if batch < 1 or ahead < 1:
             raise UsageError(f"batch and ahead must be 1 or more, got {batch} and {ahead}")
         cancel = request.cancel
-        work = Work(
+        work = Prefetcher(
             prepare=prepare,
             run=lambda inputs: self._runner.run(inputs, request, time.perf_counter()),
             cancelled=lambda: cancel is not None and cancel.is_set(),
@@ -280,5 +280,5 @@ def load_session(
         BundleError: the bundle is damaged.
         MissingDependencyError: the backend's library is not installed.
     """
-    bundle, options = open_bundle(Path(path), only=variant), Options(threads, large_pages)
+    bundle, options = open_bundle(Path(path), only=variant), BackendOptions(threads, large_pages)
     return Session(bundle, variant, load_backend(backend, bundle, variant, options))

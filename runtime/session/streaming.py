@@ -6,10 +6,10 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from hybrid_deploy.runtime.generation.incremental_text import Reading, Stop
-from hybrid_deploy.runtime.generation.sequences import Decodes, Finish, Row
+from hybrid_deploy.runtime.generation.incremental_text import IncrementalDetokenizer, StopStrings
+from hybrid_deploy.runtime.generation.sequences import BatchResult, FinishReason, Row
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
-from hybrid_deploy.runtime.session.results import Result, Timings
+from hybrid_deploy.runtime.session.results import GenerationResult, Timings
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TokenEvent:
     token: int
     text: str | None
     score: float | None
-    finish: Finish | None
+    finish: FinishReason | None
 
 
 OnToken: TypeAlias = Callable[[TokenEvent], None]
@@ -50,15 +50,15 @@ class Stream(Iterator[TokenEvent]):
     def __init__(
         self,
         loop: TokenLoop,
-        begin: Reading | None,
-        stop: Stop | None,
-        finish: Callable[[Decodes], tuple[list[Result], Timings]],
+        begin: IncrementalDetokenizer | None,
+        stop: StopStrings | None,
+        finish: Callable[[BatchResult], tuple[list[GenerationResult], Timings]],
     ) -> None:
         self._loop = loop
         self._texts = [None if begin is None else _Text(begin, stop) for _ in loop.rows]
         self._finish = finish
         self._events = self._run()
-        self._outcome: tuple[list[Result], Timings] | None = None
+        self._outcome: tuple[list[GenerationResult], Timings] | None = None
 
     def __next__(self) -> TokenEvent:
         """Gives the next token; those of one step come in the order of the batch."""
@@ -77,7 +77,7 @@ class Stream(Iterator[TokenEvent]):
         self._events.close()
 
     @property
-    def results(self) -> list[Result]:
+    def results(self) -> list[GenerationResult]:
         """What was made of every input; ends the generation, if it has not ended."""
         return self._end()[0]
 
@@ -86,10 +86,10 @@ class Stream(Iterator[TokenEvent]):
         """How long the stages took; ends the generation, if it has not ended."""
         return self._end()[1]
 
-    def _end(self) -> tuple[list[Result], Timings]:
+    def _end(self) -> tuple[list[GenerationResult], Timings]:
         self.close()
         if self._outcome is None:
-            self._outcome = self._finish(self._loop.decodes())
+            self._outcome = self._finish(self._loop.batch_result())
         return self._outcome
 
     def _run(self) -> Generator[TokenEvent, None, None]:
@@ -114,7 +114,7 @@ class Stream(Iterator[TokenEvent]):
 class _Text:
     """The text of one sequence, as far as it was given."""
 
-    def __init__(self, begin: Reading, stop: Stop | None) -> None:
+    def __init__(self, begin: IncrementalDetokenizer, stop: StopStrings | None) -> None:
         self._reading, self._stop, self._given = begin, stop, 0
 
     def piece(self, row: Row) -> str:

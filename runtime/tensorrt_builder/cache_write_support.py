@@ -19,7 +19,7 @@ from hybrid_deploy.errors import BuildError
 from hybrid_deploy.target import Flavour
 
 
-class CacheLowering(str, Enum):
+class CacheWrite(str, Enum):
     """How a graph writes its caches."""
 
     NATIVE = "native"
@@ -27,8 +27,8 @@ class CacheLowering(str, Enum):
 
 
 _SINCE = {
-    Flavour.TENSORRT: {CacheLowering.SCATTER: (10, 3), CacheLowering.NATIVE: (10, 15)},
-    Flavour.RTX: {CacheLowering.SCATTER: (1, 4), CacheLowering.NATIVE: (1, 4)},
+    Flavour.TENSORRT: {CacheWrite.SCATTER: (10, 3), CacheWrite.NATIVE: (10, 15)},
+    Flavour.RTX: {CacheWrite.SCATTER: (1, 4), CacheWrite.NATIVE: (1, 4)},
 }
 """First version with each form.
 
@@ -37,25 +37,25 @@ built both forms; there is no older one to install.
 """
 
 
-def lowering_of(variant: Variant) -> CacheLowering | None:
+def cache_write_of(variant: Variant) -> CacheWrite | None:
     """Gives the form of a variant's cache writes; None where it has no caches, only states."""
     if not any(is_next_cache(t.name) and not is_recurrent(t.name) for t in variant.step.outputs):
         return None
-    return CacheLowering.NATIVE if variant.opset >= NATIVE_OPSET else CacheLowering.SCATTER
+    return CacheWrite.NATIVE if variant.opset >= NATIVE_OPSET else CacheWrite.SCATTER
 
 
-def lowerings(flavour: Flavour, version: str) -> frozenset[CacheLowering]:
+def supported_cache_writes(flavour: Flavour, version: str) -> frozenset[CacheWrite]:
     """Gives the forms that a version takes, `10.3.0.26`; none if it is too old altogether."""
     return frozenset(form for form, since in _SINCE[flavour].items() if _number(version) >= since)
 
 
-def check_lowering(variant: Variant, graph: str, flavour: Flavour, version: str) -> None:
+def check_cache_write(variant: Variant, graph: str, flavour: Flavour, version: str) -> None:
     """Refuses a graph that this TensorRT cannot take, before a long build; `graph` names it.
 
     Raises:
         BuildError: it cannot; the message says what to export or install.
     """
-    taken, form = lowerings(flavour, version), lowering_of(variant)
+    taken, form = supported_cache_writes(flavour, version), cache_write_of(variant)
     product, since = f"{flavour.product} {version}", _SINCE[flavour]
     if not taken:
         oldest = _words(min(since.values()))

@@ -15,7 +15,7 @@ from hybrid_deploy.errors import BuildError
 from hybrid_deploy.runtime.tensorrt_builder import timing_cache
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary, summarize
 from hybrid_deploy.runtime.tensorrt_builder.network_lint import attention_layers, lint_network
-from hybrid_deploy.runtime.tensorrt_builder.next_token_outputs import feed_itself
+from hybrid_deploy.runtime.tensorrt_builder.next_token_outputs import add_next_token_outputs
 from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import Profile, fix_single_sizes
 from hybrid_deploy.runtime.tensorrt_builder.options import DEFAULT_OPTIONS, BuildOptions
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import (
@@ -82,7 +82,11 @@ def compile_described(request: PlanRequest) -> tuple[bytes, LayerSummary]:
         raise BuildError(f"{request.graph}: TensorRT cannot read the graph: {reason}")
     profile = fix_single_sizes(network, request.profile)
     lint_network(network, request.graph)
-    kept = [] if request.capacity is None else feed_itself(vendor, network, request.capacity)
+    kept = (
+        []
+        if request.capacity is None
+        else add_next_token_outputs(vendor, network, request.capacity)
+    )
     _allow_decomposed_attention(vendor, network)
     config = _config(vendor, builder, request, target)
     if request.capacity is not None:

@@ -36,7 +36,7 @@ from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT
 _VOCABULARY_AXIS = 1 << 1  # of logits (batch, vocabulary), as TensorRT's bit mask
 
 
-def feed_itself(vendor: TensorRT, network: Any, capacity: int) -> list[object]:
+def add_next_token_outputs(vendor: TensorRT, network: Any, capacity: int) -> list[object]:
     """Adds the outputs to a parsed `INetworkDefinition`, if it returns logits for tokens.
 
     Args:

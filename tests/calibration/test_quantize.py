@@ -13,7 +13,7 @@ from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.calibration.statistics.scales import SCALES_FILE, read_scales
-from hybrid_deploy.calibration.variants.request import Data
+from hybrid_deploy.calibration.variants.request import QuantizationInputs
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import (
     BackendError,
@@ -67,7 +67,7 @@ def _weights(bundle: Bundle, variant: str) -> int:
 
 
 def test_scales_lie_beside_the_graphs(bundle: Bundle, images: Images) -> None:
-    report = quantize_bundle(bundle.folder, "int8", Data(images, method="percentile"))
+    report = quantize_bundle(bundle.folder, "int8", QuantizationInputs(images, method="percentile"))
     scales = read_scales(bundle.folder / "int8" / "scales.json")
     assert (scales.provenance.method, scales.provenance.samples) == ("percentile", 3)
     provenance = report.bundle.variant("int8").provenance
@@ -122,7 +122,7 @@ def test_wrong_requests(bundle: Bundle, images: Images) -> None:
     with pytest.raises(UsageError, match="unknown precision 'int3'"):
         quantize_bundle(bundle.folder, "int3")
     with pytest.raises(UsageError, match="unknown method 'magic'"):
-        quantize_bundle(bundle.folder, "int8", Data(images, method="magic"))
+        quantize_bundle(bundle.folder, "int8", QuantizationInputs(images, method="magic"))
     with pytest.raises(UsageError, match="would replace its own source"):
         quantize_bundle(bundle.folder, "fp16", name="fp32", force=True)
     with pytest.raises(InputError, match="has no variant 'int4'"):
@@ -153,7 +153,9 @@ def test_another_method_needs_no_new_run(
     quantize_bundle(bundle.folder, "int8", images)
     with monkeypatch.context() as patch:
         patch.setattr(ObservedModel, "decode", lambda *_: pytest.fail("decoded again"))
-        quantize_bundle(bundle.folder, "int8", Data(images, method="mse"), name="int8-mse")
+        quantize_bundle(
+            bundle.folder, "int8", QuantizationInputs(images, method="mse"), name="int8-mse"
+        )
     (kept,) = (tmp_path / "cache" / "calibration").iterdir()
     kept.write_bytes(b"damaged")
     report = quantize_bundle(bundle.folder, "int8", images, name="again")
@@ -198,7 +200,7 @@ def test_variant_that_fails_its_check_is_not_added(
 
 
 def test_components_mix(bundle: Bundle, images: Images) -> None:
-    data = Data(images)
+    data = QuantizationInputs(images)
     report = quantize_bundle(bundle.folder, None, data, encoder="int8", decoder="fp16")
     assert report.variant == "int8+fp16"
     encoder = report.bundle.graph("int8+fp16", GraphRole.ENCODER)
@@ -215,11 +217,13 @@ def test_scales_of_a_file_are_those_of_samples(
     quantize_bundle(bundle.folder, "int8", images)
     file = tmp_path / "scales.json"
     file.write_bytes((bundle.folder / "int8" / SCALES_FILE).read_bytes())
-    report = quantize_bundle(bundle.folder, "int8", Data(scales=file), name="again")
+    report = quantize_bundle(bundle.folder, "int8", QuantizationInputs(scales=file), name="again")
     weights = [report.bundle.folder / name / "weights.bin" for name in ("int8", "again")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     with pytest.raises(UsageError, match="scales come from a file or from samples"):
-        quantize_bundle(bundle.folder, "int8", Data(images, scales=file), name="third")
+        quantize_bundle(
+            bundle.folder, "int8", QuantizationInputs(images, scales=file), name="third"
+        )
 
 
 def test_a_target_refuses_what_it_lacks(bundle: Bundle, images: Images) -> None:

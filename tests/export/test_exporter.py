@@ -28,11 +28,11 @@ from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.exporter import export_model, run_export
 from hybrid_deploy.export.lowering.output_heads import attach_head, check_head
 from hybrid_deploy.export.parity import gate
-from hybrid_deploy.export.parity.compare import check_parity
+from hybrid_deploy.export.parity.compare import compare_greedy
 from hybrid_deploy.onnx_graphs.files import load_graphs, weight_bytes
 from hybrid_deploy.runtime.backends.onnxruntime.inference_session import make_session
 from hybrid_deploy.runtime.backends.registry import (
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
@@ -127,10 +127,10 @@ def test_existing_output_is_refused_before_any_work(
 
 
 def test_the_gate_sees_a_small_change(tiny_bundle: Bundle, tiny_export: ExportJob) -> None:
-    backend = load_backend("onnxruntime", tiny_bundle, "fp32", Options())
+    backend = load_backend("onnxruntime", tiny_bundle, "fp32", BackendOptions())
     generation = tiny_bundle.manifest.generation
     model = tiny_export.model
-    parity = check_parity(model, backend, generation, tiny_export.checks)
+    parity = compare_greedy(model, backend, generation, tiny_export.checks)
     assert parity.sequences == 4
     assert parity.steps >= 4
     assert parity.largest_difference < 1e-5
@@ -139,7 +139,7 @@ def test_the_gate_sees_a_small_change(tiny_bundle: Bundle, tiny_export: ExportJo
         bias[3] += 2e-4
     try:
         with pytest.raises(ParityError, match="differ from the model in batch 0, sequence 0"):
-            check_parity(model, backend, generation, tiny_export.checks)
+            compare_greedy(model, backend, generation, tiny_export.checks)
     finally:
         with torch.no_grad():
             bias[3] -= 2e-4

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import numpy as np
 
-from hybrid_deploy.runtime.backends.protocol import Block, FloatArray, IntArray, Run
+from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray, Run, StepBlock
 
 END, PAD, VOCABULARY = 2, 0, 50
 
@@ -57,7 +57,7 @@ class MovableDecoding(CountingDecoding):
         chosen.cache, chosen.batches, chosen.moves = self.cache[rows], self.batches, self.moves
         return chosen
 
-    def widen(self, count: int) -> MovableDecoding:
+    def expand_beams(self, count: int) -> MovableDecoding:
         return self.select(np.repeat(np.arange(self.batch), count))
 
 
@@ -79,7 +79,7 @@ class AheadDecoding(MovableDecoding):
         chosen.block, chosen.most, chosen.calls = self.block, self.most, self.calls
         return chosen
 
-    def ahead(self, token: IntArray, position: IntArray) -> Generator[Block, None, None]:
+    def step_blocks(self, token: IntArray, position: IntArray) -> Generator[StepBlock, None, None]:
         self.calls.append((token.tolist(), position.tolist()))
         try:
             for _ in range(self.most):
@@ -91,6 +91,6 @@ class AheadDecoding(MovableDecoding):
                     scores.append(logits.max(-1) - np.log(np.exp(logits).sum(-1)))
                 self.blocks += 1
                 run: Run = "graph" if self.reason is None else "enqueue"
-                yield Block(np.stack(tokens), np.stack(scores), run, self.reason)
+                yield StepBlock(np.stack(tokens), np.stack(scores), run, self.reason)
         finally:
             self.closed += 1

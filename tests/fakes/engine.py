@@ -26,7 +26,7 @@ from hybrid_deploy.errors import BackendError, InputError
 from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
 from hybrid_deploy.runtime.backends.gpu.device import ALIGNMENT, Buffer
 from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
-from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
+from hybrid_deploy.runtime.backends.gpu.engine_set import load_engine_set
 from tests.fakes.device import FakeDevice, Work
 
 Form = Literal["in place", "in turn", "recurrent"]
@@ -297,7 +297,7 @@ def fake_backend(
 ) -> DeviceBackend:
     """Makes a backend over fake engines that keeps the buffers of so many shapes."""
     engines = fake_engines(device, decoder) if engines is None else engines
-    graphs = device_graphs(
+    graphs = load_engine_set(
         engines["encoder"], engines["step"], engines.get("prefill"), decoder.capacity
     )
     kept_bytes = (kept << 20) - 1  # a context has 1 MB, the buffers are small beside it

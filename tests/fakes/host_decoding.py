@@ -10,8 +10,13 @@ from numpy.typing import NDArray
 from hybrid_deploy.contract import LAST, LOGITS, POSITION, TOKEN, TOKENS, next_cache
 from hybrid_deploy.runtime.backends.gpu.decoding import DeviceDecoding
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
-from hybrid_deploy.runtime.backends.protocol import Decoding, FloatArray, IntArray, RunsAhead
-from hybrid_deploy.runtime.generation.sequences import Decoded, Limits
+from hybrid_deploy.runtime.backends.protocol import (
+    Decoding,
+    FloatArray,
+    GeneratesOnDevice,
+    IntArray,
+)
+from hybrid_deploy.runtime.generation.sequences import Limits, SequenceResult
 from hybrid_deploy.runtime.generation.token_loop import decode_greedily
 from tests.fakes.engine import STATE, Arrays, Decoder
 
@@ -55,23 +60,23 @@ class HostDecoding:
 
 def by_host(
     decoder: Decoder, image: NDArray[np.float32], prompts: Prompts, limits: Limits
-) -> list[Decoded]:
+) -> list[SequenceResult]:
     """Decodes greedily, each token chosen by the host."""
     return greedily(HostDecoding(decoder, image), prompts, limits)
 
 
-def ahead(decoding: DeviceDecoding, prompts: Prompts, limits: Limits) -> list[Decoded]:
+def ahead(decoding: DeviceDecoding, prompts: Prompts, limits: Limits) -> list[SequenceResult]:
     """Decodes greedily, all but the first token chosen by the device."""
-    assert isinstance(decoding, RunsAhead)
+    assert isinstance(decoding, GeneratesOnDevice)
     return greedily(decoding, prompts, limits)
 
 
-def stepped(decoding: Decoding, prompts: Prompts, limits: Limits) -> list[Decoded]:
+def stepped(decoding: Decoding, prompts: Prompts, limits: Limits) -> list[SequenceResult]:
     """Decodes greedily, each token chosen by the host, wherever the decoding runs."""
     return greedily(_Stepped(decoding), prompts, limits)
 
 
-def greedily(decoding: Decoding, prompts: Prompts, limits: Limits) -> list[Decoded]:
+def greedily(decoding: Decoding, prompts: Prompts, limits: Limits) -> list[SequenceResult]:
     """Decodes greedily, with scores."""
     return list(decode_greedily(decoding, prompts, limits, scores=True).sequences)
 

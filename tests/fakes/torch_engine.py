@@ -26,7 +26,7 @@ from hybrid_deploy.contract import (
 from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
 from hybrid_deploy.runtime.backends.gpu.device import Buffer, Device
 from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
-from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
+from hybrid_deploy.runtime.backends.gpu.engine_set import load_engine_set
 from tests.fakes.device import FakeDevice
 from tests.fakes.engine import (
     ENCODER_SPEC,
@@ -217,7 +217,7 @@ def torch_backend(device: Device, decoder: Decoder, where: str, steps: int = 4) 
     engines: dict[str, Any] = {
         name: TorchEngine(name, decoder, device, where) for name in ("encoder", "step", "prefill")
     }
-    graphs = device_graphs(
+    graphs = load_engine_set(
         engines["encoder"], engines["step"], engines["prefill"], decoder.capacity
     )
     return DeviceBackend("torch", "torch", device, graphs, ENCODER_SPEC, steps)

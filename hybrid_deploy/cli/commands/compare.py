@@ -107,13 +107,15 @@ def _measure(
     advance: Callable[[int], None],
 ) -> dict[str, object]:
     from hybrid_deploy.runtime.backends.registry import (
-        Options,
+        BackendOptions,
         load_backend,
     )
     from hybrid_deploy.runtime.session.profile import summarize
     from hybrid_deploy.runtime.session.session import Session
 
-    session = Session(bundle, variant, load_backend(backend, bundle, variant, Options(threads)))
+    session = Session(
+        bundle, variant, load_backend(backend, bundle, variant, BackendOptions(threads))
+    )
     for label in labels[:_WARMUP]:
         session.run_files([label.file])
     texts, timings, tokens = [], [], 0

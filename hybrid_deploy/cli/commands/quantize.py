@@ -22,8 +22,8 @@ from hybrid_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from hybrid_deploy.calibration.quantize import AutomaticReport
-    from hybrid_deploy.calibration.variants.request import Data
-    from hybrid_deploy.calibration.variants.variant_maker import QuantizeReport
+    from hybrid_deploy.calibration.variants.request import QuantizationInputs
+    from hybrid_deploy.calibration.variants.variant_builder import QuantizeReport
 
 _MOST_RANKED = 15
 
@@ -127,9 +127,9 @@ def quantize(
     new run.
     """
     from hybrid_deploy.calibration.quantize import quantize_bundle
-    from hybrid_deploy.calibration.variants.request import Data
+    from hybrid_deploy.calibration.variants.request import QuantizationInputs
 
-    data = Data(samples, golden, skip_bad, scales, method, evaluation, metric)
+    data = QuantizationInputs(samples, golden, skip_bad, scales, method, evaluation, metric)
     if automatic:
         if precision or encoder or decoder or floats or target:
             raise UsageError(
@@ -168,7 +168,7 @@ def summary(report: QuantizeReport) -> str:
 
 def _automatically(
     bundle: Path,
-    data: Data,
+    data: QuantizationInputs,
     max_drop: float | None,
     threads: int | None,
     block_size: int | None,

@@ -15,7 +15,7 @@ from hybrid_deploy.errors import HybridDeployError, UsageError
 
 if TYPE_CHECKING:
     from hybrid_deploy.runtime.generation.options import GenerateOptions
-    from hybrid_deploy.runtime.session.results import Result, Timings
+    from hybrid_deploy.runtime.session.results import GenerationResult, Timings
     from hybrid_deploy.runtime.session.session import Session
 
 
@@ -114,7 +114,7 @@ class _Reading:
     """What was made of a file or a part of it, or why nothing was."""
 
     file: Path | None
-    result: Result | None = None
+    result: GenerationResult | None = None
     timings: Timings | None = None
     error: HybridDeployError | None = None
     place: tuple[float, float] | None = None
@@ -124,8 +124,8 @@ class _Reading:
         assert self.result is not None
         if n_best == 1:
             return [_words(self.result)]
-        ranked = (self.result, *self.result.others)
-        return [f"{each.total:.4f}\t{_words(each)}" for each in ranked]
+        ranked = (self.result, *self.result.alternatives)
+        return [f"{each.sequence_score:.4f}\t{_words(each)}" for each in ranked]
 
     def record(self) -> dict[str, object]:
         """Gives everything."""
@@ -197,11 +197,11 @@ class _Job:
         return _Reading(file, result, timings)
 
 
-def _words(result: Result) -> str:
+def _words(result: GenerationResult) -> str:
     return " ".join(map(str, result.tokens)) if result.text is None else result.text
 
 
-def _result_record(result: Result) -> dict[str, object]:
+def _result_record(result: GenerationResult) -> dict[str, object]:
     record: dict[str, object] = {
         "text": result.text,
         "tokens": result.tokens,
@@ -209,8 +209,8 @@ def _result_record(result: Result) -> dict[str, object]:
     }
     if result.scores is not None:
         record["scores"] = result.scores
-    if result.total is not None:
-        record["total"] = result.total
-    if result.others:
-        record["others"] = [_result_record(other) for other in result.others]
+    if result.sequence_score is not None:
+        record["total"] = result.sequence_score
+    if result.alternatives:
+        record["others"] = [_result_record(other) for other in result.alternatives]
     return record

@@ -31,7 +31,7 @@ def verify(bundle: Path, backend: str, output_format: Format) -> None:
     from hybrid_deploy.bundle.bundle import open_bundle
     from hybrid_deploy.contract import FLOAT_VARIANT
     from hybrid_deploy.runtime.backends.registry import (
-        Options,
+        BackendOptions,
         load_backend,
     )
     from hybrid_deploy.runtime.session.session import Session
@@ -41,7 +41,7 @@ def verify(bundle: Path, backend: str, output_format: Format) -> None:
     golden, rows = opened.manifest.golden, []
     for variant in opened.manifest.variants:
         try:
-            loaded = load_backend(backend, opened, variant, Options())
+            loaded = load_backend(backend, opened, variant, BackendOptions())
         except HybridDeployError as error:
             if variant == FLOAT_VARIANT:
                 raise

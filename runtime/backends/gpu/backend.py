@@ -13,8 +13,8 @@ from hybrid_deploy.bundle.manifest import GraphSpec
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backends.gpu.decoding import DeviceDecoding
 from hybrid_deploy.runtime.backends.gpu.device import Device
-from hybrid_deploy.runtime.backends.gpu.engine_set import DeviceGraphs
-from hybrid_deploy.runtime.backends.gpu.step_blocks import RunAhead
+from hybrid_deploy.runtime.backends.gpu.engine_set import EngineSet
+from hybrid_deploy.runtime.backends.gpu.step_blocks import StepBlockLoop
 from hybrid_deploy.runtime.backends.gpu.workspace import Workspace
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
 
@@ -40,7 +40,7 @@ class DeviceBackend:
         name: str,
         version: str,
         device: Device,
-        graphs: DeviceGraphs,
+        graphs: EngineSet,
         encoder: GraphSpec,
         steps: int = STEPS,
         kept_bytes: int = KEPT_BYTES,
@@ -52,7 +52,7 @@ class DeviceBackend:
         self._encoder = encoder
         self._steps = steps
         self._kept_bytes = kept_bytes
-        self._workspaces: OrderedDict[_Key, tuple[Workspace, RunAhead]] = OrderedDict()
+        self._workspaces: OrderedDict[_Key, tuple[Workspace, StepBlockLoop]] = OrderedDict()
 
     def start(self, inputs: Mapping[str, NDArray[Any]]) -> DeviceDecoding:
         """Encodes a batch and makes ready to decode it.
@@ -77,7 +77,7 @@ class DeviceBackend:
         self._drop_all()
         self._graphs.close()
 
-    def _workspace(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Workspace, RunAhead]:
+    def _workspace(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Workspace, StepBlockLoop]:
         key = tuple(sorted(shapes.items()))
         if key in self._workspaces and self._workspaces[key][0].broken:
             self._drop(key)
@@ -85,7 +85,7 @@ class DeviceBackend:
             while sum(kept.nbytes for kept, _ in self._workspaces.values()) > self._kept_bytes:
                 self._drop(next(iter(self._workspaces)))
             workspace = self._new_workspace(shapes)
-            self._workspaces[key] = workspace, RunAhead(self._device, workspace)
+            self._workspaces[key] = workspace, StepBlockLoop(self._device, workspace)
         self._workspaces.move_to_end(key)
         return self._workspaces[key]
 

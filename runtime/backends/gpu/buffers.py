@@ -5,7 +5,7 @@ from __future__ import annotations
 from hybrid_deploy.runtime.backends.gpu.device import Buffer, Device, HostBuffer
 
 
-class DeviceMemory:
+class DeviceBuffers:
     """Everything that was allocated through it, until `close`.
 
     Attributes:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from hybrid_deploy.contract import LOGITS
 from hybrid_deploy.errors import BackendError, UsageError
 from hybrid_deploy.runtime.backends.gpu.device import Device
-from hybrid_deploy.runtime.backends.gpu.engine_set import DeviceGraphs
-from hybrid_deploy.runtime.backends.gpu.step_blocks import RunAhead
+from hybrid_deploy.runtime.backends.gpu.engine_set import EngineSet
+from hybrid_deploy.runtime.backends.gpu.step_blocks import StepBlockLoop
 from hybrid_deploy.runtime.backends.gpu.workspace import Workspace
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
-from hybrid_deploy.runtime.backends.protocol import Block, FloatArray, IntArray
+from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray, StepBlock
 
 
 class DeviceDecoding:
@@ -29,7 +29,7 @@ class DeviceDecoding:
     """
 
     def __init__(
-        self, device: Device, graphs: DeviceGraphs, workspace: Workspace, loop: RunAhead
+        self, device: Device, graphs: EngineSet, workspace: Workspace, loop: StepBlockLoop
     ) -> None:
         self.batch = workspace.batch
         self.resizable = False
@@ -58,7 +58,7 @@ class DeviceDecoding:
             self._workspace.caches.advance(1)
             return self._results()
 
-    def ahead(self, token: IntArray, position: IntArray) -> Iterator[Block]:
+    def step_blocks(self, token: IntArray, position: IntArray) -> Iterator[StepBlock]:
         """Decodes greedily from `token` at `position`, (batch,) each, without the host."""
         blocks = self._loop.blocks(token, position, self._graphs.capacity)
         while True:
@@ -86,7 +86,7 @@ class DeviceDecoding:
             )
         return self
 
-    def widen(self, count: int) -> DeviceDecoding:
+    def expand_beams(self, count: int) -> DeviceDecoding:
         """Gives the decoding of one beam for each sequence: of no more, memory stays.
 
         Raises:

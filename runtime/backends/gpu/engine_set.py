@@ -24,7 +24,7 @@ _DTYPES = {NEXT_TOKEN: "int64", NEXT_POSITION: "int64", SCORE: "float32", LOGITS
 
 
 @dataclass(frozen=True)
-class DeviceGraphs:
+class EngineSet:
     """The engines of a variant, with the contexts that all batches share.
 
     Attributes:
@@ -45,9 +45,9 @@ class DeviceGraphs:
             self.prefill_context.close()
 
 
-def device_graphs(
+def load_engine_set(
     encoder: Engine, step: Engine, prefill: Engine | None, capacity: int
-) -> DeviceGraphs:
+) -> EngineSet:
     """Puts engines together.
 
     Raises:
@@ -61,7 +61,7 @@ def device_graphs(
             _check_decoder(name, engine, encoder, set(cache_names(step)))
     encoder_context = encoder.context()
     prefill_context = None if prefill is None else prefill.context()
-    return DeviceGraphs(encoder, step, prefill, encoder_context, prefill_context, capacity)
+    return EngineSet(encoder, step, prefill, encoder_context, prefill_context, capacity)
 
 
 def _check_decoder(graph: str, engine: Engine, encoder: Engine, caches: set[str]) -> None:

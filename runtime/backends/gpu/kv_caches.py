@@ -9,7 +9,7 @@ import numpy as np
 
 from hybrid_deploy.contract import cache_of, is_next_cache, is_recurrent, next_cache
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.backends.gpu.buffers import DeviceMemory
+from hybrid_deploy.runtime.backends.gpu.buffers import DeviceBuffers
 from hybrid_deploy.runtime.backends.gpu.device import Buffer, Device
 from hybrid_deploy.runtime.backends.gpu.engine import BYTES, Engine
 from hybrid_deploy.runtime.backends.protocol import IntArray
@@ -40,7 +40,7 @@ class DeviceCaches:
     def __init__(
         self,
         device: Device,
-        memory: DeviceMemory,
+        memory: DeviceBuffers,
         step: Engine,
         shapes: Mapping[str, tuple[int, ...]],
     ) -> None:

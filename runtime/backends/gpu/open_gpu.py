@@ -23,7 +23,7 @@ def required_gpu(backend: str) -> LocalGpu:
     return gpu
 
 
-def refuse_rough(backend: str, bundle: Bundle, variant: str) -> None:
+def refuse_approximate_logits(backend: str, bundle: Bundle, variant: str) -> None:
     """Refuses a variant whose logits are rough: the loop on a GPU has no graph that refines them.
 
     Raises:

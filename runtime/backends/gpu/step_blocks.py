@@ -10,10 +10,10 @@ import numpy as np
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backends.gpu.device import CaptureError, Device, Graph
 from hybrid_deploy.runtime.backends.gpu.workspace import Workspace
-from hybrid_deploy.runtime.backends.protocol import Block, IntArray, Run
+from hybrid_deploy.runtime.backends.protocol import IntArray, Run, StepBlock
 
 
-class RunAhead:
+class StepBlockLoop:
     """The loop of one workspace; recorded graphs are kept for its next batches."""
 
     def __init__(self, device: Device, workspace: Workspace) -> None:
@@ -22,7 +22,7 @@ class RunAhead:
         self._graphs: dict[int, Graph] = {}
         self._reason: str | None = None
 
-    def blocks(self, token: IntArray, position: IntArray, capacity: int) -> Iterator[Block]:
+    def blocks(self, token: IntArray, position: IntArray, capacity: int) -> Iterator[StepBlock]:
         """Yields blocks; the last has the tokens up to the capacity of the caches.
 
         Raises:
@@ -44,7 +44,7 @@ class RunAhead:
             except BackendError as error:
                 raise BackendError(f"{error} (in tokens {made} to {made + count - 1})") from error
             run: Run = "graph" if self._reason is None else "enqueue"
-            yield Block(tokens, scores, run, self._reason)
+            yield StepBlock(tokens, scores, run, self._reason)
             left, made, side = left - count, made + count, 1 - side
 
     def _launch(self, side: int, first: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybrid_deploy.runtime.backends.gpu.buffers import DeviceMemory
+from hybrid_deploy.runtime.backends.gpu.buffers import DeviceBuffers
 from hybrid_deploy.runtime.backends.gpu.device import Buffer, Device, aligned
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 
@@ -20,7 +20,7 @@ class TokenRing:
     slot is aligned. Blocks go to two buffers of the host in turn.
     """
 
-    def __init__(self, device: Device, memory: DeviceMemory, batch: int, steps: int) -> None:
+    def __init__(self, device: Device, memory: DeviceBuffers, batch: int, steps: int) -> None:
         self.steps = steps
         self._device = device
         self._batch = batch

@@ -24,10 +24,10 @@ from hybrid_deploy.contract import (
     is_next_cache,
 )
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.backends.gpu.buffers import DeviceMemory
+from hybrid_deploy.runtime.backends.gpu.buffers import DeviceBuffers
 from hybrid_deploy.runtime.backends.gpu.device import Buffer, Device, HostBuffer
 from hybrid_deploy.runtime.backends.gpu.engine import BYTES, Engine, EngineContext
-from hybrid_deploy.runtime.backends.gpu.engine_set import DeviceGraphs
+from hybrid_deploy.runtime.backends.gpu.engine_set import EngineSet
 from hybrid_deploy.runtime.backends.gpu.kv_caches import DeviceCaches, cache_names
 from hybrid_deploy.runtime.backends.gpu.token_ring import TokenRing
 from hybrid_deploy.runtime.backends.protocol import IntArray
@@ -47,13 +47,13 @@ class Workspace:
         broken: whether a run failed in it, so that it must not serve another batch.
     """
 
-    def __init__(self, device: Device, graphs: DeviceGraphs, shapes: Shapes, steps: int) -> None:
+    def __init__(self, device: Device, graphs: EngineSet, shapes: Shapes, steps: int) -> None:
         self.batch = next(iter(shapes.values()))[0]
         self.uses = 0
         self.broken = False
         self._device = device
         self._graphs = graphs
-        self._memory = DeviceMemory(device)
+        self._memory = DeviceBuffers(device)
         self._step: EngineContext | None = None
         self._steps: dict[tuple[int, int], _Places] = {}
         try:

@@ -13,8 +13,8 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import MissingDependencyError
 from hybrid_deploy.runtime.backends.onnxruntime.decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.backends.onnxruntime.inference_session import failures
-from hybrid_deploy.runtime.backends.onnxruntime.variant_sessions import OnnxRuntimeGraphs
-from hybrid_deploy.runtime.backends.registry import Options
+from hybrid_deploy.runtime.backends.onnxruntime.variant_sessions import VariantSessions
+from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
 from hybrid_deploy.runtime.host.large_pages import LargePages
 
@@ -24,18 +24,18 @@ except ImportError as error:
     raise MissingDependencyError("onnxruntime", extra="cpu") from error
 
 
-def load(bundle: Bundle, variant: str, options: Options) -> OnnxRuntimeBackend:
+def load(bundle: Bundle, variant: str, options: BackendOptions) -> OnnxRuntimeBackend:
     """Loads one variant of a bundle."""
     return OnnxRuntimeBackend(bundle, variant, options)
 
 
-class OnnxRuntimeBackend(OnnxRuntimeGraphs):
+class OnnxRuntimeBackend(VariantSessions):
     """Encodes a batch in one call, and decodes it in graphs whose tensors stay where they are."""
 
     name = "onnxruntime"
     version = f"onnxruntime {ort.__version__}"
 
-    def __init__(self, bundle: Bundle, variant: str, options: Options) -> None:
+    def __init__(self, bundle: Bundle, variant: str, options: BackendOptions) -> None:
         self._pages = LargePages() if options.large_pages else None
         super().__init__(bundle, variant, options)
 

@@ -16,21 +16,21 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.runtime.backends.gpu.backend import STEPS, DeviceBackend
 from hybrid_deploy.runtime.backends.gpu.device import Device
-from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
-from hybrid_deploy.runtime.backends.gpu.open_gpu import open_gpu, refuse_rough
+from hybrid_deploy.runtime.backends.gpu.engine_set import load_engine_set
+from hybrid_deploy.runtime.backends.gpu.open_gpu import open_gpu, refuse_approximate_logits
 from hybrid_deploy.runtime.backends.onnxruntime.cuda_engine import CHOOSE, OnnxRuntimeEngine
 from hybrid_deploy.runtime.backends.onnxruntime.inference_session import (
     Provider,
     make_session,
     wrong_optimizers,
 )
-from hybrid_deploy.runtime.backends.registry import Options
+from hybrid_deploy.runtime.backends.registry import BackendOptions
 
 NAME = "onnxruntime-cuda"
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
-def load(bundle: Bundle, variant: str, options: Options) -> DeviceBackend:
+def load(bundle: Bundle, variant: str, options: BackendOptions) -> DeviceBackend:
     """Loads one variant of a bundle.
 
     Raises:
@@ -49,13 +49,13 @@ def load_on(
     device: Device,
     bundle: Bundle,
     variant: str,
-    options: Options,
+    options: BackendOptions,
     *,
     device_type: str = "cuda",
     steps: int = STEPS,
 ) -> DeviceBackend:
     """Loads one variant on an opened device, which is of ONNX Runtime's type `device_type`."""
-    refuse_rough(NAME, bundle, variant)
+    refuse_approximate_logits(NAME, bundle, variant)
     cuda = _CUDA, {"user_compute_stream": str(device.stream), "use_tf32": "0"}
     providers: list[Provider] = [_CPU] if device_type == "cpu" else [cuda, _CPU]
     disabled = wrong_optimizers(bundle.variant(variant).precision)
@@ -67,13 +67,13 @@ def load_on(
         chooser = choose if role is GraphRole.STEP else None
         engines[role] = OnnxRuntimeEngine(session, spec, device_type, chooser, capacity)
     encoder, step = engines[GraphRole.ENCODER], engines[GraphRole.STEP]
-    graphs = device_graphs(encoder, step, engines.get(GraphRole.PREFILL), capacity)
+    graphs = load_engine_set(encoder, step, engines.get(GraphRole.PREFILL), capacity)
     version = f"onnxruntime {ort.__version__}"
     return DeviceBackend(NAME, version, device, graphs, specs[GraphRole.ENCODER], steps)
 
 
 def _open(
-    path: Path, options: Options, providers: Sequence[Provider], disabled: Sequence[str]
+    path: Path, options: BackendOptions, providers: Sequence[Provider], disabled: Sequence[str]
 ) -> ort.InferenceSession:
     """Opens a graph; where the wanted provider does not load, ONNX Runtime would take the CPU."""
     try:

@@ -35,7 +35,7 @@ from hybrid_deploy.runtime.backends.onnxruntime.cache_rows import (
     move_rows,
 )
 from hybrid_deploy.runtime.backends.onnxruntime.inference_session import failures
-from hybrid_deploy.runtime.backends.onnxruntime.variant_sessions import OnnxRuntimeGraphs
+from hybrid_deploy.runtime.backends.onnxruntime.variant_sessions import VariantSessions
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.backends.tensor_checks import DTYPES
@@ -66,7 +66,7 @@ class OnnxRuntimeDecoding:
 
     def __init__(
         self,
-        graphs: OnnxRuntimeGraphs,
+        graphs: VariantSessions,
         batch: int,
         encoded: Mapping[str, ort.OrtValue],
         beams: int | None = None,
@@ -100,7 +100,7 @@ class OnnxRuntimeDecoding:
         self._logits: FloatArray = results.pop(LOGITS)
         self._hidden: FloatArray | None = results.pop(HIDDEN, None)
         margin: FloatArray | None = results.pop(MARGIN, None)
-        self.margin = margin if beams is None else None
+        self.error_bound = margin if beams is None else None
         self._is_rough = False
         self.heads = results
         fed = {TOKEN: self._token, POSITION: self._position}
@@ -119,13 +119,13 @@ class OnnxRuntimeDecoding:
 
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
         """Decodes several tokens per sequence."""
-        return self._true(self.prefill_roughly(tokens, position, last))
+        return self._true(self.prefill_approximate(tokens, position, last))
 
     def step(self, token: IntArray, position: IntArray) -> FloatArray:
         """Decodes one token per sequence."""
-        return self._true(self.step_roughly(token, position))
+        return self._true(self.step_approximate(token, position))
 
-    def exactly(self, row: int, tokens: IntArray) -> FloatArray:
+    def exact_logits(self, row: int, tokens: IntArray) -> FloatArray:
         """Gives the true logits of some tokens after the newest step, (n,)."""
         if not self._is_rough:
             known: FloatArray = self._logits[row, tokens]
@@ -138,13 +138,15 @@ class OnnxRuntimeDecoding:
             logits: FloatArray = np.asarray(refine.run(None, inputs)[0])[0]
         return logits
 
-    def prefill_roughly(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
+    def prefill_approximate(
+        self, tokens: IntArray, position: IntArray, last: IntArray
+    ) -> FloatArray:
         """Decodes several tokens per sequence; the logits are within the margin."""
         few = tokens.shape[1] <= _FEW_TOKENS and (last == tokens.shape[1] - 1).all()
         alone = self._beams in (None, 1)
         session = self._graphs.prefill_session if alone and not few else None
         if session is None:
-            return prefill_by_steps(self.step_roughly, self._keep, tokens, position, last)
+            return prefill_by_steps(self.step_approximate, self._keep, tokens, position, last)
         arrays = {TOKENS: tokens, POSITION: position, LAST: last}
         self._filled = max(self._filled, int(position.max()) + tokens.shape[1])
         with failures("the prefill graph"):
@@ -152,7 +154,7 @@ class OnnxRuntimeDecoding:
         self._is_rough = self._hidden is not None
         return self._logits if self._beams is None else self._true(self._logits)
 
-    def step_roughly(self, token: IntArray, position: IntArray) -> FloatArray:
+    def step_approximate(self, token: IntArray, position: IntArray) -> FloatArray:
         """Decodes one token per sequence; the logits are within the margin."""
         self._token[:] = token
         self._position[:] = position
@@ -161,14 +163,14 @@ class OnnxRuntimeDecoding:
         except Exception as error:
             raise BackendError(f"onnxruntime failed in the step graph: {error}") from error
         self._turn = (self._turn + 1) % len(self._bindings)
-        self._is_rough = self.margin is not None
+        self._is_rough = self.error_bound is not None
         return self._logits
 
     def _true(self, logits: FloatArray) -> FloatArray:
         if not self._is_rough:
             return logits
         every = np.arange(logits.shape[1])
-        return np.stack([self.exactly(row, every) for row in range(self.batch)])
+        return np.stack([self.exact_logits(row, every) for row in range(self.batch)])
 
     def reorder(self, rows: IntArray) -> None:
         """Lets every sequence go on from what another one was; memory stays where it is."""
@@ -191,7 +193,7 @@ class OnnxRuntimeDecoding:
         inputs, beams = inputs_of(rows, self._beams or 1)
         return self._with(rows, inputs, None if self._beams is None else beams)
 
-    def widen(self, count: int) -> OnnxRuntimeDecoding:
+    def expand_beams(self, count: int) -> OnnxRuntimeDecoding:
         """Gives the decoding in which every sequence is `count` beams."""
         rows = np.repeat(np.arange(self.batch), count)
         if self._graphs.fixed_batch is not None or self._graphs.beam_session is None:

@@ -15,7 +15,7 @@ from hybrid_deploy.runtime.backends.onnxruntime.inference_session import (
     too_old,
     wrong_optimizers,
 )
-from hybrid_deploy.runtime.backends.registry import Options
+from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.backends.tensor_checks import DTYPES
 
 try:
@@ -28,10 +28,10 @@ _SPIN_US = dict.fromkeys((GraphRole.STEP, GraphRole.BEAM_STEP), 1000)
 and not into the next encoder. Measured with two threads: a tenth less time than without a limit."""
 
 
-class OnnxRuntimeGraphs:
+class VariantSessions:
     """The graphs of one variant, on the CPU; what is not always needed is loaded when it is."""
 
-    def __init__(self, bundle: Bundle, variant: str, options: Options) -> None:
+    def __init__(self, bundle: Bundle, variant: str, options: BackendOptions) -> None:
         self._bundle = bundle
         self._variant = variant
         self._options = options

@@ -8,9 +8,13 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.runtime.backends.gpu.backend import STEPS, DeviceBackend
 from hybrid_deploy.runtime.backends.gpu.device import Device
-from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
-from hybrid_deploy.runtime.backends.gpu.open_gpu import open_gpu, refuse_rough, required_gpu
-from hybrid_deploy.runtime.backends.registry import Options
+from hybrid_deploy.runtime.backends.gpu.engine_set import load_engine_set
+from hybrid_deploy.runtime.backends.gpu.open_gpu import (
+    open_gpu,
+    refuse_approximate_logits,
+    required_gpu,
+)
+from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.backends.tensorrt.engine import TensorRTEngine
 from hybrid_deploy.runtime.backends.tensorrt.engine_lookup import find_engine
 from hybrid_deploy.runtime.engines.cache import EngineCache, read_plan, read_record
@@ -23,7 +27,7 @@ NAME = "tensorrt"
 _PRODUCTS = {Flavour.TENSORRT: "TensorRT", Flavour.RTX: "TensorRT-RTX"}
 
 
-def load(bundle: Bundle, variant: str, options: Options) -> DeviceBackend:
+def load(bundle: Bundle, variant: str, options: BackendOptions) -> DeviceBackend:
     """Loads the engines of one variant; `options` are of the CPU and change nothing here.
 
     Of the two flavours the first that is installed is taken, `tensorrt` before `tensorrt-rtx`, as
@@ -47,13 +51,13 @@ def load_on(
     steps: int = STEPS,
 ) -> DeviceBackend:
     """Loads the engines of one variant on an opened device; `steps` are the tokens of a block."""
-    refuse_rough(NAME, bundle, variant)
+    refuse_approximate_logits(NAME, bundle, variant)
     gpu, vendor, cache = required_gpu(NAME), load_tensorrt(None), cache or EngineCache()
     engines = {}
     for role in bundle.loop_graphs(variant):
         path = find_engine(cache, bundle, variant, role, vendor, gpu)
         engines[role] = _loaded(path, f"{variant}/{role.value}", vendor, gpu, device)
-    graphs = device_graphs(
+    graphs = load_engine_set(
         engines[GraphRole.ENCODER],
         engines[GraphRole.STEP],
         engines.get(GraphRole.PREFILL),

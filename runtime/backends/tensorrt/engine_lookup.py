@@ -12,7 +12,7 @@ from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.engines.cache import PLAN_FILE, EngineCache
 from hybrid_deploy.runtime.engines.cache_key import graph_identity
 from hybrid_deploy.runtime.engines.cache_listing import list_engines
-from hybrid_deploy.runtime.engines.compatibility import gpu_misfit, version_misfit
+from hybrid_deploy.runtime.engines.compatibility import gpu_mismatch, version_mismatch
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_builder.compile import SETTINGS
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT
@@ -49,8 +49,8 @@ def find_engine(
         and engine.damage is None
         and _has(engine.record.shaped_by, wanted)
         and _has(engine.record.shaped_by.get("settings"), settings)
-        and version_misfit(engine.record.shaped_by, vendor.version) is None
-        and gpu_misfit(engine.record.shaped_by, gpu) is None
+        and version_mismatch(engine.record.shaped_by, vendor.version) is None
+        and gpu_mismatch(engine.record.shaped_by, gpu) is None
     ]
     if not found:
         raise BackendError(

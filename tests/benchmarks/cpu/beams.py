@@ -24,12 +24,12 @@ from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.report import Column, render
 from hybrid_deploy.runtime.backends.registry import (
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.sequences import Limits
-from hybrid_deploy.runtime.generation.settings import Beams, Rules
+from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
 
 _SHARED, _COPIED = "shared", "copied"
 _KB_PER_MB = 1e3
@@ -86,10 +86,10 @@ def measure(
     bundle = open_bundle(path, only=variant)
     if memory == _COPIED:
         bundle = without_beam_step(bundle, variant)
-    backend = load_backend("onnxruntime", bundle, variant, Options(threads=1))
+    backend = load_backend("onnxruntime", bundle, variant, BackendOptions(threads=1))
     capacity, start = bundle.manifest.capacity, list(bundle.manifest.generation.start_tokens)
     limits = Limits((), 0, None, capacity, max_new_tokens=tokens)
-    rules = Rules(limits, beams=Beams(beams))
+    rules = DecodingSettings(limits, beams=Beams(beams))
     rng = np.random.default_rng(0)
     dims = {name: dim.typical for name, dim in bundle.manifest.dims.items()} | {"batch": inputs}
     arrays = {

@@ -20,7 +20,7 @@ import numpy as np
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import CANDIDATES, GraphRole
 from hybrid_deploy.runtime.backends.onnxruntime.backend import OnnxRuntimeBackend
-from hybrid_deploy.runtime.backends.registry import Options
+from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.session.session import Session
 from tests.benchmarks.cpu.contender import INPUT, Inputs, Job
 from tests.benchmarks.cpu.contenders.ours import bundle_path, encoder_input, generate
@@ -132,7 +132,7 @@ class _Timed:
 class _TimedBackend(OnnxRuntimeBackend):
     """The backend, its step and refine graphs timed."""
 
-    def __init__(self, bundle: Bundle, variant: str, options: Options) -> None:
+    def __init__(self, bundle: Bundle, variant: str, options: BackendOptions) -> None:
         super().__init__(bundle, variant, options)
         self.calls: list[Call] = []
         self._timed_step = _Timed(super().step_session, GraphRole.STEP, self.calls)
@@ -157,7 +157,7 @@ class _TimedBackend(OnnxRuntimeBackend):
 def measure(job: Job) -> Overhead:
     """Generates a few times as always, and as often with graphs that only run once."""
     bundle = open_bundle(bundle_path(job))
-    backend = _TimedBackend(bundle, job.form, Options(job.threads))
+    backend = _TimedBackend(bundle, job.form, BackendOptions(job.threads))
     session = Session(bundle, job.form, backend)
     with np.load(job.inputs) as file:
         inputs = {encoder_input(session): np.ascontiguousarray(file[INPUT])}

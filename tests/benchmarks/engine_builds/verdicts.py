@@ -11,7 +11,7 @@ from hybrid_deploy.errors import BuildError, UsageError
 from hybrid_deploy.report import Column
 from hybrid_deploy.runtime.engines.build import EngineRecord, build_engine
 from hybrid_deploy.runtime.engines.cache import EngineCache
-from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import lowering_of
+from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import cache_write_of
 from hybrid_deploy.target import parse_target
 
 TARGETS = ("rtx:sm_75", "rtx:sm_86", "rtx:sm_89", "rtx:sm_120")
@@ -36,7 +36,7 @@ def verdict_rows(
     """Builds encoder, prefill and step of every variant for every target, one row for the three."""
     for variant in variants:
         spec = bundle.variant(variant)
-        lowering = lowering_of(spec)
+        lowering = cache_write_of(spec)
         facts = {"variant": variant, "opset": spec.opset, "caches": lowering and lowering.value}
         for target in targets:
             built, refusals = build_graphs(bundle, variant, target, cache)

@@ -14,7 +14,7 @@ import transformers
 
 from hybrid_deploy.report import Column, render
 from hybrid_deploy.runtime.backends.registry import (
-    Options,
+    BackendOptions,
     load_backend,
 )
 from tests.benchmarks.generation_equality.equality import (
@@ -63,7 +63,7 @@ def _row(name: str) -> tuple[dict[str, object], bool]:
     case = dataclasses.replace(CASES[name], max_length=LENGTH)
     with tempfile.TemporaryDirectory(prefix="generation-") as folder:
         bundle = export(case, adapted, Path(folder, "bundle"))
-        start = load_backend("onnxruntime", bundle, "fp32", Options(threads=1)).start
+        start = load_backend("onnxruntime", bundle, "fp32", BackendOptions(threads=1)).start
         runs = {
             "greedy": compare(name, model, start, GREEDY),
             "beams": compare(name, model, start, BEAMED),

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 from hybrid_deploy.bundle.manifest import GenerationDefaults
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.logits_processors import processors_of
-from hybrid_deploy.runtime.generation.sequences import Decoded, Limits
-from hybrid_deploy.runtime.generation.settings import Beams, Rules
+from hybrid_deploy.runtime.generation.sequences import Limits, SequenceResult
+from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from tests.models.zoo.case import random_tokens
 from tests.models.zoo.huggingface import CASES
@@ -51,15 +51,19 @@ class Equality:
     same: int = 0
     difference: str = ""
 
-    def note(self, what: str, wanted: list[int], given: Decoded, total: float | None) -> None:
+    def note(
+        self, what: str, wanted: list[int], given: SequenceResult, total: float | None
+    ) -> None:
         """Counts one sequence; `total` is what transformers ranks it by."""
         self.sequences += 1
-        far = total is not None and abs((given.total or 0) - total) > TOTALS_DIFFER * (1 - total)
+        far = total is not None and abs((given.sequence_score or 0) - total) > TOTALS_DIFFER * (
+            1 - total
+        )
         if list(given.tokens) == wanted and not far:
             self.same += 1
         elif not self.difference:
             self.difference = (
-                f"{what}: {list(given.tokens)} ({given.total}), not {wanted} ({total})"
+                f"{what}: {list(given.tokens)} ({given.sequence_score}), not {wanted} ({total})"
             )
 
 
@@ -137,7 +141,7 @@ def decode(
     prompts: list[list[int]],
     end: int,
     options: Mapping[str, Any],
-) -> tuple[Decoded, ...]:
+) -> tuple[SequenceResult, ...]:
     """Decodes as the options of generate() say."""
     limits = Limits((end,), PAD, LENGTH, LENGTH)
     defaults = _defaults(end, options)
@@ -148,7 +152,9 @@ def decode(
         early_stopping=options.get("early_stopping", False),
     )
     decoding = start({name: value.numpy() for name, value in inputs.items()})
-    rules = Rules(limits, processors_of(defaults, limits), beams=beams if beams.count > 1 else None)
+    rules = DecodingSettings(
+        limits, processors_of(defaults, limits), beams=beams if beams.count > 1 else None
+    )
     search = TokenLoop if rules.beams is None else BeamSearch
     return search(decoding, prompts, rules).run().sequences
 
@@ -173,14 +179,14 @@ def _defaults(end: int, options: Mapping[str, Any]) -> GenerationDefaults:
 
 
 def _pairs(
-    theirs: Any, ours: Sequence[Decoded], prompt: int, end: int
-) -> Iterator[tuple[str, list[int], Decoded, float | None]]:
+    theirs: Any, ours: Sequence[SequenceResult], prompt: int, end: int
+) -> Iterator[tuple[str, list[int], SequenceResult, float | None]]:
     """Pairs the sequences of both sides, the next best behind each best."""
     rows = [until(row[prompt:], end) for row in theirs["sequences"].tolist()]
     totals = theirs.get("sequences_scores")
     each = len(rows) // len(ours)
     for index, best in enumerate(ours):
-        for place, given in enumerate((best, *best.others)[:each]):
+        for place, given in enumerate((best, *best.alternatives)[:each]):
             at = index * each + place
             total = None if totals is None else float(totals[at])
             yield f"[{index}.{place}]", rows[at], given, total

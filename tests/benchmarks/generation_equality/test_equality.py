@@ -14,7 +14,7 @@ import transformers
 
 from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.runtime.backends.registry import (
-    Options,
+    BackendOptions,
     load_backend,
 )
 from tests.benchmarks.generation_equality.equality import (
@@ -53,7 +53,7 @@ def test_an_exported_model_gives_what_generate_gives(tmp_path: Path) -> None:
     model, adapted = pair("t5")
     case = dataclasses.replace(CASES["t5"], max_length=LENGTH)
     bundle = export(case, adapted, tmp_path / "bundle")
-    start = load_backend("onnxruntime", bundle, "fp32", Options(threads=1)).start
+    start = load_backend("onnxruntime", bundle, "fp32", BackendOptions(threads=1)).start
     run = compare("t5", model, start, (*GREEDY, *BEAMED))
     assert (run.same, run.difference) == (run.sequences, "")
     assert run.sequences == 93

@@ -14,10 +14,10 @@ from hybrid_deploy.runtime.backends.gpu.device import CaptureError
 from hybrid_deploy.runtime.backends.gpu.open_gpu import open_gpu
 from hybrid_deploy.runtime.backends.protocol import (
     Backend,
-    RunsAhead,
+    GeneratesOnDevice,
 )
 from hybrid_deploy.runtime.backends.registry import (
-    Options,
+    BackendOptions,
     load_backend,
 )
 from tests.benchmarks.gpu.subjects import Subject
@@ -87,7 +87,9 @@ def onnxruntime_cuda(setting: Setting) -> Timing:
         from hybrid_deploy.runtime.backends.onnxruntime.cuda_backend import NAME, load_on
 
         device: Any = open_gpu(NAME)
-        backend = load_on(device, setting.subject.bundle, setting.subject.variant, Options(1))
+        backend = load_on(
+            device, setting.subject.bundle, setting.subject.variant, BackendOptions(1)
+        )
     except HybridDeployError as error:
         raise SkippedError(str(error)) from error
     return _backend(setting, backend, device.elapsed_ms)
@@ -122,7 +124,7 @@ def _refuse(work: Callable[[], None]) -> None:
 
 def _load(name: str, subject: Subject) -> Backend:
     try:
-        return load_backend(name, subject.bundle, subject.variant, Options(1))
+        return load_backend(name, subject.bundle, subject.variant, BackendOptions(1))
     except HybridDeployError as error:
         raise SkippedError(str(error)) from error
 
@@ -140,16 +142,16 @@ def _backend(
             fed = decoding.step(fed, np.full(setting.batch, index)).argmax(-1)
 
     def by_device() -> None:
-        assert isinstance(decoding, RunsAhead)
+        assert isinstance(decoding, GeneratesOnDevice)
         made = 0
-        for block in decoding.ahead(token, position):
+        for block in decoding.step_blocks(token, position):
             notes.clear()
             notes.add(block.run if block.reason is None else f"{block.run}: {block.reason}")
             made += len(block.tokens)
             if made >= setting.tokens:
                 break
 
-    generate = by_device if isinstance(decoding, RunsAhead) else by_host
+    generate = by_device if isinstance(decoding, GeneratesOnDevice) else by_host
     timing = time_loop(
         generate, setting.tokens, setting.rounds, clock, lambda: f"{backend.version}; {notes.pop()}"
     )

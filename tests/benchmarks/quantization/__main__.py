@@ -16,7 +16,7 @@ import click
 from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.calibration.quantize import quantize_automatically
 from hybrid_deploy.calibration.variants.auto_select import COLUMNS as AUTOMATIC_COLUMNS
-from hybrid_deploy.calibration.variants.request import Data
+from hybrid_deploy.calibration.variants.request import QuantizationInputs
 from hybrid_deploy.report import render
 from hybrid_deploy.runtime.engines.cache import EngineCache
 from tests.benchmarks.engine_builds.variants import make_variants
@@ -100,7 +100,7 @@ def _section(name: str, subject: Subject, setting: Setting, folder: Path) -> Ite
 
 def _automatic(subject: Subject, bundle: Path) -> Iterator[str]:
     shutil.copytree(subject.bundle, bundle)
-    data = Data(subject.samples, evaluation=subject.lines)
+    data = QuantizationInputs(subject.samples, evaluation=subject.lines)
     report = quantize_automatically(bundle, data, max_drop=_BUDGET, threads=1)
     chosen = "nothing" if report.chosen is None else report.chosen.variant
     yield f"`quantize --auto --max-drop {_BUDGET}` on this CPU, one thread, adds {chosen}:\n"

@@ -17,12 +17,12 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.runtime.engines.build import build_engine
 from hybrid_deploy.runtime.engines.cache import EngineCache
-from hybrid_deploy.runtime.session.session import Result, Session
+from hybrid_deploy.runtime.session.session import GenerationResult, Session
 from hybrid_deploy.target import parse_target
 
 TARGET = "rtx:sm_86"
@@ -35,10 +35,12 @@ def load(bundle: Bundle, variant: str) -> Session:
     Raises:
         BackendError: ONNX Runtime does not take it.
     """
-    return Session(bundle, variant, load_backend(DEFAULT_BACKEND, bundle, variant, Options(1)))
+    return Session(
+        bundle, variant, load_backend(DEFAULT_BACKEND, bundle, variant, BackendOptions(1))
+    )
 
 
-def read_lines(session: Session, labels: Sequence[LabelledFile]) -> list[Result]:
+def read_lines(session: Session, labels: Sequence[LabelledFile]) -> list[GenerationResult]:
     """Reads labelled files one by one.
 
     Raises:
@@ -48,7 +50,9 @@ def read_lines(session: Session, labels: Sequence[LabelledFile]) -> list[Result]
 
 
 def accuracy_of(
-    labels: Sequence[LabelledFile], results: Sequence[Result], reference: Sequence[Result]
+    labels: Sequence[LabelledFile],
+    results: Sequence[GenerationResult],
+    reference: Sequence[GenerationResult],
 ) -> dict[str, object]:
     """Gives the character error rate, and the share of the tokens that the reference has too."""
     texts = [result.text or "" for result in results]

@@ -1,7 +1,7 @@
 import numpy as np
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.evaluation.decode_all import read_all
+from hybrid_deploy.calibration.evaluation.decode_all import decode_all
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.runtime.session.session import load_session
 
@@ -12,7 +12,7 @@ def test_sequences_come_in_the_order_of_the_samples(bundle: Bundle, images: list
     session = load_session(bundle.folder, threads=1)
     wanted = [result for sample in samples for result in session.run_arrays(sample)[0]]
     begun: list[int] = []
-    found = read_all(bundle, "fp32", samples, begun.append, threads=1)
+    found = decode_all(bundle, "fp32", samples, begun.append, threads=1)
     assert found.samples == (0, 1, 2, 2, 3)
     assert found.tokens == tuple(result.tokens for result in wanted)
     assert found.texts == tuple(result.text for result in wanted)

@@ -3,7 +3,7 @@ import pytest
 
 from hybrid_deploy.accuracy import measure_accuracy
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.evaluation.decode_all import Readings, read_all
+from hybrid_deploy.calibration.evaluation.decode_all import DecodedSet, decode_all
 from hybrid_deploy.calibration.evaluation.evaluate import evaluate
 from hybrid_deploy.calibration.evaluation.logit_divergence import Divergence, Teacher
 from hybrid_deploy.calibration.evaluation.metrics import Metric, load_metric
@@ -13,7 +13,7 @@ from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import BackendError, InputError, UsageError
 from hybrid_deploy.runtime.backends.protocol import Backend
 from hybrid_deploy.runtime.backends.registry import (
-    Options,
+    BackendOptions,
     load_backend,
 )
 from tests.fakes.perturbed_variant import with_perturbed
@@ -25,12 +25,12 @@ def noisy(bundle: Bundle) -> Bundle:
 
 
 @pytest.fixture
-def float_readings(bundle: Bundle, images: list[Inputs]) -> Readings:
-    return read_all(bundle, "fp32", images, threads=1)
+def float_readings(bundle: Bundle, images: list[Inputs]) -> DecodedSet:
+    return decode_all(bundle, "fp32", images, threads=1)
 
 
 @pytest.fixture
-def labelled(bundle: Bundle, images: list[Inputs], float_readings: Readings) -> EvaluationSet:
+def labelled(bundle: Bundle, images: list[Inputs], float_readings: DecodedSet) -> EvaluationSet:
     """The truth is what float reads, but for the last sample, whose truth nobody knows."""
     assert float_readings.texts is not None
     texts = [*float_readings.texts[:2], None]
@@ -48,9 +48,11 @@ def test_a_variant_equals_itself(bundle: Bundle, labelled: EvaluationSet) -> Non
     assert found.size_bytes == found.reference_size_bytes == bundle.variant_size_bytes("fp32")
 
 
-def test_a_worse_variant(noisy: Bundle, labelled: EvaluationSet, float_readings: Readings) -> None:
+def test_a_worse_variant(
+    noisy: Bundle, labelled: EvaluationSet, float_readings: DecodedSet
+) -> None:
     found = evaluate(noisy, "fp32", "perturbed", labelled, threads=1)
-    given = read_all(noisy, "perturbed", labelled, threads=1)
+    given = decode_all(noisy, "perturbed", labelled, threads=1)
     assert float_readings.texts is not None and given.texts is not None
     assert given.texts != float_readings.texts
     assert found.accuracy == measure_accuracy(float_readings.texts[:2], given.texts[:2])
@@ -72,14 +74,14 @@ def test_what_is_known_of_the_reference_is_not_computed_again(
     noisy: Bundle,
     images: list[Inputs],
     labelled: EvaluationSet,
-    float_readings: Readings,
+    float_readings: DecodedSet,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     teacher = Teacher(noisy, "fp32", images[:2], threads=1)
     whole = evaluate(noisy, "fp32", "perturbed", labelled, threads=1)
     loaded: list[str] = []
 
-    def counted(name: str, bundle: Bundle, variant: str, options: Options) -> Backend:
+    def counted(name: str, bundle: Bundle, variant: str, options: BackendOptions) -> Backend:
         loaded.append(variant)
         return load_backend(name, bundle, variant, options)
 

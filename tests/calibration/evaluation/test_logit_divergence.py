@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.calibration.evaluation.decode_all import read_all
+from hybrid_deploy.calibration.evaluation.decode_all import decode_all
 from hybrid_deploy.calibration.evaluation.logit_divergence import Divergence, Teacher, kl_divergence
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import CalibrationError
@@ -22,13 +22,13 @@ from hybrid_deploy.runtime.backends.protocol import (
 )
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.runtime.session.session import load_session
 from tests.fakes.perturbed_variant import with_perturbed
 
-ONE_THREAD = Options(threads=1)
+ONE_THREAD = BackendOptions(threads=1)
 
 
 @dataclass
@@ -98,7 +98,7 @@ def test_a_variant_does_not_diverge_from_itself(bundle: Bundle, images: list[Inp
 
 def test_shifted_logits(bundle: Bundle, images: list[Inputs]) -> None:
     backend = load(bundle)
-    (tokens,) = read_all(bundle, "fp32", images[:1], threads=1).tokens
+    (tokens,) = decode_all(bundle, "fp32", images[:1], threads=1).tokens
     shift = np.linspace(0, 1, len(VOCABULARY), dtype=np.float32)
     found = Teacher(bundle, "fp32", images[:1], threads=1).divergence(Shifted(backend, shift))
     decoding, kl = backend.start(images[0]), []
@@ -137,7 +137,7 @@ def test_sequences_of_unequal_length(tiny_bundle: Bundle) -> None:
     """A sequence that has ended does not count while others of its batch go on."""
     rng = np.random.default_rng(0)
     images = {"image": rng.standard_normal((12, 1, 8, 24)).astype(np.float32)}
-    tokens = read_all(tiny_bundle, "fp32", [images], threads=1).tokens
+    tokens = decode_all(tiny_bundle, "fp32", [images], threads=1).tokens
     end = next(t for t in tokens[0] if len({t in row for row in tokens}) > 1)
     generation = msgspec.structs.replace(tiny_bundle.manifest.generation, end_tokens=(end,))
     manifest = msgspec.structs.replace(tiny_bundle.manifest, generation=generation)

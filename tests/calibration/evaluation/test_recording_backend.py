@@ -5,14 +5,14 @@ from hybrid_deploy.calibration.evaluation.recording_backend import RecordingBack
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.runtime.session.session import Session
 
 
 def test_every_call_is_kept_and_can_be_repeated(bundle: Bundle, images: list[Inputs]) -> None:
-    backend = load_backend(DEFAULT_BACKEND, bundle, "fp32", Options(threads=1))
+    backend = load_backend(DEFAULT_BACKEND, bundle, "fp32", BackendOptions(threads=1))
     recorder = RecordingBackend(backend, bytes_left=1 << 20)
     (result,), _ = Session(bundle, "fp32", recorder).run_arrays(images[0])
     # two start tokens go through prefill, every other token but the last through a step
@@ -24,7 +24,7 @@ def test_every_call_is_kept_and_can_be_repeated(bundle: Bundle, images: list[Inp
 
 
 def test_recording_stops_where_there_is_no_room(bundle: Bundle, images: list[Inputs]) -> None:
-    backend = load_backend(DEFAULT_BACKEND, bundle, "fp32", Options(threads=1))
+    backend = load_backend(DEFAULT_BACKEND, bundle, "fp32", BackendOptions(threads=1))
     recorder = RecordingBackend(backend, bytes_left=0)
     (result,), _ = Session(bundle, "fp32", recorder).run_arrays(images[0])
     assert len(result.tokens) == 6

@@ -12,7 +12,7 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backends.onnxruntime.inference_session import make_session
 from hybrid_deploy.runtime.backends.registry import (
-    Options,
+    BackendOptions,
     load_backend,
 )
 
@@ -59,4 +59,4 @@ def test_a_variant_for_gpus_is_compared_by_emulation(own_path: Path) -> None:
     assert short.weight_bytes == float_.weight_bytes / 2
     assert report.evaluation.agreement.token_share > 0.5
     with pytest.raises(BackendError, match="no CPU kernels for bfloat16"):
-        load_backend("onnxruntime", report.bundle, "bf16", Options())
+        load_backend("onnxruntime", report.bundle, "bf16", BackendOptions())

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.half_precision.float16_embeddings import shorten_tables
+from hybrid_deploy.calibration.half_precision.float16_embeddings import convert_embeddings
 from tests.calibration.rewrite.test_encoder import checked
 
 Build = Callable[..., ir.Model]
@@ -56,7 +56,7 @@ TOKENS, ZEROS = np.array([3, 511, 3]), np.zeros((3, 64), np.float32)
 
 def test_rows_are_those_of_a_table_in_float16(build: Build, table: NDArray[np.float32]) -> None:
     model = build(EMBEDDING, {"table": table})
-    shorten_tables(model)
+    convert_embeddings(model)
     graph = checked(model)
     assert [node.op_type for node in graph.node] == ["Gather", "Cast", "Add"]
     stored = model.graph.initializers["table_fp16"].const_value
@@ -71,7 +71,7 @@ def test_a_table_that_is_read_twice_is_stored_once(
     build: Build, table: NDArray[np.float32]
 ) -> None:
     model = build(TWICE, {"table": table, "other": np.array([0, 1, 2])})
-    shorten_tables(model)
+    convert_embeddings(model)
     checked(model)
     assert set(model.graph.initializers) == {"table_fp16", "other"}
     (found,) = run(model, TOKENS, ZEROS)
@@ -83,7 +83,7 @@ def test_rows_that_leave_the_graph_keep_their_name_and_type(
     build: Build, table: NDArray[np.float32]
 ) -> None:
     model = build(ROWS_GO_OUT, {"table": table})
-    shorten_tables(model)
+    convert_embeddings(model)
     checked(model)
     assert [(v.name, v.dtype) for v in model.graph.outputs] == [
         ("rows", ir.DataType.FLOAT), ("y", ir.DataType.FLOAT),
@@ -118,7 +118,7 @@ def test_other_tables_stay(
 ) -> None:  # fmt: skip
     model = build(text, {"table": change(table)})
     before = [node.op_type for node in model.graph]
-    shorten_tables(model)
+    convert_embeddings(model)
     assert list(model.graph.initializers) == ["table"]
     assert model.graph.initializers["table"].dtype is ir.DataType.FLOAT
     assert [node.op_type for node in model.graph] == before
@@ -129,6 +129,6 @@ def test_the_largest_number_of_float16_is_no_overflow(
 ) -> None:
     table[100, 3] = 65504
     model = build(EMBEDDING, {"table": table})
-    shorten_tables(model)
+    convert_embeddings(model)
     assert list(model.graph.initializers) == ["table_fp16"]
     np.testing.assert_array_equal(run(model, np.array([100]), ZEROS[:1])[0][0, 3], 65504)

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16, Use, shortened, uses_of
+from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16, Use, in_half, uses_of
 from hybrid_deploy.errors import CalibrationError
 
 Build = Callable[..., ir.Model]
@@ -14,7 +14,7 @@ WEIGHT = [Use("MatMul", 1)]
 
 
 def test_masks_are_clamped_so_that_sums_stay_finite() -> None:
-    half = shortened(
+    half = in_half(
         "mask", np.array([0, -1e9, -np.inf], np.float32), [ADDED, Use("Where", 2)], FLOAT16
     )
     assert half.tolist() == [0, -FLOAT16.largest / 2, -np.inf]
@@ -23,13 +23,13 @@ def test_masks_are_clamped_so_that_sums_stay_finite() -> None:
 
 def test_bounds_are_clamped() -> None:
     assert (
-        shortened("bound", np.array([3.4e38], np.float32), [Use("Clip", 1)], FLOAT16)
+        in_half("bound", np.array([3.4e38], np.float32), [Use("Clip", 1)], FLOAT16)
         == FLOAT16.largest
     )
 
 
 def test_epsilon_does_not_vanish() -> None:
-    assert shortened("eps", np.array(1e-12, np.float32), [ADDED], FLOAT16) > 0
+    assert in_half("eps", np.array(1e-12, np.float32), [ADDED], FLOAT16) > 0
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_epsilon_does_not_vanish() -> None:
     [(-1e9, ADDED), (1e9, SUBTRACTED), (1e9, Use("Add", 0, True)), (-1e9, Use("output", 0, True))],
 )
 def test_what_hides(large: float, use: Use) -> None:
-    half = shortened("mask", np.array([0, large], np.float32), [use], FLOAT16)
+    half = in_half("mask", np.array([0, large], np.float32), [use], FLOAT16)
     assert half.tolist() == [0, np.copysign(FLOAT16.largest / 2, large)]
 
 
@@ -47,12 +47,12 @@ def test_what_hides(large: float, use: Use) -> None:
 )
 def test_what_is_no_mask_is_refused(large: float, use: Use) -> None:
     with pytest.raises(CalibrationError, match="float16 ends at 65504"):
-        shortened("table", np.array([0, large], np.float32), [use], FLOAT16)
+        in_half("table", np.array([0, large], np.float32), [use], FLOAT16)
 
 
 def test_weight_out_of_range_is_named() -> None:
     with pytest.raises(CalibrationError) as caught:
-        shortened("head.weight", np.array([[1, 7e4]], np.float32), WEIGHT, FLOAT16)
+        in_half("head.weight", np.array([[1, 7e4]], np.float32), WEIGHT, FLOAT16)
     assert str(caught.value) == (
         "head.weight holds 7e+04, float16 ends at 65504; quantize to int8 or keep fp32"
     )
@@ -60,7 +60,7 @@ def test_weight_out_of_range_is_named() -> None:
 
 def test_nan_weight_is_named() -> None:
     with pytest.raises(CalibrationError, match=r"^head.weight holds NaN"):
-        shortened("head.weight", np.array([np.nan], np.float32), WEIGHT, FLOAT16)
+        in_half("head.weight", np.array([np.nan], np.float32), WEIGHT, FLOAT16)
 
 
 def test_uses_lie_behind_what_only_moves(build: Build) -> None:

@@ -18,7 +18,7 @@ from hybrid_deploy.calibration.observation.collect import observe_samples
 from hybrid_deploy.calibration.observation.observations import Observations, read_observations
 from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.samples.samples import Samples, open_samples
-from hybrid_deploy.calibration.statistics.fingerprint import origin_of
+from hybrid_deploy.calibration.statistics.fingerprint import fingerprint_of
 from hybrid_deploy.calibration.statistics.range_methods import METHODS
 from hybrid_deploy.calibration.statistics.scales import encode_scales
 from hybrid_deploy.errors import CalibrationError, InputError
@@ -133,7 +133,7 @@ def test_new_weights_under_the_same_graphs_are_another_origin(bundle: Bundle) ->
     (weights,) = (name for name in files if name.startswith("fp32/weights"))
     files[weights] = msgspec.structs.replace(files[weights], sha256="0" * 64)
     retrained = Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, files=files))
-    before, after = (origin_of(one, "fp32") for one in (bundle, retrained))
+    before, after = (fingerprint_of(one, "fp32") for one in (bundle, retrained))
     assert before.graphs == after.graphs
     assert before != after
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import prefer_cpu_kernels
+from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import fuse_encoder_operators
 from tests.calibration.rewrite.test_encoder import optimized
 
 Build = Callable[..., ir.Model]
@@ -93,7 +93,7 @@ def test_attention_between_split_heads_is_one_operator(
 ) -> None:  # fmt: skip
     model, inputs = attention(build, query, attributes), inputs_of(rng)
     expected = run(model, inputs, tmp_path)
-    prefer_cpu_kernels(model)
+    fuse_encoder_operators(model)
     assert operators(model) == [*left, "MultiHeadAttention", "Mul"]
     node = next(node for node in model.graph if node.op_type == "MultiHeadAttention")
     assert node.attributes.get_int("num_heads") == 4
@@ -120,7 +120,7 @@ def test_other_attention_is_left_alone(
 ) -> None:
     model = attention(build, **changes)
     before = operators(model)
-    prefer_cpu_kernels(model)
+    fuse_encoder_operators(model)
     assert operators(model) == before
 
 
@@ -137,7 +137,7 @@ def test_an_addition_before_a_normalization_stays_apart(
     inputs = {name: rng.normal(size=(2, 3, 16)).astype(np.float32) for name in ("x", "other")}
     session, fused = optimized(model, tmp_path)
     expected = session.run(None, inputs)[0]
-    prefer_cpu_kernels(model)
+    fuse_encoder_operators(model)
     assert operators(model) == ["Sum", "LayerNormalization", "Relu"]
     session, left = optimized(model, tmp_path)
     assert fused["SkipLayerNormalization"] == 1, "ONNX Runtime would merge them"
@@ -156,5 +156,5 @@ def test_an_addition_before_a_normalization_stays_apart(
 )
 def test_an_addition_that_others_take_is_left_alone(build: Build, outputs: str, rest: str) -> None:
     model = residual(build, outputs, rest)
-    prefer_cpu_kernels(model)
+    fuse_encoder_operators(model)
     assert operators(model)[:2] == ["Add", "LayerNormalization"]

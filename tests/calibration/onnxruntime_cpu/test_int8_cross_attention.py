@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from hybrid_deploy.calibration.onnxruntime_cpu import (
     int8_cross_attention as short_memory,
 )
-from hybrid_deploy.calibration.onnxruntime_cpu.int8_cross_attention import shorten_memory
+from hybrid_deploy.calibration.onnxruntime_cpu.int8_cross_attention import (
+    quantize_cross_attention_memory,
+)
 from hybrid_deploy.contract import GraphRole
 from tests.fakes.graph_runs import cleaned, operators, run
 
@@ -117,7 +119,7 @@ def test_attention_reads_8_bits(
     float_step, prompt = made[GraphRole.STEP].clone(), made[GraphRole.PREFILL].clone()
     near = {name: rounded(array) for name, array in memory.items()}
 
-    assert shorten_memory(made, TYPICAL) == 1
+    assert quantize_cross_attention_memory(made, TYPICAL) == 1
     step = cleaned(made[GraphRole.STEP])
     assert operators(step)["GroupQueryAttention"] == 1 and not operators(step)["Attention"]
     rng = np.random.default_rng(0)
@@ -141,7 +143,7 @@ def test_an_input_does_not_depend_on_others_of_its_batch(
     build: Build, rng: np.random.Generator
 ) -> None:
     made = graphs(build)
-    shorten_memory(made, TYPICAL)
+    quantize_cross_attention_memory(made, TYPICAL)
     both = encoder_inputs(rng, 2, 7)
     both["keys"][1] *= 1000
     alone = run(made[GraphRole.ENCODER], {name: array[:1] for name, array in both.items()})
@@ -152,7 +154,7 @@ def test_an_input_does_not_depend_on_others_of_its_batch(
 @pytest.mark.parametrize("number", [0.0, 1e-40, 3.0, 1e30])
 def test_channels_of_one_number_stay_what_they_are(build: Build, number: float) -> None:
     made = graphs(build)
-    shorten_memory(made, TYPICAL)
+    quantize_cross_attention_memory(made, TYPICAL)
     same = np.full((1, 5, 16), number, np.float32)
     short = run(made[GraphRole.ENCODER], {"keys": same, "values": -same})
     for name, sign in (("cross_key_0", 1), ("cross_value_0", -1)):
@@ -183,16 +185,16 @@ def test_other_attention_stays_float(build: Build, changes: dict[str, Any]) -> N
     else:
         made = graphs(build, **changes)
     before = {role: operators(model) for role, model in made.items()}
-    assert shorten_memory(made, TYPICAL) == 0
+    assert quantize_cross_attention_memory(made, TYPICAL) == 0
     assert {role: operators(model) for role, model in made.items()} == before
 
 
 def test_little_memory_stays_float(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     # two tensors of 2 heads, 7 positions, 8 channels, 4 bytes
     monkeypatch.setattr(short_memory, "LEAST_BYTES", 897)
-    assert shorten_memory(graphs(build), TYPICAL) == 0
+    assert quantize_cross_attention_memory(graphs(build), TYPICAL) == 0
     monkeypatch.setattr(short_memory, "LEAST_BYTES", 896)
-    assert shorten_memory(graphs(build), TYPICAL) == 1
+    assert quantize_cross_attention_memory(graphs(build), TYPICAL) == 1
 
 
 def test_the_size_of_a_memory_may_follow_from_another(
@@ -204,7 +206,7 @@ def test_the_size_of_a_memory_may_follow_from_another(
         for value in (*model.graph.inputs, *model.graph.outputs):
             if str(value.name).startswith("cross_"):
                 value.shape = ir.Shape(["b", 2, "width//4", 8])
-    assert shorten_memory(made, {"width": 28}) == 1
+    assert quantize_cross_attention_memory(made, {"width": 28}) == 1
 
 
 def test_two_memories_have_lengths_of_their_own(build: Build, rng: np.random.Generator) -> None:
@@ -232,6 +234,8 @@ def test_two_memories_have_lengths_of_their_own(build: Build, rng: np.random.Gen
     x = {"x": rng.normal(size=(2, 16)).astype(np.float32)}
     near = {name.removesuffix("_in"): rounded(array) for name, array in floats.items()}
     expected = run(step, x | near)
-    assert shorten_memory({GraphRole.ENCODER: encoder, GraphRole.STEP: step}, {}) == 2
+    assert (
+        quantize_cross_attention_memory({GraphRole.ENCODER: encoder, GraphRole.STEP: step}, {}) == 2
+    )
     found = run(cleaned(step), x | run(encoder, floats))
     np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-4, atol=1e-5)

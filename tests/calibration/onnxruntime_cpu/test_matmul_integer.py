@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from hybrid_deploy.calibration.onnxruntime_cpu.matmul_integer import fuse_integer_products
+from hybrid_deploy.calibration.onnxruntime_cpu.matmul_integer import fuse_matmul_integer
 from hybrid_deploy.calibration.qdq.linear_operators import cpu_points, linears
 from hybrid_deploy.calibration.qdq.low_bit_types import INT8
-from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_pairs
+from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_qdq_pairs
 from hybrid_deploy.calibration.qdq.stored_weights import store_weight
 from hybrid_deploy.calibration.recipes import EncoderForm
 from hybrid_deploy.calibration.rewrite.encoder import quantize_encoder
@@ -49,7 +49,7 @@ def quantized(
     model = build(text, constants)
     targets = linears(model.graph)
     points = cpu_points(model.graph, targets)
-    insert_pairs(model.graph, points, {"x": RANGE}, ActivationForm.UINT8)
+    insert_qdq_pairs(model.graph, points, {"x": RANGE}, ActivationForm.UINT8)
     for linear in targets:
         store_weight(model.graph, linear, INT8, block_size)
     return model
@@ -67,7 +67,7 @@ def test_a_product_and_its_bias_are_one_operator(
     model = quantized(build, text, w=weight, bias=bias)
     x = np.random.default_rng(1).uniform(-3, 4, (2, 5, 32)).astype(np.float32)
     expected = optimized(model, tmp_path)[0].run(None, {"x": x})[0]
-    assert fuse_integer_products(model) == 1
+    assert fuse_matmul_integer(model) == 1
     RemoveUnusedNodesPass()(model)
     session, kernels = optimized(model, tmp_path)
     assert kernels["MatMulIntegerToFloat"] == 1
@@ -114,12 +114,12 @@ def test_other_products_are_left_alone(
 ) -> None:  # fmt: skip
     model = quantized(build, text, block_size, w=weight, **constants)
     before = operators(model)
-    assert fuse_integer_products(model) == 0
+    assert fuse_matmul_integer(model) == 0
     assert operators(model) == before
     assert "com.microsoft" not in model.graph.opset_imports
 
 
 def test_a_float_product_is_left_alone(build: Build, weight: NDArray[np.float32]) -> None:
     model = build(LINEAR, {"w": weight, "bias": np.ones(16, np.float32)})
-    assert fuse_integer_products(model) == 0
+    assert fuse_matmul_integer(model) == 0
     assert operators(model) == ["MatMul", "Add", "Relu"]

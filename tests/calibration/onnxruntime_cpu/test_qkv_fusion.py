@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.onnxruntime_cpu.qkv_fusion import fuse_sibling_products
+from hybrid_deploy.calibration.onnxruntime_cpu.qkv_fusion import fuse_qkv
 from tests.fakes.graph_runs import cleaned, operators, run
 
 Build = Callable[..., ir.Model]
@@ -81,7 +81,7 @@ def test_products_of_one_activation_are_one(
 ) -> None:
     model, given = built(build, rng, body), inputs(rng, rows)
     expected = run(model, given)
-    assert fuse_sibling_products(model) == 1
+    assert fuse_qkv(model) == 1
     counts = operators(cleaned(model))
     assert counts["MatMul"] == counts["Split"] == 1
     assert counts["Mul"] == 0 and counts["Add"] == ("Add" in body)
@@ -115,7 +115,7 @@ def test_products_of_one_activation_are_one(
 def test_other_products_are_left_alone(build: Build, rng: np.random.Generator, body: str) -> None:
     model = built(build, rng, body)
     before = operators(model)
-    assert fuse_sibling_products(model) == 0
+    assert fuse_qkv(model) == 0
     assert operators(model) == before
 
 
@@ -124,7 +124,7 @@ def test_scales_of_rows_are_left_alone(build: Build, rng: np.random.Generator) -
     body = dequantized("6", "input6", rows) + "v6 = DequantizeLinear <axis: int = 0> (q6, input6)"
     body += "  p = MatMul (x, w6)  q = MatMul (x, v6)  y = Relu (p)  z = Relu (q)"
     model = built(build, rng, body, HEAD.replace("{first}", "6"))
-    assert fuse_sibling_products(model) == 0
+    assert fuse_qkv(model) == 0
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_what_is_no_bias_and_no_factor_stays(
     body = f"p = MatMul (x, w4)  {rest}  q = MatMul (x, w6)  z = Relu (q)"
     model, given = built(build, rng, body), inputs(rng, 2)
     expected = run(model, given)
-    assert fuse_sibling_products(model) == 1
+    assert fuse_qkv(model) == 1
     assert operators(cleaned(model))[left] == 1
     found = run(model, given)
     np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-5, atol=1e-4)
@@ -153,7 +153,7 @@ def test_a_factor_that_adds_dimensions_stays(build: Build, rng: np.random.Genera
     body = "p = MatMul (x, w4)  s = Mul (p, spread)  q = MatMul (x, w6)  y = Relu (s)  z = Relu (q)"
     model, given = built(build, rng, body, head), inputs(rng, 2)
     expected = run(model, given)
-    assert fuse_sibling_products(model) == 1
+    assert fuse_qkv(model) == 1
     found = run(cleaned(model), given)
     np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-5, atol=1e-4)
 
@@ -172,7 +172,7 @@ def test_a_product_behind_another_is_fused_too(build: Build, rng: np.random.Gene
     )  # fmt: skip
     given = inputs(rng, 2)
     expected = run(model, given)
-    assert fuse_sibling_products(model) == 2
+    assert fuse_qkv(model) == 2
     found = run(cleaned(model), given)
     for name, values in expected.items():  # sums of 64 x 64 products
         np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-3)
@@ -184,4 +184,4 @@ def test_half_precision_is_left_alone(build: Build) -> None:
     model = build(
         f"{head} {{ p = MatMul (x, u)  q = MatMul (x, v)  y = Relu (p)  z = Relu (q) }}", halves
     )
-    assert fuse_sibling_products(model) == 0
+    assert fuse_qkv(model) == 0

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.onnxruntime_cpu.self_attention import group_self_attention
+from hybrid_deploy.calibration.onnxruntime_cpu.self_attention import fuse_self_attention
 from tests.fakes.graph_runs import cleaned, operators, run
 
 Build = Callable[..., ir.Model]
@@ -108,7 +108,7 @@ def test_attention_over_cached_tokens_is_one_operator(
     model = step(build, rng, **changes)
     given = inputs(model, rng, positions)
     expected = run(model, given)
-    assert group_self_attention(model) == 1
+    assert fuse_self_attention(model) == 1
     counts = operators(cleaned(model))
     assert counts["GroupQueryAttention"] == 1
     assert not counts.keys() & {"Attention", "TensorScatter", "LessOrEqual", "Split"}
@@ -154,10 +154,10 @@ def test_other_attention_is_left_alone(
 ) -> None:
     model = step(build, rng, **changes)
     before = operators(model)
-    assert group_self_attention(model) == 0
+    assert fuse_self_attention(model) == 0
     assert operators(model) == before
 
 
 def test_a_graph_without_positions_is_left_alone(build: Build) -> None:
     model = build("g (float[b,4] x) => (float[b,4] y) { y = Relu (x) }", {})
-    assert group_self_attention(model) == 0
+    assert fuse_self_attention(model) == 0

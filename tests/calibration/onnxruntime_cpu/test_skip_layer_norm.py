@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.onnxruntime_cpu.skip_layer_norm import merge_residual_norms
+from hybrid_deploy.calibration.onnxruntime_cpu.skip_layer_norm import fuse_skip_layer_norm
 from tests.fakes.graph_runs import cleaned, operators, run
 
 Build = Callable[..., ir.Model]
@@ -49,7 +49,7 @@ def test_a_sum_and_its_norm_are_one(build: Build, body: str, rows: int) -> None:
     model, given = built(build, body), inputs(rows)
     expected = run(model, given)
     norms = operators(model)["LayerNormalization"]
-    assert merge_residual_norms(model) == norms
+    assert fuse_skip_layer_norm(model) == norms
     counts = operators(cleaned(model))
     assert counts["SkipLayerNormalization"] == norms and not counts["LayerNormalization"]
     assert counts["Add"] == ("y = Add" in body)
@@ -76,5 +76,5 @@ def test_other_norms_are_left_alone(build: Build, body: str, head: str) -> None:
     constants = "axis = Constant <value_ints = [1]> ()  " if "axis)" in text else ""
     model = built(build, constants + text, head)
     before = operators(model)
-    assert merge_residual_norms(model) == 0
+    assert fuse_skip_layer_norm(model) == 0
     assert operators(model) == before

@@ -15,7 +15,7 @@ from hybrid_deploy.calibration.onnxruntime_cpu import (
 )
 from hybrid_deploy.calibration.onnxruntime_cpu.two_stage_projection import (
     LEAST_WORDS,
-    project_roughly,
+    two_stage_projection,
 )
 from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN, GraphRole
 from tests.fakes.graph_runs import operators, run
@@ -75,7 +75,7 @@ def project(
     graphs = both(build, table, FORMS[form], bias)
     given: dict[str, NDArray[Any]] = {"token": np.zeros(len(rows), np.int64), "x": rows}
     true = run(graphs[GraphRole.STEP], given)[LOGITS]
-    refining = project_roughly(graphs, certain=True)
+    refining = two_stage_projection(graphs, exact=True)
     assert refining is not None
     for model in graphs.values():
         assert operators(model)["DynamicQuantizeMatMul"] == 1
@@ -204,7 +204,7 @@ def test_a_row_that_is_not_finite_has_no_finite_margin(
 def test_a_tied_table_is_stored_once_in_float(build: Build, rng: np.random.Generator) -> None:
     table = rng.normal(size=(60, 32)).astype(np.float32)
     graphs = both(build, table, FORMS["tied Gemm"])
-    refining = project_roughly(graphs, certain=True)
+    refining = two_stage_projection(graphs, exact=True)
     assert refining is not None
     (looked_up,) = (v for v in refining.graph.initializers.values() if v.const_value is not None)
     assert looked_up.const_value is not None
@@ -244,7 +244,7 @@ def test_other_projections_are_left_alone(
         for role in (GraphRole.PREFILL, GraphRole.STEP)
     }
     before = [operators(model) for model in graphs.values()]
-    assert project_roughly(graphs, certain=True) is None
+    assert two_stage_projection(graphs, exact=True) is None
     assert [operators(model) for model in graphs.values()] == before
 
 
@@ -268,14 +268,14 @@ def test_graphs_that_differ_are_left_alone(build: Build, rng: np.random.Generato
     tables = rng.normal(size=(2, 60, 32)).astype(np.float32)
     roles = (GraphRole.PREFILL, GraphRole.STEP)
     graphs = {r: graph(build, t, FORMS["MatMul"]) for r, t in zip(roles, tables, strict=True)}
-    assert project_roughly(graphs, certain=True) is None
+    assert two_stage_projection(graphs, exact=True) is None
     assert operators(graphs[GraphRole.STEP])["MatMul"] == 1
 
 
 def test_a_decoder_without_prefill_is_left_alone(build: Build, rng: np.random.Generator) -> None:
     table = rng.normal(size=(60, 32)).astype(np.float32)
     assert (
-        project_roughly({GraphRole.STEP: graph(build, table, FORMS["MatMul"])}, certain=True)
+        two_stage_projection({GraphRole.STEP: graph(build, table, FORMS["MatMul"])}, exact=True)
         is None
     )
 
@@ -284,13 +284,15 @@ def test_a_decoder_without_prefill_is_left_alone(build: Build, rng: np.random.Ge
 def test_weights_that_are_not_finite_are_left_alone(build: Build, number: float) -> None:
     table = np.ones((60, 32), np.float32)
     table[3, 4] = number
-    assert project_roughly(both(build, table, FORMS["MatMul"]), certain=True) is None
+    assert two_stage_projection(both(build, table, FORMS["MatMul"]), exact=True) is None
 
 
 def test_half_precision_is_left_alone(build: Build) -> None:
     text = "g (float16[b,32] x) => (float16[b,60] logits) { h = Relu (x) logits = MatMul (h, w) }"
     model = build(text, {"w": np.ones((32, 60), np.float16)})
-    assert project_roughly({GraphRole.PREFILL: model, GraphRole.STEP: model}, certain=True) is None
+    assert (
+        two_stage_projection({GraphRole.PREFILL: model, GraphRole.STEP: model}, exact=True) is None
+    )
 
 
 def test_a_small_vocabulary_is_left_alone(
@@ -300,8 +302,8 @@ def test_a_small_vocabulary_is_left_alone(
     large, small = (
         rng.normal(size=(words, 8)).astype(np.float32) for words in (LEAST_WORDS, LEAST_WORDS - 1)
     )
-    assert project_roughly(both(build, small, FORMS["MatMul"]), certain=True) is None
-    assert project_roughly(both(build, large, FORMS["MatMul"]), certain=True) is not None
+    assert two_stage_projection(both(build, small, FORMS["MatMul"]), exact=True) is None
+    assert two_stage_projection(both(build, large, FORMS["MatMul"]), exact=True) is not None
 
 
 @pytest.mark.parametrize(
@@ -317,7 +319,7 @@ def test_a_likely_margin_holds_for_nearly_all_logits(
     graphs = both(build, table, FORMS[form], bias)
     given: dict[str, NDArray[Any]] = {"token": np.zeros(len(rows), np.int64), "x": rows}
     true = run(graphs[GraphRole.STEP], given)[LOGITS]
-    refining = project_roughly(graphs, certain=False)
+    refining = two_stage_projection(graphs, exact=False)
     assert refining is not None
     step = graphs[GraphRole.STEP]
     assert f"{weight}_{stored}" in step.graph.initializers

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from hybrid_deploy.calibration.qdq.layers import kept_names, layers_of
+from hybrid_deploy.calibration.qdq.layers import layers_of, names_in_float
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError
 
@@ -35,7 +35,7 @@ def test_a_weight_of_both_decoder_graphs_is_one_layer(graphs: dict[GraphRole, ir
 
 def test_kept_layers_by_graph(graphs: dict[GraphRole, ir.Model]) -> None:
     layers = layers_of(graphs)
-    assert kept_names(layers, ["decoder/a"], GraphRole.PREFILL) == {"b"}
-    assert kept_names(layers, ["decoder/a"], GraphRole.ENCODER) == frozenset()
+    assert names_in_float(layers, ["decoder/a"], GraphRole.PREFILL) == {"b"}
+    assert names_in_float(layers, ["decoder/a"], GraphRole.ENCODER) == frozenset()
     with pytest.raises(UsageError, match="no layer 'a'; its layers: encoder/stem_weight, "):
-        kept_names(layers, ["a"], GraphRole.STEP)
+        names_in_float(layers, ["a"], GraphRole.STEP)

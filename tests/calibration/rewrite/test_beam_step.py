@@ -17,10 +17,10 @@ from hybrid_deploy.calibration.onnxruntime_cpu import (
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import HIDDEN, LOGITS, GraphRole, is_memory, is_next_cache
 from hybrid_deploy.runtime.backends.onnxruntime.backend import OnnxRuntimeBackend
-from hybrid_deploy.runtime.backends.registry import Options
+from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.sequences import Limits
-from hybrid_deploy.runtime.generation.settings import Beams, Rules
+from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
 from tests.fakes.edited_bundle import lively
 from tests.runtime.backends.onnxruntime.test_shared_memory import ranked, without_beam_step
 
@@ -43,8 +43,10 @@ def searched(
     bundle: Bundle, variant: str, images: Images
 ) -> list[list[tuple[tuple[int, ...], float | None]]]:
     """Gives the best three sequences of every input, with their totals."""
-    backend = OnnxRuntimeBackend(bundle, variant, Options(threads=1))
-    rules = Rules(Limits((4, 9), 0, LENGTH, LENGTH), beams=Beams(BEAMS, BEAMS), scores=True)
+    backend = OnnxRuntimeBackend(bundle, variant, BackendOptions(threads=1))
+    rules = DecodingSettings(
+        Limits((4, 9), 0, LENGTH, LENGTH), beams=Beams(BEAMS, BEAMS), scores=True
+    )
     found = []
     for one in images:
         batch = {"image": np.concatenate([one["image"], 0.7 * one["image"]])}
@@ -85,7 +87,7 @@ def test_logits_of_beams_are_true_and_memory_keeps_its_bits(bundle: Bundle, imag
         "cross_key_0": ("int8", "inputs"), "cross_key_0_scale": ("float", "inputs"),
         "cross_value_0": ("int8", "inputs"), "cross_value_0_scale": ("float", "inputs"),
     }  # fmt: skip
-    backend = OnnxRuntimeBackend(done, "int8-cpu", Options(threads=1))
+    backend = OnnxRuntimeBackend(done, "int8-cpu", BackendOptions(threads=1))
     assert backend.beam_session is not backend.step_session
 
 

@@ -31,7 +31,7 @@ from hybrid_deploy.contract import (
 from hybrid_deploy.onnx_graphs.files import load_graphs
 from hybrid_deploy.runtime.backends.onnxruntime.backend import OnnxRuntimeBackend
 from hybrid_deploy.runtime.backends.onnxruntime.decoding import OnnxRuntimeDecoding
-from hybrid_deploy.runtime.backends.registry import Options
+from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.session.session import Session
 from tests.fakes.edited_bundle import lively, with_close_logits
 
@@ -54,7 +54,7 @@ def operators(bundle: Bundle, variant: str, role: GraphRole) -> Counter[str]:
 
 
 def loaded(bundle: Bundle, variant: str) -> OnnxRuntimeBackend:
-    return OnnxRuntimeBackend(bundle, variant, Options(threads=1))
+    return OnnxRuntimeBackend(bundle, variant, BackendOptions(threads=1))
 
 
 def tokens_of(bundle: Bundle, variant: str, images: Images) -> list[tuple[int, ...]]:
@@ -137,7 +137,7 @@ def test_two_stages_give_the_tokens_of_float(bundle: Bundle, images: Images, bat
 def test_only_the_step_waits_busily_and_the_refine_graph_has_no_threads(bundle: Bundle) -> None:
     """Threads that spin after an encoder or a refine graph would take the step's cores."""
     done = quantize_bundle(lively(bundle).folder, "fp32-cpu").bundle
-    backend = OnnxRuntimeBackend(done, "fp32-cpu", Options(threads=3))
+    backend = OnnxRuntimeBackend(done, "fp32-cpu", BackendOptions(threads=3))
     sessions = {
         "encoder": backend.encoder_session,
         "prefill": backend.prefill_session,
@@ -169,13 +169,13 @@ def test_rough_logits_are_within_the_margin_and_become_true(bundle: Bundle, imag
         exact = cpu.step(token, FIRST + turn).copy()
         # the same float32 products, in other operators
         np.testing.assert_allclose(exact, true, rtol=1e-5, atol=1e-5)
-        rough, margin = cpu.step_roughly(token, FIRST + turn).copy(), cpu.margin
+        rough, margin = cpu.step_approximate(token, FIRST + turn).copy(), cpu.error_bound
         assert margin is not None and (margin > 0).all()
         assert (np.abs(rough - exact) <= margin[:, None]).all()
         rough_ones += int((rough != exact).sum())
         for row in range(3):
             likely = np.flatnonzero(rough[row] >= rough[row].max() - 2 * margin[row])
-            refined = cpu.exactly(row, likely)
+            refined = cpu.exact_logits(row, likely)
             # a kernel sums by the number of its columns
             np.testing.assert_allclose(refined, exact[row, likely], rtol=1e-5, atol=1e-6)
             assert likely[refined.argmax()] == true[row].argmax()
@@ -190,10 +190,10 @@ def test_a_prompt_is_rough_and_true_too(bundle: Bundle, images: Images) -> None:
     decoding = loaded(done, "fp32-cpu").start(batch)
     exact = decoding.prefill(*PROMPT).copy()
     np.testing.assert_allclose(exact, true, rtol=1e-5, atol=1e-5)
-    rough = decoding.prefill_roughly(*PROMPT)
-    assert decoding.margin is not None
-    assert (np.abs(rough - exact) <= decoding.margin[:, None]).all()
-    some = decoding.exactly(1, np.array([4, 2]))
+    rough = decoding.prefill_approximate(*PROMPT)
+    assert decoding.error_bound is not None
+    assert (np.abs(rough - exact) <= decoding.error_bound[:, None]).all()
+    some = decoding.exact_logits(1, np.array([4, 2]))
     np.testing.assert_allclose(some, exact[1, [4, 2]], rtol=1e-5, atol=1e-6)
 
 
@@ -204,16 +204,16 @@ def test_large_biases_do_not_hide_the_token(bundle: Bundle, images: Images) -> N
     cpu = prompted(loaded(done, "fp32-cpu"), images)
     for turn, token in enumerate(TOKENS):
         exact = cpu.step(token, FIRST + turn).copy()
-        rough = cpu.step_roughly(token, FIRST + turn)
-        assert cpu.margin is not None
-        assert (np.abs(rough - exact) <= cpu.margin[:, None]).all()
+        rough = cpu.step_approximate(token, FIRST + turn)
+        assert cpu.error_bound is not None
+        assert (np.abs(rough - exact) <= cpu.error_bound[:, None]).all()
 
 
 def test_without_rough_logits_all_are_exact(bundle: Bundle, images: Images) -> None:
     decoding = prompted(loaded(bundle, "fp32"), images)
     logits = decoding.step(TOKENS[0], FIRST).copy()
-    assert decoding.margin is None
-    np.testing.assert_array_equal(decoding.exactly(2, np.array([5, 1])), logits[2, [5, 1]])
+    assert decoding.error_bound is None
+    np.testing.assert_array_equal(decoding.exact_logits(2, np.array([5, 1])), logits[2, [5, 1]])
 
 
 @pytest.mark.usefixtures("small_counts")

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from hybrid_deploy.calibration.rewrite.memory_dtype import match_memory
+from hybrid_deploy.calibration.rewrite.memory_dtype import match_memory_dtype
 from hybrid_deploy.contract import GraphRole
 from tests.calibration.rewrite.test_encoder import checked
 
@@ -41,7 +41,7 @@ def models(build: Build, encoder: str, decoder: str) -> tuple[ir.Model, dict[Gra
 @pytest.mark.parametrize(("encoder", "decoder"), [("float", "float16"), ("float16", "float")])
 def test_the_memory_is_what_the_decoder_takes(build: Build, encoder: str, decoder: str) -> None:
     model, taking = models(build, encoder, decoder)
-    match_memory(model, taking)
+    match_memory_dtype(model, taking)
     checked(model)
     dtype, number = NUMBERS[decoder]
     own, own_number = NUMBERS[encoder]
@@ -66,5 +66,5 @@ def test_the_memory_is_what_the_decoder_takes(build: Build, encoder: str, decode
 def test_nothing_is_added_where_the_types_agree(build: Build, floats: str) -> None:
     model, taking = models(build, floats, floats)
     before = ir.to_proto(model).SerializeToString()
-    match_memory(model, taking)
+    match_memory_dtype(model, taking)
     assert ir.to_proto(model).SerializeToString() == before

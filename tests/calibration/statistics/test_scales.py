@@ -7,7 +7,7 @@ import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.statistics.channel_statistics import Channels
-from hybrid_deploy.calibration.statistics.fingerprint import origin_of
+from hybrid_deploy.calibration.statistics.fingerprint import fingerprint_of
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import (
     ChannelNumbers,
@@ -93,7 +93,7 @@ def test_scales_of_an_older_version(tmp_path: Path) -> None:
 
 
 def scales_of(bundle: Bundle, **changes: object) -> Scales:
-    origin = msgspec.structs.replace(origin_of(bundle, "fp32"), **changes)
+    origin = msgspec.structs.replace(fingerprint_of(bundle, "fp32"), **changes)
     made = Provenance(
         origin.model, "fp32", origin.graphs, origin.weights, 3, "cd", 12, "minmax", "x 1.0"
     )
@@ -102,7 +102,7 @@ def scales_of(bundle: Bundle, **changes: object) -> Scales:
 
 def test_scales_of_the_same_files_pass(bundle: Bundle) -> None:
     check_scales(scales_of(bundle), bundle, "fp32")
-    weights = origin_of(bundle, "fp32").weights
+    weights = fingerprint_of(bundle, "fp32").weights
     renamed = {f"fp32-2/{number}": sha256 for number, sha256 in enumerate(weights.values())}
     check_scales(scales_of(bundle, weights=renamed), bundle, "fp32")
 

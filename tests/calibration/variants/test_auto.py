@@ -11,7 +11,7 @@ from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.quantize import quantize_automatically
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.calibration.variants.auto_select import CHOSEN, Speed
-from hybrid_deploy.calibration.variants.request import Data
+from hybrid_deploy.calibration.variants.request import QuantizationInputs
 from hybrid_deploy.errors import BackendError, UsageError
 from tests.fakes.edited_bundle import with_sore_head
 
@@ -32,7 +32,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
             return {name: Speed(10 / speedups[name], speedups[name], speedups[name])}
 
         monkeypatch.setattr(
-            "hybrid_deploy.calibration.variants.variant_maker.measure_speeds", speeds
+            "hybrid_deploy.calibration.variants.variant_builder.measure_speeds", speeds
         )
 
     return set_speeds
@@ -43,7 +43,7 @@ def files(folder: Path) -> set[Path]:
 
 
 def test_what_is_measured_decides(bundle: Bundle, images: list[Inputs]) -> None:
-    report = quantize_automatically(bundle.folder, Data(images), threads=1)
+    report = quantize_automatically(bundle.folder, QuantizationInputs(images), threads=1)
     assert [one.recipe.name for one in report.candidates] == CANDIDATES
     assert all(one.total_ms > 0 and one.speedup > 0 for one in report.candidates)
     fast = {
@@ -61,7 +61,7 @@ def test_what_is_measured_decides(bundle: Bundle, images: list[Inputs]) -> None:
 
 def test_the_fastest_is_added(bundle: Bundle, images: list[Inputs], timed: Timed) -> None:
     timed({"fp32-cpu": 1.5, "fp32-cpu+int8-cpu": 2.0, "fp32-cpu+int4-cpu": 1.8, "int8-cpu": 0.9})
-    report = quantize_automatically(bundle.folder, Data(images), name="best")
+    report = quantize_automatically(bundle.folder, QuantizationInputs(images), name="best")
     assert [one.verdict for one in report.candidates] == [
         "holds the budget", CHOSEN, "holds the budget", "not faster than float",
         "failed: out of memory",
@@ -80,7 +80,7 @@ def test_nothing_is_added_that_is_not_faster(
 ) -> None:
     timed(dict.fromkeys(CANDIDATES, 1.02))
     before = files(bundle.folder)
-    report = quantize_automatically(bundle.folder, Data(images))
+    report = quantize_automatically(bundle.folder, QuantizationInputs(images))
     assert report.chosen is None
     assert {one.verdict for one in report.candidates} == {"not faster than float"}
     assert files(bundle.folder) == before
@@ -92,7 +92,7 @@ def test_nothing_is_added_that_loses_too_much(
 ) -> None:
     timed(dict.fromkeys(CANDIDATES, 2.0) | {"fp32-cpu": 1.0})
     sore = with_sore_head(bundle)
-    report = quantize_automatically(sore.folder, Data(images), max_drop=99)
+    report = quantize_automatically(sore.folder, QuantizationInputs(images), max_drop=99)
     assert report.chosen is None
     verdicts = {one.recipe.name: one.verdict for one in report.candidates}
     assert verdicts == dict.fromkeys(CANDIDATES[1:], "loses more than 99 % of tokens") | {
@@ -107,12 +107,17 @@ def test_wrong_requests_are_refused_before_anything_is_tried(
     timed({})
     stages: list[str] = []
     with pytest.raises(UsageError) as caught:
-        quantize_automatically(bundle.folder, Data(), progress=lambda name, *_: stages.append(name))
+        quantize_automatically(
+            bundle.folder, QuantizationInputs(), progress=lambda name, *_: stages.append(name)
+        )
     assert str(caught.value) == (
         "int8-cpu needs calibration samples; give --samples FOLDER, or --golden"
     )
     with pytest.raises(UsageError, match="variant fp32 would replace its own source"):
         quantize_automatically(
-            bundle.folder, Data(images), name="fp32", progress=lambda name, *_: stages.append(name)
+            bundle.folder,
+            QuantizationInputs(images),
+            name="fp32",
+            progress=lambda name, *_: stages.append(name),
         )
     assert stages == []

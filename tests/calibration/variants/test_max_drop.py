@@ -8,10 +8,10 @@ import onnx
 import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.calibration.evaluation.decode_all import read_all
+from hybrid_deploy.calibration.evaluation.decode_all import decode_all
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.calibration.samples.samples import Inputs
-from hybrid_deploy.calibration.variants.request import Data
+from hybrid_deploy.calibration.variants.request import QuantizationInputs
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError
 from tests.fakes.edited_bundle import with_close_logits, with_sore_head
@@ -61,12 +61,12 @@ def test_a_layer_stays_float_so_that_the_budget_holds(
 
 
 def test_the_budget_is_of_the_metric(sore: Bundle, images: list[Inputs]) -> None:
-    texts = read_all(sore, "fp32", images).texts
+    texts = decode_all(sore, "fp32", images).texts
     assert texts is not None
     # float reads two of three lines as they are labelled, the sore variant none
     labels = [texts[0], texts[1], texts[2][::-1] + "0"]
     pairs = list(zip(images, labels, strict=True))
-    data = Data(images[:1], evaluation=pairs, metric="exact")
+    data = QuantizationInputs(images[:1], evaluation=pairs, metric="exact")
     loose = quantize_bundle(sore.folder, "int4-weights", data, max_drop=70, name="loose")
     assert loose.evaluation.drop == pytest.approx(200 / 3)
     assert loose.evaluation.drop_unit == "exact"

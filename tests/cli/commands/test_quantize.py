@@ -18,7 +18,7 @@ from PIL import Image
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle, seal_bundle
 from hybrid_deploy.bundle.manifest import GoldenSample, Precision
-from hybrid_deploy.calibration.evaluation.decode_all import read_all
+from hybrid_deploy.calibration.evaluation.decode_all import decode_all
 from hybrid_deploy.calibration.statistics.scales import read_scales
 from hybrid_deploy.calibration.variants.auto_select import Speed
 from hybrid_deploy.cli import main
@@ -74,7 +74,7 @@ def labels(lines: Path, bundle: Bundle) -> Path:
     """Labels for both pictures: what float reads, and what it reads but for the last two digits."""
     preprocess = bundle.manifest.preprocess
     inputs = [prepare([lines / f"{i}.png"], preprocess, folder=bundle.folder) for i in (0, 1)]
-    texts = read_all(bundle, "fp32", inputs).texts
+    texts = decode_all(bundle, "fp32", inputs).texts
     assert texts == ("333333", "333333")
     (lines / "labels.csv").write_text("file,text\n0.png,333333\n1.png,333344\n")
     return lines
@@ -252,7 +252,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
             return dict.fromkeys(bundles, Speed(8 / speedup, speedup, speedup))
 
         monkeypatch.setattr(
-            "hybrid_deploy.calibration.variants.variant_maker.measure_speeds", speeds
+            "hybrid_deploy.calibration.variants.variant_builder.measure_speeds", speeds
         )
 
     return set_speedup

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.bundle.hash_cache import KnownFiles
+from hybrid_deploy.bundle.hash_cache import HashCache
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.errors import BundleError
 
@@ -30,15 +30,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "files"
 
 
-def remembered(folder: Path) -> KnownFiles:
-    known = KnownFiles(folder)
+def remembered(folder: Path) -> HashCache:
+    known = HashCache(folder)
     known.remember("weights.bin", "abc")
     known.save()
-    return KnownFiles(folder)
+    return HashCache(folder)
 
 
 def test_an_unchanged_file_is_known(folder: Path) -> None:
-    assert KnownFiles(folder).sha256("weights.bin") is None
+    assert HashCache(folder).sha256("weights.bin") is None
     assert remembered(folder).sha256("weights.bin") == "abc"
 
 
@@ -67,7 +67,7 @@ def test_damaged_memory_is_no_memory(folder: Path, own_cache: Path) -> None:
     remembered(folder)
     for path in own_cache.rglob("*.json"):
         path.write_bytes(b"{")
-    assert KnownFiles(folder).sha256("weights.bin") is None
+    assert HashCache(folder).sha256("weights.bin") is None
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(folder: Path, own_cache: Path) -> None:

@@ -14,7 +14,7 @@ from hybrid_deploy.export.analysis import custom_rules
 from hybrid_deploy.export.analysis.binding_time import analyse
 from hybrid_deploy.export.lowering.decoder_modules import EncoderGraph, StepGraph, cache_example
 from hybrid_deploy.export.model.interface import DecodePart, EncodePart
-from hybrid_deploy.export.plan.plan import Plan
+from hybrid_deploy.export.plan.plan import DecodePlan
 from hybrid_deploy.export.trace.capture import capture_decoder
 
 VOCABULARY, WIDTH, LENGTH = 11, 8, 6
@@ -60,7 +60,7 @@ def no_rules() -> Iterator[None]:
     custom_rules._RULES.update(known)
 
 
-def plan_of(model: nn.Module) -> Plan:
+def plan_of(model: nn.Module) -> DecodePlan:
     memory = (torch.randn(2, 3, WIDTH),)
     return analyse(capture_decoder(DecodePart(model), memory, ((1,),), LENGTH))
 

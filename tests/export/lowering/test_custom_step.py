@@ -18,7 +18,7 @@ from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.runtime.backends.protocol import Backend
 from hybrid_deploy.runtime.backends.registry import (
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.runtime.generation.sequences import Limits
@@ -140,7 +140,9 @@ def test_unequal_prompts_are_fed_token_by_token(path: Path) -> None:
     features = random_floats(3, 6, seed=9).numpy()
     bundle = open_bundle(path)
     wanted = decoded(FullRerun(make(Recurrent), MAX_LENGTH), features)
-    assert decoded(load_backend("onnxruntime", bundle, "fp32", Options()), features) == wanted
+    assert (
+        decoded(load_backend("onnxruntime", bundle, "fp32", BackendOptions()), features) == wanted
+    )
     assert len({token for tokens in wanted for token in tokens}) > 5
 
 

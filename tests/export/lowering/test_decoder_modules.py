@@ -24,7 +24,7 @@ from hybrid_deploy.export.lowering.decoder_modules import (
 )
 from hybrid_deploy.export.model.interface import DecodePart, EncodePart
 from hybrid_deploy.export.parity.decode_checks import check_causal
-from hybrid_deploy.export.plan.plan import Plan
+from hybrid_deploy.export.plan.plan import DecodePlan
 from hybrid_deploy.export.trace.capture import capture_decoder
 
 VOCABULARY, WIDTH, HEADS, LENGTH = 23, 16, 2, 12
@@ -179,7 +179,7 @@ def rotate(x: Tensor) -> Tensor:
     return torch.stack(turned, -1).flatten(-2)
 
 
-def plan_of(model: nn.Module) -> Plan:
+def plan_of(model: nn.Module) -> DecodePlan:
     memory = (torch.randn(2, 5, WIDTH),)
     return analyse(capture_decoder(DecodePart(model), memory, ((1,),), LENGTH))
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from hybrid_deploy.export.analysis.binding_time import analyse
 from hybrid_deploy.export.model.interface import DecodePart
 from hybrid_deploy.export.plan.attention_math import attention, mix, scores
-from hybrid_deploy.export.plan.cached_value import Form
-from hybrid_deploy.export.plan.plan import Plan
+from hybrid_deploy.export.plan.cached_value import CacheLayout
+from hybrid_deploy.export.plan.plan import DecodePlan
 from hybrid_deploy.export.trace.capture import capture_decoder, hint
 
 VOCABULARY, WIDTH, HEADS, LENGTH, MEMORY = 11, 12, 4, 6, 5
@@ -59,13 +59,13 @@ def by_tiling(keys: Tensor) -> Tensor:
     return keys.repeat(1, 2, 1, 1)
 
 
-def plan_of(model: nn.Module) -> Plan:
+def plan_of(model: nn.Module) -> DecodePlan:
     memory = torch.randn(2, MEMORY, WIDTH), torch.ones(2, MEMORY, dtype=torch.bool)
     return analyse(capture_decoder(DecodePart(model.eval()), memory, ((1,), (1,)), LENGTH))
 
 
-def sizes(plan: Plan) -> list[list[int]]:
-    return [[hint(size) for size in plan.kept_shape(cache)] for cache in plan.caches]
+def sizes(plan: DecodePlan) -> list[list[int]]:
+    return [[hint(size) for size in plan.cached_shape(cache)] for cache in plan.caches]
 
 
 @pytest.mark.parametrize("spread", [by_expanding, lambda keys: keys.repeat_interleave(2, 1)])
@@ -80,7 +80,7 @@ def test_keys_that_are_not_repeated_in_groups_are_kept_as_they_are_used() -> Non
 
 def test_memory_and_its_mask_are_kept_once_for_all_layers() -> None:
     plan = plan_of(Grouped(by_expanding))
-    shapes = [[hint(size) for size in plan.kept_shape(kept)] for kept in plan.memory]
+    shapes = [[hint(size) for size in plan.cached_shape(kept)] for kept in plan.memory]
     assert shapes == [[2, HEADS, MEMORY, DEPTH], [2, 1, 1, MEMORY]]  # keys and values are one
     assert plan.memory[1].kind == "mask"
 
@@ -88,19 +88,19 @@ def test_memory_and_its_mask_are_kept_once_for_all_layers() -> None:
 @pytest.mark.parametrize(
     ("form", "shape"),
     [
-        (Form(0, (1,), 2, (3,)), (2, 3, 5, 4)),
-        (Form(0, (2,), 1, (3,)), (2, 5, 3, 4)),
-        (Form(1, (), 0, (2,)), (5, 2, 4)),
-        (Form(0, (), 1, ()), (2, 5)),
-        (Form(0, (), 2, (1,), folded=3), (6, 4, 5)),
+        (CacheLayout(0, (1,), 2, (3,)), (2, 3, 5, 4)),
+        (CacheLayout(0, (2,), 1, (3,)), (2, 5, 3, 4)),
+        (CacheLayout(1, (), 0, (2,)), (5, 2, 4)),
+        (CacheLayout(0, (), 1, ()), (2, 5)),
+        (CacheLayout(0, (), 2, (1,), folded=3), (6, 4, 5)),
     ],
 )
-def test_a_form_can_be_undone(form: Form, shape: tuple[int, ...]) -> None:
+def test_a_form_can_be_undone(form: CacheLayout, shape: tuple[int, ...]) -> None:
     value = torch.randn(shape)
-    kept = form.kept(value)
+    kept = form.to_cache(value)
     assert kept.dim() == 4
     assert kept.shape[::2] == (2, 5)
-    torch.testing.assert_close(form.restored(kept, shape), value)
+    torch.testing.assert_close(form.from_cache(kept, shape), value)
 
 
 @pytest.mark.parametrize("rows", [1, 3])

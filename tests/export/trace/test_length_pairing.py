@@ -65,7 +65,7 @@ def test_what_is_computed_twice_is_computed_once() -> None:
     operators = [str(node.target) for node in capture.nodes]
     assert operators.count("aten.softmax.int") == 1
     assert operators.count("aten.transpose.int") == 1
-    assert set(capture.twins) == set(capture.nodes)
+    assert set(capture.shorter_trace) == set(capture.nodes)
 
 
 def test_tied_weights_are_one_constant() -> None:

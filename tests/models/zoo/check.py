@@ -20,7 +20,7 @@ from hybrid_deploy.errors import BuildError, HybridDeployError
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.onnx_graphs.files import load_graphs
 from hybrid_deploy.runtime.backends.registry import (
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.target import parse_target
@@ -151,7 +151,7 @@ def compare_bundle(
     case: Case, model: nn.Module, bundle: Bundle, *, chosen: int | None = None
 ) -> Comparison:
     """Compares ONNX Runtime with the module, over all scenarios or the last few."""
-    backend = load_backend("onnxruntime", bundle, _VARIANT, Options(threads=1))
+    backend = load_backend("onnxruntime", bundle, _VARIANT, BackendOptions(threads=1))
     picked = scenarios(case) if chosen is None else scenarios(case)[-chosen:]
     return compare(case, model, backend.start, picked)
 
@@ -160,7 +160,7 @@ def measure(case: Case, model: nn.Module, bundle: Bundle) -> tuple[float, float]
     """Times one step and one full re-run, in ms, both at GREEDY_TOKENS tokens on one thread."""
     inputs = case.inputs(1, case.sizes[0])
     tokens = random_tokens(VOCABULARY, 1, GREEDY_TOKENS)
-    backend = load_backend("onnxruntime", bundle, _VARIANT, Options(threads=1))
+    backend = load_backend("onnxruntime", bundle, _VARIANT, BackendOptions(threads=1))
     decoding = backend.start({name: value.numpy() for name, value in inputs.items()})
     position = np.array([GREEDY_TOKENS - 1])
     decoding.prefill(tokens.numpy(), np.array([0]), position)

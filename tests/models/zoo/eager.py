@@ -28,7 +28,7 @@ from hybrid_deploy.export.model.interface import (
     reference_memory,
 )
 from hybrid_deploy.export.parity.decode_checks import check_batch, check_causal
-from hybrid_deploy.export.plan.plan import Plan
+from hybrid_deploy.export.plan.plan import DecodePlan
 from hybrid_deploy.export.trace.capture import capture_decoder
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from tests.models.zoo.case import Case
@@ -36,7 +36,7 @@ from tests.models.zoo.case import Case
 
 def plan_of(
     model: nn.Module, inputs: Mapping[str, Tensor], dynamic: DynamicAxes, max_length: int
-) -> Plan:
+) -> DecodePlan:
     """Traces and analyses a model as the exporter does; `inputs` are a batch of two or more."""
     check_model(model)
     memory = reference_memory(model, tuple(inputs.values()))

@@ -17,10 +17,10 @@ from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backends.onnxruntime.cache_rows import move_rows, moved_rows
 from hybrid_deploy.runtime.backends.protocol import (
     IntArray,
-    Rearranging,
+    ReorderableDecoding,
 )
 from hybrid_deploy.runtime.backends.registry import (
-    Options,
+    BackendOptions,
     load_backend,
 )
 from tests.models.zoo.case import random_floats, random_tokens
@@ -39,12 +39,12 @@ class Subject:
     bundle: Bundle
     inputs: Mapping[str, NDArray[Any]]
 
-    def start(self, rows: IntArray) -> Rearranging:
+    def start(self, rows: IntArray) -> ReorderableDecoding:
         """Starts to decode chosen rows of the inputs."""
         chosen = {name: array[rows] for name, array in self.inputs.items()}
-        backend = load_backend("onnxruntime", self.bundle, "fp32", Options(threads=1))
+        backend = load_backend("onnxruntime", self.bundle, "fp32", BackendOptions(threads=1))
         decoding = backend.start(chosen)
-        assert isinstance(decoding, Rearranging) and decoding.resizable
+        assert isinstance(decoding, ReorderableDecoding) and decoding.resizable
         return decoding
 
 
@@ -60,7 +60,7 @@ def subject(
     return Subject(bundle, {n: v.numpy() for n, v in case.inputs(BATCH, case.sizes[0]).items()})
 
 
-def feed(decoding: Rearranging, history: IntArray) -> None:
+def feed(decoding: ReorderableDecoding, history: IntArray) -> None:
     """Feeds a prompt of 2 tokens, and 3 more one by one."""
     batch = len(history)
     decoding.prefill(history[:, :2], np.zeros(batch, np.int64), np.ones(batch, np.int64))
@@ -68,7 +68,7 @@ def feed(decoding: Rearranging, history: IntArray) -> None:
         decoding.step(history[:, index], np.full(batch, index))
 
 
-def following(decoding: Rearranging, rows: IntArray) -> NDArray[np.float32]:
+def following(decoding: ReorderableDecoding, rows: IntArray) -> NDArray[np.float32]:
     """Gives the logits of two more tokens, (rows, 2, vocabulary)."""
     steps = []
     for index in (5, 6):
@@ -135,8 +135,10 @@ def test_a_fixed_batch_cannot_be_resized(tiny_bundle: Bundle) -> None:
     step = msgspec.structs.replace(variant.step, inputs=fixed)
     variants = {"fp32": msgspec.structs.replace(variant, step=step)}
     manifest = msgspec.structs.replace(tiny_bundle.manifest, variants=variants)
-    backend = load_backend("onnxruntime", Bundle(tiny_bundle.folder, manifest), "fp32", Options())
+    backend = load_backend(
+        "onnxruntime", Bundle(tiny_bundle.folder, manifest), "fp32", BackendOptions()
+    )
     decoding = backend.start({"image": np.zeros((2, 1, 8, 16), np.float32)})
-    assert isinstance(decoding, Rearranging) and not decoding.resizable
+    assert isinstance(decoding, ReorderableDecoding) and not decoding.resizable
     with pytest.raises(UsageError, match="decode 2 sequences at a time, 1 are needed"):
         decoding.select(np.array([0]))

@@ -10,10 +10,10 @@ import pytest
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.runtime.engines.cache import PLAN_FILE, BuiltPlan, EngineCache, read_plan
 from hybrid_deploy.runtime.engines.compatibility import (
-    flavour_misfit,
-    gpu_misfit,
+    flavour_mismatch,
+    gpu_mismatch,
     is_version_compatible,
-    version_misfit,
+    version_mismatch,
 )
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.target import Flavour
@@ -43,7 +43,7 @@ def shaped(target: str, gpu: LocalGpu | None = None, **settings: object) -> dict
     ],
 )
 def test_engine_runs_where_it_was_built_for(record: dict[str, Any], gpu: LocalGpu) -> None:
-    assert gpu_misfit(record, gpu) is None
+    assert gpu_mismatch(record, gpu) is None
 
 
 @pytest.mark.parametrize(
@@ -64,15 +64,15 @@ def test_engine_runs_where_it_was_built_for(record: dict[str, Any], gpu: LocalGp
 def test_engine_of_another_gpu(
     record: dict[str, Any], gpu: LocalGpu, built_for: str, here: str
 ) -> None:
-    assert gpu_misfit(record, gpu) == (
+    assert gpu_mismatch(record, gpu) == (
         f"was built for {built_for} and this GPU is {here}; build it again"
     )
 
 
 def test_engine_of_another_version() -> None:
     record = shaped("local", ORIN)
-    assert version_misfit(record, "10.16.1") is None
-    assert version_misfit(record, "11.4.1") == (
+    assert version_mismatch(record, "10.16.1") is None
+    assert version_mismatch(record, "11.4.1") == (
         "was made by TensorRT 10.16.1, 11.4.1 is installed; build it again"
     )
     assert not is_version_compatible(record)
@@ -82,12 +82,12 @@ def test_engine_of_another_version() -> None:
 def test_compatible_engine_runs_with_later_versions_only(version: str, fits: bool) -> None:
     record = shaped("local", ORIN, version_compatible=True)
     assert is_version_compatible(record)
-    assert (version_misfit(record, version) is None) is fits
+    assert (version_mismatch(record, version) is None) is fits
 
 
 def test_engine_of_the_other_product() -> None:
-    assert flavour_misfit(shaped("rtx:any"), Flavour.RTX) is None
-    assert flavour_misfit(shaped("rtx:any"), Flavour.TENSORRT) == (
+    assert flavour_mismatch(shaped("rtx:any"), Flavour.RTX) is None
+    assert flavour_mismatch(shaped("rtx:any"), Flavour.TENSORRT) == (
         "was made by TensorRT-RTX, this is TensorRT; build it for that"
     )
 

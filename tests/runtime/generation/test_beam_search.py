@@ -15,9 +15,9 @@ from hybrid_deploy.errors import BackendError, CapacityError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.logits_processors import Suppressed
-from hybrid_deploy.runtime.generation.sequences import Control, Decoded, Limits
-from hybrid_deploy.runtime.generation.settings import Beams, Rules
-from hybrid_deploy.runtime.generation.top_k import largest_places
+from hybrid_deploy.runtime.generation.sequences import Cancellation, Limits, SequenceResult
+from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
+from hybrid_deploy.runtime.generation.top_k import top_k_indices
 from tests.fakes.counting import CountingDecoding
 
 VOCABULARY, END, LENGTH = 7, 2, 6
@@ -50,8 +50,8 @@ class Markov:
         self.calls.append("reorder")
         self.tokens = self.tokens[rows]
 
-    def widen(self, count: int) -> Markov:
-        self.calls.append(f"widen {count}")
+    def expand_beams(self, count: int) -> Markov:
+        self.calls.append(f"expand_beams {count}")
         return self._chosen(np.repeat(np.arange(self.batch), count))
 
     def select(self, rows: IntArray) -> Markov:
@@ -73,9 +73,9 @@ def table_of(seed: int, inputs: int = 3) -> FloatArray:
 
 def search(
     decoding: Markov, beams: Beams, prompts: list[list[int]] | None = None, **rules: object
-) -> tuple[Decoded, ...]:
+) -> tuple[SequenceResult, ...]:
     limits = Limits((END,), 0, LENGTH, LENGTH)
-    chosen = Rules(limits, beams=beams, scores=True, **rules)  # type: ignore[arg-type]
+    chosen = DecodingSettings(limits, beams=beams, scores=True, **rules)  # type: ignore[arg-type]
     return BeamSearch(decoding, prompts or [[1]] * decoding.batch, chosen).run().sequences
 
 
@@ -99,9 +99,9 @@ def test_a_wide_search_finds_the_likeliest_of_all_sequences() -> None:
     beams = Beams(200, 5, length_penalty=0.0, early_stopping="never")
     (best,) = search(Markov(table, np.zeros(1, np.int64)), beams)
     wanted = every_sequence(table[0])[:5]
-    for given, (total, tokens) in zip((best, *best.others), wanted, strict=True):
+    for given, (total, tokens) in zip((best, *best.alternatives), wanted, strict=True):
         assert given.tokens == tokens
-        assert given.total == pytest.approx(total, abs=1e-4)
+        assert given.sequence_score == pytest.approx(total, abs=1e-4)
 
 
 def test_settings_matter() -> None:
@@ -122,7 +122,7 @@ def test_memory_is_selected_once_and_caches_follow_their_beams() -> None:
     decoding = Markov(table_of(3), np.arange(3))
     rows = search(decoding, Beams(2, early_stopping="never"), [[1], [3, 1], [4, 5, 1]])
     *first, expansion = decoding.calls[:3]
-    assert (first, expansion) == (["widen 1", "prefill"], "widen 2")
+    assert (first, expansion) == (["expand_beams 1", "prefill"], "expand_beams 2")
     later = decoding.calls[3:]
     assert [call for call in later if call.startswith("select")] in (
         [], ["select 2"], ["select 4"], ["select 4", "select 2"],
@@ -150,7 +150,7 @@ def test_caches_hold_what_the_beams_are() -> None:
     table = table_of(5)
     rows = search(Checked(table, np.arange(3)), Beams(3, 3, early_stopping="never"))
     for row in rows:
-        for each in (row, *row.others):
+        for each in (row, *row.alternatives):
             assert (1, *each.tokens[:-1]) in sums
 
 
@@ -170,9 +170,9 @@ def test_many_end_tokens() -> None:
     table = table_of(6, 1)
     table[0, :, [2, 3, 4]] += 5
     limits = Limits((2, 3, 4), 0, LENGTH, LENGTH)
-    rules = Rules(limits, beams=Beams(2, 2, early_stopping="never"))
+    rules = DecodingSettings(limits, beams=Beams(2, 2, early_stopping="never"))
     (row,) = BeamSearch(Markov(table, np.zeros(1, np.int64)), [[1]], rules).run().sequences
-    assert row.finish == "end" and len(row.others) == 1
+    assert row.finish == "end" and len(row.alternatives) == 1
     assert Beams(2).candidates(3) == 8 and Beams(2).candidates(0) == 4
 
 
@@ -180,21 +180,25 @@ def test_given_up_searches_give_their_best_beams() -> None:
     cancel = threading.Event()
 
     class Cancelling(Markov):
-        def widen(self, count: int) -> Markov:
+        def expand_beams(self, count: int) -> Markov:
             if count > 1:
                 cancel.set()
-            wide = super().widen(count)
+            wide = super().expand_beams(count)
             wide.__class__ = Cancelling
             return wide
 
-    rules = Rules(Limits((END,), 0, LENGTH, LENGTH), beams=Beams(3, 3), scores=True)
+    rules = DecodingSettings(Limits((END,), 0, LENGTH, LENGTH), beams=Beams(3, 3), scores=True)
     table = table_of(7)
     table[:, :, END] = -50
-    found = BeamSearch(Cancelling(table, np.arange(3)), [[1]] * 3, rules, Control(cancel)).run()
+    found = BeamSearch(
+        Cancelling(table, np.arange(3)), [[1]] * 3, rules, Cancellation(cancel)
+    ).run()
     for row, scores in zip(found.sequences, table[:, 1], strict=True):
         assert row.finish == "cancelled"
         best = np.argsort(-scores)[:3]
-        assert [each.tokens for each in (row, *row.others)] == [(token,) for token in best.tolist()]
+        assert [each.tokens for each in (row, *row.alternatives)] == [
+            (token,) for token in best.tolist()
+        ]
 
 
 def test_errors_name_the_sequence_and_the_step() -> None:
@@ -208,7 +212,7 @@ def test_errors_name_the_sequence_and_the_step() -> None:
 
 
 def test_what_cannot_be_searched() -> None:
-    rules = Rules(Limits((END,), 0, LENGTH, LENGTH), beams=Beams(2))
+    rules = DecodingSettings(Limits((END,), 0, LENGTH, LENGTH), beams=Beams(2))
     with pytest.raises(UsageError, match="a beam search needs graphs without a fixed batch"):
         BeamSearch(CountingDecoding([5]), [[1]], rules)
     fixed = Markov(table_of(0), np.arange(3))
@@ -230,6 +234,6 @@ def test_largest_places_are_those_of_sorting(size: int, count: int) -> None:
         values = rng.standard_normal(size).astype(np.float32)
         values[rng.random(size) < 0.2] = -np.inf
         wanted = np.sort(values)[::-1][: min(count, size)]
-        places = largest_places(values, min(count, size))
+        places = top_k_indices(values, min(count, size))
         np.testing.assert_array_equal(values[places], wanted)
         assert len(set(places.tolist())) == len(places)

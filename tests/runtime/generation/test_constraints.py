@@ -13,7 +13,7 @@ from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.errors import MissingDependencyError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generation.constraints import AllowedTokens, Pattern
-from hybrid_deploy.runtime.generation.incremental_text import Reading, begin_reading
+from hybrid_deploy.runtime.generation.incremental_text import IncrementalDetokenizer, begin_reading
 from tests.fakes.trained_tokenizers import byte_level, metaspace
 
 CHARACTERS = Vocabulary(tuple("_^$abcdefgh0123456789-"), (0, 1, 2))
@@ -22,7 +22,7 @@ PATTERNS = ("[a-d]{2}-[0-9]+", "a*", "(abc|abd|ha+)[0-9]?", "[^a-h]+", ".*", "(?
 
 
 @pytest.fixture(params=["characters", "bytes", "metaspace"])
-def begin(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Reading, int]:
+def begin(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[IncrementalDetokenizer, int]:
     """Gives a reading without tokens, and the size of its vocabulary."""
     if request.param == "characters":
         return begin_reading(CHARACTERS, tmp_path), len(CHARACTERS.tokens)
@@ -31,7 +31,9 @@ def begin(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Reading, int]
     return begin_reading(Tokenizer("tokenizer.json", (0, 1, 2)), tmp_path), made.get_vocab_size()
 
 
-def by_trying(begin: Reading, pattern: str, tokens: list[int], size: int) -> set[int]:
+def by_trying(
+    begin: IncrementalDetokenizer, pattern: str, tokens: list[int], size: int
+) -> set[int]:
     """Gives the tokens that may come, by trying each of them."""
     reading = begin
     for token in tokens:
@@ -50,7 +52,7 @@ def by_trying(begin: Reading, pattern: str, tokens: list[int], size: int) -> set
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_all_tokens_that_fit_and_the_likeliest_of_them(
-    begin: tuple[Reading, int], pattern: str
+    begin: tuple[IncrementalDetokenizer, int], pattern: str
 ) -> None:
     reading, size = begin
     rng, steps = np.random.default_rng(4), 0
@@ -122,7 +124,7 @@ def test_a_function_that_gives_no_tokens(given: list[int], message: str) -> None
 
 
 def test_no_regular_expression() -> None:
-    reading = Reading(lambda tokens: "", frozenset())
+    reading = IncrementalDetokenizer(lambda tokens: "", frozenset())
     with pytest.raises(UsageError, match=r"^'\[a' is not a regular expression: "):
         Pattern("[a", reading, ())
 
@@ -130,4 +132,4 @@ def test_no_regular_expression() -> None:
 def test_the_package_that_patterns_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "regex", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'hybrid-deploy\[pattern\]'"):
-        Pattern("a", Reading(lambda tokens: "", frozenset()), ())
+        Pattern("a", IncrementalDetokenizer(lambda tokens: "", frozenset()), ())

@@ -10,7 +10,11 @@ import pytest
 from tokenizers import Tokenizer as Made
 
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
-from hybrid_deploy.runtime.generation.incremental_text import Reading, Stop, begin_reading
+from hybrid_deploy.runtime.generation.incremental_text import (
+    IncrementalDetokenizer,
+    StopStrings,
+    begin_reading,
+)
 from hybrid_deploy.runtime.tokenizer import text_of
 from tests.fakes.trained_tokenizers import TEXTS, byte_level, metaspace, word_pieces
 
@@ -22,7 +26,9 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Made, Tok
     return made, Tokenizer("tokenizer.json", skip=(0, 1, 2))
 
 
-def read(begin: Reading, tokens: list[int]) -> tuple[list[str], Reading]:
+def read(
+    begin: IncrementalDetokenizer, tokens: list[int]
+) -> tuple[list[str], IncrementalDetokenizer]:
     """Gives the certain text after every token, and the last reading."""
     texts, reading = [], begin
     for token in tokens:
@@ -62,7 +68,7 @@ def test_a_table_of_characters(tmp_path: Path) -> None:
     assert begin.text == "", "a reading is never changed"
 
 
-NOTHING = Reading(lambda tokens: "", frozenset())
+NOTHING = IncrementalDetokenizer(lambda tokens: "", frozenset())
 
 
 @pytest.mark.parametrize(
@@ -77,11 +83,11 @@ NOTHING = Reading(lambda tokens: "", frozenset())
     ],
 )
 def test_where_a_stop_sequence_begins(text: str, searched: int, place: int | None) -> None:
-    assert Stop(("cd", "ef"), NOTHING).place(text, searched) == place
+    assert StopStrings(("cd", "ef"), NOTHING).place(text, searched) == place
 
 
 def test_what_may_become_a_stop_sequence_is_not_certain() -> None:
-    stop = Stop(("\n\n", "END"), NOTHING)
+    stop = StopStrings(("\n\n", "END"), NOTHING)
     assert [stop.certain(text) for text in ("ab", "abE", "abEN", "ab\n", "ENx", "")] == [
         2, 2, 2, 2, 3, 0,
     ]  # fmt: skip

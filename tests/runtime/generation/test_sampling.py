@@ -11,7 +11,7 @@ from hybrid_deploy.errors import BackendError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generation.sampling import Sampling
 from hybrid_deploy.runtime.generation.sequences import Limits
-from hybrid_deploy.runtime.generation.settings import Rules
+from hybrid_deploy.runtime.generation.settings import DecodingSettings
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 
 VOCABULARY, LENGTH = 60, 20
@@ -103,7 +103,7 @@ class Varied:
 
 
 def sampled(prompts: list[list[int]], sampling: Sampling) -> list[tuple[int, ...]]:
-    rules = Rules(Limits((0,), 0, LENGTH, LENGTH), sampling=sampling)
+    rules = DecodingSettings(Limits((0,), 0, LENGTH, LENGTH), sampling=sampling)
     loop = TokenLoop(Varied(len(prompts)), prompts, rules)
     return [row.tokens for row in loop.run().sequences]
 
@@ -131,13 +131,13 @@ def test_without_a_seed_every_draw_is_another() -> None:
 
 
 def test_cold_is_greedy() -> None:
-    rules = Rules(Limits((0,), 0, LENGTH, LENGTH))
+    rules = DecodingSettings(Limits((0,), 0, LENGTH, LENGTH))
     (likeliest,) = TokenLoop(Varied(1), [[1]], rules).run().sequences
     assert sampled([[1]], Sampling(temperature=1e-6)) == [likeliest.tokens]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_bad_logits_are_an_error(bad: float) -> None:
-    rules = Rules(Limits((0,), 0, LENGTH, LENGTH), sampling=Sampling())
+    rules = DecodingSettings(Limits((0,), 0, LENGTH, LENGTH), sampling=Sampling())
     with pytest.raises(BackendError, match="the logits of sequence 0 at step 0 are not finite"):
         TokenLoop(Varied(1, bad), [[1]], rules).run()

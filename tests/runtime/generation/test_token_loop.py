@@ -11,15 +11,15 @@ import pytest
 
 from hybrid_deploy.errors import BackendError, UsageError
 from hybrid_deploy.runtime.backends.protocol import (
-    Block,
     FloatArray,
+    GeneratesOnDevice,
     IntArray,
-    Rearranging,
-    RunsAhead,
+    ReorderableDecoding,
+    StepBlock,
 )
 from hybrid_deploy.runtime.generation.logits_processors import Suppressed
-from hybrid_deploy.runtime.generation.sequences import Control, Decodes, Limits
-from hybrid_deploy.runtime.generation.settings import Rules
+from hybrid_deploy.runtime.generation.sequences import BatchResult, Cancellation, Limits
+from hybrid_deploy.runtime.generation.settings import DecodingSettings
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from tests.fakes.counting import END, PAD, AheadDecoding, CountingDecoding, MovableDecoding
 
@@ -28,16 +28,16 @@ FOREVER = 49
 
 def rules(
     max_length: int | None = 16, new: int | None = None, capacity: int = 16, scores: bool = False
-) -> Rules:
-    return Rules(Limits((END,), PAD, max_length, capacity, new), scores=scores)
+) -> DecodingSettings:
+    return DecodingSettings(Limits((END,), PAD, max_length, capacity, new), scores=scores)
 
 
 def decode(
     decoding: CountingDecoding,
-    chosen: Rules,
+    chosen: DecodingSettings,
     prompts: list[list[int]] | None = None,
-    control: Control | None = None,
-) -> Decodes:
+    control: Cancellation | None = None,
+) -> BatchResult:
     return TokenLoop(decoding, prompts or [[10]] * decoding.batch, chosen, control).run()
 
 
@@ -54,7 +54,7 @@ def decode(
     ],
 )
 def test_where_a_sequence_ends_and_why(
-    chosen: Rules, prompt: list[int], count: int, finish: str
+    chosen: DecodingSettings, prompt: list[int], count: int, finish: str
 ) -> None:
     decoding = CountingDecoding([FOREVER], capacity=chosen.limits.capacity)
     (row,) = decode(decoding, chosen, [prompt]).sequences
@@ -70,7 +70,7 @@ def test_a_prompt_that_leaves_no_room() -> None:
 
 def test_finished_sequences_cost_nothing_once_half_have_ended() -> None:
     decoding = MovableDecoding([12, 25, 11, 14])
-    assert isinstance(decoding, Rearranging)
+    assert isinstance(decoding, ReorderableDecoding)
     rows = decode(decoding, rules(max_length=14)).sequences
     alone = [
         decode(CountingDecoding([stop]), rules(max_length=14)).sequences[0]
@@ -118,7 +118,7 @@ def test_tokens_made_ahead_are_those_of_steps() -> None:
     for stops in ([12], [14], [11], [10], [12, 20, 13], [40, 40]):
         for block in (1, 3, 7):
             decoding = AheadDecoding(stops, block=block)
-            assert isinstance(decoding, RunsAhead)
+            assert isinstance(decoding, GeneratesOnDevice)
             ahead = decode(decoding, rules(scores=True))
             steps = decode(CountingDecoding(stops), rules(scores=True))
             for ours, wanted in zip(ahead.sequences, steps.sequences, strict=True):
@@ -146,7 +146,7 @@ def test_recorded_steps_need_no_note() -> None:
 def test_rules_that_need_logits_are_not_made_ahead() -> None:
     decoding = AheadDecoding([14])
     limits = rules().limits
-    suppressed = Rules(limits, (Suppressed(np.array([12])),))
+    suppressed = DecodingSettings(limits, (Suppressed(np.array([12])),))
     TokenLoop(decoding, [[10]], suppressed).run()
     assert not decoding.calls
 
@@ -161,9 +161,11 @@ def test_steps_follow_where_no_more_is_made_ahead() -> None:
 
 def test_nan_in_a_block_names_the_step() -> None:
     class Failing(AheadDecoding):
-        def ahead(self, token: IntArray, position: IntArray) -> Generator[Block, None, None]:
+        def step_blocks(
+            self, token: IntArray, position: IntArray
+        ) -> Generator[StepBlock, None, None]:
             scores = np.array([[-1.0], [np.nan]], np.float32)
-            yield Block(np.array([[20], [21]]), scores, "graph")
+            yield StepBlock(np.array([[20], [21]]), scores, "graph")
 
     with pytest.raises(BackendError, match="the logits of sequence 0 at step 2 are not finite"):
         decode(Failing([FOREVER]), rules())
@@ -172,11 +174,11 @@ def test_nan_in_a_block_names_the_step() -> None:
 @pytest.mark.parametrize("kind", [CountingDecoding, AheadDecoding])
 def test_cancelled_between_two_tokens(kind: type[CountingDecoding]) -> None:
     decoding, cancel = kind([FOREVER, 11]), threading.Event()
-    loop = TokenLoop(decoding, [[10]] * 2, rules(), Control(cancel))
+    loop = TokenLoop(decoding, [[10]] * 2, rules(), Cancellation(cancel))
     for _ in loop.steps():
         if len(loop.rows[0].tokens) == 5:
             cancel.set()
-    long, short = loop.decodes().sequences
+    long, short = loop.batch_result().sequences
     assert (long.tokens, long.finish) == ((11, 12, 13, 14, 15), "cancelled")
     assert (short.tokens, short.finish) == ((11, END), "end")
     if isinstance(decoding, AheadDecoding):
@@ -190,11 +192,11 @@ def test_the_deadline_gives_what_there_is() -> None:
                 time.sleep(0.3)
             return super().step(token, position)
 
-    control = Control(deadline=time.perf_counter() + 0.2)
+    control = Cancellation(deadline=time.perf_counter() + 0.2)
     (row,) = decode(Slow([FOREVER]), rules(), control=control).sequences
     assert row.finish == "timeout"
     assert row.tokens == (11, 12, 13, 14)[: len(row.tokens)] and row.tokens
-    late = Control(deadline=time.perf_counter())
+    late = Cancellation(deadline=time.perf_counter())
     found = decode(CountingDecoding([FOREVER]), rules(), control=late)
     assert (found.sequences[0].tokens, found.sequences[0].finish) == ((), "timeout")
     assert (found.first_ms, found.step_ms) == (0.0, ())

@@ -17,7 +17,7 @@ from hybrid_deploy.runtime.generation.logits_processors import (
 )
 from hybrid_deploy.runtime.generation.sampling import Sampling
 from hybrid_deploy.runtime.generation.sequences import Limits
-from hybrid_deploy.runtime.generation.settings import Rules
+from hybrid_deploy.runtime.generation.settings import DecodingSettings
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 
 WORDS, END, LENGTH = 200, 0, 30
@@ -31,27 +31,29 @@ class NoisyDecoding:
         self.batch = batch
         self.table = rng.normal(size=(LENGTH + 1, WORDS, WORDS)).astype(np.float32)
         self.noise = np.float32(noise) * rng.uniform(-1, 1, size=self.table.shape)
-        self.margin: FloatArray | None = np.full(batch, noise, np.float32)
+        self.error_bound: FloatArray | None = np.full(batch, noise, np.float32)
         self.place: tuple[IntArray, IntArray] = (np.zeros(0, int), np.zeros(0, int))
         self.asked: list[int] = []
 
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
         return self.step(tokens[np.arange(self.batch), last], position + last)
 
-    def prefill_roughly(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
-        return self.step_roughly(tokens[np.arange(self.batch), last], position + last)
+    def prefill_approximate(
+        self, tokens: IntArray, position: IntArray, last: IntArray
+    ) -> FloatArray:
+        return self.step_approximate(tokens[np.arange(self.batch), last], position + last)
 
     def step(self, token: IntArray, position: IntArray) -> FloatArray:
         self.place = (position.copy(), token.copy())
         exact: FloatArray = self.table[self.place]
         return exact
 
-    def step_roughly(self, token: IntArray, position: IntArray) -> FloatArray:
+    def step_approximate(self, token: IntArray, position: IntArray) -> FloatArray:
         self.place = (position.copy(), token.copy())
         rough: FloatArray = (self.table + self.noise)[self.place].astype(np.float32)
         return rough
 
-    def exactly(self, row: int, tokens: IntArray) -> FloatArray:
+    def exact_logits(self, row: int, tokens: IntArray) -> FloatArray:
         self.asked.append(len(tokens))
         position, token = self.place
         exact: FloatArray = self.table[position[row], token[row], tokens]
@@ -61,21 +63,23 @@ class NoisyDecoding:
 class ExactDecoding(NoisyDecoding):
     """The same without rough logits."""
 
-    margin = None
+    error_bound = None
 
     def __init__(self, batch: int) -> None:
         super().__init__(batch)
-        self.margin = None
+        self.error_bound = None
 
 
-def decoded(decoding: NoisyDecoding, rules: Rules) -> list[tuple[int, ...]]:
+def decoded(decoding: NoisyDecoding, rules: DecodingSettings) -> list[tuple[int, ...]]:
     prompts = [[1 + row, 3][: 1 + row % 2] for row in range(decoding.batch)]
     return [row.tokens for row in TokenLoop(decoding, prompts, rules).run().sequences]
 
 
-def rules(*processors: Processor, sampling: Sampling | None = None, scores: bool = False) -> Rules:
+def rules(
+    *processors: Processor, sampling: Sampling | None = None, scores: bool = False
+) -> DecodingSettings:
     limits = Limits((END,), 0, LENGTH, LENGTH)
-    return Rules(limits, processors, sampling=sampling, scores=scores)
+    return DecodingSettings(limits, processors, sampling=sampling, scores=scores)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +103,7 @@ def test_tokens_are_those_of_exact_logits(batch: int, processors: tuple[Processo
 
 def test_rough_logits_alone_would_give_other_tokens() -> None:
     decoding = NoisyDecoding(5)
-    decoding.margin = np.zeros(5, np.float32)
+    decoding.error_bound = np.zeros(5, np.float32)
     assert decoded(decoding, rules()) != decoded(ExactDecoding(5), rules())
 
 
@@ -127,6 +131,6 @@ def test_an_unknown_processor_takes_exact_logits() -> None:
 
 def test_a_margin_that_is_no_number_is_an_overflow() -> None:
     decoding = NoisyDecoding(2)
-    decoding.margin = np.array([0.1, np.nan], np.float32)
+    decoding.error_bound = np.array([0.1, np.nan], np.float32)
     with pytest.raises(BackendError, match=r"^the logits of sequence 1 at step 0 are not finite"):
         decoded(decoding, rules())

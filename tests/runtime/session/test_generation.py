@@ -21,7 +21,7 @@ from hybrid_deploy.runtime.backends.protocol import (
 )
 from hybrid_deploy.runtime.backends.registry import load_backend
 from hybrid_deploy.runtime.generation.options import GenerateOptions
-from hybrid_deploy.runtime.session.session import Result, Session, load_session
+from hybrid_deploy.runtime.session.session import GenerationResult, Session, load_session
 from hybrid_deploy.runtime.session.streaming import TokenEvent
 
 Arrays = dict[str, NDArray[Any]]
@@ -38,7 +38,7 @@ def images() -> Arrays:
     return {"image": rng.standard_normal((6, 1, 8, 24)).astype(np.float32)}
 
 
-def run(session: Session, images: Arrays, **options: Any) -> list[Result]:
+def run(session: Session, images: Arrays, **options: Any) -> list[GenerationResult]:
     return session.run_arrays(images, options=GenerateOptions(**options))[0]
 
 
@@ -46,10 +46,10 @@ def test_scores_add_up_to_what_beams_are_ranked_by(session: Session, images: Arr
     for penalty in (0.0, 1.0, 2.0):
         found = run(session, images, beams=3, n_best=3, length_penalty=penalty, scores=True)
         for best in found:
-            assert len(best.others) == 2
-            ranked = [best, *best.others]
+            assert len(best.alternatives) == 2
+            ranked = [best, *best.alternatives]
             assert len({each.tokens for each in ranked}) == 3
-            totals = [each.total for each in ranked if each.total is not None]
+            totals = [each.sequence_score for each in ranked if each.sequence_score is not None]
             assert totals == sorted(totals, reverse=True)
             for each, total in zip(ranked, totals, strict=True):
                 assert each.scores is not None and len(each.scores) == len(each.tokens)
@@ -71,8 +71,8 @@ def test_a_batch_of_beams_is_searched_as_each_alone(session: Session, images: Ar
     together = run(session, images, beams=3, n_best=2)
     for index, wanted in enumerate(together):
         (alone,) = run(session, {"image": images["image"][index : index + 1]}, beams=3, n_best=2)
-        assert [each.tokens for each in (alone, *alone.others)] == [
-            each.tokens for each in (wanted, *wanted.others)
+        assert [each.tokens for each in (alone, *alone.alternatives)] == [
+            each.tokens for each in (wanted, *wanted.alternatives)
         ]
 
 
@@ -84,7 +84,7 @@ def test_a_bundle_that_asks_for_beams_gets_them(session: Session, images: Arrays
     found = other.run_arrays(images)[0]
     assert found == run(session, images, beams=4, length_penalty=2.0)
     assert run(other, images, beams=1) == session.run_arrays(images)[0]
-    assert all(each.total is None for each in run(other, images, temperature=0.5))
+    assert all(each.sequence_score is None for each in run(other, images, temperature=0.5))
 
 
 def test_sampling_repeats_with_a_seed(session: Session, images: Arrays) -> None:
@@ -245,7 +245,7 @@ def test_a_search_that_is_cancelled_gives_what_it_has(session: Session, images: 
     options = GenerateOptions(beams=2, allowed=allowed, scores=True)
     for result in session.run_arrays(images, options=options, cancel=cancel)[0]:
         assert (len(result.tokens), result.finish) == (3, "cancelled")
-        assert result.total == pytest.approx(sum(result.scores or ()) / 3, abs=1e-5)
+        assert result.sequence_score == pytest.approx(sum(result.scores or ()) / 3, abs=1e-5)
 
 
 def test_many_threads_share_a_session(session: Session) -> None:
@@ -270,9 +270,9 @@ def test_many_threads_share_a_session(session: Session) -> None:
 
 
 def test_threads_load_the_prefill_graph_once(tiny_bundle: Bundle, images: Arrays) -> None:
-    from hybrid_deploy.runtime.backends.registry import Options
+    from hybrid_deploy.runtime.backends.registry import BackendOptions
 
-    backend = load_backend("onnxruntime", tiny_bundle, "fp32", Options(1))
+    backend = load_backend("onnxruntime", tiny_bundle, "fp32", BackendOptions(1))
     session = Session(tiny_bundle, "fp32", backend)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: session.run_arrays(images, prompt=[1, 4])[0], range(8)))

@@ -19,8 +19,8 @@ from hybrid_deploy.bundle.input_specs import AudioInput, FilterBank, LogMel, Wav
 from hybrid_deploy.errors import InputError, UsageError
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.preprocess.audio_windows import longest_s, windows
-from hybrid_deploy.runtime.session.prefetch import Work
-from hybrid_deploy.runtime.session.results import Result, Timings
+from hybrid_deploy.runtime.session.prefetch import Prefetcher
+from hybrid_deploy.runtime.session.results import GenerationResult, Timings
 from hybrid_deploy.runtime.session.session import Session, load_session
 from tests.fakes.counting import CountingDecoding
 
@@ -71,7 +71,7 @@ def test_files_and_arrays_may_be_mixed(session: Session, files: list[Path]) -> N
         session.prepare(files[1:3]),
     ]
     alone, same, several = session.run_many(items)
-    assert isinstance(alone.result, Result) and alone.result == same.result
+    assert isinstance(alone.result, GenerationResult) and alone.result == same.result
     assert "must be a batch of one" in str(several.error)
     together = list(session.run_many(items[:2], batch=2))
     assert [outcome.result for outcome in together] == [alone.result] * 2
@@ -114,13 +114,13 @@ def test_the_next_batch_is_prepared_while_one_is_decoded() -> None:
             both.wait()
         return {"items": np.array(items)}
 
-    def run(arrays: Arrays) -> tuple[list[Result], Timings]:
+    def run(arrays: Arrays) -> tuple[list[GenerationResult], Timings]:
         if arrays["items"][0] < 5:
             both.wait()
-        results = [Result(None, (int(n),), None, "end") for n in arrays["items"]]
+        results = [GenerationResult(None, (int(n),), None, "end") for n in arrays["items"]]
         return results, Timings(0, 0, 0, ())
 
-    work = Work(prepare, run, lambda: False, batch=1, ahead=1)
+    work = Prefetcher(prepare, run, lambda: False, batch=1, ahead=1)
     outcomes = list(work.outcomes(range(6)))
     assert [o.result.tokens for o in outcomes if o.result] == [(n,) for n in range(6)]
     assert where == {"prepare"}
@@ -130,7 +130,9 @@ def test_an_error_of_our_own_is_not_hidden() -> None:
     def prepare(items: Sequence[int]) -> Arrays:
         raise ZeroDivisionError("a bug")
 
-    work: Work[int] = Work(prepare, lambda arrays: ([], Timings(0, 0, 0, ())), lambda: False, 1, 1)
+    work: Prefetcher[int] = Prefetcher(
+        prepare, lambda arrays: ([], Timings(0, 0, 0, ())), lambda: False, 1, 1
+    )
     with pytest.raises(ZeroDivisionError):
         list(work.outcomes([1, 2]))
 

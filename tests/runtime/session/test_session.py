@@ -10,7 +10,7 @@ from hybrid_deploy.runtime.backends.onnxruntime import (
     variant_sessions as onnxruntime_graphs,
 )
 from hybrid_deploy.runtime.backends.registry import (
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.runtime.session.profile import profile_session
@@ -79,7 +79,7 @@ def test_bad_arrays(
 
 def test_unknown_backend(tiny_bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="unknown backend 'cudnn'; choose one of: onnxruntime"):
-        load_backend("cudnn", tiny_bundle, "fp32", Options())
+        load_backend("cudnn", tiny_bundle, "fp32", BackendOptions())
 
 
 @pytest.mark.parametrize(("known", "advised"), [(23, 21), (20, 18)])
@@ -94,7 +94,7 @@ def test_too_old_library_says_so(
     monkeypatch.setattr(onnxruntime_graphs, "make_session", refuse)
     message = rf"newer ONNX opset than the {known} that onnxruntime 1\..*--opset {advised}"
     with pytest.raises(BackendError, match=message):
-        load_backend("onnxruntime", tiny_bundle, "fp32", Options())
+        load_backend("onnxruntime", tiny_bundle, "fp32", BackendOptions())
 
 
 def test_profile_counts_every_stage(session: Session, page: Path) -> None:

@@ -20,15 +20,15 @@ from hybrid_deploy.runtime.engines.build import build_engine
 from hybrid_deploy.runtime.engines.cache import EngineCache
 from hybrid_deploy.runtime.session.session import load_session
 from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import (
-    CacheLowering,
-    check_lowering,
-    lowering_of,
-    lowerings,
+    CacheWrite,
+    cache_write_of,
+    check_cache_write,
+    supported_cache_writes,
 )
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
 from hybrid_deploy.target import Flavour, parse_target
 
-NATIVE, SCATTER = CacheLowering.NATIVE, CacheLowering.SCATTER
+NATIVE, SCATTER = CacheWrite.NATIVE, CacheWrite.SCATTER
 
 
 @pytest.fixture(scope="module")
@@ -54,26 +54,26 @@ def scatter_path(tiny_export: ExportJob, tmp_path_factory: pytest.TempPathFactor
         (Flavour.RTX, "1.10.0", {SCATTER, NATIVE}),
     ],
 )
-def test_table_of_versions(flavour: Flavour, version: str, forms: set[CacheLowering]) -> None:
-    assert lowerings(flavour, version) == forms
+def test_table_of_versions(flavour: Flavour, version: str, forms: set[CacheWrite]) -> None:
+    assert supported_cache_writes(flavour, version) == forms
 
 
 def test_native_caches_are_refused_before_10_15_with_what_to_do(tiny_bundle: Bundle) -> None:
     variant = tiny_bundle.variant("fp32")
-    check_lowering(variant, "fp32/step", Flavour.TENSORRT, "10.15.1")
+    check_cache_write(variant, "fp32/step", Flavour.TENSORRT, "10.15.1")
     with pytest.raises(BuildError) as caught:
-        check_lowering(variant, "fp32/step", Flavour.TENSORRT, "10.3.0")
+        check_cache_write(variant, "fp32/step", Flavour.TENSORRT, "10.3.0")
     assert str(caught.value) == (
         "fp32/step: TensorRT 10.3.0 cannot write caches in place, as this variant of opset 24 "
         "does; export the model with --opset 21, or install 10.15 or newer"
     )
     scattered = msgspec.structs.replace(variant, opset=18)
-    check_lowering(scattered, "fp32/step", Flavour.TENSORRT, "10.3.0")
+    check_cache_write(scattered, "fp32/step", Flavour.TENSORRT, "10.3.0")
 
 
 def test_too_old_for_either(tiny_bundle: Bundle) -> None:
     with pytest.raises(BuildError) as caught:
-        check_lowering(tiny_bundle.variant("fp32"), "fp32/step", Flavour.TENSORRT, "8.6.1")
+        check_cache_write(tiny_bundle.variant("fp32"), "fp32/step", Flavour.TENSORRT, "8.6.1")
     assert str(caught.value) == "fp32/step: TensorRT 8.6.1 is too old; install 10.3 or newer"
 
 
@@ -82,15 +82,15 @@ def test_carried_states_need_no_caches(tiny_bundle: Bundle) -> None:
     state = TensorSpec("recurrent_0_next", "float", ("batch", 4))
     step = msgspec.structs.replace(variant.step, outputs=(variant.step.outputs[0], state))
     recurrent = msgspec.structs.replace(variant, step=step)
-    assert lowering_of(recurrent) is None
-    check_lowering(recurrent, "fp32/step", Flavour.TENSORRT, "10.3.0")
+    assert cache_write_of(recurrent) is None
+    check_cache_write(recurrent, "fp32/step", Flavour.TENSORRT, "10.3.0")
 
 
 def test_both_forms_give_the_same_tokens(tiny_path: Path, scatter_path: Path) -> None:
     images = np.random.default_rng(5).standard_normal((4, 1, 8, 40)).astype(np.float32)
     native, scatter = (load_session(path) for path in (tiny_path, scatter_path))
-    assert lowering_of(native.bundle.variant("fp32")) is NATIVE
-    assert lowering_of(scatter.bundle.variant("fp32")) is SCATTER
+    assert cache_write_of(native.bundle.variant("fp32")) is NATIVE
+    assert cache_write_of(scatter.bundle.variant("fp32")) is SCATTER
     tokens = [[row.tokens for row in s.run_arrays({"image": images})[0]] for s in (native, scatter)]
     assert tokens[0] == tokens[1]
     assert len({row for row in tokens[0]}) > 1
@@ -128,7 +128,7 @@ def test_opset_21_joins_quantized_weights_and_two_buffers(
     form = dataclasses.replace(tiny_export.form, opset=21)
     run_export(dataclasses.replace(tiny_export, form=form), tmp_path / "tiny.bundle")
     quantized = quantize_bundle(tmp_path / "tiny.bundle", "int4-weights").bundle
-    check_lowering(quantized.variant("int4-weights"), "step", Flavour.TENSORRT, "10.3.0")
+    check_cache_write(quantized.variant("int4-weights"), "step", Flavour.TENSORRT, "10.3.0")
     cache, sm86 = EngineCache(tmp_path / "engines"), parse_target("rtx:sm_86")
     record = build_engine(quantized, "int4-weights", GraphRole.STEP, sm86, cache=cache)
     layers = _layers(record.layers)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_described
-from hybrid_deploy.runtime.tensorrt_builder.next_token_outputs import feed_itself
+from hybrid_deploy.runtime.tensorrt_builder.next_token_outputs import add_next_token_outputs
 from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import graph_profile, narrowed
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT, load_tensorrt
 from hybrid_deploy.target import Flavour
@@ -84,7 +84,7 @@ def extend(vendor: TensorRT, tmp_path: Path) -> Extend:
         network = builder.create_network(1 << int(strongly_typed))
         parser = vendor.module.OnnxParser(network, vendor.log)
         assert parser.parse_from_file(str(path)), parser.get_error(0).desc()
-        alive.extend((builder, network, parser, feed_itself(vendor, network, CAPACITY)))
+        alive.extend((builder, network, parser, add_next_token_outputs(vendor, network, CAPACITY)))
         return network
 
     return parsed

@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 from hybrid_deploy.contract import LOGITS, NEXT_TOKEN, next_cache
 from hybrid_deploy.errors import BackendError, InputError, UsageError
 from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
-from hybrid_deploy.runtime.backends.protocol import Rearranging, RunsAhead, SeveralHeads
+from hybrid_deploy.runtime.backends.protocol import (
+    GeneratesOnDevice,
+    ReorderableDecoding,
+    SeveralHeads,
+)
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.sequences import Limits
-from hybrid_deploy.runtime.generation.settings import Beams, Rules
+from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
 from hybrid_deploy.runtime.generation.token_loop import decode_greedily
 from tests.fakes.device import FakeDevice
 from tests.fakes.engine import (
@@ -72,7 +76,7 @@ def test_steps_after_blocks_go_on_with_the_same_caches(form: Form) -> None:
     decoder, image = Decoder(form=form), image_of(2)
     got = fake_backend(FakeDevice(), decoder, steps=3).start({"image": image})
     want = HostDecoding(decoder, image)
-    blocks = got.ahead(array(1, 2), array(0, 0))
+    blocks = got.step_blocks(array(1, 2), array(0, 0))
     tokens = np.concatenate([next(blocks).tokens for _ in range(2)])
     for position, fed in enumerate([array(1, 2), *tokens[:-1]]):
         want.step(fed, np.full(2, position))
@@ -84,7 +88,7 @@ def test_steps_after_blocks_go_on_with_the_same_caches(form: Form) -> None:
 
 def test_sequences_stay_where_they_are() -> None:
     decoding = fake_backend(FakeDevice(), Decoder()).start({"image": image_of(2)})
-    assert isinstance(decoding, Rearranging)
+    assert isinstance(decoding, ReorderableDecoding)
     assert decoding.select(array(0, 1)) is decoding
     for rows in (array(1, 0), array(0), array(0, 0, 1, 1)):
         with pytest.raises(UsageError) as caught:
@@ -98,7 +102,7 @@ def test_sequences_stay_where_they_are() -> None:
 def test_beams_are_refused_in_one_line() -> None:
     decoding = fake_backend(FakeDevice(), Decoder()).start({"image": image_of(1)})
     with pytest.raises(UsageError, match=r"ask for one beam, .* or take --backend onnxruntime$"):
-        BeamSearch(decoding, [[1]], Rules(LIMITS, beams=Beams(2)))
+        BeamSearch(decoding, [[1]], DecodingSettings(LIMITS, beams=Beams(2)))
 
 
 def test_why_steps_were_not_recorded_is_noted_once() -> None:
@@ -115,7 +119,7 @@ def test_further_heads() -> None:
     decoder, image = Decoder(), image_of(2)
     decoding = fake_backend(FakeDevice(), decoder).start({"image": image})
     decoding.step(array(1, 2), array(0, 0))
-    assert isinstance(decoding, SeveralHeads) and isinstance(decoding, RunsAhead)
+    assert isinstance(decoding, SeveralHeads) and isinstance(decoding, GeneratesOnDevice)
     assert {name: head.shape for name, head in decoding.heads.items()} == {HEAD: (2, 2)}
 
 
@@ -123,7 +127,7 @@ def test_an_older_batch_of_the_same_shapes_is_over() -> None:
     backend = fake_backend(FakeDevice(), Decoder())
     old = backend.start({"image": image_of(2)})
     other = backend.start({"image": image_of(3)})
-    blocks = old.ahead(array(1, 1), array(0, 0))
+    blocks = old.step_blocks(array(1, 1), array(0, 0))
     next(blocks)
     new = backend.start({"image": image_of(2)})
     for use in (lambda: old.step(array(1, 1), array(0, 0)), lambda: next(blocks)):

@@ -77,18 +77,18 @@ def test_one_row_fills_the_caches_and_the_others_go_on() -> None:
 def test_blocks_hold_every_token_up_to_the_capacity_and_none_more(capacity: int) -> None:
     device = FakeDevice()
     decoding = fake_backend(device, Decoder(capacity)).start({"image": image_of(2)})
-    blocks = list(decoding.ahead(np.array([1, 2]), np.array([0, 3])))
+    blocks = list(decoding.step_blocks(np.array([1, 2]), np.array([0, 3])))
     assert sum(len(block.tokens) for block in blocks) == capacity
     assert {block.tokens.dtype for block in blocks} == {np.dtype(np.int64)}
     assert {block.scores.dtype for block in blocks} == {np.dtype(np.float32)}
     assert device.launches == -(-capacity // 4)
-    assert list(decoding.ahead(np.array([1, 2]), np.array([capacity, capacity]))) == []
+    assert list(decoding.step_blocks(np.array([1, 2]), np.array([capacity, capacity]))) == []
 
 
 def test_next_block_is_under_way_when_one_is_yielded() -> None:
     device = FakeDevice()
     decoding = fake_backend(device, Decoder()).start({"image": image_of(1)})
-    blocks = decoding.ahead(np.array([1]), np.array([0]))
+    blocks = decoding.step_blocks(np.array([1]), np.array([0]))
     first = next(blocks)
     assert device.launches == 2 and device.queue
     kept = first.tokens.copy()
@@ -105,13 +105,13 @@ def test_refused_capture_is_said_and_gives_the_same_tokens(form: Form) -> None:
     want = by_host(decoder, image, [[1]] * 2, limits)
     assert [r.tokens for r in ahead(decoding, [[1]] * 2, limits)] == [r.tokens for r in want]
     assert device.launches == 0
-    block = next(decoding.ahead(np.array([1, 1]), np.array([0, 0])))
+    block = next(decoding.step_blocks(np.array([1, 1]), np.array([0, 0])))
     assert (block.run, block.reason) == ("enqueue", "the library allocates")
 
 
 def test_recorded_block_says_so() -> None:
     decoding = fake_backend(FakeDevice(), Decoder()).start({"image": image_of(1)})
-    block = next(decoding.ahead(np.array([1]), np.array([0])))
+    block = next(decoding.step_blocks(np.array([1]), np.array([0])))
     assert (block.run, block.reason) == ("graph", None)
 
 
@@ -120,7 +120,7 @@ def test_stopping_leaves_the_batch_usable(form: Form) -> None:
     backend, image = fake_backend(FakeDevice(), Decoder(form=form)), image_of(2)
     for _ in range(3):
         decoding = backend.start({"image": image})
-        blocks = decoding.ahead(np.array([1, 1]), np.array([0, 0]))
+        blocks = decoding.step_blocks(np.array([1, 1]), np.array([0, 0]))
         tokens = next(blocks).tokens
         blocks.close()  # type: ignore[attr-defined]
         (want,) = by_host(Decoder(form=form), image[:1], [[1]], until(99, 20))
@@ -136,7 +136,7 @@ def test_refused_step_is_one_error_and_the_backend_goes_on(count: int) -> None:
     decoding = backend.start({"image": image})
     engines["step"].refuses_at = count
     with pytest.raises(BackendError) as caught:
-        list(decoding.ahead(np.array([1]), np.array([0])))
+        list(decoding.step_blocks(np.array([1]), np.array([0])))
     assert str(caught.value) == f"fake failed in the step graph: refused (at token {count})"
     limits = until(99, 20)
     again = ahead(backend.start({"image": image}), [[1]], limits)
@@ -151,7 +151,7 @@ def test_failure_on_the_device_names_the_block(count: int, tokens: str) -> None:
     decoding = backend.start({"image": image})
     engines["step"].fails_at = count
     with pytest.raises(BackendError) as caught:
-        list(decoding.ahead(np.array([1]), np.array([0])))
+        list(decoding.step_blocks(np.array([1]), np.array([0])))
     assert str(caught.value) == (
         f"fake failed in the step graph: an illegal address was read (in tokens {tokens})"
     )

@@ -129,7 +129,7 @@ def test_recorded_blocks_equal_steps_of_the_host(form: Form) -> None:
     decoder, image = Decoder(form=form), image_of(2)
     backend = torch_backend(device_of("cuda"), decoder, "cuda", steps=8)
     decoding = backend.start({"image": image})
-    blocks = list(decoding.ahead(np.array([1, 1]), np.array([0, 0])))
+    blocks = list(decoding.step_blocks(np.array([1, 1]), np.array([0, 0])))
     assert {(block.run, block.reason) for block in blocks} == {("graph", None)}
     plain = stepped(backend.start({"image": image}), [[1]] * 2, LIMITS)
     tokens = np.concatenate([block.tokens for block in blocks])

@@ -24,7 +24,7 @@ from hybrid_deploy.runtime.backends.onnxruntime import (
 from hybrid_deploy.runtime.backends.onnxruntime.cuda_backend import load_on
 from hybrid_deploy.runtime.backends.onnxruntime.cuda_engine import CHOOSE
 from hybrid_deploy.runtime.backends.registry import (
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.runtime.generation.sequences import limits_of
@@ -35,7 +35,7 @@ from tests.fakes.host_device import HostDevice
 from tests.fakes.two_stage_bundle import with_refine
 from tests.runtime.backends.onnxruntime.write_choose_graph import model
 
-ONE_THREAD = Options(1)
+ONE_THREAD = BackendOptions(1)
 PROVIDERS = ort.get_available_providers()
 CUDA = (
     local_gpu() is not None
@@ -129,7 +129,7 @@ def test_bad_token_is_one_error_and_the_backend_goes_on(tiny_bundle: Bundle) -> 
 @pytest.mark.skipif(local_gpu() is not None, reason="this machine has a GPU")
 def test_without_a_gpu_one_line_says_what_to_do(tiny_bundle: Bundle) -> None:
     with pytest.raises(BackendError, match="backend onnxruntime-cuda needs an NVIDIA GPU"):
-        load_backend("onnxruntime-cuda", tiny_bundle, "fp32", Options())
+        load_backend("onnxruntime-cuda", tiny_bundle, "fp32", BackendOptions())
 
 
 def test_without_the_provider_the_extra_is_named(
@@ -138,7 +138,7 @@ def test_without_the_provider_the_extra_is_named(
     monkeypatch.setattr(onnxruntime_cuda_backend, "open_gpu", lambda name: HostDevice())
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(MissingDependencyError) as caught:
-        load_backend("onnxruntime-cuda", tiny_bundle, "fp32", Options())
+        load_backend("onnxruntime-cuda", tiny_bundle, "fp32", BackendOptions())
     assert str(caught.value) == (
         "onnxruntime-gpu is not installed; install it with: pip install 'hybrid-deploy[cuda]'"
     )
@@ -154,7 +154,7 @@ def test_without_cuda_core_the_extra_is_named(
     for name in ("cuda", "cuda.core"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingDependencyError, match=r"hybrid-deploy\[gpu\]"):
-        load_backend("onnxruntime-cuda", tiny_bundle, "fp32", Options())
+        load_backend("onnxruntime-cuda", tiny_bundle, "fp32", BackendOptions())
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in PROVIDERS, reason="this ONNX Runtime has CUDA")

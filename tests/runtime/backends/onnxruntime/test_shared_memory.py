@@ -23,10 +23,10 @@ from hybrid_deploy.runtime.backends.protocol import (
     Decoding,
     IntArray,
 )
-from hybrid_deploy.runtime.backends.registry import Options
+from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
-from hybrid_deploy.runtime.generation.sequences import Decoded, Limits
-from hybrid_deploy.runtime.generation.settings import Beams, Rules
+from hybrid_deploy.runtime.generation.sequences import Limits, SequenceResult
+from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
 from tests.models.zoo.case import random_floats
 from tests.models.zoo.cases import find
 from tests.models.zoo.check import export
@@ -49,7 +49,7 @@ class Subject:
     def start(self, *, shared: bool = True) -> OnnxRuntimeDecoding:
         """Starts to decode, in a variant with and without the graph whose beams share memory."""
         bundle = self.bundle if shared else without_beam_step(self.bundle)
-        return OnnxRuntimeBackend(bundle, "fp32", Options(threads=1)).start(self.arrays)
+        return OnnxRuntimeBackend(bundle, "fp32", BackendOptions(threads=1)).start(self.arrays)
 
 
 def without_beam_step(bundle: Bundle, variant: str = "fp32") -> Bundle:
@@ -80,13 +80,15 @@ def subject(
     return Subject(bundle, arrays)
 
 
-def search(decoding: Decoding, prompts: list[list[int]]) -> tuple[Decoded, ...]:
-    rules = Rules(Limits((2, 5, 7), 0, LENGTH, LENGTH), beams=Beams(BEAMS, 3), scores=True)
+def search(decoding: Decoding, prompts: list[list[int]]) -> tuple[SequenceResult, ...]:
+    rules = DecodingSettings(
+        Limits((2, 5, 7), 0, LENGTH, LENGTH), beams=Beams(BEAMS, 3), scores=True
+    )
     return BeamSearch(decoding, prompts, rules).run().sequences
 
 
-def ranked(row: Decoded) -> list[tuple[tuple[int, ...], float | None]]:
-    return [(each.tokens, each.total) for each in (row, *row.others)]
+def ranked(row: SequenceResult) -> list[tuple[tuple[int, ...], float | None]]:
+    return [(each.tokens, each.sequence_score) for each in (row, *row.alternatives)]
 
 
 def test_shared_memory_gives_what_copies_give(subject: Subject) -> None:
@@ -106,9 +108,9 @@ def test_memory_stays_where_it_is(subject: Subject) -> None:
     decoding = subject.start()
     before = memory_of(decoding)
     assert before and all(shape[0] == INPUTS for _, shape in before.values())
-    alone = decoding.widen(1)
+    alone = decoding.expand_beams(1)
     alone.step(np.ones(INPUTS, np.int64), np.zeros(INPUTS, np.int64))
-    beams = alone.widen(BEAMS)
+    beams = alone.expand_beams(BEAMS)
     assert beams.batch == INPUTS * BEAMS
     beams.reorder(np.array([0, 0, 1, 1, 4, 5, 6, 7, 9, 9, 9, 9]))
     beams.step(np.ones(beams.batch, np.int64), np.ones(beams.batch, np.int64))
@@ -131,14 +133,14 @@ def test_beams_that_part_get_a_memory_each(subject: Subject) -> None:
     left, wanted = shared.select(rows), copied.select(rows)
     assert all(shape[0] == 3 for _, shape in memory_of(left).values())
     same_logits(left, wanted)
-    same_logits(left.widen(2), wanted.widen(2))
+    same_logits(left.expand_beams(2), wanted.expand_beams(2))
 
 
 def start_beams(subject: Subject, *, shared: bool) -> OnnxRuntimeDecoding:
     """Feeds every beam other tokens."""
-    decoding = subject.start(shared=shared).widen(1)
+    decoding = subject.start(shared=shared).expand_beams(1)
     decoding.prefill(np.ones((INPUTS, 2), np.int64), np.zeros(3, np.int64), np.ones(3, np.int64))
-    beams = decoding.widen(BEAMS)
+    beams = decoding.expand_beams(BEAMS)
     beams.step(np.arange(beams.batch) % 7, np.full(beams.batch, 2))
     return beams
 
@@ -154,10 +156,10 @@ def same_logits(one: OnnxRuntimeDecoding, other: OnnxRuntimeDecoding) -> None:
 
 def test_one_graph_serves_searches_and_single_sequences(subject: Subject) -> None:
     """Where both graphs take and return the same, the weights are loaded once."""
-    backend = OnnxRuntimeBackend(subject.bundle, "fp32", Options(threads=1))
+    backend = OnnxRuntimeBackend(subject.bundle, "fp32", BackendOptions(threads=1))
     assert backend.step_session is backend.beam_session
     tokens, position = np.array([1, 3, 4]), np.zeros(INPUTS, np.int64)
-    plain = OnnxRuntimeBackend(without_beam_step(subject.bundle), "fp32", Options(threads=1))
+    plain = OnnxRuntimeBackend(without_beam_step(subject.bundle), "fp32", BackendOptions(threads=1))
     assert plain.beam_session is None
     np.testing.assert_array_equal(
         backend.start(subject.arrays).step(tokens, position),
@@ -172,8 +174,8 @@ def test_what_cannot_be_folded_copies(tmp_path: Path) -> None:
     assert GraphRole.BEAM_STEP not in bundle.graphs("fp32")
     arrays = {n: v.numpy() for n, v in case.inputs(INPUTS, case.sizes[0]).items()}
     decoding = Subject(bundle, arrays).start()
-    assert decoding.widen(1) is decoding
-    assert decoding.widen(2).batch == 2 * INPUTS
+    assert decoding.expand_beams(1) is decoding
+    assert decoding.expand_beams(2).batch == 2 * INPUTS
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageErro
 from hybrid_deploy.runtime.backends import probing as backend_probing
 from hybrid_deploy.runtime.backends.gpu import open_gpu as gpu
 from hybrid_deploy.runtime.backends.registry import (
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.runtime.backends.tensorrt import backend as tensorrt_backend
@@ -49,7 +49,7 @@ GPU = LocalGpu("RTX 3090", "8.6")
 @no_gpu
 def test_without_a_gpu_one_line_says_what_to_do(tiny_bundle: Bundle) -> None:
     with pytest.raises(BackendError) as caught:
-        load_backend("tensorrt", tiny_bundle, "fp32", Options())
+        load_backend("tensorrt", tiny_bundle, "fp32", BackendOptions())
     assert str(caught.value) == (
         "backend tensorrt needs an NVIDIA GPU with its driver and this machine has none at hand; "
         "`hybrid-deploy doctor` says what is missing, --backend onnxruntime needs none"
@@ -66,7 +66,7 @@ def test_without_cuda_core_the_extra_is_named(
     for name in ("cuda", "cuda.core"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingDependencyError) as caught:
-        load_backend("tensorrt", tiny_bundle, "fp32", Options())
+        load_backend("tensorrt", tiny_bundle, "fp32", BackendOptions())
     assert str(caught.value) == (
         "cuda-core is not installed; install it with: pip install 'hybrid-deploy[gpu]'"
     )
@@ -85,7 +85,7 @@ def test_cuda_core_that_does_not_load_is_not_called_missing(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(BackendError) as caught:
-        load_backend("tensorrt", tiny_bundle, "fp32", Options())
+        load_backend("tensorrt", tiny_bundle, "fp32", BackendOptions())
     assert str(caught.value) == (
         "cuda-core is installed but does not load: wrong bindings; upgrade it and cuda-bindings "
         "together"

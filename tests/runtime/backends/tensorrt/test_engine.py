@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hybrid_deploy.errors import BackendError, InputError
 from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
 from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
-from hybrid_deploy.runtime.backends.gpu.engine_set import device_graphs
+from hybrid_deploy.runtime.backends.gpu.engine_set import load_engine_set
 from hybrid_deploy.runtime.backends.tensorrt.engine import TensorRTContext, TensorRTEngine
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.target import Flavour
@@ -44,7 +44,7 @@ class Loaded:
 
     def backend(self) -> DeviceBackend:
         prefill = self.engine("prefill") if "prefill" in self.fakes else None
-        graphs = device_graphs(
+        graphs = load_engine_set(
             self.engine("encoder"), self.engine("step"), prefill, self.decoder.capacity
         )
         return DeviceBackend("tensorrt", "1.7", self.device, graphs, ENCODER_SPEC, 4)
@@ -83,7 +83,7 @@ def test_only_tensorrt_rtx_is_told_to_compile_at_once(flavour: Flavour, eager: b
 def test_engine_that_cannot_be_recorded_says_so() -> None:
     loaded, image = Loaded(), image_of(1)
     loaded.plans[b"step"].capturable = False
-    block = next(loaded.backend().start({"image": image}).ahead(np.array([1]), np.array([0])))
+    block = next(loaded.backend().start({"image": image}).step_blocks(np.array([1]), np.array([0])))
     assert block.run == "enqueue"
     assert block.reason == "TensorRT says that this engine cannot be recorded on a stream"
 

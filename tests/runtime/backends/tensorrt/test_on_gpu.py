@@ -16,7 +16,7 @@ from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
 from hybrid_deploy.runtime.backends.gpu.device import CaptureError, Graph
 from hybrid_deploy.runtime.backends.registry import (
-    Options,
+    BackendOptions,
     load_backend,
 )
 from hybrid_deploy.runtime.engines.build import build_engines
@@ -45,7 +45,7 @@ def images(batch: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
 
 def on_gpu(bundle: Bundle, variant: str = "fp32") -> DeviceBackend:
     build_engines(bundle, variant, parse_target("local"))
-    backend = load_backend("tensorrt", bundle, variant, Options())
+    backend = load_backend("tensorrt", bundle, variant, BackendOptions())
     assert isinstance(backend, DeviceBackend)
     return backend
 
@@ -55,7 +55,7 @@ def test_fp32_tokens_are_those_of_onnxruntime(
     tiny_bundle: Bundle, prompts: list[list[int]]
 ) -> None:
     limits, inputs = limits_of(tiny_bundle.manifest), images(len(prompts))
-    cpu = load_backend("onnxruntime", tiny_bundle, "fp32", Options())
+    cpu = load_backend("onnxruntime", tiny_bundle, "fp32", BackendOptions())
     want = greedily(cpu.start(inputs), prompts, limits)
     backend = on_gpu(tiny_bundle)
     by_steps = stepped(backend.start(inputs), prompts, limits)
@@ -70,14 +70,14 @@ def test_replay_equals_plain_enqueue(tiny_bundle: Bundle, monkeypatch: pytest.Mo
     from hybrid_deploy.runtime.backends.gpu.cuda_device import CudaDevice
 
     token, position = np.array([1, 1, 1]), np.zeros(3, np.int64)
-    recorded = list(on_gpu(tiny_bundle).start(images(3)).ahead(token, position))
+    recorded = list(on_gpu(tiny_bundle).start(images(3)).step_blocks(token, position))
     assert {(block.run, block.reason) for block in recorded} == {("graph", None)}
 
     def refuse(self: CudaDevice, work: Callable[[], None]) -> Graph:
         raise CaptureError("not now")
 
     monkeypatch.setattr(CudaDevice, "capture", refuse)
-    launched = list(on_gpu(tiny_bundle).start(images(3)).ahead(token, position))
+    launched = list(on_gpu(tiny_bundle).start(images(3)).step_blocks(token, position))
     assert {(block.run, block.reason) for block in launched} == {("enqueue", "not now")}
     for one, other in zip(recorded, launched, strict=True):
         np.testing.assert_array_equal(one.tokens, other.tokens)
@@ -93,7 +93,7 @@ def test_logits_of_fewer_bits_are_near_onnxruntimes(
     quantize_bundle(own_path, variant, samples=samples)
     bundle = open_bundle(own_path)
     decodings = [
-        load_backend("onnxruntime", bundle, variant, Options()).start(images(2)),
+        load_backend("onnxruntime", bundle, variant, BackendOptions()).start(images(2)),
         on_gpu(bundle, variant).start(images(2)),
     ]
     for position, token in enumerate([1, 4, 7, 3, 5]):

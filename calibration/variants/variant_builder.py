@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from hybrid_deploy import __version__
 from hybrid_deploy.bundle.bundle import Bundle, StagedVariant, open_bundle, staged_variant
-from hybrid_deploy.calibration.evaluation.decode_all import Readings, read_all
+from hybrid_deploy.calibration.evaluation.decode_all import DecodedSet, decode_all
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation, evaluate
 from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
 from hybrid_deploy.calibration.half_precision.bfloat16_emulation import emulate_bfloat16
@@ -20,7 +20,7 @@ from hybrid_deploy.calibration.statistics.scales import SCALES_FILE, Scales, enc
 from hybrid_deploy.calibration.variants.accuracy_budget import hold_budget
 from hybrid_deploy.calibration.variants.auto_select import Candidate, measure_speeds
 from hybrid_deploy.calibration.variants.float_model import FloatModel
-from hybrid_deploy.calibration.variants.request import Job
+from hybrid_deploy.calibration.variants.request import QuantizationJob
 from hybrid_deploy.calibration.variants.sensitivity import Sensitivity, rank_layers
 from hybrid_deploy.calibration.variants.trial_variant import (
     described_variant,
@@ -66,7 +66,7 @@ class QuantizeReport:
 
 
 @dataclass
-class VariantMaker:
+class VariantBuilder:
     """Makes the variants of one job.
 
     Attributes:
@@ -74,9 +74,9 @@ class VariantMaker:
         progress: told how far each stage is.
     """
 
-    job: Job
+    job: QuantizationJob
     progress: Progress
-    _readings: Readings | None = field(default=None)
+    _readings: DecodedSet | None = field(default=None)
     _teacher: Teacher | None = field(default=None)
 
     @property
@@ -84,7 +84,7 @@ class VariantMaker:
         """The float variant."""
         return self.job.model
 
-    def add(
+    def build(
         self, recipe: Recipe, name: str, max_drop: float | None, *, force: bool
     ) -> QuantizeReport:
         """Makes a variant, evaluates it, and adds it to the bundle."""
@@ -116,7 +116,7 @@ class VariantMaker:
             wide=self._wide(recipe),
         )
 
-    def tried(self, recipe: Recipe, threads: int | None) -> Candidate:
+    def evaluate(self, recipe: Recipe, threads: int | None) -> Candidate:
         """Evaluates and times a variant that does not enter the bundle."""
         name, source = recipe.name, self.model.variant
         try:
@@ -163,7 +163,7 @@ class VariantMaker:
         source, samples = self.model.variant, self.job.evaluation_set
         if self._readings is None:
             total = len(samples)
-            self._readings = read_all(
+            self._readings = decode_all(
                 bundle, source, samples, lambda done: self.progress("reference", done, total)
             )
         if self._teacher is None:
@@ -211,7 +211,7 @@ class VariantMaker:
     def _wide(self, recipe: Recipe) -> tuple[str, ...]:
         if not recipe.has_halves:
             return ()
-        wide = self.model.wide.items()
+        wide = self.model.overflowing_tensors.items()
         return tuple(f"{role.value}/{name}" for role, names in wide for name in sorted(names))
 
 
