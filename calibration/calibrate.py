@@ -101,7 +101,7 @@ def calibrate(
     method: str,
     progress: Progress | None = None,
 ) -> Scales:
-    """Gives the scales of a float variant; see `observe` for what is kept.
+    """Returns the scales of a float variant; see `observe` for what is kept.
 
     Raises:
         UsageError: there is no such method.

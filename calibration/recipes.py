@@ -203,7 +203,7 @@ def recipe_for(
     block_size: int | None = None,
     floats: str | None = None,
 ) -> Recipe:
-    """Gives the precision of that name, or the mix of two components.
+    """Returns the precision of that name, or the mix of two components.
 
     Args:
         name: one of PRECISIONS; may be None where a component is given.

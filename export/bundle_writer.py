@@ -141,7 +141,7 @@ def replace_head(job: ExportJob, bundle: Bundle) -> Manifest:
 
 
 def _random_feeds(bundle: Bundle, role: GraphRole) -> dict[str, np.ndarray]:
-    """Gives inputs of a decoder graph: the head is compared with the logits, whatever these are."""
+    """Returns random inputs of a decoder graph, to compare the head with the logits."""
     rng = np.random.default_rng(0)
     sizes = {name: dim.typical for name, dim in bundle.manifest.dims.items()}
     feeds: dict[str, np.ndarray] = {}

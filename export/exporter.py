@@ -178,7 +178,7 @@ def _with_plain_parts(job: ExportJob) -> ExportJob:
 
 
 def head_of(name: str) -> Head:
-    """Gives the head of that name.
+    """Returns the head of that name.
 
     Raises:
         UsageError: there is none; the message lists those there are.

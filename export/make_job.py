@@ -22,7 +22,7 @@ from hybrid_deploy.export.model.interface import arrays_of, check_model
 
 
 def named_inputs(model: nn.Module, given: Arrays) -> dict[str, Tensor]:
-    """Gives encoder inputs by the names of `encode`'s parameters, in their order.
+    """Returns encoder inputs by the names of `encode`'s parameters, in their order.
 
     Raises:
         UsageError: the names or the number differ, or the batch sizes do.
@@ -70,7 +70,7 @@ def dynamic_axes(dynamic: SimpleAxes, example: Mapping[str, Tensor]) -> DynamicA
 
 
 def token_ids(given: int | Sequence[int]) -> tuple[int, ...]:
-    """Gives token ids as a tuple; one may be given alone."""
+    """Returns token ids as a tuple; one may be given alone."""
     return (given,) if isinstance(given, int) else tuple(int(token) for token in given)
 
 
@@ -130,7 +130,7 @@ def make_job(
 
 
 def _adapted(model: nn.Module, example: Arrays | None) -> tuple[nn.Module, Arrays | None]:
-    """Gives a Hugging Face model encode() and decode(), and an example; leaves others alone."""
+    """Returns a Hugging Face model encode() and decode(), and an example; leaves others alone."""
     if not is_hugging_face(model):
         return model, example
     from hybrid_deploy.export.huggingface.adapter import adapt
@@ -141,7 +141,7 @@ def _adapted(model: nn.Module, example: Arrays | None) -> tuple[nn.Module, Array
 
 
 def is_hugging_face(module: nn.Module) -> bool:
-    """Tells whether a module is a model of transformers, without importing that."""
+    """Returns whether a module is a model of transformers, without importing that."""
     bases = {f"{base.__module__}.{base.__name__}" for base in type(module).__mro__}
     return "transformers.modeling_utils.PreTrainedModel" in bases
 

@@ -57,7 +57,7 @@ def measure_accuracy(expected: Sequence[str], given: Sequence[str]) -> Accuracy:
 
 
 def character_error_percent(expected: Sequence[str], given: Sequence[str]) -> float:
-    """Gives the errors per expected character; what should be empty has one error a character.
+    """Returns the errors per expected character; what should be empty has one error a character.
 
     Raises:
         InputError: all the expected texts are empty.
@@ -68,7 +68,7 @@ def character_error_percent(expected: Sequence[str], given: Sequence[str]) -> fl
 
 
 def word_error_percent(expected: Sequence[str], given: Sequence[str]) -> float:
-    """Gives the errors per expected word; words are what whitespace separates.
+    """Returns the errors per expected word; words are what whitespace separates.
 
     Raises:
         InputError: all the expected texts are empty.
@@ -81,7 +81,7 @@ def word_error_percent(expected: Sequence[str], given: Sequence[str]) -> float:
 
 
 def exact_percent(expected: Sequence[str], given: Sequence[str]) -> float:
-    """Gives the share of the texts that are right to the last character."""
+    """Returns the share of the texts that are right to the last character."""
     return 100 * sum(a == b for a, b in zip(expected, given, strict=True)) / len(expected)
 
 
@@ -134,7 +134,7 @@ def _rows(path: Path, reader: csv.DictReader[str]) -> Iterator[LabelledFile]:
 def _split(
     expected: Sequence[str], given: Sequence[str]
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Gives the pairs with something to find, and what was read where there is nothing.
+    """Returns the pairs with something to find, and what was read where there is nothing.
 
     jiwer refuses an empty reference, or not, depending on its version.
     """
@@ -148,7 +148,7 @@ def _split(
 
 
 def _error_percent(process: Any, lines: Sequence[tuple[str, str]], inserted: int) -> float:
-    """Gives the errors of the lines and those inserted elsewhere, per expected unit."""
+    """Returns the errors of the lines and those inserted elsewhere, per expected unit."""
     found = process([a for a, _ in lines], [b for _, b in lines])
     wrong = found.substitutions + found.deletions
     return float(100 * (wrong + found.insertions + inserted) / (found.hits + wrong))

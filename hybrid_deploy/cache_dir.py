@@ -9,6 +9,6 @@ CACHE_VARIABLE = "HYBRID_DEPLOY_CACHE"
 
 
 def cache_folder(kind: str) -> Path:
-    """Gives `kind` in $HYBRID_DEPLOY_CACHE, or in ~/.cache/hybrid_deploy where that is not set."""
+    """Returns `kind` in $HYBRID_DEPLOY_CACHE, by default in ~/.cache/hybrid_deploy."""
     named = os.environ.get(CACHE_VARIABLE)
     return (Path(named) if named else Path.home() / ".cache" / "hybrid_deploy") / kind

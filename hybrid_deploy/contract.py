@@ -129,22 +129,22 @@ class GraphRole(str, Enum):
 
 
 def next_cache(name: str) -> str:
-    """Gives the output name of the cache that enters a graph as `name`."""
+    """Returns the output name of the cache that enters a graph as `name`."""
     return name + _NEXT
 
 
 def is_next_cache(name: str) -> bool:
-    """Tells whether an output is an updated cache."""
+    """Returns whether an output is an updated cache."""
     return name.endswith(_NEXT)
 
 
 def cache_of(name: str) -> str:
-    """Gives the input name of the cache that leaves a graph as `name`."""
+    """Returns the input name of the cache that leaves a graph as `name`."""
     return name.removesuffix(_NEXT)
 
 
 def is_memory(name: str) -> bool:
-    """Tells whether a tensor holds what the encoder made, which no token changes.
+    """Returns whether a tensor holds what the encoder made, which no token changes.
 
     A step may return memory under the name of a cache; it is what it was.
     """
@@ -167,7 +167,7 @@ def recurrent_name(index: int) -> str:
 
 
 def is_recurrent(name: str) -> bool:
-    """Tells whether an input or output is carried, not written into: it needs two buffers."""
+    """Returns whether an input or output is carried, not written into: it needs two buffers."""
     return name.startswith(_RECURRENT)
 
 

@@ -88,7 +88,7 @@ DEVICES = _devices()
 
 
 def device_of(name: str) -> Device:
-    """Gives the device of that name.
+    """Returns the device of that name.
 
     Raises:
         UsageError: there is none; the message lists those there are.

@@ -32,7 +32,7 @@ class Column:
     digits: int | None = None
 
     def text(self, record: Record) -> str:
-        """Gives the text of one cell; a value that is not there is a dash."""
+        """Returns the text of one cell; a value that is not there is a dash."""
         value = record.get(self.key)
         if value is None:
             return "-"
@@ -42,7 +42,7 @@ class Column:
 
 
 def render(records: Sequence[Record], columns: Sequence[Column], output_format: Format) -> str:
-    """Gives records as text that ends with a newline.
+    """Returns records as text that ends with a newline.
 
     JSON and CSV hold the values as they are, under the columns' keys; tables are rounded.
     """

@@ -61,7 +61,7 @@ TARGETS = _named_targets()
 
 
 def parse_target(text: str) -> Target:
-    """Gives the target of that name: `rtx:sm_86`, `rtx:any`, `local`.
+    """Returns the target of that name: `rtx:sm_86`, `rtx:any`, `local`.
 
     Raises:
         UsageError: there is no such target; the message lists those there are.

@@ -23,7 +23,7 @@ _TIDIED = (
 def text_of(
     tokens: Iterable[int], vocabulary: Vocabulary | Tokenizer, folder: Path | None = None
 ) -> str:
-    """Gives the text of tokens, special ones left out.
+    """Returns the text of tokens, special ones left out.
 
     Args:
         tokens: ids; one outside a vocabulary reads as ?.
@@ -53,7 +53,7 @@ def tidied(text: str) -> str:
 
 
 def tokens_of(text: str, vocabulary: Vocabulary | Tokenizer | None, folder: Path) -> list[int]:
-    """Gives the tokens of a text, without special ones of the tokenizer's own.
+    """Returns the tokens of a text, without special ones of the tokenizer's own.
 
     Raises:
         UsageError: the bundle has no tokenizer.

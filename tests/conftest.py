@@ -51,7 +51,7 @@ class TinyReader(nn.Module):
 
 
 def make_tiny(seed: int = 0) -> TinyReader:
-    """Gives a seeded model whose greedy tokens vary."""
+    """Returns a seeded model whose greedy tokens vary."""
     torch.manual_seed(seed)
     model = TinyReader()
     with torch.no_grad():
@@ -62,7 +62,7 @@ def make_tiny(seed: int = 0) -> TinyReader:
 
 
 def tiny_job(model: TinyReader, seed: int = 0) -> ExportJob:
-    """Gives the export of a tiny model, checked on a few random images."""
+    """Returns the export of a tiny model, checked on a few random images."""
     rng = np.random.default_rng(seed)
     images = rng.standard_normal((4, 1, 8, 24)).astype(np.float32)
     page = Image.fromarray(rng.integers(0, 255, (8, 20), dtype=np.uint8))
@@ -87,7 +87,7 @@ def job() -> ExportJob:
 
 
 def png_of(image: Image.Image) -> bytes:
-    """Gives the content of a PNG file."""
+    """Returns the content of a PNG file."""
     content = io.BytesIO()
     image.save(content, format="PNG")
     return content.getvalue()

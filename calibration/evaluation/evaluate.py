@@ -184,7 +184,7 @@ class _Texts:
 def _texts(
     evaluation_set: EvaluationSet, reference: DecodedSet, readings: DecodedSet
 ) -> _Texts | None:
-    """Gives the sequences whose true text is known; None if there are none."""
+    """Returns the sequences whose true text is known; None if there are none."""
     if not evaluation_set.labelled:
         return None
     assert reference.texts is not None and readings.texts is not None, "labels need a vocabulary"
@@ -209,7 +209,7 @@ def _score(metric: Metric, texts: _Texts) -> Score:
 
 
 def _stage(progress: Progress | None, name: str, total: int) -> Callable[[int], None]:
-    """Gives what tells the progress of one stage."""
+    """Returns what tells the progress of one stage."""
 
     def tell(done: int) -> None:
         if progress is not None:

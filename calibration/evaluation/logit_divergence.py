@@ -135,7 +135,7 @@ class Teacher:
 
 
 def kl_divergence(teacher: FloatArray, student: FloatArray) -> NDArray[np.float64]:
-    """Gives the Kullback-Leibler divergence of softmax distributions, in nats.
+    """Returns the Kullback-Leibler divergence of softmax distributions, in nats.
 
     Args:
         teacher: logits (rows, vocabulary); a token of logit -infinity never comes.

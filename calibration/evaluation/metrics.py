@@ -51,7 +51,7 @@ class Metric:
         return float(value)
 
     def drop(self, before: float, after: float) -> float:
-        """Gives how much worse it became, negative if it became better."""
+        """Returns how much worse it became, negative if it became better."""
         return before - after if self.larger_is_better else after - before
 
 
@@ -64,7 +64,7 @@ BUILT_IN = {
 
 
 def load_metric(spec: str) -> Metric:
-    """Gives a built-in metric by its name, or imports `package.module:function`.
+    """Returns a built-in metric by its name, or imports `package.module:function`.
 
     Such a function takes the list of true texts and the list of given ones; larger is better.
 

@@ -26,7 +26,7 @@ def describe(evaluation: Evaluation) -> str:
 
 
 def evaluation_record(evaluation: Evaluation) -> dict[str, object]:
-    """Gives the numbers by name, the unit last; those that were not measured are None."""
+    """Returns the numbers by name, the unit last; those that were not measured are None."""
     agreement, divergence = evaluation.agreement, evaluation.divergence
     score = evaluation.score
     return {

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """Gives the initializer of that name, made if it is not there yet."""
+    """Returns the initializer of that name, made if it is not there yet."""
     if name in graph.initializers:
         known = graph.initializers[name].const_value
         assert known is not None and np.array_equal(known.numpy(), array), f"two tensors: {name}"
@@ -45,6 +45,6 @@ def drop_unused_constants(graph: ir.Graph) -> None:
 
 
 def only_user(value: ir.Value) -> ir.Node | None:
-    """Gives the one node that takes a value; None if there are others, or the graph returns it."""
+    """Returns the only node that takes a value; None if several do, or the graph returns it."""
     users = list(value.uses())
     return users[0][0] if len(users) == 1 and not value.is_graph_output() else None

@@ -36,7 +36,7 @@ class RowSlice:
 
 
 def row_slice(value: ir.Value) -> RowSlice | None:
-    """Gives the columns that a tensor consists of, row by row; None if it is anything else."""
+    """Returns the columns that a tensor consists of, row by row; None if it is anything else."""
     source = source_of(value)
     indices = _indices(source)
     moved = None if indices is None or indices.ndim != 2 else _moved(value, source, indices)
@@ -67,7 +67,7 @@ def as_rows(value: ir.Value) -> ir.Value | None:
 
 
 def is_in_order(value: ir.Value, source: ir.Value) -> bool:
-    """Tells whether a tensor holds the numbers of what it was moved from, all in their order."""
+    """Returns whether a tensor holds the numbers of what it was moved from, all in their order."""
     indices = _indices(source)
     moved = None if indices is None else _moved(value, source, indices)
     if indices is None or moved is None:

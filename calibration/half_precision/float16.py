@@ -103,7 +103,7 @@ def _computes_wide(node: ir.Node, wide: Collection[str]) -> bool:
 
 
 def _float32_inputs(node: ir.Node, wide: Collection[str]) -> tuple[int, ...]:
-    """Gives the indexes of the inputs that an operator takes in float32."""
+    """Returns the indexes of the inputs that an operator takes in float32."""
     if _computes_wide(node, wide):
         return tuple(range(len(node.inputs)))
     return _FLOAT32_INPUTS.get(node.op_type, ())

@@ -93,7 +93,7 @@ def _uses(value: ir.Value, single: bool, *, scaled: bool) -> Iterator[Use]:
 
 
 def in_half(name: str, array: NDArray[Any], uses: Collection[Use], form: HalfType) -> NDArray[Any]:
-    """Gives float32 numbers in 16 bits; what lies outside their range is clamped or refused.
+    """Returns float32 numbers in 16 bits; what lies outside their range is clamped or refused.
 
     Args:
         name: what the numbers are called, for messages.
@@ -127,7 +127,7 @@ def in_half(name: str, array: NDArray[Any], uses: Collection[Use], form: HalfTyp
 
 
 def _hides(use: Use, large: NDArray[Any]) -> bool:
-    """Tells whether large numbers are a mask to what takes them."""
+    """Returns whether large numbers are a mask to what takes them."""
     if use.operator == _OUTPUT:
         return use.scaled  # a mask of the memory, which the decoder adds
     if use.operator not in _MASKING:

@@ -79,7 +79,7 @@ def observe_samples(
 
 
 def watched_tensors(model: ir.Model, role: GraphRole) -> list[ir.Value]:
-    """Gives the tensors of a graph that may be quantized, in any form, in the graph's order."""
+    """Returns the tensors of a graph that may be quantized, in any form, in the graph's order."""
     if role is GraphRole.ENCODER:
         watched = set(cpu_points(model.graph))
     else:
@@ -89,7 +89,7 @@ def watched_tensors(model: ir.Model, role: GraphRole) -> list[ir.Value]:
 
 
 def _statistics(model: ir.Model, role: GraphRole) -> dict[str, Callable[[], TensorStatistics]]:
-    """Tells what is kept of each tensor: of those that meet a matrix, every channel too."""
+    """Returns what is kept of each tensor: of those that meet a matrix, every channel too."""
     matrix_inputs = {
         linear.activation for linear in linears(model.graph) if linear.node.op_type in _PRODUCTS
     }
@@ -118,7 +118,7 @@ def _observe(
 
 
 def _begun(state: Path | None, origin: Fingerprint) -> Observations:
-    """Gives what an earlier run kept, or nothing yet."""
+    """Returns what an earlier run kept, or nothing yet."""
     if state is None or not state.exists():
         return Observations(origin)
     found = read_observations(state)

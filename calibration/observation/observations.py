@@ -89,7 +89,7 @@ class Observations:
         self.samples |= other.samples
 
     def scales(self, method: str) -> Scales:
-        """Gives the ranges of all tensors.
+        """Returns the ranges of all tensors.
 
         Raises:
             UsageError: there is no such method.

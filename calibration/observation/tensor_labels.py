@@ -35,7 +35,7 @@ def _nearest_module(node: ir.Node) -> str | None:
 
 
 def _module(node: ir.Node) -> str | None:
-    """Gives the module that a node's weight belongs to: `encoder.stages.0` of its `.weight`."""
+    """Returns the module that a node's weight belongs to: `encoder.stages.0` of its `.weight`."""
     for value in node.inputs:
         if value is not None and value.const_value is not None and "." in str(value.name):
             return str(value.name).rpartition(".")[0]

@@ -53,7 +53,7 @@ def _fuse_heads(model: ir.Model, node: ir.Node) -> None:
 
 
 def _unscaled(query: ir.Value | None) -> tuple[ir.Value | None, float]:
-    """Gives a query before it was multiplied with one number, and the number."""
+    """Returns a query before it was multiplied with one number, and the number."""
     product = _producer(query, "Mul")
     if product is not None:
         for value, factor in (product.inputs, reversed(product.inputs)):
@@ -67,7 +67,7 @@ def _unscaled(query: ir.Value | None) -> tuple[ir.Value | None, float]:
 
 
 def _is_plain(node: ir.Node) -> bool:
-    """Tells whether an Attention has no mask, no cache, and nothing between scores and softmax."""
+    """Returns whether an Attention has no mask, no cache and nothing before its softmax."""
     more = any(value is not None for value in node.inputs[3:])
     capped = "softcap" in node.attributes and node.attributes["softcap"].as_float() != 0
     return not (more or capped or node.attributes.get_int("is_causal", False))
@@ -79,7 +79,7 @@ def _heads(value: ir.Value | None) -> int | None:
 
 
 def _unsplit(value: ir.Value | None) -> ir.Value | None:
-    """Gives x (batch, length, width) of Transpose(Reshape(x)) (batch, heads, length, width)."""
+    """Returns x (batch, length, width) of Transpose(Reshape(x)) (batch, heads, length, width)."""
     transpose = None if value is None else value.producer()
     if transpose is None or not _swaps_heads(transpose):
         return None
@@ -94,7 +94,7 @@ def _unsplit(value: ir.Value | None) -> ir.Value | None:
 
 
 def _joined(value: ir.Value) -> ir.Value | None:
-    """Gives Reshape(Transpose(value)) (batch, length, width) of (batch, heads, length, width)."""
+    """Returns Reshape(Transpose(value)) (batch, length, width) of (batch, heads, length, width)."""
     user = only_user(value)
     if user is not None and user.op_type == "Reshape" and user.outputs[0].shape == value.shape:
         user = only_user(user.outputs[0])

@@ -10,7 +10,7 @@ from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN
 
 
 def with_exact_logits(step: ir.Model, refining: ir.Model) -> ir.Model:
-    """Gives a step that projects its rows with the weights of the graph that refines.
+    """Returns a step that projects its rows with the weights of the graph that refines.
 
     Args:
         step: returns rough logits, the rows that they are made of, and their margin; it is left as

@@ -19,7 +19,7 @@ _HEAD_STEP = 8  # the operator takes heads of 8, 16, 24 ... numbers
 
 
 def is_plain_attention(node: ir.Node) -> bool:
-    """Tells whether a node is a float Attention with at most a mask between scores and softmax."""
+    """Returns whether a node is a float Attention with at most a mask before its softmax."""
     if node.op_type != "Attention" or node.domain or len(node.outputs) != 1:
         return False
     capped = "softcap" in node.attributes and node.attributes["softcap"].as_float() != 0
@@ -30,12 +30,12 @@ def is_plain_attention(node: ir.Node) -> bool:
 
 
 def takes_heads_of(width: int) -> bool:
-    """Tells whether GroupQueryAttention knows heads of so many numbers."""
+    """Returns whether GroupQueryAttention knows heads of so many numbers."""
     return width % _HEAD_STEP == 0
 
 
 def attributes_of(node: ir.Node, heads: int, key_heads: int) -> Attributes:
-    """Gives the attributes of the operator that replaces an Attention."""
+    """Returns the attributes of the operator that replaces an Attention."""
     scale = node.attributes.get("scale")
     counts: dict[str, int | float | str] = {"num_heads": heads, "kv_num_heads": key_heads}
     return counts if scale is None else counts | {"scale": scale.as_float()}
@@ -77,7 +77,7 @@ def insert_group_query_attention(
 
 
 def lengths_up_to(graph: ir.Graph, last: ir.Value, name: str) -> Lengths:
-    """Gives what GroupQueryAttention calls lengths, computed once for each name.
+    """Returns what GroupQueryAttention calls lengths, computed once for each name.
 
     Args:
         graph: the nodes are added behind what computes `last`, or at its beginning.
@@ -103,6 +103,6 @@ def lengths_up_to(graph: ir.Graph, last: ir.Value, name: str) -> Lengths:
 
 
 def _with_length(rows: ir.Value) -> ir.Shape:
-    """Gives (batch, 1, width) of (batch, width)."""
+    """Returns (batch, 1, width) of (batch, width)."""
     assert rows.shape is not None
     return ir.Shape([rows.shape[0], 1, rows.shape[1]])

@@ -117,7 +117,7 @@ def _cross_attention(node: ir.Node) -> _CrossAttention | None:
 
 
 def _is_memory(value: ir.Value) -> bool:
-    """Tells whether a value is (batch, heads, memory, width), for one attention alone."""
+    """Returns whether a value is (batch, heads, memory, width), for one attention alone."""
     if not value.is_graph_input() or len(value.uses()) != 1 or value.shape is None:
         return False
     match list(value.shape):
@@ -128,14 +128,14 @@ def _is_memory(value: ir.Value) -> bool:
 
 
 def _bytes(value: ir.Value, typical: Mapping[str, int]) -> int:
-    """Gives the size of one input's memory in float32; what is not known counts as one."""
+    """Returns the size of one input's memory in float32; what is not known counts as one."""
     assert value.shape is not None
     sizes = [s if isinstance(s, int) else s.evaluate(typical) for s in value.shape[1:]]
     return _FLOAT_BYTES * math.prod(size for size in sizes if isinstance(size, int))
 
 
 def _sizes(memory: ir.Value) -> tuple[int | ir.SymbolicDim, int, int]:
-    """Gives batch, heads and width of a head."""
+    """Returns batch, heads and width of a head."""
     assert memory.shape is not None
     batch, heads, _, width = memory.shape
     assert isinstance(heads, int) and isinstance(width, int), "heads are fixed when exported"
@@ -269,7 +269,7 @@ def _read_in_floats(graph: ir.Graph, names: Sequence[str]) -> None:
 
 
 def _lengths(graph: ir.Graph, memory: ir.Value) -> Lengths:
-    """Gives the lengths for attention to all of a memory, computed once for each size of it."""
+    """Returns the lengths for attention to all of a memory, computed once for each size of it."""
     assert memory.shape is not None
     batch, _, size, _ = memory.shape
     name = f"last_of_{size}"

@@ -46,7 +46,7 @@ def _fuse(graph: ir.Graph, product: ir.Node) -> bool:
 
 
 def _dequantized(value: ir.Value | None) -> list[ir.Value] | None:
-    """Gives what a DequantizeLinear takes; None if there is none, or it counts in blocks."""
+    """Returns what a DequantizeLinear takes; None if there is none, or it counts in blocks."""
     node = None if value is None else value.producer()
     if node is None or node.op_type != "DequantizeLinear" or "block_size" in node.attributes:
         return None
@@ -54,7 +54,7 @@ def _dequantized(value: ir.Value | None) -> list[ir.Value] | None:
 
 
 def _bias_of(product: ir.Node, shape: tuple[int, ...]) -> tuple[ir.Node, ir.Value] | None:
-    """Gives the only user of a product, if it adds a constant of such a shape, and the constant."""
+    """Returns the only user of a product, if it adds a constant of that shape, and the constant."""
     users = list(product.outputs[0].uses())
     if len(users) != 1 or users[0][0].op_type not in ("Add", "Sum"):
         return None

@@ -54,7 +54,7 @@ def seven_bits(
 def certain_bound(
     table: NDArray[np.float32], stored: NDArray[np.float32], bias: float = 0.0
 ) -> ErrorBound:
-    """Gives what no logit is ever off by more, for rows rounded as DynamicQuantizeLinear does.
+    """Returns what no logit is ever off by more, for rows rounded as DynamicQuantizeLinear does.
 
     |h(w - v)| <= |h| |w - v| by Cauchy and Schwarz, and each of n numbers is off by half a step of
     spread / 255 at most, so that |(h - g)v| <= spread / 255 / 2 sqrt(n) |v|. What float32 itself
@@ -74,7 +74,7 @@ def certain_bound(
 
 
 def likely_bound(table: NDArray[np.float32], stored: NDArray[np.float32]) -> ErrorBound:
-    """Gives four standard deviations of what logits are off by, if rounding errors are independent.
+    """Returns four standard deviations of the logits' error, if rounding errors are independent.
 
     The kernel of MatMulNBits rounds rows in blocks to symmetric 8 bits: steps of 2 spread / 254 or
     less, and errors of a step / sqrt(12).

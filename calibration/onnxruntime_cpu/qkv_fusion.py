@@ -100,7 +100,7 @@ def _product(node: ir.Node) -> _Product | None:
 
 
 def _is_per_column(dequantize: ir.Node) -> bool:
-    """Tells whether every column of a matrix has scales of its own, and no zero point."""
+    """Returns whether every column of a matrix has scales of its own, and no zero point."""
     if dequantize.op_type != "DequantizeLinear" or len(dequantize.inputs) != 2:
         return False
     scale = dequantize.inputs[1]
@@ -171,7 +171,7 @@ def _bias(product: _Product) -> NDArray[np.float32]:
 def _joined_weight(
     graph: ir.Graph, siblings: Sequence[_Product], name: str
 ) -> tuple[list[ir.Node], ir.Value]:
-    """Gives the weight of all, and the nodes that make it float."""
+    """Returns the weight of all, and the nodes that make it float."""
     arrays = [_array(product.weight) for product in siblings]
     first = siblings[0].dequantize
     if first is None:

@@ -84,7 +84,7 @@ def _self_attention(node: ir.Node, position: ir.Value) -> _SelfAttention | None:
 
 
 def _write(value: ir.Value | None, position: ir.Value) -> ir.Node | None:
-    """Gives what writes a row into a cache at the row's position, for this attention alone."""
+    """Returns what writes a row into a cache at the row's position, for this attention alone."""
     node = None if value is None else value.producer()
     if node is None or node.op_type != "TensorScatter" or node.domain:
         return None
@@ -96,7 +96,7 @@ def _write(value: ir.Value | None, position: ir.Value) -> ir.Node | None:
 
 
 def _cache_sizes(write: ir.Node) -> tuple[int, int] | None:
-    """Gives heads and the width of a head of a cache that the graph is given."""
+    """Returns heads and the width of a head of a cache that the graph is given."""
     cache = write.inputs[0]
     if cache is None or cache.shape is None or not cache.is_graph_input():
         return None
@@ -107,7 +107,7 @@ def _cache_sizes(write: ir.Node) -> tuple[int, int] | None:
 
 
 def _packed(values: list[ir.Value | None]) -> tuple[ir.Value, list[int]] | None:
-    """Gives the matrix whose columns are query, key and value, in this order and nothing else.
+    """Returns the matrix whose columns are query, key and value, in this order and nothing else.
 
     The widths of the three are given with it.
     """
@@ -122,7 +122,7 @@ def _packed(values: list[ir.Value | None]) -> tuple[ir.Value, list[int]] | None:
 
 
 def _is_causal(mask: ir.Value, position: ir.Value) -> bool:
-    """Tells whether a mask lets every row see the keys up to its own position, and no others."""
+    """Returns whether a mask lets every row see the keys up to its own position, and no others."""
     source = source_of(mask)
     compared = source.producer()
     if compared is None or compared.op_type != "LessOrEqual" or compared.domain:

@@ -31,7 +31,7 @@ def fuse_skip_layer_norm(step: ir.Model) -> int:
 
 
 def _sum_before(node: ir.Node) -> ir.Node | None:
-    """Gives the sum of two equally large matrices that a node normalizes row by row."""
+    """Returns the sum of two equally large matrices that a node normalizes row by row."""
     if node.op_type != "LayerNormalization" or node.domain or len(node.outputs) != 1:
         return None
     value = node.inputs[0]

@@ -91,7 +91,7 @@ def two_stage_projection(graphs: Mapping[GraphRole, ir.Model], *, exact: bool) -
 
 
 def _has_such_outputs(model: ir.Model) -> bool:
-    """Tells whether a model has heads of its own with the names of what comes in."""
+    """Returns whether a model has heads of its own with the names of what comes in."""
     return bool({HIDDEN, MARGIN} & {value.name for value in model.graph.outputs})
 
 
@@ -117,7 +117,7 @@ def _projection(model: ir.Model) -> _Projection | None:
 
 
 def _without_bias(node: ir.Node | None) -> tuple[ir.Node | None, ir.Value | None]:
-    """Gives what stands before an Add of a constant, and the constant."""
+    """Returns what stands before an Add of a constant, and the constant."""
     if node is None or node.op_type != "Add" or node.domain:
         return node, None
     for value, bias in (node.inputs, reversed(node.inputs)):
@@ -163,7 +163,7 @@ def _in_four_bits(graph: ir.Graph, projection: _Projection) -> None:
 
 
 def _largest_of(bias: ir.Value | None) -> float:
-    """Gives the largest finite magnitude; a token that infinity rules out is never off."""
+    """Returns the largest finite magnitude; a token that infinity rules out is never off."""
     if bias is None or bias.const_value is None:
         return 0.0
     return float(np.abs(np.nan_to_num(bias.const_value.numpy(), posinf=0, neginf=0)).max())

@@ -28,7 +28,7 @@ from hybrid_deploy.calibration.statistics.scales import Channels
 
 FloatArray = NDArray[np.float32]
 Weigher = Callable[[FloatArray], FloatArray]
-"""Gives what is restored of a weight (summed axis, channels) after it was stored."""
+"""Returns what is restored of a weight (summed axis, channels) after it was stored."""
 
 _EXPONENTS = np.linspace(0.05, 1, 20)
 _LEAST_GAIN = 0.05
@@ -77,7 +77,7 @@ def best_scaling(
 
 
 def least_gain(group: Sequence[Linear], of_a_mul: float) -> float:
-    """Gives what a scaling must gain: so much where the division is an operator of its own."""
+    """Returns what a scaling must gain: so much where the division is an operator of its own."""
     return _LEAST_GAIN if _factors(group) else of_a_mul
 
 
@@ -113,12 +113,12 @@ def scale_channels(graph: ir.Graph, group: Sequence[Linear], scale: FloatArray) 
 
 
 def restored_per_channel(weight: FloatArray, form: LowBitType) -> FloatArray:
-    """Gives what is left of a matrix (summed axis, channels) with one scale per channel."""
+    """Returns what is left of a matrix (summed axis, channels) with one scale per channel."""
     return quantize_per_channel("weight", weight, 1, form).restored
 
 
 def scaled_range(seen: Range, channels: Channels, scale: FloatArray) -> Range:
-    """Gives the range of a tensor whose channels were divided by a scale.
+    """Returns the range of a tensor whose channels were divided by a scale.
 
     A range that leaves out rare numbers leaves out as large a share of the divided ones.
     """
@@ -204,7 +204,7 @@ def _factors_of_product(relu: ir.Node) -> list[Use]:
 
 
 def _alone(value: ir.Value | None, operator: str) -> ir.Node | None:
-    """Gives the operator that makes a value which only one other takes."""
+    """Returns the operator that makes a value which only one other takes."""
     node = None if value is None else value.producer()
     if value is None or node is None or node.op_type != operator:
         return None

@@ -67,7 +67,7 @@ def layers_of(graphs: Mapping[GraphRole, ir.Model]) -> list[Layer]:
 def names_in_float(
     layers: Collection[Layer], layers_in_float: Collection[str], role: GraphRole
 ) -> frozenset[str]:
-    """Gives what the weights of the kept layers are called in a graph.
+    """Returns what the weights of the kept layers are called in a graph.
 
     Raises:
         UsageError: there is no layer of such a name.
@@ -82,7 +82,7 @@ def names_in_float(
 
 
 def weight_key(linear: Linear) -> bytes:
-    """Gives what two operators with equal weights have in common, whatever graph they are in."""
+    """Returns what two operators with equal weights have in common, whatever graph they are in."""
     tensor = linear.weight.const_value
     assert tensor is not None
     array = tensor.numpy()

@@ -91,7 +91,7 @@ def linears(graph: ir.Graph) -> list[Linear]:
 def input_points(
     graph: ir.Graph, targets: Sequence[Linear] | None = None
 ) -> dict[ir.Value, list[Use]]:
-    """Gives the inputs of the operators to quantize, and nothing besides.
+    """Returns the inputs of the operators to quantize, and nothing besides.
 
     Floats of 8 bits have 3 bits of precision: a skip branch is better off without.
 
@@ -108,7 +108,7 @@ def input_points(
 def portable_points(
     graph: ir.Graph, targets: Sequence[Linear] | None = None
 ) -> dict[ir.Value, list[Use]]:
-    """Gives the tensors to quantize with the uses that take the quantized one.
+    """Returns the tensors to quantize with the uses that take the quantized one.
 
     These are the inputs of the linear operators, and the skip branches of residual Adds: with
     them TensorRT runs convolution, activation and addition as one int8 kernel. The convolution's
@@ -128,7 +128,7 @@ def portable_points(
 def cpu_points(
     graph: ir.Graph, targets: Sequence[Linear] | None = None
 ) -> dict[ir.Value, list[Use]]:
-    """Gives `portable_points`, and the outputs of convolutions where nothing else quantizes them.
+    """Returns `portable_points`, and the outputs of convolutions where nothing else quantizes them.
 
     ONNX Runtime takes a convolution for an int8 one only when its output is quantized too.
     """
@@ -193,7 +193,7 @@ def _is_convolved(value: ir.Value, targets: set[ir.Node]) -> bool:
 
 
 def _convolved(node: ir.Node) -> ir.Value:
-    """Gives what leaves a convolution and its activation."""
+    """Returns what leaves a convolution and its activation."""
     output = node.outputs[0]
     uses = list(output.uses())
     if len(uses) == 1 and uses[0][0].op_type in _FUSED_ACTIVATIONS:

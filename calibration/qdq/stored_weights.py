@@ -57,7 +57,7 @@ def store_weight(
 
 
 def block_for(linear: Linear, wanted: int) -> int | None:
-    """Gives the largest block, up to the wanted one, that divides the summed axis; None if none."""
+    """Returns the largest block, up to the wanted one, that divides the summed axis, or None."""
     size = linear.weight_shape[1 - linear.channel_axis]
     return next((b for b in reversed(BLOCK_SIZES) if b <= wanted and size % b == 0), None)
 

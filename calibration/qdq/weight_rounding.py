@@ -88,7 +88,7 @@ def _check_finite(name: str, weight: NDArray[np.float32]) -> None:
 
 
 def _scale(amax: NDArray[np.float32], form: LowBitType) -> NDArray[np.float32]:
-    """Gives amax / largest; a channel of zeros, or of numbers too small to divide by, gets 1."""
+    """Returns amax / largest; a channel of zeros, or of numbers too small to divide by, gets 1."""
     scale: NDArray[np.float32] = (amax / np.float32(form.largest)).astype(np.float32)
     tiny = np.finfo(np.float32).tiny
     scale[scale < tiny] = 1

@@ -121,7 +121,7 @@ class _Seen:
                     self.channels[key] = _joined(known_channels, channels[name])
 
     def ranges(self, targets: list[Linear]) -> dict[str, Range]:
-        """Gives the range of each activation, over all that meet the same weights."""
+        """Returns the range of each activation, over all that meet the same weights."""
         found: dict[str, Range] = {}
         for linear in targets:
             seen = self._ranges.get(self.keys[linear.node])

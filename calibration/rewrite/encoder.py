@@ -80,7 +80,7 @@ def quantize_encoder(
 
 
 def _targets(graph: ir.Graph, form: EncoderForm) -> list[Linear]:
-    """Gives the operators to quantize.
+    """Returns the operators to quantize.
 
     Rounded to floats of 8 bits, what convolutions over the input or over single channels make of it
     is off by several percent, and they have next to no weights to save.

@@ -46,7 +46,7 @@ def read_arrays(path: Path, encoder: GraphSpec | None) -> Arrays:
 
 
 def fitting(name: str, arrays: Arrays, encoder: GraphSpec | None) -> Arrays:
-    """Gives the arrays of a sample back if they are what an encoder takes.
+    """Returns the arrays of a sample back if they are what an encoder takes.
 
     Raises:
         InputError: they are not; the message names the sample and what the encoder takes.

@@ -50,7 +50,7 @@ class Batch:
 
 
 def batch_size(bundle: Bundle, variant: str) -> BatchSize:
-    """Gives the batch that a variant was exported for."""
+    """Returns the batch that a variant was exported for."""
     first = bundle.graph(variant, GraphRole.ENCODER).inputs[0].shape[0]
     if isinstance(first, int):
         return BatchSize(first, is_fixed=True)

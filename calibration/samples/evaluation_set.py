@@ -68,7 +68,7 @@ class EvaluationSet:
         return sum(text is not None for text in self.expected)
 
     def thinned(self, most: int) -> EvaluationSet:
-        """Gives at most so many of the samples, evenly spread."""
+        """Returns at most so many of the samples, evenly spread."""
         count = len(self.chosen)
         if count <= most:
             return self
@@ -78,7 +78,7 @@ class EvaluationSet:
 def open_evaluation_set(
     source: EvaluationSource | None, bundle: Bundle, *, skip_bad: bool = False
 ) -> EvaluationSet:
-    """Gives the evaluation set of a folder, of files or of an iterable.
+    """Returns the evaluation set of a folder, of files or of an iterable.
 
     Without a source these are the bundle's golden samples, or zeros if it has none. The text of a
     golden sample is what the original model made of it, not the truth, so it is no label.
@@ -141,7 +141,7 @@ def _labelled(
 
 
 def typical_inputs(bundle: Bundle) -> Inputs:
-    """Gives one input of zeros, every dimension of typical size: it shows what runs at all."""
+    """Returns one input of zeros, every dimension of typical size: it shows what runs at all."""
     variant = next(iter(bundle.manifest.variants))
     specs = bundle.graph(variant, GraphRole.ENCODER).inputs
     return {spec.name: np.zeros(_sizes(bundle, spec), _DTYPES[spec.dtype]) for spec in specs}

@@ -72,7 +72,7 @@ class Samples:
         return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, index: int) -> Inputs:
-        """Gives the encoder inputs of one sample.
+        """Returns the encoder inputs of one sample.
 
         Raises:
             InputError: the sample cannot be used; the message names it.
@@ -83,7 +83,7 @@ class Samples:
             raise InputError(f"{error}; --skip-bad leaves it out") from error
 
     def name_of(self, index: int) -> str:
-        """Gives the path of a sample, or its place where it is no file."""
+        """Returns the path of a sample, or its place where it is no file."""
         place, item = self._items[index]
         return str(item) if isinstance(item, Path) else f"sample {place}"
 
@@ -138,7 +138,7 @@ class Samples:
 
 
 def hash_of(inputs: Inputs) -> str:
-    """Gives the SHA-256 of a sample as the encoder gets it."""
+    """Returns the SHA-256 of a sample as the encoder gets it."""
     digest = hashlib.sha256()
     for name in sorted(inputs):
         array = np.ascontiguousarray(inputs[name])
@@ -155,7 +155,7 @@ def samples_of(
     skip_bad: bool = False,
     variant: str = FLOAT_VARIANT,
 ) -> Samples:
-    """Gives samples for a bundle: its golden ones, those of a source, or both.
+    """Returns samples for a bundle: its golden ones, those of a source, or both.
 
     Args:
         bundle: says what a sample must be.
@@ -180,7 +180,7 @@ def samples_of(
 
 
 def open_samples(source: Source, preprocess: Preprocess, bundle: Path | None = None) -> Samples:
-    """Gives the samples of a folder, of files or of an iterable.
+    """Returns the samples of a folder, of files or of an iterable.
 
     Args:
         source: where they come from; a folder is not searched below its first level.
@@ -195,7 +195,7 @@ def open_samples(source: Source, preprocess: Preprocess, bundle: Path | None = N
 
 
 def golden_samples(bundle: Bundle) -> list[Path]:
-    """Gives the files that a bundle brings as samples.
+    """Returns the files that a bundle brings as samples.
 
     Raises:
         CalibrationError: it brings none.

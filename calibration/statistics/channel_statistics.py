@@ -45,7 +45,7 @@ class ChannelStatistics:
         self.rows = 0
 
     def channels(self) -> Channels:
-        """Gives what was observed; at least one row."""
+        """Returns what was observed; at least one row."""
         mean = self.sums / (self.rows * _UNITS_PER_ONE)
         return Channels(self.largest, mean.astype(np.float32))
 
@@ -64,7 +64,7 @@ class ChannelStatistics:
             self._add(other.largest, other.sums, other.rows)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Gives the statistics as arrays, to be written to disk."""
+        """Returns the statistics as arrays, to be written to disk."""
         return {"largest": self.largest, "sums": self.sums, "rows": np.array(self.rows, np.int64)}
 
     @classmethod

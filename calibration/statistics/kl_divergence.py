@@ -20,7 +20,7 @@ def least_divergence_bound(
     upper: NDArray[np.float64],
     largest: float,
 ) -> float:
-    """Gives the bound, at least a 16th of the largest magnitude.
+    """Returns the bound, at least a 16th of the largest magnitude.
 
     Args:
         counts: (bins,) of a histogram of magnitudes, zeros left out.
@@ -48,7 +48,7 @@ def _even_bins(
 
 
 def _divergence(even: NDArray[np.float64], end: int) -> float:
-    """Gives the divergence in nats if everything from bin `end` on is cut off."""
+    """Returns the divergence in nats if everything from bin `end` on is cut off."""
     wanted = even[:end].copy()
     wanted[-1] += even[end:].sum()
     level = np.arange(end) * _LEVELS // end

@@ -82,7 +82,7 @@ METHODS = tuple(_METHODS)
 
 
 def method_of(name: str) -> Callable[[TensorStatistics], Range]:
-    """Gives the method of that name.
+    """Returns the method of that name.
 
     Raises:
         UsageError: there is none; the message lists those there are.
@@ -98,7 +98,7 @@ _Floats = NDArray[np.float64]
 def _held(
     statistics: TensorStatistics, largest: float
 ) -> tuple[NDArray[np.int64], _Floats, _Floats]:
-    """Gives the bins that hold something: counts, smallest and largest magnitudes."""
+    """Returns the bins that hold something: counts, smallest and largest magnitudes."""
     held = np.flatnonzero(statistics.counts)
     upper = np.minimum(UPPER_BOUNDS[held], largest)
     lower = np.where(held > 0, UPPER_BOUNDS[held - 1], 0.0)

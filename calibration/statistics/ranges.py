@@ -15,7 +15,7 @@ class Range(msgspec.Struct, frozen=True):
     high: float
 
     def joined(self, other: Range) -> Range:
-        """Gives the smallest interval that covers both."""
+        """Returns the smallest interval that covers both."""
         return Range(min(self.low, other.low), max(self.high, other.high))
 
     @property

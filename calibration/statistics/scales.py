@@ -56,7 +56,7 @@ class ChannelNumbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return cls(*(tuple(float(str(x)) for x in a) for a in (channels.largest, channels.mean)))
 
     def arrays(self) -> Channels:
-        """Gives the arrays."""
+        """Returns the arrays."""
         return Channels(np.array(self.largest, np.float32), np.array(self.mean, np.float32))
 
 
@@ -74,16 +74,16 @@ class Scales(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channels: dict[str, dict[str, ChannelNumbers]]
 
     def of(self, role: GraphRole) -> dict[str, Range]:
-        """Gives the ranges of one graph by tensor; empty if the graph was never run."""
+        """Returns the ranges of one graph by tensor; empty if the graph was never run."""
         return self.ranges.get(role.value, {})
 
     def channels_of(self, role: GraphRole) -> dict[str, Channels]:
-        """Gives the channels of one graph by tensor; empty if the graph was never run."""
+        """Returns the channels of one graph by tensor; empty if the graph was never run."""
         return {name: each.arrays() for name, each in self.channels.get(role.value, {}).items()}
 
 
 def encode_scales(scales: Scales) -> bytes:
-    """Gives the bytes of a `scales.json`: readable, the channels of a tensor in one line."""
+    """Returns the bytes of a `scales.json`: readable, the channels of a tensor in one line."""
     bare = msgspec.structs.replace(scales, channels={})
     text = msgspec.json.format(msgspec.json.encode(bare), indent=1).decode()
     rows = _block(1, {r: _block(2, _lines(tensors)) for r, tensors in scales.channels.items()})

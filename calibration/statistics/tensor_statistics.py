@@ -96,7 +96,7 @@ class TensorStatistics:
             self.channels.merge(other.channels)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Gives the statistics as arrays, to be written to disk: only bins that hold something."""
+        """Returns the statistics as arrays for a file: only the bins that hold something."""
         bins = np.flatnonzero(self.counts)
         order = sorted(self.extremes)
         return {

@@ -35,7 +35,7 @@ _BYTES_PER_MB = 1e6
 
 
 def cpu_candidates(block_size: int | None = None) -> list[Recipe]:
-    """Gives the recipes that may be fastest with ONNX Runtime on a CPU."""
+    """Returns the recipes that may be fastest with ONNX Runtime on a CPU."""
     return [
         recipe_for("fp32-cpu"),
         *(
@@ -67,7 +67,7 @@ class Candidate:
     verdict: str
 
     def record(self) -> dict[str, object]:
-        """Gives a row for the table of COLUMNS."""
+        """Returns a row for the table of COLUMNS."""
         seen = self.evaluation
         return {
             "variant": self.recipe.name,

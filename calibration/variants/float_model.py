@@ -84,7 +84,7 @@ class FloatModel:
     def quantized(
         self, recipe: Recipe, layers_in_float: Collection[str] = ()
     ) -> dict[GraphRole, ir.Model]:
-        """Gives the graphs of a recipe.
+        """Returns the graphs of a recipe.
 
         Args:
             recipe: what becomes of each component.
@@ -108,7 +108,7 @@ class FloatModel:
         return graphs
 
     def scales_for(self, recipe: Recipe) -> Scales | None:
-        """Gives the scales if a recipe uses them.
+        """Returns the scales if a recipe uses them.
 
         Raises:
             UsageError: it needs them, and there are no samples.

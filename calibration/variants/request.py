@@ -139,7 +139,7 @@ def check_recipe(
 
 
 def _read_again(source: Source | None) -> Source | None:
-    """Gives a source that can be gone through twice."""
+    """Returns a source that can be gone through twice."""
     if source is None or isinstance(source, (str, Path)):
         return source
     items: Iterable[Any] = source
@@ -157,7 +157,7 @@ def _given_scales(data: QuantizationInputs, bundle: Bundle, source: str) -> Scal
 def _usual_set(
     bundle: Bundle, given: Source | None, source: str, *, skip_bad: bool
 ) -> EvaluationSet:
-    """Gives golden and calibration samples to compare on, or zeros where there are neither."""
+    """Returns golden and calibration samples to compare on, or zeros where there are neither."""
     if given is None:
         return open_evaluation_set(None, bundle)
     samples = samples_of(

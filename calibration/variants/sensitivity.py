@@ -47,7 +47,7 @@ class Sensitivity:
         return self.kl_mean_nats / self.layer.parameters
 
     def record(self) -> dict[str, object]:
-        """Gives a row for the table of COLUMNS."""
+        """Returns a row for the table of COLUMNS."""
         return {
             "layer": self.layer.name,
             "operator": self.layer.operator,

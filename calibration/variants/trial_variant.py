@@ -38,7 +38,7 @@ def described_variant(
 
 
 def with_variant(bundle: Bundle, name: str, variant: Variant, folder: Path) -> Bundle:
-    """Gives a bundle as if it had a variant whose files lie in a folder anywhere."""
+    """Returns a bundle as if it had a variant whose files lie in a folder anywhere."""
     home = folder.absolute()  # a relative file would be looked for in the bundle
     placed = {
         role.value: msgspec.structs.replace(spec, file=str(home / Path(spec.file).name))

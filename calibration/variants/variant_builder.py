@@ -216,7 +216,7 @@ class VariantBuilder:
 
 
 def _in_float(recipe: Recipe) -> Recipe:
-    """Gives a recipe that leaves float32 what would be bfloat16."""
+    """Returns a recipe that leaves float32 what would be bfloat16."""
     encoder, decoder = recipe.encoder, recipe.decoder
     return replace(
         recipe,

@@ -154,7 +154,7 @@ class _AttentionCall:
 
 
 def with_heads(rows: Tensor, heads: int) -> Tensor:
-    """Gives rows as (batch, heads, rows, width), whatever is folded or missing."""
+    """Returns rows as (batch, heads, rows, width), whatever is folded or missing."""
     if rows.dim() == 4:
         return rows
     if rows.dim() == 3:
@@ -163,14 +163,14 @@ def with_heads(rows: Tensor, heads: int) -> Tensor:
 
 
 def without_heads(frame: RowExecutor, node: fx.Node, product: Tensor) -> Tensor:
-    """Gives a product (batch, heads, rows, width) the shape that the node has."""
+    """Returns a product (batch, heads, rows, width) the shape that the node has."""
     if frame.is_single(node):
         product = product.squeeze(2)
     return product if product.dim() == len(shape := frame.shape(node)) else product.reshape(shape)
 
 
 def _with_head_axis(mask: Tensor, own: Alignment) -> Tensor:
-    """Gives the mask of an attention without a head axis one."""
+    """Returns the mask of an attention without a head axis one."""
     if own.rank != 3 or mask.dim() != 3:
         return mask
     return mask.unsqueeze(1) if own.folded == 1 else torch.unflatten(mask, 0, (-1, own.folded))
@@ -188,7 +188,7 @@ def _check_causal(plan: DecodePlan, node: fx.Node, table: Tensor) -> None:
 
 
 def _is_probability(plan: DecodePlan, node: object) -> bool:
-    """Tells whether a value comes out of a softmax, moved or scaled at most."""
+    """Returns whether a value comes out of a softmax, moved or scaled at most."""
     while isinstance(node, fx.Node) and plan.depends_on_tokens(node):
         if _SOFTMAX in str(node.target):
             return True

@@ -81,7 +81,7 @@ def _needs_memory_size(plan: DecodePlan, node: fx.Node) -> bool:
 
 
 def _is_sized_by_memory(plan: DecodePlan, node: fx.Node) -> bool:
-    """Tells whether the memory's size, and nothing in it, decides the value of a node."""
+    """Returns whether the memory's size, and nothing in it, decides the value of a node."""
     return node.op == "call_function" and all(
         operand in plan.samples or plan.times[operand] in (BindingTime.CONSTANT, BindingTime.SIZE)
         for operand in node.all_input_nodes
@@ -119,7 +119,7 @@ def _note_mask(plan: DecodePlan, node: fx.Node, table: object) -> None:
 
 
 def _hides_later_tokens(table: Tensor, length: int) -> bool:
-    """Tells whether a table that is added, subtracted or chosen by can hide later tokens."""
+    """Returns whether a table that is added, subtracted or chosen by can hide later tokens."""
     if table.shape[-1] != table.shape[-2] or table.shape[-1] < length:
         return False
     later = table[..., later_places(table.shape[-1], length)]

@@ -53,12 +53,12 @@ def row_rule(
 
 
 def custom_rule(node: fx.Node) -> CustomRule | None:
-    """Gives the rule that a user added for a node's operator."""
+    """Returns the rule that a user added for a node's operator."""
     return _RULES.get(str(node.target))
 
 
 def custom_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Gives what users' operators become in ONNX."""
+    """Returns what users' operators become in ONNX."""
     return dict(_TRANSLATIONS)
 
 

@@ -21,7 +21,7 @@ class Rule(Protocol):
     """How one kind of operator is made incremental."""
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
-        """Gives the layout of the result.
+        """Returns the layout of the result.
 
         Raises:
             UnsupportedModelError: the operator has no incremental form here.
@@ -39,12 +39,12 @@ def call(node: fx.Node, args: Any, kwargs: Any) -> Any:
 
 
 def axes(layout: Layout) -> tuple[int | None, int | None]:
-    """Gives the row axis and the key axis."""
+    """Returns the row axis and the key axis."""
     return layout.rows, layout.keys
 
 
 def first_tensor(plan: DecodePlan, node: fx.Node) -> fx.Node:
-    """Gives the operand that a row-wise operator works on."""
+    """Returns the operand that a row-wise operator works on."""
     source = node.args[0]
     if not plan.depends_on_tokens(source):
         raise refuse(node, "the tokens do not enter this operator as its first operand")
@@ -53,7 +53,7 @@ def first_tensor(plan: DecodePlan, node: fx.Node) -> fx.Node:
 
 
 def plain_operands(frame: RowExecutor, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Gives a node's arguments as they are, tokens in the form that the node is computed in."""
+    """Returns a node's arguments as they are, tokens in the form that the node is computed in."""
     single = frame.is_single(node)
 
     def value(operand: fx.Node) -> Any:

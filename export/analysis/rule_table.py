@@ -95,7 +95,7 @@ _ELEMENTWISE, _ITEM, _REFUSED = Elementwise(), Item(), Refused()
 
 
 def find_rule(node: fx.Node) -> Rule:
-    """Gives the rule of a node."""
+    """Returns the rule of a node."""
     if node.target is operator.getitem:
         return _ITEM
     known = custom_rule(node) or _RULES.get(str(node.target))

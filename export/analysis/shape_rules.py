@@ -175,7 +175,7 @@ class Joining:
 
 
 def is_prefix_join(plan: DecodePlan, node: fx.Node) -> bool:
-    """Tells whether a node puts memory before the tokens."""
+    """Returns whether a node puts memory before the tokens."""
     parts: Any = node.args[0] if node.args else None
     if str(node.target) != "aten.cat.default" or not plan.depends_on_tokens(parts[-1]):
         return False
@@ -231,7 +231,7 @@ class Repeat:
 
 
 def _drops_the_prefix(plan: DecodePlan, node: fx.Node, axis: int) -> bool:
-    """Tells whether a slice leaves out what stands before the tokens, and nothing else."""
+    """Returns whether a slice leaves out what stands before the tokens, and nothing else."""
     source = first_tensor(plan, node)
     if str(node.target) != "aten.slice.Tensor" or not plan.prefix_lengths(source):
         return False
@@ -242,7 +242,7 @@ def _drops_the_prefix(plan: DecodePlan, node: fx.Node, axis: int) -> bool:
 
 
 def _has_shape(value: Any, shape: list[Any]) -> bool:
-    """Tells whether a value already has a shape, where at most one size may be unknown."""
+    """Returns whether a value already has a shape, where at most one size may be unknown."""
     pairs = list(zip(value.shape, shape, strict=False))
     known = all(isinstance(a, int) and a == b for a, b in pairs if b != -1)
     return value.dim() == len(shape) and known and all(isinstance(b, int) for b in shape)

@@ -37,7 +37,7 @@ _KNOWN = (
 
 
 def adapt(model: PreTrainedModel, example: Mapping[str, Tensor] | None = None) -> HuggingFaceModel:
-    """Gives a model as the exporter takes it.
+    """Returns a model as the exporter takes it.
 
     The result works on a copy that shares the model's parameters: the model itself is left as it
     is. Modules that look at all tokens at once are replaced in the copy (huggingface_modules.py),
@@ -68,7 +68,7 @@ def adapt(model: PreTrainedModel, example: Mapping[str, Tensor] | None = None) -
 
 
 def plain(model: Model, encoder: nn.Module | None = None) -> Model:
-    """Gives a copy of a model whose Hugging Face parts can be decoded token by token.
+    """Returns a copy of a model whose Hugging Face parts can be decoded token by token.
 
     For a class of your own that has `encode` and `decode` and uses a Hugging Face decoder: the copy
     keeps no cache, attends with plain masks, and has no module that looks at all tokens at once.
@@ -84,7 +84,7 @@ def plain(model: Model, encoder: nn.Module | None = None) -> Model:
 
 @torch.no_grad()
 def plain_if_equal(model: nn.Module, inputs: Mapping[str, Tensor]) -> nn.Module:
-    """Gives the plain copy of a class that uses Hugging Face models, if it computes the same.
+    """Returns the plain copy of a class that uses Hugging Face models, if it computes the same.
 
     Args:
         model: has `encode` and `decode`.

@@ -38,7 +38,7 @@ class HuggingFaceModel(nn.Module):
 
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
-        """Tells whether this class adapts a model."""
+        """Returns whether this class adapts a model."""
         names = set(inspect.signature(model.forward).parameters)
         wanted = {"encoder_outputs", "decoder_input_ids", model.main_input_name}
         return wanted <= names and type(model).__name__.endswith(_WITH_LOGITS)
@@ -51,24 +51,24 @@ class HuggingFaceModel(nn.Module):
 
     @classmethod
     def encoder_of(cls, model: PreTrainedModel) -> nn.Module:
-        """Gives the part of a model that the decoder does not need."""
+        """Returns the part of a model that the decoder does not need."""
         encoder: nn.Module = model.get_encoder()
         return encoder
 
     @classmethod
     def logits_of(cls, model: PreTrainedModel, tokens: Tensor, **inputs: Tensor) -> Tensor:
-        """Gives the logits that a model's own forward gives, for comparison."""
+        """Returns the logits that a model's own forward gives, for comparison."""
         logits: Tensor = model(**inputs, decoder_input_ids=tokens, use_cache=False).logits
         return logits
 
     def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Gives the encoder's hidden states, and the mask of their padding if there is one."""
+        """Returns the encoder's hidden states, and the mask of their padding if there is one."""
         named = dict(zip(self.input_names, inputs, strict=True))
         hidden: Tensor = self.encoder_of(self.model)(**named)[0]
         return (hidden, *inputs[1:])
 
     def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
-        """Gives the logits of all tokens, (batch, length, vocabulary)."""
+        """Returns the logits of all tokens, (batch, length, vocabulary)."""
         hidden, *mask = memory
         outputs: Any = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
@@ -96,17 +96,17 @@ class MaskWithMemory(HuggingFaceModel):
 
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
-        """Tells whether this class adapts a model."""
+        """Returns whether this class adapts a model."""
         return type(model).__name__ == "MoonshineForConditionalGeneration"
 
     def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Gives the hidden states and their mask."""
+        """Returns the hidden states and their mask."""
         samples, mask = inputs
         outputs: Any = self.encoder_of(self.model)(samples, attention_mask=mask)
         return outputs.last_hidden_state, outputs.attention_mask
 
     def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
-        """Gives the logits of all tokens, (batch, length, vocabulary)."""
+        """Returns the logits of all tokens, (batch, length, vocabulary)."""
         return _logits_behind_mask(self.model, "proj_out", tokens, *memory)
 
 
@@ -115,7 +115,7 @@ class SubsampledMask(HuggingFaceModel):
 
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
-        """Tells whether this class adapts a model."""
+        """Returns whether this class adapts a model."""
         return type(model).__name__ == "Speech2TextForConditionalGeneration"
 
     @classmethod
@@ -124,7 +124,7 @@ class SubsampledMask(HuggingFaceModel):
         return ("input_features", "attention_mask")
 
     def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Gives the hidden states and their mask."""
+        """Returns the hidden states and their mask."""
         features, mask = inputs
         encoder: Any = self.encoder_of(self.model)
         hidden: Tensor = encoder(features, attention_mask=mask)[0]
@@ -132,7 +132,7 @@ class SubsampledMask(HuggingFaceModel):
         return hidden, (torch.arange(hidden.shape[1]) < lengths).to(mask.dtype)
 
     def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
-        """Gives the logits of all tokens, (batch, length, vocabulary)."""
+        """Returns the logits of all tokens, (batch, length, vocabulary)."""
         return _logits_behind_mask(self.model, "lm_head", tokens, *memory)
 
 
@@ -141,7 +141,7 @@ class ImageInPrompt(HuggingFaceModel):
 
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
-        """Tells whether this class adapts a model."""
+        """Returns whether this class adapts a model."""
         return type(model).__name__ == "Florence2ForConditionalGeneration"
 
     @classmethod
@@ -150,7 +150,7 @@ class ImageInPrompt(HuggingFaceModel):
         return ("pixel_values", "input_ids", "attention_mask")
 
     def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Gives the hidden states of image and prompt, and the prompt's mask."""
+        """Returns the hidden states of image and prompt, and the prompt's mask."""
         pixels, prompt, mask = inputs
         model: Any = self.model.model
         features: Tensor = model.get_image_features(pixels).pooler_output
@@ -169,11 +169,11 @@ class PlacedPatches(HuggingFaceModel):
 
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
-        """Tells whether this class adapts a model."""
+        """Returns whether this class adapts a model."""
         return type(model).__name__ == "Pix2StructForConditionalGeneration"
 
     def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Gives the hidden states and the patches' mask; places stay within the tables."""
+        """Returns the hidden states and the patches' mask; places stay within the tables."""
         patches, mask = inputs
         places = patches[..., :2].clamp(0, self.model.config.vision_config.seq_len - 1)
         return super().encode(torch.cat([places, patches[..., 2:]], -1), mask)
@@ -184,23 +184,23 @@ class CaptionFromImage(HuggingFaceModel):
 
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
-        """Tells whether this class adapts a model."""
+        """Returns whether this class adapts a model."""
         return type(model).__name__ == "BlipForConditionalGeneration"
 
     @classmethod
     def encoder_of(cls, model: PreTrainedModel) -> nn.Module:
-        """Gives the vision model."""
+        """Returns the vision model."""
         encoder: nn.Module = model.vision_model
         return encoder
 
     @classmethod
     def logits_of(cls, model: PreTrainedModel, tokens: Tensor, **inputs: Tensor) -> Tensor:
-        """Gives the logits that a model's own forward gives, for comparison."""
+        """Returns the logits that a model's own forward gives, for comparison."""
         logits: Tensor = model(**inputs, input_ids=tokens).logits
         return logits
 
     def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
-        """Gives the logits of all tokens, (batch, length, vocabulary)."""
+        """Returns the logits of all tokens, (batch, length, vocabulary)."""
         model: Any = self.model
         outputs = model.text_decoder(tokens, encoder_hidden_states=memory[0], use_cache=False)
         logits: Tensor = outputs.logits

@@ -32,7 +32,7 @@ def plain_mask(
     device: torch.device | str = "cpu",
     **_: Any,
 ) -> Tensor | None:
-    """Gives a boolean mask, true where a key may be seen, that broadcasts to the scores.
+    """Returns a boolean mask, true where a key may be seen, that broadcasts to the scores.
 
     Args:
         batch_size: number of sequences.

@@ -117,7 +117,7 @@ def _preprocess(
 def _text(
     folder: ModelFolder, tokenizer: ImportedTokenizer | None, generation: GenerationDefaults
 ) -> TextInput:
-    """Gives the text input."""
+    """Returns the text input."""
     if tokenizer is None:
         raise ExportError(
             f"{folder.path} has no tokenizer and the encoder takes text; save it there with "
@@ -137,7 +137,7 @@ def _text(
 
 
 def _placeholders(folder: ModelFolder) -> tuple[int, ...]:
-    """Gives the tokens that stand for the picture in Florence-2's text."""
+    """Returns the tokens that stand for the picture in Florence-2's text."""
     settings = processor_settings(folder) or {}
     token, count = folder.model.get("image_token_id"), settings.get("image_seq_length")
     if token is None or count is None:

@@ -17,7 +17,7 @@ _FLORENCE_SIDE = 768
 
 
 def example_inputs(config: Any, names: Sequence[str]) -> dict[str, Tensor]:
-    """Gives random inputs of one sample.
+    """Returns random inputs of one sample.
 
     Args:
         config: the model's.
@@ -89,7 +89,7 @@ def _patches(config: Any, generator: torch.Generator) -> Tensor:
 
 
 def _side(vision: Any) -> int:
-    """Gives the side of Florence-2's images: the processor's, if there are positions for it."""
+    """Returns the side of Florence-2's images: the processor's, if there are positions for it."""
     return int(min(_FLORENCE_SIDE, vision.max_position_embeddings * math.prod(vision.patch_stride)))
 
 
@@ -103,7 +103,7 @@ _MAKERS: dict[str, Callable[[Any, torch.Generator], Tensor]] = {
 
 
 def _part(config: Any, *names: str) -> Any:
-    """Gives the config of a part of the model; the whole config if it has no parts."""
+    """Returns the config of a part of the model; the whole config if it has no parts."""
     return _first(config, *names, default=config)
 
 

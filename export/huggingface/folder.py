@@ -41,11 +41,11 @@ class ModelFolder:
         return str((self.model.get("architectures") or ("",))[0])
 
     def decoder_value(self, name: str) -> Any:
-        """Gives a setting of the model or of its decoder; None if there is none."""
+        """Returns a setting of the model or of its decoder; None if there is none."""
         return self._model_value(name, _DECODER_PARTS)
 
     def encoder_value(self, name: str) -> Any:
-        """Gives a setting of the model's encoder or of the model; None if there is none."""
+        """Returns a setting of the model's encoder or of the model; None if there is none."""
         parts = [self.model.get(part) for part in _ENCODER_PARTS]
         for part in (*parts, self.model):
             if isinstance(part, Mapping) and part.get(name) is not None:
@@ -53,7 +53,7 @@ class ModelFolder:
         return None
 
     def generation_value(self, name: str) -> Any:
-        """Gives a setting of generate(); None if there is none.
+        """Returns a setting of generate(); None if there is none.
 
         As in transformers, a `generation_config.json` makes those in `config.json` void.
         """
@@ -62,7 +62,7 @@ class ModelFolder:
         return self.decoder_value(name)
 
     def token(self, name: str) -> Any:
-        """Gives a special token of generate(), which falls back to the model's."""
+        """Returns a special token of generate(), which falls back to the model's."""
         value = self.generation_value(name)
         return self.decoder_value(name) if value is None else value
 
@@ -106,7 +106,7 @@ def open_folder(path: Path, model_config: Any) -> ModelFolder:
 
 
 def token_ids(value: Any, name: str) -> tuple[int, ...]:
-    """Gives token ids that are written as none, one or a list.
+    """Returns token ids that are written as none, one or a list.
 
     Raises:
         ExportError: they are something else.

@@ -29,7 +29,7 @@ _SPEAKS_MANY = ("mbart", "m2m_100", "nllb-moe", "seamless_m4t")
 def generation_of(
     folder: ModelFolder, max_length: int | None, language: str | None, task: str | None
 ) -> GenerationDefaults:
-    """Gives how a model's generate() decodes, as far as a device can.
+    """Returns how a model's generate() decodes, as far as a device can.
 
     Args:
         folder: the model's settings.
@@ -153,7 +153,7 @@ def _suppressed(folder: ModelFolder, ends: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _known(folder: ModelFolder, name: str) -> tuple[int, ...]:
-    """Gives token ids without those that stand for nothing: Whisper writes -1 for none."""
+    """Returns token ids without those that stand for nothing: Whisper writes -1 for none."""
     tokens = token_ids(folder.generation_value(name), name)
     return tuple(token for token in tokens if token >= 0)
 

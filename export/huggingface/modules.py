@@ -17,7 +17,7 @@ from hybrid_deploy.export.model.substitution import Factory, Model, substitute
 
 
 def rows_by_token(table: Tensor, tokens: Tensor, padding: int) -> Tensor:
-    """Gives each token's position row: from `padding + 1` on, `padding` for a padding token.
+    """Returns each token's position row: from `padding + 1` on, `padding` for a padding token.
 
     Args:
         table: (positions, width).
@@ -48,7 +48,7 @@ class SinusoidalPositions(nn.Module):
         self.padding = padding
 
     def forward(self, input_ids: Tensor, *_: object, **__: object) -> Tensor:
-        """Gives the rows of the tokens' positions, (batch, length, width)."""
+        """Returns the rows of the tokens' positions, (batch, length, width)."""
         return rows_by_token(self.table, input_ids, self.padding)
 
 
@@ -68,7 +68,7 @@ class RobertaEmbeddings(nn.Module):
         self.padding = int(old.padding_idx)
 
     def forward(self, input_ids: Tensor, **_: object) -> Tensor:
-        """Gives the embedded tokens, (batch, length, width)."""
+        """Returns the embedded tokens, (batch, length, width)."""
         words = self.words(input_ids) + self.types.weight[0]
         rows: Tensor = self.norm(
             words + rows_by_token(self.positions.weight, input_ids, self.padding)
@@ -133,7 +133,7 @@ class FusedTrOCRAttention(nn.Module):
 
 
 def with_token_modules(model: Model, encoder: nn.Module | None = None) -> Model:
-    """Gives a copy of a model in which no decoder module looks at all tokens at once.
+    """Returns a copy of a model in which no decoder module looks at all tokens at once.
 
     Args:
         model: is or holds Hugging Face models; left as it is.

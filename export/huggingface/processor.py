@@ -41,7 +41,7 @@ Settings = Mapping[str, Any]
 
 
 def input_of(folder: ModelFolder) -> EncoderInput | None:
-    """Gives what a picture or speech goes through; None if the folder has no processor.
+    """Returns what a picture or speech goes through; None if the folder has no processor.
 
     Raises:
         UnsupportedModelError: the processor is not known here, or does what a device does not.

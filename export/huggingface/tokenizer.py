@@ -49,7 +49,7 @@ class ImportedTokenizer:
 
 
 def import_tokenizer(folder: ModelFolder) -> ImportedTokenizer | None:
-    """Gives the tokenizer of a folder; None if it has none.
+    """Returns the tokenizer of a folder; None if it has none.
 
     Raises:
         ExportError: the tokenizer cannot be loaded or carried over.
@@ -106,7 +106,7 @@ def _content(backend: tokenizers.Tokenizer) -> bytes:
 
 
 def _special_ids(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
-    """Gives special tokens, and Whisper's timestamps, which its decode() leaves out too."""
+    """Returns special tokens, and Whisper's timestamps, which its decode() leaves out too."""
     added = backend.get_added_tokens_decoder()
     return tuple(
         sorted(
@@ -118,7 +118,7 @@ def _special_ids(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
 
 
 def _tidies(loaded: Any, backend: tokenizers.Tokenizer) -> bool:
-    """Tells whether decode() takes out spaces; transformers leaves BPE alone unless forced."""
+    """Returns whether decode() takes out spaces; transformers leaves BPE alone unless forced."""
     if not getattr(loaded, "clean_up_tokenization_spaces", False):
         return False
     forced = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
@@ -179,7 +179,7 @@ def _unigram(folder: ModelFolder, loaded: Any) -> bytes:
 
 
 def _normalizer(charsmap: bytes) -> normalizers.Normalizer:
-    """Gives SentencePiece's normaliser: its table of characters, and single spaces."""
+    """Returns SentencePiece's normaliser: its table of characters, and single spaces."""
     spaces = [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     table = [normalizers.Precompiled(charsmap)] if charsmap else []
     return normalizers.Sequence([*table, *spaces])

@@ -14,7 +14,7 @@ TASKS = ("transcribe", "translate")
 def whisper_prompt(
     folder: ModelFolder, start: tuple[int, ...], language: str | None, task: str | None
 ) -> tuple[int, ...]:
-    """Gives start token, language, task and the token for no timestamps.
+    """Returns start token, language, task and the token for no timestamps.
 
     A multilingual Whisper finds out the language itself in transformers, with a decoder step of its
     own before the first token. A bundle has the language in its prompt.
@@ -55,7 +55,7 @@ def whisper_prompt(
 
 
 def _forced(folder: ModelFolder) -> list[int | None]:
-    """Gives the tokens of the old `forced_decoder_ids`, which follow the start token."""
+    """Returns the tokens of the old `forced_decoder_ids`, which follow the start token."""
     pairs: list[Any] = folder.generation_value("forced_decoder_ids") or []
     pairs = pairs or folder.decoder_value("forced_decoder_ids") or []
     if [position for position, _ in pairs] != list(range(1, len(pairs) + 1)):

@@ -99,7 +99,7 @@ class StartGraph(nn.Module):
         self.encode = EncodePart(model)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Gives the memory tensors, then those of the state."""
+        """Returns the memory tensors, then those of the state."""
         memory = self.encode(*inputs)
         model: Any = self.encode.model
         return *memory, *pytree.tree_leaves(model.initial_state(*memory))

@@ -40,7 +40,7 @@ class EncoderGraph(nn.Module):
         self._prefix_constants = _Constants(self, plan, BindingTime.TOKEN, prefixed=True)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Gives the memory tensors, in the plan's order, then the caches that begin with memory."""
+        """Returns the memory tensors in the plan's order, then the caches that begin with memory."""
         plan = self._plan
         memory = self.encode(*inputs)
         tensors = memory if isinstance(memory, (tuple, list)) else (memory,)
@@ -182,7 +182,7 @@ def split_outputs(
 
 
 def cache_example(plan: DecodePlan, batch: int) -> list[Tensor]:
-    """Gives empty caches for a batch."""
+    """Returns empty caches for a batch."""
     return [
         torch.zeros(
             [

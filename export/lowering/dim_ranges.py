@@ -31,7 +31,7 @@ def dim_names(plan: DecodePlan) -> dict[sympy.Symbol, str]:
 def shape_of(
     plan: DecodePlan, cached: CachedValue, names: Mapping[sympy.Symbol, str]
 ) -> list[int | str]:
-    """Gives the shape of a memory tensor or cache: numbers, and names as they are in the graphs."""
+    """Returns the shape of a memory tensor or cache: numbers, and names as in the graphs."""
     return [_dim_of(plan, size, names) for size in plan.cached_shape(cached)]
 
 
@@ -54,7 +54,7 @@ def dim_ranges(
     generation: GenerationDefaults,
     max_batch: int,
 ) -> dict[str, DimRange]:
-    """Gives the range of every symbolic dimension; the memory's by encoding inputs of each size."""
+    """Returns the range of every symbolic dimension; the memory's by encoding each size."""
     prompt = max(1, len(generation.start_tokens))
     dims = {
         BATCH_DIM: DimRange(1, 1, max_batch),
@@ -83,7 +83,7 @@ def dim_ranges(
 
 
 def _capacity(plan: DecodePlan) -> sympy.Expr | None:
-    """Gives the length of the caches where it varies, with the memory before the tokens."""
+    """Returns the length of the caches where it varies, with the memory before the tokens."""
     if plan.prefix is None or as_expr(plan.prefix).is_Integer:
         return None
     return as_expr(plan.prefix) + plan.capture.length

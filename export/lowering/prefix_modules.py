@@ -67,7 +67,7 @@ class PrefixExecutor(RowExecutor):
         self._rows = self.size(as_expr(plan.prefix))
 
     def run(self) -> list[Tensor]:
-        """Gives the caches that begin with the prefix, (batch, heads, capacity, width) each."""
+        """Returns the caches that begin with the prefix, (batch, heads, capacity, width) each."""
         caches = prefixed_caches(self.plan)
         wanted = nodes_before_the_tokens(self.plan)
         for node in self.plan.capture.nodes:

@@ -71,7 +71,7 @@ def onnx_from_torch(
 
 
 def name_dims(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> None:
-    """Gives the outputs of a graph the dimension names of the contract."""
+    """Returns the outputs of a graph the dimension names of the contract."""
     for value in model.graph.outputs:
         if value.name is not None and value.name in shapes:
             value.shape = ir.Shape(shapes[value.name])
@@ -116,7 +116,7 @@ def _tidy(model: ir.Model) -> ir.Model:
 
 
 def _part_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
-    """Gives outputs that are the same value, or an input, a name of their own."""
+    """Returns outputs that are the same value, or an input, a name of their own."""
     taken = {value.name for value in graph.inputs}
     for index, (value, name) in enumerate(zip(list(graph.outputs), names, strict=True)):
         if value.name not in taken and value.name == name:
@@ -140,7 +140,7 @@ def _split_gemms(graph: ir.Graph) -> None:
 
 
 def _restore_weight_names(model: ir.Model) -> None:
-    """Gives the weights the names that they have in the user's model."""
+    """Returns the weights the names that they have in the user's model."""
     taken = {value.name for node in model.graph for value in node.outputs}
     for value in list(model.graph.initializers.values()):
         assert value.name is not None
@@ -150,7 +150,7 @@ def _restore_weight_names(model: ir.Model) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Gives the first line of the innermost cause."""
+    """Returns the first line of the innermost cause."""
     seen = [error]
     while error.__cause__ is not None and error.__cause__ not in seen:
         error = error.__cause__

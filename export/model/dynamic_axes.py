@@ -52,12 +52,12 @@ def memory_axes(
 
 
 def declared_ranges(dynamic: DynamicAxes) -> dict[str, DimRange]:
-    """Gives the ranges of the inputs' varying axes, by name."""
+    """Returns the ranges of the inputs' varying axes, by name."""
     return {axis.name: axis.sizes for axes in dynamic.values() for axis in axes.values()}
 
 
 def resized(inputs: Mapping[str, Tensor], dynamic: DynamicAxes, bound: str) -> dict[str, Tensor]:
-    """Gives the inputs with their varying axes at their `min`, `typical` or `max` size.
+    """Returns the inputs with their varying axes at their `min`, `typical` or `max` size.
 
     They are cut, or repeated until they are long enough.
     """

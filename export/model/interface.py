@@ -39,7 +39,7 @@ class EncodePart(nn.Module):
         self.model = model
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Gives the memory, each tensor batch first."""
+        """Returns the memory, each tensor batch first."""
         memory: Any = self.model.encode(*inputs)  # type: ignore[operator]
         return tuple(memory) if isinstance(memory, (tuple, list)) else (memory,)
 
@@ -52,7 +52,7 @@ class DecodePart(nn.Module):
         self.model = model
 
     def forward(self, tokens: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
-        """Gives the logits (batch, length, vocabulary), then what other heads return."""
+        """Returns the logits (batch, length, vocabulary), then what other heads return."""
         model: Any = self.model
         if callable(getattr(model, "decode", None)):
             return heads_of(model.decode(tokens, *memory))
@@ -64,14 +64,14 @@ class DecodePart(nn.Module):
 
 
 def heads_of(outputs: Any) -> tuple[Tensor, ...]:
-    """Gives what a decoder returned as a tuple, the logits first."""
+    """Returns what a decoder returned as a tuple, the logits first."""
     if isinstance(outputs, Mapping):
         outputs = outputs.values()
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
 def has_custom_step(model: nn.Module) -> bool:
-    """Tells whether a model brings a step of its own, so that none has to be derived."""
+    """Returns whether a model brings a step of its own, so that none has to be derived."""
     return all(callable(getattr(model, name, None)) for name in ("initial_state", "step"))
 
 
@@ -99,7 +99,7 @@ def check_model(model: nn.Module) -> None:
 
 @torch.no_grad()
 def reference_logits(model: nn.Module, memory: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
-    """Gives the model's own logits of every position, (batch, length, vocabulary)."""
+    """Returns the model's own logits of every position, (batch, length, vocabulary)."""
     return reference_heads(model, memory, tokens)[0]
 
 
@@ -107,23 +107,23 @@ def reference_logits(model: nn.Module, memory: tuple[Tensor, ...], tokens: Tenso
 def reference_heads(
     model: nn.Module, memory: tuple[Tensor, ...], tokens: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gives what all heads of the model return, the logits first, each (batch, length, width)."""
+    """Returns what all heads of the model return, the logits first, each (batch, length, width)."""
     heads: tuple[Tensor, ...] = DecodePart(model)(tokens, *memory)
     return heads
 
 
 @torch.no_grad()
 def reference_memory(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Gives what the model's own encoder returns, as a tuple."""
+    """Returns what the model's own encoder returns, as a tuple."""
     memory: tuple[Tensor, ...] = EncodePart(model)(*inputs)
     return memory
 
 
 def arrays_of(inputs: Mapping[str, Tensor]) -> Inputs:
-    """Gives tensors as the runtime takes them."""
+    """Returns tensors as the runtime takes them."""
     return {name: value.numpy() for name, value in inputs.items()}
 
 
 def as_batch_of_two(value: Tensor) -> Tensor:
-    """Gives two examples: tracing takes a batch of one for a constant."""
+    """Returns two examples: tracing takes a batch of one for a constant."""
     return torch.cat([value, value])[:2].contiguous()

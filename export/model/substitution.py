@@ -27,7 +27,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def substitute(model: Model, replacements: Mapping[str | type[nn.Module], Factory]) -> Model:
-    """Gives a copy of a model in which some modules are replaced.
+    """Returns a copy of a model in which some modules are replaced.
 
     The export's parity gate compares the exported graphs with the model that it is given, so it
     does not tell whether a replacement computes what the replaced module did: test that.
@@ -67,7 +67,7 @@ def substitute(model: Model, replacements: Mapping[str | type[nn.Module], Factor
 
 
 def shared_copy(model: Model) -> Model:
-    """Gives a copy of a model that shares its parameters and buffers."""
+    """Returns a copy of a model that shares its parameters and buffers."""
     tensors = chain(model.parameters(), model.buffers())
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 

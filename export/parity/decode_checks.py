@@ -72,7 +72,7 @@ def check_batch(model: nn.Module, inputs: Mapping[str, Tensor], length: int) -> 
 
 
 def varied(value: Tensor) -> Tensor:
-    """Gives an input whose second row differs from the first, within the values of the example."""
+    """Returns an input whose second row differs from the first, within the example's values."""
     pair = value.clone()
     if value.is_floating_point():
         pair[1] = value[1] / 2 if bool(value[1].any()) else 1

@@ -63,14 +63,14 @@ class FullRerunDecoding:
         self._tokens = self._tokens[rows]
 
     def select(self, rows: IntArray) -> FullRerunDecoding:
-        """Gives the decoding of chosen sequences."""
+        """Returns the decoding of chosen sequences."""
         memory = tuple(tensor[torch.from_numpy(rows)] for tensor in self._memory)
         chosen = FullRerunDecoding(self._model, memory, len(rows), self._tokens.shape[1])
         chosen._tokens = self._tokens[rows]
         return chosen
 
     def expand_beams(self, count: int) -> FullRerunDecoding:
-        """Gives the decoding in which every sequence is `count` beams."""
+        """Returns the decoding in which every sequence is `count` beams."""
         return self.select(np.repeat(np.arange(self.batch), count))
 
     def step(self, token: IntArray, position: IntArray) -> FloatArray:

@@ -15,7 +15,7 @@ from hybrid_deploy.contract import NATIVE_OPSET
 
 @torch.library.custom_op("hybrid_deploy::cache_write", mutates_args=())
 def cache_write(cache: Tensor, rows: Tensor, position: Tensor) -> Tensor:
-    """Gives the cache with new rows written at each sequence's position.
+    """Returns the cache with new rows written at each sequence's position.
 
     Args:
         cache: (batch, heads, capacity, head_dim).
@@ -39,7 +39,7 @@ def _tensor_scatter(cache: FLOAT, rows: FLOAT, position: FLOAT) -> Any:
 
 
 def translations(opset: int) -> Mapping[Callable[..., Any], Callable[..., Any]]:
-    """Gives the ONNX translation of each custom operator, as torch.onnx.export takes it."""
+    """Returns the ONNX translation of each custom operator, as torch.onnx.export takes it."""
     if opset < NATIVE_OPSET:
         return {}
     return {torch.ops.hybrid_deploy.cache_write.default: _tensor_scatter}

@@ -118,7 +118,7 @@ def _forms(plan: DecodePlan, source: fx.Node) -> Iterator[CacheLayout]:
 
 
 def _is_broadcast(plan: DecodePlan, source: fx.Node, path: tuple[fx.Node, ...]) -> bool:
-    """Tells whether a path does no more than broadcasting would."""
+    """Returns whether a path does no more than broadcasting would."""
     if not path:
         return True
     sizes, goal = _hints(plan, source), _hints(plan, path[-1])

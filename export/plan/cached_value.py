@@ -37,7 +37,7 @@ class CacheLayout:
         return (self.batch, *self.heads, self.length, *self.width)
 
     def to_cache(self, value: Tensor) -> Tensor:
-        """Gives a value as (batch, heads, length, width)."""
+        """Returns a value as (batch, heads, length, width)."""
         if self.order != tuple(sorted(self.order)):
             value = value.permute(self.order)
         heads = len(self.heads)
@@ -50,7 +50,7 @@ class CacheLayout:
         return value
 
     def from_cache(self, cached: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        """Gives the value back; `sizes` are its own, the batch's is not looked at."""
+        """Returns the value back; `sizes` are its own, the batch's is not looked at."""
         ordered = [-1 if axis == self.batch else sizes[axis] for axis in self.order]
         value = cached.reshape(ordered)
         if self.order == tuple(sorted(self.order)):

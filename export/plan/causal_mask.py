@@ -12,7 +12,7 @@ BLOCKED_BELOW = -1e4
 
 
 def later_places(count: int, length: int) -> Tensor:
-    """Tells where a row would see later tokens, (count, count) bool.
+    """Returns where a row would see later tokens, (count, count) bool.
 
     Of `count` rows and keys the last `length` are tokens; what stands before them may see itself.
     """
@@ -31,17 +31,17 @@ class CausalPattern:
 
     @property
     def is_mask(self) -> bool:
-        """Tells whether it is boolean, true where a key may be seen."""
+        """Whether it is boolean, true where a key may be seen."""
         return self.dtype is torch.bool and self.allowed == 1 and self.blocked == 0
 
     @property
     def masks_attention(self) -> bool:
-        """Tells whether it can be replaced by a boolean attention mask."""
+        """Whether it can be replaced by a boolean attention mask."""
         additive = self.dtype.is_floating_point and self.allowed == 0
         return self.is_mask or (additive and self.blocked <= BLOCKED_BELOW)
 
     def of(self, mask: Tensor) -> Tensor:
-        """Gives the values of the table where `mask` tells which keys may be seen."""
+        """Returns the values of the table where `mask` tells which keys may be seen."""
         if self.dtype is torch.bool:  # ONNX Runtime chooses between numbers only
             return mask if self.allowed else ~mask
         allowed, blocked = (torch.tensor(v, dtype=self.dtype) for v in (self.allowed, self.blocked))

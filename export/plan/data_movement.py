@@ -44,7 +44,7 @@ Shape = Callable[[fx.Node], "list[Any]"]
 
 
 def is_movement(node: fx.Node) -> bool:
-    """Tells whether a node only moves the numbers of its one operand."""
+    """Returns whether a node only moves the numbers of its one operand."""
     return str(node.target) in _MOVEMENTS and len(node.all_input_nodes) >= 1
 
 
@@ -78,7 +78,7 @@ def replay(path: Iterable[fx.Node], value: Tensor, shape: Shape) -> Tensor:
 
 
 def numbered(sizes: Iterable[int]) -> Tensor:
-    """Gives a tensor of which every element is another number, to see where it is moved."""
+    """Returns a tensor of which every element is another number, to see where it is moved."""
     sizes = tuple(sizes)
     return torch.arange(prod(sizes)).reshape(sizes)
 

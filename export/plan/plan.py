@@ -81,30 +81,30 @@ class DecodePlan:
         return [k for k in self._kept() if not self.depends_on_tokens(k.source)]
 
     def shape(self, node: fx.Node) -> tuple[int | torch.SymInt, ...]:
-        """Gives the shape of a node at full length; of its first part if it gives several."""
+        """Returns the shape of a node at full length; of its first part if it gives several."""
         value = node.meta["val"]
         shape = (value[0] if isinstance(value, (tuple, list)) else value).shape
         return tuple(hint(size) if as_expr(size).is_Integer else size for size in shape)
 
     def rank(self, node: fx.Node) -> int:
-        """Gives the number of dimensions of a node."""
+        """Returns the number of dimensions of a node."""
         return len(self.shape(node))
 
     def token_axes(self, node: fx.Node) -> tuple[int, ...]:
-        """Gives the axes of a node whose size follows the number of tokens."""
+        """Returns the axes of a node whose size follows the number of tokens."""
         pairs = zip(self.shape(node), self.shape_in_shorter_trace(node), strict=True)
         return tuple(axis for axis, (long, short) in enumerate(pairs) if hint(long) != hint(short))
 
     def shape_in_shorter_trace(self, node: fx.Node) -> tuple[int | torch.SymInt, ...]:
-        """Gives the shape of a node when the program runs on one token less."""
+        """Returns the shape of a node when the program runs on one token less."""
         return self.shape(self.capture.shorter_trace[node])
 
     def per_row(self, node: fx.Node, axis: int) -> int:
-        """Tells how many values along one of a node's token axes belong to one token."""
+        """Returns how many values along one of a node's token axes belong to one token."""
         return hint(self.shape(node)[axis]) - hint(self.shape_in_shorter_trace(node)[axis])
 
     def prefix_length(self, node: fx.Node, axis: int) -> sympy.Expr:
-        """Gives how many values stand before the tokens along one of a node's token axes."""
+        """Returns how many values stand before the tokens along one of a node's token axes."""
         count = hint(self.shape(node)[axis]) // self.per_row(node, axis)
         before = count - self.capture.length
         if before == 0:
@@ -114,18 +114,18 @@ class DecodePlan:
         return as_expr(self.prefix)
 
     def prefix_lengths(self, node: fx.Node) -> bool:
-        """Tells whether memory stands before the tokens along a node's row axis."""
+        """Returns whether memory stands before the tokens along a node's row axis."""
         rows = self.layouts[node].rows
         return rows is not None and self.prefix_length(node, rows) != 0
 
     def is_table(self, node: fx.Node) -> bool:
-        """Tells whether a node holds values per position that are the same for every sequence."""
+        """Returns whether a node holds values per position that are the same for every sequence."""
         if self.times[node] is BindingTime.MEMORY:
             return self.batch_axis(node) is None and bool(self.token_axes(node))
         return self.times[node] is BindingTime.CONSTANT
 
     def batch_axis(self, node: fx.Node) -> int | None:
-        """Gives the axis that holds the batch, alone or with something folded into it."""
+        """Returns the axis that holds the batch, alone or with something folded into it."""
         symbol = self.capture.batch
         for axis, size in enumerate(self.shape(node)):
             if symbol in as_expr(size).free_symbols:
@@ -133,11 +133,11 @@ class DecodePlan:
         return None
 
     def depends_on_tokens(self, node: object) -> bool:
-        """Tells whether a node is computed in the decoder graphs."""
+        """Returns whether a node is computed in the decoder graphs."""
         return isinstance(node, fx.Node) and self.times.get(node) is BindingTime.TOKEN
 
     def folded(self, node: fx.Node) -> int:
-        """Tells how many values of one sequence are folded into a node's batch axis."""
+        """Returns how many values of one sequence are folded into a node's batch axis."""
         axis, batch = self.batch_axis(node), self.shape(self.capture.tokens)[0]
         return 1 if axis is None else hint(self.shape(node)[axis]) // hint(batch)
 
@@ -146,7 +146,7 @@ class DecodePlan:
         self.accesses[consumer, operand] = access
 
     def cached_shape(self, cached: CachedValue) -> tuple[int | torch.SymInt, ...]:
-        """Gives the shape in which a value is kept."""
+        """Returns the shape in which a value is kept."""
         sizes, form = self.shape(cached.source), cached.form
         if form is None:
             return sizes

@@ -29,10 +29,10 @@ from hybrid_deploy.export.trace.refusal import refuse
 
 
 class Lookup(Protocol):
-    """Gives the tensor of a constant node."""
+    """Returns the tensor of a constant node."""
 
     def __getitem__(self, node: fx.Node, /) -> Tensor:
-        """Gives the constant."""
+        """Returns the constant."""
         ...
 
 
@@ -83,11 +83,11 @@ class RowExecutor:
         self._values[node] = value
 
     def is_single(self, node: fx.Node) -> bool:
-        """Tells whether a node is computed for a single row."""
+        """Returns whether a node is computed for a single row."""
         return node in self._single
 
     def raw(self, node: fx.Node, *, single: bool) -> Any:
-        """Gives the value of an operand that depends on tokens, in the wanted form."""
+        """Returns the value of an operand that depends on tokens, in the wanted form."""
         value = self._values[node]
         if single == self.is_single(node) or self.plan.layouts[node].rows is None:
             return value
@@ -99,7 +99,7 @@ class RowExecutor:
         return self._made[node]
 
     def fixed(self, consumer: fx.Node, operand: fx.Node) -> Any:
-        """Gives the value of an operand that does not depend on tokens, as it is."""
+        """Returns the value of an operand that does not depend on tokens, as it is."""
         time = self.plan.times[operand]
         if time is BindingTime.SIZE:
             return self.size(as_expr(operand.meta["val"]))
@@ -108,7 +108,7 @@ class RowExecutor:
         return self._constants[operand]
 
     def heads(self, consumer: fx.Node, operand: fx.Node) -> tuple[Tensor, int]:
-        """Gives an attention's keys or values, (batch, heads, length, width), new rows included.
+        """Returns an attention's keys or values, (batch, heads, length, width), new rows included.
 
         Returns:
             The tensor, and how many heads of the consumer share one of its heads.
@@ -118,7 +118,7 @@ class RowExecutor:
         return (self._cached(access.cached) if known is None else known), access.groups
 
     def axis(self, node: fx.Node, axis: int, *, single: bool) -> int:
-        """Gives the index of one of a node's axes in the form with or without a row axis."""
+        """Returns the index of one of a node's axes in the form with or without a row axis."""
         layout = self.plan.layouts[node]
         axis %= self.plan.rank(node)
         if not single or layout.rows is None or layout.merged:
@@ -127,7 +127,7 @@ class RowExecutor:
         return axis - 1 if axis > layout.rows else axis
 
     def shape(self, node: fx.Node) -> list[Any]:
-        """Gives the shape of a node in the form that it is computed in, ready for a reshape."""
+        """Returns the shape of a node in the form that it is computed in, ready for a reshape."""
         layout, sizes = self.plan.layouts[node], []
         for axis, size in enumerate(self.plan.shape(node)):
             if axis == layout.keys:
@@ -151,7 +151,7 @@ class RowExecutor:
         return evaluate(expr, self._sizes)
 
     def alignment(self, node: fx.Node) -> Alignment:
-        """Gives the alignment of a node's own result."""
+        """Returns the alignment of a node's own result."""
         rank, rows = self.plan.rank(node), self.plan.layouts[node].rows
         batch = self.plan.batch_axis(node)
         folded = 1 if batch == rows else self.plan.folded(node)
@@ -163,7 +163,7 @@ class RowExecutor:
         )
 
     def aligned(self, consumer: fx.Node, operand: Any, into: Alignment) -> Any:
-        """Gives an operand in the form that broadcasts into the consumer's result."""
+        """Returns an operand in the form that broadcasts into the consumer's result."""
         if not isinstance(operand, fx.Node):
             return operand
         plan, time = self.plan, self.plan.times[operand]
@@ -181,7 +181,7 @@ class RowExecutor:
         return without_axis(value, into.rows) if single else value
 
     def keyed(self, consumer: fx.Node, operand: fx.Node) -> Tensor:
-        """Gives an operand for all tokens so far, in its own shape."""
+        """Returns an operand for all tokens so far, in its own shape."""
         access = self.plan.accesses[consumer, operand]
         key = ("keyed", access)
         if key not in self._made:
@@ -195,19 +195,19 @@ class RowExecutor:
         return self._made[key]
 
     def join_prefix(self, node: fx.Node, parts: Sequence[Any]) -> Any:
-        """Gives the rows of a value in which memory stands before the tokens."""
+        """Returns the rows of a value in which memory stands before the tokens."""
         return self.raw(parts[-1], single=self.is_single(node))
 
     def row_count(self) -> Any:
-        """Gives how many rows are computed for each sequence."""
+        """Returns how many rows are computed for each sequence."""
         return self._values[self.plan.capture.tokens].shape[1]
 
     def key_count(self, prefix_length: sympy.Expr) -> Any:
-        """Gives how many keys there are where `lead` values stand before the tokens."""
+        """Returns how many keys there are where `lead` values stand before the tokens."""
         return self.plan.capture.length + self.size(prefix_length)
 
     def positions(self, prefix_length: sympy.Expr, *, single: bool) -> Tensor:
-        """Gives where the rows are, counting what stands before the tokens.
+        """Returns where the rows are, counting what stands before the tokens.
 
         Returns:
             (batch,) int64 for a single row, (batch, length) for several.
@@ -218,7 +218,7 @@ class RowExecutor:
         return first if self._last is None else first + self._last
 
     def causal_mask(self, prefix_length: sympy.Expr, *, single: bool) -> Tensor:
-        """Gives which keys each row may see: (batch, keys), or (batch, length, keys)."""
+        """Returns which keys each row may see: (batch, keys), or (batch, length, keys)."""
         key = ("causal", prefix_length, single)
         if key not in self._made:
             positions = self.positions(prefix_length, single=single).unsqueeze(-1)
@@ -228,7 +228,7 @@ class RowExecutor:
     def attention_mask(
         self, consumer: fx.Node, keys: fx.Node, operand: fx.Node | None, into: Alignment
     ) -> Any:
-        """Gives the mask of a fused attention, broadcastable to (batch, heads, rows, keys).
+        """Returns the mask of a fused attention, broadcastable to (batch, heads, rows, keys).
 
         `operand` None stands for the causal mask.
         """
@@ -248,7 +248,7 @@ class RowExecutor:
         return mask.unsqueeze(-2) if single and (has_rows or mask.dim() < into.rank) else mask
 
     def _cached(self, cache: CachedValue) -> Tensor:
-        """Gives a cache, after writing the new rows."""
+        """Returns a cache, after writing the new rows."""
         index = self._places[cache]
         if cache not in self._written:
             assert cache.form is not None
@@ -273,11 +273,11 @@ class RowExecutor:
         return cache.scatter(2, self._made[key], rows)
 
     def _with_keys(self, operand: fx.Node, table: Tensor) -> Tensor:
-        """Gives a table with as many keys as there are."""
+        """Returns a table with as many keys as there are."""
         return table
 
     def _full_shape(self, node: fx.Node) -> list[Any]:
-        """Gives the shape of a node for all tokens so far."""
+        """Returns the shape of a node for all tokens so far."""
         return [self.size(as_expr(size)) for size in self.plan.shape(node)]
 
     def _measure(self, tokens: Tensor) -> dict[sympy.Symbol, Any]:
@@ -312,7 +312,7 @@ class RowExecutor:
         return next((axis for axis in axes if axis == into.rows), None)
 
     def _rows_of_table(self, consumer: fx.Node, operand: fx.Node, into: Alignment) -> Tensor:
-        """Gives a table's rows at the positions of the new tokens, placed in the result."""
+        """Returns a table's rows at the positions of the new tokens, placed in the result."""
         single = self.is_single(consumer)
         key = ("rows", operand, single, into)
         if key in self._made:
@@ -339,12 +339,12 @@ class RowExecutor:
 
 
 def cache_dtype(cache: CachedValue) -> torch.dtype:
-    """Gives the type that a cache has; truth values are kept as numbers, as TensorRT wants them."""
+    """Returns the type of a cache; truth values are kept as numbers, as TensorRT wants them."""
     dtype: torch.dtype = cache.source.meta["val"].dtype
     return torch.float32 if dtype is torch.bool else dtype
 
 
 def with_cache_dtype(cache: CachedValue, rows: Tensor) -> Tensor:
-    """Gives new rows in the type that their cache has."""
+    """Returns new rows in the type that their cache has."""
     dtype = cache_dtype(cache)
     return rows if rows.dtype is dtype else rows.to(dtype)

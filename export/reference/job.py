@@ -50,17 +50,17 @@ PREPROCESS = ImageInput(
 
 
 def feature_map() -> ExportJob:
-    """Gives the model whose memory is a row of feature vectors."""
+    """Returns the model whose memory is a row of feature vectors."""
     return line_job(load_reference("feature-map"), "digits-feature-map")
 
 
 def pooled() -> ExportJob:
-    """Gives the model whose memory is one vector."""
+    """Returns the model whose memory is one vector."""
     return line_job(load_reference("pooled"), "digits-pooled")
 
 
 def line_job(model: LineReader, name: str) -> ExportJob:
-    """Gives the job of any model that reads the lines.
+    """Returns the job of any model that reads the lines.
 
     Args:
         model: In eval mode.
@@ -86,7 +86,7 @@ def line_job(model: LineReader, name: str) -> ExportJob:
 
 
 def held_out_lines() -> list[Line]:
-    """Gives the held-out lines, always the same."""
+    """Returns the held-out lines, always the same."""
     return compose_lines("test", TEST_LINES, TEST_SEED)
 
 
@@ -109,7 +109,7 @@ def write_lines(folder: Path, split: Split, count: int, seed: int = TEST_SEED) -
 
 
 def png(line: Line) -> bytes:
-    """Gives a line as the content of a PNG file."""
+    """Returns a line as the content of a PNG file."""
     content = io.BytesIO()
     Image.fromarray(line.image).save(content, format="PNG")
     return content.getvalue()

@@ -111,12 +111,12 @@ def capture_decoder(
 
 
 def as_expr(size: int | torch.SymInt) -> sympy.Expr:
-    """Gives a dimension as a sympy expression."""
+    """Returns a dimension as a sympy expression."""
     return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
 
 
 def hint(size: int | torch.SymInt) -> int:
-    """Gives the size that a dimension had in the example."""
+    """Returns the size that a dimension had in the example."""
     return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
 
 
@@ -183,7 +183,7 @@ def _untraceable(error: Exception) -> UnsupportedModelError:
 
 
 def _needs_rewriting(node: fx.Node) -> bool:
-    """Tells whether a node writes in place, or is to be split into simpler operators."""
+    """Returns whether a node writes in place, or is to be split into simpler operators."""
     schema = getattr(node.target, "_schema", None)
     in_place = schema is not None and schema.is_mutable
     return in_place or any(name in str(node.target) for name in _DECOMPOSED)

@@ -72,11 +72,11 @@ class ComplexPair:
     __rmul__, __radd__ = __mul__, __add__
 
     def conj(self) -> ComplexPair:
-        """Gives the conjugate."""
+        """Returns the conjugate."""
         return ComplexPair(self.real, -self.imag)
 
     def abs(self) -> Tensor:
-        """Gives the absolute values."""
+        """Returns the absolute values."""
         return torch.sqrt(self.real * self.real + self.imag * self.imag)
 
     def _moved(self, name: str, *args: Any, **kwargs: Any) -> ComplexPair:

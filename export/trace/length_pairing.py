@@ -115,7 +115,7 @@ def _put_back(shorter_trace: dict[fx.Node, fx.Node], short: fx.Node, before: fx.
 
 
 def _use_slices(shorter_trace: dict[fx.Node, fx.Node]) -> None:
-    """Gives the users of a slice that was put back the slice instead of its source."""
+    """Returns the users of a slice that was put back the slice instead of its source."""
     originals = {twin: node for node, twin in shorter_trace.items()}
     for node, twin in shorter_trace.items():
         if not any(n.target is _SLICE for n in twin.all_input_nodes):

@@ -42,19 +42,19 @@ def refuse(node: fx.Node, why: str, *, ways_out: bool = True) -> UnsupportedMode
 
 
 def users_line(error: BaseException) -> str:
-    """Gives the user's own line that an exception passed through last, as `file:line: `."""
+    """Returns the user's own line that an exception passed through last, as `file:line: `."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users(f.filename)]
     return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
 
 
 def first_line(error: BaseException) -> str:
-    """Gives the first line of what an exception says, or its name where it says nothing."""
+    """Returns the first line of what an exception says, or its name where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else repr(error)
 
 
 def is_users(file: str) -> bool:
-    """Tells whether a source file is neither PyTorch's nor the exporter's."""
+    """Returns whether a source file is neither PyTorch's nor the exporter's."""
     inside = file.startswith(_NOT_THE_USERS) or "/hybrid_deploy/export/" in file
     reference = "/export/reference/" in file
     return not file.startswith("<") and (reference or not inside)

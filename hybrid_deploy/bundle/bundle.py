@@ -36,7 +36,7 @@ class Bundle:
     manifest: Manifest
 
     def variant(self, name: str) -> Variant:
-        """Gives the variant of that name.
+        """Returns the variant of that name.
 
         Raises:
             InputError: there is none; the message lists those there are.
@@ -51,22 +51,22 @@ class Bundle:
             ) from None
 
     def graph(self, variant: str, role: GraphRole) -> GraphSpec:
-        """Gives one graph of a variant, of those that `graphs` lists."""
+        """Returns one graph of a variant, of those that `graphs` lists."""
         return self.graphs(variant)[role]
 
     def graphs(self, variant: str) -> dict[GraphRole, GraphSpec]:
-        """Gives the graphs of a variant; a decoder that steps by itself has no prefill."""
+        """Returns the graphs of a variant; a decoder that steps by itself has no prefill."""
         found = self.variant(variant)
         specs = {role: getattr(found, role.value) for role in GraphRole}
         return {role: spec for role, spec in specs.items() if spec is not None}
 
     def loop_graphs(self, variant: str) -> dict[GraphRole, GraphSpec]:
-        """Gives the graphs that every loop needs: all but the one that only beam searches take."""
+        """Returns the graphs that every loop needs: all but the step of beam searches."""
         graphs = self.graphs(variant)
         return {role: spec for role, spec in graphs.items() if role is not GraphRole.BEAM_STEP}
 
     def graph_path(self, variant: str, role: GraphRole) -> Path:
-        """Gives the path of one ONNX graph."""
+        """Returns the path of one ONNX graph."""
         return self.folder / self.graph(variant, role).file
 
     def variant_size_bytes(self, name: str) -> int:
@@ -104,7 +104,7 @@ def open_bundle(path: Path, *, only: str | None = None) -> Bundle:
 
 
 def _files_for(bundle: Bundle, variant: str) -> dict[str, FileRecord]:
-    """Gives the files that one variant needs: its own, and those of no variant."""
+    """Returns the files that one variant needs: its own, and those of no variant."""
     own = _home(bundle.variant(variant))
     others = {_home(other) for other in bundle.manifest.variants.values()} - {own}
     files = bundle.manifest.files.items()

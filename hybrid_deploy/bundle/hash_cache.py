@@ -38,7 +38,7 @@ class HashCache:
         self._changed = False
 
     def sha256(self, name: str) -> str | None:
-        """Gives the hash of a file if it did not change since it was remembered."""
+        """Returns the hash of a file if it did not change since it was remembered."""
         known = self._known.get(name)
         if known is None or known != self._state(name, known.sha256):
             return None

@@ -181,7 +181,7 @@ class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Gives the bytes of `manifest.json`: readable JSON, sealed with its own SHA-256."""
+    """Returns the bytes of `manifest.json`: readable JSON, sealed with its own SHA-256."""
     body = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     seal = hashlib.sha256(body).hexdigest()
     return b'{"seal": "' + seal.encode() + b'", "manifest": ' + body + b"}\n"

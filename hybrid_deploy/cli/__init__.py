@@ -61,7 +61,7 @@ class CommandGroup(click.Group):
     """Loads a command's module when it is called, and turns errors into exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Gives the commands in the order of the work."""
+        """Returns the commands in the order of the work."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

@@ -102,26 +102,26 @@ def cached_row(engine: CachedEngine, name: GraphName) -> Row:
 
 
 def render_built(rows: list[Row], output_format: Format) -> str:
-    """Gives what was built; JSON has the layers too."""
+    """Returns what was built; JSON has the layers too."""
     return render(rows, _with_layers(_BUILT, output_format), output_format)
 
 
 def render_cached(rows: list[Row], output_format: Format) -> str:
-    """Gives what the cache holds; tables shorten the keys, JSON has the layers too."""
+    """Returns what the cache holds; tables shorten the keys, JSON has the layers too."""
     if output_format in ("table", "md"):
         rows = [{**row, "key": str(row["key"])[:_KEY_DIGITS]} for row in rows]
     return render(rows, _with_layers(_CACHED, output_format), output_format)
 
 
 def render_layers(rows: list[Row], output_format: Format) -> str:
-    """Gives what TensorRT made of every graph."""
+    """Returns what TensorRT made of every graph."""
     if output_format == "json":
         return render(rows, (*_GRAPH, _ALL_LAYERS), output_format)
     return render([{**row, **_layer_cells(row["layers"])} for row in rows], _LAYERS, output_format)
 
 
 def is_failed(row: Row) -> bool:
-    """Tells whether a row is that of an engine that was not built."""
+    """Returns whether a row is that of an engine that was not built."""
     return row["result"] == _FAILED
 
 

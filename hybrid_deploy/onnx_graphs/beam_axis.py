@@ -47,7 +47,7 @@ class BeamAxis:
         return bool(self._folded)
 
     def place(self, value: ir.Value) -> int:
-        """Gives the axis of the beams of what `add` or `move` has folded."""
+        """Returns the axis of the beams of what `add` or `move` has folded."""
         return self._places[value]
 
     def add(self, node: ir.Node, inputs: Sequence[ir.Value | None], place: int) -> None:
@@ -70,7 +70,7 @@ class BeamAxis:
         self._keep(value, _described(twin, name, value, _with_beams(value, place)), place)
 
     def fold(self, value: ir.Value, from_end: int) -> ir.Value:
-        """Gives the form of a value whose beams are at an axis, counted from the end.
+        """Returns the form of a value whose beams are at an axis, counted from the end.
 
         Raises:
             NotFoldableError: the axis is not of one.
@@ -85,7 +85,7 @@ class BeamAxis:
         return self._folded[value, place]
 
     def unfolded(self, value: ir.Value) -> ir.Value:
-        """Gives what a folded value stands for, (sequences, ..., 1, ...)."""
+        """Returns what a folded value stands for, (sequences, ..., 1, ...)."""
         if value not in self._unfolded:
             self._unfolded[value] = self._merged(value, value)
         return self._unfolded[value]
@@ -124,7 +124,7 @@ class BeamAxis:
         return True
 
     def with_all_rows(self, mask: ir.Value, rows: ir.Value) -> ir.Value:
-        """Gives a mask with a row for every beam: ONNX Runtime does not repeat a single one.
+        """Returns a mask with a row for every beam: ONNX Runtime does not repeat a single one.
 
         Args:
             mask: (..., 1, memory), the same for all beams.
@@ -170,7 +170,7 @@ class BeamAxis:
         return _described(turned, f"{value.name}_of_beams_{place}", value, shape)
 
     def _turned(self, value: ir.Value, place: int, result: ir.Value) -> ir.Value:
-        """Gives a folded value with its beams at another axis of one, shaped as `result` then."""
+        """Returns a folded value with its beams at another axis of one, shaped as `result` then."""
         known = self.place(value)
         order = [axis for axis in range(rank_of(value)) if axis != known]
         order.insert(place, known)
@@ -180,7 +180,7 @@ class BeamAxis:
         return _described(node, name, result, shape)
 
     def _merged(self, value: ir.Value, result: ir.Value) -> ir.Value:
-        """Gives sequences again, in the shape of `result`, which has the same numbers."""
+        """Returns sequences again, in the shape of `result`, which has the same numbers."""
         place = self.place(value)
         order = [axis for axis in range(1, rank_of(value)) if axis != place]
         folded = self._folded[value, place]
@@ -200,7 +200,7 @@ class BeamAxis:
         axes: Iterable[int],
         like: ir.Value | None = None,
     ) -> ir.Value:
-        """Gives a shape that ends in sizes of a value; those that vary are asked of `like`."""
+        """Returns a shape that ends in sizes of a value; those that vary are asked of `like`."""
         assert value.shape is not None, "its rank was asked for"
         parts: list[ir.Value | int] = list(begin)
         for axis in axes:
@@ -215,7 +215,7 @@ class BeamAxis:
         return self._shapes[key]
 
     def _run(self, parts: Sequence[ir.Value | int]) -> list[ir.Value]:
-        """Gives numbers that follow each other as one value, and other values as they are."""
+        """Returns numbers that follow each other as one value, and other values as they are."""
         numbers = [part for part in parts if isinstance(part, int)]
         if not numbers:
             return [part for part in parts if isinstance(part, ir.Value)]
@@ -241,7 +241,7 @@ class BeamAxis:
 
 
 def rank_of(value: ir.Value | None) -> int:
-    """Gives how many axes a value has.
+    """Returns how many axes a value has.
 
     Raises:
         NotFoldableError: nobody knows.
@@ -252,13 +252,13 @@ def rank_of(value: ir.Value | None) -> int:
 
 
 def _ones(value: ir.Value) -> list[int]:
-    """Gives the axes of one, besides the first."""
+    """Returns the axes of one, besides the first."""
     assert value.shape is not None, "its rank was asked for"
     return [axis for axis, size in enumerate(value.shape) if axis and size == 1]
 
 
 def _sizes(value: ir.Value) -> tuple[int, ...] | None:
-    """Gives all sizes but the first; None if they vary."""
+    """Returns all sizes but the first; None if they vary."""
     assert value.shape is not None, "its rank was asked for"
     sizes = list(value.shape)[1:]
     fixed = tuple(size for size in sizes if isinstance(size, int))
@@ -266,7 +266,7 @@ def _sizes(value: ir.Value) -> tuple[int, ...] | None:
 
 
 def _but_ones(value: ir.Value) -> list[int | str] | None:
-    """Gives the sizes behind the first that are not one; None if one has no name."""
+    """Returns the sizes behind the first that are not one; None if one has no name."""
     assert value.shape is not None, "its rank was asked for"
     sizes = [size if isinstance(size, int) else size.value for size in value.shape[1:]]
     named = [size for size in sizes if size is not None]
@@ -274,7 +274,7 @@ def _but_ones(value: ir.Value) -> list[int | str] | None:
 
 
 def _with_beams(value: ir.Value, place: int) -> ir.Shape:
-    """Gives the shape of a value's folded form."""
+    """Returns the shape of a value's folded form."""
     assert value.shape is not None, "its rank was asked for"
     sizes: list[Size | str] = list(value.shape)
     sizes[place] = BEAMS_DIM

@@ -52,7 +52,7 @@ def add_beam_step(
 
 
 def beam_step(step: ir.Model) -> ir.Model | None:
-    """Gives the step graph whose memory has a batch of its own, `inputs`.
+    """Returns the step graph whose memory has a batch of its own, `inputs`.
 
     Args:
         step: of any opset and precision; it is left as it is, and shares its weights.
@@ -230,7 +230,7 @@ class _Rewriting:
         return True
 
     def _is_same_for_beams(self, value: ir.Value, place: int, rank: int) -> bool:
-        """Tells whether a value has no more than one number along the axis of the beams."""
+        """Returns whether a value has no more than one number along the axis of the beams."""
         own = rank_of(value)
         if self._kind(value) is _Kind.INPUTS and own != rank:
             return False

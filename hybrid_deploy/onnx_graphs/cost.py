@@ -87,7 +87,7 @@ def _attention(node: ir.Node, sizes: Sizes) -> int:
 
 
 def _query_heads(node: ir.Node) -> int:
-    """Gives how many query heads share one key and value head."""
+    """Returns how many query heads share one key and value head."""
     heads = node.attributes.get_int("q_num_heads", 1)
     return heads // (node.attributes.get_int("kv_num_heads", heads) or 1)
 
@@ -125,7 +125,7 @@ _COUNTERS: Mapping[str, Callable[[ir.Node, Sizes], int]] = {
 
 
 def _read_bytes(value: ir.Value, sizes: Sizes) -> int:
-    """Gives what is read of a weight: all of it, or the rows that a lookup takes."""
+    """Returns what is read of a weight: all of it, or the rows that a lookup takes."""
     if value.dtype is ir.DataType.INT64:
         return 0  # shapes and indexes, no weight
     users = [(node, index) for node, index in value.uses()]

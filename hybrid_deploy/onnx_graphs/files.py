@@ -79,7 +79,7 @@ def describe(model: ir.Model, file: str, dims: Mapping[str, DimRange] | None = N
 
 
 def _typical(dims: Mapping[str, DimRange]) -> dict[str, int]:
-    """Gives the size of every dimension, with one beam for each input."""
+    """Returns the size of every dimension, with one beam for each input."""
     sizes = {name: dim.typical for name, dim in dims.items()}
     return {INPUTS_DIM: sizes.get(BATCH_DIM, 1), BEAMS_DIM: 1, **sizes}
 
@@ -129,7 +129,7 @@ def _identity(tensor: ir.TensorProtocol) -> object:
 
 
 def _content(tensor: ir.TensorProtocol) -> memoryview | bytes:
-    """Gives a tensor's bytes, without a copy of them where its type allows."""
+    """Returns a tensor's bytes, without a copy of them where its type allows."""
     if tensor.dtype in _PLAIN and sys.byteorder == "little":
         array = np.ascontiguousarray(tensor.numpy())
         return array.reshape(-1).view(np.uint8).data

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 
 def is_embedding(weight: ir.Value) -> bool:
-    """Tells whether a weight is looked up by token too, as in a tied projection."""
+    """Returns whether a weight is looked up by token too, as in a tied projection."""
     return any(user.op_type == "Gather" for user, _ in weight.uses())
 
 

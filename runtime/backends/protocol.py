@@ -78,7 +78,7 @@ class ApproximateLogits(Protocol):
         ...
 
     def exact_logits(self, row: int, tokens: IntArray) -> FloatArray:
-        """Gives the true logits of some tokens after the newest step, (n,).
+        """Returns the true logits of some tokens after the newest step, (n,).
 
         Args:
             row: which sequence.
@@ -109,7 +109,7 @@ class ReorderableDecoding(Decoding, Protocol):
         ...
 
     def select(self, rows: IntArray) -> ReorderableDecoding:
-        """Gives the decoding of chosen sequences, memory and caches included.
+        """Returns the decoding of chosen sequences, memory and caches included.
 
         The decoding that it is called on is not used afterwards.
 
@@ -121,7 +121,7 @@ class ReorderableDecoding(Decoding, Protocol):
         ...
 
     def expand_beams(self, count: int) -> ReorderableDecoding:
-        """Gives the decoding in which every sequence is `count` beams, side by side.
+        """Returns the decoding in which every sequence is `count` beams, side by side.
 
         They share its memory where the backend can; else it is copied. The decoding that it is
         called on is not used afterwards. A search begins with one beam for each input, so that one

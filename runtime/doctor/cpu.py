@@ -79,7 +79,7 @@ def cores(root: Path = ROOT) -> Check:
 
 
 def cpu_limit(root: Path = ROOT) -> float | None:
-    """Gives the smallest limit in cores of this process's control groups; None without one."""
+    """Returns the smallest limit in cores of this process's control groups; None without one."""
     limits = []
     for folder in control_group_folders(root, "cpu"):
         quota, period = _first_line(folder / "cpu.max").partition(" ")[::2]  # version 2

@@ -81,7 +81,7 @@ def memory(root: Path = ROOT, *, shared_with_gpu: bool = False) -> Check:
 
 
 def memory_limit_bytes(root: Path = ROOT) -> int | None:
-    """Gives the smallest memory limit of this process's control groups; None without one."""
+    """Returns the smallest memory limit of this process's control groups; None without one."""
     limits = []
     for folder in control_group_folders(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -123,7 +123,7 @@ def optional_package(package: OptionalPackage) -> Check:
 
 
 def installed_version(package: str) -> str | None:
-    """Gives the version of an installed package."""
+    """Returns the version of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -152,7 +152,7 @@ def _try_onnxruntime(request: TrialRequest) -> Trial:
 
 
 def _built_for() -> str | None:
-    """Gives the CUDA that this ONNX Runtime was built for; only onnxruntime-gpu says so."""
+    """Returns the CUDA that this ONNX Runtime was built for; only onnxruntime-gpu says so."""
     try:
         built = importlib.import_module("onnxruntime.capi.build_and_package_info")
     except ImportError:
@@ -193,7 +193,7 @@ _TRIALS: dict[str, Callable[[TrialRequest], Trial]] = {
 
 
 def _typical_ms(run: Callable[[], Arrays], check: Callable[[Arrays], None]) -> float:
-    """Gives the median time of a run, once the numbers are right."""
+    """Returns the median time of a run, once the numbers are right."""
     check(run())
     times = []
     for _ in range(_RUNS):

@@ -70,13 +70,13 @@ def parse_tegra_release(text: str) -> L4t | None:
 
 
 def parse_nvpmodel(text: str) -> str | None:
-    """Gives the power mode that `nvpmodel -q` names."""
+    """Returns the power mode that `nvpmodel -q` names."""
     found = re.search(r"^NV Power Mode:\s*(\S+)", text, re.MULTILINE)
     return found[1] if found else None
 
 
 def parse_jetpack(text: str) -> str | None:
-    """Gives the version in `installed 6.2.1+b38`, what dpkg-query was asked for."""
+    """Returns the version in `installed 6.2.1+b38`, what dpkg-query was asked for."""
     status, _, version = text.strip().partition(" ")
     return version.partition("+")[0] if status == "installed" and version else None
 
@@ -188,7 +188,7 @@ def _smi_text(gpu: SmiGpu) -> str:
 
 
 def cuda_of_package(package: str) -> int | None:
-    """Gives the major CUDA that the installed wheels of a TensorRT are for, by their names."""
+    """Returns the major CUDA that the installed wheels of a TensorRT are for, by their names."""
     majors = [major for major in _DRIVERS if installed_version(f"{package}-cu{major}") is not None]
     return max(majors, default=None)
 

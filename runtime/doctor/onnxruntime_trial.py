@@ -70,7 +70,7 @@ def _open(graph: TinyGraph, provider: str) -> ort.InferenceSession:
 
 
 def reason(error: Exception) -> str:
-    """Gives ONNX Runtime's own words without its codes and paths."""
+    """Returns ONNX Runtime's own words without its codes and paths."""
     known = re.search(r"support for domain ai\.onnx is till opset (\d+)", str(error))
     if known is not None:
         return f"it reads ONNX opset {known[1]} at most"

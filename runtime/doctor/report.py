@@ -76,7 +76,7 @@ def diagnose(progress: Progress | None = None) -> list[Check]:
 
 
 def isolated(name: str, probe: Probe) -> Iterator[Check]:
-    """Gives the checks of a probe; if it raises, those before and one that says why."""
+    """Returns the checks of a probe; if it raises, those before and one that says why."""
     try:
         yield from probe()
     except TimeoutError as error:

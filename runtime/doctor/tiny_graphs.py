@@ -25,7 +25,7 @@ _HEADS, _HEAD_DIM = 2, 16
 
 
 def _numbers(*shape: int, step: int) -> NDArray[np.float32]:
-    """Gives multiples of 1/4 between -0.75 and 0.75, exact in every type."""
+    """Returns multiples of 1/4 between -0.75 and 0.75, exact in every type."""
     count = int(np.prod(shape))
     values: NDArray[np.float32] = ((np.arange(count) * step % 7 - 3) / 4).astype(np.float32)
     return values.reshape(shape)
@@ -80,7 +80,7 @@ class TinyGraph:
 
 
 def _convolved() -> NDArray[np.float32]:
-    """Gives what the float graph makes of the image."""
+    """Returns what the float graph makes of the image."""
     windows = sliding_window_view(_IMAGE, (3, 3), axis=(2, 3))
     maps = np.einsum("bcyxij,fcij->bfyx", windows, KERNEL)
     pooled = np.maximum(maps, 0).mean(axis=(2, 3))
@@ -88,14 +88,14 @@ def _convolved() -> NDArray[np.float32]:
 
 
 def _written(cache: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Gives a cache after the step: the new row is at its position."""
+    """Returns a cache after the step: the new row is at its position."""
     after: NDArray[np.float32] = cache.copy()
     after[:, :, POSITION] = _QUERY[:, :, 0]
     return after
 
 
 def _attended() -> NDArray[np.float32]:
-    """Gives the attention of the step over the rows that are written."""
+    """Returns the attention of the step over the rows that are written."""
     key, value = (_written(cache)[:, :, : POSITION + 1] for cache in (_KEY, _VALUE))
     weights = np.exp(_QUERY @ key.swapaxes(2, 3) / np.sqrt(_HEAD_DIM))
     attended = weights / weights.sum(-1, keepdims=True) @ value

@@ -96,7 +96,7 @@ class EngineCache:
         on_damage: Callable[[str], None] | None = None,
         built_for: BuiltFor | None = None,
     ) -> CachedPlan:
-        """Gives the engine that `shaped_by` describes, building it where there is no sound one.
+        """Returns the engine that `shaped_by` describes, building it where there is no sound one.
 
         Processes that ask for one engine at the same time wait for the first to build it.
 
@@ -153,7 +153,7 @@ class EngineCache:
 
 
 def engine_key(shaped_by: dict[str, object]) -> str:
-    """Gives the SHA-256 of a description; the order of its keys does not matter."""
+    """Returns the SHA-256 of a description; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()
 
 

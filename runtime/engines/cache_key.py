@@ -40,19 +40,19 @@ def shaped_by(
 
 
 def graph_identity(bundle: Bundle, spec: GraphSpec) -> dict[str, object]:
-    """Gives what of an engine's key says which graph it is: the hashes of its files."""
+    """Returns what of an engine's key says which graph it is: the hashes of its files."""
     weights = {file: record.sha256 for file, record in _weight_files(bundle, spec).items()}
     return {"graph": bundle.manifest.files[spec.file].sha256, "weights": weights}
 
 
 def weight_bytes(bundle: Bundle, spec: GraphSpec) -> int:
-    """Gives the size of a graph and of the data beside it."""
+    """Returns the size of a graph and of the data beside it."""
     files = [bundle.manifest.files[spec.file], *_weight_files(bundle, spec).values()]
     return sum(record.size_bytes for record in files)
 
 
 def _weight_files(bundle: Bundle, spec: GraphSpec) -> dict[str, FileRecord]:
-    """Gives all data beside a graph: which of it the graph reads, only ONNX could tell."""
+    """Returns all data beside a graph: which of it the graph reads, only ONNX could tell."""
     folder = Path(spec.file).parent
     return {
         file: record

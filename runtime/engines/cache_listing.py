@@ -60,14 +60,14 @@ class Deletion:
 
 
 def list_engines(cache: EngineCache) -> list[CachedEngine]:
-    """Gives all engines of a cache, the last used first; a folder that is not there has none."""
+    """Returns all engines of a cache, the last used first; a folder that is not there has none."""
     entries = cache.folder.glob("*") if cache.folder.is_dir() else ()
     engines = [_engine(entry) for entry in entries if _KEY.match(entry.name) and entry.is_dir()]
     return sorted(engines, key=lambda engine: (-engine.used_at, engine.key))
 
 
 def last_build(cache: EngineCache, shaped_by: dict[str, object]) -> PlanRecord | None:
-    """Gives the newest engine of the same graph and target, whatever else it was built with."""
+    """Returns the newest engine of the same graph and target, whatever else it was built with."""
     found = [
         (engine.built_at, engine.record)
         for engine in list_engines(cache)
@@ -78,7 +78,7 @@ def last_build(cache: EngineCache, shaped_by: dict[str, object]) -> PlanRecord |
 
 
 def compatible_build(cache: EngineCache, shaped_by: dict[str, object]) -> dict[str, object] | None:
-    """Gives what shaped a sound version-compatible engine that an older TensorRT built.
+    """Returns what shaped a sound version-compatible engine that an older TensorRT built.
 
     It differs from what is asked for in nothing but that version. None if there is none.
     """
@@ -136,7 +136,7 @@ def _engine(entry: Path) -> CachedEngine:
 
 
 def _stat(path: Path) -> tuple[int, float]:
-    """Gives size in bytes and time of change; zeros where another process just deleted it."""
+    """Returns size in bytes and time of change; zeros where another process just deleted it."""
     try:
         status = path.stat()
     except OSError:

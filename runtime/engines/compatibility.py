@@ -57,7 +57,7 @@ def gpu_mismatch(shaped_by: Mapping[str, Any], gpu: LocalGpu) -> str | None:
 
 
 def is_version_compatible(shaped_by: Mapping[str, Any]) -> bool:
-    """Tells whether an engine brings its own runtime, which the loader must allow.
+    """Returns whether an engine brings its own runtime, which the loader must allow.
 
     Before deserializing set `engine_host_code_allowed` of TensorRT's `Runtime`.
     """

@@ -101,7 +101,7 @@ class Hypotheses:
                 self._note_ended(place, (), total, _Candidate(reason, None))
 
     def decoded(self) -> SequenceResult:
-        """Gives the best sequence, with the next best ones."""
+        """Returns the best sequence, with the next best ones."""
         found = [
             SequenceResult(
                 each.tokens, self._asked(each.scores), each.finish, each.text, each.total
@@ -119,7 +119,7 @@ class Hypotheses:
         return scores if self._rules.scores else None
 
     def _log_probabilities(self, logits: FloatArray) -> FloatArray:
-        """Gives what each next token adds to the total of a beam, after the rules."""
+        """Returns what each next token adds to the total of a beam, after the rules."""
         largest = logits.max(-1, keepdims=True)
         for value in largest[:, 0].tolist():
             check_largest(value, self._where())
@@ -194,7 +194,7 @@ class Hypotheses:
         del self._ended[self._beams.count :]
 
     def _is_decided(self) -> bool:
-        """Tells whether no beam is expected to become better than what has ended."""
+        """Returns whether no beam is expected to become better than what has ended."""
         if len(self._ended) < self._beams.count:
             return False
         if self._beams.early_stopping is True:

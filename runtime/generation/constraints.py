@@ -88,7 +88,7 @@ class Pattern:
         logits[fitting] = kept
 
     def _reading(self, tokens: tuple[int, ...]) -> IncrementalDetokenizer:
-        """Gives the text of the new tokens; mostly that of all but one is known."""
+        """Returns the text of the new tokens; mostly that of all but one is known."""
         if not tokens:
             return self.begin
         found = self._readings.get(tokens)
@@ -103,7 +103,7 @@ class Pattern:
     def _likeliest(
         self, logits: FloatArray, reading: IncrementalDetokenizer, needed: int
     ) -> list[int] | None:
-        """Gives the likeliest tokens that fit, if there are enough among the likeliest of all."""
+        """Returns the likeliest tokens that fit, if there are enough among the likeliest of all."""
         count = min(max(_TRIED, 2 * needed), len(logits))
         order = np.argpartition(logits, -count)[-count:]
         order = order[np.argsort(-logits[order], kind="stable")]
@@ -127,7 +127,7 @@ class Pattern:
         return self._compiled.fullmatch(text, partial=True) is not None
 
     def _all(self, reading: IncrementalDetokenizer, vocabulary: int) -> list[int]:
-        """Gives all tokens that fit."""
+        """Returns all tokens that fit."""
         ends = [t for t in self.end_tokens if t < vocabulary and self._fits(reading, t)]
         if reading.waiting:
             special = {*self.end_tokens}
@@ -161,7 +161,7 @@ class _Pieces:
 
 @lru_cache(maxsize=8)
 def _any_text(begin: IncrementalDetokenizer, vocabulary: int) -> IncrementalDetokenizer:
-    """Gives the reading of some text: what a token adds is the same behind all but the empty."""
+    """Returns the reading of some text: what a token adds is the same behind all but the empty."""
     readings = (begin.advanced(token) for token in range(vocabulary))
     return next((reading for reading in readings if reading.text.strip()), begin)
 

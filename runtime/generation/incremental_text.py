@@ -37,7 +37,7 @@ class IncrementalDetokenizer:
     waiting: tuple[int, ...] = ()
 
     def advanced(self, token: int) -> IncrementalDetokenizer:
-        """Gives the reading after one more token."""
+        """Returns the reading after one more token."""
         if token in self.silent:
             return self
         waiting = (*self.waiting, token)
@@ -58,7 +58,7 @@ class IncrementalDetokenizer:
 
 @lru_cache(maxsize=8)
 def begin_reading(vocabulary: Vocabulary | Tokenizer, folder: Path) -> IncrementalDetokenizer:
-    """Gives the reading of a sequence without tokens, of one bundle always the same.
+    """Returns the reading of a sequence without tokens, of one bundle always the same.
 
     Args:
         vocabulary: what the tokens mean.
@@ -95,7 +95,7 @@ class StopStrings:
     begin: IncrementalDetokenizer
 
     def place(self, text: str, searched: int) -> int | None:
-        """Tells where the first of the strings begins.
+        """Returns where the first of the strings begins.
 
         Args:
             text: what to search in.
@@ -105,7 +105,7 @@ class StopStrings:
         return min((place for place in places if place >= 0), default=None)
 
     def certain(self, text: str) -> int:
-        """Tells how much of a text cannot become part of a stop sequence."""
+        """Returns how much of a text cannot become part of a stop sequence."""
         for length in range(min(len(text), max(map(len, self.strings)) - 1), 0, -1):
             if any(s.startswith(text[-length:]) for s in self.strings):
                 return len(text) - length

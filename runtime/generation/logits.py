@@ -18,7 +18,7 @@ from hybrid_deploy.runtime.backends.protocol import (
 def prompt_logits(
     decoding: Decoding, prompts: Sequence[Sequence[int]], *, rough: bool = False
 ) -> FloatArray:
-    """Gives the logits (batch, vocabulary) of the first new token of every sequence.
+    """Returns the logits (batch, vocabulary) of the first new token of every sequence.
 
     Args:
         decoding: a started batch.
@@ -58,7 +58,7 @@ def check_largest(value: float, where: str) -> None:
 
 
 def log_probabilities(logits: FloatArray, values: FloatArray) -> FloatArray:
-    """Gives the natural logarithms of the probabilities of chosen tokens.
+    """Returns the natural logarithms of the probabilities of chosen tokens.
 
     Args:
         logits: (rows, vocabulary).

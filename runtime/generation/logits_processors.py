@@ -41,7 +41,7 @@ def processors_of(
     limits: Limits | None = None,
     allowed: Sequence[Processor] = (),
 ) -> tuple[Processor, ...]:
-    """Gives the rules that a bundle asks for, in their order; none if all are neutral.
+    """Returns the rules that a bundle asks for, in their order; none if all are neutral.
 
     Args:
         generation: what it asks for.
@@ -136,7 +136,7 @@ class MinLength:
 
 @dataclass(frozen=True)
 class Forced:
-    """Gives a token at a position, whatever the model says."""
+    """Returns a token at a position, whatever the model says."""
 
     stretch: ClassVar[float] = 1.0
 
@@ -152,7 +152,7 @@ class Forced:
 
 @dataclass(frozen=True)
 class ForcedEnd:
-    """Gives a token at the last position, whatever the model says."""
+    """Returns a token at the last position, whatever the model says."""
 
     stretch: ClassVar[float] = 1.0
 

@@ -35,7 +35,7 @@ class Sampling:
     seed: int | tuple[int, ...] | None = None
 
     def generators(self, batch: int) -> list[np.random.Generator]:
-        """Gives what each sequence draws from, whatever batch it is in.
+        """Returns what each sequence draws from, whatever batch it is in.
 
         Raises:
             UsageError: there is not one seed for each sequence.
@@ -62,7 +62,7 @@ class Sampling:
         return int(min(sums.searchsorted(drawn, side="right"), np.flatnonzero(weights)[-1]))
 
     def weights(self, logits: FloatArray) -> NDArray[np.float64]:
-        """Gives what the tokens' probabilities are in proportion to, 0 for those left out."""
+        """Returns what the tokens' probabilities are in proportion to, 0 for those left out."""
         scaled = logits / np.float32(self.temperature)
         if 0 < self.top_k < len(scaled):
             least = np.partition(scaled, -self.top_k)[-self.top_k]

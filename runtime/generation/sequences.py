@@ -39,18 +39,18 @@ class Limits:
     max_new_tokens: int | None = None
 
     def wanted(self, prompt: int) -> int:
-        """Gives how many tokens may follow a prompt of that length, if the caches hold them."""
+        """Returns how many tokens may follow a prompt of that length, if the caches hold them."""
         new = self.capacity + 1 if self.max_new_tokens is None else self.max_new_tokens
         return new if self.max_length is None else min(new, self.max_length - prompt)
 
     def most(self, prompt: int) -> tuple[int, FinishReason]:
-        """Gives how many tokens may follow a prompt of that length, and why no more."""
+        """Returns how many tokens may follow a prompt of that length, and why no more."""
         wanted, room = self.wanted(prompt), self.capacity + 1 - prompt
         return (wanted, "length") if wanted <= room else (room, "capacity")
 
 
 def limits_of(manifest: Manifest) -> Limits:
-    """Gives the limits that a bundle asks for."""
+    """Returns the limits that a bundle asks for."""
     defaults = manifest.generation
     return Limits(
         end_tokens=defaults.end_tokens,
@@ -128,7 +128,7 @@ class Row:
 
 
 def begin_rows(prompts: Sequence[Sequence[int]], batch: int, limits: Limits) -> list[Row]:
-    """Gives the sequences before their first token.
+    """Returns the sequences before their first token.
 
     Raises:
         UsageError: a prompt is empty or too long, or there is not one for each sequence.
@@ -191,7 +191,7 @@ class Cancellation:
     deadline: float | None = None
 
     def reason(self) -> FinishReason | None:
-        """Tells why no further token is wanted; None if it is."""
+        """Returns why no further token is wanted; None if it is."""
         if self.cancel is not None and self.cancel.is_set():
             return "cancelled"
         if self.deadline is not None and time.perf_counter() >= self.deadline:

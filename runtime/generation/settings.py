@@ -41,7 +41,7 @@ class Beams:
     early_stopping: bool | Literal["never"] = False
 
     def candidates(self, end_tokens: int) -> int:
-        """Gives how many continuations are looked at: enough if all end tokens are among them."""
+        """Returns how many continuations are looked at: enough if all end tokens are among them."""
         return max(2, 1 + end_tokens) * self.count
 
 
@@ -69,7 +69,7 @@ class DecodingSettings:
 def resolve_settings(
     manifest: Manifest, folder: Path, options: GenerateOptions
 ) -> DecodingSettings:
-    """Gives the rules of a generation: the bundle's, as far as the options do not replace them.
+    """Returns the rules of a generation: the bundle's, as far as the options do not replace them.
 
     Args:
         manifest: the bundle's.

@@ -139,7 +139,7 @@ class TokenLoop:
         return self._rough.decoding.step_approximate(self._token, self._position)
 
     def batch_result(self) -> BatchResult:
-        """Gives what became of the batch."""
+        """Returns what became of the batch."""
         milliseconds = [seconds * 1e3 for seconds in self._seconds]
         return BatchResult(
             sequences=tuple(self._decoded(row) for row in self.rows),
@@ -208,7 +208,7 @@ class TokenLoop:
             self._token[self._going == 0] = self._rules.limits.pad_token
 
     def _finish(self, row: Row) -> FinishReason | None:
-        """Tells why the newest token ends a sequence; None if it does not."""
+        """Returns why the newest token ends a sequence; None if it does not."""
         if row.tokens[-1] in self._ends:
             return "end"
         if self._rules.stop is not None:
@@ -222,7 +222,7 @@ class TokenLoop:
         return row.limit if len(row.tokens) >= row.most else None
 
     def _processed(self, logits: FloatArray) -> FloatArray:
-        """Gives the logits after the processors."""
+        """Returns the logits after the processors."""
         self._check(logits.max(-1))
         logits = logits.copy()  # the backend owns them
         for values, row in zip(logits, self._slots, strict=True):
@@ -252,7 +252,7 @@ class TokenLoop:
                 check_largest(value, f"sequence {row.index} at step {len(row.tokens)}")
 
     def _mostly_finished(self) -> bool:
-        """Tells whether finished sequences cost half of the work or more, and need not."""
+        """Returns whether finished sequences cost half of the work or more, and need not."""
         return self._resizable and 2 * self._left <= len(self._slots)
 
     def _drop_finished(self) -> None:

@@ -10,7 +10,7 @@ _FOLDS = 64
 
 
 def top_k_indices(values: FloatArray, count: int) -> IntArray:
-    """Gives the places of the `count` largest numbers, the largest first.
+    """Returns the places of the `count` largest numbers, the largest first.
 
     Those lie in the `count` columns with the largest maxima, if the numbers are laid out in rows:
     so one quick pass over all numbers is enough.

@@ -36,7 +36,7 @@ class TwoStageArgmax:
 
     @staticmethod
     def of(decoding: Decoding, rules: DecodingSettings) -> TwoStageArgmax | None:
-        """Gives one where only the likeliest token is wanted, and rough logits can tell it."""
+        """Returns one where only the likeliest token is wanted, and rough logits can tell it."""
         stretches = [getattr(process, "stretch", None) for process in rules.processors]
         others = rules.sampling is not None or rules.beams is not None or rules.scores
         if not isinstance(decoding, ApproximateLogits) or decoding.error_bound is None:
@@ -46,7 +46,7 @@ class TwoStageArgmax:
         return TwoStageArgmax(decoding, rules.processors, math.prod(filter(None, stretches)))
 
     def error_bounds(self) -> list[float]:
-        """Gives how far each logit of the newest step can be off, by sequence."""
+        """Returns how far each logit of the newest step can be off, by sequence."""
         assert self.decoding.error_bound is not None
         margins: list[float] = self.decoding.error_bound.tolist()
         return margins
@@ -58,7 +58,7 @@ class TwoStageArgmax:
         rows: Sequence[Row],
         margins: Sequence[float],
     ) -> IntArray:
-        """Gives the likeliest token of every sequence that grows, (batch,); of others any.
+        """Returns the likeliest token of every sequence that grows, (batch,); of others any.
 
         Args:
             rough: (batch, vocabulary), as the newest step gave them.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def control_group_folders(root: Path, controller: str) -> list[Path]:
-    """Gives the folders of this process's groups, each with its parents, of both versions.
+    """Returns the folders of this process's groups, each with its parents, of both versions.
 
     Args:
         root: where `proc` and `sys` lie.
@@ -24,7 +24,7 @@ def control_group_folders(root: Path, controller: str) -> list[Path]:
 
 
 def text_of(path: Path) -> str:
-    """Gives what a file of the kernel says; nothing if it is not there."""
+    """Returns what a file of the kernel says; nothing if it is not there."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

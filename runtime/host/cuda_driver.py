@@ -34,13 +34,13 @@ class CudaDriver:
         self._call("cuDeviceGet", ctypes.byref(self._device), 0)
 
     def version(self) -> str:
-        """Gives the newest CUDA that this driver serves, `12.8`."""
+        """Returns the newest CUDA that this driver serves, `12.8`."""
         value = ctypes.c_int()
         self._call("cuDriverGetVersion", ctypes.byref(value))
         return f"{value.value // 1000}.{value.value % 1000 // 10}"
 
     def memory_bytes(self) -> int:
-        """Gives the memory of the GPU."""
+        """Returns the memory of the GPU."""
         value = ctypes.c_size_t()
         self._call("cuDeviceTotalMem_v2", ctypes.byref(value), self._device)
         return value.value
@@ -60,7 +60,7 @@ class CudaDriver:
         return stream.value or 0
 
     def upload(self, array: NDArray[Any]) -> int:
-        """Gives the address of a copy in the GPU's memory; the driver aligns it to 256 bytes."""
+        """Returns the address of a copy in the GPU's memory; the driver aligns it to 256 bytes."""
         held = np.ascontiguousarray(array)
         address = ctypes.c_uint64()
         self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(held.nbytes))

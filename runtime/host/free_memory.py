@@ -21,7 +21,7 @@ _FILES = (  # of version 2 and version 1; "max" is no limit
 
 
 def free_memory_bytes(root: Path = Path("/")) -> int | None:
-    """Gives what is free for a new process; None where the system does not tell.
+    """Returns what is free for a new process; None where the system does not tell.
 
     Args:
         root: Where `proc` and `sys` lie.
@@ -37,7 +37,7 @@ def _available(root: Path) -> int | None:
 
 
 def _left(group: Path) -> int | None:
-    """Gives what a control group leaves; None where it has no limit."""
+    """Returns what a control group leaves; None where it has no limit."""
     for files in _FILES:
         limit, used = (text_of(group / file).strip() for file in files)
         if limit.isdecimal() and used.isdecimal():

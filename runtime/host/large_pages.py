@@ -49,7 +49,7 @@ class LargePages:
 
 
 def anonymous_ranges(maps: Path = _MAPS) -> list[Range]:
-    """Gives the memory of this process that belongs to no file; none where /proc does not tell."""
+    """Returns the memory of this process that belongs to no file; none without /proc."""
     try:
         lines = maps.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

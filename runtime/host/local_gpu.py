@@ -18,7 +18,7 @@ class LocalGpu:
 
 
 def local_gpu() -> LocalGpu | None:
-    """Gives the GPU that engines of target `local` are built for; None without one."""
+    """Returns the GPU that engines of target `local` are built for; None without one."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -49,7 +49,7 @@ def load_audio(path: Path, sampling_rate: int) -> Floats:
 
 
 def batch_audio(signals: Sequence[Floats], spec: AudioInput) -> dict[str, NDArray[Any]]:
-    """Gives utterances as one batch of features, with a mask if there is one.
+    """Returns utterances as one batch of features, with a mask if there is one.
 
     Args:
         signals: each (samples,), within -1..1.
@@ -78,7 +78,7 @@ def batch_audio(signals: Sequence[Floats], spec: AudioInput) -> dict[str, NDArra
 
 
 def _features(signal: Floats, spec: AudioInput) -> Floats:
-    """Gives the features of one utterance, time first."""
+    """Returns the features of one utterance, time first."""
     features, rate = spec.features, spec.sampling_rate
     most = features.samples if isinstance(features, LogMel) else (spec.max_seconds or np.inf) * rate
     if len(signal) > most:
@@ -113,7 +113,7 @@ def _normalized(frames: Floats, features: FilterBank) -> Floats:
 
 
 def _read_wav(path: Path) -> tuple[Floats, int] | None:
-    """Gives (samples, channels) and the rate; None if it is no PCM in WAV."""
+    """Returns (samples, channels) and the rate; None if it is no PCM in WAV."""
     try:
         with wave.open(str(path), "rb") as file:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
@@ -131,7 +131,7 @@ def _read_wav(path: Path) -> tuple[Floats, int] | None:
 
 
 def _integers(data: NDArray[np.uint8], width: int) -> NDArray[np.int32]:
-    """Gives the samples of `width` little-endian bytes each; single bytes are unsigned."""
+    """Returns the samples of `width` little-endian bytes each; single bytes are unsigned."""
     if width == 1:
         return data.astype(np.int32) - 128
     if width == 3:

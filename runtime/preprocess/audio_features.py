@@ -23,7 +23,7 @@ _FLOAT32_EPSILON = 1.192092955078125e-07
 
 
 def log_mel(signal: Floats, sampling_rate: int, mels: int, fft: int, hop: int) -> Floats:
-    """Gives the log-mel spectrogram of Whisper (arXiv:2212.04356, section 2.2).
+    """Returns the log-mel spectrogram of Whisper (arXiv:2212.04356, section 2.2).
 
     Args:
         signal: (samples,), within -1..1, longer than half of `fft`.
@@ -46,12 +46,12 @@ def log_mel(signal: Floats, sampling_rate: int, mels: int, fft: int, hop: int) -
 
 
 def shortest_filter_bank(sampling_rate: int) -> int:
-    """Gives the number of samples of one frame of a filter bank."""
+    """Returns the number of samples of one frame of a filter bank."""
     return round(_KALDI_FRAME_S * sampling_rate)
 
 
 def filter_bank(signal: Floats, sampling_rate: int, mels: int) -> Floats:
-    """Gives Kaldi's log filter bank energies (`compute-fbank-feats`, without dither).
+    """Returns Kaldi's log filter bank energies (`compute-fbank-feats`, without dither).
 
     Args:
         signal: (samples,), within -1..1, one frame at least.
@@ -75,7 +75,7 @@ def filter_bank(signal: Floats, sampling_rate: int, mels: int) -> Floats:
 
 @lru_cache(maxsize=4)
 def _slaney_filters(mels: int, bins: int, sampling_rate: int) -> _Doubles:
-    """Gives (bins, mels): triangles on Slaney's scale, each of equal area."""
+    """Returns (bins, mels): triangles on Slaney's scale, each of equal area."""
     edges = _hertz_of_slaney(np.linspace(0, _slaney_of_hertz(_WHISPER_TOP_HZ), mels + 2))
     filters = _triangles(np.linspace(0, sampling_rate // 2, bins), edges)
     equal: _Doubles = filters * (2 / (edges[2:] - edges[:-2]))
@@ -84,14 +84,14 @@ def _slaney_filters(mels: int, bins: int, sampling_rate: int) -> _Doubles:
 
 @lru_cache(maxsize=4)
 def _kaldi_filters(mels: int, bins: int, sampling_rate: int) -> _Doubles:
-    """Gives (bins, mels): triangles on Kaldi's mel scale."""
+    """Returns (bins, mels): triangles on Kaldi's mel scale."""
     hertz = sampling_rate / (2 * (bins - 1)) * np.arange(bins, dtype=np.float64)
     low, high = _kaldi_of_hertz(np.array([_KALDI_LOWEST_HZ, sampling_rate // 2], np.float64))
     return _triangles(_kaldi_of_hertz(hertz), np.linspace(low, high, mels + 2))
 
 
 def _triangles(places: _Doubles, edges: _Doubles) -> _Doubles:
-    """Gives (places, edges - 2): filter i rises from edge i to i + 1 and falls to i + 2."""
+    """Returns (places, edges - 2): filter i rises from edge i to i + 1 and falls to i + 2."""
     widths = np.diff(edges)
     rising = (places[:, None] - edges[:-2]) / widths[:-1]
     falling = (edges[2:] - places[:, None]) / widths[1:]

@@ -34,7 +34,7 @@ class Window:
 
 
 def longest_s(spec: AudioInput, wanted_s: float | None = None) -> float:
-    """Gives how many seconds a window may have.
+    """Returns how many seconds a window may have.
 
     Raises:
         UsageError: more are wanted than the model hears, or it does not say how many that are.
@@ -74,7 +74,7 @@ def windows(signal: Floats, sampling_rate: int, window_s: float) -> Iterator[Win
 
 
 def _quietest(signal: Floats, width: int) -> int:
-    """Gives the middle of the `width` samples with the least energy."""
+    """Returns the middle of the `width` samples with the least energy."""
     energy = np.concatenate([[0.0], np.cumsum(np.square(signal, dtype=np.float64))])
     sums = energy[width:] - energy[:-width]
     return int(sums.argmin()) + width // 2

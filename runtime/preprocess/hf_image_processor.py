@@ -29,7 +29,7 @@ from hybrid_deploy.errors import InputError
 
 
 def batch_pixels(images: Sequence[Image.Image], spec: PixelsInput) -> NDArray[np.float32]:
-    """Gives pictures as one batch.
+    """Returns pictures as one batch.
 
     Returns:
         (batch, channels, height, width) float32.
@@ -48,7 +48,7 @@ def batch_pixels(images: Sequence[Image.Image], spec: PixelsInput) -> NDArray[np
 
 
 def _pixels(image: Image.Image, spec: PixelsInput) -> NDArray[np.float32]:
-    """Gives one picture as (channels, height, width)."""
+    """Returns one picture as (channels, height, width)."""
     image = image.convert(spec.mode)
     for step in spec.steps:
         image = _apply(step, image)
@@ -105,7 +105,7 @@ def _resize(
 
 
 def _shortest_edge(image: Image.Image, step: ResizeShortestEdge) -> tuple[int, int]:
-    """Gives (width, height); sizes are cut to whole pixels as transformers does."""
+    """Returns (width, height); sizes are cut to whole pixels as transformers does."""
     short, long = sorted(image.size)
     edge = raw = float(step.edge)
     if step.longest is not None and long / short * step.edge > step.longest:
@@ -116,7 +116,7 @@ def _shortest_edge(image: Image.Image, step: ResizeShortestEdge) -> tuple[int, i
 
 
 def _thumbnail(image: Image.Image, step: Thumbnail) -> tuple[int, int]:
-    """Gives (width, height)."""
+    """Returns (width, height)."""
     height, width = min(image.height, step.height), min(image.width, step.width)
     if (width, height) == image.size:
         return image.size

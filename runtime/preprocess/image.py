@@ -41,7 +41,7 @@ def load_image(path: Path) -> Image.Image:
 
 
 def picture_suffixes() -> frozenset[str]:
-    """Gives how the names of files end that Pillow reads, in small letters."""
+    """Returns how the names of files end that Pillow reads, in small letters."""
     known = Image.registered_extensions()
     return frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN)
 
@@ -59,7 +59,7 @@ def check_pixels(image: Image.Image, path: Path) -> None:
 
 
 def batch_images(images: Sequence[Image.Image], spec: ImageInput) -> dict[str, NDArray[Any]]:
-    """Gives pictures as one batch, padded on the right to the widest.
+    """Returns pictures as one batch, padded on the right to the widest.
 
     Returns:
         (batch, channels, height, width) float32, and the mask (batch, width) int64 if there is one.
@@ -89,7 +89,7 @@ def batch_images(images: Sequence[Image.Image], spec: ImageInput) -> dict[str, N
 
 
 def _pixels(image: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
-    """Gives one picture as (height, width, channels), resized."""
+    """Returns one picture as (height, width, channels), resized."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         paper = Image.new("RGBA", rgba.size, (spec.background,) * 3 + (255,))

@@ -14,7 +14,7 @@ from hybrid_deploy.bundle.input_specs import PatchesInput
 
 
 def batch_patches(images: Sequence[Image.Image], spec: PatchesInput) -> dict[str, NDArray[Any]]:
-    """Gives pictures as one batch of patches.
+    """Returns pictures as one batch of patches.
 
     Returns:
         (batch, max_patches, 2 + patch) float32: row and column from 1, then the pixels of the patch
@@ -31,7 +31,7 @@ def batch_patches(images: Sequence[Image.Image], spec: PatchesInput) -> dict[str
 
 
 def _patches(image: Image.Image, spec: PatchesInput) -> NDArray[np.float32]:
-    """Gives (patches, 2 + patch) of one picture."""
+    """Returns (patches, 2 + patch) of one picture."""
     pixels = np.asarray(image.convert("RGB")).astype(np.float32)
     if spec.normalize:
         deviation = max(float(pixels.std()), 1 / math.sqrt(pixels.size))
@@ -46,7 +46,7 @@ def _patches(image: Image.Image, spec: PatchesInput) -> NDArray[np.float32]:
 
 
 def _grid(image: Image.Image, spec: PatchesInput) -> tuple[int, int]:
-    """Gives the rows and columns of the largest grid in proportion, at most `max_patches`."""
+    """Returns the rows and columns of the largest grid in proportion, at most `max_patches`."""
     height, width = spec.patch_height, spec.patch_width
     scale = math.sqrt(spec.max_patches * (height / image.height) * (width / image.width))
     rows = max(min(int(scale * image.height / height), spec.max_patches), 1)

@@ -68,7 +68,7 @@ def prepare(
 
 
 def as_tuple(spec: Preprocess) -> tuple[EncoderInput, ...]:
-    """Gives the inputs of an encoder, one or several."""
+    """Returns the inputs of an encoder, one or several."""
     return spec if isinstance(spec, tuple) else (spec,)
 
 
@@ -78,7 +78,7 @@ def mask_names(spec: Preprocess) -> set[str]:
 
 
 def is_beside(path: Path, spec: Preprocess) -> bool:
-    """Tells whether a file is no input itself, but the text that goes with one."""
+    """Returns whether a file is no input itself, but the text that goes with one."""
     inputs = as_tuple(spec)
     takes_text = any(isinstance(each, TextInput) for each in inputs)
     return takes_text and len(inputs) > 1 and path.suffix == TEXT_SUFFIX
@@ -98,7 +98,7 @@ class FileKind:
 
 
 def file_kind(spec: Preprocess) -> FileKind:
-    """Tells which files of a folder a model reads."""
+    """Returns which files of a folder a model reads."""
     first = next((each for each in as_tuple(spec) if not isinstance(each, TextInput)), None)
     if first is None:
         return FileKind("texts", frozenset({TEXT_SUFFIX}))

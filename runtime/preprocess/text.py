@@ -33,7 +33,7 @@ def load_text(path: Path) -> str:
 def batch_texts(
     texts: Sequence[str], spec: TextInput, folder: Path | None
 ) -> dict[str, NDArray[Any]]:
-    """Gives texts as one batch of token ids.
+    """Returns texts as one batch of token ids.
 
     Args:
         texts: one for each sequence.

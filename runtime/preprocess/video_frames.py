@@ -54,7 +54,7 @@ def load_frames(path: Path, most: int) -> list[Image.Image]:
 
 
 def even_places(count: int, most: int) -> list[int]:
-    """Gives the middle of each of `most` parts of equal length; all places if there are fewer."""
+    """Returns the middle of each of `most` parts of equal length; all places if there are fewer."""
     if count <= most:
         return list(range(count))
     return [(2 * part + 1) * count // (2 * most) for part in range(most)]
@@ -63,7 +63,7 @@ def even_places(count: int, most: int) -> list[int]:
 def batch_frames(
     videos: Sequence[Sequence[Image.Image]], spec: FramesInput
 ) -> dict[str, NDArray[Any]]:
-    """Gives videos as one batch.
+    """Returns videos as one batch.
 
     Returns:
         (batch, frames, channels, height, width) float32, or with the channels before the frames;

@@ -41,7 +41,7 @@ class Request:
     cancel: threading.Event | None = None
 
     def control(self, began: float) -> Cancellation | None:
-        """Gives what ends the generation from outside; `began` is when the time starts to count."""
+        """Returns what ends the generation from outside; `began` is when the timeout starts."""
         timeout_s = None if self.options is None else self.options.timeout_s
         if timeout_s is None and self.cancel is None:
             return None
@@ -136,7 +136,7 @@ class Runner:
         return None if vocabulary is None else text_of(tokens, vocabulary, self._bundle.folder)
 
     def _beginning(self, prompt: Sequence[int]) -> tuple[int, ...]:
-        """Gives the start tokens and the prompt, which may begin with the start tokens itself."""
+        """Returns the start tokens and the prompt, which may begin with the start tokens itself."""
         start = self._bundle.manifest.generation.start_tokens
         if not prompt:
             if not start:

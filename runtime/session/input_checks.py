@@ -45,7 +45,7 @@ def check_values(
 def with_mask_types(
     inputs: Mapping[str, NDArray[Any]], masks: set[str], encoder: GraphSpec
 ) -> dict[str, NDArray[Any]]:
-    """Gives masks the type that the encoder takes; models have them as bool, int or float."""
+    """Returns masks the type that the encoder takes; models have them as bool, int or float."""
     wanted = {tensor.name: _MASK_TYPES.get(tensor.dtype) for tensor in encoder.inputs}
     return {
         name: array.astype(wanted[name], copy=False)

@@ -48,7 +48,7 @@ class Profile:
     peak_rss_mb: float
 
     def stage(self, name: str) -> Latency:
-        """Gives one stage by name."""
+        """Returns one stage by name."""
         return next(latency for latency in self.stages if latency.stage == name)
 
 
@@ -105,7 +105,7 @@ def summarize(timings: Sequence[Timings], tokens: int, seconds: float) -> Profil
 
 
 def peak_rss_mb() -> float:
-    """Gives the largest resident memory of this process so far, in 10^6 bytes."""
+    """Returns the largest resident memory of this process so far, in 10^6 bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KIB_PER_MB
 
 

@@ -105,7 +105,7 @@ class Session:
         options: GenerateOptions | None = None,
         cancel: threading.Event | None = None,
     ) -> Stream:
-        """Gives the tokens of one batch as they are made; the encoder has run before it returns.
+        """Returns the tokens of one batch as they are made; the encoder has run before it returns.
 
         Args:
             inputs: files, or arrays by name.
@@ -201,7 +201,7 @@ class Session:
         return self._typed(prepare(paths, preprocess, folder=self.bundle.folder, texts=texts))
 
     def prompt_tokens(self, text: str) -> list[int]:
-        """Gives the tokens of a prompt.
+        """Returns the tokens of a prompt.
 
         Raises:
             UsageError: the bundle has no tokenizer.

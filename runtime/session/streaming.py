@@ -61,11 +61,11 @@ class Stream(Iterator[TokenEvent]):
         self._outcome: tuple[list[GenerationResult], Timings] | None = None
 
     def __next__(self) -> TokenEvent:
-        """Gives the next token; those of one step come in the order of the batch."""
+        """Returns the next token; those of one step come in the order of the batch."""
         return next(self._events)
 
     def __enter__(self) -> Stream:
-        """Gives itself."""
+        """Returns itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -118,7 +118,7 @@ class _Text:
         self._reading, self._stop, self._given = begin, stop, 0
 
     def piece(self, row: Row) -> str:
-        """Gives what the newest token adds."""
+        """Returns what the newest token adds."""
         self._reading = self._reading.advanced(row.tokens[-1])
         if row.text is not None:
             text = row.text

@@ -38,14 +38,14 @@ built both forms; there is no older one to install.
 
 
 def cache_write_of(variant: Variant) -> CacheWrite | None:
-    """Gives the form of a variant's cache writes; None where it has no caches, only states."""
+    """Returns the form of a variant's cache writes; None where it has no caches, only states."""
     if not any(is_next_cache(t.name) and not is_recurrent(t.name) for t in variant.step.outputs):
         return None
     return CacheWrite.NATIVE if variant.opset >= NATIVE_OPSET else CacheWrite.SCATTER
 
 
 def supported_cache_writes(flavour: Flavour, version: str) -> frozenset[CacheWrite]:
-    """Gives the forms that a version takes, `10.3.0.26`; none if it is too old altogether."""
+    """Returns the forms that a version takes, `10.3.0.26`; none if it is too old altogether."""
     return frozenset(form for form, since in _SINCE[flavour].items() if _number(version) >= since)
 
 

@@ -1,4 +1,4 @@
-"""Tells what TensorRT made of a graph: its layers as parsed, its kernels as compiled.
+"""Returns what TensorRT made of a graph: its layers as parsed, its kernels as compiled.
 
 An `EngineInspector` reads a loaded engine, and loading needs the GPU that the engine is for. The
 builder's log needs none: with detailed profiling verbosity TensorRT-RTX lists there every layer of

@@ -28,7 +28,7 @@ class _Graph:
     outputs: tuple[str, ...]
 
     def sources(self, tensors: list[str]) -> set[str]:
-        """Gives every tensor that these tensors depend on, themselves included."""
+        """Returns every tensor that these tensors depend on, themselves included."""
         seen: set[str] = set()
         pending = list(tensors)
         while pending:

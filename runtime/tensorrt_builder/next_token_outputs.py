@@ -103,7 +103,7 @@ class _Layers:
         self._network.mark_output(tensor)
 
     def constant(self, value: int) -> Any:
-        """Gives (1,) int64, which broadcasts over the batch."""
+        """Returns (1,) int64, which broadcasts over the batch."""
         array = np.array([value], np.int64)
         self.kept.append(array)
         weights = self._vendor.module.Weights(array)
@@ -128,7 +128,7 @@ class _Layers:
         return self._network.add_reduce(tensor, operation, _VOCABULARY_AXIS, False).get_output(0)
 
     def largest(self, tensor: Any) -> tuple[Any, Any]:
-        """Gives the largest value of each row and its index, (batch, 1) each."""
+        """Returns the largest value of each row and its index, (batch, 1) each."""
         operation = self._vendor.member("TopKOperation", "MAX")
         layer = self._network.add_topk(tensor, operation, 1, _VOCABULARY_AXIS)
         return layer.get_output(0), layer.get_output(1)

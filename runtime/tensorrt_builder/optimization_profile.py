@@ -16,7 +16,7 @@ Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 
 
 def narrowed(bundle: Bundle, ranges: Iterable[str]) -> Bundle:
-    """Gives the bundle with other ranges of its dimensions, `batch=1:4:8` (min:typical:max).
+    """Returns the bundle with other ranges of its dimensions, `batch=1:4:8` (min:typical:max).
 
     `batch=1` is short for `batch=1:1:1`: the engine then serves that size alone. Only the opened
     bundle changes, never its files. Dimensions that are not named stay.
@@ -57,7 +57,7 @@ def _range(text: str) -> tuple[str, DimRange]:
 
 
 def graph_profile(bundle: Bundle, spec: GraphSpec, graph: str) -> Profile:
-    """Gives the shapes that a graph's engine must serve; `graph` names it in messages.
+    """Returns the shapes that a graph's engine must serve; `graph` names it in messages.
 
     Raises:
         BuildError: the manifest has no range for one of the graph's dimensions.

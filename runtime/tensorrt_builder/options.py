@@ -30,7 +30,7 @@ class BuildOptions(msgspec.Struct, frozen=True):
     timeout_s: float = TIMEOUT_S
 
     def shaping(self) -> dict[str, object]:
-        """Gives what an engine depends on, for its key."""
+        """Returns what an engine depends on, for its key."""
         options = msgspec.to_builtins(self)
         assert isinstance(options, dict)
         del options["timeout_s"]

@@ -21,7 +21,7 @@ from hybrid_deploy.target import Flavour
 def timing_cache_file(
     folder: Path, flavour: Flavour, version: str, gpu: LocalGpu | None
 ) -> Path | None:
-    """Gives the file in the folder of engines; None where a timing cache would do nothing."""
+    """Returns the file in the folder of engines; None where a timing cache would do nothing."""
     if flavour is Flavour.RTX or gpu is None:
         return None
     gpu_name = re.sub(r"\W+", "-", gpu.name).strip("-")
@@ -29,7 +29,7 @@ def timing_cache_file(
 
 
 def attach(config: Any, file: Path) -> object:
-    """Gives an `IBuilderConfig` the times in a file; without a usable one it starts with none.
+    """Returns an `IBuilderConfig` the times in a file; without a usable one it starts with none.
 
     Returns:
         What must live until the engine is built.

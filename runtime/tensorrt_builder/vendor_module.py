@@ -49,7 +49,7 @@ class TensorRT:
     log: MessageLog
 
     def member(self, enum: str, name: str) -> Any:
-        """Gives an enum member by name.
+        """Returns an enum member by name.
 
         Raises:
             BuildError: this version of TensorRT has no such member.
@@ -137,5 +137,5 @@ def one_line(message: str) -> str:
 
 
 def last_error(log: MessageLog) -> str:
-    """Gives TensorRT's last error as one line."""
+    """Returns TensorRT's last error as one line."""
     return one_line(log.errors[-1]) if log.errors else _NO_REASON

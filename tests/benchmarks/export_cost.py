@@ -54,7 +54,7 @@ class Reader(nn.Module):
 
 
 def peak_mb() -> float:
-    """Gives the most memory that this process has held."""
+    """Returns the most memory that this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KB_PER_MB
 
 

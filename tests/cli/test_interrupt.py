@@ -64,7 +64,7 @@ def test_profile(tiny_path: Path, page: Path) -> None:
 
 
 def in_folder(folder: Path) -> list[int]:
-    """Gives the processes that work in a folder or below it, also once it is deleted."""
+    """Returns the processes that work in a folder or below it, also once it is deleted."""
     found = []
     for link in Path("/proc").glob("[0-9]*/cwd"):
         with contextlib.suppress(OSError):

@@ -153,7 +153,7 @@ class FakeDevice:
         return FakeEvent(self)
 
     def at(self, address: int, nbytes: int) -> NDArray[np.uint8]:
-        """Gives the bytes at an address, all of them within one allocation."""
+        """Returns the bytes at an address, all of them within one allocation."""
         for start, array in self.memory.items():
             if start <= address and address + nbytes <= start + array.nbytes:
                 return array[address - start : address - start + nbytes]

@@ -19,7 +19,7 @@ Edit = Callable[[str, NDArray[Any]], None]
 
 
 def edited(bundle: Bundle, edit: Edit) -> Bundle:
-    """Gives the bundle with other weights in its float variant, on disk too."""
+    """Returns the bundle with other weights in its float variant, on disk too."""
     graphs = load_graphs(bundle, "fp32")
     for model in graphs.values():
         for value in model.graph.initializers.values():
@@ -37,7 +37,7 @@ def edited(bundle: Bundle, edit: Edit) -> Bundle:
 
 
 def with_sore_head(bundle: Bundle) -> Bundle:
-    """Gives a bundle that loses its head with 8 bits, and nothing in float.
+    """Returns a bundle that loses its head with 8 bits, and nothing in float.
 
     One row of the head's weight dwarfs the others, which are zero beside it once they share a
     scale. Its activation is zero, so that it counts for nothing.
@@ -53,7 +53,7 @@ def with_sore_head(bundle: Bundle) -> Bundle:
 
 
 def lively(bundle: Bundle) -> Bundle:
-    """Gives a bundle that reads various tokens: no biases, and larger matrices."""
+    """Returns a bundle that reads various tokens: no biases, and larger matrices."""
 
     def edit(name: str, array: NDArray[Any]) -> None:
         if name.endswith("bias"):
@@ -65,7 +65,7 @@ def lively(bundle: Bundle) -> Bundle:
 
 
 def with_close_logits(bundle: Bundle) -> Bundle:
-    """Gives a bundle whose logits are so large that float16 cannot tell them apart."""
+    """Returns a bundle whose logits are so large that float16 cannot tell them apart."""
 
     def edit(name: str, array: NDArray[Any]) -> None:
         if name == "head.bias":

@@ -20,7 +20,7 @@ from hybrid_deploy.runtime.backends.gpu.device import (
 
 
 def at(address: int, nbytes: int) -> NDArray[np.uint8]:
-    """Gives the bytes at an address."""
+    """Returns the bytes at an address."""
     return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
 
 

@@ -19,13 +19,13 @@ def scales_of(
     channels: Mapping[str, Channels] | None = None,
     role: GraphRole = GraphRole.ENCODER,
 ) -> Scales:
-    """Gives scales of one graph."""
+    """Returns scales of one graph."""
     numbers = {name: ChannelNumbers.of(seen) for name, seen in (channels or {}).items()}
     return Scales(_NOBODY, {role.value: dict(ranges)}, {role.value: numbers})
 
 
 def together(parts: Iterable[Scales]) -> Scales:
-    """Gives the scales of several graphs as one."""
+    """Returns the scales of several graphs as one."""
     every = list(parts)
     ranges = {role: of for part in every for role, of in part.ranges.items()}
     channels = {role: of for part in every for role, of in part.channels.items()}

@@ -12,7 +12,7 @@ from hybrid_deploy.onnx_graphs.files import load_graphs, save_graphs
 
 
 def with_perturbed(bundle: Bundle, amount: float, name: str = "perturbed") -> Bundle:
-    """Gives the bundle with one more variant; the manifest on disk does not know of it.
+    """Returns the bundle with one more variant; the manifest on disk does not know of it.
 
     Args:
         bundle: its folder gets the files.

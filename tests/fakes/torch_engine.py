@@ -55,7 +55,7 @@ class _Memory:
 
 
 def tensor_at(where: str, address: int, shape: tuple[int, ...], dtype: str) -> Tensor:
-    """Gives a tensor over memory that something else owns."""
+    """Returns a tensor over memory that something else owns."""
     if where == "cuda":
         return torch.as_tensor(_Memory(address, shape, dtype), device="cuda")
     size = torch.Size(shape).numel() * _DTYPES[dtype].itemsize
@@ -156,7 +156,7 @@ class TorchContext:
         self._choose(chosen, position + last)
 
     def _caches(self) -> tuple[Tensor, Tensor]:
-        """Gives the caches to write into; where they are not in place, copies the old ones."""
+        """Returns the caches to write into; where they are not in place, copies the old ones."""
         written = self._tensor(next_cache(KEY)), self._tensor(next_cache(VALUE))
         if not self._engine.aliases:
             for target, name in zip(written, (KEY, VALUE), strict=True):

@@ -70,7 +70,7 @@ def compare(
 
 
 def columns_for(labels: Sequence[LabelledFile]) -> tuple[Column, ...]:
-    """Gives the columns of a report; word errors where a label has several words."""
+    """Returns the columns of a report; word errors where a label has several words."""
     if not any(len(label.text.split()) > 1 for label in labels):
         return COLUMNS
     place = next(i for i, column in enumerate(COLUMNS) if column.key == "exact_percent")
@@ -84,7 +84,7 @@ def compare_rows(
     threads: int | None,
     advance: Callable[[int], None],
 ) -> list[dict[str, object]]:
-    """Gives one record for each pair of variant and backend; an error is a record too."""
+    """Returns one record for each pair of variant and backend; an error is a record too."""
     rows: list[dict[str, object]] = []
     for variant, backend in pairs:
         row: dict[str, object] = {"variant": variant, "backend": backend}

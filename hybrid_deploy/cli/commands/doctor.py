@@ -47,7 +47,7 @@ def doctor(output_format: Format) -> None:
 
 
 def _report(checks: list[Check], output_format: Format) -> str:
-    """Gives the records; the remedies are a table of their own where people read them."""
+    """Returns the records; the remedies are a table of their own where people read them."""
     rows: list[dict[str, object]] = [
         {
             "check": check.name,

@@ -77,7 +77,7 @@ def inspect(bundle: Path, output_format: str) -> None:
 
 
 def cache_bytes(step: GraphSpec, prefill: GraphSpec | None = None) -> int:
-    """Gives the size of the caches of one sequence, without a memory that step alone passes on."""
+    """Returns the size of one sequence's caches, without a memory that step alone passes on."""
     returned = {tensor.name for tensor in step.outputs if is_next_cache(tensor.name)}
     if prefill is not None:
         returned &= {tensor.name for tensor in prefill.outputs}
@@ -86,7 +86,7 @@ def cache_bytes(step: GraphSpec, prefill: GraphSpec | None = None) -> int:
 
 
 def _row_bytes(tensor: TensorSpec) -> int:
-    """Gives the size of one sequence's part of a cache, whose first dimension is the batch."""
+    """Returns the size of one sequence's part of a cache, whose first dimension is the batch."""
     sizes = [size for size in tensor.shape[1:] if isinstance(size, int)]
     return math.prod(sizes) * _ITEM_BYTES[tensor.dtype]
 

@@ -70,7 +70,7 @@ def profile(
 
 
 def records(measured: Profile) -> list[dict[str, object]]:
-    """Gives a profile as records, one per stage."""
+    """Returns a profile as records, one per stage."""
     return [
         {"stage": s.stage, "count": s.count, "p50_ms": s.p50_ms, "p90_ms": s.p90_ms}
         for s in measured.stages

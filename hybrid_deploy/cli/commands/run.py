@@ -120,7 +120,7 @@ class _Reading:
     place: tuple[float, float] | None = None
 
     def lines(self, n_best: int) -> list[str]:
-        """Gives the text; of several beams, each with what it is ranked by."""
+        """Returns the text; of several beams, each with what it is ranked by."""
         assert self.result is not None
         if n_best == 1:
             return [_words(self.result)]
@@ -128,7 +128,7 @@ class _Reading:
         return [f"{each.sequence_score:.4f}\t{_words(each)}" for each in ranked]
 
     def record(self) -> dict[str, object]:
-        """Gives everything."""
+        """Returns everything."""
         record: dict[str, object] = {"file": None if self.file is None else str(self.file)}
         if self.place is not None:
             record |= {"begin_s": self.place[0], "end_s": self.place[1]}

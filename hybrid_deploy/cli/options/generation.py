@@ -33,7 +33,7 @@ _RENAMED = {"max_tokens": "max_new_tokens", "pattern": "allowed"}
 
 
 def generation_options(command: Command) -> Command:
-    """Gives a command the options; they arrive together, for `options_of`."""
+    """Returns a command the options; they arrive together, for `options_of`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -67,7 +67,7 @@ class ModelOptions:
         ]
 
     def axes(self) -> dict[str, dict[int, tuple[int, int]]]:
-        """Gives the smallest and largest size of each varying axis, by input.
+        """Returns the smallest and largest size of each varying axis, by input.
 
         Raises:
             UsageError: a --dynamic is not of the form INPUT:AXIS=MIN..MAX.
@@ -84,7 +84,7 @@ class ModelOptions:
         return axes
 
     def image_input(self, name: str, mode: str, size: tuple[int, int]) -> ImageInput:
-        """Gives how pictures become the input `name`.
+        """Returns how pictures become the input `name`.
 
         Args:
             name: of the encoder's input.

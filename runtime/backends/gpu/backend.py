@@ -73,7 +73,7 @@ class DeviceBackend:
         return DeviceDecoding(self._device, self._graphs, workspace, loop)
 
     def close(self) -> None:
-        """Gives the memory of the device back; decodings are over."""
+        """Returns the memory of the device back; decodings are over."""
         self._drop_all()
         self._graphs.close()
 

@@ -18,7 +18,7 @@ class DeviceBuffers:
         self.nbytes = 0
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Gives memory of the device, filled with zeros once the stream gets there.
+        """Returns memory of the device, filled with zeros once the stream gets there.
 
         Zeros, because 0 x NaN is NaN: what a mask hides must still be a number.
         """
@@ -29,12 +29,12 @@ class DeviceBuffers:
         return buffer
 
     def allocate_host(self, nbytes: int) -> HostBuffer:
-        """Gives page-locked memory of the host."""
+        """Returns page-locked memory of the host."""
         buffer = self._device.allocate_host(nbytes)
         self._owned.append(buffer)
         return buffer
 
     def close(self) -> None:
-        """Gives all of it back; the stream must have been synchronized."""
+        """Returns all of it back; the stream must have been synchronized."""
         while self._owned:
             self._device.free(self._owned.pop())

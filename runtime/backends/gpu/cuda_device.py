@@ -51,7 +51,7 @@ class CudaBuffer:
         self.nbytes = int(memory.size)
 
     def part(self, start: int, nbytes: int) -> CudaBuffer:
-        """Gives a view of some bytes; it does not keep the memory alive."""
+        """Returns a view of some bytes; it does not keep the memory alive."""
         assert start >= 0 and start + nbytes <= self.nbytes
         return CudaBuffer(core.Buffer.from_handle(self.address + start, nbytes))
 
@@ -83,13 +83,13 @@ class CudaHostBuffer:
         np.copyto(target, array)
 
     def view(self, dtype: np.dtype[Any], shape: tuple[int, ...], start: int = 0) -> NDArray[Any]:
-        """Gives its bytes from `start` on as an array; no copy to it may be under way."""
+        """Returns its bytes from `start` on as an array; no copy to it may be under way."""
         size = int(np.prod(shape)) * dtype.itemsize
         array: NDArray[Any] = self._bytes[start : start + size].view(dtype).reshape(shape)
         return array
 
     def beginning(self, nbytes: int) -> core.Buffer:
-        """Gives its first bytes as cuda.core sees them, which copies between equal sizes only."""
+        """Returns its first bytes as cuda.core sees them, which copies between equal sizes only."""
         if nbytes == self.nbytes:
             return self.memory
         return core.Buffer.from_handle(int(self.memory.handle), nbytes)
@@ -152,7 +152,7 @@ class CudaDevice:
             self._device.set_current()
 
     def allocate(self, nbytes: int) -> CudaBuffer:
-        """Gives memory of the GPU."""
+        """Returns memory of the GPU."""
         with _failures():
             buffer = CudaBuffer(self._device.allocate(nbytes, stream=self._stream))
         if buffer.address % ALIGNMENT:
@@ -160,12 +160,12 @@ class CudaDevice:
         return buffer
 
     def allocate_host(self, nbytes: int) -> CudaHostBuffer:
-        """Gives page-locked memory of the host."""
+        """Returns page-locked memory of the host."""
         with _failures():
             return CudaHostBuffer(self._pinned.allocate(nbytes))
 
     def free(self, buffer: Buffer | HostBuffer) -> None:
-        """Gives memory of the GPU back; the host's goes with the last array that views it.
+        """Returns memory of the GPU back; the host's goes with the last array that views it.
 
         On a GPU that has failed there is nothing left to give.
         """
@@ -223,7 +223,7 @@ class CudaDevice:
             raise CaptureError(" ".join(str(error).split())) from error
 
     def elapsed_ms(self, work: Callable[[], None]) -> float:
-        """Gives how long the GPU takes for what `work` asks for."""
+        """Returns how long the GPU takes for what `work` asks for."""
         options = core.EventOptions(timing_enabled=True)
         with _failures():
             before = self._stream.record(options=options)

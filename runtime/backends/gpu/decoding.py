@@ -74,7 +74,7 @@ class DeviceDecoding:
             self._workspace.caches.reorder(rows)
 
     def select(self, rows: IntArray) -> DeviceDecoding:
-        """Gives the decoding of all sequences in their order: of no others, memory stays.
+        """Returns the decoding of all sequences in their order: of no others, memory stays.
 
         Raises:
             UsageError: `rows` leaves one out, doubles one or changes their order.
@@ -87,7 +87,7 @@ class DeviceDecoding:
         return self
 
     def expand_beams(self, count: int) -> DeviceDecoding:
-        """Gives the decoding of one beam for each sequence: of no more, memory stays.
+        """Returns the decoding of one beam for each sequence: of no more, memory stays.
 
         Raises:
             UsageError: more are wanted.

@@ -34,7 +34,7 @@ class Buffer(Protocol):
         ...
 
     def part(self, start: int, nbytes: int) -> Buffer:
-        """Gives a view of some bytes; it does not keep the memory alive."""
+        """Returns a view of some bytes; it does not keep the memory alive."""
         ...
 
 
@@ -51,7 +51,7 @@ class HostBuffer(Protocol):
         ...
 
     def view(self, dtype: np.dtype[Any], shape: tuple[int, ...], start: int = 0) -> NDArray[Any]:
-        """Gives its bytes from `start` on as an array; no copy to it may be under way."""
+        """Returns its bytes from `start` on as an array; no copy to it may be under way."""
         ...
 
 
@@ -97,15 +97,15 @@ class Device(Protocol):
         ...
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Gives memory, aligned to `ALIGNMENT`; its content is anything."""
+        """Returns memory, aligned to `ALIGNMENT`; its content is anything."""
         ...
 
     def allocate_host(self, nbytes: int) -> HostBuffer:
-        """Gives page-locked memory of the host."""
+        """Returns page-locked memory of the host."""
         ...
 
     def free(self, buffer: Buffer | HostBuffer) -> None:
-        """Gives memory back; the stream must have been synchronized since its last use."""
+        """Returns memory back; the stream must have been synchronized since its last use."""
         ...
 
     def event(self) -> Event:

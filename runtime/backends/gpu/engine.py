@@ -46,7 +46,7 @@ class EngineContext(Protocol):
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Gives the shape of a tensor, once those of all inputs are set."""
+        """Returns the shape of a tensor, once those of all inputs are set."""
         ...
 
     def bind(self, name: str, buffer: Buffer) -> None:
@@ -66,7 +66,7 @@ class EngineContext(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives its memory back; the stream must have been synchronized."""
+        """Returns its memory back; the stream must have been synchronized."""
         ...
 
 

@@ -39,7 +39,7 @@ class EngineSet:
     capacity: int
 
     def close(self) -> None:
-        """Gives the memory of the contexts back."""
+        """Returns the memory of the contexts back."""
         self.encoder_context.close()
         if self.prefill_context is not None:
             self.prefill_context.close()

@@ -64,7 +64,7 @@ class DeviceCaches:
             self._device.zero(cache.sides[0])
 
     def first(self, name: str) -> Buffer:
-        """Gives what the first run of a batch reads."""
+        """Returns what the first run of a batch reads."""
         return self._caches[name].sides[0]
 
     def places(self, side: int) -> Iterator[tuple[str, Buffer]]:

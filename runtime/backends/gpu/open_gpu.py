@@ -9,7 +9,7 @@ from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 
 
 def required_gpu(backend: str) -> LocalGpu:
-    """Gives what the driver says of the GPU.
+    """Returns what the driver says of the GPU.
 
     Raises:
         BackendError: there is none.

@@ -59,7 +59,7 @@ class StepBlockLoop:
         workspace.ring.send(side)
 
     def _graph(self, start: int) -> Graph | None:
-        """Gives the recorded steps that begin with this side of the caches, None without."""
+        """Returns the recorded steps that begin with this side of the caches, None without."""
         if self._reason is None and start not in self._graphs:
             self._reason = self._workspace.capture_obstacle()
             if self._reason is None:

@@ -134,7 +134,7 @@ class Workspace:
                 context.bind(name, self._results[name][1])
 
     def _places(self, engine: Engine, slot: int, side: int) -> _Places:
-        """Gives what a run reads from a slot, what it writes to the next, and the caches."""
+        """Returns what a run reads from a slot, what it writes to the next, and the caches."""
         ring = self.ring
         places = {
             TOKEN: ring.tokens[slot],
@@ -206,7 +206,7 @@ class Workspace:
         }
 
     def close(self) -> None:
-        """Gives everything back; a device that has failed may say so again, and is not asked to."""
+        """Frees every buffer; a device that has failed may fail again, which is ignored."""
         with suppress(BackendError):
             self._device.synchronize()
         if self._step is not None:

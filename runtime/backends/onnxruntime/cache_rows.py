@@ -13,7 +13,7 @@ Number = TypeVar("Number", bound=np.generic)
 
 
 def moved_rows(rows: IntArray) -> IntArray:
-    """Gives the places where another sequence comes; none if all stay."""
+    """Returns the places where another sequence comes; none if all stay."""
     return np.flatnonzero(rows != np.arange(len(rows)))
 
 
@@ -25,7 +25,7 @@ def move_rows(array: NDArray[Number], rows: IntArray) -> None:
 
 
 def inputs_of(rows: IntArray, beams: int) -> tuple[IntArray, int]:
-    """Gives the inputs that chosen sequences have, and how many of them share one.
+    """Returns the inputs that chosen sequences have, and how many of them share one.
 
     Args:
         rows: (n,), the sequences.
@@ -41,7 +41,7 @@ def inputs_of(rows: IntArray, beams: int) -> tuple[IntArray, int]:
 
 
 def filled_part(cache: NDArray[Number], capacity: int, filled: int) -> NDArray[Number]:
-    """Gives a view of what tokens have written.
+    """Returns a view of what tokens have written.
 
     Args:
         cache: (batch, heads, rows, width); rows may begin with the memory, `capacity` are for

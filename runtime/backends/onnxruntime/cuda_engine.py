@@ -102,7 +102,7 @@ class OnnxRuntimeContext:
             self._bindings.clear()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Gives the shape of a tensor; where the inputs do not tell it, by running the graph."""
+        """Returns the shape of a tensor; where the inputs do not tell it, by running the graph."""
         if name in self._shapes:
             return self._shapes[name]
         batch = next(iter(self._shapes.values()))[0]

@@ -126,7 +126,7 @@ class OnnxRuntimeDecoding:
         return self._true(self.step_approximate(token, position))
 
     def exact_logits(self, row: int, tokens: IntArray) -> FloatArray:
-        """Gives the true logits of some tokens after the newest step, (n,)."""
+        """Returns the true logits of some tokens after the newest step, (n,)."""
         if not self._is_rough:
             known: FloatArray = self._logits[row, tokens]
             return known
@@ -183,7 +183,7 @@ class OnnxRuntimeDecoding:
             move_rows(buffers[self._turn], rows)
 
     def select(self, rows: IntArray) -> OnnxRuntimeDecoding:
-        """Gives the decoding of chosen sequences."""
+        """Returns the decoding of chosen sequences."""
         fixed = self._graphs.fixed_batch
         if fixed not in (None, len(rows)):
             raise UsageError(
@@ -194,7 +194,7 @@ class OnnxRuntimeDecoding:
         return self._with(rows, inputs, None if self._beams is None else beams)
 
     def expand_beams(self, count: int) -> OnnxRuntimeDecoding:
-        """Gives the decoding in which every sequence is `count` beams."""
+        """Returns the decoding in which every sequence is `count` beams."""
         rows = np.repeat(np.arange(self.batch), count)
         if self._graphs.fixed_batch is not None or self._graphs.beam_session is None:
             return self if count == 1 else self.select(rows)
@@ -202,7 +202,7 @@ class OnnxRuntimeDecoding:
         return self._with(rows, np.arange(self.batch // shared), shared * count)
 
     def _with(self, rows: IntArray, inputs: IntArray, beams: int | None) -> OnnxRuntimeDecoding:
-        """Gives the decoding of chosen sequences of chosen inputs; what stays is not copied."""
+        """Returns the decoding of chosen sequences of chosen inputs; what stays is not copied."""
         capacity, filled = self._graphs.capacity, self._tokens_held()
         encoded = dict(self._memory)
         if not np.array_equal(inputs, np.arange(self.batch // (self._beams or 1))):
@@ -226,7 +226,7 @@ class OnnxRuntimeDecoding:
         return [s.name for s in outputs if s.name in self._memory and s.shape[0] in batch]
 
     def _tokens_held(self) -> int:
-        """Tells how many positions of the caches were written."""
+        """Returns how many positions of the caches were written."""
         return max(self._filled, int(self._position.max()) + 1)
 
     def _keep(self, rows: IntArray) -> None:
@@ -263,7 +263,7 @@ def _ort_value(array: NDArray[Any]) -> ort.OrtValue:
 
 
 def _cells(value: ort.OrtValue) -> NDArray[Any]:
-    """Gives a tensor's own numbers, not a copy of them; older versions copy in `numpy()`."""
+    """Returns a tensor's own numbers, not a copy of them; older versions copy in `numpy()`."""
     array: NDArray[Any] = value.numpy()
     if array.ctypes.data == value.data_ptr() or not array.size:
         return array
@@ -277,5 +277,5 @@ def _zeros(spec: TensorSpec, batch: int) -> ort.OrtValue:
 
 
 def _sizes(spec: TensorSpec, batch: int) -> Sequence[int]:
-    """Gives concrete sizes; the one symbolic dimension of a cache or of the logits is the batch."""
+    """Returns concrete sizes; the one symbolic dimension of caches and logits is the batch."""
     return [size if isinstance(size, int) else batch for size in spec.shape]

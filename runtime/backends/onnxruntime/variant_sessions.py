@@ -98,7 +98,7 @@ class VariantSessions:
         return self._sessions.get(role)
 
     def _threads(self, role: GraphRole) -> int | None:
-        """Gives the threads of a graph; of a small one they would be in the way of the step's."""
+        """Returns the threads of a graph; of a small one they would be in the way of the step's."""
         return 1 if role is GraphRole.REFINE else self._options.threads
 
     def _session(self, role: GraphRole) -> ort.InferenceSession:
@@ -120,7 +120,7 @@ class VariantSessions:
 
 
 def _serves_both(specs: Mapping[GraphRole, GraphSpec]) -> bool:
-    """Tells whether the step of beam searches is the step, but for whose memory is whose."""
+    """Returns whether the step of beam searches is the step, but for whose memory is whose."""
     step, beams = specs[GraphRole.STEP], specs.get(GraphRole.BEAM_STEP)
     return beams is not None and _names(step) == _names(beams)
 

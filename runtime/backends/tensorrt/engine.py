@@ -157,7 +157,7 @@ class TensorRTContext:
             )
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Gives the shape of a tensor, once those of all inputs are set."""
+        """Returns the shape of a tensor, once those of all inputs are set."""
         shape = tuple(self._context.get_tensor_shape(name))
         if any(size < 0 for size in shape):
             raise self._failure(f"does not know the shape of {name} before it runs")
@@ -182,7 +182,7 @@ class TensorRTContext:
         return None if ask is None or ask(self._stream) else _NOT_CAPTURABLE
 
     def close(self) -> None:
-        """Gives its memory back."""
+        """Returns its memory back."""
         self._context = None
 
     def _failure(self, what: str) -> BackendError:

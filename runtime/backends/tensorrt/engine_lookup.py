@@ -27,7 +27,7 @@ def find_engine(
     vendor: TensorRT,
     gpu: LocalGpu,
 ) -> Path:
-    """Gives the plan of a graph: the one built for this very GPU, of several the last used.
+    """Returns the plan of a graph: the one built for this very GPU, of several the last used.
 
     That a build found an engine is a use, so the last build counts. Any profile and workspace will
     do. Read it with `engine_cache.read_plan`, which checks it.

@@ -114,14 +114,14 @@ def measure(
 
 
 def without_beam_step(bundle: Bundle, variant: str) -> Bundle:
-    """Gives a bundle as it would be without the graph whose beams share memory."""
+    """Returns a bundle as it would be without the graph whose beams share memory."""
     plain = msgspec.structs.replace(bundle.variant(variant), beam_step=None)
     variants = bundle.manifest.variants | {variant: plain}
     return Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, variants=variants))
 
 
 def _status_mb(name: str) -> float:
-    """Gives a line of what Linux says about this process's memory."""
+    """Returns a line of what Linux says about this process's memory."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     found = re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
     assert found is not None, "Linux says so"

@@ -22,7 +22,7 @@ class ChildError(Exception):
 
 
 def environment_of(job: Job) -> dict[str, str]:
-    """Gives the environment variables of a contender's process."""
+    """Returns the environment variables of a contender's process."""
     fixed = {
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
@@ -33,7 +33,7 @@ def environment_of(job: Job) -> dict[str, str]:
 
 
 def command_of(python: Path, verb: str, module: str, job: Job) -> list[str]:
-    """Gives the command line of a contender's process."""
+    """Returns the command line of a contender's process."""
     return [str(python), "-m", "tests.benchmarks.cpu.worker", verb, module, job.to_json()]
 
 
@@ -68,7 +68,7 @@ class Child:
             )  # fmt: skip
 
     def answer(self, timeout_s: float) -> Mapping[str, Any]:
-        """Gives the next answer.
+        """Returns the next answer.
 
         Raises:
             ChildError: there is none in time, or it is an error.
@@ -125,7 +125,7 @@ class Child:
 
 
 def _last_words(log: Path, code: int) -> str:
-    """Gives the line of the log that says what went wrong."""
+    """Returns the line of the log that says what went wrong."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     said = [line for line in lines if line and not line[0].isspace()]
     return f"ended with status {code}: {said[-1] if said else 'it gave no reason'}"

@@ -70,7 +70,7 @@ class Job:
         return self.folder / f"{name}-{self.form}"
 
     def to_json(self) -> str:
-        """Gives the job as a line of text."""
+        """Returns the job as a line of text."""
         return json.dumps(asdict(self))
 
     @staticmethod

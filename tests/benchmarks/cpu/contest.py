@@ -53,11 +53,11 @@ class Setting:
     rivals: Path | None
 
     def job(self, entry: Entry) -> Job:
-        """Gives an entry's work."""
+        """Returns an entry's work."""
         return Job(self.workload, entry.form, self.threads, str(self.work))
 
     def log(self, entry: Entry, verb: str) -> Path:
-        """Gives the file of what an entry's process says."""
+        """Returns the file of what an entry's process says."""
         name = f"{self.workload}-{entry.module}-{entry.form}-{self.threads}-{verb}.log"
         return self.work / "logs" / name
 
@@ -115,7 +115,7 @@ class Contest:
         return [each for each in self.outcomes if not each.failure]
 
     def floor(self, outcome: Outcome) -> Floor | None:
-        """Gives the least times of one of ours; None if its costs are not known."""
+        """Returns the least times of one of ours; None if its costs are not known."""
         task = WORKLOADS[self.setting.workload]
         return floor_of(outcome.costs, task, self.setting.kind, self.rates)
 

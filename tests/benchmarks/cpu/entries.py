@@ -47,7 +47,7 @@ class Entry:
         return self.module not in _AS_TRAINED
 
     def python(self, rivals: Path | None) -> Path | None:
-        """Gives the interpreter; None where the environment is missing."""
+        """Returns the interpreter; None where the environment is missing."""
         if self.environment is None:
             return Path(sys.executable)
         path = None if rivals is None else rivals / self.environment / "bin" / "python"
@@ -106,7 +106,7 @@ _RIVALS = (
 
 
 def entries_of(workload: str, kind: str) -> list[Entry]:
-    """Gives ours and then the rivals of a class; nobody where ours has no rival."""
+    """Returns ours and then the rivals of a class; nobody where ours has no rival."""
     rivals = [
         Entry(rival.name, rival.module, rival.forms[kind], rival.environment, rival.note)
         for rival in _RIVALS

@@ -48,16 +48,16 @@ class Rates:
         self.multiply_8_bits = max(self.multiply_8_bits, other.multiply_8_bits)
 
     def read_ms(self, count: float) -> float:
-        """Gives the time to read so many bytes once, at the best rate of buffers that hold them."""
+        """Returns the time to read so many bytes once, at the best rate of such buffers."""
         large = [rate for size, rate in self.read.items() if size >= count]
         return count / max(large or [self.read[max(self.read)]]) * 1e3
 
     def encoder_ms(self, flops: int, kind: str) -> float:
-        """Gives the time of an encoder's products, all of them in the class's own numbers."""
+        """Returns the time of an encoder's products, all of them in the class's own numbers."""
         return flops / (self.multiply if kind == FLOAT else self.multiply_8_bits) * 1e3
 
     def to_json(self) -> str:
-        """Gives the rates as a line of text."""
+        """Returns the rates as a line of text."""
         return json.dumps([list(self.read.items()), self.multiply, self.multiply_8_bits])
 
     @staticmethod
@@ -68,7 +68,7 @@ class Rates:
 
 
 def step_bytes(cost: GraphCost, task: Workload) -> float:
-    """Gives what a step reads on average: weights, inputs, and the caches as far as filled."""
+    """Returns what a step reads on average: weights, inputs, and the caches as far as filled."""
     filled = len(task.prompt) + task.tokens / 2
     return cost.weight_bytes + cost.input_bytes + cost.cache_bytes * filled / task.length
 
@@ -104,7 +104,7 @@ def _read_rate(size: int) -> float:
 
 
 def _product_of_8_bits(threads: int) -> Callable[[], object]:
-    """Gives a product of unsigned with signed bytes, which ONNX Runtime does fastest."""
+    """Returns a product of unsigned with signed bytes, which ONNX Runtime does fastest."""
     import numpy as np
     import onnx
     import onnxruntime as ort
@@ -126,7 +126,7 @@ def _product_of_8_bits(threads: int) -> Callable[[], object]:
 
 
 def _shortest(work: Callable[[], object]) -> float:
-    """Gives the seconds of the fastest of many tries, after one to warm up."""
+    """Returns the seconds of the fastest of many tries, after one to warm up."""
     work()
     seconds: list[float] = []
     while len(seconds) < _TRIES or sum(seconds) < _SECONDS:
@@ -154,7 +154,7 @@ class Floor:
 def floor_of(
     costs: Mapping[str, GraphCost | None], task: Workload, kind: str, rates: Rates
 ) -> Floor | None:
-    """Gives the floor of a variant by what its `encoder` and `step` cost; None if not known."""
+    """Returns the floor of a variant by what its `encoder` and `step` cost; None if not known."""
     encoder, step = costs.get("encoder"), costs.get("step")
     if encoder is None or step is None:
         return None

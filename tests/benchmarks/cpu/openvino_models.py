@@ -16,7 +16,7 @@ _BLOCK = 128
 
 
 def properties(threads: int) -> dict[str, object]:
-    """Gives what a model is compiled with: least latency on so many threads."""
+    """Returns what a model is compiled with: least latency on so many threads."""
     return {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,

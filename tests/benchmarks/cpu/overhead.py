@@ -46,7 +46,7 @@ class Overhead:
     warm_us: float
 
     def to_json(self) -> str:
-        """Gives the numbers as a line of text."""
+        """Returns the numbers as a line of text."""
         return json.dumps(asdict(self))
 
     @staticmethod
@@ -80,7 +80,7 @@ def overhead_of(calls: Sequence[Call], warm: Sequence[Call]) -> Overhead:
 
 
 def _medians(calls: Sequence[Call]) -> tuple[float, float, float]:
-    """Gives the microseconds in the step graph, in the loop and in the refine graph."""
+    """Returns the microseconds in the step graph, in the loop and in the refine graph."""
     starts = [index for index, call in enumerate(calls) if call.graph is GraphRole.STEP]
     steps, loops, refines = [], [], []
     for here, after in itertools.pairwise(starts):
@@ -167,7 +167,7 @@ def measure(job: Job) -> Overhead:
 
 
 def _calls(backend: _TimedBackend, session: Session, inputs: Inputs, count: int) -> Sequence[Call]:
-    """Gives the calls of a few generations, but for those of one that warms up."""
+    """Returns the calls of a few generations, but for those of one that warms up."""
     generate(session, inputs, count)
     backend.calls.clear()
     for _ in range(_TIMES):

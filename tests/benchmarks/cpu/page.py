@@ -35,7 +35,7 @@ graph; `warm` is the same loop over graphs that do nothing and leave the CPU's c
 
 
 def page(contests: Sequence[Contest], rates: Mapping[int, Rates], arguments: Sequence[str]) -> str:
-    """Gives the report as Markdown.
+    """Returns the report as Markdown.
 
     Args:
         contests: the classes that were run.
@@ -60,7 +60,7 @@ def page(contests: Sequence[Contest], rates: Mapping[int, Rates], arguments: Seq
 
 
 def command(arguments: Sequence[str]) -> str:
-    """Gives the command line, without where this machine keeps its files."""
+    """Returns the command line, without where this machine keeps its files."""
     words, hidden = [], False
     for argument in arguments:
         name, equals, _ = argument.partition("=")
@@ -78,7 +78,7 @@ def _names(contests: Sequence[Contest]) -> list[str]:
 
 
 def _versions(contests: Sequence[Contest]) -> Iterator[str]:
-    """Gives each package once for each of its versions; they differ between environments."""
+    """Returns each package once for each of its versions; they differ between environments."""
     seen: set[tuple[str, str]] = set()
     for contest in contests:
         for outcome in contest.outcomes:
@@ -87,7 +87,7 @@ def _versions(contests: Sequence[Contest]) -> Iterator[str]:
 
 
 def _rates_table(rates: Mapping[int, Rates]) -> str:
-    """Gives the best rates of the machine, by threads."""
+    """Returns the best rates of the machine, by threads."""
     sizes = sorted({size for each in rates.values() for size in each.read})
     columns = [
         Column("threads", "threads"),

@@ -67,12 +67,12 @@ class LineReader(nn.Module):
         self.head = nn.Linear(width, vocabulary)
 
     def encode(self, image: Tensor) -> Tensor:
-        """Gives the memory (batch, positions, width)."""
+        """Returns the memory (batch, positions, width)."""
         memory: Tensor = self.projection(self.cnn(image).flatten(2).transpose(1, 2))
         return memory
 
     def decode(self, tokens: Tensor, memory: Tensor, causal: bool | None = None) -> Tensor:
-        """Gives the logits of every position; `causal` spares nn.TransformerDecoder a look."""
+        """Returns the logits of every position; `causal` spares nn.TransformerDecoder a look."""
         length = tokens.shape[1]
         rows = self.embedding(tokens) + self.positions(torch.arange(length))
         mask = torch.full((length, length), float("-inf")).triu(1)

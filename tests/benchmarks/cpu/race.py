@@ -100,7 +100,7 @@ def run_rounds(
 
 
 def ratio(race: Race, mine: str, theirs: str) -> Ratio:
-    """Gives how many times as long `theirs` takes as `mine`, round by round."""
+    """Returns how many times as long `theirs` takes as `mine`, round by round."""
     pairs = zip(race.turns[mine], race.turns[theirs], strict=True)
     found = sorted(other.total_ms / own.total_ms for own, other in pairs)
     if len(found) == 1:
@@ -110,7 +110,7 @@ def ratio(race: Race, mine: str, theirs: str) -> Ratio:
 
 
 def fastest(ratios: Mapping[str, Ratio]) -> str | None:
-    """Gives the rival that is hardest to beat; None without rivals."""
+    """Returns the rival that is hardest to beat; None without rivals."""
     return min(ratios, key=lambda name: ratios[name].median, default=None)
 
 

@@ -48,7 +48,7 @@ Record = dict[str, object]
 
 
 def section(contest: Contest) -> str:
-    """Gives everything about one class."""
+    """Returns everything about one class."""
     setting = contest.setting
     rounds = max((len(turns) for turns in contest.race.turns.values()), default=0)
     threads = f"{setting.threads} thread{'s' if setting.threads > 1 else ''}"
@@ -88,13 +88,13 @@ def _times(contest: Contest, outcome: Outcome) -> Record:
 
 
 def _same_tokens(contest: Contest, outcome: Outcome) -> tuple[int, int]:
-    """Gives how many leading tokens are the reference's in every round, and of how many."""
+    """Returns how many leading tokens are the reference's in every round, and of how many."""
     turns, reference = contest.race.turns[outcome.entry.title], contest.reference
     return min(same_tokens(turn.tokens, reference) for turn in turns), len(reference)
 
 
 def _least_next_ms(contest: Contest, outcome: Outcome) -> float:
-    """Gives the least time of a token after the first.
+    """Returns the least time of a token after the first.
 
     It is of the least total and the least first token: the least of the differences would be of a
     round in which the machine was slow for the first token alone.
@@ -105,13 +105,13 @@ def _least_next_ms(contest: Contest, outcome: Outcome) -> float:
 
 
 def _ratios(contest: Contest, outcome: Outcome) -> dict[str, Ratio]:
-    """Gives how many times as long every rival takes."""
+    """Returns how many times as long every rival takes."""
     rivals = [each.entry.title for each in contest.finished if not each.entry.is_ours]
     return {title: ratio(contest.race, outcome.entry.title, title) for title in rivals}
 
 
 def _ratio_table(contest: Contest, ours: list[Outcome]) -> str:
-    """Gives a row for each rival, and a column for each of ours."""
+    """Returns a row for each rival, and a column for each of ours."""
     ratios = {each.entry.title: _ratios(contest, each) for each in ours}
     columns = [Column("who", "how many times as long as ours: median (quartiles) of all rounds")]
     columns += [Column(title, title) for title in ratios]

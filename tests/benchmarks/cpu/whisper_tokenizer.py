@@ -56,7 +56,7 @@ def write_tokenizer(folder: Path) -> dict[str, int]:
 
 
 def _words_and_merges() -> tuple[list[str], list[tuple[str, str]]]:
-    """Gives the 256 letters of byte-level tokenizers and pairs of them, as many as Whisper has."""
+    """Returns the 256 letters of byte-level tokenizers and as many pairs as Whisper has."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(byte) for byte in printable]
     letters += [chr(256 + number) for number in range(256 - len(letters))]

@@ -69,7 +69,7 @@ def _contender(name: str) -> Contender:
 
 
 def _take_stdout() -> IO[str]:
-    """Gives the pipe of the answers; what a library prints goes to the log from now on."""
+    """Returns the pipe of the answers; what a library prints goes to the log from now on."""
     pipe = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return pipe
@@ -106,7 +106,7 @@ def _timed(runner: Runner, count: int) -> tuple[float, Generated]:
 
 
 def _waited_ms() -> float:
-    """Gives how long the threads of this process were ready to run and no core was free."""
+    """Returns how long the threads of this process were ready to run and no core was free."""
     waited_ns = 0
     for task in Path("/proc/self/task").glob("*/schedstat"):
         try:
@@ -117,7 +117,7 @@ def _waited_ms() -> float:
 
 
 def _peak_mb() -> float | None:
-    """Gives the most memory that this process has held; None where Linux does not tell."""
+    """Returns the most memory that this process has held; None where Linux does not tell."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None

@@ -50,14 +50,14 @@ def verdict_rows(
 
 
 def is_unexpected(row: Row) -> bool:
-    """Tells whether TensorRT did what `devices` says that it does not."""
+    """Returns whether TensorRT did what `devices` says that it does not."""
     return not str(row["verdict"]).startswith((BUILDS, REFUSED))
 
 
 def build_graphs(
     bundle: Bundle, variant: str, target: str, cache: EngineCache
 ) -> tuple[list[EngineRecord], dict[GraphRole, str]]:
-    """Gives the engines that were built, and for the others TensorRT's reasons."""
+    """Returns the engines that were built, and for the others TensorRT's reasons."""
     built, refusals = [], {}
     for role in bundle.loop_graphs(variant):
         try:

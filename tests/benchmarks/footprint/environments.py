@@ -64,7 +64,7 @@ def run(*command: str | Path) -> str:
 
 
 def _starts(python: str) -> bool:
-    """Tells whether it is more than a name: version managers leave such."""
+    """Returns whether it is more than a name: version managers leave such."""
     return subprocess.run([python, "--version"], capture_output=True, check=False).returncode == 0
 
 

@@ -112,7 +112,7 @@ def size_rows(found: Mapping[str, Facts], bases: Mapping[str, Facts]) -> list[Re
 
 
 def package_rows(facts: Facts) -> list[Record]:
-    """Gives what each package takes, the largest first."""
+    """Returns what each package takes, the largest first."""
     return [
         {
             "name": each.name,
@@ -126,7 +126,7 @@ def package_rows(facts: Facts) -> list[Record]:
 
 
 def import_rows(found: Mapping[str, Facts]) -> list[Record]:
-    """Gives every import of every environment."""
+    """Returns every import of every environment."""
     return [
         {
             "where": where,
@@ -141,7 +141,7 @@ def import_rows(found: Mapping[str, Facts]) -> list[Record]:
 
 
 def reading_rows(found: Mapping[str, Facts]) -> list[Record]:
-    """Gives every variant in every environment."""
+    """Returns every variant in every environment."""
     return [
         {
             "where": where,
@@ -173,7 +173,7 @@ def failures(found: Mapping[str, Facts]) -> list[str]:
 
 
 def page(title: str, found: Mapping[str, Facts], bases: Mapping[str, Facts]) -> str:
-    """Gives the page as Markdown."""
+    """Returns the page as Markdown."""
     said = failures(found)
     return "\n".join(
         [

@@ -80,7 +80,7 @@ def _row(name: str) -> tuple[dict[str, object], bool]:
 
 
 def _page(table: str) -> str:
-    """Gives the table as a page that says when and how it was made."""
+    """Returns the table as a page that says when and how it was made."""
     versions = f"transformers {transformers.__version__}, onnxruntime {onnxruntime.__version__}"
     return (
         "# Generation beside generate()\n\n"

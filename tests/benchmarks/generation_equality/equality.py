@@ -121,7 +121,7 @@ def generate(
 
 
 def is_blip(model: PreTrainedModel) -> bool:
-    """Tells whether generate() has an end token of its own."""
+    """Returns whether generate() has an end token of its own."""
     return isinstance(model, hf.BlipForConditionalGeneration)
 
 

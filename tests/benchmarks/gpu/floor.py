@@ -30,7 +30,7 @@ class Floor:
     kernel_ms: float | None
 
     def step_ms(self, subject: Subject, batch: int, kernels: int | None) -> float | None:
-        """Gives the larger of both limits for one step."""
+        """Returns the larger of both limits for one step."""
         read = subject.step_bytes(batch)
         if read is None:
             return None

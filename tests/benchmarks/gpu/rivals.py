@@ -66,7 +66,7 @@ def _torch(setting: Setting, prepare: Callable[[Any], Any]) -> Timing:
 
 
 def torch_clock(work: Callable[[], None]) -> float:
-    """Gives the milliseconds between two events around a call."""
+    """Returns the milliseconds between two events around a call."""
     before = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     after = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     before.record()

@@ -48,7 +48,7 @@ class Subject:
     feedforward: int
 
     def inputs(self, batch: int) -> dict[str, NDArray[Any]]:
-        """Gives noise for the encoder; every symbolic size but the batch is the typical one."""
+        """Returns noise for the encoder; every symbolic size but the batch is the typical one."""
         rng = np.random.default_rng(0)
         dims = {n: d.typical for n, d in self.bundle.manifest.dims.items()} | {"batch": batch}
         spec = self.bundle.graph(self.variant, GraphRole.ENCODER)
@@ -76,7 +76,7 @@ class Subject:
         )
 
     def step_bytes(self, batch: int) -> float | None:
-        """Gives what a step must read: weights, caches and memory; None where it is not known."""
+        """Returns what a step must read: weights, caches and memory; None where it is not known."""
         spec = self.bundle.graph(self.variant, GraphRole.STEP)
         if spec.cost is None:
             return None

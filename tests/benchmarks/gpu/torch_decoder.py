@@ -79,7 +79,7 @@ class TorchDecoder(nn.Module):
 def greedy_loop(
     step: Callable[[Tensor, Tensor], Tensor], batch: int, tokens: int, device: str
 ) -> Callable[[], None]:
-    """Gives a loop that feeds the tokens back without waiting, and fetches them at the end."""
+    """Returns a loop that feeds the tokens back without waiting, and fetches them at the end."""
     positions = torch.arange(tokens, device=device)
 
     def generate() -> None:

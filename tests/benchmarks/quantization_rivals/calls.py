@@ -48,11 +48,11 @@ class CallReader:
         return iter(self._calls)
 
     def get_next(self) -> Call | None:
-        """Gives the next call, None after the last."""
+        """Returns the next call, None after the last."""
         return next(self._left, None)
 
     def get_first(self) -> Call:
-        """Gives the first call, which stays to be read."""
+        """Returns the first call, which stays to be read."""
         return self._calls[0]
 
     def rewind(self) -> None:

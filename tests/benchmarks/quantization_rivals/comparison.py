@@ -125,12 +125,12 @@ def compare(setting: Setting) -> list[Row]:
 
 
 def table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> str:
-    """Gives rows as a Markdown table."""
+    """Returns rows as a Markdown table."""
     return render([_cells(row) for row in rows], columns, "md")
 
 
 def versions(python: Path | None) -> dict[str, str]:
-    """Gives the versions of all that was compared."""
+    """Returns the versions of all that was compared."""
     ours = ("onnxruntime", "onnx", "tensorrt-rtx")
     found = {package: importlib.metadata.version(package) for package in ours}
     if python is not None:

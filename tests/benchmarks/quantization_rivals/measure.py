@@ -54,7 +54,7 @@ def accuracy_of(
     results: Sequence[GenerationResult],
     reference: Sequence[GenerationResult],
 ) -> dict[str, object]:
-    """Gives the character error rate, and the share of the tokens that the reference has too."""
+    """Returns the character error rate, and the share of the tokens that the reference has too."""
     texts = [result.text or "" for result in results]
     pairs = [(a.tokens, b.tokens) for a, b in zip(reference, results, strict=True)]
     return {
@@ -66,7 +66,7 @@ def accuracy_of(
 def time_interleaved(
     sessions: Mapping[str, Session], samples: Sequence[Inputs], rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Gives the median times of encoder and step for each session, by name.
+    """Returns the median times of encoder and step for each session, by name.
 
     Every round takes one sample through all the sessions, in an order of its own, so that what
     else the machine does, and what a session leaves in its caches, falls on all of them alike.
@@ -87,7 +87,7 @@ def time_interleaved(
 
 
 def _time_sample(session: Session, sample: Inputs) -> tuple[float, list[float]]:
-    """Gives the times of the encoder and of some steps; each has run once before."""
+    """Returns the times of the encoder and of some steps; each has run once before."""
     session.backend.start(sample)
     began = time.perf_counter()
     decoding = session.backend.start(sample)

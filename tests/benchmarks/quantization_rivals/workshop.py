@@ -48,7 +48,7 @@ class Workshop:
             write_calls(self._calls(role), calls[role])
 
     def quantize(self, attempt: Attempt, role: GraphRole) -> Path:
-        """Gives the graph that an attempt makes of the float one; the float one if it makes none.
+        """Returns the graph that an attempt makes of the float one; the float one if it makes none.
 
         Raises:
             RivalError: the job failed, now or when the same was asked before.
@@ -104,7 +104,7 @@ class Workshop:
 
 
 def _last_line(text: str) -> str:
-    """Gives the line of a traceback that says what went wrong."""
+    """Returns the line of a traceback that says what went wrong."""
     lines = [line for line in text.splitlines() if line and not line.startswith(" ")]
     return lines[-1] if lines else "it gave no reason"
 

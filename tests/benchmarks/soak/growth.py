@@ -32,7 +32,7 @@ class Growth:
 
     @property
     def leaks(self) -> bool:
-        """Tells whether it grew more than by chance."""
+        """Whether it grew more than by chance."""
         return self.descriptors > 0 or self.resident_bytes > LARGEST_GROWTH_BYTES
 
 
@@ -57,7 +57,7 @@ def soak(work: Callable[[int], object], runs: int, warmup: int) -> Growth:
 
 
 def _held() -> tuple[int, int]:
-    """Gives the number of open files, and the resident bytes."""
+    """Returns the number of open files, and the resident bytes."""
     gc.collect()
     pages = int(_STATM.read_text().split()[1])
     return len(list(_FDS.iterdir())), pages * os.sysconf("SC_PAGE_SIZE")

@@ -88,7 +88,7 @@ def graphs(build: Build, **changes: Any) -> Graphs:
 
 
 def encoder_inputs(rng: np.random.Generator, batch: int, length: int, rows: int = 16) -> Arrays:
-    """Gives memories whose channels differ in size by far."""
+    """Returns memories whose channels differ in size by far."""
     channels = 10 ** rng.uniform(-2, 2, rows)
     shape = (batch, length, rows)
     return {n: (rng.normal(size=shape) * channels).astype(np.float32) for n in ("keys", "values")}

@@ -45,7 +45,7 @@ def weight() -> NDArray[np.float32]:
 def quantized(
     build: Build, text: str, block_size: int | None = None, **constants: NDArray[Any]
 ) -> ir.Model:
-    """Gives an encoder as ONNX Runtime's CPU takes it, before anything is fused."""
+    """Returns an encoder as ONNX Runtime's CPU takes it, before anything is fused."""
     model = build(text, constants)
     targets = linears(model.graph)
     points = cpu_points(model.graph, targets)

@@ -75,7 +75,7 @@ def step(build: Build, rng: np.random.Generator, **changes: Any) -> ir.Model:
 
 
 def inputs(model: ir.Model, rng: np.random.Generator, positions: list[int]) -> dict[str, Any]:
-    """Gives a row for every position, and caches full of what a row must not see."""
+    """Returns a row for every position, and caches full of what a row must not see."""
     given: dict[str, Any] = {}
     for value in model.graph.inputs:
         assert value.shape is not None

@@ -71,7 +71,7 @@ def both(
 def project(
     build: Build, table: Floats, rows: Floats, form: str = "MatMul", bias: Floats | None = None
 ) -> tuple[Floats, Floats, Floats, ir.Model]:
-    """Gives rough logits, true logits and the margin of each row, and the refining graph."""
+    """Returns rough logits, true logits and the margin of each row, and the refining graph."""
     graphs = both(build, table, FORMS[form], bias)
     given: dict[str, NDArray[Any]] = {"token": np.zeros(len(rows), np.int64), "x": rows}
     true = run(graphs[GraphRole.STEP], given)[LOGITS]
@@ -87,7 +87,7 @@ def project(
 
 
 def off(rough: Floats, true: Floats, margin: Floats) -> NDArray[np.float64]:
-    """Gives how much of its margin each row's worst logit takes."""
+    """Returns how much of its margin each row's worst logit takes."""
     distance = np.abs(rough.astype(np.float64) - true.astype(np.float64)).max(1)
     return np.asarray(distance / margin)
 
@@ -123,7 +123,7 @@ def test_the_margin_is_a_bound(build: Build, rng: np.random.Generator, width: in
 
 
 def worst_rows(rng: np.random.Generator, words: int, width: int) -> tuple[Floats, Floats]:
-    """Gives a table that 7 bits hold exactly, and rows that lie half a step from what 8 bits hold.
+    """Returns a table that 7 bits hold exactly, and rows half a step from what 8 bits hold.
 
     All roundings go the same way, and all weights are alike, so that they add up: the rough logits
     are as far off as they can be at all.

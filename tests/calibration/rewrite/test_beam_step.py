@@ -42,7 +42,7 @@ def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 def searched(
     bundle: Bundle, variant: str, images: Images
 ) -> list[list[tuple[tuple[int, ...], float | None]]]:
-    """Gives the best three sequences of every input, with their totals."""
+    """Returns the best three sequences of every input, with their totals."""
     backend = OnnxRuntimeBackend(bundle, variant, BackendOptions(threads=1))
     rules = DecodingSettings(
         Limits((4, 9), 0, LENGTH, LENGTH), beams=Beams(BEAMS, BEAMS), scores=True
@@ -99,7 +99,7 @@ def test_the_graph_brings_no_weights_of_its_own(bundle: Bundle, images: Images) 
 
 
 def places(bundle: Bundle, role: GraphRole) -> set[tuple[int | None, int | None]]:
-    """Tells where in the file of weights a graph reads."""
+    """Returns where in the file of weights a graph reads."""
     graph = ir.load(bundle.graph_path("int8-cpu", role)).graph
     tensors = [value.const_value for value in graph.initializers.values()]
     return {(t.offset, t.length) for t in tensors if isinstance(t, ir.ExternalTensor)}

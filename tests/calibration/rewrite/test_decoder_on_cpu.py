@@ -63,7 +63,7 @@ def tokens_of(bundle: Bundle, variant: str, images: Images) -> list[tuple[int, .
 
 
 def widened(images: Images, batch: int) -> Images:
-    """Gives batches of several sequences, each another."""
+    """Returns batches of several sequences, each another."""
     return [
         {"image": np.concatenate([one["image"] * (1 - 0.2 * i) for i in range(batch)])}
         for one in images
@@ -76,7 +76,7 @@ def specs(bundle: Bundle, variant: str, role: GraphRole) -> dict[str, TensorSpec
 
 
 def entry(options: ort.SessionOptions, key: str) -> str:
-    """Gives a setting of a session; nothing where it is not set."""
+    """Returns a setting of a session; nothing where it is not set."""
     try:
         return str(options.get_session_config_entry(key))
     except RuntimeError:

@@ -48,7 +48,7 @@ def convolutions(rng: np.random.Generator) -> Constants:
 
 
 def checked(model: ir.Model) -> onnx.GraphProto:
-    """Gives the graph after ONNX's own checks."""
+    """Returns the graph after ONNX's own checks."""
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     return proto.graph

@@ -94,7 +94,7 @@ def run(model: ir.Model, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
 
 
 def feeds_of(model: ir.Model) -> dict[str, NDArray[Any]]:
-    """Gives tokens of all beams, and memory of all inputs."""
+    """Returns tokens of all beams, and memory of all inputs."""
     rng = np.random.default_rng(0)
     feeds: dict[str, NDArray[Any]] = {"token": rng.integers(0, 7, INPUTS * BEAMS)}
     for value in model.graph.inputs:

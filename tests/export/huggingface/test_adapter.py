@@ -153,7 +153,7 @@ def test_an_own_class_around_a_hugging_face_decoder() -> None:
 
 
 class Deceptive(CnnWithGpt2):
-    """Gives other logits as soon as its modules are others."""
+    """Returns other logits as soon as its modules are others."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -65,7 +65,7 @@ def save_model(folder: Path, kind: str, config: Any, generation: dict[str, Any])
 
 
 def open_session(folder: Path) -> tuple[Session, list[str]]:
-    """Gives a folder as a device would have it, with the model in place of the graphs."""
+    """Returns a folder as a device would have it, with the model in place of the graphs."""
     job, warnings = job_from_folder(folder)
     spec, bundle = job.spec, folder.parent / "bundle"
     bundle.mkdir()

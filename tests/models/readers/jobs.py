@@ -8,10 +8,10 @@ from tests.models.readers.models import load_reader
 
 
 def deep() -> ExportJob:
-    """Gives the residual encoder with six decoder layers."""
+    """Returns the residual encoder with six decoder layers."""
     return line_job(load_reader("deep"), "digits-deep")
 
 
 def hybrid() -> ExportJob:
-    """Gives the Transformer encoder with three decoder layers."""
+    """Returns the Transformer encoder with three decoder layers."""
     return line_job(load_reader("hybrid"), "digits-hybrid")

@@ -64,7 +64,7 @@ def zoo(
 
 
 def page(results: Sequence[Result], opsets: Sequence[int], *, tensorrt: bool) -> str:
-    """Gives the table as a Markdown page that says when, where and how it was made."""
+    """Returns the table as a Markdown page that says when, where and how it was made."""
     versions = ", ".join(f"{name} {v}" for name in _PACKAGES if (v := _version(name)))
     table = render(_records(results, _WIDE), _columns(opsets, tensorrt=tensorrt), "md")
     command = " ".join(["python -m tests.models.zoo", *map(shlex.quote, sys.argv[1:])])
@@ -157,7 +157,7 @@ def _record(result: Result, widest: int) -> dict[str, object]:
 
 
 def _cell(text: str, widest: int) -> str:
-    """Gives text that neither breaks a table nor makes it too wide."""
+    """Returns text that neither breaks a table nor makes it too wide."""
     text = " ".join(text.split())
     text = text if len(text) <= widest else f"{text[: widest - 3]}..."
     return text.replace("|", "\\|")

@@ -60,7 +60,7 @@ class Case:
         return model.eval()
 
     def axes(self) -> dict[str, dict[int, DynamicAxis]]:
-        """Gives the varying axes as the exporter takes them."""
+        """Returns the varying axes as the exporter takes them."""
         typical = self.sizes[0]
         return {
             name: {
@@ -72,12 +72,12 @@ class Case:
 
 
 def random_floats(*shape: int, seed: int = 5) -> Tensor:
-    """Gives seeded standard normal numbers."""
+    """Returns seeded standard normal numbers."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def random_tokens(vocabulary: int, *shape: int, seed: int = 6) -> Tensor:
-    """Gives seeded token ids, none of them 0, which pads."""
+    """Returns seeded token ids, none of them 0, which pads."""
     return torch.randint(1, vocabulary, shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -99,5 +99,5 @@ def _enliven(model: nn.Module, gain: float) -> None:
 def build(
     kind: Callable[..., nn.Module], *args: object, **options: object
 ) -> Callable[[], nn.Module]:
-    """Gives a `make` that calls `kind` with these arguments."""
+    """Returns a `make` that calls `kind` with these arguments."""
     return functools.partial(kind, *args, **options)

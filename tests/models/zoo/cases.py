@@ -28,19 +28,19 @@ FAMILIES = tuple(_MODULES)
 
 
 def family(name: str) -> tuple[Case, ...]:
-    """Gives the cases of one family."""
+    """Returns the cases of one family."""
     module, cases = _MODULES[name].split(":")
     found: tuple[Case, ...] = getattr(importlib.import_module(module), cases)
     return found
 
 
 def all_cases(families: Iterable[str] = FAMILIES) -> tuple[Case, ...]:
-    """Gives the cases of several families, leaving out those whose package is missing."""
+    """Returns the cases of several families, leaving out those whose package is missing."""
     return tuple(case for name in families if _installed(name) for case in family(name))
 
 
 def find(name: str) -> Case:
-    """Gives the case of that name.
+    """Returns the case of that name.
 
     Raises:
         KeyError: there is none; the message lists those there are.

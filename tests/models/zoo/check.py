@@ -76,7 +76,7 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Tells whether everything that was tried is right."""
+        """Whether everything that was tried is right."""
         return self.verdict == "ok"
 
 
@@ -195,7 +195,7 @@ def build_step(bundle: Bundle, cache: Path) -> str:
 
 
 def _older(case: Case, model: nn.Module, out: Path, opset: int) -> str:
-    """Gives the largest difference under an older opset, or what is wrong."""
+    """Returns the largest difference under an older opset, or what is wrong."""
     try:
         compared = compare_bundle(case, model, export(case, model, out, opset), chosen=1)
     except Exception as error:
@@ -227,7 +227,7 @@ def _verdict(result: Result) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Gives an error in one line, with the first cause of it if there are several."""
+    """Returns an error in one line, with the first cause of it if there are several."""
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
     causes = [error]
     while causes[-1].__cause__ is not None and causes[-1].__cause__ not in causes:

@@ -77,7 +77,7 @@ def _measured(batch: int, size: int) -> dict[str, Tensor]:
 
 
 def _true_widths(batch: int, size: int) -> Tensor:
-    """Gives widths in steps of eight: the last row is full, those before it are padded."""
+    """Returns widths in steps of eight: the last row is full, those before it are padded."""
     return torch.tensor([max(8, size - 8 * (batch - 1 - row)) for row in range(batch)])
 
 

@@ -123,7 +123,7 @@ class HandWrittenDecoder(Captioner):
         return logits
 
     def hidden(self, tokens: Tensor, memory: Tensor) -> Tensor:
-        """Gives the rows before the head."""
+        """Returns the rows before the head."""
         x = self.positions(self.embedding(tokens))
         for block in self.blocks:
             x = block(x, memory)

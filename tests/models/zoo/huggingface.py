@@ -269,7 +269,7 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
 
 
 def _padding(batch: int, size: int, unit: int = 1) -> Tensor:
-    """Gives a mask: the last row is full, those before it are padded, each more than the next."""
+    """Returns a mask: the last row is full, those before it are padded, each more than the next."""
     lengths = torch.tensor([max(2, size // unit - 2 * (batch - 1 - row)) for row in range(batch)])
     return (torch.arange(size)[None] < unit * lengths[:, None]).long()
 

@@ -108,7 +108,7 @@ class PaddedMemory(TorchDecoder):
         return logits
 
     def columns(self, image: Tensor) -> Tensor:
-        """Gives one row for every four columns of the image."""
+        """Returns one row for every four columns of the image."""
         columns: Tensor = self.cnn(image).mean(dim=2).transpose(1, 2)
         return columns
 

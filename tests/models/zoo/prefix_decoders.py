@@ -54,7 +54,7 @@ class PrefixDecoder(Captioner):
         return logits
 
     def mask(self, prefix: int, length: int) -> Tensor | None:
-        """Gives which key each row sees; None for the plain causal mask."""
+        """Returns which key each row sees; None for the plain causal mask."""
         if not self.bidirectional:
             return None
         past = torch.ones(length, length, dtype=torch.bool).tril()

@@ -30,11 +30,11 @@ class HybridModel(Protocol):
     """What a model of the zoo has."""
 
     def encode(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Gives the memory."""
+        """Returns the memory."""
         ...
 
     def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Gives the logits of every position."""
+        """Returns the logits of every position."""
         ...
 
 
@@ -65,12 +65,12 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Tells whether all tokens are identical and all logits close."""
+        """Whether all tokens are identical and all logits close."""
         return self.identical == self.tokens > 0 and self.largest_difference <= LARGEST_DIFFERENCE
 
 
 def scenarios(case: Case) -> list[Scenario]:
-    """Gives one sequence alone, three side by side, unequal prompts, and the second size."""
+    """Returns one sequence alone, three side by side, unequal prompts, and the second size."""
     short, long = case.prompts[0], case.prompts[-1]
     first, last = case.sizes[0], case.sizes[-1]
     unequal = (short, long, (short + long) // 2)
@@ -154,20 +154,20 @@ def greedy(
 
 @torch.no_grad()
 def encoded(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """Gives the module's own memory."""
+    """Returns the module's own memory."""
     memory = _hybrid(model).encode(*inputs.values())
     return memory if isinstance(memory, tuple) else (memory,)
 
 
 @torch.no_grad()
 def rerun(model: nn.Module, tokens: Tensor, memory: tuple[Tensor, ...]) -> Tensor:
-    """Gives the module's own logits of every position; the first ones, if it has several heads."""
+    """Returns the module's own logits of every position, those of its first head."""
     logits = _hybrid(model).decode(tokens, *memory)
     return logits[0] if isinstance(logits, tuple) else logits
 
 
 def effect_of_memory(case: Case, model: nn.Module) -> float:
-    """Gives how far the logits differ between two inputs, under the same tokens."""
+    """Returns how far the logits differ between two inputs, under the same tokens."""
     memory = encoded(model, case.inputs(2, case.sizes[0]))
     tokens = random_tokens(VOCABULARY, 1, 12).expand(2, -1)
     logits = rerun(model, tokens, memory)

@@ -50,7 +50,7 @@ class Refusal:
         )
 
     def place(self) -> str:
-        """Gives the expression that a message with file and line of the cause matches."""
+        """Returns the expression that a message with file and line of the cause matches."""
         assert self.line is not None
         lines = Path(__file__).read_text(encoding="utf-8").splitlines()
         numbers = [n for n, text in enumerate(lines, 1) if text.strip() == self.line]
@@ -62,7 +62,7 @@ class Embedded(TorchDecoder):
     """A sound decoder; what is wrong happens in `embedded`, before it."""
 
     def embedded(self, tokens: Tensor) -> Tensor:
-        """Gives the rows that enter the decoder."""
+        """Returns the rows that enter the decoder."""
         rows: Tensor = self.positions(self.embedding(tokens))
         return rows
 

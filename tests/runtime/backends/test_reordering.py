@@ -69,7 +69,7 @@ def feed(decoding: ReorderableDecoding, history: IntArray) -> None:
 
 
 def following(decoding: ReorderableDecoding, rows: IntArray) -> NDArray[np.float32]:
-    """Gives the logits of two more tokens, (rows, 2, vocabulary)."""
+    """Returns the logits of two more tokens, (rows, 2, vocabulary)."""
     steps = []
     for index in (5, 6):
         steps.append(decoding.step(NEXT[rows], np.full(len(rows), index)).copy())

@@ -65,7 +65,7 @@ class Markov:
 
 
 def table_of(seed: int, inputs: int = 3) -> FloatArray:
-    """Gives log-probabilities (inputs, last token, next token)."""
+    """Returns log-probabilities (inputs, last token, next token)."""
     logits = 2 * np.random.default_rng(seed).standard_normal((inputs, VOCABULARY, VOCABULARY))
     normalized: FloatArray = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     return normalized.astype(np.float32)

@@ -23,7 +23,7 @@ PATTERNS = ("[a-d]{2}-[0-9]+", "a*", "(abc|abd|ha+)[0-9]?", "[^a-h]+", ".*", "(?
 
 @pytest.fixture(params=["characters", "bytes", "metaspace"])
 def begin(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[IncrementalDetokenizer, int]:
-    """Gives a reading without tokens, and the size of its vocabulary."""
+    """Returns a reading without tokens, and the size of its vocabulary."""
     if request.param == "characters":
         return begin_reading(CHARACTERS, tmp_path), len(CHARACTERS.tokens)
     made = byte_level() if request.param == "bytes" else metaspace()
@@ -34,7 +34,7 @@ def begin(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[IncrementalDe
 def by_trying(
     begin: IncrementalDetokenizer, pattern: str, tokens: list[int], size: int
 ) -> set[int]:
-    """Gives the tokens that may come, by trying each of them."""
+    """Returns the tokens that may come, by trying each of them."""
     reading = begin
     for token in tokens:
         reading = reading.advanced(token)

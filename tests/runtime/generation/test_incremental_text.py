@@ -29,7 +29,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Made, Tok
 def read(
     begin: IncrementalDetokenizer, tokens: list[int]
 ) -> tuple[list[str], IncrementalDetokenizer]:
-    """Gives the certain text after every token, and the last reading."""
+    """Returns the certain text after every token, and the last reading."""
     texts, reading = [], begin
     for token in tokens:
         reading = reading.advanced(token)

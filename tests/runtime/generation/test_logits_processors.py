@@ -64,7 +64,7 @@ def ours_of(rules: dict[str, Any]) -> GenerationDefaults:
 
 
 def theirs_of(rules: dict[str, Any], prompt: int) -> Any:
-    """Gives the processors that generate() makes, in its order."""
+    """Returns the processors that generate() makes, in its order."""
     transformers = pytest.importorskip("transformers")
     import torch
 
@@ -107,7 +107,7 @@ def test_neutral_defaults_have_no_rules() -> None:
 
 
 class ScriptedDecoding:
-    """Gives random logits that depend on nothing but the token and its position."""
+    """Returns random logits that depend on nothing but the token and its position."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch

@@ -32,7 +32,7 @@ FILTERS: list[dict[str, Any]] = [
 
 
 def theirs(logits: FloatArray, options: dict[str, Any]) -> FloatArray:
-    """Gives the probabilities that generate() draws with."""
+    """Returns the probabilities that generate() draws with."""
     transformers = pytest.importorskip("transformers")
     import torch
 
@@ -85,7 +85,7 @@ def test_a_draw_leaves_the_logits_as_they_are() -> None:
 
 
 class Varied:
-    """Gives logits that depend on the token and its position alone."""
+    """Returns logits that depend on the token and its position alone."""
 
     def __init__(self, batch: int, bad: float | None = None) -> None:
         self.batch = batch

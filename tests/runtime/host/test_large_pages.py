@@ -19,7 +19,7 @@ _BYTES = 16 << 20
 
 
 def offered() -> bool:
-    """Tells whether this kernel moves pages when asked: Linux 6.1, not switched off."""
+    """Returns whether this kernel moves pages when asked: Linux 6.1, not switched off."""
     if not _OFFERED.exists() or "[never]" in _OFFERED.read_text():
         return False
     release = Path("/proc/sys/kernel/osrelease").read_text().split(".")
@@ -27,7 +27,7 @@ def offered() -> bool:
 
 
 def large_bytes(address: int) -> int:
-    """Gives how much of the mapping at an address lies on large pages."""
+    """Returns how much of the mapping at an address lies on large pages."""
     here = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):

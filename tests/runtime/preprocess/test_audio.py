@@ -23,7 +23,7 @@ WAVEFORM = AudioInput("input_values", RATE, Waveform(normalize=True), mask="atte
 
 
 def speech(seconds: float, seed: int = 0) -> NDArray[np.float32]:
-    """Gives a chirp that swells, with noise: every filter gets something."""
+    """Returns a chirp that swells, with noise: every filter gets something."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * RATE)) / RATE
     tone = np.sin(2 * np.pi * (200 + 1500 * time) * time) * np.clip(time, 0.05, 0.6)

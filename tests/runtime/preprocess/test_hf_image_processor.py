@@ -31,7 +31,7 @@ SIZES = [(37, 61), (64, 48), (90, 31), (24, 24)]
 
 
 def picture(width: int, height: int, *, margin: int = 0) -> Image.Image:
-    """Gives smooth colours with noise, and a white margin."""
+    """Returns smooth colours with noise, and a white margin."""
     rng = np.random.default_rng(width * height)
     rows, columns = np.mgrid[:height, :width]
     waves = 110 * (np.sin(rows / 5)[..., None] * np.cos(columns / 7)[..., None] + 1)

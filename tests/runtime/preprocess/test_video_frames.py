@@ -34,7 +34,7 @@ def write_animation(path: Path, greys: tuple[int, ...]) -> Path:
 
 
 def greys_of(video: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> list[int]:
-    """Gives the grey of each frame (channels, height, width), which is the same everywhere."""
+    """Returns the grey of each frame (channels, height, width), which is the same everywhere."""
     return [round(float(frame.mean()) * 255) for frame in video]
 
 

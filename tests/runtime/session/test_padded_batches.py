@@ -48,7 +48,7 @@ class Masked(nn.Module):
 
 
 def session_of(tiny_path: Path, preprocess: Preprocess, columns: int) -> Session:
-    """Gives a session in which the model itself stands for its graphs."""
+    """Returns a session in which the model itself stands for its graphs."""
     torch.manual_seed(0)
     model = Masked(columns).eval()
     with torch.no_grad():

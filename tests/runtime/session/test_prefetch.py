@@ -146,7 +146,7 @@ def test_options_hold_for_all(session: Session, files: list[Path]) -> None:
 
 
 def spoken(*loud: tuple[float, float], seconds: float) -> NDArray[np.float32]:
-    """Gives noise that is loud between these seconds, and almost silent elsewhere."""
+    """Returns noise that is loud between these seconds, and almost silent elsewhere."""
     time = np.arange(round(seconds * RATE)) / RATE
     volume = np.full(len(time), 0.001)
     for begin, end in loud:

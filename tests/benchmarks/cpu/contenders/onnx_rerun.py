@@ -47,7 +47,7 @@ def load(job: Job, inputs: Inputs) -> _Runner:
 
 
 def graphs(job: Job) -> tuple[Path, Path]:
-    """Gives the paths of encoder and decoder."""
+    """Returns the paths of encoder and decoder."""
     folder = job.made("onnx")
     return folder / "encoder.onnx", folder / "decoder.onnx"
 

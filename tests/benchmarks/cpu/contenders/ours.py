@@ -49,13 +49,13 @@ def generate(session: Session, inputs: Inputs, count: int) -> tuple[tuple[int, .
 
 
 def encoder_input(session: Session) -> str:
-    """Gives the name of the encoder's one input."""
+    """Returns the name of the encoder's one input."""
     (tensor,) = session.bundle.graph(session.variant, GraphRole.ENCODER).inputs
     return tensor.name
 
 
 def bundle_path(job: Job) -> Path:
-    """Gives the folder of a workload's bundle, which holds all variants."""
+    """Returns the folder of a workload's bundle, which holds all variants."""
     return job.folder / BUNDLE
 
 

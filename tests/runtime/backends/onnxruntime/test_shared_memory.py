@@ -53,14 +53,14 @@ class Subject:
 
 
 def without_beam_step(bundle: Bundle, variant: str = "fp32") -> Bundle:
-    """Gives a bundle as one that was written before there was such a graph."""
+    """Returns a bundle as one that was written before there was such a graph."""
     plain = msgspec.structs.replace(bundle.variant(variant), beam_step=None)
     variants = bundle.manifest.variants | {variant: plain}
     return Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, variants=variants))
 
 
 def memory_of(decoding: OnnxRuntimeDecoding) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Tells where every memory tensor lies, and its shape."""
+    """Returns where every memory tensor lies, and its shape."""
     values = decoding._memory.items()
     return {n: (v.data_ptr(), tuple(v.shape())) for n, v in values if is_memory(n)}
 
