@@ -40,7 +40,7 @@ class EncoderGraph(nn.Module):
         self._prefix_constants = _Constants(self, plan, BindingTime.TOKEN, prefixed=True)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Returns the memory tensors in the plan's order, then the caches that begin with memory."""
+        """Returns the memory tensors in the plan's order, then caches that begin with memory."""
         plan = self._plan
         memory = self.encode(*inputs)
         tensors = memory if isinstance(memory, (tuple, list)) else (memory,)

@@ -40,7 +40,7 @@ print(json.dumps([1e3 * wall, 1e3 * cpu, loaded]))"""
 
 
 def facts(bundles: list[Path], processes: int) -> dict[str, Any]:
-    """Returns what is known of this Python, for JSON; imports are timed in `processes` processes."""
+    """Returns what is known of this Python, for JSON; imports are timed several times."""
     known = packages(Path(sysconfig.get_path("purelib")))
     return {
         "python": platform.python_version(),
