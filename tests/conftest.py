@@ -17,6 +17,7 @@ from hybrid_deploy.export.dims import DynamicAxis
 from hybrid_deploy.export.exporter import run_export
 from hybrid_deploy.export.job import ExportJob, ModelSpec
 from hybrid_deploy.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
+from tests.closeness import largest
 
 VOCABULARY = 11
 
@@ -95,6 +96,16 @@ def png_of(image: Image.Image) -> bytes:
 @pytest.fixture(scope="session")
 def tiny_model() -> TinyReader:
     return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_logit(tiny_model: TinyReader) -> float:
+    """The size of the tiny model's logits, by which their roundings are measured."""
+    rng = torch.Generator().manual_seed(0)
+    image = torch.randn(8, 1, 8, 24, generator=rng)
+    tokens = torch.randint(VOCABULARY, (8, 8), generator=rng)
+    with torch.no_grad():
+        return largest(tiny_model.decode(tokens, tiny_model.encode(image)))
 
 
 @pytest.fixture(scope="session")

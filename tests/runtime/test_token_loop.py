@@ -15,7 +15,15 @@ from hybrid_deploy.runtime.generate import TokenLoop
 from hybrid_deploy.runtime.processors import Suppressed
 from hybrid_deploy.runtime.rules import Rules
 from hybrid_deploy.runtime.sequences import Control, Decodes, Limits
-from tests.runtime.counting import END, PAD, AheadDecoding, CountingDecoding, MovableDecoding
+from tests.closeness import assert_scores_close_in_float32
+from tests.runtime.counting import (
+    END,
+    LARGEST_LOGIT,
+    PAD,
+    AheadDecoding,
+    CountingDecoding,
+    MovableDecoding,
+)
 
 FOREVER = 49
 
@@ -117,7 +125,7 @@ def test_tokens_made_ahead_are_those_of_steps() -> None:
             steps = decode(CountingDecoding(stops), rules(scores=True))
             for ours, wanted in zip(ahead.sequences, steps.sequences, strict=True):
                 assert (ours.tokens, ours.finish) == (wanted.tokens, wanted.finish)
-                assert ours.scores == pytest.approx(wanted.scores, abs=1e-6)
+                assert_scores_close_in_float32(ours.scores, wanted.scores, LARGEST_LOGIT)
             assert len(ahead.step_ms) == len(steps.step_ms)
             assert decoding.steps == 1, "only the prompt takes a step"
 
