@@ -14,6 +14,7 @@ from hybrid_deploy.calibration.precision import DecoderForm
 from hybrid_deploy.calibration.ranges import Range
 from hybrid_deploy.calibration.scales import Channels
 from hybrid_deploy.contract import GraphRole
+from tests.calibration.byte_products import SATURATES, byte_products_are_exact
 from tests.calibration.seen import scales_of, together
 from tests.calibration.test_encoder_forms import checked, optimized
 
@@ -110,6 +111,8 @@ def test_activations_are_rounded_too(
         providers=["CPUExecutionProvider"],
         disabled_optimizers=["ReluQuantRewrite"],
     )
+    if form is DecoderForm.INT8 and not byte_products_are_exact():
+        pytest.skip(SATURATES)
     found = session.run(None, {"x": x})[0]
     assert 0 < np.abs(found - expected).max() < 0.08 * np.abs(expected).max()
 
