@@ -20,6 +20,7 @@ from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.export.export_job import ExportJob, ModelSpec
 from hybrid_deploy.export.exporter import run_export
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxis
+from tests.closeness import largest
 
 VOCABULARY = 11
 
@@ -96,6 +97,16 @@ def png_of(image: Image.Image) -> bytes:
 @pytest.fixture(scope="session")
 def tiny_model() -> TinyReader:
     return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_logit(tiny_model: TinyReader) -> float:
+    """The size of the tiny model's logits, by which their roundings are measured."""
+    rng = torch.Generator().manual_seed(0)
+    image = torch.randn(8, 1, 8, 24, generator=rng)
+    tokens = torch.randint(VOCABULARY, (8, 8), generator=rng)
+    with torch.no_grad():
+        return largest(tiny_model.decode(tokens, tiny_model.encode(image)))
 
 
 @pytest.fixture(scope="session")

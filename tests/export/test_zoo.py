@@ -13,7 +13,6 @@ from tests.models.zoo.cases import all_cases
 from tests.models.zoo.check import check_case, compare_bundle, export
 from tests.models.zoo.eager import EagerBackend
 from tests.models.zoo.reference import (
-    LARGEST_DIFFERENCE,
     LEAST_DISTINCT,
     Comparison,
     compare,
@@ -38,7 +37,7 @@ def named(case: Case | Refusal) -> str:
 
 def assert_identical(comparison: Comparison) -> None:
     assert comparison.identical == comparison.tokens > 0, comparison
-    assert comparison.largest_difference <= LARGEST_DIFFERENCE, comparison
+    assert comparison.close, comparison
 
 
 @pytest.mark.parametrize("case", CASES, ids=named)

@@ -9,6 +9,7 @@ import numpy as np
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray, Run, StepBlock
 
 END, PAD, VOCABULARY = 2, 0, 50
+LARGEST_LOGIT = 5.0
 
 
 class CountingDecoding:
@@ -35,7 +36,7 @@ class CountingDecoding:
     def logits(self, token: IntArray) -> FloatArray:
         following = np.where(token >= np.array(self.stop), END, token + 1)
         logits = np.zeros((self.batch, VOCABULARY), np.float32)
-        logits[np.arange(self.batch), following] = 5
+        logits[np.arange(self.batch), following] = LARGEST_LOGIT
         return logits
 
 

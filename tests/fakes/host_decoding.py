@@ -18,13 +18,18 @@ from hybrid_deploy.runtime.backends.protocol import (
 )
 from hybrid_deploy.runtime.generation.sequences import Limits, SequenceResult
 from hybrid_deploy.runtime.generation.token_loop import decode_greedily
+from tests.closeness import largest
 from tests.fakes.engine import STATE, Arrays, Decoder
 
 Prompts = Sequence[Sequence[int]]
 
 
 class HostDecoding:
-    """A decoder without any device."""
+    """A decoder without any device.
+
+    Attributes:
+        largest_logit: of all so far, by which the roundings of scores are measured.
+    """
 
     def __init__(self, decoder: Decoder, image: NDArray[np.float32]) -> None:
         self.batch = len(image)
@@ -35,6 +40,7 @@ class HostDecoding:
             for name, shape in decoder.cache_shapes.items()
         }
         self._before = self.caches
+        self.largest_logit = 0.0
 
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
         if self._decoder.form == "recurrent":
@@ -52,6 +58,7 @@ class HostDecoding:
         self._before = self.caches
         self.caches = {name: results[next_cache(name)] for name in self.caches}
         logits: FloatArray = results[LOGITS]
+        self.largest_logit = max(self.largest_logit, largest(logits))
         return logits
 
     def _take_back(self, rows: IntArray) -> None:

@@ -5,6 +5,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from hybrid_deploy.calibration.graphs.batchnorm_folding import fold_batchnorm
+from tests.closeness import assert_close_in_float32
 
 Build = Callable[..., ir.Model]
 
@@ -27,7 +28,7 @@ def test_fold_keeps_the_result(build: Build) -> None:
     assert fold_batchnorm(model) == 1
     assert [node.op_type for node in model.graph] == ["Conv"]
     assert len(model.graph.initializers) == 2
-    np.testing.assert_allclose(_run(model, x), before, rtol=1e-5, atol=1e-5)
+    assert_close_in_float32(_run(model, x), before)
 
 
 def test_shared_convolution_is_left_alone(build: Build) -> None:

@@ -10,6 +10,7 @@ from hybrid_deploy.calibration.graphs.transpose_motion import move_transposes_be
 from hybrid_deploy.calibration.half_precision.float16 import convert_floats
 from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16
 from hybrid_deploy.contract import GraphRole
+from tests.closeness import assert_close_in_float32
 
 Build = Callable[..., ir.Model]
 TEXT = """g (float[b,n,8] image) => (float[n,b,6] y) {
@@ -37,7 +38,7 @@ def test_result_stays_the_same(model: ir.Model) -> None:
     assert move_transposes_behind_products(model) == 1
     assert [node.op_type for node in model.graph] == ["MatMul", "Transpose", "Identity"]
     found = _session(model).run(None, {"image": image})[0]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert_close_in_float32(found, expected)
 
 
 def test_transpose_of_the_last_axis_is_left_alone(build: Build) -> None:

@@ -13,6 +13,7 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
 from hybrid_deploy.onnx_graphs.files import load_graphs
 from hybrid_deploy.runtime.session.session import load_session
+from tests.closeness import assert_close_in_float32
 
 Images = list[dict[str, NDArray[np.float32]]]
 
@@ -51,7 +52,7 @@ def test_step_ranges_are_those_of_the_real_loop(bundle: Bundle, images: Images) 
     rows = _embedded(step, [token for r in results for token in r.tokens[:-1]])
     positions = _positions(step)
     fed = rows + np.tile(positions[2:7], (len(images), 1))
-    np.testing.assert_allclose([seen.low, seen.high], [fed.min(), fed.max()], rtol=1e-5)
+    assert_close_in_float32([seen.low, seen.high], [fed.min(), fed.max()])
 
 
 def _embedded(step: ir.Graph, tokens: list[int]) -> NDArray[np.float32]:

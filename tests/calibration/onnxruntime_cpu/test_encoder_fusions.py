@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import fuse_encoder_operators
 from tests.calibration.rewrite.test_encoder import optimized
+from tests.closeness import assert_close_in_float32
 
 Build = Callable[..., ir.Model]
 Arrays = dict[str, NDArray[np.float32]]
@@ -100,7 +101,7 @@ def test_attention_between_split_heads_is_one_operator(
     assert node.attributes.get_float("scale") == (scale and pytest.approx(scale))
     found = run(model, inputs, tmp_path)
     # the same sums of float32 in another order
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    assert_close_in_float32(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_an_addition_before_a_normalization_stays_apart(
     assert fused["SkipLayerNormalization"] == 1, "ONNX Runtime would merge them"
     assert left["SkipLayerNormalization"] == 0
     # the same operators apart: float32 sums in another order
-    np.testing.assert_allclose(session.run(None, inputs)[0], expected, rtol=1e-5, atol=1e-6)
+    assert_close_in_float32(np.asarray(session.run(None, inputs)[0]), expected)
 
 
 @pytest.mark.parametrize(

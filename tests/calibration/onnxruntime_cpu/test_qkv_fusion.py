@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.onnxruntime_cpu.qkv_fusion import fuse_qkv
+from tests.closeness import assert_close_in_float32
 from tests.fakes.graph_runs import cleaned, operators, run
 
 Build = Callable[..., ir.Model]
@@ -88,7 +89,7 @@ def test_products_of_one_activation_are_one(
     assert counts["DequantizeLinear"] == ("DequantizeLinear" in body)
     found = run(model, given)
     for name, values in expected.items():  # the same sums, in another order
-        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-4)
+        assert_close_in_float32(found[name], values)
     assert all(found[name].any() for name in found)
 
 
@@ -145,7 +146,7 @@ def test_what_is_no_bias_and_no_factor_stays(
     assert fuse_qkv(model) == 1
     assert operators(cleaned(model))[left] == 1
     found = run(model, given)
-    np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-5, atol=1e-4)
+    assert_close_in_float32(found["y"], expected["y"])
 
 
 def test_a_factor_that_adds_dimensions_stays(build: Build, rng: np.random.Generator) -> None:
@@ -155,7 +156,7 @@ def test_a_factor_that_adds_dimensions_stays(build: Build, rng: np.random.Genera
     expected = run(model, given)
     assert fuse_qkv(model) == 1
     found = run(cleaned(model), given)
-    np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-5, atol=1e-4)
+    assert_close_in_float32(found["y"], expected["y"])
 
 
 def test_a_product_behind_another_is_fused_too(build: Build, rng: np.random.Generator) -> None:
@@ -175,7 +176,7 @@ def test_a_product_behind_another_is_fused_too(build: Build, rng: np.random.Gene
     assert fuse_qkv(model) == 2
     found = run(cleaned(model), given)
     for name, values in expected.items():  # sums of 64 x 64 products
-        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-3)
+        assert_close_in_float32(found[name], values)
 
 
 def test_half_precision_is_left_alone(build: Build) -> None:

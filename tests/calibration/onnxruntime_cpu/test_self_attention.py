@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.onnxruntime_cpu.self_attention import fuse_self_attention
+from tests.closeness import assert_close_in_float32
 from tests.fakes.graph_runs import cleaned, operators, run
 
 Build = Callable[..., ir.Model]
@@ -114,7 +115,7 @@ def test_attention_over_cached_tokens_is_one_operator(
     assert not counts.keys() & {"Attention", "TensorScatter", "LessOrEqual", "Split"}
     found = run(model, given)
     assert list(found) == list(expected)
-    np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-5, atol=1e-5)
+    assert_close_in_float32(found["y"], expected["y"])
     for name in ("self_key_0_next", "self_value_0_next"):  # written, and the rest as it was
         np.testing.assert_array_equal(found[name], expected[name])
 

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.onnxruntime_cpu.skip_layer_norm import fuse_skip_layer_norm
+from tests.closeness import assert_close_in_float32
 from tests.fakes.graph_runs import cleaned, operators, run
 
 Build = Callable[..., ir.Model]
@@ -55,7 +56,7 @@ def test_a_sum_and_its_norm_are_one(build: Build, body: str, rows: int) -> None:
     assert counts["Add"] == ("y = Add" in body)
     found = run(model, given)
     assert list(found) == ["y"]
-    np.testing.assert_allclose(found["y"], expected["y"], rtol=1e-5, atol=1e-6)
+    assert_close_in_float32(found["y"], expected["y"])
 
 
 @pytest.mark.parametrize(

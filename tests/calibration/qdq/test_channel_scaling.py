@@ -15,6 +15,7 @@ from hybrid_deploy.calibration.qdq.channel_scaling import (
 from hybrid_deploy.calibration.qdq.linear_operators import linears
 from hybrid_deploy.calibration.qdq.low_bit_types import INT8
 from hybrid_deploy.calibration.statistics.scales import Channels
+from tests.closeness import assert_close_in_float32
 
 Build = Callable[..., ir.Model]
 PRODUCT = "g (float[b,16] x) => (float[b,8] y) { y = MatMul (x, w) }"
@@ -93,6 +94,6 @@ def test_the_product_stays_what_it_was(
     last = [linear for linear in linears(model.graph) if linear.weight.name == "w"]
     scale_channels(model.graph, last, scale)
     for expected, found in zip(before, run(model, x), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        assert_close_in_float32(found, expected)
     now = [node.op_type for node in model.graph]
     assert sorted(now) == sorted(operators + added)

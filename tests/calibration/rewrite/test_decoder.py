@@ -15,6 +15,7 @@ from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels
 from hybrid_deploy.contract import GraphRole
 from tests.calibration.rewrite.test_encoder import checked, optimized
+from tests.fakes.byte_products import SATURATES, byte_products_are_exact
 from tests.fakes.observations_of import scales_of, together
 
 Build = Callable[..., ir.Model]
@@ -110,6 +111,8 @@ def test_activations_are_rounded_too(
         providers=["CPUExecutionProvider"],
         disabled_optimizers=["ReluQuantRewrite"],
     )
+    if form is DecoderForm.INT8 and not byte_products_are_exact():
+        pytest.skip(SATURATES)
     found = session.run(None, {"x": x})[0]
     assert 0 < np.abs(found - expected).max() < 0.08 * np.abs(expected).max()
 

@@ -33,6 +33,7 @@ from hybrid_deploy.runtime.backends.onnxruntime.backend import OnnxRuntimeBacken
 from hybrid_deploy.runtime.backends.onnxruntime.decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.session.session import Session
+from tests.closeness import assert_close_in_float32, largest
 from tests.fakes.edited_bundle import lively, with_close_logits
 
 Images = list[dict[str, NDArray[np.float32]]]
@@ -168,7 +169,7 @@ def test_rough_logits_are_within_the_margin_and_become_true(bundle: Bundle, imag
         true = float_.step(token, FIRST + turn).copy()
         exact = cpu.step(token, FIRST + turn).copy()
         # the same float32 products, in other operators
-        np.testing.assert_allclose(exact, true, rtol=1e-5, atol=1e-5)
+        assert_close_in_float32(exact, true)
         rough, margin = cpu.step_approximate(token, FIRST + turn).copy(), cpu.error_bound
         assert margin is not None and (margin > 0).all()
         assert (np.abs(rough - exact) <= margin[:, None]).all()
@@ -177,7 +178,7 @@ def test_rough_logits_are_within_the_margin_and_become_true(bundle: Bundle, imag
             likely = np.flatnonzero(rough[row] >= rough[row].max() - 2 * margin[row])
             refined = cpu.exact_logits(row, likely)
             # a kernel sums by the number of its columns
-            np.testing.assert_allclose(refined, exact[row, likely], rtol=1e-5, atol=1e-6)
+            assert_close_in_float32(refined, exact[row, likely], size=largest(exact))
             assert likely[refined.argmax()] == true[row].argmax()
     assert rough_ones > 0, "else there is nothing to refine"
 
@@ -189,12 +190,12 @@ def test_a_prompt_is_rough_and_true_too(bundle: Bundle, images: Images) -> None:
     true = loaded(done, "fp32").start(batch).prefill(*PROMPT).copy()
     decoding = loaded(done, "fp32-cpu").start(batch)
     exact = decoding.prefill(*PROMPT).copy()
-    np.testing.assert_allclose(exact, true, rtol=1e-5, atol=1e-5)
+    assert_close_in_float32(exact, true)
     rough = decoding.prefill_approximate(*PROMPT)
     assert decoding.error_bound is not None
     assert (np.abs(rough - exact) <= decoding.error_bound[:, None]).all()
     some = decoding.exact_logits(1, np.array([4, 2]))
-    np.testing.assert_allclose(some, exact[1, [4, 2]], rtol=1e-5, atol=1e-6)
+    assert_close_in_float32(some, exact[1, [4, 2]], size=largest(exact))
 
 
 @pytest.mark.usefixtures("small_counts")
@@ -234,8 +235,10 @@ def test_memory_in_8_bits(bundle: Bundle, images: Images, form: str) -> None:
     assert tokens_of(done, form, inputs) == tokens_of(done, "fp32", inputs)
     true, near = (prompted(loaded(done, name), images) for name in ("fp32", form))
     for turn, token in enumerate(TOKENS):
-        difference = np.abs(near.step(token, FIRST + turn) - true.step(token, FIRST + turn))
-        assert 0 < difference.max() < 0.3
+        wanted = true.step(token, FIRST + turn).copy()
+        difference = np.abs(near.step(token, FIRST + turn) - wanted).max()
+        # weights of 4 bits are 7 % off at most, and other roundings half of a percent
+        assert 0 < difference < 0.1 * largest(wanted)
 
 
 def test_little_memory_stays_float_in_a_bundle(bundle: Bundle, images: Images) -> None:

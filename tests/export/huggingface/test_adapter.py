@@ -20,6 +20,7 @@ import transformers as hf
 from hybrid_deploy.errors import InputError, UnsupportedModelError
 from hybrid_deploy.export.huggingface.adapter import adapt, load, plain_if_equal
 from hybrid_deploy.export.huggingface.architectures import HuggingFaceModel
+from tests.closeness import assert_close_in_float32
 from tests.models.zoo.captioner import VOCABULARY
 from tests.models.zoo.eager import EagerBackend
 from tests.models.zoo.huggingface import CASES, MODELS, gpt2_config, pair
@@ -29,8 +30,6 @@ from tests.models.zoo.reference import Scenario, compare, greedy
 LENGTH = 14
 STEPPED = ("beit-gpt2", "whisper", "bart", "t5")
 """Some of each kind, since tracing takes seconds; `make zoo` goes through all of them."""
-
-NOISE = 1e-5  # of the largest logit: sums in another order
 
 
 @lru_cache(maxsize=1)  # the tests of a model follow each other
@@ -56,7 +55,7 @@ def test_logits_are_those_of_the_models_own_forward(name: str) -> None:
     wanted = own_logits(model, inputs, tokens)
     given = adapted.decode(tokens, *adapted.encode(*inputs.values()))
     assert given.shape == (3, LENGTH, VOCABULARY)
-    assert (given - wanted).abs().max() <= NOISE * wanted.abs().max()
+    assert_close_in_float32(given, wanted)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -140,7 +139,7 @@ def test_a_padding_token_has_the_position_that_generate_gives_it() -> None:
             cache = out.past_key_values
             steps.append(out.logits[:, -1])
         given = adapted.decode(tokens, *adapted.encode(*inputs.values()))
-    torch.testing.assert_close(given, torch.stack(steps, 1), atol=1e-4, rtol=1e-5)
+    assert_close_in_float32(given, torch.stack(steps, 1))
 
 
 def test_an_own_class_around_a_hugging_face_decoder() -> None:
@@ -200,7 +199,7 @@ def test_a_folder_is_loaded_with_the_class_that_it_names(tmp_path: Path) -> None
         wanted = own_logits(model.float(), inputs, tokens)
         given = own_logits(loaded, inputs, tokens)
     assert given.dtype == torch.float32
-    torch.testing.assert_close(given, wanted)
+    assert_close_in_float32(given, wanted)
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from hybrid_deploy.errors import ExportError, InputError, UnsupportedModelError
 from hybrid_deploy.export.huggingface.config import Settings, import_settings
 from hybrid_deploy.runtime.preprocess.prepare import prepare
 from hybrid_deploy.runtime.tokenizer import text_of, tokens_of
+from tests.closeness import assert_close_in_float32
 
 SENTENCES = [
     "the quick brown fox jumps over the lazy dog",
@@ -197,7 +198,7 @@ def test_vision_encoder_decoder(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(picture)
     wanted = np.stack(processor(Image.open(picture))["pixel_values"])
     given = prepare([picture], settings.preprocess)["pixel_values"]
-    np.testing.assert_allclose(given, wanted, atol=1e-5)
+    assert_close_in_float32(given, wanted)
     assert_decodes_as(loaded, settings, write_files(tmp_path, settings))
 
 
@@ -232,7 +233,7 @@ def test_documents(tmp_path: Path, name: str) -> None:
     Image.fromarray(page).save(picture)
     wanted = np.stack(theirs(Image.open(picture))["pixel_values"])
     given = prepare([picture], settings.preprocess)["pixel_values"]
-    np.testing.assert_allclose(given, wanted, atol=1e-5)
+    assert_close_in_float32(given, wanted)
 
 
 def test_processor_config_with_parts(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from hybrid_deploy.export.model.interface import DecodePart, EncodePart
 from hybrid_deploy.export.parity.decode_checks import check_causal
 from hybrid_deploy.export.plan.plan import DecodePlan
 from hybrid_deploy.export.trace.capture import capture_decoder
+from tests.closeness import assert_close_in_float32
 
 VOCABULARY, WIDTH, HEADS, LENGTH = 23, 16, 2, 12
 
@@ -218,7 +219,7 @@ def test_every_step_equals_the_full_run(name: str) -> None:
         for _ in range(LENGTH - 3):
             full = [decode(torch.tensor([r]), memory[i : i + 1]) for i, r in enumerate(rows)]
             wanted = torch.cat([logits[:, -1] for logits in full])
-            torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=1e-5)
+            assert_close_in_float32(logits, wanted)
             token = wanted.argmax(-1)
             for row, new in zip(rows, token.tolist(), strict=True):
                 row.append(new)

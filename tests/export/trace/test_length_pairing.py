@@ -9,6 +9,7 @@ from hybrid_deploy.export.analysis.binding_time import analyse
 from hybrid_deploy.export.lowering.decoder_modules import EncoderGraph, StepGraph, split_outputs
 from hybrid_deploy.export.model.interface import DecodePart, EncodePart
 from hybrid_deploy.export.trace.capture import Capture, capture_decoder
+from tests.closeness import assert_close_in_float32
 
 VOCABULARY, WIDTH, LENGTH = 11, 8, 6
 
@@ -57,7 +58,7 @@ def test_a_table_as_long_as_the_longest_sequence_is_no_other_program() -> None:
         for index in range(LENGTH):
             position = torch.full((3,), index)
             logits, *caches = step(tokens[:, index], position, *kept, *caches)
-            torch.testing.assert_close(logits, wanted[:, index], atol=1e-5, rtol=1e-5)
+            assert_close_in_float32(logits, wanted[:, index])
 
 
 def test_what_is_computed_twice_is_computed_once() -> None:

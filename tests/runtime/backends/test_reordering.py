@@ -23,6 +23,7 @@ from hybrid_deploy.runtime.backends.registry import (
     BackendOptions,
     load_backend,
 )
+from tests.closeness import assert_close_in_float32
 from tests.models.zoo.case import random_floats, random_tokens
 from tests.models.zoo.cases import find
 from tests.models.zoo.check import export
@@ -87,7 +88,8 @@ def test_reordered_beams_go_on_from_what_others_were(
     decoding.reorder(sources)
     feed(wanted, HISTORY[sources])
     places = np.arange(BATCH)
-    np.testing.assert_array_equal(following(decoding, places), following(wanted, places))
+    # a kernel may take rows of one batch by fours, and those left over in another order
+    assert_close_in_float32(following(decoding, places), following(wanted, places))
 
 
 @pytest.mark.parametrize("rows", [(1,), (0, 2), (0, 0, 3, 3, 1, 1), (2, 0, 1, 3)])
@@ -99,9 +101,7 @@ def test_selected_sequences_bring_their_memory(subject: Subject, rows: tuple[int
     assert chosen.batch == len(rows)
     feed(wanted, HISTORY[sources])
     # other batch sizes may take other kernels, which sum in another order
-    np.testing.assert_allclose(
-        following(chosen, sources), following(wanted, sources), rtol=0, atol=2e-5
-    )
+    assert_close_in_float32(following(chosen, sources), following(wanted, sources))
 
 
 def test_selected_sequences_can_be_selected_and_reordered_again(subject: Subject) -> None:
@@ -113,7 +113,7 @@ def test_selected_sequences_can_be_selected_and_reordered_again(subject: Subject
     wanted = subject.start(np.array([3, 3]))
     feed(wanted, HISTORY[[3, 3]])
     rows = np.array([3, 3])
-    np.testing.assert_allclose(following(last, rows), following(wanted, rows), rtol=0, atol=2e-5)
+    assert_close_in_float32(following(last, rows), following(wanted, rows))
 
 
 def test_rows_that_stay_are_not_touched() -> None:

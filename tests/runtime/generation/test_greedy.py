@@ -9,7 +9,8 @@ from hybrid_deploy.errors import BackendError, CapacityError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.runtime.generation.token_loop import decode_greedily
-from tests.fakes.counting import END, PAD, VOCABULARY, CountingDecoding
+from tests.closeness import assert_scores_close_in_float32
+from tests.fakes.counting import END, LARGEST_LOGIT, PAD, VOCABULARY, CountingDecoding
 
 
 def limits(max_length: int = 16, capacity: int = 16, end: int | None = END) -> Limits:
@@ -61,8 +62,8 @@ def test_finished_row_never_leaves_the_cache() -> None:
 
 def test_scores_are_log_probabilities() -> None:
     (row,) = decode_greedily(CountingDecoding([10]), [[10]], limits(), scores=True).sequences
-    expected = 5 - np.log(np.exp(5) + VOCABULARY - 1)
-    assert row.scores == pytest.approx((expected,), abs=1e-6)
+    expected = LARGEST_LOGIT - np.log(np.exp(LARGEST_LOGIT) + VOCABULARY - 1)
+    assert_scores_close_in_float32(row.scores, (expected,), LARGEST_LOGIT)
 
 
 def test_model_without_end_token_runs_to_the_limit() -> None:

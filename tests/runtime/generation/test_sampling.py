@@ -13,6 +13,7 @@ from hybrid_deploy.runtime.generation.sampling import Sampling
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.runtime.generation.settings import DecodingSettings
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
+from tests.closeness import assert_close_in_float32
 
 VOCABULARY, LENGTH = 60, 20
 
@@ -55,7 +56,7 @@ def test_probabilities_are_those_of_transformers(options: dict[str, Any]) -> Non
         logits = (3 * rng.standard_normal(VOCABULARY)).astype(np.float32)
         logits[rng.integers(0, VOCABULARY, 4)] = -np.inf  # what rules took out
         weights = Sampling(**options).weights(logits.copy())
-        np.testing.assert_allclose(weights / weights.sum(), theirs(logits, options), atol=1e-6)
+        assert_close_in_float32(weights / weights.sum(), theirs(logits, options))
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"top_k": 6}, {"top_p": 0.7}])

@@ -21,7 +21,15 @@ from hybrid_deploy.runtime.generation.logits_processors import Suppressed
 from hybrid_deploy.runtime.generation.sequences import BatchResult, Cancellation, Limits
 from hybrid_deploy.runtime.generation.settings import DecodingSettings
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
-from tests.fakes.counting import END, PAD, AheadDecoding, CountingDecoding, MovableDecoding
+from tests.closeness import assert_scores_close_in_float32
+from tests.fakes.counting import (
+    END,
+    LARGEST_LOGIT,
+    PAD,
+    AheadDecoding,
+    CountingDecoding,
+    MovableDecoding,
+)
 
 FOREVER = 49
 
@@ -123,7 +131,7 @@ def test_tokens_made_ahead_are_those_of_steps() -> None:
             steps = decode(CountingDecoding(stops), rules(scores=True))
             for ours, wanted in zip(ahead.sequences, steps.sequences, strict=True):
                 assert (ours.tokens, ours.finish) == (wanted.tokens, wanted.finish)
-                assert ours.scores == pytest.approx(wanted.scores, abs=1e-6)
+                assert_scores_close_in_float32(ours.scores, wanted.scores, LARGEST_LOGIT)
             assert len(ahead.step_ms) == len(steps.step_ms)
             assert decoding.steps == 1, "only the prompt takes a step"
 

@@ -25,6 +25,7 @@ from hybrid_deploy.bundle.input_specs import (
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.preprocess.hf_image_processor import batch_pixels
 from hybrid_deploy.runtime.preprocess.image_patches import batch_patches
+from tests.closeness import assert_close_in_float32
 
 HALF = (0.5, 0.5, 0.5)
 SIZES = [(37, 61), (64, 48), (90, 31), (24, 24)]
@@ -111,7 +112,7 @@ def test_pixels_are_the_processors(case: str, size: tuple[int, int]) -> None:
     wanted = np.stack(theirs(image)["pixel_values"])
     assert ours.dtype == np.float32
     assert ours.shape == wanted.shape
-    np.testing.assert_allclose(ours, wanted, atol=1e-5)
+    assert_close_in_float32(ours, wanted)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -119,7 +120,7 @@ def test_resizing_within_bounds(size: tuple[int, int]) -> None:
     theirs = processor("vit", size={"max_height": 40, "max_width": 50})
     spec = PixelsInput("x", (ResizeWithin(40, 50),), mean=HALF, std=HALF)
     wanted = np.stack(theirs(picture(*size))["pixel_values"])
-    np.testing.assert_allclose(batch_pixels([picture(*size)], spec), wanted, atol=1e-5)
+    assert_close_in_float32(batch_pixels([picture(*size)], spec), wanted)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -127,7 +128,7 @@ def test_shortest_edge_with_a_longest(size: tuple[int, int]) -> None:
     theirs = processor("vit", size={"shortest_edge": 30, "longest_edge": 44})
     spec = PixelsInput("x", (ResizeShortestEdge(30, 44),), mean=HALF, std=HALF)
     wanted = np.stack(theirs(picture(*size))["pixel_values"])
-    np.testing.assert_allclose(batch_pixels([picture(*size)], spec), wanted, atol=1e-5)
+    assert_close_in_float32(batch_pixels([picture(*size)], spec), wanted)
 
 
 def test_without_scale_and_mean() -> None:
@@ -143,7 +144,7 @@ def test_grey_pictures_become_colour() -> None:
     grey = picture(30, 20).convert("L")
     spec = PixelsInput("x", (Resize(16, 16),), mean=HALF, std=HALF)
     wanted = np.stack(theirs(grey)["pixel_values"])
-    np.testing.assert_allclose(batch_pixels([grey], spec), wanted, atol=1e-5)
+    assert_close_in_float32(batch_pixels([grey], spec), wanted)
 
 
 def test_unequal_sizes_do_not_form_a_batch() -> None:
@@ -166,10 +167,6 @@ def test_patches_are_pix2structs(size: tuple[int, int], normalize: bool) -> None
     spec = PatchesInput("flattened_patches", "attention_mask", 20, 16, 16, normalize)
     ours = batch_patches([picture(*size)], spec)
     wanted = theirs(picture(*size), return_tensors="np")
-    # Without normalising the values go up to 255, and so does the rounding.
-    tolerance = 1e-5 if normalize else 1e-5 * 255
-    np.testing.assert_allclose(
-        ours["flattened_patches"], wanted["flattened_patches"], rtol=0, atol=tolerance
-    )
+    assert_close_in_float32(ours["flattened_patches"], wanted["flattened_patches"])
     np.testing.assert_array_equal(ours["attention_mask"], wanted["attention_mask"])
     assert ours["attention_mask"].dtype == np.float32

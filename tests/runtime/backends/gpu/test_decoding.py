@@ -20,6 +20,7 @@ from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
 from hybrid_deploy.runtime.generation.token_loop import decode_greedily
+from tests.closeness import assert_close_in_float32
 from tests.fakes.device import FakeDevice
 from tests.fakes.engine import (
     FORMS,
@@ -65,7 +66,7 @@ def test_reordered_rows_go_on_as_what_they_were(form: Form) -> None:
     rng = np.random.default_rng(0)
     for position in range(8):
         token, at = rng.integers(0, 20, 4), np.full(4, position)
-        np.testing.assert_allclose(got.step(token, at), want.step(token, at), atol=1e-5)
+        assert_close_in_float32(got.step(token, at), want.step(token, at))
         rows = [array(0, 1, 2, 3), array(3, 3, 0, 1), array(1, 0, 3, 2), array(2, 2, 2, 2)]
         for decoding in (got, want):
             decoding.reorder(rows[position % 4])
@@ -83,7 +84,7 @@ def test_steps_after_blocks_go_on_with_the_same_caches(form: Form) -> None:
     if form == "recurrent":  # its state is already past the next block
         return
     at = np.full(2, len(tokens))
-    np.testing.assert_allclose(got.step(tokens[-1], at), want.step(tokens[-1], at), atol=1e-5)
+    assert_close_in_float32(got.step(tokens[-1], at), want.step(tokens[-1], at))
 
 
 def test_sequences_stay_where_they_are() -> None:

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.generation.sequences import Limits
+from tests.closeness import assert_scores_close_in_float32
 from tests.fakes.device import FakeDevice
 from tests.fakes.engine import FORMS, VOCABULARY, Decoder, Form, fake_backend, fake_engines
-from tests.fakes.host_decoding import Prompts, ahead, by_host
+from tests.fakes.host_decoding import HostDecoding, Prompts, ahead, by_host, greedily
 
 RNG = np.random.default_rng(1)
 
@@ -27,11 +28,12 @@ def check(decoder: Decoder, prompts: Prompts, limits: Limits, steps: int = 4) ->
     """Compares both loops on one random input."""
     device, image = FakeDevice(), image_of(len(prompts))
     got = ahead(fake_backend(device, decoder, steps).start({"image": image}), prompts, limits)
-    want = by_host(decoder, image, prompts, limits)
+    host = HostDecoding(decoder, image)
+    want = greedily(host, prompts, limits)
     assert [row.tokens for row in got] == [row.tokens for row in want]
     assert [row.finish for row in got] == [row.finish for row in want]
     for row, other in zip(got, want, strict=True):
-        assert row.scores == pytest.approx(other.scores, abs=1e-5)  # both sum in float32
+        assert_scores_close_in_float32(row.scores, other.scores, host.largest_logit)
     return device
 
 

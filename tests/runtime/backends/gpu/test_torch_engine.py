@@ -18,8 +18,9 @@ from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backends.gpu.device import CaptureError
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.runtime.host.local_gpu import local_gpu
+from tests.closeness import assert_close_in_float32, assert_scores_close_in_float32
 from tests.fakes.engine import Decoder, Form
-from tests.fakes.host_decoding import HostDecoding, ahead, by_host, stepped
+from tests.fakes.host_decoding import HostDecoding, ahead, greedily, stepped
 from tests.fakes.host_device import HostDevice
 from tests.fakes.torch_engine import torch_backend
 
@@ -55,10 +56,12 @@ def image_of(batch: int, seed: int = 3) -> NDArray[np.float32]:
 def test_tokens_are_those_of_the_host(where: str, form: Form, prompts: list[list[int]]) -> None:
     decoder, image = Decoder(form=form), image_of(len(prompts))
     decoding = torch_backend(device_of(where), decoder, where).start({"image": image})
-    got, want = ahead(decoding, prompts, LIMITS), by_host(decoder, image, prompts, LIMITS)
+    host = HostDecoding(decoder, image)
+    got, want = ahead(decoding, prompts, LIMITS), greedily(host, prompts, LIMITS)
     assert [row.tokens for row in got] == [row.tokens for row in want]
     for row, other in zip(got, want, strict=True):
-        assert row.scores == pytest.approx(other.scores, abs=1e-4)  # TF32 is off in PyTorch
+        # TF32 is off in PyTorch
+        assert_scores_close_in_float32(row.scores, other.scores, host.largest_logit)
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -69,7 +72,7 @@ def test_steps_and_reordered_rows(where: str, form: Form) -> None:
     want = HostDecoding(decoder, image)
     for position, rows in enumerate([[0, 1, 2], [2, 0, 0], [1, 1, 2], [0, 2, 1]]):
         token, at = np.array([1, 2, 3]) + position, np.full(3, position)
-        np.testing.assert_allclose(got.step(token, at), want.step(token, at), atol=1e-4)
+        assert_close_in_float32(got.step(token, at), want.step(token, at))
         for decoding in (got, want):
             decoding.reorder(np.array(rows))
 

@@ -29,6 +29,7 @@ from hybrid_deploy.runtime.backends.registry import (
 )
 from hybrid_deploy.runtime.generation.sequences import limits_of
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
+from tests.closeness import assert_close_in_float32, assert_scores_close_in_float32
 from tests.export.lowering.test_custom_step import Recurrent
 from tests.fakes.host_decoding import Prompts, ahead, greedily, stepped
 from tests.fakes.host_device import HostDevice
@@ -60,7 +61,7 @@ def test_file_holds_what_the_script_makes() -> None:
 @pytest.mark.parametrize("steps", [1, 3, 8])
 @pytest.mark.parametrize("prompts", [[[1]], [[1]] * 4, [[1], [1, 4, 5], [1, 6]]])
 def test_tokens_are_those_of_the_other_backend(
-    tiny_bundle: Bundle, prompts: Prompts, steps: int
+    tiny_bundle: Bundle, tiny_logit: float, prompts: Prompts, steps: int
 ) -> None:
     limits, inputs = limits_of(tiny_bundle.manifest), images(len(prompts))
     plain = load_backend("onnxruntime", tiny_bundle, "fp32", ONE_THREAD)
@@ -73,7 +74,7 @@ def test_tokens_are_those_of_the_other_backend(
             (row.tokens, row.finish) for row in want
         ]
         for row, other in zip(got, want, strict=True):
-            assert row.scores == pytest.approx(other.scores, abs=1e-5)
+            assert_scores_close_in_float32(row.scores, other.scores, tiny_logit)
 
 
 @pytest.mark.gpu
@@ -109,7 +110,7 @@ def test_reordered_rows(tiny_bundle: Bundle) -> None:
     got = decoding.step(np.full(3, 6), at + 1).copy()
     again = on_host(tiny_bundle).start(inputs)
     again.step(first[[2, 0, 2]], at)
-    np.testing.assert_allclose(got, again.step(np.full(3, 6), at + 1), atol=1e-5)
+    assert_close_in_float32(got, again.step(np.full(3, 6), at + 1))
 
 
 def test_bad_input_and_the_next_good_one(tiny_bundle: Bundle) -> None:
