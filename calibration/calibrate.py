@@ -19,12 +19,12 @@ from hybrid_deploy.calibration.graphs.float_graphs import (
 )
 from hybrid_deploy.calibration.observation.collect import WHOLE, observe_samples
 from hybrid_deploy.calibration.observation.observations import Observations, read_observations
-from hybrid_deploy.calibration.progress import Progress, silent
 from hybrid_deploy.calibration.samples.samples import Samples, SkippedSample, Source, samples_of
 from hybrid_deploy.calibration.statistics.fingerprint import fingerprint_of, mismatch_with
 from hybrid_deploy.calibration.statistics.scales import Scales
 from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
+from hybrid_deploy.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def observe_bundle(
     skip_bad: bool = False,
     shard: tuple[int, int] = WHOLE,
     variant: str = FLOAT_VARIANT,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Observed:
     """Decodes samples with a float variant of a bundle and gives what its activations held.
 
@@ -61,7 +61,7 @@ def observe_bundle(
         skip_bad: leave out samples that cannot be used.
         shard: (k, n) decodes the k-th of every n samples, k from 0.
         variant: name of the float32 variant.
-        progress: told how many samples are done.
+        progress: called with the number of samples done, as stage `calibrate`.
 
     Raises:
         UsageError: the variant is no float one.
@@ -99,7 +99,7 @@ def calibrate(
     graphs: Mapping[GraphRole, ir.Model],
     samples: Samples,
     method: str,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Scales:
     """Returns the scales of a float variant; see `observe` for what is kept.
 
@@ -118,7 +118,7 @@ def observe(
     samples: Samples,
     *,
     shard: tuple[int, int] = WHOLE,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Observations:
     """Decodes samples, or takes up what an earlier run over the same ones has kept.
 
@@ -128,18 +128,11 @@ def observe(
         graphs: of the variant, as `prepared_graphs` gives them.
         samples: what to decode.
         shard: (k, n) decodes the k-th of every n samples, k from 0.
-        progress: told how many samples are done, as stage `calibrate`.
+        progress: called with the number of samples done, as stage `calibrate`.
     """
-    total = len(range(shard[0], len(samples), shard[1]))
-    report = progress or silent
-
-    def sample_done(done: int) -> None:
-        report("calibrate", done, total)
-
-    sample_done(0)
     state = kept_observations_file(bundle, variant, samples, shard)
     return observe_samples(
-        bundle, variant, graphs, samples, state=state, shard=shard, progress=sample_done
+        bundle, variant, graphs, samples, state=state, shard=shard, progress=progress
     )
 
 

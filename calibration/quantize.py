@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybrid_deploy.calibration.progress import Progress, silent
 from hybrid_deploy.calibration.recipes import recipe_for
 from hybrid_deploy.calibration.samples.samples import SkippedSample, Source
 from hybrid_deploy.calibration.variants.auto_select import CHOSEN, Candidate, choose, cpu_candidates
 from hybrid_deploy.calibration.variants.request import QuantizationInputs, check_recipe, open_job
 from hybrid_deploy.calibration.variants.variant_builder import QuantizeReport, VariantBuilder
 from hybrid_deploy.contract import FLOAT_VARIANT
+from hybrid_deploy.progress import Progress, silent
 
 DEFAULT_MAX_DROP = 0.5
 
@@ -45,25 +45,25 @@ def quantize_bundle(
     name: str | None = None,
     source: str = FLOAT_VARIANT,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> QuantizeReport:
     """Adds a quantized variant to a bundle; the bundle stays as it was if anything fails.
 
     Args:
         path: the bundle's folder.
-        precision: one of `precision.PRECISIONS`; may be left out where a component is given.
-        samples: typical inputs, or a `Data` that says more: scales, an evaluation set, a metric.
+        precision: one of `recipes.PRECISIONS`; may be left out where a component is given.
+        samples: typical inputs, or `QuantizationInputs`: scales, an evaluation set, a metric.
         encoder: another form for the encoder, one of `EncoderForm`.
         decoder: another form for the decoder, one of `DecoderForm`.
         block_size: how many of the decoder's weights share a scale.
         floats: what the numbers are that are not quantized, `fp32` or `fp16`.
-        target: a device, one of `devices.DEVICES`; a precision that it lacks is refused.
+        target: a device, one of `device_support.DEVICES`; a precision that it lacks is refused.
         max_drop: how much worse than float the variant may be, in `Evaluation.drop_unit`; layers
             go back to float until that holds.
         name: of the new variant; the precision's if not given.
         source: name of the float32 variant to quantize.
         force: replace a variant of that name.
-        progress: told how far each stage is.
+        progress: called with how far each stage is.
 
     Raises:
         UsageError: unknown precision, method, metric or target, the target lacks the precision,
@@ -79,9 +79,9 @@ def quantize_bundle(
     )
     name = name or recipe.name
     data = samples if isinstance(samples, QuantizationInputs) else QuantizationInputs(samples)
-    job = open_job(path, source, data, progress or silent)
+    job = open_job(path, source, data, progress)
     check_recipe(job.bundle, source, recipe, name, target=target, force=force)
-    return VariantBuilder(job, progress or silent).build(recipe, name, max_drop, force=force)
+    return VariantBuilder(job, progress).build(recipe, name, max_drop, force=force)
 
 
 def quantize_automatically(
@@ -94,7 +94,7 @@ def quantize_automatically(
     name: str | None = None,
     source: str = FLOAT_VARIANT,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> AutomaticReport:
     """Adds the fastest variant that holds a budget, as measured with ONNX Runtime on this CPU.
 
@@ -109,18 +109,18 @@ def quantize_automatically(
         name: of the new variant; the precision's if not given.
         source: name of the float32 variant to quantize.
         force: replace a variant of that name.
-        progress: told how far each stage is.
+        progress: called with how far each stage is.
 
     Raises:
         HybridDeployError: as `quantize_bundle` does.
     """
-    job = open_job(path, source, data, progress or silent)
+    job = open_job(path, source, data, progress)
     recipes = cpu_candidates(block_size)
     for recipe in recipes:
         check_recipe(job.bundle, source, recipe, name or recipe.name, target="cpu", force=force)
     for recipe in recipes:
         job.model.scales_for(recipe)  # missing samples are missed before anything is tried
-    work = VariantBuilder(job, progress or silent)
+    work = VariantBuilder(job, progress)
     candidates = choose([work.evaluate(recipe, threads) for recipe in recipes], max_drop)
     chosen = next((c.recipe for c in candidates if c.verdict == CHOSEN), None)
     skipped = job.skipped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import (
     SCHEMA_VERSION,
     DimRange,
+    GenerationDefaults,
     GoldenSample,
     Manifest,
     Precision,
@@ -40,12 +42,27 @@ from hybrid_deploy.runtime.preprocess.prepare import is_beside
 from hybrid_deploy.runtime.session.session import Session
 
 
+@dataclass(frozen=True)
+class WrittenGraphs:
+    """The float variant as it lies in the bundle's folder.
+
+    Attributes:
+        variant: its graphs, for the manifest.
+        dims: the range of every symbolic dimension.
+        generation: how decoding starts and ends, as far as the graphs allow.
+    """
+
+    variant: Variant
+    dims: dict[str, DimRange]
+    generation: GenerationDefaults
+
+
 def write_graphs(
     job: ExportJob,
     graphs: Mapping[GraphRole, ir.Model],
     dims: Mapping[str, DimRange],
     folder: Path,
-) -> Manifest:
+) -> WrittenGraphs:
     """Writes graphs, which return logits, and the job's own files.
 
     Args:
@@ -53,14 +70,10 @@ def write_graphs(
         graphs: the encoder, the step and, unless it steps by itself, the prefill.
         dims: the ranges of their symbolic dimensions.
         folder: of the bundle.
-
-    Returns:
-        The manifest of what is there so far.
     """
     for name, content in job.spec.files.items():
         (folder / name).write_bytes(content)
-    spec, form = job.spec, job.form
-    dims, generation = dict(dims), spec.generation
+    form, dims, generation = job.form, dict(dims), job.spec.generation
     if form.batch is not None:
         generation = msgspec.structs.replace(generation, beams=1)  # beams need room for them
         dims[BATCH_DIM] = DimRange(form.batch, form.batch, form.batch)
@@ -69,7 +82,7 @@ def write_graphs(
     written = dict(graphs)
     if form.head is Head.LOGITS:
         add_beam_step(written)
-    specs = save_graphs(written, _made(folder / FLOAT_VARIANT), FLOAT_VARIANT, dims)
+    specs = save_graphs(written, _created(folder / FLOAT_VARIANT), FLOAT_VARIANT, dims)
     variant = Variant(
         precision=Precision(encoder=FLOAT_VARIANT, decoder=FLOAT_VARIANT),
         opset=form.opset,
@@ -78,18 +91,25 @@ def write_graphs(
         prefill=specs.get(GraphRole.PREFILL),
         beam_step=specs.get(GraphRole.BEAM_STEP),
     )
+    return WrittenGraphs(variant, dims, generation)
+
+
+def manifest_of(
+    job: ExportJob, written: WrittenGraphs, golden: tuple[GoldenSample, ...] = ()
+) -> Manifest:
+    """Returns the manifest of a bundle; `seal_bundle` adds the hash of every file."""
     return Manifest(
         schema_version=SCHEMA_VERSION,
-        name=spec.name,
+        name=job.spec.name,
         producer=f"hybrid-deploy {__version__}",
         parameters=sum(p.numel() for p in job.model.parameters()),
-        capacity=spec.generation.max_length,
-        dims=dims,
-        preprocess=spec.preprocess,
-        vocabulary=spec.vocabulary,
-        generation=generation,
-        variants={FLOAT_VARIANT: variant},
-        golden=(),
+        capacity=job.spec.generation.max_length,
+        dims=written.dims,
+        preprocess=job.spec.preprocess,
+        vocabulary=job.spec.vocabulary,
+        generation=written.generation,
+        variants={FLOAT_VARIANT: written.variant},
+        golden=golden,
         files={},
     )
 
@@ -106,7 +126,7 @@ def write_golden(bundle: Bundle, job: ExportJob) -> tuple[GoldenSample, ...]:
     session = Session(bundle, FLOAT_VARIANT, FullRerun(job.model, generation.max_length))
     samples = []
     for name, content in job.golden.items():
-        (_made(bundle.folder / "golden") / name).write_bytes(content)
+        (_created(bundle.folder / "golden") / name).write_bytes(content)
     for path in (bundle.folder / "golden" / name for name in job.golden):
         if not is_beside(path, job.spec.preprocess):
             (result,), _ = session.run_files([path])
@@ -114,30 +134,33 @@ def write_golden(bundle: Bundle, job: ExportJob) -> tuple[GoldenSample, ...]:
     return tuple(samples)
 
 
-def replace_head(job: ExportJob, bundle: Bundle) -> Manifest:
-    """Lets prefill and step return the job's head, after comparing it with the logits.
+def replace_head(job: ExportJob, bundle: Bundle, written: WrittenGraphs) -> WrittenGraphs:
+    """Makes prefill and step return the job's head, after comparing it with the logits.
+
+    Returns:
+        The description of the graphs as they are then.
 
     Raises:
         ParityError: a head gives other tokens than the logits.
     """
-    head, manifest = job.form.head, bundle.manifest
+    head = job.form.head
     if head is Head.LOGITS:
-        return manifest
-    variant, graphs = manifest.variants[FLOAT_VARIANT], load_graphs(bundle, FLOAT_VARIANT)
-    specs = {}
+        return written
+    graphs, specs = load_graphs(bundle, FLOAT_VARIANT), {}
     for role in bundle.graphs(FLOAT_VARIANT):
         if role is GraphRole.ENCODER:
             continue
         path = bundle.graph_path(FLOAT_VARIANT, role)
-        new = path.with_name(f"{role.value}-{head.value}.onnx")
+        with_head = path.with_name(f"{role.value}-{head.value}.onnx")
         attach_head(graphs[role], head, TOP_K)
-        ir.save(graphs[role], new)
-        check_head(path, new, _random_feeds(bundle, role))
-        new.replace(path)
-        old = bundle.graph(FLOAT_VARIANT, role)
-        specs[role.value] = msgspec.structs.replace(describe(graphs[role], old.file), cost=old.cost)
-    changed = msgspec.structs.replace(variant, head=head, **specs)
-    return msgspec.structs.replace(manifest, variants={FLOAT_VARIANT: changed})
+        ir.save(graphs[role], with_head)
+        check_head(path, with_head, _random_feeds(bundle, role))
+        with_head.replace(path)
+        spec = bundle.graph(FLOAT_VARIANT, role)
+        described = describe(graphs[role], spec.file)
+        specs[role.value] = msgspec.structs.replace(described, cost=spec.cost)
+    variant = msgspec.structs.replace(written.variant, head=head, **specs)
+    return replace(written, variant=variant)
 
 
 def _random_feeds(bundle: Bundle, role: GraphRole) -> dict[str, np.ndarray]:
@@ -156,6 +179,6 @@ def _random_feeds(bundle: Bundle, role: GraphRole) -> dict[str, np.ndarray]:
     return feeds
 
 
-def _made(folder: Path) -> Path:
+def _created(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     return folder

@@ -54,6 +54,21 @@ class GraphForm:
 
 
 @dataclass(frozen=True)
+class InputOptions:
+    """How the encoder inputs are made, and how far their sizes vary.
+
+    Attributes:
+        preprocess: how a file becomes the encoder's input; None takes arrays as they are.
+        dynamic: for each encoder input, its varying axes besides the batch.
+        max_batch: largest batch that engines are built for.
+    """
+
+    preprocess: Preprocess | None = None
+    dynamic: SimpleAxes = field(default_factory=dict)
+    max_batch: int = 8
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """What a bundle says of its model besides the graphs.
 

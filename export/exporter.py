@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
 from torch import nn
 
 from hybrid_deploy.bundle.bundle import Bundle, seal_bundle, staged_bundle
 from hybrid_deploy.bundle.input_specs import Preprocess
-from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
+from hybrid_deploy.bundle.manifest import GenerationDefaults, Tokenizer, Vocabulary
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.bundle_writer import (
+    manifest_of,
     replace_head,
     write_golden,
     write_graphs,
@@ -23,18 +23,21 @@ from hybrid_deploy.export.export_job import (
     Arrays,
     ExportJob,
     GraphForm,
+    InputOptions,
     ModelSpec,
     SimpleAxes,
 )
 from hybrid_deploy.export.make_job import (
     is_hugging_face,
     make_job,
+    token_ids,
 )
 from hybrid_deploy.export.model.interface import as_batch_of_two, check_model, has_custom_step
 from hybrid_deploy.export.parity.compare import Parity
-from hybrid_deploy.export.parity.gate import check_export
+from hybrid_deploy.export.parity.gate import CHECK, check_export, input_count
 from hybrid_deploy.export.pipeline import lower_model
 from hybrid_deploy.export.stage_times import StageTimes
+from hybrid_deploy.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def export_model(
     golden: Mapping[str, bytes] | None = None,
     name: str | None = None,
     force: bool = False,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> ExportReport:
     """Exports a trained model into a bundle that decodes one token at a time.
 
@@ -80,8 +83,8 @@ def export_model(
         model: in eval mode, with `encode(*inputs) -> memory` (a tensor or several, batch first)
             and the full-sequence `decode(tokens, *memory) -> logits (batch, length, vocabulary)`;
             or with `initial_state(*memory) -> state` and `step(token (batch,), state, *memory)
-            -> logits (batch, vocabulary), state` in place of `decode` (see `own_step`); or a
-            Hugging Face encoder-decoder model.
+            -> logits (batch, vocabulary), state` in place of `decode`; or a Hugging Face
+            encoder-decoder model.
         example_inputs: inputs of `encode`: a tensor, several in the order of its parameters, or
             by name; None makes them of a Hugging Face model's config.
         out: the bundle's folder.
@@ -102,7 +105,7 @@ def export_model(
         golden: files (name to content) for `verify`, which the bundle keeps with their tokens.
         name: what the model is called; its class if not given.
         force: replace an existing bundle.
-        progress: told a line for each stage when it is finished.
+        progress: called when a stage begins and ends, and with the inputs compared in `CHECK`.
 
     Raises:
         UsageError: an argument does not fit the model or the others.
@@ -110,17 +113,18 @@ def export_model(
         ParityError: the graphs differ from the model.
         OutputExistsError: `out` exists and `force` is not given.
     """
+    generation = GenerationDefaults(
+        start_tokens=token_ids(start_tokens),
+        end_tokens=token_ids(end_tokens),
+        pad_token=pad_token,
+        max_length=max_length,
+    )
     job = make_job(
         model,
         example_inputs,
-        max_length=max_length,
-        start_tokens=start_tokens,
-        end_tokens=end_tokens,
-        pad_token=pad_token,
-        preprocess=preprocess,
+        generation,
+        InputOptions(preprocess, dynamic or {}, max_batch),
         vocabulary=vocabulary,
-        dynamic=dynamic,
-        max_batch=max_batch,
         form=GraphForm(opset=opset, head=head_of(head), batch=batch),
         checks=checks,
         golden=golden,
@@ -134,8 +138,7 @@ def run_export(
     out: str | Path,
     *,
     force: bool = False,
-    progress: Callable[[str], None] | None = None,
-    checked: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> ExportReport:
     """Exports what a job describes.
 
@@ -143,8 +146,7 @@ def run_export(
         job: the model, and what goes with it.
         out: the bundle's folder.
         force: replace an existing bundle.
-        progress: told a line for each stage when it is finished.
-        checked: told how many inputs were compared, batch by batch.
+        progress: called when a stage begins and ends, and with the inputs compared in `CHECK`.
 
     Raises:
         UnsupportedModelError: the model cannot be decoded incrementally.
@@ -157,14 +159,15 @@ def run_export(
     stages = StageTimes(progress)
     with staged_bundle(Path(out), force=force) as folder:
         inputs = {name: as_batch_of_two(value) for name, value in job.example.items()}
-        graphs = lower_model(job, inputs, stages)
-        bundle = Bundle(folder, write_graphs(job, graphs.graphs, graphs.dims, folder))
-        with stages.timed("check"):
-            parity = check_export(job, bundle, graphs.vocabulary_size, checked)
+        model = lower_model(job, inputs, stages)
+        written = write_graphs(job, model.graphs, model.dims, folder)
+        bundle = Bundle(folder, manifest_of(job, written))
+        with stages.timed(CHECK, parts=max(1, input_count(job.checks))):
+            parity = check_export(job, bundle, model.vocabulary_size, stages.progress)
         with stages.timed("write"):
             golden = write_golden(bundle, job)
-            manifest = msgspec.structs.replace(bundle.manifest, golden=golden)
-            seal_bundle(folder, replace_head(job, Bundle(folder, manifest)))
+            written = replace_head(job, bundle, written)
+            seal_bundle(folder, manifest_of(job, written, golden))
     return ExportReport(path=Path(out), parity=parity, stage_seconds=stages.seconds)
 
 
@@ -190,4 +193,12 @@ def head_of(name: str) -> Head:
         raise UsageError(f"unknown head {name!r}; choose one of: {known}") from None
 
 
-__all__ = ["ExportJob", "ExportReport", "ModelSpec", "export_model", "head_of", "run_export"]
+__all__ = [
+    "CHECK",
+    "ExportJob",
+    "ExportReport",
+    "ModelSpec",
+    "export_model",
+    "head_of",
+    "run_export",
+]

@@ -10,10 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.bundle.input_specs import ArrayInput, Preprocess
+from hybrid_deploy.bundle.input_specs import ArrayInput
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, Tokenizer, Vocabulary
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.export.export_job import Arrays, ExportJob, GraphForm, ModelSpec, SimpleAxes
+from hybrid_deploy.export.export_job import (
+    Arrays,
+    ExportJob,
+    GraphForm,
+    InputOptions,
+    ModelSpec,
+    SimpleAxes,
+)
 from hybrid_deploy.export.model.dynamic_axes import (
     DynamicAxes,
     DynamicAxis,
@@ -77,21 +84,27 @@ def token_ids(given: int | Sequence[int]) -> tuple[int, ...]:
 def make_job(
     model: nn.Module,
     example_inputs: Arrays | None,
+    generation: GenerationDefaults,
+    inputs: InputOptions = InputOptions(),
     *,
-    max_length: int,
-    start_tokens: int | Sequence[int] = (),
-    end_tokens: int | Sequence[int] = (),
-    pad_token: int = 0,
-    preprocess: Preprocess | None = None,
     vocabulary: Vocabulary | Tokenizer | None = None,
-    dynamic: SimpleAxes | None = None,
-    max_batch: int = 8,
-    form: GraphForm | None = None,
+    form: GraphForm = GraphForm(),
     checks: Sequence[Arrays] = (),
     golden: Mapping[str, bytes] | None = None,
     name: str | None = None,
 ) -> ExportJob:
-    """Makes a job of plain arguments, as `export_model` takes them.
+    """Completes a model and its example to a job.
+
+    Args:
+        model: as `export_model` takes it.
+        example_inputs: as `export_model` takes them.
+        generation: how decoding starts and ends.
+        inputs: how the encoder inputs are made.
+        vocabulary: what the tokens mean, if they are text.
+        form: what the graphs look like.
+        checks: batches of encoder inputs that the model and the graphs both decode.
+        golden: files (name to content) for `verify`.
+        name: of the model; its class if not given.
 
     Raises:
         UsageError: an argument does not fit the model or the others.
@@ -102,30 +115,26 @@ def make_job(
     check_model(model)
     if example_inputs is None:
         raise UsageError(f"{label} needs example_inputs: a tensor for each parameter of encode")
-    if max_length < 2:
-        raise UsageError(f"max_length is {max_length}; two tokens are the least to decode")
+    if generation.max_length < 2:
+        raise UsageError(
+            f"max_length is {generation.max_length}; two tokens are the least to decode"
+        )
     example = named_inputs(model, example_inputs)
     first, *others = example
-    generation = GenerationDefaults(
-        start_tokens=token_ids(start_tokens),
-        end_tokens=token_ids(end_tokens),
-        pad_token=pad_token,
-        max_length=max_length,
-    )
     return ExportJob(
         model=model,
         example=example,
         spec=ModelSpec(
             name=label,
             generation=generation,
-            preprocess=ArrayInput(first, tuple(others)) if preprocess is None else preprocess,
+            preprocess=inputs.preprocess or ArrayInput(first, tuple(others)),
             vocabulary=vocabulary,
-            dynamic=dynamic_axes(dynamic or {}, example),
-            max_batch=max_batch,
+            dynamic=dynamic_axes(inputs.dynamic, example),
+            max_batch=inputs.max_batch,
         ),
         checks=[arrays_of(named_inputs(model, batch)) for batch in checks],
         golden=dict(golden or {}),
-        form=form or GraphForm(),
+        form=form,
     )
 
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+
+from hybrid_deploy.progress import Progress, silent
 
 
 class StageTimes:
-    """Times the stages, and tells each when it is finished.
+    """Times the stages, and reports when each begins and ends.
 
     Attributes:
-        seconds: time of each stage so far.
+        progress: called at both ends of a stage; the work inside may call it in between.
+        seconds: time of each finished stage.
     """
 
-    def __init__(self, progress: Callable[[str], None] | None) -> None:
-        self._progress = progress
+    def __init__(self, progress: Progress = silent) -> None:
+        self.progress = progress
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Times what is done inside."""
+    def timed(self, stage: str, parts: int = 1) -> Iterator[None]:
+        """Times the block as one stage of `parts` parts."""
         began = time.perf_counter()
+        self.progress(stage, 0, parts)
         yield
         self.seconds[stage] = time.perf_counter() - began
-        if self._progress is not None:
-            self._progress(f"{stage} {self.seconds[stage]:.1f} s")
+        self.progress(stage, parts, parts)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.samples.batches import Place, batch_size, batches
+from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet
 from hybrid_deploy.calibration.samples.samples import Inputs
+from hybrid_deploy.progress import Progress, silent
 from hybrid_deploy.runtime.backends.protocol import Backend
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
@@ -36,9 +38,10 @@ class DecodedSet:
 def decode_all(
     bundle: Bundle,
     variant: str,
-    samples: Iterable[Inputs],
-    progress: Callable[[int], None] | None = None,
+    samples: EvaluationSet | Sequence[Inputs],
+    progress: Progress = silent,
     *,
+    stage: str = "decode",
     backend: Backend | None = None,
     threads: int | None = None,
 ) -> DecodedSet:
@@ -48,7 +51,8 @@ def decode_all(
         bundle: gives the generation defaults and the vocabulary.
         variant: name of the variant.
         samples: encoder inputs by name, batch first.
-        progress: told how many samples were begun.
+        progress: called with the number of samples that were begun.
+        stage: name under which progress is reported.
         backend: the variant, if it is loaded already.
         threads: CPU threads within an operator, if it is loaded now; None leaves it to the
             backend.
@@ -64,8 +68,7 @@ def decode_all(
     for batch in batches(samples, batch_size(bundle, variant)):
         results, _ = session.run_arrays(batch.inputs, options=GREEDY)
         found |= zip(batch.places, results, strict=False)  # a fixed batch may be filled up
-        if progress is not None:
-            progress(len({sample for sample, _ in found}))
+        progress(stage, len({sample for sample, _ in found}), len(samples))
     places = sorted(found)
     texts = [text for place in places if (text := found[place].text) is not None]
     return DecodedSet(

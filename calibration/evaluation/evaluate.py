@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from hybrid_deploy.accuracy import Accuracy, measure_accuracy
@@ -15,10 +14,10 @@ from hybrid_deploy.calibration.evaluation.token_agreement import (
     check_prefill,
     compare_tokens,
 )
-from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import InputError, UsageError
+from hybrid_deploy.progress import Progress, silent
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
     BackendOptions,
@@ -95,7 +94,7 @@ def evaluate(
     evaluation_set: EvaluationSet,
     *,
     metric: Metric | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     reference: DecodedSet | None = None,
     teacher: Teacher | None = None,
     threads: int | None = None,
@@ -108,8 +107,8 @@ def evaluate(
         variant: name of the one to evaluate.
         evaluation_set: what is read.
         metric: a measure of the texts besides the usual ones.
-        progress: told how far each stage is: `reference`, `logits`, `check`.
-        reference: what `read_all` gave for the reference variant and this set; made if not given.
+        progress: called with how far the stages `reference`, `logits` and `check` are.
+        reference: the samples as the reference variant decodes them; decoded here if not given.
         teacher: a `Teacher` of the reference variant on any samples; if not given, one is made of
             at most `MOST_LOGITS` of these.
         threads: CPU threads within an operator; None leaves it to the backend.
@@ -127,21 +126,19 @@ def evaluate(
         bundle,
         reference_variant,
         evaluation_set,
-        _stage(progress, "reference", total),
+        progress,
+        stage="reference",
         threads=threads,
     )
-    logits_done = _stage(progress, "logits", total)
-    logits_done(0)
+    progress("logits", 0, total)
     teacher = teacher or Teacher(
         bundle, reference_variant, evaluation_set.thinned(MOST_LOGITS), threads=threads
     )
     backend = load_backend(DEFAULT_BACKEND, bundle, variant, BackendOptions(threads))
     divergence = teacher.divergence(backend)
-    logits_done(total)
+    progress("logits", total, total)
     check_prefill(bundle, backend, teacher.first_inputs)
-    readings = decode_all(
-        bundle, variant, evaluation_set, _stage(progress, "check", total), backend=backend
-    )
+    readings = decode_all(bundle, variant, evaluation_set, progress, stage="check", backend=backend)
     texts = _texts(evaluation_set, reference, readings)
     return Evaluation(
         variant=variant,
@@ -206,16 +203,6 @@ def _score(metric: Metric, texts: _Texts) -> Score:
         value=metric.measure(texts.expected, texts.given),
         reference=metric.measure(texts.expected, texts.reference),
     )
-
-
-def _stage(progress: Progress | None, name: str, total: int) -> Callable[[int], None]:
-    """Returns what tells the progress of one stage."""
-
-    def tell(done: int) -> None:
-        if progress is not None:
-            progress(name, done, total)
-
-    return tell
 
 
 def _size_bytes(bundle: Bundle, variant: str) -> int:

@@ -24,6 +24,7 @@ from hybrid_deploy.calibration.statistics.fingerprint import Fingerprint, finger
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, CalibrationError, InputError
+from hybrid_deploy.progress import Progress, silent
 
 WHOLE = (0, 1)
 """The shard that is all samples."""
@@ -40,7 +41,7 @@ def observe_samples(
     *,
     state: Path | None = None,
     shard: tuple[int, int] = WHOLE,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> Observations:
     """Decodes the samples with the float graphs and gives what their activations held.
 
@@ -52,7 +53,7 @@ def observe_samples(
         state: a file that keeps what was seen, every few seconds and when a run ends early; what
             is in it already is not decoded again.
         shard: (k, n) decodes the k-th of every n samples, k from 0, to be merged with the others.
-        progress: told how many samples are done.
+        progress: called with the number of samples done, as stage `calibrate`.
 
     Raises:
         CalibrationError: an activation is NaN or infinite (the message names the tensor), or the
@@ -61,17 +62,18 @@ def observe_samples(
     """
     found = _begun(state, fingerprint_of(bundle, variant))
     number, count = shard
+    indices = range(number, len(samples), count)
+    progress("calibrate", 0, len(indices))
     watched = {role: _statistics(model, role) for role, model in graphs.items()}
     with tempfile.TemporaryDirectory(prefix="hybrid-deploy-calibrate-") as folder:
         model, saved = ObservedModel(bundle, graphs, Path(folder), watched), time.monotonic()
         try:
-            for done, index in enumerate(range(number, len(samples), count), start=1):
+            for done, index in enumerate(indices, start=1):
                 _observe(model, samples, index, found)
                 if state is not None and time.monotonic() - saved > _SAVE_EVERY_S:
                     found.save(state)
                     saved = time.monotonic()
-                if progress is not None:
-                    progress(done)
+                progress("calibrate", done, len(indices))
         finally:
             if state is not None and found.samples:
                 found.save(state)

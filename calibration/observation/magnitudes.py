@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.samples.samples import Samples
 from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.progress import Progress, silent
 
 
 class Magnitude:
@@ -36,7 +37,7 @@ def observe_magnitudes(
     bundle: Bundle,
     graphs: Mapping[GraphRole, ir.Model],
     samples: Samples,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> dict[GraphRole, dict[str, float]]:
     """Decodes the samples and gives the largest finite magnitude of every float32 tensor.
 
@@ -44,7 +45,7 @@ def observe_magnitudes(
         bundle: gives the generation defaults.
         graphs: float32; they are not changed.
         samples: what to decode.
-        progress: told how many samples are done.
+        progress: called with the number of samples done, as stage `overflow`.
 
     Returns:
         Magnitudes by graph and tensor, of all that nodes compute; a graph that no sample needs
@@ -59,8 +60,7 @@ def observe_magnitudes(
         model = ObservedModel(bundle, graphs, Path(folder), watched)
         for done, inputs in enumerate(samples, start=1):
             model.decode(inputs)
-            if progress is not None:
-                progress(done)
+            progress("overflow", done, len(samples))
     return {
         GraphRole(role): {name: magnitude.largest for name, magnitude in seen.items()}
         for role, seen in model.seen.items()

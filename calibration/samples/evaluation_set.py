@@ -46,6 +46,11 @@ class EvaluationSet:
     chosen: tuple[int, ...]
     skipped: tuple[SkippedSample, ...] = ()
 
+    @classmethod
+    def unlabelled(cls, samples: Samples) -> EvaluationSet:
+        """Returns the set of all these samples, none of which has a true text."""
+        return cls(samples, (None,) * len(samples), tuple(range(len(samples))))
+
     def __len__(self) -> int:
         return len(self.chosen)
 

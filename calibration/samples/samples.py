@@ -63,6 +63,16 @@ class Samples:
     def __len__(self) -> int:
         return len(self._items)
 
+    def __add__(self, other: Samples) -> Samples:
+        """Returns these samples, then those of `other`; no file is read.
+
+        Both must be samples of the same bundle.
+        """
+        joined = Samples((), self._preprocess, self._bundle, self._encoder)
+        joined._items = self._items + other._items
+        joined.skipped = self.skipped + other.skipped
+        return joined
+
     def __iter__(self) -> Iterator[Inputs]:
         """Yields the encoder inputs of each sample.
 

@@ -13,14 +13,14 @@ from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.half_precision.float16 import overflowing_tensors, round_constants
 from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16
 from hybrid_deploy.calibration.observation.magnitudes import observe_magnitudes
-from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.qdq.layers import Layer, layers_of, names_in_float
 from hybrid_deploy.calibration.recipes import Recipe
 from hybrid_deploy.calibration.rewrite.apply_recipe import apply_recipe
-from hybrid_deploy.calibration.samples.samples import Samples, samples_of
+from hybrid_deploy.calibration.samples.samples import Samples
 from hybrid_deploy.calibration.statistics.scales import Scales
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError
+from hybrid_deploy.progress import Progress, silent
 
 
 class FloatModel:
@@ -31,6 +31,10 @@ class FloatModel:
         variant: its name.
         samples: what activations are learned from; None if none were given.
         method: how the range of an activation is chosen.
+
+    Args:
+        golden: the bundle's golden samples, which float16 is tried on where there are no others.
+        scales_from_file: scales that were calibrated before, in place of samples.
     """
 
     def __init__(
@@ -39,15 +43,18 @@ class FloatModel:
         variant: str,
         samples: Samples | None,
         method: str,
-        progress: Progress,
-        given_scales: Scales | None = None,
+        progress: Progress = silent,
+        *,
+        golden: Samples | None = None,
+        scales_from_file: Scales | None = None,
     ) -> None:
         self.bundle = bundle
         self.variant = variant
         self.samples = samples
         self.method = method
         self._progress = progress
-        self._given_scales = given_scales
+        self._golden = golden
+        self._scales_from_file = scales_from_file
 
     @cached_property
     def layers(self) -> list[Layer]:
@@ -57,8 +64,8 @@ class FloatModel:
     @cached_property
     def scales(self) -> Scales | None:
         """What calibration learned; None without samples."""
-        if self._given_scales is not None or self.samples is None:
-            return self._given_scales
+        if self._scales_from_file is not None or self.samples is None:
+            return self._scales_from_file
         graphs = prepared_graphs(self.bundle, self.variant)
         return calibrate(
             self.bundle, self.variant, graphs, self.samples, self.method, self._progress
@@ -67,18 +74,13 @@ class FloatModel:
     @cached_property
     def overflowing_tensors(self) -> dict[GraphRole, frozenset[str]]:
         """The tensors that overflow float16 on the samples, or the golden ones where none are."""
-        samples = self.samples
+        samples = self._golden if self.samples is None else self.samples
         if samples is None:
-            if not self.bundle.manifest.golden:
-                return {}
-            samples = samples_of(self.bundle, golden=True)
+            return {}
         graphs = prepared_graphs(self.bundle, self.variant)
         for model in graphs.values():
             round_constants(model, FLOAT16)
-        total = len(samples)
-        seen = observe_magnitudes(
-            self.bundle, graphs, samples, lambda done: self._progress("overflow", done, total)
-        )
+        seen = observe_magnitudes(self.bundle, graphs, samples, self._progress)
         return {role: overflowing_tensors(magnitudes, FLOAT16) for role, magnitudes in seen.items()}
 
     def quantized(

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.evaluation.evaluate import check_metric
 from hybrid_deploy.calibration.evaluation.metrics import Metric, load_metric
 from hybrid_deploy.calibration.graphs.float_graphs import check_float
-from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.recipes import Recipe
 from hybrid_deploy.calibration.samples.evaluation_set import (
     EvaluationSet,
     EvaluationSource,
     open_evaluation_set,
 )
-from hybrid_deploy.calibration.samples.samples import SkippedSample, Source, samples_of
+from hybrid_deploy.calibration.samples.samples import Samples, SkippedSample, Source, samples_of
 from hybrid_deploy.calibration.statistics.range_methods import method_of
 from hybrid_deploy.calibration.statistics.scales import Scales, check_scales, read_scales
 from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.device_support import check_precision, device_of
 from hybrid_deploy.errors import OutputExistsError, UsageError
+from hybrid_deploy.progress import Progress
 
 LARGEST_CHECK = 100
 """Without an evaluation set, at most so many golden and calibration samples are compared."""
@@ -95,22 +93,16 @@ def open_job(
     check_float(bundle, source)
     if data.scales is not None and (data.samples is not None or data.golden):
         raise UsageError("scales come from a file or from samples; give one of the two")
-    given = _read_again(data.samples)
-    samples = None
-    if given is not None or data.golden:
-        samples = samples_of(
-            bundle, given, golden=data.golden, skip_bad=data.skip_bad, variant=source
-        )
+    samples, golden = _open_samples(bundle, source, data)
+    learned = _joined(golden if data.golden else None, samples)
+    scales = _scales_from_file(data, bundle, source)
     model = FloatModel(
-        bundle, source, samples, data.method, progress, _given_scales(data, bundle, source)
+        bundle, source, learned, data.method, progress, golden=golden, scales_from_file=scales
     )
-    if data.evaluation is not None:
-        chosen = open_evaluation_set(data.evaluation, bundle, skip_bad=data.skip_bad)
-    else:
-        chosen = _usual_set(bundle, given, source, skip_bad=data.skip_bad)
+    evaluation_set = _evaluation_set(bundle, data, samples, golden)
     if metric is not None:
-        check_metric(metric, chosen)
-    return QuantizationJob(model, chosen, metric)
+        check_metric(metric, evaluation_set)
+    return QuantizationJob(model, evaluation_set, metric)
 
 
 def check_recipe(
@@ -138,15 +130,25 @@ def check_recipe(
         raise OutputExistsError(f"variant {name} of {bundle.folder}")
 
 
-def _read_again(source: Source | None) -> Source | None:
-    """Returns a source that can be gone through twice."""
-    if source is None or isinstance(source, (str, Path)):
-        return source
-    items: Iterable[Any] = source
-    return list(items)
+def _open_samples(
+    bundle: Bundle, variant: str, data: QuantizationInputs
+) -> tuple[Samples | None, Samples | None]:
+    """Returns the given samples and the bundle's golden ones, each opened once; None for none."""
+    samples = golden = None
+    if data.samples is not None:
+        samples = samples_of(bundle, data.samples, skip_bad=data.skip_bad, variant=variant)
+    if data.golden or bundle.manifest.golden:
+        golden = samples_of(bundle, golden=True, skip_bad=data.skip_bad, variant=variant)
+    return samples, golden
 
 
-def _given_scales(data: QuantizationInputs, bundle: Bundle, source: str) -> Scales | None:
+def _joined(first: Samples | None, second: Samples | None) -> Samples | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
+
+
+def _scales_from_file(data: QuantizationInputs, bundle: Bundle, source: str) -> Scales | None:
     if data.scales is None:
         return None
     scales = read_scales(data.scales)
@@ -154,14 +156,20 @@ def _given_scales(data: QuantizationInputs, bundle: Bundle, source: str) -> Scal
     return scales
 
 
-def _usual_set(
-    bundle: Bundle, given: Source | None, source: str, *, skip_bad: bool
+def _evaluation_set(
+    bundle: Bundle, data: QuantizationInputs, samples: Samples | None, golden: Samples | None
 ) -> EvaluationSet:
-    """Returns golden and calibration samples to compare on, or zeros where there are neither."""
-    if given is None:
-        return open_evaluation_set(None, bundle)
-    samples = samples_of(
-        bundle, given, golden=bool(bundle.manifest.golden), skip_bad=skip_bad, variant=source
-    )
-    texts: tuple[str | None, ...] = (None,) * len(samples)
-    return EvaluationSet(samples, texts, tuple(range(len(samples)))).thinned(LARGEST_CHECK)
+    """Returns what variants are compared on: the given set, or golden and calibration samples.
+
+    One input of zeros is compared where there are none of these.
+    """
+    if data.evaluation is not None:
+        return open_evaluation_set(data.evaluation, bundle, skip_bad=data.skip_bad)
+    if samples is None:
+        return (
+            open_evaluation_set(None, bundle)
+            if golden is None
+            else EvaluationSet.unlabelled(golden)
+        )
+    both = samples if golden is None else golden + samples
+    return EvaluationSet.unlabelled(both).thinned(LARGEST_CHECK)

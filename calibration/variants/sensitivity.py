@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
-from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.qdq.layers import Layer
 from hybrid_deploy.calibration.recipes import WIDE, Recipe
 from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.calibration.variants.trial_variant import trial_variant
+from hybrid_deploy.progress import Progress
 from hybrid_deploy.report import Column
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
@@ -71,7 +71,7 @@ def rank_layers(
         model: what is quantized.
         recipe: how.
         teacher: the float variant on some samples.
-        progress: told how far the stage `sensitivity` is.
+        progress: called with how far the stage `sensitivity` is.
 
     Returns:
         The layers that the recipe quantizes, the most sensitive first.

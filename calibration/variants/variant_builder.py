@@ -13,7 +13,6 @@ from hybrid_deploy.calibration.evaluation.decode_all import DecodedSet, decode_a
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation, evaluate
 from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
 from hybrid_deploy.calibration.half_precision.bfloat16_emulation import emulate_bfloat16
-from hybrid_deploy.calibration.progress import Progress
 from hybrid_deploy.calibration.recipes import FLOATS, DecoderForm, EncoderForm, Recipe
 from hybrid_deploy.calibration.samples.samples import SkippedSample
 from hybrid_deploy.calibration.statistics.scales import SCALES_FILE, Scales, encode_scales
@@ -30,6 +29,7 @@ from hybrid_deploy.calibration.variants.trial_variant import (
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, HybridDeployError, UsageError
 from hybrid_deploy.onnx_graphs.files import save_graphs
+from hybrid_deploy.progress import Progress
 
 _EMULATION = "emulation"
 _RANKING_SAMPLES = 8
@@ -71,7 +71,7 @@ class VariantBuilder:
 
     Attributes:
         job: the float model, and what its variants are compared on.
-        progress: told how far each stage is.
+        progress: called with how far each stage is.
     """
 
     job: QuantizationJob
@@ -162,10 +162,7 @@ class VariantBuilder:
     def _evaluated(self, bundle: Bundle, name: str) -> Evaluation:
         source, samples = self.model.variant, self.job.evaluation_set
         if self._readings is None:
-            total = len(samples)
-            self._readings = decode_all(
-                bundle, source, samples, lambda done: self.progress("reference", done, total)
-            )
+            self._readings = decode_all(bundle, source, samples, self.progress, stage="reference")
         if self._teacher is None:
             self._teacher = Teacher(bundle, source, samples)
         return evaluate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,6 @@ def compare_greedy(
     backend: Backend,
     generation: GenerationDefaults,
     batches: Iterable[Inputs],
-    advance: Callable[[int], None] | None = None,
 ) -> Parity:
     """Decodes every input with the model's full re-run and with the exported graphs.
 
@@ -77,7 +76,6 @@ def compare_greedy(
         backend: the exported graphs.
         generation: how decoding starts and ends.
         batches: encoder inputs, batch first.
-        advance: told the size of every batch when it is done.
 
     Raises:
         ParityError: a token differs, or a logit by more than LARGEST_DIFFERENCE.
@@ -88,8 +86,6 @@ def compare_greedy(
         prompts = np.tile(np.array(generation.start_tokens, np.int64), (size, 1))
         lengths = np.full(size, prompts.shape[1], np.int64)
         _compare(model, backend, generation, inputs, prompts, lengths, parity, f"batch {number}")
-        if advance is not None:
-            advance(size)
     return parity
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 import numpy as np
@@ -21,12 +21,16 @@ from hybrid_deploy.export.parity.compare import (
 )
 from hybrid_deploy.export.parity.decode_checks import varied
 from hybrid_deploy.export.trace.refusal import first_line
+from hybrid_deploy.progress import Progress, silent
 from hybrid_deploy.runtime.backends.protocol import Backend
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
     BackendOptions,
     load_backend,
 )
+
+CHECK = "check"
+"""Stage of an export in which the graphs are compared with the model."""
 
 _EXAMPLES = 2
 _FEW_TOKENS = 4
@@ -36,7 +40,7 @@ def check_export(
     job: ExportJob,
     bundle: Bundle,
     vocabulary_size: int,
-    checked: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> Parity:
     """Compares random prompts on the example, at all its sizes, then every input of the job.
 
@@ -44,7 +48,7 @@ def check_export(
         job: the model and the inputs.
         bundle: the graphs, which return logits; it need not be sealed.
         vocabulary_size: of the model.
-        checked: told how many inputs were compared, batch by batch.
+        progress: called with the number of inputs compared so far, as stage `CHECK`.
 
     Raises:
         ParityError: a token differs, or a logit by more than parity.LARGEST_DIFFERENCE.
@@ -58,14 +62,27 @@ def check_export(
     if job.spec.dynamic:
         _check_sizes(job, backend, pairs, vocabulary_size)
     checks = job.checks if batch is None else rebatched(job.checks, batch)
+    compared = _reported(checks, input_count(job.checks), progress)
     if generation.start_tokens:
-        parity.add(compare_greedy(model, backend, generation, checks, checked))
+        parity.add(compare_greedy(model, backend, generation, compared))
         return parity
-    for inputs in checks:
+    for inputs in compared:
         parity.add(compare_random_prompts(model, backend, generation, inputs, vocabulary_size))
-        if checked is not None:
-            checked(len(next(iter(inputs.values()))))
     return parity
+
+
+def input_count(batches: Iterable[Inputs]) -> int:
+    """Returns the number of inputs in several batches."""
+    return sum(len(next(iter(inputs.values()))) for inputs in batches)
+
+
+def _reported(batches: Iterable[Inputs], total: int, progress: Progress) -> Iterator[Inputs]:
+    """Yields the batches, and reports each as done when the next one is asked for."""
+    done = 0
+    for inputs in batches:
+        yield inputs
+        done += input_count([inputs])
+        progress(CHECK, min(done, total), total)  # a fixed batch repeats inputs to fill up
 
 
 def _check_sizes(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hybrid_deploy.errors import UsageError
+from hybrid_deploy.progress import Progress, silent
 from hybrid_deploy.runtime.session.session import Session, Timings
 
 _KIB_PER_MB = 1e6 / 1024
@@ -59,7 +60,7 @@ def profile_session(
     runs: int = 50,
     warmup: int = 5,
     batch: int = 1,
-    advance: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> Profile:
     """Runs files through a session, again and again, and times every stage.
 
@@ -69,7 +70,7 @@ def profile_session(
         runs: how many timed runs.
         warmup: how many runs before the first timed one.
         batch: how many files a run takes.
-        advance: told after every run.
+        progress: called after every run, warm-up included, as stage `profile`.
 
     Raises:
         UsageError: a count is not positive.
@@ -87,8 +88,7 @@ def profile_session(
         if number >= 0:
             timings.append(timing)
             tokens += sum(len(result.tokens) for result in results)
-        if advance is not None:
-            advance(1)
+        progress("profile", warmup + number + 1, warmup + runs)
     return summarize(timings, tokens, time.perf_counter() - began)
 
 

@@ -73,6 +73,11 @@ def main() -> None:
     model = Reader(*sizes).eval()
     weights_mb = sum(p.numel() * p.element_size() for p in model.parameters()) / _BYTES_PER_MB
     peaks: list[float] = []
+
+    def note_peak(stage: str, done: int, total: int) -> None:
+        if done == total:
+            peaks.append(peak_mb())
+
     with tempfile.TemporaryDirectory() as folder:
         report = export_model(
             model,
@@ -83,7 +88,7 @@ def main() -> None:
             end_tokens=2,
             dynamic={"image": {3: ("width", 32, 512)}},
             opset=options.opset,
-            progress=lambda stage: peaks.append(peak_mb()),
+            progress=note_peak,
         )
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     stages = [*report.stage_seconds.items(), ("total", sum(report.stage_seconds.values()))]

@@ -121,10 +121,10 @@ def test_nothing_of_the_exporters_machine_is_in_the_graphs(tiny_bundle: Bundle) 
 def test_existing_output_is_refused_before_any_work(
     tiny_path: Path, tiny_export: ExportJob
 ) -> None:
-    stages: list[str] = []
+    reports: list[tuple[str, int, int]] = []
     with pytest.raises(OutputExistsError):
-        run_export(tiny_export, tiny_path, progress=stages.append)
-    assert stages == []
+        run_export(tiny_export, tiny_path, progress=lambda *report: reports.append(report))
+    assert reports == []
 
 
 def test_the_gate_sees_a_small_change(
@@ -183,7 +183,7 @@ def plain_path(
 ) -> Path:
     """A model exported with nothing but an example: two sequences at a time, top tokens."""
     out = tmp_path_factory.mktemp("plain") / "plain.bundle"
-    lines: list[str] = []
+    reports: list[tuple[str, int, int]] = []
     report = export_model(
         tiny_model,
         torch.zeros(1, 1, 8, 16),
@@ -193,12 +193,14 @@ def plain_path(
         batch=2,
         head="topk",
         checks=[torch.randn(3, 1, 8, 20, generator=torch.Generator().manual_seed(0))],
-        progress=lines.append,
+        progress=lambda *report: reports.append(report),
     )
     assert report.path == out
     assert report.parity.largest_difference < float32_error(tiny_logit)
     assert list(report.stage_seconds) == ["trace", "analyse", "lower", "check", "write"]
-    assert lines == [f"{stage} {time:.1f} s" for stage, time in report.stage_seconds.items()]
+    assert reports[:4] == [("trace", 0, 1), ("trace", 1, 1), ("analyse", 0, 1), ("analyse", 1, 1)]
+    assert [done for stage, done, total in reports if stage == "check"] == [0, 2, 3, 3]  # of 3
+    assert [stage for stage, done, _ in reports if done == 0] == list(report.stage_seconds)
     assert all(seconds > 0 for seconds in report.stage_seconds.values())
     return out
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_deploy.bundle.input_specs import ArrayInput
-from hybrid_deploy.bundle.manifest import DimRange
+from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UnsupportedModelError, UsageError
 from hybrid_deploy.export.export_job import (
     Arrays,
     GraphForm,
+    InputOptions,
     SimpleAxes,
 )
 from hybrid_deploy.export.exporter import head_of
@@ -35,6 +36,10 @@ class TwoInputs(nn.Module):
 
     def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
         return memory
+
+
+def tokens(max_length: int, end: tuple[int, ...] = ()) -> GenerationDefaults:
+    return GenerationDefaults((), end, pad_token=0, max_length=max_length)
 
 
 IMAGE, QUESTION = torch.zeros(2, 3, 4), torch.ones(2, 5)
@@ -95,7 +100,7 @@ def test_varying_axes_in_short_and_in_full(model: nn.Module) -> None:
         "image": {1: ("height", 1, 8), 2: ("width", 8, 64)},
         "question": {1: full},
     }
-    job = make_job(model, [IMAGE, QUESTION], max_length=9, dynamic=dynamic)
+    job = make_job(model, [IMAGE, QUESTION], tokens(9), InputOptions(dynamic=dynamic))
     assert job.spec.dynamic["image"] == {
         1: DynamicAxis("height", DimRange(1, 3, 8)),
         2: DynamicAxis("width", DimRange(8, 8, 64)),  # the example's 4 is below the range
@@ -119,13 +124,13 @@ def test_varying_axes_in_short_and_in_full(model: nn.Module) -> None:
 )
 def test_axes_that_do_not_fit(model: nn.Module, dynamic: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        make_job(model, [IMAGE, QUESTION], max_length=9, dynamic=dynamic)
+        make_job(model, [IMAGE, QUESTION], tokens(9), InputOptions(dynamic=dynamic))
     assert str(caught.value) == message
 
 
 def test_what_is_not_given(model: nn.Module) -> None:
     checks: list[Arrays] = [{"question": np.ones((1, 5)), "image": IMAGE[:1]}]
-    job = make_job(model, [IMAGE, QUESTION], max_length=9, end_tokens=2, checks=checks)
+    job = make_job(model, [IMAGE, QUESTION], tokens(9, end=(2,)), checks=checks)
     assert job.spec.name == "TwoInputs"
     assert job.spec.preprocess == ArrayInput("image", ("question",))
     assert (job.spec.generation.start_tokens, job.spec.generation.end_tokens) == ((), (2,))
@@ -135,9 +140,9 @@ def test_what_is_not_given(model: nn.Module) -> None:
 
 def test_what_must_be_given(model: nn.Module) -> None:
     with pytest.raises(UsageError, match=r"^TwoInputs needs example_inputs: a tensor for each"):
-        make_job(model, None, max_length=9)
+        make_job(model, None, tokens(9))
     with pytest.raises(UsageError, match=r"^max_length is 1; two tokens are the least to decode$"):
-        make_job(model, [IMAGE, QUESTION], max_length=1)
+        make_job(model, [IMAGE, QUESTION], tokens(1))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +170,7 @@ def test_the_refusal_shows_an_adapter_that_works(model: nn.Module) -> None:
         encoder, decoder = nn.Linear(2, 3), nn.Bilinear(2, 3, 4)
 
     with pytest.raises(UnsupportedModelError) as caught:
-        make_job(Inner().eval(), IMAGE, max_length=9)
+        make_job(Inner().eval(), IMAGE, tokens(9))
     line, _, code = str(caught.value).partition("\n\n")
     assert line == (
         "Inner has no encode() and no decode(); wrap it in a module with encode(*inputs) -> memory "

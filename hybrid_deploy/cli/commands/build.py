@@ -140,7 +140,7 @@ def _refuse_mixed_options(list_cache: bool, clean: bool, days: float | None, sha
 def _build_rows(bundle: Bundle, wanted: _Wanted) -> list[Row]:
     """Builds everything; what fails is said on stderr and becomes a row."""
     from hybrid_deploy.cli.build_output import built_row, failed_row
-    from hybrid_deploy.cli.build_progress import BuildProgress
+    from hybrid_deploy.cli.progress import BuildProgress
     from hybrid_deploy.runtime.engines.build import build_engine
 
     progress = BuildProgress()

@@ -10,7 +10,12 @@ import click
 
 from hybrid_deploy.calibration.statistics.range_methods import METHODS
 from hybrid_deploy.cli.options.common import BUNDLE, FORCE
-from hybrid_deploy.cli.options.samples import GOLDEN, SKIP_BAD, log_skipped, stage_bars
+from hybrid_deploy.cli.options.samples import (
+    GOLDEN,
+    SKIP_BAD,
+    log_skipped,
+)
+from hybrid_deploy.cli.progress import stage_bars
 from hybrid_deploy.errors import InputError, OutputExistsError, UsageError
 
 if TYPE_CHECKING:

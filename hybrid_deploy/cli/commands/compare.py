@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from hybrid_deploy.accuracy import LabelledFile, load_labels, measure_accuracy
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.cli.options.common import BUNDLE, FORMAT, THREADS, log, progress_bar
+from hybrid_deploy.cli.options.common import (
+    BUNDLE,
+    FORMAT,
+    THREADS,
+    log,
+)
+from hybrid_deploy.cli.progress import progress_bar
 from hybrid_deploy.errors import HybridDeployError
+from hybrid_deploy.progress import Progress, part_of, silent
 from hybrid_deploy.report import Column, Format, render
 
 COLUMNS = (
@@ -63,8 +70,8 @@ def compare(
         opened.variant(variant)
     usable = usable_backends()
     pairs = [(variant, backend) for variant in chosen for backend in backends or usable]
-    with progress_bar("compare", len(pairs) * len(labels)) as advance:
-        rows = compare_rows(opened, labels, pairs, threads, advance)
+    with progress_bar("compare", len(pairs) * len(labels)) as bar:
+        rows = compare_rows(opened, labels, pairs, threads, bar)
     click.echo(render(rows, columns_for(labels), output_format), nl=False)
     log(f"{len(labels)} inputs one by one, medians; {threads or 'default'} CPU threads")
 
@@ -82,15 +89,17 @@ def compare_rows(
     labels: Sequence[LabelledFile],
     pairs: Sequence[tuple[str, str]],
     threads: int | None,
-    advance: Callable[[int], None],
+    progress: Progress = silent,
 ) -> list[dict[str, object]]:
     """Returns one record for each pair of variant and backend; an error is a record too."""
     rows: list[dict[str, object]] = []
-    for variant, backend in pairs:
+    total = len(pairs) * len(labels)
+    for number, (variant, backend) in enumerate(pairs):
+        part = part_of(progress, "compare", number * len(labels), total)
         row: dict[str, object] = {"variant": variant, "backend": backend}
         row["size_mb"] = bundle.variant_size_bytes(variant) / _BYTES_PER_MB
         try:
-            row |= _measure(bundle, variant, backend, labels, threads, advance)
+            row |= _measure(bundle, variant, backend, labels, threads, part)
         except HybridDeployError as error:
             row["status"] = f"failed: {' '.join(str(error).split())}"
             log(f"{variant} on {backend} failed: {error}")
@@ -104,7 +113,7 @@ def _measure(
     backend: str,
     labels: Sequence[LabelledFile],
     threads: int | None,
-    advance: Callable[[int], None],
+    progress: Progress,
 ) -> dict[str, object]:
     from hybrid_deploy.runtime.backends.registry import (
         BackendOptions,
@@ -119,12 +128,12 @@ def _measure(
     for label in labels[:_WARMUP]:
         session.run_files([label.file])
     texts, timings, tokens = [], [], 0
-    for label in labels:
+    for done, label in enumerate(labels, start=1):
         (result,), timing = session.run_files([label.file])
         texts.append(result.text or "")
         timings.append(timing)
         tokens += len(result.tokens)
-        advance(1)
+        progress("read", done, len(labels))
     accuracy = measure_accuracy([label.text for label in labels], texts)
     profile = summarize(timings, tokens, sum(t.total_ms for t in timings) / 1e3)
     return {

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid_deploy.cli.options.common import FORCE, log, progress_bar
+from hybrid_deploy.cli.options.common import (
+    FORCE,
+    log,
+)
 from hybrid_deploy.cli.options.model import ModelOptions, model_options
+from hybrid_deploy.cli.progress import StageLines, progress_bar
 from hybrid_deploy.errors import OutputExistsError, UnsupportedModelError, UsageError
 
 if TYPE_CHECKING:
@@ -77,11 +81,11 @@ def export(
 
 def export_job(job: ExportJob, out: Path, *, force: bool) -> ExportReport:
     """Runs an export and shows how far it is."""
-    from hybrid_deploy.export.exporter import run_export
+    from hybrid_deploy.export.exporter import CHECK, run_export
 
     inputs = sum(len(next(iter(batch.values()))) for batch in job.checks)
-    with progress_bar("check", inputs) as advance:
-        return run_export(job, out, force=force, progress=log, checked=advance)
+    with progress_bar(CHECK, inputs) as bar:
+        return run_export(job, out, force=force, progress=StageLines(bar, CHECK))
 
 
 def describe(report: ExportReport) -> str:

@@ -15,8 +15,8 @@ from hybrid_deploy.cli.options.common import (
     THREADS,
     VARIANT,
     log,
-    progress_bar,
 )
+from hybrid_deploy.cli.progress import progress_bar
 from hybrid_deploy.report import Column, Format, render
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def profile(
     from hybrid_deploy.runtime.session.session import load_session
 
     session = load_session(bundle, variant=variant, backend=backend, threads=threads)
-    with progress_bar(f"{variant} on {session.backend.version}", warmup + runs) as advance:
+    with progress_bar(f"{variant} on {session.backend.version}", warmup + runs) as bar:
         measured = profile_session(
-            session, files, runs=runs, warmup=warmup, batch=batch, advance=advance
+            session, files, runs=runs, warmup=warmup, batch=batch, progress=bar
         )
     if output_format == "json":
         import msgspec

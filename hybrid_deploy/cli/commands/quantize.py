@@ -16,7 +16,12 @@ from hybrid_deploy.calibration.recipes import (
 )
 from hybrid_deploy.calibration.statistics.range_methods import METHODS
 from hybrid_deploy.cli.options.common import BUNDLE, FORCE, THREADS, log
-from hybrid_deploy.cli.options.samples import GOLDEN, SKIP_BAD, log_skipped, stage_bars
+from hybrid_deploy.cli.options.samples import (
+    GOLDEN,
+    SKIP_BAD,
+    log_skipped,
+)
+from hybrid_deploy.cli.progress import stage_bars
 from hybrid_deploy.device_support import DEVICES
 from hybrid_deploy.errors import UsageError
 

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import click
 
-from hybrid_deploy.cli.options.common import FORCE, log, progress_bar
+from hybrid_deploy.cli.options.common import (
+    FORCE,
+    log,
+)
+from hybrid_deploy.cli.progress import progress_bar
 from hybrid_deploy.errors import BuildError, MissingDependencyError
 from hybrid_deploy.report import render
 
@@ -94,8 +98,8 @@ def _build(path: Path) -> None:
     graphs = [(variant, role) for variant in BUILT for role in bundle.loop_graphs(variant)]
     wanted = [(target, *graph) for target in TARGETS for graph in graphs]
     built, failed, size = 0, 0, 0
-    with progress_bar("build", len(wanted)) as advance:
-        for target, variant, role in wanted:
+    with progress_bar("build", len(wanted)) as bar:
+        for done, (target, variant, role) in enumerate(wanted, start=1):
             try:
                 size += build_engine(bundle, variant, role, parse_target(target)).size_bytes
                 built += 1
@@ -105,7 +109,7 @@ def _build(path: Path) -> None:
             except BuildError as error:
                 failed += 1
                 log(f"   failed: {error}")
-            advance(1)
+            bar("build", done, len(wanted))
     log(f"   {built} engines built ({size / 1e6:.1f} MB), {failed} failed; none was run")
 
 
@@ -127,8 +131,8 @@ def _profile(bundle: Path, files: Sequence[Path]) -> None:
     from hybrid_deploy.runtime.session.session import load_session
 
     session = load_session(bundle, threads=1)
-    with progress_bar("profile", _PROFILE_RUNS + 10) as advance:
-        measured = profile_session(session, files, runs=_PROFILE_RUNS, warmup=10, advance=advance)
+    with progress_bar("profile", _PROFILE_RUNS + 10) as bar:
+        measured = profile_session(session, files, runs=_PROFILE_RUNS, warmup=10, progress=bar)
     click.echo(render(records(measured), COLUMNS, "table"), nl=False)
 
 
@@ -140,8 +144,8 @@ def _compare(path: Path, samples: Path) -> None:
 
     bundle, labels, usable = open_bundle(path), load_labels(samples), usable_backends()
     pairs = [(variant, backend) for variant in bundle.manifest.variants for backend in usable]
-    with progress_bar("compare", len(pairs) * len(labels)) as advance:
-        rows = compare_rows(bundle, labels, pairs, threads=1, advance=advance)
+    with progress_bar("compare", len(pairs) * len(labels)) as bar:
+        rows = compare_rows(bundle, labels, pairs, threads=1, progress=bar)
     click.echo(render(rows, COLUMNS, "table"), nl=False)
     log(f"   {len(labels)} held-out lines one by one, 1 CPU thread, medians")
 

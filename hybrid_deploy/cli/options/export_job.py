@@ -77,10 +77,9 @@ def load_factory(name: str) -> Callable[[], Any]:
 
 def _described(name: str, model: nn.Module, options: ModelOptions) -> ExportJob:
     """Makes the job of a module from the options."""
-    from hybrid_deploy.export.make_job import (
-        make_job,
-        named_inputs,
-    )
+    from hybrid_deploy.bundle.manifest import GenerationDefaults
+    from hybrid_deploy.export.export_job import InputOptions
+    from hybrid_deploy.export.make_job import make_job, named_inputs
     from hybrid_deploy.export.model.interface import check_model
 
     check_model(model)
@@ -93,21 +92,23 @@ def _described(name: str, model: nn.Module, options: ModelOptions) -> ExportJob:
     assert options.example is not None and options.max_length is not None
     example, preprocess = _example(model, options.example, options)
     is_image = preprocess is not None
+    dynamic = {
+        input_name: {
+            axis: (axis_name(input_name, axis, is_image=is_image), *sizes)
+            for axis, sizes in axes.items()
+        }
+        for input_name, axes in options.axes().items()
+    }
     job = make_job(
         model,
         example,
-        max_length=options.max_length,
-        start_tokens=options.start,
-        end_tokens=options.end,
-        pad_token=options.pad or 0,
-        preprocess=preprocess,
-        dynamic={
-            input_name: {
-                axis: (axis_name(input_name, axis, is_image=is_image), *sizes)
-                for axis, sizes in axes.items()
-            }
-            for input_name, axes in options.axes().items()
-        },
+        GenerationDefaults(
+            start_tokens=tuple(options.start),
+            end_tokens=tuple(options.end),
+            pad_token=options.pad or 0,
+            max_length=options.max_length,
+        ),
+        InputOptions(preprocess, dynamic),
         checks=[example],
     )
     assert named_inputs(model, example).keys() == job.example.keys()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +10,6 @@ import click
 from hybrid_deploy.cli.options.common import log
 
 if TYPE_CHECKING:
-    from hybrid_deploy.calibration.progress import Progress
     from hybrid_deploy.calibration.samples.samples import SkippedSample
 
 GOLDEN = click.option(
@@ -29,24 +27,3 @@ def log_skipped(skipped: Sequence[SkippedSample]) -> None:
         log(f"left out: {sample.reason}")
     if len(skipped) > _MOST_NAMED:
         log(f"... and {len(skipped) - _MOST_NAMED} more")
-
-
-@contextmanager
-def stage_bars() -> Iterator[Progress]:
-    """Shows a bar for every stage on stderr, if that is a terminal; yields what advances them."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done)
-
-        yield show

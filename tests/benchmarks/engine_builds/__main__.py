@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.cli.options.common import progress_bar
+from hybrid_deploy.cli.progress import progress_bar
 from hybrid_deploy.export.exporter import run_export
 from hybrid_deploy.export.reference.job import feature_map, write_lines
 from hybrid_deploy.report import render
@@ -88,10 +88,11 @@ def _bundle(folder: Path, opset: int, precisions: Sequence[str]) -> Bundle:
 def _shown(bundle: Bundle, targets: Sequence[str], cache: EngineCache) -> Iterator[Row]:
     variants = list(bundle.manifest.variants)
     title = f"opset {bundle.variant(FLOAT).opset}"
-    with progress_bar(title, len(variants) * len(targets)) as advance:
-        for row in verdict_rows(bundle, variants, targets, cache):
+    count = len(variants) * len(targets)
+    with progress_bar(title, count) as show:
+        for done, row in enumerate(verdict_rows(bundle, variants, targets, cache), start=1):
             yield row
-            advance(1)
+            show(title, done, count)
 
 
 def _summary(rows: Sequence[Row]) -> str:

@@ -11,9 +11,9 @@ def test_sequences_come_in_the_order_of_the_samples(bundle: Bundle, images: list
     samples = [images[0], images[1], pair, images[0]]
     session = load_session(bundle.folder, threads=1)
     wanted = [result for sample in samples for result in session.run_arrays(sample)[0]]
-    begun: list[int] = []
-    found = decode_all(bundle, "fp32", samples, begun.append, threads=1)
+    begun: list[tuple[str, int, int]] = []
+    found = decode_all(bundle, "fp32", samples, lambda *p: begun.append(p), threads=1)
     assert found.samples == (0, 1, 2, 2, 3)
     assert found.tokens == tuple(result.tokens for result in wanted)
     assert found.texts == tuple(result.text for result in wanted)
-    assert begun[-1] == 4
+    assert begun[-1] == ("decode", 4, 4)

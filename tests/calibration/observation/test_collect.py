@@ -21,10 +21,12 @@ Images = list[dict[str, NDArray[np.float32]]]
 def test_every_graph_and_every_step_is_seen(bundle: Bundle, images: Images) -> None:
     graphs = load_graphs(bundle, "fp32")
     before = {role: len(model.graph.outputs) for role, model in graphs.items()}
-    done: list[int] = []
+    done: list[tuple[str, int, int]] = []
     samples = open_samples(images, bundle.manifest.preprocess)
-    scales = observe_samples(bundle, "fp32", graphs, samples, progress=done.append).scales("minmax")
-    assert done == [1, 2, 3]
+    scales = observe_samples(
+        bundle, "fp32", graphs, samples, progress=lambda *p: done.append(p)
+    ).scales("minmax")
+    assert done == [("calibrate", count, 3) for count in range(4)]
     # two start tokens of at most 8: one prefill and 5 steps for each sample
     assert scales.provenance.steps == 3 * 6
     assert set(scales.ranges) == {"encoder", "prefill", "step"}
@@ -126,8 +128,9 @@ def test_sample_that_does_not_fit(bundle: Bundle) -> None:
 
 
 def test_interrupt_passes_through(bundle: Bundle, images: Images) -> None:
-    def interrupt(done: int) -> None:
-        raise KeyboardInterrupt
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
 
     samples = open_samples(images, bundle.manifest.preprocess)
     with pytest.raises(KeyboardInterrupt):

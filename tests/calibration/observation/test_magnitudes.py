@@ -14,9 +14,9 @@ Images = list[dict[str, NDArray[np.float32]]]
 
 def test_every_tensor_of_every_graph(bundle: Bundle, images: Images) -> None:
     graphs, samples = prepared_graphs(bundle, "fp32"), samples_of(bundle, images)
-    done: list[int] = []
-    found = observe_magnitudes(bundle, graphs, samples, done.append)
-    assert done == [1, 2, 3]
+    done: list[tuple[str, int, int]] = []
+    found = observe_magnitudes(bundle, graphs, samples, lambda *p: done.append(p))
+    assert done == [("overflow", count, 3) for count in range(1, 4)]
     assert list(found) == [GraphRole.ENCODER, GraphRole.PREFILL, GraphRole.STEP]
     scales = observe_samples(bundle, "fp32", graphs, samples).scales("minmax")
     for role, magnitudes in found.items():

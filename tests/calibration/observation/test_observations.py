@@ -87,7 +87,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 from hybrid_deploy.bundle.bundle import open_bundle
-from hybrid_deploy.calibration import collect
+from hybrid_deploy.calibration.observation import collect
 from hybrid_deploy.calibration.samples.samples import open_samples
 from hybrid_deploy.onnx_graphs.files import load_graphs
 
@@ -95,7 +95,7 @@ collect._SAVE_EVERY_S = 0.0  # after every sample, as in a long run
 bundle = open_bundle(Path(sys.argv[1]))
 samples = open_samples([dict(np.load(f)) for f in sys.argv[3:]], bundle.manifest.preprocess)
 
-def die(done):
+def die(stage, done, total):
     if done == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 

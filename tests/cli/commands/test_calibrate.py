@@ -147,7 +147,7 @@ def test_nothing_is_overwritten(run: Run, lines: Path, tmp_path: Path) -> None:
 
 STOPPED = """
 import os, signal, sys
-from hybrid_deploy.calibration import collect
+from hybrid_deploy.calibration.observation import collect
 from hybrid_deploy.cli import start
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # off in what runs in the background

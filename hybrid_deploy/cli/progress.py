@@ -1,0 +1,132 @@
+"""How far a command is, shown on stderr: bars, and lines with the time that a stage takes.
+
+Each of these is a `hybrid_deploy.progress.Progress` that a library function calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.text import Text
+
+    from hybrid_deploy.progress import Progress
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Progress]:
+    """Shows one bar with its time; yields the progress that moves it, whatever the stage."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns: tuple[Any, ...] = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(title, total=total)
+
+        def show(stage: str, done: int, total: int, /) -> None:
+            bars.update(task, completed=done)
+
+        yield show
+
+
+@contextmanager
+def stage_bars() -> Iterator[Progress]:
+    """Shows a bar for every stage if stderr is a terminal; yields the progress that moves them."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int, /) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done)
+
+        yield show
+
+
+class StageLines:
+    """Prints a line with the time of every stage when it is finished.
+
+    Args:
+        bar: moved while the stage of its name goes on.
+        bar_stage: name of that stage.
+    """
+
+    def __init__(self, bar: Progress, bar_stage: str) -> None:
+        self._bar = bar
+        self._bar_stage = bar_stage
+        self._began: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int, /) -> None:
+        """Takes in how far one stage is."""
+        if stage == self._bar_stage:
+            self._bar(stage, done, total)
+        if done == 0:
+            self._began[stage] = perf_counter()
+        elif done == total and stage in self._began:
+            click.echo(f"{stage} {perf_counter() - self._began.pop(stage):.1f} s", err=True)
+
+
+class _Ticking:
+    """The line of a build that goes on, rendered with its time so far."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        self._started = perf_counter()
+
+    def __rich__(self) -> Text:
+        from rich.text import Text
+
+        return Text(f"{self._message} ... {perf_counter() - self._started:.0f} s")
+
+
+class BuildProgress:
+    """Shows the messages of one build; on a terminal the last one counts the seconds."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._live: Live | None = None
+
+    def say(self, message: str) -> None:
+        """Shows a message."""
+        from rich.live import Live
+
+        self._stop()
+        if self._console.is_terminal:
+            ticking = _Ticking(message)
+            self._live = Live(ticking, console=self._console, refresh_per_second=2)
+            self._live.start()
+        else:
+            self._console.print(message)
+
+    @contextmanager
+    def engine(self) -> Iterator[None]:
+        """Ends the counting of the last message, however the block ends."""
+        try:
+            yield
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
