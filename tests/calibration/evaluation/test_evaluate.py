@@ -85,8 +85,8 @@ def test_what_is_known_of_the_reference_is_not_computed_again(
         loaded.append(variant)
         return load_backend(name, bundle, variant, options)
 
-    for module in ("evaluation", "readings", "divergence"):
-        monkeypatch.setattr(f"hybrid_deploy.calibration.{module}.load_backend", counted)
+    for module in ("evaluate", "decode_all", "logit_divergence"):
+        monkeypatch.setattr(f"hybrid_deploy.calibration.evaluation.{module}.load_backend", counted)
     stages: dict[str, tuple[int, int]] = {}
     found = evaluate(
         noisy, "fp32", "perturbed", labelled, threads=1, reference=float_readings, teacher=teacher,
