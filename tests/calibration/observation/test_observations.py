@@ -61,7 +61,7 @@ def test_a_saved_file_holds_everything(run: Run, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on(run: Run, tmp_path: Path) -> None:
-    def interrupt(done: int) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
 
@@ -69,8 +69,8 @@ def test_an_interrupted_run_goes_on(run: Run, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(state=state, progress=interrupt)
     assert sorted(read_observations(state).samples) == [0, 1]
-    resumed = run(state=state, progress=counted.append)
-    assert counted == [1, 2, 3]
+    resumed = run(state=state, progress=lambda stage, done, total: counted.append(done))
+    assert counted == [0, 1, 2, 3]
     assert all_scales(resumed) == all_scales(run())
 
 
