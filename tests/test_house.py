@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +58,32 @@ def test_a_missing_part_and_a_missing_readme_are_noticed(house: Path) -> None:
 def test_links_are_not_counted_twice(house: Path) -> None:
     (house / "hybrid_deploy" / "export").symlink_to(house / "export")
     assert [room.path for room in rooms(house)] == list(MOST_FILES)
+
+
+@pytest.mark.slow
+def test_a_stray_module_and_an_upward_import_break_the_contracts(tmp_path: Path) -> None:
+    """import-linter reads a copy of the sources to which both faults were added."""
+    for top in ("hybrid_deploy", "export", "calibration", "runtime"):
+        shutil.copytree(ROOT / top, tmp_path / top, symlinks=True)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    assert "0 broken" in lint_imports(tmp_path)
+    (tmp_path / "hybrid_deploy" / "stray.py").write_text("x = 1\n")
+    host = tmp_path / "runtime" / "host" / "cgroups.py"
+    host.write_text(host.read_text() + "import torch\nimport hybrid_deploy.runtime.session\n")
+    report = lint_imports(tmp_path)
+    broken = {line.removesuffix(" BROKEN") for line in report.splitlines() if "BROKEN" in line}
+    assert broken == {
+        "the house",
+        "runtime",
+        "the device side never needs the toolkit's dependencies",
+    }
+
+
+def lint_imports(folder: Path) -> str:
+    """Runs import-linter on the sources in a folder and returns what it prints."""
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-logo", "--no-cache"]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    return done.stdout + done.stderr
