@@ -209,7 +209,9 @@ def test_errors_name_the_sequence_and_the_step() -> None:
     with pytest.raises(BackendError, match="the logits of sequence 1 at step 0 are not finite"):
         search(Markov(bad, np.arange(3)), Beams(2))
     nothing = (Suppressed(np.arange(VOCABULARY)),)
-    with pytest.raises(BackendError, match="the rules leave no token to sequence 0 at step 0"):
+    with pytest.raises(
+        BackendError, match="the generation settings allow no token for sequence 0 at step 0"
+    ):
         search(Markov(table_of(8), np.arange(3)), Beams(2), processors=nothing)
 
 

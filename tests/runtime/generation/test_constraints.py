@@ -13,7 +13,10 @@ from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.errors import MissingDependencyError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generation.constraints import AllowedTokens, Pattern
-from hybrid_deploy.runtime.generation.incremental_text import IncrementalDetokenizer, begin_reading
+from hybrid_deploy.runtime.generation.incremental_text import (
+    IncrementalDetokenizer,
+    empty_detokenizer,
+)
 from tests.fakes.trained_tokenizers import byte_level, metaspace
 
 CHARACTERS = Vocabulary(tuple("_^$abcdefgh0123456789-"), (0, 1, 2))
@@ -25,10 +28,12 @@ PATTERNS = ("[a-d]{2}-[0-9]+", "a*", "(abc|abd|ha+)[0-9]?", "[^a-h]+", ".*", "(?
 def begin(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[IncrementalDetokenizer, int]:
     """Returns a reading without tokens, and the size of its vocabulary."""
     if request.param == "characters":
-        return begin_reading(CHARACTERS, tmp_path), len(CHARACTERS.tokens)
+        return empty_detokenizer(CHARACTERS, tmp_path), len(CHARACTERS.tokens)
     made = byte_level() if request.param == "bytes" else metaspace()
     made.save(str(tmp_path / "tokenizer.json"))
-    return begin_reading(Tokenizer("tokenizer.json", (0, 1, 2)), tmp_path), made.get_vocab_size()
+    return empty_detokenizer(
+        Tokenizer("tokenizer.json", (0, 1, 2)), tmp_path
+    ), made.get_vocab_size()
 
 
 def by_trying(
@@ -37,14 +42,14 @@ def by_trying(
     """Returns the tokens that may come, by trying each of them."""
     reading = begin
     for token in tokens:
-        reading = reading.advanced(token)
+        reading = reading.after(token)
     compiled, found = regex.compile(pattern), set()
     for token in range(size):
         if token == END:
-            fits = compiled.fullmatch(reading.whole)
+            fits = compiled.fullmatch(reading.full_text)
         else:
-            longer = reading.advanced(token)
-            fits = longer is not reading and compiled.fullmatch(longer.whole, partial=True)
+            longer = reading.after(token)
+            fits = longer is not reading and compiled.fullmatch(longer.full_text, partial=True)
         if fits:
             found.add(token)
     return found
@@ -87,7 +92,7 @@ def apply(rule: Pattern | AllowedTokens, logits: FloatArray, tokens: list[int]) 
 def test_the_likeliest_are_found_far_down_too(tmp_path: Path) -> None:
     made = byte_level()
     made.save(str(tmp_path / "tokenizer.json"))
-    reading = begin_reading(Tokenizer("tokenizer.json", (0, 1, 2)), tmp_path)
+    reading = empty_detokenizer(Tokenizer("tokenizer.json", (0, 1, 2)), tmp_path)
     size, digits = made.get_vocab_size(), made.encode("7", add_special_tokens=False).ids
     logits = np.zeros(size, np.float32)
     logits[digits] = -100
@@ -112,10 +117,10 @@ def test_a_function_says_what_may_come() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([1.5], r"must give token ids, got \[1\.5\]"),
-        ([[1]], "must give token ids"),
-        ([3, 9], "gave token 3 or 9; there are 0 to 5"),
-        ([-1], "gave token -1 or -1"),
+        ([1.5], r"must return token ids, got \[1\.5\]"),
+        ([[1]], "must return token ids"),
+        ([3, 9], "returned token 3 or 9; return ids from 0 to 5"),
+        ([-1], "returned token -1 or -1"),
     ],
 )
 def test_a_function_that_gives_no_tokens(given: list[int], message: str) -> None:

@@ -160,5 +160,7 @@ def test_forced_end_comes_last_with_certainty() -> None:
 
 def test_nothing_left_to_choose() -> None:
     generation = GenerationDefaults((1,), (2,), 0, 8, suppressed=tuple(range(VOCABULARY)))
-    with pytest.raises(BackendError, match="the rules leave no token to sequence 0 at step 0"):
+    with pytest.raises(
+        BackendError, match="the generation settings allow no token for sequence 0 at step 0"
+    ):
         greedy(generation, [[1]])

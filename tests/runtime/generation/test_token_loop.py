@@ -26,9 +26,9 @@ from tests.fakes.counting import (
     END,
     LARGEST_LOGIT,
     PAD,
-    AheadDecoding,
+    OnDeviceCounting,
     CountingDecoding,
-    MovableDecoding,
+    ReorderableCounting,
 )
 
 FOREVER = 49
@@ -77,7 +77,7 @@ def test_a_prompt_that_leaves_no_room() -> None:
 
 
 def test_finished_sequences_cost_nothing_once_half_have_ended() -> None:
-    decoding = MovableDecoding([12, 25, 11, 14])
+    decoding = ReorderableCounting([12, 25, 11, 14])
     assert isinstance(decoding, ReorderableDecoding)
     rows = decode(decoding, rules(max_length=14)).sequences
     alone = [
@@ -90,7 +90,7 @@ def test_finished_sequences_cost_nothing_once_half_have_ended() -> None:
 
 
 def test_a_backend_that_cannot_leave_sequences_out_goes_on_with_all() -> None:
-    decoding = MovableDecoding([12, 25])
+    decoding = ReorderableCounting([12, 25])
     decoding.resizable = False
     assert [len(row.tokens) for row in decode(decoding, rules()).sequences] == [3, 15]
     assert set(decoding.batches) == {2}
@@ -125,7 +125,7 @@ def test_a_failed_step_leaves_the_backend_usable() -> None:
 def test_tokens_made_ahead_are_those_of_steps() -> None:
     for stops in ([12], [14], [11], [10], [12, 20, 13], [40, 40]):
         for block in (1, 3, 7):
-            decoding = AheadDecoding(stops, block=block)
+            decoding = OnDeviceCounting(stops, block=block)
             assert isinstance(decoding, GeneratesOnDevice)
             ahead = decode(decoding, rules(scores=True))
             steps = decode(CountingDecoding(stops), rules(scores=True))
@@ -137,7 +137,7 @@ def test_tokens_made_ahead_are_those_of_steps() -> None:
 
 
 def test_making_ahead_is_closed_at_the_end_and_begun_again_with_fewer() -> None:
-    decoding = AheadDecoding([12, 30, 13, 30])
+    decoding = OnDeviceCounting([12, 30, 13, 30])
     found = decode(decoding, rules(max_length=12))
     assert [len(row.tokens) for row in found.sequences] == [3, 11, 4, 11]
     # all four; then the two that still grow, behind the tokens of whole blocks
@@ -146,13 +146,13 @@ def test_making_ahead_is_closed_at_the_end_and_begun_again_with_fewer() -> None:
 
 
 def test_recorded_steps_need_no_note() -> None:
-    decoding = AheadDecoding([12])
+    decoding = OnDeviceCounting([12])
     decoding.reason = None
     assert decode(decoding, rules()).notes == ()
 
 
 def test_rules_that_need_logits_are_not_made_ahead() -> None:
-    decoding = AheadDecoding([14])
+    decoding = OnDeviceCounting([14])
     limits = rules().limits
     suppressed = DecodingSettings(limits, (Suppressed(np.array([12])),))
     TokenLoop(decoding, [[10]], suppressed).run()
@@ -160,7 +160,7 @@ def test_rules_that_need_logits_are_not_made_ahead() -> None:
 
 
 def test_steps_follow_where_no_more_is_made_ahead() -> None:
-    decoding = AheadDecoding([19], most=2)
+    decoding = OnDeviceCounting([19], max_blocks=2)
     (row,) = decode(decoding, rules()).sequences
     assert row.tokens == (*range(11, 20), END)
     assert (decoding.blocks, decoding.closed) == (2, 1)
@@ -168,7 +168,7 @@ def test_steps_follow_where_no_more_is_made_ahead() -> None:
 
 
 def test_nan_in_a_block_names_the_step() -> None:
-    class Failing(AheadDecoding):
+    class Failing(OnDeviceCounting):
         def step_blocks(
             self, token: IntArray, position: IntArray
         ) -> Generator[StepBlock, None, None]:
@@ -179,7 +179,7 @@ def test_nan_in_a_block_names_the_step() -> None:
         decode(Failing([FOREVER]), rules())
 
 
-@pytest.mark.parametrize("kind", [CountingDecoding, AheadDecoding])
+@pytest.mark.parametrize("kind", [CountingDecoding, OnDeviceCounting])
 def test_cancelled_between_two_tokens(kind: type[CountingDecoding]) -> None:
     decoding, cancel = kind([FOREVER, 11]), threading.Event()
     loop = TokenLoop(decoding, [[10]] * 2, rules(), Cancellation(cancel))
@@ -189,7 +189,7 @@ def test_cancelled_between_two_tokens(kind: type[CountingDecoding]) -> None:
     long, short = loop.batch_result().sequences
     assert (long.tokens, long.finish) == ((11, 12, 13, 14, 15), "cancelled")
     assert (short.tokens, short.finish) == ((11, END), "end")
-    if isinstance(decoding, AheadDecoding):
+    if isinstance(decoding, OnDeviceCounting):
         assert decoding.closed == 1
 
 

@@ -131,9 +131,13 @@ def test_a_pattern_holds_the_text(session: Session, images: Arrays, how: dict[st
 
 
 def test_a_pattern_without_a_way_out(session: Session, images: Arrays) -> None:
-    with pytest.raises(BackendError, match=r"the rules leave no token to sequence 0 at step 2"):
+    with pytest.raises(
+        BackendError, match=r"the generation settings allow no token for sequence 0 at step 2"
+    ):
         run(session, images, allowed="aaz")
-    with pytest.raises(BackendError, match=r"the rules leave no token to sequence 0 at step 2"):
+    with pytest.raises(
+        BackendError, match=r"the generation settings allow no token for sequence 0 at step 2"
+    ):
         run(session, images, allowed="aaz", beams=2)
 
 
@@ -318,7 +322,7 @@ def test_a_failed_step_leaves_the_session_usable(
         ({"top_p": 1.5}, r"top_p must be over 0 and at most 1, got 1\.5"),
         ({"min_p": -0.5}, r"min_p must be at least 0 and at most 1, got -0\.5"),
         ({"seed": 3}, "a seed without sampling has no effect; give a temperature too"),
-        ({"beams": 2, "top_k": 3}, "beams and sampling do not go together"),
+        ({"beams": 2, "top_k": 3}, "beams and sampling exclude each other"),
         ({"early_stopping": "soon"}, "early_stopping must be True, False or 'never', got 'soon'"),
         ({"length_penalty": float("inf")}, "length_penalty must be a number, got inf"),
         ({"repetition_penalty": 0}, "repetition_penalty must be over 0, got 0"),
@@ -326,7 +330,7 @@ def test_a_failed_step_leaves_the_session_usable(
         ({"max_new_tokens": 0}, "max_new_tokens must be a whole number from 1 on, got 0"),
         ({"max_length": 1}, "a prompt of 1 tokens leaves no room in a sequence of 1"),
         ({"timeout_s": 0}, "timeout_s must be over 0, got 0"),
-        ({"stop": ("",)}, "a stop sequence is empty; give at least a character"),
+        ({"stop": ("",)}, "a stop string is empty; give at least one character"),
         ({"allowed": "[a"}, r"'\[a' is not a regular expression"),
     ],
 )
@@ -340,7 +344,7 @@ def test_wrong_options(
 def test_text_rules_need_a_vocabulary(session: Session, images: Arrays) -> None:
     changed = msgspec.structs.replace(session.bundle.manifest, vocabulary=None)
     other = Session(Bundle(session.bundle.folder, changed), "fp32", session.backend)
-    for options, what in (({"stop": ("a",)}, "a stop sequence"), ({"allowed": "a"}, "a pattern")):
+    for options, what in (({"stop": ("a",)}, "a stop string"), ({"allowed": "a"}, "a pattern")):
         with pytest.raises(UsageError, match=f"has no vocabulary, so {what} cannot be compared"):
             run(other, images, **options)
     assert {event.text for event in other.stream(images)} == {None}

@@ -29,7 +29,7 @@ def test_sizes_out_of_range(session: Session, width: int) -> None:
 def test_numbers_that_are_none(session: Session, bad: float) -> None:
     image = np.zeros((2, 1, 8, 16), np.float32)
     image[1, 0, 3, 3] = bad
-    with pytest.raises(InputError, match="input image holds NaN or infinity; look at where"):
+    with pytest.raises(InputError, match="input image holds NaN or infinity; check how"):
         session.run_arrays({"image": image})
     assert session.run_arrays({"image": np.zeros((2, 1, 8, 16), np.float32)})[0]
 

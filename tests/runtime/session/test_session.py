@@ -113,5 +113,5 @@ def test_profile_counts_every_stage(session: Session, page: Path) -> None:
 
 
 def test_profile_needs_runs(session: Session, page: Path) -> None:
-    with pytest.raises(UsageError, match="at least one run"):
+    with pytest.raises(UsageError, match="at least one run .*, got runs=0, batch=1, warmup=5"):
         profile_session(session, [page], runs=0)
