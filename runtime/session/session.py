@@ -304,9 +304,9 @@ def load_session(
         variant: name of the variant.
         backend: name of the backend.
         threads: number of CPU threads of one operator; None leaves the choice to the backend.
-        large_pages: whether the weights of CPU backends move to large memory pages when the second
-            input comes: that input takes longer, by 1 ms per megabyte; later inputs take up to
-            10 % less time.
+        large_pages: whether the weights and encoder memory of a CPU backend move to memory pages of
+            2 MB when the second input comes: that input takes longer, by 1 ms per megabyte; later
+            inputs take up to 10 % less time.
 
     Raises:
         InputError: the folder holds no bundle, or the bundle has no such variant.
