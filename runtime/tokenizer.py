@@ -1,4 +1,4 @@
-"""Between token ids and text."""
+"""Converts token ids to text and text to token ids, with a vocabulary or a tokenizer."""
 
 from __future__ import annotations
 
@@ -13,47 +13,52 @@ from hybrid_deploy.errors import BundleError, MissingDependencyError, UsageError
 if TYPE_CHECKING:
     import tokenizers
 
-_TIDIED = (
+_REPLACEMENTS = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
     (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
 )  # fmt: skip
-"""What `clean_up_tokenization` of transformers replaces, in its order."""
+"""The replacements of `clean_up_tokenization` in Hugging Face transformers, in its order."""
 
 
 def text_of(
     tokens: Iterable[int], vocabulary: Vocabulary | Tokenizer, folder: Path | None = None
 ) -> str:
-    """Returns the text of tokens, special ones left out.
+    """Returns the text of tokens, without the special ones.
 
     Args:
-        tokens: ids; one outside a vocabulary reads as ?.
-        vocabulary: what the ids mean.
-        folder: of the bundle, which holds the file of a tokenizer.
+        tokens: token ids; an id outside a vocabulary becomes "?".
+        vocabulary: vocabulary or tokenizer of the bundle.
+        folder: folder of the bundle, which holds the tokenizer's file; None with a vocabulary.
 
     Raises:
         BundleError: the tokenizer's file is missing or damaged.
     """
     if isinstance(vocabulary, Vocabulary):
-        special, known = set(vocabulary.special), vocabulary.tokens
+        special, texts = set(vocabulary.special), vocabulary.tokens
         return "".join(
-            known[token] if token < len(known) else "?" for token in tokens if token not in special
+            texts[token] if token < len(texts) else "?" for token in tokens if token not in special
         )
     assert folder is not None, "a tokenizer lies in the bundle's folder"
     skip = set(vocabulary.skip)
-    wanted = [token for token in tokens if token not in skip]
-    text = load_tokenizer(folder / vocabulary.file).decode(wanted, skip_special_tokens=False)
+    ids = [token for token in tokens if token not in skip]
+    text = load_tokenizer(folder / vocabulary.file).decode(ids, skip_special_tokens=False)
     return tidied(text) if vocabulary.tidy else text
 
 
 def tidied(text: str) -> str:
-    """Takes out the spaces before punctuation."""
-    for found, replacement in _TIDIED:
-        text = text.replace(found, replacement)
+    """Returns the text without spaces before punctuation and English contractions."""
+    for original, replacement in _REPLACEMENTS:
+        text = text.replace(original, replacement)
     return text
 
 
 def tokens_of(text: str, vocabulary: Vocabulary | Tokenizer | None, folder: Path) -> list[int]:
-    """Returns the tokens of a text, without special ones of the tokenizer's own.
+    """Returns the token ids of a text; the tokenizer adds no special tokens.
+
+    Args:
+        text: the text.
+        vocabulary: tokenizer of the bundle; a vocabulary or None is an error.
+        folder: folder of the bundle, which holds the tokenizer's file.
 
     Raises:
         UsageError: the bundle has no tokenizer.
@@ -68,7 +73,7 @@ def tokens_of(text: str, vocabulary: Vocabulary | Tokenizer | None, folder: Path
 
 
 def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    """Loads a `tokenizer.json`; a file that was loaded before is not read again.
+    """Returns the tokenizer of a `tokenizer.json`; reads a file again only after it has changed.
 
     Raises:
         BundleError: the file is missing or damaged.

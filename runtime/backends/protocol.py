@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -151,7 +151,7 @@ class StepBlock:
 class GeneratesOnDevice(Protocol):
     """A decoding that feeds its own likeliest tokens back on the device."""
 
-    def step_blocks(self, token: IntArray, position: IntArray) -> Iterator[StepBlock]:
+    def step_blocks(self, token: IntArray, position: IntArray) -> Generator[StepBlock, None, None]:
         """Decodes greedily without the host.
 
         The next block is already under way on the device when one is yielded. It ends when every

@@ -1,4 +1,5 @@
-"""From logits to tokens: greedy, beams, sampling, constraints, text as it comes.
+"""Chooses tokens from logits: greedy decoding, beam search, sampling, constraints, stop strings.
 
-Only the protocol of the backends comes in; no backend, no file.
+A started `Decoding` and the prompts enter; tokens, their scores and the reason why each sequence
+ended leave. Of the backends only `backends.protocol` may be imported here.
 """

@@ -1,7 +1,7 @@
-"""The sequences that a beam search keeps of one input: those that grow, and those that have ended.
+"""The beams of one input and its best ended sequences.
 
-What is kept, how it is ranked and when the search ends is as in `generate()` of Hugging Face
-transformers 5.
+Which beams go on, how sequences are ranked and when the search ends is as in `generate()` of
+Hugging Face transformers 5.
 """
 
 from __future__ import annotations
@@ -13,197 +13,225 @@ import numpy as np
 
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generation.incremental_text import IncrementalDetokenizer
-from hybrid_deploy.runtime.generation.logits import check_largest
+from hybrid_deploy.runtime.generation.logits import check_largest_logit
 from hybrid_deploy.runtime.generation.sequences import FinishReason, Row, SequenceResult
 from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
 from hybrid_deploy.runtime.generation.top_k import top_k_indices
 
-_NEVER = np.float32(-1e9)
-"""The total of what is no sequence: far below any sum of logarithms, but a number."""
+_IMPOSSIBLE = np.float32(-1e9)
+"""The total of a beam that is no sequence: far below any sum of log-probabilities, but finite."""
 
 
 @dataclass(frozen=True)
 class _Ended:
-    """A sequence that has ended, or was given up; `total` is what it is ranked by."""
+    """A sequence that has ended or was cancelled; `sequence_score` ranks it."""
 
     tokens: tuple[int, ...]
     scores: tuple[float, ...]
-    total: float
+    sequence_score: float
     finish: FinishReason
     text: str | None
 
 
 @dataclass(frozen=True)
-class _Candidate:
-    """How a beam may go on: why it would end there, its text, and that up to a stop sequence."""
+class _Continuation:
+    """A beam with one more token: why it ends, its detokenizer, its text before a stop string."""
 
     finish: FinishReason | None
-    reading: IncrementalDetokenizer | None
+    detokenizer: IncrementalDetokenizer | None
     text: str | None = None
 
 
 class Hypotheses:
-    """The search for one input.
+    """The beam search of one input.
+
+    Args:
+        row: the input's prompt and limits.
+        settings: how tokens are chosen, and when a sequence ends.
+        beams: settings of the beam search.
 
     Attributes:
-        row: the prompt and the limits.
-        length: how many new tokens the beams have.
-        newest: (beams,), the last token of each.
-        sources: (beams,), which of the beams before it each one continues.
+        row: the input's prompt and limits; its `finish` is set when the search is cancelled.
+        length: number of new tokens of every beam.
+        newest: (beams,) int64, the last token of each beam.
+        sources: (beams,) int64, index of the beam of the step before that each beam continues.
         done: whether the search has ended.
     """
 
-    def __init__(self, row: Row, rules: DecodingSettings, beams: Beams) -> None:
+    def __init__(self, row: Row, settings: DecodingSettings, beams: Beams) -> None:
         self.row, self.length, self.done = row, 0, False
         self.newest = np.zeros(beams.count, np.int64)
         self.sources = np.arange(beams.count)
-        self._rules, self._beams = rules, beams
-        self._ends = frozenset(rules.limits.end_tokens)
-        # All beams begin alike: only the first one counts.
-        self._totals = np.full(beams.count, _NEVER, np.float32)
+        self._settings, self._beams = settings, beams
+        self._end_tokens = frozenset(settings.limits.end_tokens)
+        # all beams are the same at first, so that only one of them may be continued
+        self._totals = np.full(beams.count, _IMPOSSIBLE, np.float32)
         self._totals[0] = 0
-        self._tokens = np.zeros((beams.count, len(row.prompt) + row.most), np.int64)
+        self._tokens = np.zeros((beams.count, len(row.prompt) + row.max_tokens), np.int64)
         self._tokens[:, : len(row.prompt)] = row.prompt
-        self._scores = np.zeros((beams.count, row.most), np.float32)
-        begin = None if rules.stop is None else rules.stop.begin
-        self._readings = [begin] * beams.count
+        self._scores = np.zeros((beams.count, row.max_tokens), np.float32)
+        empty = None if settings.stop is None else settings.stop.empty
+        self._detokenizers = [empty] * beams.count
         self._ended: list[_Ended] = []
-        # as large as the logits, so that a step allocates nothing
-        self._values = self._spare = np.empty((0, 0), np.float32)
+        # both get the shape of the logits in the first step; later steps allocate nothing
+        self._log_probs = self._scratch = np.empty((0, 0), np.float32)
 
     def advance(self, logits: FloatArray) -> None:
-        """Goes on with the best continuations.
+        """Replaces the beams by their best continuations.
 
         Args:
-            logits: (beams, vocabulary).
+            logits: (beams, vocabulary) float32.
 
         Raises:
-            BackendError: they are not numbers, or the rules leave no token.
+            BackendError: the logits are not finite, or the processors exclude all tokens.
         """
         scores = self._log_probabilities(logits)
-        totals = np.add(scores, self._totals[:, None], out=self._spare)
-        count = min(self._beams.candidates(len(self._ends)), totals.size)
-        places = top_k_indices(totals.reshape(-1), count)
-        best = totals.reshape(-1)[places]
-        if best[0] <= _NEVER / 2:
+        totals = np.add(scores, self._totals[:, None], out=self._scratch)
+        count = min(self._beams.candidates(len(self._end_tokens)), totals.size)
+        indices = top_k_indices(totals.reshape(-1), count)
+        best_totals = totals.reshape(-1)[indices]
+        if best_totals[0] <= _IMPOSSIBLE / 2:
             if not self._ended:
-                check_largest(-np.inf, self._where())
+                check_largest_logit(-np.inf, self._where())
             self.done = True
             return
-        sources, tokens = np.divmod(places, totals.shape[1])
-        self._extend(sources, tokens, best, scores[sources, tokens])
+        sources, tokens = np.divmod(indices, totals.shape[1])
+        self._extend(sources, tokens, best_totals, scores[sources, tokens])
 
-    def give_up(self, reason: FinishReason) -> None:
-        """Ends the search with what there is, the beams included."""
+    def cancel(self, reason: FinishReason) -> None:
+        """Ends the search: the beams compete as they are with the sequences that have ended."""
         self.done, self.row.finish = True, reason
-        for place, total in enumerate(self._totals):
+        for beam, total in enumerate(self._totals):
             if self.length:
-                self._note_ended(place, (), total, _Candidate(reason, None))
+                self._add_ended(beam, (), total, _Continuation(reason, None))
 
-    def decoded(self) -> SequenceResult:
-        """Returns the best sequence, with the next best ones."""
-        found = [
+    def sequence_result(self) -> SequenceResult:
+        """Returns the best sequence; the next best ones are its alternatives."""
+        results = [
             SequenceResult(
-                each.tokens, self._asked(each.scores), each.finish, each.text, each.total
+                ended.tokens,
+                self._requested(ended.scores),
+                ended.finish,
+                ended.text,
+                ended.sequence_score,
             )
-            for each in self._ended[: self._beams.n_best]
+            for ended in self._ended[: self._beams.n_best]
         ]
-        if not found:
-            return SequenceResult((), self._asked(()), self.row.finish or "cancelled")
-        best = found[0]
+        if not results:
+            return SequenceResult((), self._requested(()), self.row.finish or "cancelled")
+        best = results[0]
         return SequenceResult(
-            best.tokens, best.scores, best.finish, best.text, best.sequence_score, tuple(found[1:])
+            best.tokens,
+            best.scores,
+            best.finish,
+            best.text,
+            best.sequence_score,
+            tuple(results[1:]),
         )
 
-    def _asked(self, scores: tuple[float, ...]) -> tuple[float, ...] | None:
-        return scores if self._rules.scores else None
+    def _requested(self, scores: tuple[float, ...]) -> tuple[float, ...] | None:
+        return scores if self._settings.scores else None
 
     def _log_probabilities(self, logits: FloatArray) -> FloatArray:
-        """Returns what each next token adds to the total of a beam, after the rules."""
+        """Returns the log-probability of each next token, after the processors."""
         largest = logits.max(-1, keepdims=True)
         for value in largest[:, 0].tolist():
-            check_largest(value, self._where())
-        if self._spare.shape != logits.shape:
-            self._values, self._spare = np.empty_like(logits), np.empty_like(logits)
-        scores: FloatArray = np.subtract(logits, largest, out=self._values)
-        scores -= np.log(np.exp(scores, out=self._spare).sum(-1, keepdims=True))
-        end = len(self.row.prompt) + self.length
-        for values, tokens in zip(scores, self._tokens[:, :end], strict=True):
-            for process in self._rules.processors:
-                process(values, tokens, len(self.row.prompt))
-        return scores
+            check_largest_logit(value, self._where())
+        if self._scratch.shape != logits.shape:
+            self._log_probs, self._scratch = np.empty_like(logits), np.empty_like(logits)
+        log_probs: FloatArray = np.subtract(logits, largest, out=self._log_probs)
+        log_probs -= np.log(np.exp(log_probs, out=self._scratch).sum(-1, keepdims=True))
+        length = len(self.row.prompt) + self.length
+        for values, tokens in zip(log_probs, self._tokens[:, :length], strict=True):
+            for processor in self._settings.processors:
+                processor(values, tokens, len(self.row.prompt))
+        return log_probs
 
     def _extend(
         self, sources: IntArray, tokens: IntArray, totals: FloatArray, scores: FloatArray
     ) -> None:
-        """Takes candidates, the best first, as beams or as sequences that have ended."""
+        """Makes continuations, the best first, the new beams or sequences that have ended.
+
+        Args:
+            sources: (n,), index of the beam that each continuation continues.
+            tokens: (n,), its new token.
+            totals: (n,), the sum of the scores of all its tokens.
+            scores: (n,), the score of its new token.
+        """
         pairs = zip(sources.tolist(), tokens.tolist(), strict=True)
-        candidates = [self._candidate(source, token) for source, token in pairs]
+        continuations = [self._continuation(source, token) for source, token in pairs]
         self.length += 1
-        for place, candidate in enumerate(candidates[: self._beams.count]):
-            newest = ((int(tokens[place]), float(scores[place])),)
-            self._note_ended(int(sources[place]), newest, totals[place], candidate)
-        ended = np.array([candidate.finish is not None for candidate in candidates])
-        running = totals + np.where(ended, _NEVER, np.float32(0))
-        kept = np.argsort(-running, kind="stable")[: self._beams.count]
-        self.newest, self.sources = tokens[kept], sources[kept]
+        for index, continuation in enumerate(continuations[: self._beams.count]):
+            newest = ((int(tokens[index]), float(scores[index])),)
+            self._add_ended(int(sources[index]), newest, totals[index], continuation)
+        ended = np.array([continuation.finish is not None for continuation in continuations])
+        running = totals + np.where(ended, _IMPOSSIBLE, np.float32(0))
+        best = np.argsort(-running, kind="stable")[: self._beams.count]
+        self.newest, self.sources = tokens[best], sources[best]
         self._tokens, self._scores = self._tokens[self.sources], self._scores[self.sources]
         self._tokens[:, len(self.row.prompt) + self.length - 1] = self.newest
-        self._scores[:, self.length - 1] = scores[kept]
-        self._totals = running[kept]
-        self._readings = [candidates[place].reading for place in kept]
+        self._scores[:, self.length - 1] = scores[best]
+        self._totals = running[best]
+        self._detokenizers = [continuations[index].detokenizer for index in best]
         self.done = bool(ended.all()) or self._is_decided()
 
-    def _candidate(self, source: int, token: int) -> _Candidate:
-        reading = self._readings[source]
-        if token in self._ends:
-            return _Candidate("end", reading)
-        limit = self.row.limit if self.length + 1 >= self.row.most else None
-        if reading is None or self._rules.stop is None:
-            return _Candidate(limit, reading)
-        longer = reading.advanced(token)
-        place = self._rules.stop.place(longer.text, len(reading.text))
-        if place is None:
-            return _Candidate(limit, longer)
-        return _Candidate("stop", longer, longer.text[:place])
+    def _continuation(self, source: int, token: int) -> _Continuation:
+        detokenizer = self._detokenizers[source]
+        if token in self._end_tokens:
+            return _Continuation("end", detokenizer)
+        limit = self.row.limit if self.length + 1 >= self.row.max_tokens else None
+        if detokenizer is None or self._settings.stop is None:
+            return _Continuation(limit, detokenizer)
+        following = detokenizer.after(token)
+        index = self._settings.stop.find(following.text, len(detokenizer.text))
+        if index is None:
+            return _Continuation(limit, following)
+        return _Continuation("stop", following, following.text[:index])
 
-    def _note_ended(
+    def _add_ended(
         self,
         beam: int,
         newest: Sequence[tuple[int, float]],
         total: np.float32,
-        candidate: _Candidate,
+        continuation: _Continuation,
     ) -> None:
-        """Keeps a sequence if it has ended and is among the best of those.
+        """Adds a sequence to the best ended ones, if it has ended and is among the best.
 
         Args:
-            beam: which beam it continues.
-            newest: the token that it adds, with its score; none if it is the beam itself.
-            total: the sum of its scores.
-            candidate: says why it ended.
+            beam: index of the beam that the sequence continues.
+            newest: the token that follows the beam, with its score; () for the beam itself.
+            total: the sum of the scores of all tokens.
+            continuation: why the sequence ended, and its text.
         """
-        if candidate.finish is None or total <= _NEVER / 2:
+        if continuation.finish is None or total <= _IMPOSSIBLE / 2:
             return
-        begin, old = len(self.row.prompt), self.length - len(newest)
-        tokens = self._tokens[beam, begin : begin + old].tolist() + [t for t, _ in newest]
-        scores = self._scores[beam, :old].tolist() + [score for _, score in newest]
-        ranked = float(total / np.float32(self.length**self._beams.length_penalty))
-        ended = _Ended(tuple(tokens), tuple(scores), ranked, candidate.finish, candidate.text)
-        self._ended.append(ended)
-        self._ended.sort(key=lambda ended: -ended.total)
+        start, length = len(self.row.prompt), self.length - len(newest)
+        tokens = self._tokens[beam, start : start + length].tolist() + [t for t, _ in newest]
+        scores = self._scores[beam, :length].tolist() + [score for _, score in newest]
+        sequence_score = float(total / np.float32(self.length**self._beams.length_penalty))
+        self._ended.append(
+            _Ended(
+                tuple(tokens),
+                tuple(scores),
+                sequence_score,
+                continuation.finish,
+                continuation.text,
+            )
+        )
+        self._ended.sort(key=lambda ended: -ended.sequence_score)
         del self._ended[self._beams.count :]
 
     def _is_decided(self) -> bool:
-        """Returns whether no beam is expected to become better than what has ended."""
+        """Returns whether no beam is expected to become better than the worst ended sequence."""
         if len(self._ended) < self._beams.count:
             return False
         if self._beams.early_stopping is True:
             return True
         penalty, length = self._beams.length_penalty, self.length
         if self._beams.early_stopping == "never" and penalty > 0:
-            length = self.row.most
-        possible = float(self._totals[0] / np.float32(length**penalty))
-        return possible <= self._ended[-1].total
+            length = self.row.max_tokens
+        best_possible = float(self._totals[0] / np.float32(length**penalty))
+        return best_possible <= self._ended[-1].sequence_score
 
     def _where(self) -> str:
         return f"sequence {self.row.index} at step {self.length}"

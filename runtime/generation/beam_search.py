@@ -1,7 +1,7 @@
-"""Beam search: the likeliest sequences instead of the likeliest token.
+"""Beam search: finds the most probable sequences, not the most probable token of each step.
 
-The beams of an input lie side by side, share its memory and change places by their caches alone.
-Every input of a batch is searched as if it were alone.
+The beams of an input are neighbouring rows of the batch and share its memory, so that only their
+caches are reordered. The inputs of a batch do not influence each other.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from hybrid_deploy.runtime.generation.settings import DecodingSettings
 
 
 class BeamSearch:
-    """The beams of one batch.
+    """The beam searches of one batch, one for each input.
 
     Args:
         decoding: a started batch, one sequence for each input.
-        prompts: for each input its first tokens, at least one.
-        rules: say how many beams there are.
-        control: what may end the search early.
+        prompts: the first tokens of each input, at least one.
+        settings: how tokens are chosen, and when a sequence ends; with beams.
+        cancellation: ends the search early; None searches to the end.
 
     Raises:
-        UsageError: the backend cannot search, a prompt is empty or too long, or there is not one
-            for each input.
+        UsageError: the backend cannot reorder sequences, a prompt is empty or too long, or there
+            is not one for each input.
         CapacityError: a prompt is longer than the caches.
     """
 
@@ -38,75 +38,77 @@ class BeamSearch:
         self,
         decoding: Decoding,
         prompts: Sequence[Sequence[int]],
-        rules: DecodingSettings,
-        control: Cancellation | None = None,
+        settings: DecodingSettings,
+        cancellation: Cancellation | None = None,
     ) -> None:
-        assert rules.beams is not None
+        assert settings.beams is not None
         if not isinstance(decoding, ReorderableDecoding) or not decoding.resizable:
             raise UsageError(
                 "a beam search needs graphs without a fixed batch, and a backend that can "
-                "rearrange sequences; ask for one beam, export without --batch, or take "
+                "reorder sequences; ask for one beam, export without --batch, or take "
                 "--backend onnxruntime"
             )
-        rows = begin_rows(prompts, decoding.batch, rules.limits)
+        rows = begin_rows(prompts, decoding.batch, settings.limits)
         self._decoding = decoding.expand_beams(1)
-        self._count, self._capacity = rules.beams.count, rules.limits.capacity
-        self._control = control or Cancellation()
-        self._inputs = [Hypotheses(row, rules, rules.beams) for row in rows]
-        self._slots = list(self._inputs)
+        self._count, self._capacity = settings.beams.count, settings.limits.capacity
+        self._cancellation = cancellation or Cancellation()
+        self._searches = [Hypotheses(row, settings, settings.beams) for row in rows]
+        self._batch_searches = list(self._searches)
 
     def run(self) -> BatchResult:
-        """Searches until every input has its sequences.
+        """Searches until the search of every input has ended; returns the best sequences.
 
         Raises:
-            BackendError: the logits are not numbers, or the rules leave no token.
+            BackendError: the logits are not finite, or the processors exclude all tokens.
         """
         milliseconds: list[float] = []
-        now = time.perf_counter()
-        while self._slots and not self._halted():
+        end = time.perf_counter()
+        while self._batch_searches and not self._is_cancelled():
             self._advance(self._logits())
-            began, now = now, time.perf_counter()
-            milliseconds.append((now - began) * 1e3)
+            start, end = end, time.perf_counter()
+            milliseconds.append((end - start) * 1e3)
         return BatchResult(
-            sequences=tuple(each.decoded() for each in self._inputs),
+            sequences=tuple(search.sequence_result() for search in self._searches),
             first_ms=milliseconds[0] if milliseconds else 0.0,
             step_ms=tuple(milliseconds[1:]),
         )
 
     def _logits(self) -> FloatArray:
-        """Decodes the newest token of every beam; gives (inputs, beams, vocabulary)."""
-        inputs = len(self._slots)
-        if not self._slots[0].length:
-            first = prompt_logits(self._decoding, [each.row.prompt for each in self._slots])
+        """Decodes the newest token of every beam; returns (inputs, beams, vocabulary)."""
+        inputs = len(self._batch_searches)
+        if not self._batch_searches[0].length:
+            prompts = [search.row.prompt for search in self._batch_searches]
+            first = prompt_logits(self._decoding, prompts)
             logits = np.repeat(first[:, None], self._count, 1)
             self._decoding = self._decoding.expand_beams(self._count)
             return logits
-        token = np.concatenate([each.newest for each in self._slots])
-        newest = [min(len(s.row.prompt) + s.length, self._capacity) - 1 for s in self._slots]
+        token = np.concatenate([search.newest for search in self._batch_searches])
+        lengths = [len(search.row.prompt) + search.length for search in self._batch_searches]
+        newest = [min(length, self._capacity) - 1 for length in lengths]
         position = np.repeat(np.array(newest, np.int64), self._count)
         return self._decoding.step(token, position).reshape(inputs, self._count, -1)
 
     def _advance(self, logits: FloatArray) -> None:
-        """Goes on with the best continuations of every input, and lets the caches follow."""
+        """Replaces all beams by their best continuations, and reorders the caches accordingly."""
         rows = np.arange(logits.shape[0] * self._count).reshape(-1, self._count)
-        for own, each, values in zip(rows, self._slots, logits, strict=True):
-            if not each.done:
-                each.advance(values)
-                own[:] = own[0] + each.sources
-        going = [number for number, each in enumerate(self._slots) if not each.done]
-        if 2 * len(going) <= len(self._slots):
-            self._slots = [self._slots[number] for number in going]
-            if going:
-                self._decoding = self._decoding.select(rows[going].reshape(-1))
+        for input_rows, search, values in zip(rows, self._batch_searches, logits, strict=True):
+            if not search.done:
+                search.advance(values)
+                input_rows[:] = input_rows[0] + search.sources
+        active = [index for index, search in enumerate(self._batch_searches) if not search.done]
+        if 2 * len(active) <= len(self._batch_searches):
+            self._batch_searches = [self._batch_searches[index] for index in active]
+            if active:
+                self._decoding = self._decoding.select(rows[active].reshape(-1))
         else:
             self._decoding.reorder(rows.reshape(-1))
 
-    def _halted(self) -> bool:
-        """Ends all searches if nobody wants more of them."""
-        reason = self._control.reason()
+    def _is_cancelled(self) -> bool:
+        """Returns whether the search must end early; ends the searches of all inputs if so."""
+        reason = self._cancellation.reason()
         if reason is None:
             return False
-        for each in self._slots:
-            if not each.done:
-                each.give_up(reason)
+        for search in self._batch_searches:
+            if not search.done:
+                search.cancel(reason)
         return True

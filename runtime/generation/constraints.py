@@ -1,4 +1,4 @@
-"""Which tokens may come: said by a function, or by a regular expression over the text."""
+"""Constraints on the next token: by a function, or by a regular expression over the text."""
 
 from __future__ import annotations
 
@@ -6,71 +6,77 @@ import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from hybrid_deploy.errors import MissingDependencyError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generation.incremental_text import IncrementalDetokenizer
+from hybrid_deploy.runtime.generation.options import AllowedFunction
 
-_TRIED = 32
-"""How many of the likeliest tokens are tried one by one before all are."""
+_MIN_TRIED = 32
+"""Smallest number of most probable tokens to try one by one before the whole vocabulary."""
 
-_LAST = chr(0x10FFFF)
+_LAST_CHARACTER = chr(0x10FFFF)
 
 
 @dataclass(frozen=True)
 class AllowedTokens:
-    """Takes out all tokens but those that a function gives."""
+    """Excludes all tokens except those that a user's function returns."""
 
-    allowed: Callable[[IntArray], Sequence[int]]
+    stretch: ClassVar[float | None] = None
+
+    allowed: AllowedFunction
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
-        """Asks the function.
+        """Sets the logits of all other tokens to -inf.
 
         Raises:
-            UsageError: it gives something else than tokens.
+            UsageError: the function returns something other than token ids.
         """
-        given = self.allowed(tokens.copy())
-        ids = np.asarray(given if len(given) else np.zeros(0, np.int64))
+        allowed = self.allowed(tokens.copy())
+        ids = np.asarray(allowed if len(allowed) else np.zeros(0, np.int64))
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise UsageError(f"the function of allowed tokens must give token ids, got {given!r}")
+            raise UsageError(
+                f"the function of allowed tokens must return token ids, got {allowed!r}"
+            )
         if len(ids) and not 0 <= ids.min() <= ids.max() < len(logits):
             raise UsageError(
-                f"the function of allowed tokens gave token {ids.min()} or {ids.max()}; there are "
-                f"0 to {len(logits) - 1}"
+                f"the function of allowed tokens returned token {ids.min()} or {ids.max()}; return "
+                f"ids from 0 to {len(logits) - 1}"
             )
-        kept = logits[ids]
-        logits[:] = -np.inf
-        logits[ids] = kept
+        _exclude_others(logits, ids)
 
 
 @dataclass
 class Pattern:
-    """Takes out tokens with which the text cannot become a match of a regular expression.
+    """Excludes tokens after which the text can no longer match a regular expression.
 
-    The end tokens come only where the text matches as a whole; other tokens without text never do.
-    A character that a tokenizer spreads over several tokens may begin where the pattern takes the
-    character U+FFFD, as `.` does.
+    An end token is allowed only where the whole text matches; other tokens without text are never
+    allowed. The first token of a character that takes several tokens is allowed where the pattern
+    accepts the character U+FFFD, as `.` does.
 
     Attributes:
-        pattern: in the syntax of the `regex` package, which is that of Python and more.
-        begin: the reading of a sequence without tokens.
-        end_tokens: what ends a sequence.
-        needed: how many of the likeliest tokens are wanted; the others are taken out with those
-            that do not fit, for then most need not be looked at. None for all that fit.
+        pattern: regular expression in the syntax of the `regex` package, an extension of Python's.
+        empty: the detokenizer of a sequence without tokens.
+        end_tokens: ids of the tokens that end a sequence.
+        needed: number of most probable allowed tokens that the caller uses. All others are then
+            excluded too, so that most of the vocabulary need not be tried. None allows all tokens
+            that fit.
 
     Raises:
-        UsageError: it is not a regular expression.
+        UsageError: `pattern` is not a regular expression.
         MissingDependencyError: `regex` is not installed.
     """
 
+    stretch: ClassVar[float | None] = None
+
     pattern: str
-    begin: IncrementalDetokenizer
+    empty: IncrementalDetokenizer
     end_tokens: tuple[int, ...]
     needed: int | None = None
-    _readings: dict[tuple[int, ...], IncrementalDetokenizer] = field(
+    _detokenizers: dict[tuple[int, ...], IncrementalDetokenizer] = field(
         default_factory=dict, repr=False
     )
 
@@ -78,113 +84,127 @@ class Pattern:
         self._compiled = compile_pattern(self.pattern)
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
-        """Takes them out, in place."""
-        reading = self._reading(tuple(tokens[prompt:].tolist()))
-        fitting = None if self.needed is None else self._likeliest(logits, reading, self.needed)
+        """Sets the logits of excluded tokens to -inf, in place."""
+        detokenizer = self._detokenizer(tuple(tokens[prompt:].tolist()))
+        fitting = None
+        if self.needed is not None:
+            fitting = self._most_probable_fitting(logits, detokenizer, self.needed)
         if fitting is None:
-            fitting = self._all(reading, len(logits))
-        kept = logits[fitting]
-        logits[:] = -np.inf
-        logits[fitting] = kept
+            fitting = self._all_fitting(detokenizer, len(logits))
+        _exclude_others(logits, fitting)
 
-    def _reading(self, tokens: tuple[int, ...]) -> IncrementalDetokenizer:
-        """Returns the text of the new tokens; mostly that of all but one is known."""
+    def _detokenizer(self, tokens: tuple[int, ...]) -> IncrementalDetokenizer:
+        """Returns the detokenizer after the new tokens; mostly only the last one is decoded."""
         if not tokens:
-            return self.begin
-        found = self._readings.get(tokens)
-        if found is None:
-            known = self._readings.get(tokens[:-1])
-            found = known or self.begin
-            for token in tokens[-1:] if known else tokens:
-                found = found.advanced(token)
-            self._readings[tokens] = found
-        return found
+            return self.empty
+        detokenizer = self._detokenizers.get(tokens)
+        if detokenizer is None:
+            previous = self._detokenizers.get(tokens[:-1])
+            detokenizer = previous or self.empty
+            for token in tokens[-1:] if previous else tokens:
+                detokenizer = detokenizer.after(token)
+            self._detokenizers[tokens] = detokenizer
+        return detokenizer
 
-    def _likeliest(
-        self, logits: FloatArray, reading: IncrementalDetokenizer, needed: int
+    def _most_probable_fitting(
+        self, logits: FloatArray, detokenizer: IncrementalDetokenizer, needed: int
     ) -> list[int] | None:
-        """Returns the likeliest tokens that fit, if there are enough among the likeliest of all."""
-        count = min(max(_TRIED, 2 * needed), len(logits))
+        """Returns the `needed` most probable tokens that fit; None if too few were tried."""
+        count = min(max(_MIN_TRIED, 2 * needed), len(logits))
         order = np.argpartition(logits, -count)[-count:]
         order = order[np.argsort(-logits[order], kind="stable")]
         fitting: list[int] = []
         for token in order.tolist():
             if logits[token] == -np.inf:
                 return fitting
-            if self._fits(reading, token):
+            if self._fits(detokenizer, token):
                 fitting.append(token)
                 if len(fitting) == needed:
                     return fitting
         return fitting if count == len(logits) else None
 
-    def _fits(self, reading: IncrementalDetokenizer, token: int) -> bool:
+    def _fits(self, detokenizer: IncrementalDetokenizer, token: int) -> bool:
         if token in self.end_tokens:
-            return self._compiled.fullmatch(reading.whole) is not None
-        longer = reading.advanced(token)
-        return longer is not reading and self._may_become(longer.whole)
+            return self._compiled.fullmatch(detokenizer.full_text) is not None
+        following = detokenizer.after(token)
+        return following is not detokenizer and self._can_match(following.full_text)
 
-    def _may_become(self, text: str) -> bool:
+    def _can_match(self, text: str) -> bool:
+        """Returns whether the text, or a continuation of it, matches the pattern."""
         return self._compiled.fullmatch(text, partial=True) is not None
 
-    def _all(self, reading: IncrementalDetokenizer, vocabulary: int) -> list[int]:
+    def _all_fitting(self, detokenizer: IncrementalDetokenizer, vocabulary: int) -> list[int]:
         """Returns all tokens that fit."""
-        ends = [t for t in self.end_tokens if t < vocabulary and self._fits(reading, t)]
-        if reading.waiting:
-            special = {*self.end_tokens}
-            others = (t for t in range(vocabulary) if t not in special)
-            return ends + [t for t in others if self._fits(reading, t)]
-        behind = _any_text(self.begin, vocabulary) if reading.known else self.begin
-        pieces = _pieces(behind, vocabulary, self.end_tokens)
-        found = pieces.fitting(lambda piece: self._may_become(reading.text + piece))
-        return ends + list(found)
+        ends = [t for t in self.end_tokens if t < vocabulary and self._fits(detokenizer, t)]
+        if detokenizer.pending:
+            excluded = {*self.end_tokens}
+            candidates = (t for t in range(vocabulary) if t not in excluded)
+            return ends + [t for t in candidates if self._fits(detokenizer, t)]
+        preceding = _some_text(self.empty, vocabulary) if detokenizer.context else self.empty
+        pieces = _pieces(preceding, vocabulary, self.end_tokens)
+        fitting = pieces.fitting(lambda piece: self._can_match(detokenizer.text + piece))
+        return ends + list(fitting)
 
 
 @dataclass(frozen=True)
 class _Pieces:
-    """What the tokens of a vocabulary add to a text, in the order of the texts."""
+    """The texts that the tokens of a vocabulary append, sorted, and the token of each text."""
 
     texts: list[str]
     tokens: list[int]
 
     def fitting(self, fits: Callable[[str], bool]) -> Iterator[int]:
-        """Yields the tokens with a text that fits; what begins with one that does not, does not."""
-        at = 0
-        while at < len(self.texts):
-            text = self.texts[at]
+        """Yields the tokens whose text fits.
+
+        Where a text does not fit, no text with the same beginning does: those are skipped.
+        """
+        index = 0
+        while index < len(self.texts):
+            text = self.texts[index]
             if fits(text):
-                yield self.tokens[at]
-                at += 1
+                yield self.tokens[index]
+                index += 1
                 continue
-            wrong = next(n for n in range(1, len(text) + 1) if n == len(text) or not fits(text[:n]))
-            at = max(at + 1, bisect.bisect_right(self.texts, text[:wrong] + _LAST, lo=at))
+            length = next(
+                n for n in range(1, len(text) + 1) if n == len(text) or not fits(text[:n])
+            )
+            last_skipped = text[:length] + _LAST_CHARACTER
+            index = max(index + 1, bisect.bisect_right(self.texts, last_skipped, lo=index))
+
+
+def _exclude_others(logits: FloatArray, tokens: Sequence[int] | IntArray) -> None:
+    """Sets the logits of all tokens but these to -inf, in place."""
+    values = logits[tokens]
+    logits[:] = -np.inf
+    logits[tokens] = values
 
 
 @lru_cache(maxsize=8)
-def _any_text(begin: IncrementalDetokenizer, vocabulary: int) -> IncrementalDetokenizer:
-    """Returns the reading of some text: what a token adds is the same behind all but the empty."""
-    readings = (begin.advanced(token) for token in range(vocabulary))
-    return next((reading for reading in readings if reading.text.strip()), begin)
+def _some_text(empty: IncrementalDetokenizer, vocabulary: int) -> IncrementalDetokenizer:
+    """Returns the detokenizer of some text: a token appends the same to any text but the empty."""
+    detokenizers = (empty.after(token) for token in range(vocabulary))
+    return next((each for each in detokenizers if each.text.strip()), empty)
 
 
 @lru_cache(maxsize=8)
 def _pieces(
-    behind: IncrementalDetokenizer, vocabulary: int, end_tokens: tuple[int, ...]
+    preceding: IncrementalDetokenizer, vocabulary: int, end_tokens: tuple[int, ...]
 ) -> _Pieces:
-    """Reads every token behind a text; takes some tenths of a second for a large vocabulary."""
+    """Decodes every token after a text; takes some tenths of a second for a large vocabulary."""
     pairs = []
     for token in range(vocabulary):
-        longer = behind.advanced(token)
-        if token not in end_tokens and longer is not behind:
-            pairs.append((longer.whole[len(behind.text) :], token))
+        following = preceding.after(token)
+        if token not in end_tokens and following is not preceding:
+            pairs.append((following.full_text[len(preceding.text) :], token))
     pairs.sort()
     return _Pieces([text for text, _ in pairs], [token for _, token in pairs])
 
 
 def compile_pattern(pattern: str) -> Any:
-    """Compiles a regular expression that can be matched in part.
+    """Returns the compiled regular expression, of the `regex` package: it can match in part.
 
     Raises:
-        UsageError: it is not a regular expression.
+        UsageError: `pattern` is not a regular expression.
         MissingDependencyError: `regex` is not installed.
     """
     try:

@@ -1,4 +1,4 @@
-"""Text that is read while its tokens come."""
+"""Decodes the tokens of a sequence to text one by one, and finds stop strings in the text."""
 
 from __future__ import annotations
 
@@ -10,102 +10,106 @@ from pathlib import Path
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.runtime.tokenizer import load_tokenizer, tidied
 
-UNFINISHED = "\ufffd"
-"""What a tokenizer gives in place of a character that more bytes are missing of."""
+INCOMPLETE_CHARACTER = "\ufffd"
+"""The character that tokenizers decode an incomplete UTF-8 sequence to."""
 
 
 @dataclass(frozen=True)
 class IncrementalDetokenizer:
-    """The text of a sequence so far; it is never changed, so that beams can share it.
+    """The text of a sequence so far; immutable, so that beams can share it.
 
-    What a token reads as depends on those before it: a space at the beginning is dropped, a
-    character may be spread over several tokens. So the newest tokens are read together with those
-    whose text is known, and what is new is the difference.
+    The text of a token depends on the tokens before it: a space at the beginning is dropped, and
+    one character may take several tokens. So new tokens are decoded together with the tokens
+    before them, and the difference to the text of those is the new text.
 
     Attributes:
-        read: gives the text of tokens.
-        silent: tokens that are not part of the text.
-        text: what is certain.
-        known: the newest tokens with certain text.
-        waiting: tokens after these, whose text is not certain yet.
+        decode: function that returns the text of token ids.
+        skipped: ids of the tokens that are not part of the text.
+        text: the final text, which later tokens only append to.
+        context: the newest tokens whose text is part of `text`.
+        pending: the tokens after `context`, whose text is not final yet.
     """
 
-    read: Callable[[Sequence[int]], str]
-    silent: frozenset[int]
+    decode: Callable[[Sequence[int]], str]
+    skipped: frozenset[int]
     text: str = ""
-    known: tuple[int, ...] = ()
-    waiting: tuple[int, ...] = ()
+    context: tuple[int, ...] = ()
+    pending: tuple[int, ...] = ()
 
-    def advanced(self, token: int) -> IncrementalDetokenizer:
-        """Returns the reading after one more token."""
-        if token in self.silent:
+    def after(self, token: int) -> IncrementalDetokenizer:
+        """Returns the detokenizer after one more token; itself if the token is skipped."""
+        if token in self.skipped:
             return self
-        waiting = (*self.waiting, token)
-        before, whole = self.read(self.known), self.read(self.known + waiting)
-        if len(whole) <= len(before) or whole.endswith(UNFINISHED):
-            return IncrementalDetokenizer(self.read, self.silent, self.text, self.known, waiting)
+        pending = (*self.pending, token)
+        before, both = self.decode(self.context), self.decode(self.context + pending)
+        if len(both) <= len(before) or both.endswith(INCOMPLETE_CHARACTER):
+            return IncrementalDetokenizer(
+                self.decode, self.skipped, self.text, self.context, pending
+            )
         return IncrementalDetokenizer(
-            self.read, self.silent, self.text + whole[len(before) :], waiting
+            self.decode, self.skipped, self.text + both[len(before) :], pending
         )
 
     @property
-    def whole(self) -> str:
-        """The text, and what the waiting tokens read as if nothing follows."""
-        if not self.waiting:
+    def full_text(self) -> str:
+        """The final text, and the text of the pending tokens as if no token followed them."""
+        if not self.pending:
             return self.text
-        return self.text + self.read(self.known + self.waiting)[len(self.read(self.known)) :]
+        return (
+            self.text + self.decode(self.context + self.pending)[len(self.decode(self.context)) :]
+        )
 
 
 @lru_cache(maxsize=8)
-def begin_reading(vocabulary: Vocabulary | Tokenizer, folder: Path) -> IncrementalDetokenizer:
-    """Returns the reading of a sequence without tokens, of one bundle always the same.
+def empty_detokenizer(vocabulary: Vocabulary | Tokenizer, folder: Path) -> IncrementalDetokenizer:
+    """Returns the detokenizer of a sequence without tokens; the same object for the same bundle.
 
     Args:
-        vocabulary: what the tokens mean.
-        folder: of the bundle, which holds the file of a tokenizer.
+        vocabulary: vocabulary or tokenizer of the bundle.
+        folder: folder of the bundle, which holds the tokenizer's file.
 
     Raises:
         BundleError: the tokenizer's file is missing or damaged.
     """
     if isinstance(vocabulary, Vocabulary):
-        known = vocabulary.tokens
+        texts = vocabulary.tokens
         return IncrementalDetokenizer(
-            lambda tokens: "".join(known[t] if t < len(known) else "?" for t in tokens),
+            lambda tokens: "".join(texts[t] if t < len(texts) else "?" for t in tokens),
             frozenset(vocabulary.special),
         )
-    decode, tidy = load_tokenizer(folder / vocabulary.file).decode, vocabulary.tidy
+    decode_all, tidy = load_tokenizer(folder / vocabulary.file).decode, vocabulary.tidy
 
-    def read(tokens: Sequence[int]) -> str:
-        text: str = decode(tokens, skip_special_tokens=False)
+    def decode(tokens: Sequence[int]) -> str:
+        text: str = decode_all(tokens, skip_special_tokens=False)
         return tidied(text) if tidy else text
 
-    return IncrementalDetokenizer(read, frozenset(vocabulary.skip))
+    return IncrementalDetokenizer(decode, frozenset(vocabulary.skip))
 
 
 @dataclass(frozen=True)
 class StopStrings:
-    """Strings that end a sequence once they are part of its text.
+    """Strings that end a sequence once its text contains one of them.
 
     Attributes:
-        strings: none of them empty.
-        begin: the reading of a sequence without tokens.
+        strings: the strings, none of them empty.
+        empty: the detokenizer of a sequence without tokens.
     """
 
     strings: tuple[str, ...]
-    begin: IncrementalDetokenizer
+    empty: IncrementalDetokenizer
 
-    def place(self, text: str, searched: int) -> int | None:
-        """Returns where the first of the strings begins.
+    def find(self, text: str, searched: int) -> int | None:
+        """Returns the index in `text` where the first stop string begins; None if there is none.
 
         Args:
-            text: what to search in.
-            searched: how much of it was searched before, in vain.
+            text: the text to search.
+            searched: number of characters at its beginning that an earlier search covered.
         """
-        places = (text.find(s, max(0, searched - len(s) + 1)) for s in self.strings)
-        return min((place for place in places if place >= 0), default=None)
+        indices = (text.find(s, max(0, searched - len(s) + 1)) for s in self.strings)
+        return min((index for index in indices if index >= 0), default=None)
 
-    def certain(self, text: str) -> int:
-        """Returns how much of a text cannot become part of a stop sequence."""
+    def certain_length(self, text: str) -> int:
+        """Returns the length of `text` without an end that may become part of a stop string."""
         for length in range(min(len(text), max(map(len, self.strings)) - 1), 0, -1):
             if any(s.startswith(text[-length:]) for s in self.strings):
                 return len(text) - length

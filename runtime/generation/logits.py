@@ -1,4 +1,4 @@
-"""The logits of a batch: from the prompt, checked, as probabilities."""
+"""The logits of a batch: after the prompts, checked, as log-probabilities."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from hybrid_deploy.runtime.backends.protocol import (
 
 
 def prompt_logits(
-    decoding: Decoding, prompts: Sequence[Sequence[int]], *, rough: bool = False
+    decoding: Decoding, prompts: Sequence[Sequence[int]], *, approximate: bool = False
 ) -> FloatArray:
-    """Returns the logits (batch, vocabulary) of the first new token of every sequence.
+    """Decodes the prompts; returns the logits (batch, vocabulary) of each first new token.
 
     Args:
         decoding: a started batch.
-        prompts: for each sequence its first tokens, at least one.
-        rough: whether logits within their margin are enough; the decoding is RoughFirst then.
+        prompts: the first tokens of each sequence, at least one.
+        approximate: whether the logits may be off by the error bound of the decoding, which must
+            then be an `ApproximateLogits`.
     """
     step, prefill = decoding.step, decoding.prefill
-    if rough:
+    if approximate:
         assert isinstance(decoding, ApproximateLogits)
         step, prefill = decoding.step_approximate, decoding.prefill_approximate
     longest = max(len(prompt) for prompt in prompts)
@@ -40,15 +41,20 @@ def prompt_logits(
     return prefill(tokens, position, last)
 
 
-def check_largest(value: float, where: str) -> None:
-    """Checks the largest logit.
+def check_largest_logit(value: float, where: str) -> None:
+    """Checks the largest logit of one sequence.
+
+    Args:
+        value: the largest logit, after the processors.
+        where: the sequence and the step, for the message.
 
     Raises:
-        BackendError: it is NaN or infinite.
+        BackendError: the logit is NaN or infinite; -inf means that no token is allowed.
     """
     if value == -np.inf:
         raise BackendError(
-            f"the rules leave no token to {where}; suppress fewer, or allow more tokens or texts"
+            f"the generation settings allow no token for {where}; suppress fewer tokens, or allow "
+            "more tokens or texts"
         )
     if not -np.inf < value < np.inf:
         raise BackendError(
@@ -57,14 +63,14 @@ def check_largest(value: float, where: str) -> None:
         )
 
 
-def log_probabilities(logits: FloatArray, values: FloatArray) -> FloatArray:
-    """Returns the natural logarithms of the probabilities of chosen tokens.
+def log_probabilities(logits: FloatArray, chosen: FloatArray) -> FloatArray:
+    """Returns the natural logarithm of the probability of each chosen token, (rows,) float32.
 
     Args:
         logits: (rows, vocabulary).
-        values: (rows,), those of the chosen tokens.
+        chosen: (rows,), the logits of the chosen tokens.
     """
-    with np.errstate(invalid="ignore"):  # of sequences that have ended
+    with np.errstate(invalid="ignore"):  # rows of sequences that have ended may hold NaN
         largest = logits.max(-1)
-        scores: FloatArray = values - largest - np.log(np.exp(logits - largest[:, None]).sum(-1))
+        scores: FloatArray = chosen - largest - np.log(np.exp(logits - largest[:, None]).sum(-1))
     return scores

@@ -1,15 +1,15 @@
-"""What changes the logits before the likeliest token is taken.
+"""Processors: functions that change the logits of a sequence before its next token is chosen.
 
-The rules and their order are those of `generate()` in Hugging Face transformers, but for what takes
-tokens out: that comes before a token is forced, so that a forced token comes even if it is among
-them. In a beam search they change the logarithms of the probabilities.
+The processors and their order are those of `generate()` in Hugging Face transformers, with one
+difference: all processors that exclude tokens come before those that force one, so that a forced
+token is chosen even if it is suppressed. In a beam search they change the log-probabilities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -17,23 +17,37 @@ from hybrid_deploy.bundle.manifest import GenerationDefaults
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generation.sequences import Limits
 
+LogitsFunction: TypeAlias = Callable[[FloatArray, IntArray, int], None]
+"""A plain function with the arguments of `Processor.__call__`; its stretch is unknown."""
 
+
+@runtime_checkable
 class Processor(Protocol):
-    """A rule about the next token of one sequence.
+    """Changes the logits of the next token of one sequence."""
 
-    One that treats each logit by itself may have a `stretch`: how much larger the difference of
-    two logits of one token can become. One that only takes tokens out has 1.
-    """
+    @property
+    def stretch(self) -> float | None:
+        """Largest factor by which the error of an approximate logit can grow in `__call__`.
+
+        1 where tokens are only excluded or forced; None where no factor is known: tokens are then
+        chosen from exact logits.
+        """
+        ...
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
         """Changes the logits in place.
 
         Args:
-            logits: (vocabulary,).
-            tokens: (length,), the sequence so far with its prompt.
-            prompt: how many of the tokens were given.
+            logits: (vocabulary,) float32.
+            tokens: (length,), the sequence so far, with its prompt.
+            prompt: number of tokens of the prompt.
         """
         ...
+
+
+def stretch_of(processor: Processor | LogitsFunction) -> float | None:
+    """Returns the stretch of a processor; None for a plain function, whose stretch is unknown."""
+    return processor.stretch if isinstance(processor, Processor) else None
 
 
 def processors_of(
@@ -41,49 +55,50 @@ def processors_of(
     limits: Limits | None = None,
     allowed: Sequence[Processor] = (),
 ) -> tuple[Processor, ...]:
-    """Returns the rules that a bundle asks for, in their order; none if all are neutral.
+    """Returns the processors of generation settings, in their order; () if all are neutral.
 
     Args:
-        generation: what it asks for.
-        limits: where a sequence ends, if not at the `max_length` of `generation`.
-        allowed: further rules, which see what the others leave, before a token is forced.
+        generation: the generation settings of a bundle, with the user's changes.
+        limits: limits of the sequences; None takes the `max_length` of `generation`.
+        allowed: further processors, called after those that exclude tokens and before those that
+            force one.
     """
-    found: list[Processor] = []
+    processors: list[Processor] = []
     if generation.repetition_penalty != 1:
-        found.append(RepetitionPenalty(generation.repetition_penalty))
+        processors.append(RepetitionPenalty(generation.repetition_penalty))
     if generation.no_repeat_ngram > 0:
-        found.append(NoRepeatNgram(generation.no_repeat_ngram))
+        processors.append(NoRepeatNgram(generation.no_repeat_ngram))
     if generation.suppressed:
-        found.append(Suppressed(_ids(generation.suppressed)))
+        processors.append(Suppressed(_ids(generation.suppressed)))
     if generation.min_length > 0 and generation.end_tokens:
-        found.append(MinLength(generation.min_length, _ids(generation.end_tokens)))
+        processors.append(MinLength(generation.min_length, _ids(generation.end_tokens)))
     if generation.begin_suppressed:
-        begin = frozenset(position for position, _ in generation.forced)
-        found.append(BeginSuppressed(_ids(generation.begin_suppressed), begin))
-    found.extend(allowed)
+        positions = frozenset(position for position, _ in generation.forced)
+        processors.append(BeginSuppressed(_ids(generation.begin_suppressed), positions))
+    processors.extend(allowed)
     if generation.forced:
-        found.append(Forced(dict(generation.forced)))
+        processors.append(Forced(dict(generation.forced)))
     if generation.forced_end is not None:
         length = generation.max_length
         limits = limits or Limits(generation.end_tokens, generation.pad_token, length, length)
-        found.append(ForcedEnd(generation.forced_end, limits))
-    return tuple(found)
+        processors.append(ForcedEnd(generation.forced_end, limits))
+    return tuple(processors)
 
 
 @dataclass(frozen=True)
 class RepetitionPenalty:
-    """Makes tokens less likely that were there (arXiv:1909.05858, section 4.1)."""
+    """Makes tokens that occurred before less probable (arXiv:1909.05858, section 4.1)."""
 
     penalty: float
 
     @property
     def stretch(self) -> float:
-        """How much larger a difference of logits can become."""
+        """Largest factor by which the error of a logit can grow."""
         return max(self.penalty, 1 / self.penalty)
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
-        """Divides positive logits and multiplies negative ones."""
-        seen = _within(np.unique(tokens), logits)
+        """Divides the positive logits of these tokens by the penalty; multiplies negative ones."""
+        seen = _in_vocabulary(np.unique(tokens), logits)
         values = logits[seen]
         penalty = np.float32(self.penalty)
         logits[seen] = np.where(values < 0, values * penalty, values / penalty)
@@ -91,37 +106,37 @@ class RepetitionPenalty:
 
 @dataclass(frozen=True)
 class NoRepeatNgram:
-    """Lets no `size` tokens come twice in the same order."""
+    """Excludes tokens that would repeat a run of `size` tokens of the sequence."""
 
     stretch: ClassVar[float] = 1.0
 
     size: int
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
-        """Takes out every token that came after the last `size` - 1 ones before."""
+        """Excludes every token that followed an earlier copy of the last `size` - 1 tokens."""
         if len(tokens) < self.size:
             return
         windows = np.lib.stride_tricks.sliding_window_view(tokens, self.size)
-        same = (windows[:, :-1] == tokens[len(tokens) + 1 - self.size :]).all(1)
-        logits[_within(windows[same, -1], logits)] = -np.inf
+        matches = (windows[:, :-1] == tokens[len(tokens) + 1 - self.size :]).all(1)
+        logits[_in_vocabulary(windows[matches, -1], logits)] = -np.inf
 
 
 @dataclass(frozen=True)
 class Suppressed:
-    """Takes out tokens at every position."""
+    """Excludes `tokens` at every position."""
 
     stretch: ClassVar[float] = 1.0
 
     tokens: IntArray
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
-        """Takes them out."""
-        logits[_within(self.tokens, logits)] = -np.inf
+        """Sets their logits to -inf."""
+        logits[_in_vocabulary(self.tokens, logits)] = -np.inf
 
 
 @dataclass(frozen=True)
 class MinLength:
-    """Takes out the end tokens until the sequence is long enough."""
+    """Excludes the end tokens until the sequence, with its prompt, has `length` tokens."""
 
     stretch: ClassVar[float] = 1.0
 
@@ -129,21 +144,21 @@ class MinLength:
     end_tokens: IntArray
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
-        """Takes them out of a short sequence."""
+        """Sets the logits of the end tokens to -inf while the sequence is too short."""
         if len(tokens) < self.length:
-            logits[_within(self.end_tokens, logits)] = -np.inf
+            logits[_in_vocabulary(self.end_tokens, logits)] = -np.inf
 
 
 @dataclass(frozen=True)
 class Forced:
-    """Returns a token at a position, whatever the model says."""
+    """Forces tokens: `tokens` maps a position, counted with the prompt, to the token there."""
 
     stretch: ClassVar[float] = 1.0
 
     tokens: Mapping[int, int]
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
-        """Takes out all others."""
+        """Sets all other logits to -inf at that position."""
         token = self.tokens.get(len(tokens))
         if token is not None:
             logits[:] = -np.inf
@@ -152,7 +167,7 @@ class Forced:
 
 @dataclass(frozen=True)
 class ForcedEnd:
-    """Returns a token at the last position, whatever the model says."""
+    """Forces `token` at the last position that `limits` allow."""
 
     stretch: ClassVar[float] = 1.0
 
@@ -160,16 +175,16 @@ class ForcedEnd:
     limits: Limits
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
-        """Takes out all others."""
-        most, _ = self.limits.most(prompt)
-        if len(tokens) == prompt + most - 1:
+        """Sets all other logits to -inf at that position."""
+        max_new_tokens, _ = self.limits.max_tokens(prompt)
+        if len(tokens) == prompt + max_new_tokens - 1:
             logits[:] = -np.inf
             logits[self.token] = 0
 
 
 @dataclass(frozen=True)
 class BeginSuppressed:
-    """Takes out tokens at the first position after the prompt that is not forced."""
+    """Excludes `tokens` at the first position after the prompt that is not in `forced`."""
 
     stretch: ClassVar[float] = 1.0
 
@@ -177,18 +192,18 @@ class BeginSuppressed:
     forced: frozenset[int]
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
-        """Takes them out there."""
-        begin = prompt
-        while begin in self.forced:
-            begin += 1
-        if len(tokens) == begin:
-            logits[_within(self.tokens, logits)] = -np.inf
+        """Sets their logits to -inf at that position."""
+        position = prompt
+        while position in self.forced:
+            position += 1
+        if len(tokens) == position:
+            logits[_in_vocabulary(self.tokens, logits)] = -np.inf
 
 
 def _ids(tokens: Sequence[int]) -> IntArray:
     return np.array(tokens, np.int64)
 
 
-def _within(tokens: IntArray, logits: FloatArray) -> IntArray:
-    """Leaves out ids that the model cannot give: an embedding may be larger than the head."""
+def _in_vocabulary(tokens: IntArray, logits: FloatArray) -> IntArray:
+    """Returns the ids that have a logit: an embedding may have more rows than the head."""
     return tokens[tokens < len(logits)]

@@ -1,4 +1,4 @@
-"""What a user may ask of a generation; what is left out is as the bundle says."""
+"""The options that a user gives for one generation; None keeps the default of the bundle."""
 
 from __future__ import annotations
 
@@ -10,40 +10,44 @@ from typing import Literal, TypeAlias
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backends.protocol import IntArray
 
-Allowed: TypeAlias = Callable[[IntArray], Sequence[int]]
-"""Takes the tokens so far, with the prompt, and gives those that may come next."""
+AllowedFunction: TypeAlias = Callable[[IntArray], Sequence[int]]
+"""Takes the tokens so far, (length,) with the prompt; returns the ids that may come next."""
 
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """How one generation differs from what the bundle does by itself; None leaves it as it is.
+    """Options of one generation; None keeps the default of the bundle.
 
     Attributes:
-        beams: how many sequences a beam search keeps; 1 takes the likeliest token each time.
-        n_best: how many of them to give.
-        length_penalty: exponent of the length in a beam's score; over 0 prefers long ones.
-        early_stopping: when a beam search ends: True as soon as there are `beams` finished
-            sequences, False when a better one is unlikely, "never" when it is impossible.
-        temperature: draws tokens by chance; over 1 makes unlikely ones likelier.
-        top_k: draws among so many likeliest tokens.
-        top_p: draws among the likeliest tokens that hold this share of the probability.
-        min_p: draws among tokens with at least this share of the likeliest one's probability.
-        seed: makes drawing repeatable: of every sequence, or one for each.
-        repetition_penalty: over 1, tokens that were there become less likely.
-        no_repeat_ngram: no such number of tokens comes twice in the same order; 0 allows all.
-        suppressed: tokens that never come.
-        forced: tokens by the position where they come, the prompt included.
-        min_length: no end token comes before this length, the prompt included.
-        max_length: largest length, the prompt included.
-        max_new_tokens: largest number of new tokens.
-        stop: strings that end a sequence; its text ends before them.
-        allowed: gives the tokens that may come next, or is a regular expression that the whole text
-            matches when its end token comes.
-        timeout_s: seconds after which no further token is begun.
-        scores: whether to give the probability of every token.
+        beams: number of beams of the beam search; 1 takes the most probable token at every step.
+        n_best: number of sequences to return for each input; at most `beams`.
+        length_penalty: exponent of the length that a beam's score is divided by; a value over 0
+            prefers long sequences.
+        early_stopping: when a beam search ends: True as soon as `beams` sequences have ended,
+            False when a better one is unlikely, "never" when a better one is impossible.
+        temperature: turns sampling on and divides the logits; over 1, improbable tokens become
+            more probable.
+        top_k: turns sampling on, among this number of most probable tokens; 0 samples among all.
+        top_p: turns sampling on, among the most probable tokens that together hold this share of
+            the probability, over 0 and at most 1.
+        min_p: turns sampling on, among the tokens with at least this share, 0 to 1, of the
+            probability of the most probable one.
+        seed: seed of the sampling, for all sequences or one for each; it makes runs repeatable.
+        repetition_penalty: factor over 0; over 1, tokens that occurred before become less probable.
+        no_repeat_ngram: length of the token runs that may not occur twice; 0 allows repetition.
+        suppressed: ids of tokens that are never chosen.
+        forced: token ids by the position that they are forced at, counted with the prompt.
+        min_length: length, with the prompt, before which no end token is chosen.
+        max_length: largest number of tokens, with the prompt.
+        max_new_tokens: largest number of tokens after the prompt.
+        stop: strings that end a sequence; the text of the result ends before them.
+        allowed: function that returns the ids that may come next, or a regular expression that
+            the whole text must match when an end token comes.
+        timeout_s: seconds after which no further step starts.
+        scores: whether results contain the log-probability of every token.
 
     Raises:
-        UsageError: a value is out of its range, or two do not go together.
+        UsageError: a value is out of its range, or two options exclude each other.
     """
 
     beams: int | None = None
@@ -63,34 +67,34 @@ class GenerateOptions:
     max_length: int | None = None
     max_new_tokens: int | None = None
     stop: tuple[str, ...] = ()
-    allowed: Allowed | str | None = None
+    allowed: AllowedFunction | str | None = None
     timeout_s: float | None = None
     scores: bool = False
 
     @property
-    def draws(self) -> bool:
-        """Whether tokens are drawn by chance."""
-        filters = (self.temperature, self.top_k, self.top_p, self.min_p)
-        return any(value is not None for value in filters)
+    def samples(self) -> bool:
+        """Whether tokens are sampled: one of the sampling options is set."""
+        sampling_options = (self.temperature, self.top_k, self.top_p, self.min_p)
+        return any(value is not None for value in sampling_options)
 
     def __post_init__(self) -> None:
         for name in ("beams", "n_best", "max_length", "max_new_tokens"):
-            self._at_least(name, 1)
+            self._check_integer(name, 1)
         for name in ("top_k", "no_repeat_ngram", "min_length"):
-            self._at_least(name, 0)
+            self._check_integer(name, 0)
         for name in ("temperature", "repetition_penalty", "timeout_s"):
-            self._over_zero(name)
-        self._within("top_p", over_zero=True)
-        self._within("min_p", over_zero=False)
+            self._check_positive(name)
+        self._check_share("top_p", allow_zero=False)
+        self._check_share("min_p", allow_zero=True)
         self._check_beams()
-        if self.seed is not None and not self.draws:
+        if self.seed is not None and not self.samples:
             raise UsageError("a seed without sampling has no effect; give a temperature too")
         if not self.stop == tuple(s for s in self.stop if isinstance(s, str) and s):
-            raise UsageError("a stop sequence is empty; give at least a character")
+            raise UsageError("a stop string is empty; give at least one character")
 
     def _check_beams(self) -> None:
-        if self.draws and self.beams is not None and self.beams > 1:
-            raise UsageError("beams and sampling do not go together; leave one of them out")
+        if self.samples and self.beams is not None and self.beams > 1:
+            raise UsageError("beams and sampling exclude each other; leave one of them out")
         if self.early_stopping not in (None, True, False, "never"):
             raise UsageError(
                 f"early_stopping must be True, False or 'never', got {self.early_stopping!r}"
@@ -98,26 +102,26 @@ class GenerateOptions:
         if self.length_penalty is not None and not math.isfinite(self.length_penalty):
             raise UsageError(f"length_penalty must be a number, got {self.length_penalty}")
 
-    def _at_least(self, name: str, least: int) -> None:
+    def _check_integer(self, name: str, minimum: int) -> None:
         value = getattr(self, name)
-        if value is not None and not (_is_whole(value) and value >= least):
-            raise UsageError(f"{name} must be a whole number from {least} on, got {value!r}")
+        if value is not None and not (_is_integer(value) and value >= minimum):
+            raise UsageError(f"{name} must be a whole number from {minimum} on, got {value!r}")
 
-    def _over_zero(self, name: str) -> None:
+    def _check_positive(self, name: str) -> None:
         value = getattr(self, name)
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{name} must be over 0, got {value!r}")
 
-    def _within(self, name: str, *, over_zero: bool) -> None:
+    def _check_share(self, name: str, *, allow_zero: bool) -> None:
         value = getattr(self, name)
-        if value is not None and not (0 <= value <= 1 and (value or not over_zero)):
-            least = "over 0" if over_zero else "at least 0"
-            raise UsageError(f"{name} must be {least} and at most 1, got {value!r}")
+        if value is not None and not (0 <= value <= 1 and (value or allow_zero)):
+            minimum = "at least 0" if allow_zero else "over 0"
+            raise UsageError(f"{name} must be {minimum} and at most 1, got {value!r}")
 
 
-def _is_whole(value: object) -> bool:
+def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 GREEDY = GenerateOptions(beams=1)
-"""The likeliest token each time, also of bundles that ask for beams."""
+"""Takes the most probable token at every step, even where the bundle asks for a beam search."""

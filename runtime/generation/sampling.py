@@ -1,4 +1,4 @@
-"""Drawing tokens by chance: temperature, top-k, top-p and min-p, with seeds.
+"""Samples tokens from logits: temperature, top-k, top-p and min-p, with seeds.
 
 The filters and their order are those of `generate()` in Hugging Face transformers.
 """
@@ -17,15 +17,16 @@ from hybrid_deploy.runtime.backends.protocol import FloatArray
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn.
+    """How a token is sampled.
 
     Attributes:
-        temperature: what logits are divided by; over 1 makes unlikely tokens likelier.
-        top_k: how many of the likeliest tokens may come; 0 for all.
-        top_p: the likeliest tokens that hold this share of the probability may come; 1 for all.
-        min_p: tokens may come that have at least this share of the likeliest one's probability;
-            0 for all.
-        seed: of every sequence, or one for each; None draws anew each time.
+        temperature: divisor of the logits; over 1, improbable tokens become more probable.
+        top_k: number of most probable tokens to sample among; 0 samples among all.
+        top_p: share of the probability, over 0 and at most 1; the most probable tokens that
+            together hold it are sampled among. 1 samples among all.
+        min_p: share, 0 to 1, of the probability of the most probable token; tokens with less are
+            excluded. 0 samples among all.
+        seed: seed for all sequences, or one for each; None takes a new one in every run.
     """
 
     temperature: float = 1.0
@@ -35,10 +36,10 @@ class Sampling:
     seed: int | tuple[int, ...] | None = None
 
     def generators(self, batch: int) -> list[np.random.Generator]:
-        """Returns what each sequence draws from, whatever batch it is in.
+        """Returns one random generator for each sequence, so that its batch has no influence.
 
         Raises:
-            UsageError: there is not one seed for each sequence.
+            UsageError: the number of seeds is not the number of sequences.
         """
         if isinstance(self.seed, tuple):
             if len(self.seed) != batch:
@@ -49,33 +50,40 @@ class Sampling:
         return [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
 
     def draw(self, logits: FloatArray, random: np.random.Generator) -> int:
-        """Draws a token.
+        """Returns the id of a token, sampled with the probabilities of `weights`.
 
         Args:
-            logits: (vocabulary,), at least one of them finite.
-            random: what to draw from; one number is taken.
+            logits: (vocabulary,) float32, at least one of them finite; not changed.
+            random: generator of which one number is used.
         """
         weights = self.weights(logits)
         sums = weights.cumsum()
-        drawn = random.random() * sums[-1]
-        # behind the last token that may come there is no further sum
-        return int(min(sums.searchsorted(drawn, side="right"), np.flatnonzero(weights)[-1]))
+        threshold = random.random() * sums[-1]
+        # rounding can put the threshold behind the last token with a weight
+        return int(min(sums.searchsorted(threshold, side="right"), np.flatnonzero(weights)[-1]))
 
     def weights(self, logits: FloatArray) -> NDArray[np.float64]:
-        """Returns what the tokens' probabilities are in proportion to, 0 for those left out."""
+        """Returns weights proportional to the probabilities; 0 for excluded tokens.
+
+        Args:
+            logits: (vocabulary,) float32; not changed.
+
+        Returns:
+            (vocabulary,) float64, the largest one 1.
+        """
         scaled = logits / np.float32(self.temperature)
         if 0 < self.top_k < len(scaled):
-            least = np.partition(scaled, -self.top_k)[-self.top_k]
-            scaled[scaled < least] = -np.inf
+            smallest = np.partition(scaled, -self.top_k)[-self.top_k]
+            scaled[scaled < smallest] = -np.inf
         weights: NDArray[np.float64] = np.exp((scaled - scaled.max()).astype(np.float64))
         if self.top_p < 1:
-            self._keep_top_p(weights)
+            self._exclude_below_top_p(weights)
         if self.min_p > 0:
             weights[weights < self.min_p * weights.max()] = 0
         return weights
 
-    def _keep_top_p(self, weights: NDArray[np.float64]) -> None:
+    def _exclude_below_top_p(self, weights: NDArray[np.float64]) -> None:
         order = np.argsort(weights, kind="stable")
         shares = weights[order].cumsum() / weights.sum()
-        out = order[shares <= 1 - self.top_p]
-        weights[out[out != order[-1]]] = 0
+        excluded = order[shares <= 1 - self.top_p]
+        weights[excluded[excluded != order[-1]]] = 0

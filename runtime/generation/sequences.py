@@ -1,4 +1,4 @@
-"""Sequences while they grow: their tokens, when they end, and why."""
+"""The sequences of a batch: their tokens, the limits that end them, and the results."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from hybrid_deploy.runtime.backends.protocol import IntArray
 from hybrid_deploy.runtime.generation.incremental_text import IncrementalDetokenizer
 
 FinishReason = Literal["end", "stop", "length", "capacity", "timeout", "cancelled"]
-"""Why a sequence ended: its end token came, or a stop sequence; there are as many tokens as were
-wanted, or as the caches hold; the time was over; somebody asked to stop."""
+"""Why a sequence ended: by an end token ("end"), by a stop string ("stop"), at the largest length
+that was asked for ("length"), because the caches are full ("capacity"), by the timeout ("timeout")
+or by the caller ("cancelled")."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When a sequence ends.
+    """End tokens and largest lengths of a sequence.
 
     Attributes:
-        end_tokens: each of them ends it; none if the model has none.
-        pad_token: what a finished sequence is fed while others go on.
-        max_length: largest number of tokens, the prompt included; None if only the new ones count.
-        capacity: positions that the caches hold; the last token needs none.
-        max_new_tokens: largest number of new tokens; None if only the whole length counts.
+        end_tokens: ids of the tokens that end a sequence; () if the model has none.
+        pad_token: id of the token that ended sequences get while others of their batch go on.
+        max_length: largest number of tokens, with the prompt; None limits only the new tokens.
+        capacity: number of positions in the caches; the last token of a sequence needs none.
+        max_new_tokens: largest number of tokens after the prompt; None limits only the length.
     """
 
     end_tokens: tuple[int, ...]
@@ -38,19 +39,27 @@ class Limits:
     capacity: int
     max_new_tokens: int | None = None
 
-    def wanted(self, prompt: int) -> int:
-        """Returns how many tokens may follow a prompt of that length, if the caches hold them."""
+    def requested_tokens(self, prompt: int) -> int:
+        """Returns the largest number of new tokens after a prompt, were the caches unlimited.
+
+        Args:
+            prompt: number of tokens of the prompt.
+        """
         new = self.capacity + 1 if self.max_new_tokens is None else self.max_new_tokens
         return new if self.max_length is None else min(new, self.max_length - prompt)
 
-    def most(self, prompt: int) -> tuple[int, FinishReason]:
-        """Returns how many tokens may follow a prompt of that length, and why no more."""
-        wanted, room = self.wanted(prompt), self.capacity + 1 - prompt
-        return (wanted, "length") if wanted <= room else (room, "capacity")
+    def max_tokens(self, prompt: int) -> tuple[int, FinishReason]:
+        """Returns the largest number of new tokens after a prompt, and the limit that sets it.
+
+        Args:
+            prompt: number of tokens of the prompt.
+        """
+        requested, room = self.requested_tokens(prompt), self.capacity + 1 - prompt
+        return (requested, "length") if requested <= room else (room, "capacity")
 
 
 def limits_of(manifest: Manifest) -> Limits:
-    """Returns the limits that a bundle asks for."""
+    """Returns the limits in the generation defaults of a bundle."""
     defaults = manifest.generation
     return Limits(
         end_tokens=defaults.end_tokens,
@@ -61,23 +70,23 @@ def limits_of(manifest: Manifest) -> Limits:
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], batch: int, limits: Limits) -> None:
-    """Checks that every sequence has a prompt that leaves room for a token.
+    """Checks that every sequence has a prompt that leaves room for a new token.
 
     Raises:
-        UsageError: a prompt is empty or too long, or there is not one for each sequence.
+        UsageError: a prompt is empty or too long, or the number of prompts is not `batch`.
         CapacityError: a prompt is longer than the caches.
     """
     if len(prompts) != batch:
         raise UsageError(f"expected one prompt for each of {batch} sequences, got {len(prompts)}")
     for prompt in prompts:
         if not prompt:
-            raise UsageError("a prompt is empty; it needs at least a start token")
+            raise UsageError("a prompt is empty; give at least a start token")
         if len(prompt) > limits.capacity:
             raise CapacityError(
                 f"a prompt of {len(prompt)} tokens does not fit the decoder's "
                 f"{limits.capacity} positions; shorten it or export with a larger max_length"
             )
-        if limits.wanted(len(prompt)) < 1:
+        if limits.requested_tokens(len(prompt)) < 1:
             raise UsageError(
                 f"a prompt of {len(prompt)} tokens leaves no room in a sequence of "
                 f"{limits.max_length}; shorten it or allow more tokens"
@@ -86,72 +95,74 @@ def check_prompts(prompts: Sequence[Sequence[int]], batch: int, limits: Limits) 
 
 @dataclass(eq=False)
 class Row:
-    """One sequence while it grows.
+    """One sequence of a batch while it is decoded.
 
     Attributes:
-        index: its place in the batch.
-        prompt: the tokens that were given.
-        most: how many tokens may follow.
-        limit: why no more.
-        tokens: the new tokens.
-        scores: of each, if they are asked for.
-        finish: why it ended; None while it grows.
-        reading: its text so far, if that is needed.
-        text: its text as far as a stop sequence; None if there was none.
-        random: what a sampler draws from.
+        index: index of the sequence in the batch.
+        prompt: ids of the prompt's tokens.
+        max_tokens: largest number of new tokens.
+        limit: the finish reason when `max_tokens` is reached.
+        tokens: ids of the new tokens.
+        scores: log-probability of each new token; empty unless scores are requested.
+        finish: why the sequence ended; None while it is decoded.
+        detokenizer: the text so far; None unless there are stop strings.
+        text: the text before a stop string; None if no stop string ended the sequence.
+        random: generator that the sequence is sampled with; None without sampling.
     """
 
     index: int
     prompt: tuple[int, ...]
-    most: int
+    max_tokens: int
     limit: FinishReason
     tokens: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     finish: FinishReason | None = None
-    reading: IncrementalDetokenizer | None = None
+    detokenizer: IncrementalDetokenizer | None = None
     text: str | None = None
     random: np.random.Generator | None = None
 
     def __post_init__(self) -> None:
-        self._ids = np.zeros(len(self.prompt) + self.most, np.int64)
+        self._ids = np.zeros(len(self.prompt) + self.max_tokens, np.int64)
         self._ids[: len(self.prompt)] = self.prompt
 
     @property
     def sequence(self) -> IntArray:
-        """The prompt and the new tokens; valid until the next token."""
+        """Ids of the prompt and the new tokens, (length,); valid until the next `add`."""
         return self._ids[: len(self.prompt) + len(self.tokens)]
 
     def add(self, token: int) -> None:
-        """Appends a token."""
+        """Appends a new token."""
         self._ids[len(self.prompt) + len(self.tokens)] = token
         self.tokens.append(token)
 
 
 def begin_rows(prompts: Sequence[Sequence[int]], batch: int, limits: Limits) -> list[Row]:
-    """Returns the sequences before their first token.
+    """Returns the sequences before their first new token.
 
     Raises:
-        UsageError: a prompt is empty or too long, or there is not one for each sequence.
+        UsageError: a prompt is empty or too long, or the number of prompts is not `batch`.
         CapacityError: a prompt is longer than the caches.
     """
     check_prompts(prompts, batch, limits)
     return [
-        Row(index, tuple(prompt), *limits.most(len(prompt))) for index, prompt in enumerate(prompts)
+        Row(index, tuple(prompt), *limits.max_tokens(len(prompt)))
+        for index, prompt in enumerate(prompts)
     ]
 
 
 @dataclass(frozen=True)
 class SequenceResult:
-    """What became of one sequence.
+    """The result of one sequence.
 
     Attributes:
-        tokens: the new tokens, without the prompt, the end token included.
-        scores: natural logarithm of each token's probability, after the processors; None if they
-            were not asked for.
-        finish: why it ended.
-        text: the text as far as a stop sequence; None if none came.
-        total: what a beam search ranks it by: the sum of the scores over length ** length_penalty.
-        others: of a beam search the next best sequences, the best first.
+        tokens: ids of the new tokens, without the prompt, with the end token.
+        scores: natural logarithm of each token's probability, after the processors; None unless
+            scores are requested.
+        finish: why the sequence ended.
+        text: the text before a stop string; None if no stop string ended the sequence.
+        sequence_score: number that a beam search ranks the sequence by: the sum of its scores
+            divided by length ** length_penalty; None without beam search.
+        alternatives: the next best sequences of a beam search, the best one first.
     """
 
     tokens: tuple[int, ...]
@@ -164,12 +175,13 @@ class SequenceResult:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of a batch, and how long each step took.
+    """The result of a batch, and the time of each step.
 
     Attributes:
-        first_ms: time of the prompt, up to the first token.
-        step_ms: time of every later token of the batch.
-        notes: what the backend had to say.
+        sequences: the result of each sequence, in the order of the batch.
+        first_ms: milliseconds from the start of the prompt to the first token.
+        step_ms: milliseconds of each later step.
+        notes: remarks of the backend for the user.
     """
 
     sequences: tuple[SequenceResult, ...]
@@ -180,18 +192,18 @@ class BatchResult:
 
 @dataclass(frozen=True)
 class Cancellation:
-    """What ends the decoding of a batch from outside.
+    """Ends the decoding of a batch early: on an event, or at a deadline.
 
     Attributes:
-        cancel: ends it between two tokens once it is set.
-        deadline: time of `time.perf_counter` from which no further token is begun.
+        cancel: event that ends the decoding before the next token once it is set.
+        deadline: value of `time.perf_counter` in seconds from which no further step starts.
     """
 
     cancel: threading.Event | None = None
     deadline: float | None = None
 
     def reason(self) -> FinishReason | None:
-        """Returns why no further token is wanted; None if it is."""
+        """Returns why the decoding must end now; None if it may go on."""
         if self.cancel is not None and self.cancel.is_set():
             return "cancelled"
         if self.deadline is not None and time.perf_counter() >= self.deadline:

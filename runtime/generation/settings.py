@@ -1,4 +1,4 @@
-"""What a bundle and a user ask for, as the generation loop follows it."""
+"""The settings of one generation: the bundle's defaults, overridden by the user's options."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from hybrid_deploy.runtime.generation.constraints import AllowedTokens, Pattern
 from hybrid_deploy.runtime.generation.incremental_text import (
     IncrementalDetokenizer,
     StopStrings,
-    begin_reading,
+    empty_detokenizer,
 )
-from hybrid_deploy.runtime.generation.logits_processors import Processor, processors_of
+from hybrid_deploy.runtime.generation.logits_processors import (
+    LogitsFunction,
+    Processor,
+    processors_of,
+)
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.generation.sampling import Sampling
 from hybrid_deploy.runtime.generation.sequences import Limits
@@ -25,14 +29,14 @@ from hybrid_deploy.runtime.generation.sequences import Limits
 
 @dataclass(frozen=True)
 class Beams:
-    """How a beam search goes.
+    """The settings of a beam search.
 
     Attributes:
-        count: how many sequences are kept.
-        n_best: how many of them are given.
-        length_penalty: exponent of the length in a sequence's score.
-        early_stopping: True ends with `count` finished sequences, False when a better one is
-            unlikely, "never" when it is impossible.
+        count: number of beams of each input.
+        n_best: number of sequences to return for each input.
+        length_penalty: exponent of the length that a sequence's score is divided by.
+        early_stopping: True ends the search with `count` ended sequences, False when a better
+            one is unlikely, "never" when a better one is impossible.
     """
 
     count: int
@@ -41,7 +45,10 @@ class Beams:
     early_stopping: bool | Literal["never"] = False
 
     def candidates(self, end_tokens: int) -> int:
-        """Returns how many continuations are looked at: enough if all end tokens are among them."""
+        """Returns the number of continuations to rank in a step.
+
+        It is so large that `count` of them go on even if the others are all end tokens.
+        """
         return max(2, 1 + end_tokens) * self.count
 
 
@@ -50,16 +57,16 @@ class DecodingSettings:
     """How tokens are chosen, and when a sequence ends.
 
     Attributes:
-        limits: when a sequence ends.
-        processors: what changes the logits first, in this order.
-        sampling: how tokens are drawn; None takes the likeliest.
-        beams: how a beam search goes; None keeps one sequence.
-        stop: strings that end a sequence.
-        scores: whether to give the probability of every token.
+        limits: end tokens and largest lengths of a sequence.
+        processors: functions that change the logits before a token is chosen, in this order.
+        sampling: how tokens are sampled; None takes the most probable one.
+        beams: settings of the beam search; None decodes one sequence for each input.
+        stop: strings that end a sequence; None if there are none.
+        scores: whether results contain the log-probability of every token.
     """
 
     limits: Limits
-    processors: tuple[Processor, ...] = ()
+    processors: tuple[Processor | LogitsFunction, ...] = ()
     sampling: Sampling | None = None
     beams: Beams | None = None
     stop: StopStrings | None = None
@@ -69,64 +76,57 @@ class DecodingSettings:
 def resolve_settings(
     manifest: Manifest, folder: Path, options: GenerateOptions
 ) -> DecodingSettings:
-    """Returns the rules of a generation: the bundle's, as far as the options do not replace them.
+    """Returns the settings of a generation: the options, and the bundle's defaults for the rest.
 
     Args:
-        manifest: the bundle's.
-        folder: the bundle's, which holds the file of a tokenizer.
-        options: what the user asks for.
+        manifest: manifest of the bundle.
+        folder: folder of the bundle, which holds the tokenizer's file.
+        options: options that the user gives.
 
     Raises:
-        UsageError: the bundle has no vocabulary, which text needs, or values do not go together.
+        UsageError: an option needs a vocabulary that the bundle lacks, or options exclude each
+            other.
         MissingDependencyError: a regular expression is given, and `regex` is not installed.
     """
-    defaults = _changed(manifest.generation, options)
+    defaults = _override(manifest.generation, options)
     beams = _beams(defaults, options)
     limits = Limits(
         end_tokens=defaults.end_tokens,
         pad_token=defaults.pad_token,
-        max_length=None if _only_new(options) else defaults.max_length,
+        max_length=None if _limits_only_new_tokens(options) else defaults.max_length,
         capacity=manifest.capacity,
         max_new_tokens=options.max_new_tokens,
     )
-    read = _reader(manifest, folder)
-    allowed: tuple[Processor, ...] = ()
-    if isinstance(options.allowed, str):
-        # Of the likeliest tokens only so many are needed; drawing and scores need all.
-        everything = options.draws or options.scores
-        needed = 1 if beams is None else beams.candidates(len(limits.end_tokens))
-        count = None if everything else needed
-        allowed = (Pattern(options.allowed, read("a pattern"), limits.end_tokens, count),)
-    elif options.allowed is not None:
-        allowed = (AllowedTokens(options.allowed),)
+    detokenizer_for = _detokenizer_factory(manifest, folder)
+    constraints = _constraints(options, beams, limits, detokenizer_for)
     return DecodingSettings(
         limits=limits,
-        processors=processors_of(defaults, limits, allowed),
+        processors=processors_of(defaults, limits, constraints),
         sampling=_sampling(options),
         beams=beams,
-        stop=StopStrings(options.stop, read("a stop sequence")) if options.stop else None,
+        stop=StopStrings(options.stop, detokenizer_for("a stop string")) if options.stop else None,
         scores=options.scores,
     )
 
 
-def _changed(defaults: GenerationDefaults, options: GenerateOptions) -> GenerationDefaults:
+def _override(defaults: GenerationDefaults, options: GenerateOptions) -> GenerationDefaults:
     names = (
         "repetition_penalty", "no_repeat_ngram", "suppressed", "min_length", "max_length", "beams",
         "length_penalty", "early_stopping",
     )  # fmt: skip
-    given = {name: getattr(options, name) for name in names}
-    changes = {name: value for name, value in given.items() if value is not None}
+    values = {name: getattr(options, name) for name in names}
+    changes = {name: value for name, value in values.items() if value is not None}
     if options.forced is not None:
         changes["forced"] = tuple(sorted(options.forced.items()))
     return msgspec.structs.replace(defaults, **changes)
 
 
-def _only_new(options: GenerateOptions) -> bool:
+def _limits_only_new_tokens(options: GenerateOptions) -> bool:
     return options.max_new_tokens is not None and options.max_length is None
 
 
 def _beams(defaults: GenerationDefaults, options: GenerateOptions) -> Beams | None:
-    count = 1 if options.draws else defaults.beams
+    count = 1 if options.samples else defaults.beams
     if options.n_best > count:
         raise UsageError(
             f"the {options.n_best} best sequences need as many beams, there are {count}; give "
@@ -137,8 +137,25 @@ def _beams(defaults: GenerationDefaults, options: GenerateOptions) -> Beams | No
     return Beams(count, options.n_best, defaults.length_penalty, defaults.early_stopping)
 
 
+def _constraints(
+    options: GenerateOptions,
+    beams: Beams | None,
+    limits: Limits,
+    detokenizer_for: Callable[[str], IncrementalDetokenizer],
+) -> tuple[Processor, ...]:
+    """Returns the processor of the option `allowed`, if it is given."""
+    if isinstance(options.allowed, str):
+        # Greedy decoding and beam search use only the best tokens; sampling and scores use all.
+        uses_all = options.samples or options.scores
+        best = 1 if beams is None else beams.candidates(len(limits.end_tokens))
+        needed = None if uses_all else best
+        detokenizer = detokenizer_for("a pattern")
+        return (Pattern(options.allowed, detokenizer, limits.end_tokens, needed),)
+    return () if options.allowed is None else (AllowedTokens(options.allowed),)
+
+
 def _sampling(options: GenerateOptions) -> Sampling | None:
-    if not options.draws:
+    if not options.samples:
         return None
     return Sampling(
         temperature=1.0 if options.temperature is None else options.temperature,
@@ -149,13 +166,17 @@ def _sampling(options: GenerateOptions) -> Sampling | None:
     )
 
 
-def _reader(manifest: Manifest, folder: Path) -> Callable[[str], IncrementalDetokenizer]:
-    def begin(wanted_by: str) -> IncrementalDetokenizer:
+def _detokenizer_factory(
+    manifest: Manifest, folder: Path
+) -> Callable[[str], IncrementalDetokenizer]:
+    """Returns a function that takes the option's name for its error message."""
+
+    def detokenizer_for(option: str) -> IncrementalDetokenizer:
         if manifest.vocabulary is None:
             raise UsageError(
-                f"{folder} has no vocabulary, so {wanted_by} cannot be compared with its text; "
+                f"{folder} has no vocabulary, so {option} cannot be compared with its text; "
                 "export it with one, or work with tokens"
             )
-        return begin_reading(manifest.vocabulary, folder)
+        return empty_detokenizer(manifest.vocabulary, folder)
 
-    return begin
+    return detokenizer_for

@@ -1,4 +1,4 @@
-"""The largest of many numbers, without sorting the rest."""
+"""The largest of many numbers, without sorting all of them."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import numpy as np
 
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 
-_FOLDS = 64
+_ROWS = 64
 
 
 def top_k_indices(values: FloatArray, count: int) -> IntArray:
-    """Returns the places of the `count` largest numbers, the largest first.
+    """Returns the indices of the `count` largest numbers, (count,), the largest number first.
 
-    Those lie in the `count` columns with the largest maxima, if the numbers are laid out in rows:
-    so one quick pass over all numbers is enough.
+    The numbers are laid out in rows. The `count` largest lie in the `count` columns with the
+    largest maxima, so that only those columns and the incomplete last row are sorted.
 
     Args:
-        values: (any number,), none of them NaN.
-        count: at least 1, at most as many as there are.
+        values: (n,) float32, none of them NaN.
+        count: 1 to n.
     """
-    columns = len(values) // _FOLDS
+    columns = len(values) // _ROWS
     if columns <= 2 * count:
-        return _sorted(values, np.arange(len(values)), count)
-    whole = columns * _FOLDS
-    tops = values[:whole].reshape(_FOLDS, columns).max(0)
-    chosen = np.argpartition(tops, -count)[-count:]
-    inside = (np.arange(_FOLDS)[:, None] * columns + chosen).ravel()
-    return _sorted(values, np.concatenate([inside, np.arange(whole, len(values))]), count)
+        return _sorted_top(values, np.arange(len(values)), count)
+    size = columns * _ROWS
+    maxima = values[:size].reshape(_ROWS, columns).max(0)
+    best_columns = np.argpartition(maxima, -count)[-count:]
+    indices = (np.arange(_ROWS)[:, None] * columns + best_columns).ravel()
+    return _sorted_top(values, np.concatenate([indices, np.arange(size, len(values))]), count)
 
 
-def _sorted(values: FloatArray, places: IntArray, count: int) -> IntArray:
-    few = values[places]
-    if count < len(places):
-        kept = np.argpartition(few, -count)[-count:]
-        few, places = few[kept], places[kept]
-    order: IntArray = places[np.lexsort((places, -few))]
+def _sorted_top(values: FloatArray, indices: IntArray, count: int) -> IntArray:
+    candidates = values[indices]
+    if count < len(indices):
+        top = np.argpartition(candidates, -count)[-count:]
+        candidates, indices = candidates[top], indices[top]
+    order: IntArray = indices[np.lexsort((indices, -candidates))]
     return order

@@ -1,4 +1,8 @@
-"""The likeliest token from rough logits: those that can win are computed exactly."""
+"""The most probable token from approximate logits.
+
+Only the tokens whose approximate logit lies so near the largest one that they can win are computed
+exactly.
+"""
 
 from __future__ import annotations
 
@@ -13,78 +17,91 @@ from hybrid_deploy.runtime.backends.protocol import (
     FloatArray,
     IntArray,
 )
-from hybrid_deploy.runtime.generation.logits_processors import Processor
+from hybrid_deploy.runtime.generation.logits_processors import (
+    LogitsFunction,
+    Processor,
+    stretch_of,
+)
 from hybrid_deploy.runtime.generation.sequences import Row
 from hybrid_deploy.runtime.generation.settings import DecodingSettings
 
 
 class TwoStageArgmax:
-    """Chooses among rough logits as among exact ones.
+    """Chooses from approximate logits the same tokens as from exact ones.
 
-    Processors may come in between: a difference of logits grows by a factor that is known of each.
-
-    Attributes:
-        decoding: gives the logits.
+    Args:
+        decoding: decoding that computes the approximate and the exact logits.
+        processors: processors of the logits, in their order.
+        stretch: largest factor by which all processors together enlarge the error of a logit.
     """
 
     def __init__(
-        self, decoding: ApproximateLogits, processors: Sequence[Processor], stretch: float
+        self,
+        decoding: ApproximateLogits,
+        processors: Sequence[Processor | LogitsFunction],
+        stretch: float,
     ) -> None:
         self.decoding = decoding
         self._processors = processors
         self._stretch = stretch
 
     @staticmethod
-    def of(decoding: Decoding, rules: DecodingSettings) -> TwoStageArgmax | None:
-        """Returns one where only the likeliest token is wanted, and rough logits can tell it."""
-        stretches = [getattr(process, "stretch", None) for process in rules.processors]
-        others = rules.sampling is not None or rules.beams is not None or rules.scores
+    def of(decoding: Decoding, settings: DecodingSettings) -> TwoStageArgmax | None:
+        """Returns the two-stage choice for a decoding; None where exact logits are needed.
+
+        Sampling, beam search and scores need exact logits, and so does a processor whose stretch
+        is unknown.
+        """
         if not isinstance(decoding, ApproximateLogits) or decoding.error_bound is None:
             return None
-        if others or None in stretches:
+        if settings.sampling is not None or settings.beams is not None or settings.scores:
             return None
-        return TwoStageArgmax(decoding, rules.processors, math.prod(filter(None, stretches)))
+        stretches = [stretch_of(processor) for processor in settings.processors]
+        if None in stretches:
+            return None
+        return TwoStageArgmax(decoding, settings.processors, math.prod(filter(None, stretches)))
 
     def error_bounds(self) -> list[float]:
-        """Returns how far each logit of the newest step can be off, by sequence."""
+        """Returns the largest error of a logit of the newest step, for each sequence."""
         assert self.decoding.error_bound is not None
-        margins: list[float] = self.decoding.error_bound.tolist()
-        return margins
+        bounds: list[float] = self.decoding.error_bound.tolist()
+        return bounds
 
     def choose(
         self,
-        rough: FloatArray,
+        approximate: FloatArray,
         processed: FloatArray,
         rows: Sequence[Row],
-        margins: Sequence[float],
+        error_bounds: Sequence[float],
     ) -> IntArray:
-        """Returns the likeliest token of every sequence that grows, (batch,); of others any.
+        """Returns the most probable token of each sequence, (batch,); any for those that ended.
 
         Args:
-            rough: (batch, vocabulary), as the newest step gave them.
-            processed: the same after the processors.
+            approximate: (batch, vocabulary), the logits of the newest step.
+            processed: (batch, vocabulary), the same after the processors.
             rows: the sequences.
-            margins: of the newest step.
+            error_bounds: largest error of a logit in `approximate`, for each sequence.
         """
         tokens: IntArray = processed.argmax(-1)
-        for index, (row, margin) in enumerate(zip(rows, margins, strict=True)):
+        for index, (row, error_bound) in enumerate(zip(rows, error_bounds, strict=True)):
             if row.finish is None:
                 values = processed[index]
-                least = values.item(tokens.item(index)) - 2 * self._stretch * margin
-                rivals = np.flatnonzero(values >= least)
-                if len(rivals) > 1:
-                    exact = self.decoding.exact_logits(index, rivals)
+                threshold = values.item(tokens.item(index)) - 2 * self._stretch * error_bound
+                candidates = np.flatnonzero(values >= threshold)
+                if len(candidates) > 1:
+                    exact = self.decoding.exact_logits(index, candidates)
                     if self._processors:
-                        exact = self._processed(rough[index], rivals, exact, row)
-                    tokens[index] = rivals[exact.argmax()]
+                        exact = self._processed(approximate[index], candidates, exact, row)
+                    tokens[index] = candidates[exact.argmax()]
         return tokens
 
     def _processed(
-        self, rough: FloatArray, tokens: IntArray, exact: FloatArray, row: Row
+        self, approximate: FloatArray, tokens: IntArray, exact: FloatArray, row: Row
     ) -> FloatArray:
-        logits = rough.copy()
+        """Returns the exact logits of `tokens` after the processors, (n,)."""
+        logits = approximate.copy()
         logits[tokens] = exact
-        for process in self._processors:
-            process(logits, row.sequence, len(row.prompt))
+        for processor in self._processors:
+            processor(logits, row.sequence, len(row.prompt))
         values: FloatArray = logits[tokens]
         return values

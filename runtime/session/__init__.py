@@ -1,4 +1,8 @@
-"""A loaded bundle: files or arrays come in, tokens, texts, scores and times leave."""
+"""A loaded bundle: runs files or arrays through preprocessing, encoder and decoder.
+
+Files or arrays enter; tokens, texts, scores and times leave. No vendor library may be imported
+here: `backends.registry` loads a backend by its name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One batch from encoder inputs to results: encoded, decoded, read as text."""
+"""Runs one batch from the encoder inputs to the results: encodes, decodes, makes text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from hybrid_deploy.contract import LOGITS, GraphRole
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backends.protocol import Backend
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
-from hybrid_deploy.runtime.generation.incremental_text import IncrementalDetokenizer, begin_reading
+from hybrid_deploy.runtime.generation.incremental_text import (
+    IncrementalDetokenizer,
+    empty_detokenizer,
+)
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.generation.sequences import BatchResult, Cancellation, SequenceResult
 from hybrid_deploy.runtime.generation.settings import DecodingSettings, resolve_settings
@@ -28,129 +31,153 @@ from hybrid_deploy.runtime.tokenizer import text_of
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of one batch.
+    """How to generate for one batch.
 
     Attributes:
-        prompt: tokens that every sequence continues, after the start tokens.
-        options: how to generate; None does as the bundle says.
-        cancel: ends the generation between two tokens once it is set.
+        prompt: ids of tokens that every sequence continues, after the start tokens.
+        options: options of the generation; None takes the bundle's defaults.
+        cancel: event that ends the generation before the next token once it is set.
     """
 
     prompt: Sequence[int] = ()
     options: GenerateOptions | None = None
     cancel: threading.Event | None = None
 
-    def control(self, began: float) -> Cancellation | None:
-        """Returns what ends the generation from outside; `began` is when the timeout starts."""
+    def cancellation(self, start: float) -> Cancellation | None:
+        """Returns the event and the deadline that end the generation early; None without both.
+
+        Args:
+            start: value of `time.perf_counter` in seconds from which the timeout counts.
+        """
         timeout_s = None if self.options is None else self.options.timeout_s
         if timeout_s is None and self.cancel is None:
             return None
-        return Cancellation(self.cancel, None if timeout_s is None else began + timeout_s)
+        return Cancellation(self.cancel, None if timeout_s is None else start + timeout_s)
 
 
-class Runner:
-    """Runs batches of encoder inputs; it keeps nothing of one for the next."""
+class BatchRunner:
+    """Runs batches of encoder inputs; a batch leaves no state behind."""
 
     def __init__(self, bundle: Bundle, variant: str, backend: Backend) -> None:
         self._bundle = bundle
         self._variant = variant
         self._backend = backend
-        self._rules = resolve_settings(bundle.manifest, bundle.folder, GenerateOptions())
+        self._default_settings = resolve_settings(bundle.manifest, bundle.folder, GenerateOptions())
         self._encoder = bundle.graph(variant, GraphRole.ENCODER)
 
     def run(
-        self, inputs: Mapping[str, NDArray[Any]], request: Request, began: float
+        self, inputs: Mapping[str, NDArray[Any]], request: Request, start: float
     ) -> tuple[list[GenerationResult], Timings]:
-        """Runs a batch to its end; `began` is when its preprocessing did."""
-        begin = time.perf_counter()
-        loop = self._start(inputs, request, self._rules_of(request.options), began)
-        encoded = time.perf_counter()
-        return self._outcome(loop.run(), begin - began, encoded - begin)
+        """Encodes and decodes a batch; returns its results and times.
 
-    def stream(self, inputs: Mapping[str, NDArray[Any]], request: Request, began: float) -> Stream:
-        """Encodes a batch and gives its tokens as they are made.
+        Args:
+            inputs: encoder inputs by name, batch first.
+            request: how to generate.
+            start: value of `time.perf_counter` in seconds when preprocessing started.
+        """
+        encoder_start = time.perf_counter()
+        loop = self._start(inputs, request, self._settings_for(request.options), start)
+        encoder_end = time.perf_counter()
+        return self._results(loop.run(), encoder_start - start, encoder_end - encoder_start)
+
+    def stream(self, inputs: Mapping[str, NDArray[Any]], request: Request, start: float) -> Stream:
+        """Encodes a batch; returns the stream that decodes its tokens when they are read.
+
+        Args:
+            inputs: encoder inputs by name, batch first.
+            request: how to generate.
+            start: value of `time.perf_counter` in seconds when preprocessing started.
 
         Raises:
-            UsageError: there are beams, whose tokens are only known at the end.
+            UsageError: a beam search is asked for; its tokens are only known at the end.
         """
-        begin = time.perf_counter()
-        rules = self._rules_of(request.options)
-        if rules.beams is not None:
+        encoder_start = time.perf_counter()
+        settings = self._settings_for(request.options)
+        if settings.beams is not None:
             raise UsageError(
-                "the tokens of a beam search are known at its end; ask for beams=1 to see them come"
+                "the tokens of a beam search are known at its end; ask for beams=1 to stream them"
             )
-        loop = self._start(inputs, request, rules, began)
+        loop = self._start(inputs, request, settings, start)
         assert isinstance(loop, TokenLoop)
-        times = (begin - began, time.perf_counter() - begin)
+        times = (encoder_start - start, time.perf_counter() - encoder_start)
         return Stream(
-            loop, self._reading(), rules.stop, lambda decodes: self._outcome(decodes, *times)
+            loop,
+            self._detokenizer(),
+            settings.stop,
+            lambda batch_result: self._results(batch_result, *times),
         )
 
     def _start(
         self,
         inputs: Mapping[str, NDArray[Any]],
         request: Request,
-        rules: DecodingSettings,
-        began: float,
+        settings: DecodingSettings,
+        start: float,
     ) -> TokenLoop | BeamSearch:
-        """Encodes a batch and makes ready to decode it."""
-        beginning = self._beginning(request.prompt)
+        """Encodes a batch; returns the loop that decodes it."""
+        prompt = self._full_prompt(request.prompt)
         check_values(inputs, self._encoder, self._bundle.manifest.dims)
         decoding = self._backend.start(inputs)
-        kind = TokenLoop if rules.beams is None else BeamSearch
-        return kind(decoding, [beginning] * decoding.batch, rules, request.control(began))
+        loop = TokenLoop if settings.beams is None else BeamSearch
+        return loop(decoding, [prompt] * decoding.batch, settings, request.cancellation(start))
 
-    def _rules_of(self, options: GenerateOptions | None) -> DecodingSettings:
+    def _settings_for(self, options: GenerateOptions | None) -> DecodingSettings:
         if options is None:
-            return self._rules
+            return self._default_settings
         return resolve_settings(self._bundle.manifest, self._bundle.folder, options)
 
-    def _outcome(
-        self, decodes: BatchResult, preprocess_s: float, encoder_s: float
+    def _results(
+        self, batch_result: BatchResult, preprocess_s: float, encoder_s: float
     ) -> tuple[list[GenerationResult], Timings]:
         timings = Timings(
             preprocess_ms=preprocess_s * 1e3,
             encoder_ms=encoder_s * 1e3,
-            first_token_ms=decodes.first_ms,
-            step_ms=decodes.step_ms,
-            notes=decodes.notes,
+            first_token_ms=batch_result.first_ms,
+            step_ms=batch_result.step_ms,
+            notes=batch_result.notes,
         )
-        return [self._result(each) for each in decodes.sequences], timings
+        return [self._result(sequence) for sequence in batch_result.sequences], timings
 
-    def _result(self, decoded: SequenceResult) -> GenerationResult:
+    def _result(self, sequence: SequenceResult) -> GenerationResult:
         return GenerationResult(
-            text=self._text(decoded.tokens) if decoded.text is None else decoded.text,
-            tokens=decoded.tokens,
-            scores=decoded.scores,
-            finish=decoded.finish,
-            sequence_score=decoded.sequence_score,
-            alternatives=tuple(self._result(other) for other in decoded.alternatives),
+            text=self._text(sequence.tokens) if sequence.text is None else sequence.text,
+            tokens=sequence.tokens,
+            scores=sequence.scores,
+            finish=sequence.finish,
+            sequence_score=sequence.sequence_score,
+            alternatives=tuple(self._result(other) for other in sequence.alternatives),
         )
 
-    def _reading(self) -> IncrementalDetokenizer | None:
+    def _detokenizer(self) -> IncrementalDetokenizer | None:
         vocabulary = self._bundle.manifest.vocabulary
-        return None if vocabulary is None else begin_reading(vocabulary, self._bundle.folder)
+        return None if vocabulary is None else empty_detokenizer(vocabulary, self._bundle.folder)
 
     def _text(self, tokens: Sequence[int]) -> str | None:
         vocabulary = self._bundle.manifest.vocabulary
         return None if vocabulary is None else text_of(tokens, vocabulary, self._bundle.folder)
 
-    def _beginning(self, prompt: Sequence[int]) -> tuple[int, ...]:
-        """Returns the start tokens and the prompt, which may begin with the start tokens itself."""
-        start = self._bundle.manifest.generation.start_tokens
+    def _full_prompt(self, prompt: Sequence[int]) -> tuple[int, ...]:
+        """Returns the start tokens and the prompt; start tokens in the prompt are not doubled."""
+        start_tokens = self._bundle.manifest.generation.start_tokens
         if not prompt:
-            if not start:
+            if not start_tokens:
                 raise UsageError(
                     f"{self._bundle.folder} has no start tokens; give a prompt to continue, as "
                     "--prompt 1,5, or export it with --start"
                 )
-            return start
+            return start_tokens
+        self._check_token_ids(prompt)
+        tokens = tuple(prompt)
+        has_start_tokens = tokens[: len(start_tokens)] == start_tokens
+        return tokens if has_start_tokens else start_tokens + tokens
+
+    def _check_token_ids(self, prompt: Sequence[int]) -> None:
         graph = self._bundle.graph(self._variant, GraphRole.STEP)
-        size = next((t.shape[-1] for t in graph.outputs if t.name == LOGITS), None)
+        vocabulary = next((t.shape[-1] for t in graph.outputs if t.name == LOGITS), None)
         for token in prompt:
             if token < 0:
                 raise UsageError(f"the prompt has token {token}; token ids begin at 0")
-            if isinstance(size, int) and token >= size:
-                raise UsageError(f"the prompt has token {token}, the model's last is {size - 1}")
-        given = tuple(prompt)
-        return given if given[: len(start)] == start else start + given
+            if isinstance(vocabulary, int) and token >= vocabulary:
+                raise UsageError(
+                    f"the prompt has token {token}, the model's last is {vocabulary - 1}"
+                )

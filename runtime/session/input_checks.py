@@ -1,4 +1,4 @@
-"""What is wrong with encoder inputs before anything is computed."""
+"""Checks encoder inputs before the encoder runs, and converts masks to its types."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ _MASK_TYPES = {"bool": np.bool_, "float": np.float32, "float16": np.float16, "in
 def check_values(
     inputs: Mapping[str, NDArray[Any]], encoder: GraphSpec, dims: Mapping[str, DimRange]
 ) -> None:
-    """Checks sizes against the ranges that the model was exported for, and floats for NaN.
+    """Checks that sizes lie in the ranges of the export, and that floats are finite.
 
-    Names, types and fixed sizes are the backend's to check.
+    Names, types and fixed sizes are checked by the backend.
+
+    Args:
+        inputs: encoder inputs by name, batch first.
+        encoder: the encoder's graph in the manifest.
+        dims: range of each dynamic axis, by its name.
 
     Raises:
         InputError: a size is out of its range, or a number is NaN or infinite.
@@ -30,26 +35,33 @@ def check_values(
         if array is None or array.ndim != len(tensor.shape) or not array.size:
             continue
         for dim, size in zip(tensor.shape, array.shape, strict=True):
-            known = dims.get(str(dim)) if dim != BATCH_DIM else None
-            if known is not None and not known.min <= size <= known.max:
+            allowed = dims.get(str(dim)) if dim != BATCH_DIM else None
+            if allowed is not None and not allowed.min <= size <= allowed.max:
                 raise InputError(
-                    f"input {tensor.name} has {dim} {size}, the model was exported for {known.min} "
-                    f"to {known.max}; resize it, cut it into parts, or export with another range"
+                    f"input {tensor.name} has {dim} {size}, the model was exported for "
+                    f"{allowed.min} to {allowed.max}; resize it, cut it into parts, or export with "
+                    "another range"
                 )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError(
-                f"input {tensor.name} holds NaN or infinity; look at where the numbers come from"
+                f"input {tensor.name} holds NaN or infinity; check how the numbers are made"
             )
 
 
 def with_mask_types(
     inputs: Mapping[str, NDArray[Any]], masks: set[str], encoder: GraphSpec
 ) -> dict[str, NDArray[Any]]:
-    """Returns masks the type that the encoder takes; models have them as bool, int or float."""
-    wanted = {tensor.name: _MASK_TYPES.get(tensor.dtype) for tensor in encoder.inputs}
+    """Returns the inputs with masks converted to the types that the encoder takes.
+
+    Args:
+        inputs: encoder inputs by name.
+        masks: names of the inputs that are masks.
+        encoder: the encoder's graph in the manifest; its masks are bool, integer or float.
+    """
+    dtypes = {tensor.name: _MASK_TYPES.get(tensor.dtype) for tensor in encoder.inputs}
     return {
-        name: array.astype(wanted[name], copy=False)
-        if name in masks and wanted.get(name)
+        name: array.astype(dtypes[name], copy=False)
+        if name in masks and dtypes.get(name)
         else array
         for name, array in inputs.items()
     }

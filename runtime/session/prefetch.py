@@ -1,4 +1,4 @@
-"""Many inputs in a row: while some are decoded, a thread makes the next ones ready."""
+"""Runs many inputs: while one batch is decoded, a thread prepares the next ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from numpy.typing import NDArray
@@ -21,13 +22,13 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Outcome(Generic[Item]):
-    """What became of one input.
+    """The result of one input, or the error that it failed with.
 
     Attributes:
-        item: as it was given.
-        result: what was made of it; None if it failed.
-        timings: of the batch it was in; None if it failed.
-        error: why it failed.
+        item: the input as the caller passed it.
+        result: tokens and text of the input; None if it failed.
+        timings: times of the input's batch; None if the input failed.
+        error: why the input failed; None if it did not.
     """
 
     item: Item
@@ -38,7 +39,7 @@ class Outcome(Generic[Item]):
 
 @dataclass(frozen=True)
 class _Prepared:
-    """The arrays of a batch, and how long it took to make them."""
+    """The encoder inputs of a batch, and the milliseconds of their preprocessing."""
 
     arrays: Arrays
     milliseconds: float
@@ -46,14 +47,14 @@ class _Prepared:
 
 @dataclass(frozen=True)
 class Prefetcher(Generic[Item]):
-    """What is done with inputs.
+    """Prepares batches in a thread of its own, ahead of the decoding.
 
     Attributes:
-        prepare: makes the arrays of a batch; called in a thread of its own.
-        run: decodes a batch.
-        cancelled: tells whether nobody wants more.
-        batch: how many inputs are decoded together.
-        ahead: how many batches are prepared before they are needed.
+        prepare: function that makes the encoder inputs of a batch; runs in the thread.
+        run: function that decodes a batch; runs in the caller's thread.
+        cancelled: function that returns whether no further batch may start.
+        batch: number of inputs in a batch.
+        ahead: number of batches to prepare before they are decoded.
     """
 
     prepare: Callable[[Sequence[Item]], Arrays]
@@ -63,43 +64,43 @@ class Prefetcher(Generic[Item]):
     ahead: int
 
     def outcomes(self, items: Iterable[Item]) -> Iterator[Outcome[Item]]:
-        """Yields what becomes of inputs, in their order; they are asked for as they are needed."""
+        """Yields the outcome of every input, in order; takes inputs only when they are needed."""
         source = iter(items)
-        waiting: deque[tuple[list[Item], Future[_Prepared]]] = deque()
+        queue: deque[tuple[list[Item], Future[_Prepared]]] = deque()
         with ThreadPoolExecutor(1, "prepare") as pool:
             try:
                 while not self.cancelled():
-                    while len(waiting) <= self.ahead:
+                    while len(queue) <= self.ahead:
                         group = list(itertools.islice(source, self.batch))
                         if not group:
                             break
-                        waiting.append((group, pool.submit(self._timed, group)))
-                    if not waiting:
+                        queue.append((group, pool.submit(self._prepare_timed, group)))
+                    if not queue:
                         return
-                    group, prepared = waiting.popleft()
-                    yield from self._of(group, prepared.result)
+                    group, prepared = queue.popleft()
+                    yield from self._batch_outcomes(group, prepared.result)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _timed(self, items: Sequence[Item]) -> _Prepared:
-        began = time.perf_counter()
+    def _prepare_timed(self, items: Sequence[Item]) -> _Prepared:
+        start = time.perf_counter()
         arrays = self.prepare(items)
-        return _Prepared(arrays, (time.perf_counter() - began) * 1e3)
+        return _Prepared(arrays, (time.perf_counter() - start) * 1e3)
 
-    def _of(
-        self, group: Sequence[Item], prepared: Callable[[], _Prepared]
+    def _batch_outcomes(
+        self, group: Sequence[Item], wait: Callable[[], _Prepared]
     ) -> Iterator[Outcome[Item]]:
-        """Yields what becomes of a batch; where it fails, each input is tried alone."""
+        """Yields the outcomes of a batch; if it fails, runs each of its inputs alone."""
         try:
-            ready = prepared()
-            results, timings = self.run(ready.arrays)
+            prepared = wait()
+            results, timings = self.run(prepared.arrays)
         except HybridDeployError as error:
             if len(group) == 1:
                 yield Outcome(group[0], error=error)
                 return
         else:
             for item, result in zip(group, results, strict=True):
-                yield Outcome(item, result, replace(timings, preprocess_ms=ready.milliseconds))
+                yield Outcome(item, result, replace(timings, preprocess_ms=prepared.milliseconds))
             return
         for item in group:
-            yield from self._of([item], lambda alone=item: self._timed([alone]))  # type: ignore[misc]
+            yield from self._batch_outcomes([item], partial(self._prepare_timed, [item]))

@@ -1,4 +1,4 @@
-"""Where the time goes: the latency of every stage, measured on real inputs."""
+"""Measures the latency of every stage of a session on input files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _KIB_PER_MB = 1e6 / 1024
 
 @dataclass(frozen=True)
 class Latency:
-    """One stage, in milliseconds.
+    """The latency of one stage.
 
     Attributes:
-        stage: what was timed.
-        count: how often.
-        p50_ms: median.
-        p90_ms: 90th percentile.
+        stage: name of the stage.
+        count: number of measurements.
+        p50_ms: median in milliseconds; NaN without measurements.
+        p90_ms: 90th percentile in milliseconds; NaN without measurements.
     """
 
     stage: str
@@ -36,12 +36,12 @@ class Latency:
 
 @dataclass(frozen=True)
 class Profile:
-    """How fast a session is.
+    """The speed of a session.
 
     Attributes:
-        stages: latency of each stage, from the file to the last token.
-        tokens_per_s: tokens of all runs over the time of all runs.
-        peak_rss_mb: largest memory of the process so far, in 10^6 bytes.
+        stages: latency of each stage, in the order in which they run; the last one is the total.
+        tokens_per_s: number of tokens of all runs divided by the seconds of all runs.
+        peak_rss_mb: largest resident RAM of the process so far, in 10^6 bytes.
     """
 
     stages: tuple[Latency, ...]
@@ -49,7 +49,7 @@ class Profile:
     peak_rss_mb: float
 
     def stage(self, name: str) -> Latency:
-        """Returns one stage by name."""
+        """Returns the latency of the stage with this name."""
         return next(latency for latency in self.stages if latency.stage == name)
 
 
@@ -62,14 +62,14 @@ def profile_session(
     batch: int = 1,
     progress: Progress = silent,
 ) -> Profile:
-    """Runs files through a session, again and again, and times every stage.
+    """Runs files through a session many times; returns the latency of every stage.
 
     Args:
-        session: what is measured.
-        files: inputs, used in turn.
-        runs: how many timed runs.
-        warmup: how many runs before the first timed one.
-        batch: how many files a run takes.
+        session: session to measure.
+        files: input files, used in turn.
+        runs: number of timed runs.
+        warmup: number of runs before the first timed one.
+        batch: number of files of a run.
         progress: called after every run, warm-up included, as stage `profile`.
 
     Raises:
@@ -77,23 +77,32 @@ def profile_session(
         InputError: a file cannot be used.
     """
     if runs < 1 or batch < 1 or warmup < 0:
-        raise UsageError("a profile needs at least one run of at least one file")
+        raise UsageError(
+            "a profile needs at least one run of at least one file and no negative warm-up, got "
+            f"runs={runs}, batch={batch}, warmup={warmup}"
+        )
     timings, tokens = [], 0
-    began = time.perf_counter()
+    start = time.perf_counter()
     for number in range(-warmup, runs):
         if number == 0:
-            began = time.perf_counter()
+            start = time.perf_counter()
         chosen = [files[(number * batch + i) % len(files)] for i in range(batch)]
         results, timing = session.run_files(chosen)
         if number >= 0:
             timings.append(timing)
             tokens += sum(len(result.tokens) for result in results)
         progress("profile", warmup + number + 1, warmup + runs)
-    return summarize(timings, tokens, time.perf_counter() - began)
+    return summarize(timings, tokens, time.perf_counter() - start)
 
 
 def summarize(timings: Sequence[Timings], tokens: int, seconds: float) -> Profile:
-    """Makes a profile from the timings of many runs."""
+    """Returns the profile of many runs.
+
+    Args:
+        timings: times of each run.
+        tokens: number of tokens of all runs.
+        seconds: duration of all runs.
+    """
     stages = (
         _latency("preprocess", [t.preprocess_ms for t in timings]),
         _latency("encoder", [t.encoder_ms for t in timings]),
@@ -105,7 +114,7 @@ def summarize(timings: Sequence[Timings], tokens: int, seconds: float) -> Profil
 
 
 def peak_rss_mb() -> float:
-    """Returns the largest resident memory of this process so far, in 10^6 bytes."""
+    """Returns the largest resident RAM of this process so far, in 10^6 bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KIB_PER_MB
 
 

@@ -1,4 +1,4 @@
-"""What a session gives: the text of every input, and how long the stages took."""
+"""The results of a session: tokens and text of every input, and the time of every stage."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from hybrid_deploy.runtime.generation.sequences import FinishReason
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """What was made of one input.
+    """The result of one input.
 
     Attributes:
-        text: the tokens as text, up to a stop sequence; None if the bundle has no vocabulary.
-        tokens: the new tokens, the end token included.
-        scores: natural logarithm of each token's probability, after the rules of the bundle; None
-            unless `GenerateOptions.scores` asks for them.
-        finish: why it ended: `end` after the end token, `stop` after a stop sequence, `length` and
-            `capacity` when the limit was reached or the caches were full, `timeout`, `cancelled`.
-        total: what a beam search ranks it by; None without one.
-        others: of a beam search the next best, the best first, as many as `n_best` asks for.
+        text: text of the tokens, up to a stop string; None if the bundle has no vocabulary.
+        tokens: ids of the new tokens, without the prompt, with the end token.
+        scores: natural logarithm of each token's probability, after the logits processors; None
+            unless `GenerateOptions.scores` is set.
+        finish: why the sequence ended: `end` by an end token, `stop` by a stop string, `length`
+            at the largest length that was asked for, `capacity` because the caches are full,
+            `timeout`, or `cancelled`.
+        sequence_score: number that a beam search ranks the sequence by: the sum of its scores
+            divided by length ** length_penalty; None without beam search.
+        alternatives: the next best sequences of a beam search, the best one first; together with
+            this one at most `n_best`.
     """
 
     text: str | None
@@ -32,12 +35,14 @@ class GenerationResult:
 
 @dataclass(frozen=True)
 class Timings:
-    """How long the stages of one batch took, in milliseconds.
+    """The times of one batch, in milliseconds.
 
     Attributes:
-        first_token_ms: from the end of the encoder to the first token.
-        step_ms: of every later token.
-        notes: what the backend had to say.
+        preprocess_ms: time from the files to the encoder inputs.
+        encoder_ms: time of the encoder.
+        first_token_ms: time from the end of the encoder to the first token.
+        step_ms: time of each later step.
+        notes: remarks of the backend for the user.
     """
 
     preprocess_ms: float
@@ -48,5 +53,5 @@ class Timings:
 
     @property
     def total_ms(self) -> float:
-        """From the files to the last token."""
+        """Milliseconds from the files to the last token."""
         return self.preprocess_ms + self.encoder_ms + self.first_token_ms + sum(self.step_ms)

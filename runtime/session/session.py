@@ -1,4 +1,4 @@
-"""A loaded bundle: files or arrays in, text out."""
+"""A session: one variant of a bundle, loaded into a backend, that runs files and arrays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
 from hybrid_deploy.runtime.preprocess.audio_windows import Window, longest_s, windows
 from hybrid_deploy.runtime.preprocess.prepare import batch_arrays, mask_names, prepare
-from hybrid_deploy.runtime.session.batch_runner import Request, Runner
+from hybrid_deploy.runtime.session.batch_runner import BatchRunner, Request
 from hybrid_deploy.runtime.session.input_checks import with_mask_types
 from hybrid_deploy.runtime.session.prefetch import Arrays, Item, Outcome, Prefetcher
 from hybrid_deploy.runtime.session.results import GenerationResult as GenerationResult
@@ -32,20 +32,23 @@ from hybrid_deploy.runtime.session.results import Timings as Timings
 from hybrid_deploy.runtime.session.streaming import OnToken, Stream
 from hybrid_deploy.runtime.tokenizer import tokens_of
 
-_AHEAD = 2
+_BATCHES_AHEAD = 2
 
 
 class Session:
-    """One variant of a bundle, loaded into a backend.
+    """One variant of a bundle, loaded into a backend; several threads may use it at the same time.
 
-    Any number of threads may use it at a time.
+    Attributes:
+        bundle: the bundle.
+        variant: name of the variant.
+        backend: backend that runs the variant's graphs.
     """
 
     def __init__(self, bundle: Bundle, variant: str, backend: Backend) -> None:
         self.bundle = bundle
         self.variant = variant
         self.backend = backend
-        self._runner = Runner(bundle, variant, backend)
+        self._runner = BatchRunner(bundle, variant, backend)
 
     def run_files(
         self,
@@ -57,25 +60,26 @@ class Session:
         on_token: OnToken | None = None,
         cancel: threading.Event | None = None,
     ) -> tuple[list[GenerationResult], Timings]:
-        """Runs one batch of files.
+        """Runs one batch of files; returns the results of its sequences, and the times.
 
         Args:
-            paths: a file for each sequence; none for a model that takes only text.
-            texts: a text for each sequence, if the encoder takes one.
-            prompt: tokens that every sequence continues, after the start tokens.
-            options: how to generate; None does as the bundle says.
-            on_token: is told every token as it is made.
-            cancel: ends the generation between two tokens once it is set.
+            paths: one file for each sequence; () for a model that takes only text.
+            texts: one text for each sequence, if the encoder takes a text.
+            prompt: ids of tokens that every sequence continues, after the start tokens.
+            options: options of the generation; None takes the bundle's defaults.
+            on_token: function that is called with every token when it is decoded.
+            cancel: event that ends the generation before the next token once it is set.
 
         Raises:
             InputError: a file or text cannot be used.
-            UsageError: the prompt has a token that the model does not know, or the options ask for
-                what this bundle or backend cannot do.
-            BackendError: the backend failed, or its logits are not finite.
+            UsageError: the prompt has a token that the model does not know, or this bundle or
+                backend does not support an option.
+            BackendError: the backend failed, its logits are not finite, or the options allow no
+                token.
         """
-        began = time.perf_counter()
+        start = time.perf_counter()
         inputs = self.prepare(paths, texts=texts)
-        return self._run(inputs, Request(prompt, options, cancel), on_token, began)
+        return self._run(inputs, Request(prompt, options, cancel), on_token, start)
 
     def run_arrays(
         self,
@@ -86,12 +90,19 @@ class Session:
         on_token: OnToken | None = None,
         cancel: threading.Event | None = None,
     ) -> tuple[list[GenerationResult], Timings]:
-        """Runs one batch of encoder inputs, by name, batch first; else as `run_files`.
+        """Runs one batch of arrays; returns the results of its sequences, and the times.
+
+        Args:
+            inputs: encoder inputs by name, batch first.
+            prompt: as in `run_files`.
+            options: as in `run_files`.
+            on_token: as in `run_files`.
+            cancel: as in `run_files`.
 
         Raises:
             InputError: an array has another name, type or shape than the encoder takes.
-            UsageError: as `run_files`.
-            BackendError: the backend failed, or its logits are not finite.
+            UsageError: as in `run_files`.
+            BackendError: as in `run_files`.
         """
         request = Request(prompt, options, cancel)
         return self._run(inputs, request, on_token, time.perf_counter())
@@ -105,24 +116,25 @@ class Session:
         options: GenerateOptions | None = None,
         cancel: threading.Event | None = None,
     ) -> Stream:
-        """Returns the tokens of one batch as they are made; the encoder has run before it returns.
+        """Encodes one batch; returns a stream that decodes its tokens when they are read.
 
         Args:
-            inputs: files, or arrays by name.
-            texts: a text for each sequence, if the encoder takes one and files are given.
-            prompt: tokens that every sequence continues, after the start tokens.
-            options: how to generate; None does as the bundle says.
-            cancel: ends the generation between two tokens once it is set.
+            inputs: one file for each sequence, or encoder inputs by name, batch first.
+            texts: one text for each sequence, if the encoder takes a text and `inputs` are files.
+            prompt: ids of tokens that every sequence continues, after the start tokens.
+            options: options of the generation; None takes the bundle's defaults.
+            cancel: event that ends the generation before the next token once it is set.
 
         Raises:
-            InputError: as `run_files` and `run_arrays`.
-            UsageError: as `run_files`; or there are beams, whose tokens are only known at the end.
-            BackendError: the backend failed; later, when a token is asked for, too.
+            InputError: as in `run_files` and `run_arrays`.
+            UsageError: as in `run_files`; also for a beam search, whose tokens are only known at
+                the end.
+            BackendError: as in `run_files`; reading a token from the stream raises it too.
         """
-        began = time.perf_counter()
+        start = time.perf_counter()
         if not isinstance(inputs, Mapping):
             inputs = self.prepare(inputs, texts=texts)
-        return self._runner.stream(inputs, Request(prompt, options, cancel), began)
+        return self._runner.stream(inputs, Request(prompt, options, cancel), start)
 
     def run_many(
         self,
@@ -132,26 +144,29 @@ class Session:
         options: GenerateOptions | None = None,
         cancel: threading.Event | None = None,
         batch: int = 1,
-        ahead: int = _AHEAD,
+        ahead: int = _BATCHES_AHEAD,
     ) -> Iterator[Outcome[Path | Arrays]]:
-        """Runs any number of inputs; while some are decoded, a thread prepares the next ones.
+        """Returns an iterator that runs any number of inputs, and yields their outcomes in order.
 
-        The outcomes come in the order of the inputs. What fails is told in its outcome and does
-        not touch the others.
+        While one batch is decoded, a thread prepares the next ones. An input that fails has its
+        error in its outcome; the others are not affected.
 
         Args:
-            items: files, or encoder inputs by name, a batch of one each; asked for as needed.
-            prompt: tokens that every sequence continues, after the start tokens.
-            options: how to generate; None does as the bundle says. `timeout_s` counts for a batch.
-            cancel: ends what is decoded between two tokens, and begins no more, once it is set.
-            batch: how many inputs are decoded together.
-            ahead: how many batches are prepared before they are needed.
+            items: files, or encoder inputs by name, each a batch of one; they are taken from the
+                iterable only when they are needed.
+            prompt: ids of tokens that every sequence continues, after the start tokens.
+            options: options of the generation; None takes the bundle's defaults. `timeout_s`
+                counts for each batch.
+            cancel: event that ends the batch before its next token, and starts no other batch,
+                once it is set.
+            batch: number of inputs that are decoded together.
+            ahead: number of batches to prepare before they are decoded.
 
         Raises:
             UsageError: `batch` or `ahead` is not positive.
         """
         request = Request(prompt, options, cancel)
-        return self._many(items, self._arrays_of, request, batch, ahead)
+        return self._run_batches(items, self._prepare_batch, request, batch, ahead)
 
     def run_long_audio(
         self,
@@ -163,45 +178,62 @@ class Session:
         window_s: float | None = None,
         batch: int = 1,
     ) -> Iterator[Outcome[Window]]:
-        """Runs a recording of any length, cut into windows where it is quiet.
+        """Returns an iterator that runs a recording of any length, cut into windows.
+
+        The recording is cut where it is quiet. The iterator yields the outcome of every window,
+        in the order of time.
 
         Args:
             path: a sound file.
-            prompt: tokens that the text of every window begins with, after the start tokens.
-            options: how to generate; None does as the bundle says. `timeout_s` counts for a batch.
-            cancel: ends what is decoded between two tokens, and begins no more, once it is set.
-            window_s: longest window; None for what the model hears at once.
-            batch: how many windows are decoded together.
+            prompt: ids of tokens that every window's sequence continues, after the start tokens.
+            options: options of the generation; None takes the bundle's defaults. `timeout_s`
+                counts for each batch.
+            cancel: event that ends the batch before its next token, and starts no other batch,
+                once it is set.
+            window_s: length of the longest window in seconds; None takes the longest that the
+                model accepts.
+            batch: number of windows that are decoded together.
 
         Raises:
             InputError: the file cannot be used.
-            UsageError: the model takes something else than sound, or `window_s` does not fit it.
+            UsageError: the model does not take sound alone, or `window_s` is out of its range.
         """
         spec = self.bundle.manifest.preprocess
         if not isinstance(spec, AudioInput):
-            raise UsageError(f"{self.bundle.folder} does not take sound alone")
+            raise UsageError(
+                f"{self.bundle.folder} does not take sound alone, so no recording can be cut into "
+                "windows; run it without --long, with run_files"
+            )
         window_s = longest_s(spec, window_s)
         signal = load_audio(path, spec.sampling_rate)
 
-        def arrays_of(parts: Sequence[Window]) -> Arrays:
-            return self._typed(batch_audio([part.signal for part in parts], spec))
+        def prepare_windows(batch_windows: Sequence[Window]) -> Arrays:
+            signals = [window.signal for window in batch_windows]
+            return self._convert_masks(batch_audio(signals, spec))
 
-        parts = windows(signal, spec.sampling_rate, window_s)
-        return self._many(parts, arrays_of, Request(prompt, options, cancel), batch, _AHEAD)
+        request = Request(prompt, options, cancel)
+        all_windows = windows(signal, spec.sampling_rate, window_s)
+        return self._run_batches(all_windows, prepare_windows, request, batch, _BATCHES_AHEAD)
 
     def prepare(
         self, paths: Sequence[Path], *, texts: Sequence[str] | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Makes one batch of encoder inputs of files and texts, padded and masked.
+        """Returns the encoder inputs of one batch of files and texts, padded, with their masks.
+
+        Args:
+            paths: one file for each sequence; () for a model that takes only text.
+            texts: one text for each sequence, if the encoder takes a text.
 
         Raises:
             InputError: a file or text cannot be used.
         """
         preprocess = self.bundle.manifest.preprocess
-        return self._typed(prepare(paths, preprocess, folder=self.bundle.folder, texts=texts))
+        return self._convert_masks(
+            prepare(paths, preprocess, folder=self.bundle.folder, texts=texts)
+        )
 
     def prompt_tokens(self, text: str) -> list[int]:
-        """Returns the tokens of a prompt.
+        """Returns the token ids of a prompt, without special tokens.
 
         Raises:
             UsageError: the bundle has no tokenizer.
@@ -209,16 +241,16 @@ class Session:
         return tokens_of(text, self.bundle.manifest.vocabulary, self.bundle.folder)
 
     def _run(
-        self, inputs: Arrays, request: Request, on_token: OnToken | None, began: float
+        self, inputs: Arrays, request: Request, on_token: OnToken | None, start: float
     ) -> tuple[list[GenerationResult], Timings]:
         if on_token is None:
-            return self._runner.run(inputs, request, began)
-        with self._runner.stream(inputs, request, began) as stream:
+            return self._runner.run(inputs, request, start)
+        with self._runner.stream(inputs, request, start) as stream:
             for event in stream:
                 on_token(event)
         return stream.results, stream.timings
 
-    def _many(
+    def _run_batches(
         self,
         items: Iterable[Item],
         prepare: Callable[[Sequence[Item]], Arrays],
@@ -229,27 +261,27 @@ class Session:
         if batch < 1 or ahead < 1:
             raise UsageError(f"batch and ahead must be 1 or more, got {batch} and {ahead}")
         cancel = request.cancel
-        work = Prefetcher(
+        prefetcher = Prefetcher(
             prepare=prepare,
             run=lambda inputs: self._runner.run(inputs, request, time.perf_counter()),
             cancelled=lambda: cancel is not None and cancel.is_set(),
             batch=batch,
             ahead=ahead,
         )
-        return work.outcomes(items)
+        return prefetcher.outcomes(items)
 
-    def _arrays_of(self, items: Sequence[Path | Arrays]) -> Arrays:
-        """Makes one batch of files or arrays."""
+    def _prepare_batch(self, items: Sequence[Path | Arrays]) -> Arrays:
+        """Returns the encoder inputs of one batch of files or arrays."""
         paths = [item for item in items if isinstance(item, Path)]
         if len(paths) == len(items):
             return self.prepare(paths)
         arrays = [self.prepare([item]) if isinstance(item, Path) else item for item in items]
-        for each in arrays:
-            if any(not array.ndim or len(array) != 1 for array in each.values()):
-                raise InputError("an input of several must be a batch of one; split it")
+        for inputs in arrays:
+            if any(not array.ndim or len(array) != 1 for array in inputs.values()):
+                raise InputError("each of several inputs must be a batch of one; split it")
         return batch_arrays(arrays)
 
-    def _typed(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    def _convert_masks(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         return with_mask_types(
             inputs,
             mask_names(self.bundle.manifest.preprocess),
@@ -268,15 +300,16 @@ def load_session(
     """Opens a bundle and loads one of its variants.
 
     Args:
-        path: the bundle's folder.
+        path: folder of the bundle.
         variant: name of the variant.
         backend: name of the backend.
-        threads: CPU threads within an operator; None leaves it to the backend.
-        large_pages: whether what a CPU reads moves onto large pages when a second input comes: each
-            further one takes up to 10 % less time, the second one longer, by 1 ms per megabyte.
+        threads: number of CPU threads of one operator; None leaves the choice to the backend.
+        large_pages: whether the weights and encoder memory of a CPU backend move to memory pages of
+            2 MB when the second input comes: that input takes longer, by 1 ms per megabyte; later
+            inputs take up to 10 % less time.
 
     Raises:
-        InputError: there is no such bundle or variant.
+        InputError: the folder holds no bundle, or the bundle has no such variant.
         BundleError: the bundle is damaged.
         MissingDependencyError: the backend's library is not installed.
     """

@@ -1,4 +1,4 @@
-"""Tokens as they are made."""
+"""Streams the tokens of a batch while they are decoded."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class TokenEvent:
     """One token of one sequence.
 
     Attributes:
-        row: which sequence of the batch.
-        token: the token.
-        text: what it adds to the text; characters come when they are complete, and what may become
-            a stop sequence when it is none. None if the bundle has no vocabulary.
-        score: natural logarithm of its probability, if scores are asked for.
-        finish: why the sequence ends with it; None if it goes on, or ended without a token.
+        row: index of the sequence in the batch.
+        token: id of the token.
+        text: text that the token appends. An incomplete character, or text that may become part
+            of a stop string, comes with a later token. None if the bundle has no vocabulary.
+        score: natural logarithm of the token's probability; None unless scores are requested.
+        finish: why the sequence ends with this token; None if it does not end with it.
     """
 
     row: int
@@ -36,40 +36,41 @@ OnToken: TypeAlias = Callable[[TokenEvent], None]
 
 
 class Stream(Iterator[TokenEvent]):
-    """The tokens of one batch, made while they are asked for.
+    """Iterates over the tokens of one batch; each step is decoded when its first token is read.
 
-    Closing it, or leaving a `with` block, ends the generation; the results are then what there is.
+    Closing the stream, or leaving its `with` block, ends the generation early; the results then
+    hold the tokens so far.
 
     Args:
-        loop: the batch, not begun.
-        begin: the reading of a sequence without tokens; None without a vocabulary.
-        stop: the strings that end a sequence.
-        finish: makes results of what became of the batch.
+        loop: token loop of the batch, before its first step.
+        empty: the detokenizer of a sequence without tokens; None without a vocabulary.
+        stop: strings that end a sequence; None if there are none.
+        finish: function that makes results and times of the loop's result.
     """
 
     def __init__(
         self,
         loop: TokenLoop,
-        begin: IncrementalDetokenizer | None,
+        empty: IncrementalDetokenizer | None,
         stop: StopStrings | None,
         finish: Callable[[BatchResult], tuple[list[GenerationResult], Timings]],
     ) -> None:
         self._loop = loop
-        self._texts = [None if begin is None else _Text(begin, stop) for _ in loop.rows]
+        self._texts = [None if empty is None else _StreamedText(empty, stop) for _ in loop.rows]
         self._finish = finish
         self._events = self._run()
         self._outcome: tuple[list[GenerationResult], Timings] | None = None
 
     def __next__(self) -> TokenEvent:
-        """Returns the next token; those of one step come in the order of the batch."""
+        """Returns the next token; the tokens of one step come in the order of the batch."""
         return next(self._events)
 
     def __enter__(self) -> Stream:
-        """Returns itself."""
+        """Returns the stream itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the generation."""
+        """Ends the generation, if it has not ended."""
         self.close()
 
     def close(self) -> None:
@@ -78,12 +79,12 @@ class Stream(Iterator[TokenEvent]):
 
     @property
     def results(self) -> list[GenerationResult]:
-        """What was made of every input; ends the generation, if it has not ended."""
+        """The result of every input; ends the generation, if it has not ended."""
         return self._end()[0]
 
     @property
     def timings(self) -> Timings:
-        """How long the stages took; ends the generation, if it has not ended."""
+        """The times of the batch; ends the generation, if it has not ended."""
         return self._end()[1]
 
     def _end(self) -> tuple[list[GenerationResult], Timings]:
@@ -93,11 +94,11 @@ class Stream(Iterator[TokenEvent]):
         return self._outcome
 
     def _run(self) -> Generator[TokenEvent, None, None]:
-        given = [0] * len(self._loop.rows)
+        counts = [0] * len(self._loop.rows)
         for _ in self._loop.steps():
             for row in self._loop.rows:
-                if len(row.tokens) > given[row.index]:
-                    given[row.index] += 1
+                if len(row.tokens) > counts[row.index]:
+                    counts[row.index] += 1
                     yield self._event(row)
 
     def _event(self, row: Row) -> TokenEvent:
@@ -111,22 +112,22 @@ class Stream(Iterator[TokenEvent]):
         )
 
 
-class _Text:
-    """The text of one sequence, as far as it was given."""
+class _StreamedText:
+    """The text of one sequence, and how much of it has been streamed."""
 
-    def __init__(self, begin: IncrementalDetokenizer, stop: StopStrings | None) -> None:
-        self._reading, self._stop, self._given = begin, stop, 0
+    def __init__(self, empty: IncrementalDetokenizer, stop: StopStrings | None) -> None:
+        self._detokenizer, self._stop, self._streamed_length = empty, stop, 0
 
     def piece(self, row: Row) -> str:
-        """Returns what the newest token adds."""
-        self._reading = self._reading.advanced(row.tokens[-1])
+        """Returns the text that the newest token appends."""
+        self._detokenizer = self._detokenizer.after(row.tokens[-1])
         if row.text is not None:
             text = row.text
         elif row.finish is not None:
-            text = self._reading.whole
+            text = self._detokenizer.full_text
         else:
-            text = self._reading.text
-            text = text if self._stop is None else text[: self._stop.certain(text)]
-        piece = text[self._given :]
-        self._given += len(piece)
+            text = self._detokenizer.text
+            text = text if self._stop is None else text[: self._stop.certain_length(text)]
+        piece = text[self._streamed_length :]
+        self._streamed_length += len(piece)
         return piece

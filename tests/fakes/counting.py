@@ -1,4 +1,4 @@
-"""A backend made of numpy: it counts, and ends where it is told to."""
+"""Decodings made of numpy: each next token is the last one plus 1, up to a chosen end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ LARGEST_LOGIT = 5.0
 
 
 class CountingDecoding:
-    """After token t comes t + 1, and the end after `stop[row]`. Keeps what it was asked."""
+    """The token after t is t + 1; after `stop[row]` it is END.
+
+    Attributes:
+        cache: (batch, capacity), the token at every position; -1 where there is none.
+        steps: number of calls of `step`.
+        batches: number of sequences of every step so far.
+    """
 
     def __init__(self, stop: list[int], capacity: int = 16) -> None:
         self.batch = len(stop)
@@ -40,8 +46,13 @@ class CountingDecoding:
         return logits
 
 
-class MovableDecoding(CountingDecoding):
-    """Lets sequences change places. All that came of one batch share `batches` and `moves`."""
+class ReorderableCounting(CountingDecoding):
+    """A counting decoding whose sequences can be reordered, dropped and copied.
+
+    Attributes:
+        moves: rows of every `reorder`; this list and `batches` are shared with the decodings that
+            `select` returns.
+    """
 
     resizable = True
 
@@ -53,37 +64,45 @@ class MovableDecoding(CountingDecoding):
         self.moves.append(rows.tolist())
         self.cache = self.cache[rows]
 
-    def select(self, rows: IntArray) -> MovableDecoding:
+    def select(self, rows: IntArray) -> ReorderableCounting:
         chosen = type(self)([self.stop[row] for row in rows], self.cache.shape[1])
         chosen.cache, chosen.batches, chosen.moves = self.cache[rows], self.batches, self.moves
         return chosen
 
-    def expand_beams(self, count: int) -> MovableDecoding:
+    def expand_beams(self, count: int) -> ReorderableCounting:
         return self.select(np.repeat(np.arange(self.batch), count))
 
 
-class AheadDecoding(MovableDecoding):
-    """Makes tokens in blocks; keeps when an iterator was begun and closed, and how far it came."""
+class OnDeviceCounting(ReorderableCounting):
+    """A counting decoding that also generates blocks of steps, as a device does.
+
+    Attributes:
+        calls: tokens and positions of every call of `step_blocks`.
+        blocks: number of blocks so far.
+        closed: number of generators that were closed or ran to their end.
+    """
 
     reason: str | None = "it counts"
 
-    def __init__(self, stop: list[int], capacity: int = 16, block: int = 3, most: int = 99) -> None:
+    def __init__(
+        self, stop: list[int], capacity: int = 16, block: int = 3, max_blocks: int = 99
+    ) -> None:
         super().__init__(stop, capacity)
-        self.block, self.most = block, most
+        self.block, self.max_blocks = block, max_blocks
         self.calls: list[tuple[list[int], list[int]]] = []
         self.closed = 0
         self.blocks = 0
 
-    def select(self, rows: IntArray) -> AheadDecoding:
+    def select(self, rows: IntArray) -> OnDeviceCounting:
         chosen = super().select(rows)
-        assert isinstance(chosen, AheadDecoding)
-        chosen.block, chosen.most, chosen.calls = self.block, self.most, self.calls
+        assert isinstance(chosen, OnDeviceCounting)
+        chosen.block, chosen.max_blocks, chosen.calls = self.block, self.max_blocks, self.calls
         return chosen
 
     def step_blocks(self, token: IntArray, position: IntArray) -> Generator[StepBlock, None, None]:
         self.calls.append((token.tolist(), position.tolist()))
         try:
-            for _ in range(self.most):
+            for _ in range(self.max_blocks):
                 tokens, scores = [], []
                 for _ in range(self.block):
                     logits = self.logits(token)

@@ -1,8 +1,8 @@
-"""Small tokenizers of three kinds, trained on a few lines."""
+"""Small Hugging Face tokenizers of three kinds, trained on a few lines."""
 
 from __future__ import annotations
 
-from tokenizers import Tokenizer as Made
+from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 TEXTS = [
@@ -13,31 +13,31 @@ TEXTS = [
 SPECIAL = ["<s>", "</s>", "<unk>"]
 
 
-def byte_level() -> Made:
-    made = Made(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+def byte_level() -> HuggingFaceTokenizer:
+    tokenizer = HuggingFaceTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(
+    tokenizer.train_from_iterator(
         TEXTS,
         trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet),
     )
-    return made
+    return tokenizer
 
 
-def metaspace() -> Made:
-    made = Made(models.Unigram())
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.decoder = decoders.Metaspace()
+def metaspace() -> HuggingFaceTokenizer:
+    tokenizer = HuggingFaceTokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(vocab_size=80, special_tokens=SPECIAL, unk_token="<unk>")
-    made.train_from_iterator(TEXTS, trainer)
-    return made
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return tokenizer
 
 
-def word_pieces() -> Made:
-    made = Made(models.WordPiece(unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.WordPiece(cleanup=False)
+def word_pieces() -> HuggingFaceTokenizer:
+    tokenizer = HuggingFaceTokenizer(models.WordPiece(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(cleanup=False)
     trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=SPECIAL)
-    made.train_from_iterator(TEXTS, trainer)
-    return made
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return tokenizer

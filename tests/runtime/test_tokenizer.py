@@ -1,4 +1,4 @@
-"""Text of tokens, and tokens of text, with a vocabulary and with a tokenizer."""
+"""Token ids to text and text to token ids, with a vocabulary and with a tokenizer."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ WORDS = Vocabulary(tuple("_^$abc"), (0, 1, 2))
 
 def write_tokenizer(path: Path, words: str = "<pad> hello , world") -> Path:
     vocabulary = {word: index for index, word in enumerate(words.split())}
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<pad>"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    made.enable_padding(length=9)
-    made.enable_truncation(1)
-    path.write_text(made.to_str())
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.enable_padding(length=9)
+    tokenizer.enable_truncation(1)
+    path.write_text(tokenizer.to_str())
     return path
 
 
@@ -70,7 +70,7 @@ def test_text_needs_a_tokenizer(tmp_path: Path, vocabulary: Vocabulary | None) -
         tokens_of("abc", vocabulary, tmp_path)
 
 
-def test_bad_texts(tmp_path: Path) -> None:
+def test_text_inputs_that_cannot_be_prepared(tmp_path: Path) -> None:
     write_tokenizer(tmp_path / "tokenizer.json")
     spec = TextInput("input_ids", "tokenizer.json", 4)
     (tmp_path / "latin.txt").write_bytes("grüße".encode("latin-1"))
@@ -110,7 +110,7 @@ def test_several_arrays(tmp_path: Path) -> None:
         prepare([tmp_path / "e.npy"], ArrayInput("features"))
 
 
-def test_files_of_a_folder() -> None:
+def test_kinds_of_input_files() -> None:
     text, pixels = TextInput("t", "tokenizer.json", 4), PixelsInput("x", ())
     lines = ImageInput("image", "L", 8, None, 4, 12, 64, 0, 255, (1.0,), (0.5,))
     kinds: list[tuple[Preprocess, str, str]] = [
@@ -128,7 +128,7 @@ def test_files_of_a_folder() -> None:
     assert not is_beside(Path("a.png"), (text, pixels))
 
 
-def test_a_tokenizer_asks_for_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tokenizers_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(

@@ -1,6 +1,6 @@
-"""The search itself: what it asks of a backend, and what its settings change.
+"""Beam search: its calls of a decoding, and the effect of its settings.
 
-That it finds what transformers finds is tested in tests/benchmarks/generation_equality.
+Equality with Hugging Face transformers is tested in tests/benchmarks/generation_equality.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ VOCABULARY, END, LENGTH = 7, 2, 6
 
 
 class Markov:
-    """The next token depends on the last one alone. Caches hold tokens, and follow them."""
+    """A decoding whose next token depends only on the last one; its caches hold the tokens.
+
+    Attributes:
+        table: log-probabilities (inputs, last token, next token).
+        inputs: (batch,), the input of every row.
+        tokens: (batch, LENGTH), the cache: the token at every position, or -1.
+        calls: the methods that were called, in order.
+    """
 
     resizable = True
 
@@ -73,58 +80,61 @@ def table_of(seed: int, inputs: int = 3) -> FloatArray:
 
 
 def search(
-    decoding: Markov, beams: Beams, prompts: list[list[int]] | None = None, **rules: object
+    decoding: Markov, beams: Beams, prompts: list[list[int]] | None = None, **settings: object
 ) -> tuple[SequenceResult, ...]:
     limits = Limits((END,), 0, LENGTH, LENGTH)
-    chosen = DecodingSettings(limits, beams=beams, scores=True, **rules)  # type: ignore[arg-type]
-    return BeamSearch(decoding, prompts or [[1]] * decoding.batch, chosen).run().sequences
+    all_settings = DecodingSettings(
+        limits,
+        beams=beams,
+        scores=True,
+        **settings,  # type: ignore[arg-type]
+    )
+    return BeamSearch(decoding, prompts or [[1]] * decoding.batch, all_settings).run().sequences
 
 
 def every_sequence(table: FloatArray) -> list[tuple[float, tuple[int, ...]]]:
-    """Lists all sequences after token 1, the likeliest first."""
-    found = []
-    others = [token for token in range(VOCABULARY) if token != END]
+    """Returns all sequences after token 1 with their total scores, the most probable first."""
+    sequences = []
+    not_end = [token for token in range(VOCABULARY) if token != END]
     for length in range(1, LENGTH):
-        for begin in itertools.product(others, repeat=length - 1):
+        for begin in itertools.product(not_end, repeat=length - 1):
             lasts = range(VOCABULARY) if length == LENGTH - 1 else (END,)
             for last in lasts:
                 tokens = (1, *begin, last)
                 total = sum(float(table[a, b]) for a, b in itertools.pairwise(tokens))
-                found.append((total, tokens[1:]))
-    return sorted(found, reverse=True)
+                sequences.append((total, tokens[1:]))
+    return sorted(sequences, reverse=True)
 
 
-def test_a_wide_search_finds_the_likeliest_of_all_sequences() -> None:
-    """With as many beams as there are sequences to keep, nothing can be missed."""
+def test_search_with_enough_beams_finds_the_most_probable_sequences() -> None:
+    """With 200 beams no sequence is dropped, so the result is that of trying all of them."""
     table = table_of(1, inputs=1)
     beams = Beams(200, 5, length_penalty=0.0, early_stopping="never")
     (best,) = search(Markov(table, np.zeros(1, np.int64)), beams)
-    wanted = every_sequence(table[0])[:5]
-    for given, (total, tokens) in zip((best, *best.alternatives), wanted, strict=True):
-        assert given.tokens == tokens
-        # a sum of terms of one sign, in float32 and in float64
-        assert given.sequence_score == pytest.approx(total, rel=float32_error(1.0))
+    expected = every_sequence(table[0])[:5]
+    for actual, (total, tokens) in zip((best, *best.alternatives), expected, strict=True):
+        assert actual.tokens == tokens
+        # a float32 and a float64 sum of terms of one sign
+        assert actual.sequence_score == pytest.approx(total, rel=float32_error(1.0))
 
 
-def test_settings_matter() -> None:
-    found = {}
+def test_length_penalty_and_early_stopping_change_the_result() -> None:
+    results = {}
     for penalty, early in itertools.product((-1.0, 0.0, 1.0, 3.0), (True, False, "never")):
         beams = Beams(3, 1, penalty, early)  # type: ignore[arg-type]
-        each = tuple(
+        results[penalty, early] = tuple(
             row.tokens
             for seed in range(8)
             for row in search(Markov(table_of(seed), np.arange(3)), beams)
         )
-        found[penalty, early] = each
-    assert len({found[penalty, False] for penalty in (-1.0, 0.0, 1.0, 3.0)}) == 4
-    assert len({found[1.0, early] for early in (True, False, "never")}) > 1
+    assert len({results[penalty, False] for penalty in (-1.0, 0.0, 1.0, 3.0)}) == 4
+    assert len({results[1.0, early] for early in (True, False, "never")}) > 1
 
 
-def test_memory_is_selected_once_and_caches_follow_their_beams() -> None:
+def test_beams_are_expanded_once_and_inputs_dropped_at_most_twice() -> None:
     decoding = Markov(table_of(3), np.arange(3))
     rows = search(decoding, Beams(2, early_stopping="never"), [[1], [3, 1], [4, 5, 1]])
-    *first, expansion = decoding.calls[:3]
-    assert (first, expansion) == (["expand_beams 1", "prefill"], "expand_beams 2")
+    assert decoding.calls[:3] == ["expand_beams 1", "prefill", "expand_beams 2"]
     later = decoding.calls[3:]
     assert [call for call in later if call.startswith("select")] in (
         [], ["select 2"], ["select 4"], ["select 4", "select 2"],
@@ -132,14 +142,14 @@ def test_memory_is_selected_once_and_caches_follow_their_beams() -> None:
     assert all(row.finish in ("end", "length") for row in rows)
 
 
-def test_caches_hold_what_the_beams_are() -> None:
-    """Every step sees the whole history of its beam; else it would not find the same."""
+def test_caches_hold_the_tokens_of_their_beams() -> None:
+    """In every step the cache row of a beam holds all earlier tokens of that beam."""
 
     class Checked(Markov):
         def step(self, token: IntArray, position: IntArray) -> FloatArray:
             logits = super().step(token, position)
             for row, end in zip(self.tokens, position, strict=True):
-                sums.add(tuple(row[: end + 1].tolist()))
+                histories.add(tuple(row[: end + 1].tolist()))
                 assert (row[: end + 1] >= 0).all()
             return logits
 
@@ -148,17 +158,17 @@ def test_caches_hold_what_the_beams_are() -> None:
             chosen.__class__ = Checked
             return chosen
 
-    sums: set[tuple[int, ...]] = set()
+    histories: set[tuple[int, ...]] = set()
     table = table_of(5)
     rows = search(Checked(table, np.arange(3)), Beams(3, 3, early_stopping="never"))
     for row in rows:
-        for each in (row, *row.alternatives):
-            assert (1, *each.tokens[:-1]) in sums
+        for sequence in (row, *row.alternatives):
+            assert (1, *sequence.tokens[:-1]) in histories
 
 
 def test_inputs_are_dropped_once_half_have_ended() -> None:
     table = table_of(4)
-    table[0, :, END] = 9  # the first two end at once
+    table[0, :, END] = 9  # the first two inputs end in the first step
     table[1, :, END] = 9
     table[2, :, END] = -9
     decoding = Markov(table, np.arange(3))
@@ -167,75 +177,76 @@ def test_inputs_are_dropped_once_half_have_ended() -> None:
     assert decoding.calls[-2:] == ["step 2", "reorder"] or decoding.calls[-1] == "step 2"
 
 
-def test_many_end_tokens() -> None:
-    """Were all the best continuations ends, there would be no beam to go on with."""
+def test_beams_go_on_when_most_continuations_are_end_tokens() -> None:
     table = table_of(6, 1)
     table[0, :, [2, 3, 4]] += 5
     limits = Limits((2, 3, 4), 0, LENGTH, LENGTH)
-    rules = DecodingSettings(limits, beams=Beams(2, 2, early_stopping="never"))
-    (row,) = BeamSearch(Markov(table, np.zeros(1, np.int64)), [[1]], rules).run().sequences
+    settings = DecodingSettings(limits, beams=Beams(2, 2, early_stopping="never"))
+    (row,) = BeamSearch(Markov(table, np.zeros(1, np.int64)), [[1]], settings).run().sequences
     assert row.finish == "end" and len(row.alternatives) == 1
     assert Beams(2).candidates(3) == 8 and Beams(2).candidates(0) == 4
 
 
-def test_given_up_searches_give_their_best_beams() -> None:
+def test_cancelled_searches_return_their_best_beams() -> None:
     cancel = threading.Event()
 
     class Cancelling(Markov):
         def expand_beams(self, count: int) -> Markov:
             if count > 1:
                 cancel.set()
-            wide = super().expand_beams(count)
-            wide.__class__ = Cancelling
-            return wide
+            expanded = super().expand_beams(count)
+            expanded.__class__ = Cancelling
+            return expanded
 
-    rules = DecodingSettings(Limits((END,), 0, LENGTH, LENGTH), beams=Beams(3, 3), scores=True)
+    settings = DecodingSettings(Limits((END,), 0, LENGTH, LENGTH), beams=Beams(3, 3), scores=True)
     table = table_of(7)
     table[:, :, END] = -50
-    found = BeamSearch(
-        Cancelling(table, np.arange(3)), [[1]] * 3, rules, Cancellation(cancel)
+    result = BeamSearch(
+        Cancelling(table, np.arange(3)), [[1]] * 3, settings, Cancellation(cancel)
     ).run()
-    for row, scores in zip(found.sequences, table[:, 1], strict=True):
+    for row, scores in zip(result.sequences, table[:, 1], strict=True):
         assert row.finish == "cancelled"
         best = np.argsort(-scores)[:3]
-        assert [each.tokens for each in (row, *row.alternatives)] == [
+        assert [sequence.tokens for sequence in (row, *row.alternatives)] == [
             (token,) for token in best.tolist()
         ]
 
 
 def test_errors_name_the_sequence_and_the_step() -> None:
-    bad = table_of(8)
-    bad[1, :, 3] = np.nan
+    with_nan = table_of(8)
+    with_nan[1, :, 3] = np.nan
     with pytest.raises(BackendError, match="the logits of sequence 1 at step 0 are not finite"):
-        search(Markov(bad, np.arange(3)), Beams(2))
-    nothing = (Suppressed(np.arange(VOCABULARY)),)
-    with pytest.raises(BackendError, match="the rules leave no token to sequence 0 at step 0"):
-        search(Markov(table_of(8), np.arange(3)), Beams(2), processors=nothing)
+        search(Markov(with_nan, np.arange(3)), Beams(2))
+    suppress_all = (Suppressed(np.arange(VOCABULARY)),)
+    with pytest.raises(
+        BackendError, match="the generation settings allow no token for sequence 0 at step 0"
+    ):
+        search(Markov(table_of(8), np.arange(3)), Beams(2), processors=suppress_all)
 
 
-def test_what_cannot_be_searched() -> None:
-    rules = DecodingSettings(Limits((END,), 0, LENGTH, LENGTH), beams=Beams(2))
+def test_search_refuses_fixed_batches_and_long_prompts() -> None:
+    settings = DecodingSettings(Limits((END,), 0, LENGTH, LENGTH), beams=Beams(2))
     with pytest.raises(UsageError, match="a beam search needs graphs without a fixed batch"):
-        BeamSearch(CountingDecoding([5]), [[1]], rules)
+        BeamSearch(CountingDecoding([5]), [[1]], settings)
     fixed = Markov(table_of(0), np.arange(3))
     fixed.resizable = False
     with pytest.raises(
         UsageError,
         match=r"ask for one beam, export without --batch, or take --backend onnxruntime$",
     ):
-        BeamSearch(fixed, [[1]] * 3, rules)
+        BeamSearch(fixed, [[1]] * 3, settings)
     with pytest.raises(CapacityError):
-        BeamSearch(Markov(table_of(0), np.arange(3)), [[1] * 7] * 3, rules)
+        BeamSearch(Markov(table_of(0), np.arange(3)), [[1] * 7] * 3, settings)
 
 
 @pytest.mark.parametrize("size", [1, 9, 64, 700, 5000, 5003])
 @pytest.mark.parametrize("count", [1, 4, 8])
-def test_largest_places_are_those_of_sorting(size: int, count: int) -> None:
+def test_top_k_indices_are_those_of_sorting(size: int, count: int) -> None:
     rng = np.random.default_rng(size)
     for _ in range(20):
         values = rng.standard_normal(size).astype(np.float32)
         values[rng.random(size) < 0.2] = -np.inf
-        wanted = np.sort(values)[::-1][: min(count, size)]
-        places = top_k_indices(values, min(count, size))
-        np.testing.assert_array_equal(values[places], wanted)
-        assert len(set(places.tolist())) == len(places)
+        expected = np.sort(values)[::-1][: min(count, size)]
+        indices = top_k_indices(values, min(count, size))
+        np.testing.assert_array_equal(values[indices], expected)
+        assert len(set(indices.tolist())) == len(indices)

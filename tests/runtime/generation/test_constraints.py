@@ -1,4 +1,4 @@
-"""Tokens that may come: the rules against trying every token."""
+"""Constraints on the next token, compared with trying every token of the vocabulary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.errors import MissingDependencyError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generation.constraints import AllowedTokens, Pattern
-from hybrid_deploy.runtime.generation.incremental_text import IncrementalDetokenizer, begin_reading
+from hybrid_deploy.runtime.generation.incremental_text import (
+    IncrementalDetokenizer,
+    empty_detokenizer,
+)
 from tests.fakes.trained_tokenizers import byte_level, metaspace
 
 CHARACTERS = Vocabulary(tuple("_^$abcdefgh0123456789-"), (0, 1, 2))
@@ -22,51 +25,56 @@ PATTERNS = ("[a-d]{2}-[0-9]+", "a*", "(abc|abd|ha+)[0-9]?", "[^a-h]+", ".*", "(?
 
 
 @pytest.fixture(params=["characters", "bytes", "metaspace"])
-def begin(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[IncrementalDetokenizer, int]:
-    """Returns a reading without tokens, and the size of its vocabulary."""
+def empty(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[IncrementalDetokenizer, int]:
+    """Returns a detokenizer without tokens, and the number of tokens in its vocabulary."""
     if request.param == "characters":
-        return begin_reading(CHARACTERS, tmp_path), len(CHARACTERS.tokens)
-    made = byte_level() if request.param == "bytes" else metaspace()
-    made.save(str(tmp_path / "tokenizer.json"))
-    return begin_reading(Tokenizer("tokenizer.json", (0, 1, 2)), tmp_path), made.get_vocab_size()
+        return empty_detokenizer(CHARACTERS, tmp_path), len(CHARACTERS.tokens)
+    tokenizer = byte_level() if request.param == "bytes" else metaspace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return empty_detokenizer(
+        Tokenizer("tokenizer.json", (0, 1, 2)), tmp_path
+    ), tokenizer.get_vocab_size()
 
 
-def by_trying(
-    begin: IncrementalDetokenizer, pattern: str, tokens: list[int], size: int
+def allowed_by_trying(
+    empty: IncrementalDetokenizer, pattern: str, tokens: list[int], size: int
 ) -> set[int]:
-    """Returns the tokens that may come, by trying each of them."""
-    reading = begin
+    """Returns the tokens that a pattern allows after `tokens`, by trying each of them."""
+    detokenizer = empty
     for token in tokens:
-        reading = reading.advanced(token)
-    compiled, found = regex.compile(pattern), set()
+        detokenizer = detokenizer.after(token)
+    compiled, allowed = regex.compile(pattern), set()
     for token in range(size):
         if token == END:
-            fits = compiled.fullmatch(reading.whole)
+            fits = compiled.fullmatch(detokenizer.full_text)
         else:
-            longer = reading.advanced(token)
-            fits = longer is not reading and compiled.fullmatch(longer.whole, partial=True)
+            following = detokenizer.after(token)
+            fits = following is not detokenizer and compiled.fullmatch(
+                following.full_text, partial=True
+            )
         if fits:
-            found.add(token)
-    return found
+            allowed.add(token)
+    return allowed
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_all_tokens_that_fit_and_the_likeliest_of_them(
-    begin: tuple[IncrementalDetokenizer, int], pattern: str
+def test_pattern_allows_all_tokens_that_fit_or_the_most_probable_of_them(
+    empty: tuple[IncrementalDetokenizer, int], pattern: str
 ) -> None:
-    reading, size = begin
+    detokenizer, size = empty
     rng, steps = np.random.default_rng(4), 0
     for _ in range(6):
         tokens: list[int] = []
-        every, few = (Pattern(pattern, reading, (END,), needed) for needed in (None, 3))
+        all_fitting, best_three = (
+            Pattern(pattern, detokenizer, (END,), needed) for needed in (None, 3)
+        )
         for _ in range(7):
             logits = rng.standard_normal(size).astype(np.float32)
-            logits[rng.integers(3, size)] = -np.inf  # taken out by another rule
-            wanted = by_trying(reading, pattern, tokens, size)
-            allowed = apply(every, logits, tokens)
-            expected = np.where(np.isin(np.arange(size), [*wanted]), logits, -np.inf)
-            np.testing.assert_array_equal(allowed, expected)
-            best = apply(few, logits, tokens)
+            logits[rng.integers(3, size)] = -np.inf  # excluded by another processor
+            allowed = allowed_by_trying(detokenizer, pattern, tokens, size)
+            expected = np.where(np.isin(np.arange(size), [*allowed]), logits, -np.inf)
+            np.testing.assert_array_equal(apply(all_fitting, logits, tokens), expected)
+            best = apply(best_three, logits, tokens)
             three = [t for t in np.argsort(-expected)[:3] if expected[t] > -np.inf]
             assert all(best[t] == logits[t] for t in three)
             assert not (best[expected == -np.inf] > -np.inf).any()
@@ -78,29 +86,30 @@ def test_all_tokens_that_fit_and_the_likeliest_of_them(
     assert steps > 6
 
 
-def apply(rule: Pattern | AllowedTokens, logits: FloatArray, tokens: list[int]) -> FloatArray:
+def apply(processor: Pattern | AllowedTokens, logits: FloatArray, tokens: list[int]) -> FloatArray:
+    """Returns the logits after the processor."""
     changed: FloatArray = logits.copy()
-    rule(changed, np.array([PROMPT, *tokens]), 1)
+    processor(changed, np.array([PROMPT, *tokens]), 1)
     return changed
 
 
-def test_the_likeliest_are_found_far_down_too(tmp_path: Path) -> None:
-    made = byte_level()
-    made.save(str(tmp_path / "tokenizer.json"))
-    reading = begin_reading(Tokenizer("tokenizer.json", (0, 1, 2)), tmp_path)
-    size, digits = made.get_vocab_size(), made.encode("7", add_special_tokens=False).ids
+def test_a_fitting_token_is_found_behind_many_more_probable_ones(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    detokenizer = empty_detokenizer(Tokenizer("tokenizer.json", (0, 1, 2)), tmp_path)
+    size, digits = tokenizer.get_vocab_size(), tokenizer.encode("7", add_special_tokens=False).ids
     logits = np.zeros(size, np.float32)
     logits[digits] = -100
-    allowed = apply(Pattern("[0-9]", reading, (END,), 1), logits, [])
-    assert int(allowed.argmax()) in by_trying(reading, "[0-9]", [], size)
+    allowed = apply(Pattern("[0-9]", detokenizer, (END,), 1), logits, [])
+    assert int(allowed.argmax()) in allowed_by_trying(detokenizer, "[0-9]", [], size)
 
 
-def test_a_function_says_what_may_come() -> None:
+def test_a_function_allows_tokens() -> None:
     seen: list[list[int]] = []
 
     def allowed(tokens: IntArray) -> list[int]:
         seen.append(tokens.tolist())
-        tokens[:] = 0  # a copy: it may do with it what it wants
+        tokens[:] = 0  # the function gets a copy: this must have no effect
         return [3, 4]
 
     logits = np.arange(6, dtype=np.float32)
@@ -110,26 +119,26 @@ def test_a_function_says_what_may_come() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("returned", "message"),
     [
-        ([1.5], r"must give token ids, got \[1\.5\]"),
-        ([[1]], "must give token ids"),
-        ([3, 9], "gave token 3 or 9; there are 0 to 5"),
-        ([-1], "gave token -1 or -1"),
+        ([1.5], r"must return token ids, got \[1\.5\]"),
+        ([[1]], "must return token ids"),
+        ([3, 9], "returned token 3 or 9; return ids from 0 to 5"),
+        ([-1], "returned token -1 or -1"),
     ],
 )
-def test_a_function_that_gives_no_tokens(given: list[int], message: str) -> None:
+def test_a_function_that_returns_no_token_ids(returned: list[int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        apply(AllowedTokens(lambda tokens: given), np.zeros(6, np.float32), [])
+        apply(AllowedTokens(lambda tokens: returned), np.zeros(6, np.float32), [])
 
 
-def test_no_regular_expression() -> None:
-    reading = IncrementalDetokenizer(lambda tokens: "", frozenset())
+def test_an_invalid_regular_expression() -> None:
+    detokenizer = IncrementalDetokenizer(lambda tokens: "", frozenset())
     with pytest.raises(UsageError, match=r"^'\[a' is not a regular expression: "):
-        Pattern("[a", reading, ())
+        Pattern("[a", detokenizer, ())
 
 
-def test_the_package_that_patterns_need(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_regex_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "regex", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'hybrid-deploy\[pattern\]'"):
         Pattern("a", IncrementalDetokenizer(lambda tokens: "", frozenset()), ())

@@ -1,4 +1,4 @@
-"""The loop against a backend made of numpy: it counts, and ends where it is told to."""
+"""Greedy decoding on a decoding made of numpy, which counts up to a chosen token."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def test_end_at_every_position(count: int) -> None:
     assert decoding.cache[0, : count + 1].tolist() == list(range(10, 11 + count))
 
 
-def test_rows_end_each_on_its_own() -> None:
-    decodes = decode_greedily(CountingDecoding([12, 20, 10]), [[10]] * 3, limits())
-    assert [len(row.tokens) for row in decodes.sequences] == [3, 11, 1]
-    assert len(decodes.step_ms) == 10
+def test_each_row_ends_at_its_own_step() -> None:
+    result = decode_greedily(CountingDecoding([12, 20, 10]), [[10]] * 3, limits())
+    assert [len(row.tokens) for row in result.sequences] == [3, 11, 1]
+    assert len(result.step_ms) == 10
 
 
 def test_prompts_of_unequal_length_keep_their_own_positions() -> None:
@@ -50,11 +50,11 @@ def test_max_length_counts_the_prompt() -> None:
 def test_capacity_is_never_exceeded() -> None:
     decoding = CountingDecoding([99], capacity=4)
     (row,) = decode_greedily(decoding, [[10]], limits(max_length=99, capacity=4)).sequences
-    assert row.tokens == (11, 12, 13, 14)  # four positions hold 10..13, the last token needs none
+    assert row.tokens == (11, 12, 13, 14)  # four positions hold 10 to 13; the last token needs none
     assert row.finish == "capacity"
 
 
-def test_finished_row_never_leaves_the_cache() -> None:
+def test_positions_of_a_finished_row_stay_in_the_cache() -> None:
     decoding = CountingDecoding([10, 30], capacity=16)
     rows = decode_greedily(decoding, [[10], [15]], limits(max_length=16)).sequences
     assert [row.finish for row in rows] == ["end", "length"]

@@ -1,4 +1,4 @@
-"""The rules against the logits processors of transformers, on random logits."""
+"""Processors compared with the logits processors of transformers, on random logits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hybrid_deploy.runtime.generation.token_loop import decode_greedily
 VOCABULARY, MAX_LENGTH = 23, 12
 NEUTRAL = GenerationDefaults((1,), (2, 3), 0, MAX_LENGTH)
 
-RULES: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "repetition_penalty": {"repetition_penalty": 1.7},
     "repetition_reward": {"repetition_penalty": 0.6},
     "no_repeat_ngram_1": {"no_repeat_ngram_size": 1},
@@ -42,34 +42,34 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
-def ours_of(rules: dict[str, Any]) -> GenerationDefaults:
-    """Writes rules of transformers as ours."""
-    forced = rules.get("forced_bos_token_id")
+def defaults_from(settings: dict[str, Any]) -> GenerationDefaults:
+    """Returns our generation defaults for generation settings of transformers."""
+    forced = settings.get("forced_bos_token_id")
     return GenerationDefaults(
         start_tokens=(1,),
         end_tokens=(2, 3),
         pad_token=0,
         max_length=MAX_LENGTH,
-        min_length=rules.get("min_length", 0),
+        min_length=settings.get("min_length", 0),
         suppressed=(
-            *rules.get("suppress_tokens", ()),
-            *(token for (token,) in rules.get("bad_words_ids", ())),
+            *settings.get("suppress_tokens", ()),
+            *(token for (token,) in settings.get("bad_words_ids", ())),
         ),
-        begin_suppressed=tuple(rules.get("begin_suppress_tokens", ())),
+        begin_suppressed=tuple(settings.get("begin_suppress_tokens", ())),
         forced=() if forced is None else ((1, forced),),
-        forced_end=rules.get("forced_eos_token_id"),
-        repetition_penalty=rules.get("repetition_penalty", 1.0),
-        no_repeat_ngram=rules.get("no_repeat_ngram_size", 0),
+        forced_end=settings.get("forced_eos_token_id"),
+        repetition_penalty=settings.get("repetition_penalty", 1.0),
+        no_repeat_ngram=settings.get("no_repeat_ngram_size", 0),
     )
 
 
-def theirs_of(rules: dict[str, Any], prompt: int) -> Any:
-    """Returns the processors that generate() makes, in its order."""
+def transformers_processors(settings: dict[str, Any], prompt: int) -> Any:
+    """Returns the processors of generate(), in its order."""
     transformers = pytest.importorskip("transformers")
     import torch
 
     config = transformers.GenerationConfig(
-        **rules, eos_token_id=[2, 3], max_length=MAX_LENGTH, num_beams=1
+        **settings, eos_token_id=[2, 3], max_length=MAX_LENGTH, num_beams=1
     )
     config._eos_token_tensor = torch.tensor([2, 3])
 
@@ -80,34 +80,37 @@ def theirs_of(rules: dict[str, Any], prompt: int) -> Any:
 
 
 @pytest.mark.parametrize("prompt", [1, 3])
-@pytest.mark.parametrize("name", RULES)
-def test_rules_are_those_of_transformers(name: str, prompt: int) -> None:
+@pytest.mark.parametrize("name", SETTINGS)
+def test_processors_do_the_same_as_those_of_transformers(name: str, prompt: int) -> None:
     import torch
 
-    rules = RULES[name]
-    theirs, ours = theirs_of(rules, prompt), processors_of(ours_of(rules))
-    assert len(theirs) > 0
+    settings = SETTINGS[name]
+    reference = transformers_processors(settings, prompt)
+    processors = processors_of(defaults_from(settings))
+    assert len(reference) > 0
     rng, changed = np.random.default_rng(7), 0
     for length in range(prompt, MAX_LENGTH):
         for _ in range(20):
             tokens = rng.integers(0, 8, length)
             logits = rng.standard_normal(VOCABULARY).astype(np.float32)
-            wanted = theirs(torch.from_numpy(tokens)[None], torch.from_numpy(logits.copy())[None])
-            given = logits.copy()
-            for process in ours:
-                process(given, tokens, prompt)
-            np.testing.assert_allclose(given, wanted[0].numpy(), rtol=1e-6)
-            changed += bool((given != logits).any())
-    silent = name == "forced_bos" and prompt > 1
-    assert silent or changed, "a rule that never changes anything proves nothing"
+            expected = reference(
+                torch.from_numpy(tokens)[None], torch.from_numpy(logits.copy())[None]
+            )
+            actual = logits.copy()
+            for processor in processors:
+                processor(actual, tokens, prompt)
+            np.testing.assert_allclose(actual, expected[0].numpy(), rtol=1e-6)
+            changed += bool((actual != logits).any())
+    never_changes = name == "forced_bos" and prompt > 1
+    assert never_changes or changed, "the processors must change some logits"
 
 
-def test_neutral_defaults_have_no_rules() -> None:
+def test_neutral_defaults_have_no_processors() -> None:
     assert processors_of(NEUTRAL) == ()
 
 
 class ScriptedDecoding:
-    """Returns random logits that depend on nothing but the token and its position."""
+    """A decoding with random logits that depend only on the token and its position."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
@@ -129,17 +132,17 @@ def limits(generation: GenerationDefaults) -> Limits:
 
 def greedy(generation: GenerationDefaults, prompts: list[list[int]]) -> list[tuple[int, ...]]:
     decoding = ScriptedDecoding(len(prompts))
-    decodes = decode_greedily(decoding, prompts, limits(generation), processors_of(generation))
-    return [row.tokens for row in decodes.sequences]
+    result = decode_greedily(decoding, prompts, limits(generation), processors_of(generation))
+    return [row.tokens for row in result.sequences]
 
 
-def test_every_row_follows_the_rules_of_its_own_prompt() -> None:
-    generation = ours_of(RULES["everything"])
+def test_every_row_is_processed_with_its_own_prompt() -> None:
+    generation = defaults_from(SETTINGS["everything"])
     prompts = [[1], [1, 9, 8], [1, 8]]
     together = greedy(generation, prompts)
     assert together == [greedy(generation, [prompt])[0] for prompt in prompts]
     assert together[0][0] == 9, "forced at position 1"
-    assert together[1][0] != 9, "whose position 1 is in the prompt"
+    assert together[1][0] != 9, "position 1 is in its prompt"
     for prompt, tokens in zip(prompts, together, strict=True):
         assert not {4, 5} & set(tokens)
         assert all(len(prompt) + i >= 6 for i, t in enumerate(tokens) if t in (2, 3))
@@ -147,7 +150,7 @@ def test_every_row_follows_the_rules_of_its_own_prompt() -> None:
         assert len(pairs) == len(set(pairs))
 
 
-def test_forced_end_comes_last_with_certainty() -> None:
+def test_forced_end_is_the_last_token_with_probability_1() -> None:
     generation = GenerationDefaults((1,), (2,), 0, MAX_LENGTH, suppressed=(2,), forced_end=2)
     decoding = ScriptedDecoding(1)
     (row,) = decode_greedily(
@@ -158,7 +161,9 @@ def test_forced_end_comes_last_with_certainty() -> None:
     assert (row.tokens[-1], row.scores[-1], row.finish) == (2, 0.0, "end")
 
 
-def test_nothing_left_to_choose() -> None:
+def test_processors_that_exclude_all_tokens() -> None:
     generation = GenerationDefaults((1,), (2,), 0, 8, suppressed=tuple(range(VOCABULARY)))
-    with pytest.raises(BackendError, match="the rules leave no token to sequence 0 at step 0"):
+    with pytest.raises(
+        BackendError, match="the generation settings allow no token for sequence 0 at step 0"
+    ):
         greedy(generation, [[1]])

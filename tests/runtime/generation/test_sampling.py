@@ -1,4 +1,4 @@
-"""Drawing tokens: the filters of transformers, the right frequencies, the same with a seed."""
+"""Sampling: the filters of transformers, correct frequencies, repeatable with a seed."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ FILTERS: list[dict[str, Any]] = [
 ]
 
 
-def theirs(logits: FloatArray, options: dict[str, Any]) -> FloatArray:
-    """Returns the probabilities that generate() draws with."""
+def transformers_probabilities(logits: FloatArray, options: dict[str, Any]) -> FloatArray:
+    """Returns the probabilities that generate() samples with."""
     transformers = pytest.importorskip("transformers")
     import torch
 
@@ -54,14 +54,16 @@ def test_probabilities_are_those_of_transformers(options: dict[str, Any]) -> Non
     rng = np.random.default_rng(1)
     for _ in range(50):
         logits = (3 * rng.standard_normal(VOCABULARY)).astype(np.float32)
-        logits[rng.integers(0, VOCABULARY, 4)] = -np.inf  # what rules took out
+        logits[rng.integers(0, VOCABULARY, 4)] = -np.inf  # excluded by processors
         weights = Sampling(**options).weights(logits.copy())
-        assert_close_in_float32(weights / weights.sum(), theirs(logits, options))
+        assert_close_in_float32(
+            weights / weights.sum(), transformers_probabilities(logits, options)
+        )
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.5}, {"top_k": 6}, {"top_p": 0.7}])
 def test_frequencies_are_the_probabilities(options: dict[str, Any]) -> None:
-    """A chi-square test whose bound a right sampler passes all but once in a million times."""
+    """Chi-square test; a correct sampler exceeds its bound once in a million times."""
     draws = 20_000
     logits = np.linspace(-2, 2, 12).astype(np.float32)
     sampling, random = Sampling(**options), np.random.default_rng(3)
@@ -73,20 +75,25 @@ def test_frequencies_are_the_probabilities(options: dict[str, Any]) -> None:
     chi_square = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
     freedom = possible.sum() - 1
     assert chi_square < freedom + 5 * np.sqrt(2 * freedom) + 15
-    # the test can fail: other probabilities are far off
+    # the test can fail: equal probabilities are far outside the bound
     wrong = np.where(possible, draws / possible.sum(), 0)
     assert ((counts - wrong)[possible] ** 2 / wrong[possible]).sum() > 1000
 
 
-def test_a_draw_leaves_the_logits_as_they_are() -> None:
+def test_a_draw_does_not_change_the_logits() -> None:
     logits = np.linspace(-2, 2, 12).astype(np.float32)
     before = logits.copy()
     Sampling(0.5, top_k=3, top_p=0.5, min_p=0.2).draw(logits, np.random.default_rng(0))
     np.testing.assert_array_equal(logits, before)
 
 
-class Varied:
-    """Returns logits that depend on the token and its position alone."""
+class RandomDecoding:
+    """A decoding whose logits depend only on the token and its position.
+
+    Args:
+        batch: number of sequences.
+        bad: value of the logit of token 7; None leaves it as it is.
+    """
 
     def __init__(self, batch: int, bad: float | None = None) -> None:
         self.batch = batch
@@ -104,12 +111,12 @@ class Varied:
 
 
 def sampled(prompts: list[list[int]], sampling: Sampling) -> list[tuple[int, ...]]:
-    rules = DecodingSettings(Limits((0,), 0, LENGTH, LENGTH), sampling=sampling)
-    loop = TokenLoop(Varied(len(prompts)), prompts, rules)
+    settings = DecodingSettings(Limits((0,), 0, LENGTH, LENGTH), sampling=sampling)
+    loop = TokenLoop(RandomDecoding(len(prompts)), prompts, settings)
     return [row.tokens for row in loop.run().sequences]
 
 
-def test_a_seed_gives_the_same_tokens_in_any_batch() -> None:
+def test_a_seed_repeats_the_tokens_in_any_batch() -> None:
     prompts, seeded = [[1], [2, 3], [4]], Sampling(temperature=1.3, seed=11)
     together = sampled(prompts, seeded)
     assert together == sampled(prompts, seeded)
@@ -127,18 +134,18 @@ def test_every_sequence_may_have_a_seed_of_its_own() -> None:
         sampled([[1]] * 4, Sampling(seed=(1, 2)))
 
 
-def test_without_a_seed_every_draw_is_another() -> None:
+def test_without_a_seed_runs_differ() -> None:
     assert len({sampled([[1]], Sampling(temperature=3.0))[0] for _ in range(4)}) > 1
 
 
-def test_cold_is_greedy() -> None:
-    rules = DecodingSettings(Limits((0,), 0, LENGTH, LENGTH))
-    (likeliest,) = TokenLoop(Varied(1), [[1]], rules).run().sequences
-    assert sampled([[1]], Sampling(temperature=1e-6)) == [likeliest.tokens]
+def test_a_temperature_near_0_is_greedy() -> None:
+    settings = DecodingSettings(Limits((0,), 0, LENGTH, LENGTH))
+    (greedy,) = TokenLoop(RandomDecoding(1), [[1]], settings).run().sequences
+    assert sampled([[1]], Sampling(temperature=1e-6)) == [greedy.tokens]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_bad_logits_are_an_error(bad: float) -> None:
-    rules = DecodingSettings(Limits((0,), 0, LENGTH, LENGTH), sampling=Sampling())
+    settings = DecodingSettings(Limits((0,), 0, LENGTH, LENGTH), sampling=Sampling())
     with pytest.raises(BackendError, match="the logits of sequence 0 at step 0 are not finite"):
-        TokenLoop(Varied(1, bad), [[1]], rules).run()
+        TokenLoop(RandomDecoding(1, bad), [[1]], settings).run()

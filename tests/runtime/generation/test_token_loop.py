@@ -1,4 +1,4 @@
-"""The loop's ends, smaller batches, tokens made ahead: against backends made of numpy."""
+"""The token loop: ends of sequences, shrinking batches, and blocks of steps on a device."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from tests.fakes.counting import (
     END,
     LARGEST_LOGIT,
     PAD,
-    AheadDecoding,
     CountingDecoding,
-    MovableDecoding,
+    OnDeviceCounting,
+    ReorderableCounting,
 )
 
 FOREVER = 49
 
 
-def rules(
+def settings(
     max_length: int | None = 16, new: int | None = None, capacity: int = 16, scores: bool = False
 ) -> DecodingSettings:
     return DecodingSettings(Limits((END,), PAD, max_length, capacity, new), scores=scores)
@@ -44,21 +44,21 @@ def decode(
     decoding: CountingDecoding,
     chosen: DecodingSettings,
     prompts: list[list[int]] | None = None,
-    control: Cancellation | None = None,
+    cancellation: Cancellation | None = None,
 ) -> BatchResult:
-    return TokenLoop(decoding, prompts or [[10]] * decoding.batch, chosen, control).run()
+    return TokenLoop(decoding, prompts or [[10]] * decoding.batch, chosen, cancellation).run()
 
 
 @pytest.mark.parametrize(
     ("chosen", "prompt", "count", "finish"),
     [
-        (rules(max_length=5), [10, 11], 3, "length"),
-        (rules(max_length=None, new=4), [10, 11], 4, "length"),
-        (rules(max_length=5, new=9), [10], 4, "length"),
-        (rules(max_length=9, new=2), [10], 2, "length"),
-        (rules(max_length=None, new=99, capacity=6), [10, 11], 5, "capacity"),
-        (rules(max_length=99, capacity=6), [10], 6, "capacity"),
-        (rules(max_length=7, capacity=6), [10], 6, "length"),
+        (settings(max_length=5), [10, 11], 3, "length"),
+        (settings(max_length=None, new=4), [10, 11], 4, "length"),
+        (settings(max_length=5, new=9), [10], 4, "length"),
+        (settings(max_length=9, new=2), [10], 2, "length"),
+        (settings(max_length=None, new=99, capacity=6), [10, 11], 5, "capacity"),
+        (settings(max_length=99, capacity=6), [10], 6, "capacity"),
+        (settings(max_length=7, capacity=6), [10], 6, "length"),
     ],
 )
 def test_where_a_sequence_ends_and_why(
@@ -73,30 +73,30 @@ def test_a_prompt_that_leaves_no_room() -> None:
     with pytest.raises(
         UsageError, match=r"^a prompt of 3 tokens leaves no room in a sequence of 3"
     ):
-        decode(CountingDecoding([FOREVER]), rules(max_length=3), [[10, 11, 12]])
+        decode(CountingDecoding([FOREVER]), settings(max_length=3), [[10, 11, 12]])
 
 
-def test_finished_sequences_cost_nothing_once_half_have_ended() -> None:
-    decoding = MovableDecoding([12, 25, 11, 14])
+def test_finished_sequences_are_dropped_once_half_have_ended() -> None:
+    decoding = ReorderableCounting([12, 25, 11, 14])
     assert isinstance(decoding, ReorderableDecoding)
-    rows = decode(decoding, rules(max_length=14)).sequences
+    rows = decode(decoding, settings(max_length=14)).sequences
     alone = [
-        decode(CountingDecoding([stop]), rules(max_length=14)).sequences[0]
+        decode(CountingDecoding([stop]), settings(max_length=14)).sequences[0]
         for stop in (12, 25, 11, 14)
     ]
     assert list(rows) == alone
-    # two have ended after 3 tokens, three after 5; the prompt itself is the first call
+    # two sequences end after 3 tokens, a third after 5; the first call decodes the prompts
     assert decoding.batches == [4, 4, 4, 2, 2, *[1] * 8]
 
 
-def test_a_backend_that_cannot_leave_sequences_out_goes_on_with_all() -> None:
-    decoding = MovableDecoding([12, 25])
+def test_a_decoding_that_is_not_resizable_keeps_all_sequences() -> None:
+    decoding = ReorderableCounting([12, 25])
     decoding.resizable = False
-    assert [len(row.tokens) for row in decode(decoding, rules()).sequences] == [3, 15]
+    assert [len(row.tokens) for row in decode(decoding, settings()).sequences] == [3, 15]
     assert set(decoding.batches) == {2}
 
 
-def test_nan_in_a_finished_sequence_does_no_harm() -> None:
+def test_nan_in_a_finished_sequence_is_ignored() -> None:
     class Failing(CountingDecoding):
         def step(self, token: IntArray, position: IntArray) -> FloatArray:
             logits = super().step(token, position)
@@ -104,71 +104,69 @@ def test_nan_in_a_finished_sequence_does_no_harm() -> None:
                 logits[0] = np.nan
             return logits
 
-    rows = decode(Failing([11, 20]), rules(scores=True)).sequences
+    rows = decode(Failing([11, 20]), settings(scores=True)).sequences
     assert [row.finish for row in rows] == ["end", "end"]
     with pytest.raises(BackendError, match="the logits of sequence 0 at step 3 are not finite"):
-        decode(Failing([14, 20]), rules())
+        decode(Failing([14, 20]), settings())
 
 
-def test_a_failed_step_leaves_the_backend_usable() -> None:
-    """The state of a generation is its own: the next one begins anew."""
-
+def test_a_failed_step_does_not_affect_the_next_generation() -> None:
     class Failing(CountingDecoding):
         def step(self, token: IntArray, position: IntArray) -> FloatArray:
             raise BackendError("out of memory")
 
     with pytest.raises(BackendError, match="out of memory"):
-        decode(Failing([12]), rules())
-    assert decode(CountingDecoding([12]), rules()).sequences[0].finish == "end"
+        decode(Failing([12]), settings())
+    assert decode(CountingDecoding([12]), settings()).sequences[0].finish == "end"
 
 
-def test_tokens_made_ahead_are_those_of_steps() -> None:
+def test_blocks_of_steps_have_the_tokens_of_single_steps() -> None:
     for stops in ([12], [14], [11], [10], [12, 20, 13], [40, 40]):
         for block in (1, 3, 7):
-            decoding = AheadDecoding(stops, block=block)
+            decoding = OnDeviceCounting(stops, block=block)
             assert isinstance(decoding, GeneratesOnDevice)
-            ahead = decode(decoding, rules(scores=True))
-            steps = decode(CountingDecoding(stops), rules(scores=True))
-            for ours, wanted in zip(ahead.sequences, steps.sequences, strict=True):
-                assert (ours.tokens, ours.finish) == (wanted.tokens, wanted.finish)
-                assert_scores_close_in_float32(ours.scores, wanted.scores, LARGEST_LOGIT)
-            assert len(ahead.step_ms) == len(steps.step_ms)
-            assert decoding.steps == 1, "only the prompt takes a step"
+            blocks = decode(decoding, settings(scores=True))
+            steps = decode(CountingDecoding(stops), settings(scores=True))
+            for actual, expected in zip(blocks.sequences, steps.sequences, strict=True):
+                assert (actual.tokens, actual.finish) == (expected.tokens, expected.finish)
+                assert_scores_close_in_float32(actual.scores, expected.scores, LARGEST_LOGIT)
+            assert len(blocks.step_ms) == len(steps.step_ms)
+            assert decoding.steps == 1, "only the prompts are decoded by `step`"
 
 
-def test_making_ahead_is_closed_at_the_end_and_begun_again_with_fewer() -> None:
-    decoding = AheadDecoding([12, 30, 13, 30])
-    found = decode(decoding, rules(max_length=12))
-    assert [len(row.tokens) for row in found.sequences] == [3, 11, 4, 11]
-    # all four; then the two that still grow, behind the tokens of whole blocks
+def test_blocks_restart_with_the_remaining_sequences() -> None:
+    decoding = OnDeviceCounting([12, 30, 13, 30])
+    result = decode(decoding, settings(max_length=12))
+    assert [len(row.tokens) for row in result.sequences] == [3, 11, 4, 11]
+    # first all four; then the two that have not ended, after the tokens of complete blocks
     assert decoding.calls == [([11] * 4, [1] * 4), ([14, 14], [4, 4])]
-    assert found.notes == ("steps were launched one by one: it counts",)
+    assert result.notes == ("steps were launched one by one: it counts",)
 
 
 def test_recorded_steps_need_no_note() -> None:
-    decoding = AheadDecoding([12])
+    decoding = OnDeviceCounting([12])
     decoding.reason = None
-    assert decode(decoding, rules()).notes == ()
+    assert decode(decoding, settings()).notes == ()
 
 
-def test_rules_that_need_logits_are_not_made_ahead() -> None:
-    decoding = AheadDecoding([14])
-    limits = rules().limits
+def test_processors_prevent_blocks_of_steps() -> None:
+    decoding = OnDeviceCounting([14])
+    limits = settings().limits
     suppressed = DecodingSettings(limits, (Suppressed(np.array([12])),))
     TokenLoop(decoding, [[10]], suppressed).run()
     assert not decoding.calls
 
 
-def test_steps_follow_where_no_more_is_made_ahead() -> None:
-    decoding = AheadDecoding([19], most=2)
-    (row,) = decode(decoding, rules()).sequences
+def test_single_steps_follow_when_the_blocks_end() -> None:
+    decoding = OnDeviceCounting([19], max_blocks=2)
+    (row,) = decode(decoding, settings()).sequences
     assert row.tokens == (*range(11, 20), END)
     assert (decoding.blocks, decoding.closed) == (2, 1)
-    assert decoding.steps == 1 + 3  # the prompt, 6 tokens ahead, three more
+    assert decoding.steps == 1 + 3  # the prompt; then 6 tokens in blocks; then 3 steps
 
 
 def test_nan_in_a_block_names_the_step() -> None:
-    class Failing(AheadDecoding):
+    class Failing(OnDeviceCounting):
         def step_blocks(
             self, token: IntArray, position: IntArray
         ) -> Generator[StepBlock, None, None]:
@@ -176,35 +174,35 @@ def test_nan_in_a_block_names_the_step() -> None:
             yield StepBlock(np.array([[20], [21]]), scores, "graph")
 
     with pytest.raises(BackendError, match="the logits of sequence 0 at step 2 are not finite"):
-        decode(Failing([FOREVER]), rules())
+        decode(Failing([FOREVER]), settings())
 
 
-@pytest.mark.parametrize("kind", [CountingDecoding, AheadDecoding])
+@pytest.mark.parametrize("kind", [CountingDecoding, OnDeviceCounting])
 def test_cancelled_between_two_tokens(kind: type[CountingDecoding]) -> None:
     decoding, cancel = kind([FOREVER, 11]), threading.Event()
-    loop = TokenLoop(decoding, [[10]] * 2, rules(), Cancellation(cancel))
+    loop = TokenLoop(decoding, [[10]] * 2, settings(), Cancellation(cancel))
     for _ in loop.steps():
         if len(loop.rows[0].tokens) == 5:
             cancel.set()
     long, short = loop.batch_result().sequences
     assert (long.tokens, long.finish) == ((11, 12, 13, 14, 15), "cancelled")
     assert (short.tokens, short.finish) == ((11, END), "end")
-    if isinstance(decoding, AheadDecoding):
+    if isinstance(decoding, OnDeviceCounting):
         assert decoding.closed == 1
 
 
-def test_the_deadline_gives_what_there_is() -> None:
+def test_the_deadline_returns_the_tokens_so_far() -> None:
     class Slow(CountingDecoding):
         def step(self, token: IntArray, position: IntArray) -> FloatArray:
             if self.steps == 3:
                 time.sleep(0.3)
             return super().step(token, position)
 
-    control = Cancellation(deadline=time.perf_counter() + 0.2)
-    (row,) = decode(Slow([FOREVER]), rules(), control=control).sequences
+    cancellation = Cancellation(deadline=time.perf_counter() + 0.2)
+    (row,) = decode(Slow([FOREVER]), settings(), cancellation=cancellation).sequences
     assert row.finish == "timeout"
     assert row.tokens == (11, 12, 13, 14)[: len(row.tokens)] and row.tokens
     late = Cancellation(deadline=time.perf_counter())
-    found = decode(CountingDecoding([FOREVER]), rules(), control=late)
-    assert (found.sequences[0].tokens, found.sequences[0].finish) == ((), "timeout")
-    assert (found.first_ms, found.step_ms) == (0.0, ())
+    result = decode(CountingDecoding([FOREVER]), settings(), cancellation=late)
+    assert (result.sequences[0].tokens, result.sequences[0].finish) == ((), "timeout")
+    assert (result.first_ms, result.step_ms) == (0.0, ())

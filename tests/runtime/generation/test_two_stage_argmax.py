@@ -1,4 +1,4 @@
-"""Tokens chosen from rough logits are those of the exact ones, for as few of them as possible."""
+"""Approximate logits lead to the tokens of exact ones, with few logits computed exactly."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import pytest
 
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
+from hybrid_deploy.runtime.generation.constraints import AllowedTokens
 from hybrid_deploy.runtime.generation.logits_processors import (
     BeginSuppressed,
+    LogitsFunction,
     MinLength,
     NoRepeatNgram,
     Processor,
     RepetitionPenalty,
     Suppressed,
+    stretch_of,
 )
 from hybrid_deploy.runtime.generation.sampling import Sampling
 from hybrid_deploy.runtime.generation.sequences import Limits
@@ -24,7 +27,13 @@ WORDS, END, LENGTH = 200, 0, 30
 
 
 class NoisyDecoding:
-    """Exact logits by token and position, and rough ones that are off by a margin at most."""
+    """A decoding with exact logits by token and position, and approximate ones near them.
+
+    Attributes:
+        noise: difference of the approximate logits, at most `error_bound`.
+        newest: positions and tokens of the newest step, (batch,) each.
+        exact_counts: number of tokens of every call of `exact_logits`.
+    """
 
     def __init__(self, batch: int, *, noise: float = 1.0, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -32,8 +41,8 @@ class NoisyDecoding:
         self.table = rng.normal(size=(LENGTH + 1, WORDS, WORDS)).astype(np.float32)
         self.noise = np.float32(noise) * rng.uniform(-1, 1, size=self.table.shape)
         self.error_bound: FloatArray | None = np.full(batch, noise, np.float32)
-        self.place: tuple[IntArray, IntArray] = (np.zeros(0, int), np.zeros(0, int))
-        self.asked: list[int] = []
+        self.newest: tuple[IntArray, IntArray] = (np.zeros(0, int), np.zeros(0, int))
+        self.exact_counts: list[int] = []
 
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
         return self.step(tokens[np.arange(self.batch), last], position + last)
@@ -44,24 +53,24 @@ class NoisyDecoding:
         return self.step_approximate(tokens[np.arange(self.batch), last], position + last)
 
     def step(self, token: IntArray, position: IntArray) -> FloatArray:
-        self.place = (position.copy(), token.copy())
-        exact: FloatArray = self.table[self.place]
+        self.newest = (position.copy(), token.copy())
+        exact: FloatArray = self.table[self.newest]
         return exact
 
     def step_approximate(self, token: IntArray, position: IntArray) -> FloatArray:
-        self.place = (position.copy(), token.copy())
-        rough: FloatArray = (self.table + self.noise)[self.place].astype(np.float32)
-        return rough
+        self.newest = (position.copy(), token.copy())
+        approximate: FloatArray = (self.table + self.noise)[self.newest].astype(np.float32)
+        return approximate
 
     def exact_logits(self, row: int, tokens: IntArray) -> FloatArray:
-        self.asked.append(len(tokens))
-        position, token = self.place
+        self.exact_counts.append(len(tokens))
+        position, token = self.newest
         exact: FloatArray = self.table[position[row], token[row], tokens]
         return exact
 
 
 class ExactDecoding(NoisyDecoding):
-    """The same without rough logits."""
+    """The same decoding without approximate logits."""
 
     error_bound = None
 
@@ -70,13 +79,15 @@ class ExactDecoding(NoisyDecoding):
         self.error_bound = None
 
 
-def decoded(decoding: NoisyDecoding, rules: DecodingSettings) -> list[tuple[int, ...]]:
+def decoded(decoding: NoisyDecoding, settings: DecodingSettings) -> list[tuple[int, ...]]:
     prompts = [[1 + row, 3][: 1 + row % 2] for row in range(decoding.batch)]
-    return [row.tokens for row in TokenLoop(decoding, prompts, rules).run().sequences]
+    return [row.tokens for row in TokenLoop(decoding, prompts, settings).run().sequences]
 
 
-def rules(
-    *processors: Processor, sampling: Sampling | None = None, scores: bool = False
+def settings(
+    *processors: Processor | LogitsFunction,
+    sampling: Sampling | None = None,
+    scores: bool = False,
 ) -> DecodingSettings:
     limits = Limits((END,), 0, LENGTH, LENGTH)
     return DecodingSettings(limits, processors, sampling=sampling, scores=scores)
@@ -94,43 +105,53 @@ def rules(
 )
 @pytest.mark.parametrize("batch", [1, 5])
 def test_tokens_are_those_of_exact_logits(batch: int, processors: tuple[Processor, ...]) -> None:
-    rough = NoisyDecoding(batch)
-    expected = decoded(ExactDecoding(batch), rules(*processors))
-    assert decoded(rough, rules(*processors)) == expected
-    assert rough.asked, "rough logits leave something to settle"
-    assert max(rough.asked) < WORDS
+    approximate = NoisyDecoding(batch)
+    expected = decoded(ExactDecoding(batch), settings(*processors))
+    assert decoded(approximate, settings(*processors)) == expected
+    assert approximate.exact_counts, "some tokens need exact logits"
+    assert max(approximate.exact_counts) < WORDS
 
 
-def test_rough_logits_alone_would_give_other_tokens() -> None:
+def test_approximate_logits_alone_lead_to_other_tokens() -> None:
     decoding = NoisyDecoding(5)
     decoding.error_bound = np.zeros(5, np.float32)
-    assert decoded(decoding, rules()) != decoded(ExactDecoding(5), rules())
+    assert decoded(decoding, settings()) != decoded(ExactDecoding(5), settings())
 
 
-def test_one_candidate_is_not_asked_for() -> None:
+def test_a_single_candidate_needs_no_exact_logits() -> None:
     decoding = NoisyDecoding(1, noise=0)
-    decoded(decoding, rules())
-    assert decoding.asked == []
+    decoded(decoding, settings())
+    assert decoding.exact_counts == []
 
 
-def test_scores_and_draws_take_exact_logits() -> None:
-    rough, exact = NoisyDecoding(3), ExactDecoding(3)
-    for wanted in (rules(scores=True), rules(sampling=Sampling(temperature=0.7, seed=5))):
-        assert decoded(rough, wanted) == decoded(exact, wanted)
-    assert rough.asked == []
+def test_scores_and_sampling_take_exact_logits() -> None:
+    approximate, exact = NoisyDecoding(3), ExactDecoding(3)
+    for each in (settings(scores=True), settings(sampling=Sampling(temperature=0.7, seed=5))):
+        assert decoded(approximate, each) == decoded(exact, each)
+    assert approximate.exact_counts == []
 
 
-def test_an_unknown_processor_takes_exact_logits() -> None:
-    def backwards(logits: FloatArray, tokens: IntArray, prompt: int) -> None:
-        logits *= -1
-
-    rough = NoisyDecoding(3)
-    assert decoded(rough, rules(backwards)) == decoded(ExactDecoding(3), rules(backwards))
-    assert rough.asked == []
+def negate(logits: FloatArray, tokens: IntArray, prompt: int) -> None:
+    logits *= -1
 
 
-def test_a_margin_that_is_no_number_is_an_overflow() -> None:
+@pytest.mark.parametrize("processor", [negate, AllowedTokens(lambda tokens: [5, 60, 170])])
+def test_processors_without_a_known_stretch_take_exact_logits(
+    processor: Processor | LogitsFunction,
+) -> None:
+    assert stretch_of(processor) is None
+    approximate = NoisyDecoding(3)
+    expected = decoded(ExactDecoding(3), settings(processor))
+    assert decoded(approximate, settings(processor)) == expected
+    assert approximate.exact_counts == []
+
+
+def test_stretch_of_a_repetition_penalty_is_its_factor() -> None:
+    assert [stretch_of(RepetitionPenalty(factor)) for factor in (1.5, 0.5)] == [1.5, 2.0]
+
+
+def test_an_error_bound_that_is_nan_is_an_overflow() -> None:
     decoding = NoisyDecoding(2)
     decoding.error_bound = np.array([0.1, np.nan], np.float32)
     with pytest.raises(BackendError, match=r"^the logits of sequence 1 at step 0 are not finite"):
-        decoded(decoding, rules())
+        decoded(decoding, settings())

@@ -1,4 +1,4 @@
-"""What a session can be asked for, on the tiny bundle."""
+"""Every option of a generation, through a session of the tiny bundle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hybrid_deploy.runtime.session.streaming import TokenEvent
 from tests.closeness import float32_error
 
 Arrays = dict[str, NDArray[Any]]
-SUM = float32_error(1.0)  # of what is summed: scores are terms of one sign
+SUM = float32_error(1.0)  # relative error of a sum of scores, which all have one sign
 
 
 @pytest.fixture(scope="module")
@@ -44,52 +44,55 @@ def run(session: Session, images: Arrays, **options: Any) -> list[GenerationResu
     return session.run_arrays(images, options=GenerateOptions(**options))[0]
 
 
-def test_scores_add_up_to_what_beams_are_ranked_by(session: Session, images: Arrays) -> None:
+def test_scores_add_up_to_the_sequence_score(session: Session, images: Arrays) -> None:
     for penalty in (0.0, 1.0, 2.0):
-        found = run(session, images, beams=3, n_best=3, length_penalty=penalty, scores=True)
-        for best in found:
+        results = run(session, images, beams=3, n_best=3, length_penalty=penalty, scores=True)
+        for best in results:
             assert len(best.alternatives) == 2
             ranked = [best, *best.alternatives]
-            assert len({each.tokens for each in ranked}) == 3
-            totals = [each.sequence_score for each in ranked if each.sequence_score is not None]
+            assert len({result.tokens for result in ranked}) == 3
+            totals = [r.sequence_score for r in ranked if r.sequence_score is not None]
             assert totals == sorted(totals, reverse=True)
-            for each, total in zip(ranked, totals, strict=True):
-                assert each.scores is not None and len(each.scores) == len(each.tokens)
-                mean = sum(each.scores) / len(each.tokens) ** penalty
-                assert total == pytest.approx(mean, rel=SUM)
-                assert each.text is not None
+            for result, total in zip(ranked, totals, strict=True):
+                assert result.scores is not None and len(result.scores) == len(result.tokens)
+                expected = sum(result.scores) / len(result.tokens) ** penalty
+                assert total == pytest.approx(expected, rel=SUM)
+                assert result.text is not None
 
 
-def test_beams_find_what_is_at_least_as_likely(
+def test_beams_find_sequences_at_least_as_probable_as_greedy(
     session: Session, images: Arrays, tiny_logit: float
 ) -> None:
     greedy = run(session, images, beams=1, scores=True)
     beams = run(session, images, beams=4, length_penalty=0.0, early_stopping="never", scores=True)
     sums = [(sum(g.scores or ()), sum(b.scores or ())) for g, b in zip(greedy, beams, strict=True)]
-    # every token's score is as far off as the logits: several rows sum in another order than one
-    off = float32_error(tiny_logit) * max(len(row.tokens) for row in (*greedy, *beams))
-    assert all(b >= g - off for g, b in sums)
-    assert any(b > g + 10 * off for g, b in sums), "else the search would prove nothing"
+    # a score has the error of its logits: several rows are summed in another order than one
+    error = float32_error(tiny_logit) * max(len(row.tokens) for row in (*greedy, *beams))
+    assert all(b >= g - error for g, b in sums)
+    assert any(b > g + 10 * error for g, b in sums), "some sequence must be better"
 
 
-def test_a_batch_of_beams_is_searched_as_each_alone(session: Session, images: Arrays) -> None:
+def test_the_inputs_of_a_batch_are_searched_independently(session: Session, images: Arrays) -> None:
     together = run(session, images, beams=3, n_best=2)
-    for index, wanted in enumerate(together):
+    for index, expected in enumerate(together):
         (alone,) = run(session, {"image": images["image"][index : index + 1]}, beams=3, n_best=2)
         assert [each.tokens for each in (alone, *alone.alternatives)] == [
-            each.tokens for each in (wanted, *wanted.alternatives)
+            each.tokens for each in (expected, *expected.alternatives)
         ]
 
 
-def test_a_bundle_that_asks_for_beams_gets_them(session: Session, images: Arrays) -> None:
+def test_beams_of_the_bundle_are_used_unless_options_replace_them(
+    session: Session, images: Arrays
+) -> None:
     manifest = session.bundle.manifest
     generation = msgspec.structs.replace(manifest.generation, beams=4, length_penalty=2.0)
     changed = msgspec.structs.replace(manifest, generation=generation)
-    other = Session(Bundle(session.bundle.folder, changed), "fp32", session.backend)
-    found = other.run_arrays(images)[0]
-    assert found == run(session, images, beams=4, length_penalty=2.0)
-    assert run(other, images, beams=1) == session.run_arrays(images)[0]
-    assert all(each.sequence_score is None for each in run(other, images, temperature=0.5))
+    with_beams = Session(Bundle(session.bundle.folder, changed), "fp32", session.backend)
+    results = with_beams.run_arrays(images)[0]
+    assert results == run(session, images, beams=4, length_penalty=2.0)
+    assert run(with_beams, images, beams=1) == session.run_arrays(images)[0]
+    sampled = run(with_beams, images, temperature=0.5)
+    assert all(result.sequence_score is None for result in sampled)
 
 
 def test_sampling_repeats_with_a_seed(session: Session, images: Arrays) -> None:
@@ -102,14 +105,14 @@ def test_sampling_repeats_with_a_seed(session: Session, images: Arrays) -> None:
     ]
 
 
-def test_a_stop_sequence_ends_the_text_before_it(session: Session, images: Arrays) -> None:
+def test_a_stop_string_ends_the_text_before_it(session: Session, images: Arrays) -> None:
     plain = session.run_arrays(images)[0]
     text = next(r.text for r in plain if r.text and len(r.text) > 3)
     stop = text[1:3]
     for beams in (1, 3):
-        whole = run(session, images, beams=beams)
+        without_stop = run(session, images, beams=beams)
         for before, after in zip(
-            whole, run(session, images, beams=beams, stop=(stop,)), strict=True
+            without_stop, run(session, images, beams=beams, stop=(stop,)), strict=True
         ):
             assert after.text is not None and stop not in after.text
             if beams == 1:
@@ -120,20 +123,26 @@ def test_a_stop_sequence_ends_the_text_before_it(session: Session, images: Array
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"beams": 3}, {"temperature": 2.0, "seed": 1}, {"scores": True}]
+    "options", [{}, {"beams": 3}, {"temperature": 2.0, "seed": 1}, {"scores": True}]
 )
-def test_a_pattern_holds_the_text(session: Session, images: Arrays, how: dict[str, Any]) -> None:
+def test_the_text_matches_the_pattern(
+    session: Session, images: Arrays, options: dict[str, Any]
+) -> None:
     pattern = "[ace]{2}[b-h]{1,2}"
-    for result in run(session, images, allowed=pattern, **how):
+    for result in run(session, images, allowed=pattern, **options):
         assert result.finish == "end" and result.text is not None
         assert len(result.text) in (3, 4)
         assert set(result.text[:2]) <= set("ace")
 
 
-def test_a_pattern_without_a_way_out(session: Session, images: Arrays) -> None:
-    with pytest.raises(BackendError, match=r"the rules leave no token to sequence 0 at step 2"):
+def test_a_pattern_that_no_text_can_match(session: Session, images: Arrays) -> None:
+    with pytest.raises(
+        BackendError, match=r"the generation settings allow no token for sequence 0 at step 2"
+    ):
         run(session, images, allowed="aaz")
-    with pytest.raises(BackendError, match=r"the rules leave no token to sequence 0 at step 2"):
+    with pytest.raises(
+        BackendError, match=r"the generation settings allow no token for sequence 0 at step 2"
+    ):
         run(session, images, allowed="aaz", beams=2)
 
 
@@ -145,7 +154,7 @@ def test_a_function_of_allowed_tokens(session: Session, images: Arrays) -> None:
         assert len(result.tokens) == 5 and all(t % 2 == 0 for t in result.tokens)
 
 
-def test_lengths_and_tokens(session: Session, images: Arrays) -> None:
+def test_options_of_lengths_and_tokens(session: Session, images: Arrays) -> None:
     assert all(len(r.tokens) == 2 for r in run(session, images, max_new_tokens=2, suppressed=(2,)))
     assert all(len(r.tokens) == 3 for r in run(session, images, max_length=4, suppressed=(2,)))
     forced = run(session, images, forced={1: 5, 2: 6})
@@ -158,24 +167,25 @@ def test_lengths_and_tokens(session: Session, images: Arrays) -> None:
     assert {(r.finish, len(r.tokens)) for r in full} == {("capacity", 8)}
 
 
-def test_a_stream_gives_every_token_as_it_is_made(session: Session, images: Arrays) -> None:
+def test_a_stream_yields_every_token_in_order(session: Session, images: Arrays) -> None:
     options = GenerateOptions(scores=True)
-    wanted, _ = session.run_arrays(images, options=options)
+    expected, _ = session.run_arrays(images, options=options)
     stream = session.stream(images, options=options)
     events = list(stream)
-    assert stream.results == wanted
+    assert stream.results == expected
     assert stream.timings.first_token_ms > 0
-    for index, result in enumerate(wanted):
-        own = [event for event in events if event.row == index]
-        assert tuple(event.token for event in own) == result.tokens
-        assert tuple(event.score for event in own) == result.scores
-        assert "".join(event.text or "" for event in own) == result.text
-        assert [event.finish for event in own] == [None] * (len(own) - 1) + [result.finish]
-    steps = [event.row for event in events[:6]]
-    assert steps == list(range(6)), "a token of each before the next one"
+    for index, result in enumerate(expected):
+        row_events = [event for event in events if event.row == index]
+        assert tuple(event.token for event in row_events) == result.tokens
+        assert tuple(event.score for event in row_events) == result.scores
+        assert "".join(event.text or "" for event in row_events) == result.text
+        finishes = [event.finish for event in row_events]
+        assert finishes == [None] * (len(row_events) - 1) + [result.finish]
+    rows = [event.row for event in events[:6]]
+    assert rows == list(range(6)), "each row has its first token before the second step"
 
 
-def test_a_stream_holds_back_what_may_become_a_stop_sequence(
+def test_a_stream_holds_back_text_that_may_become_a_stop_string(
     session: Session, images: Arrays
 ) -> None:
     text = next(r.text for r in session.run_arrays(images)[0] if r.text and len(r.text) > 3)
@@ -203,18 +213,18 @@ def test_a_callback_that_fails_leaves_the_session_usable(session: Session, image
     assert session.run_arrays(images)[0]
 
 
-def test_a_stream_can_be_left(session: Session, images: Arrays) -> None:
-    whole = session.run_arrays(images)[0]
+def test_leaving_a_stream_cancels_the_generation(session: Session, images: Arrays) -> None:
+    complete = session.run_arrays(images)[0]
     with session.stream(images) as stream:
         first = next(stream)
     assert first.row == 0
     assert list(stream) == []
-    for result, wanted in zip(stream.results, whole, strict=True):
-        assert result.tokens == wanted.tokens[:1]
-        assert result.finish == ("cancelled" if len(wanted.tokens) > 1 else wanted.finish)
+    for result, expected in zip(stream.results, complete, strict=True):
+        assert result.tokens == expected.tokens[:1]
+        assert result.finish == ("cancelled" if len(expected.tokens) > 1 else expected.finish)
 
 
-def test_beams_have_no_stream(session: Session, images: Arrays) -> None:
+def test_a_beam_search_cannot_be_streamed(session: Session, images: Arrays) -> None:
     with pytest.raises(UsageError, match="known at its end; ask for beams=1"):
         session.stream(images, options=GenerateOptions(beams=2))
     with pytest.raises(UsageError, match="known at its end; ask for beams=1"):
@@ -222,12 +232,12 @@ def test_beams_have_no_stream(session: Session, images: Arrays) -> None:
 
 
 @pytest.mark.parametrize("beams", [1, 2])
-def test_cancelled_and_late_runs_say_so(session: Session, images: Arrays, beams: int) -> None:
+def test_finish_of_cancelled_and_late_runs(session: Session, images: Arrays, beams: int) -> None:
     cancel = threading.Event()
     cancel.set()
     options = GenerateOptions(beams=beams)
-    found, timings = session.run_arrays(images, options=options, cancel=cancel)
-    assert {(r.tokens, r.text, r.finish) for r in found} == {((), "", "cancelled")}
+    results, timings = session.run_arrays(images, options=options, cancel=cancel)
+    assert {(r.tokens, r.text, r.finish) for r in results} == {((), "", "cancelled")}
     assert timings.step_ms == ()
     late = GenerateOptions(beams=beams, timeout_s=1e-9)
     assert {r.finish for r in session.run_arrays(images, options=late)[0]} == {"timeout"}
@@ -238,8 +248,8 @@ def test_cancelled_and_late_runs_say_so(session: Session, images: Arrays, beams:
     )
 
 
-def test_a_search_that_is_cancelled_gives_what_it_has(session: Session, images: Arrays) -> None:
-    """The event is set by a rule after two tokens."""
+def test_a_cancelled_search_returns_its_beams(session: Session, images: Arrays) -> None:
+    """The function of allowed tokens sets the event after two new tokens."""
     cancel = threading.Event()
 
     def allowed(tokens: IntArray) -> list[int]:
@@ -255,7 +265,7 @@ def test_a_search_that_is_cancelled_gives_what_it_has(session: Session, images: 
 
 def test_many_threads_share_a_session(session: Session) -> None:
     rng = np.random.default_rng(9)
-    kinds: list[dict[str, Any]] = [
+    variations: list[dict[str, Any]] = [
         {},
         {"beams": 3},
         {"temperature": 2.0, "seed": 3},
@@ -265,7 +275,9 @@ def test_many_threads_share_a_session(session: Session) -> None:
     for index in range(48):
         shape = (1 + index % 3, 1, 8, 16 + 8 * (index % 4))
         image = {"image": rng.standard_normal(shape).astype(np.float32)}
-        jobs.append((image, GenerateOptions(**kinds[index % 4]), [1, 5] if index % 5 == 0 else []))
+        jobs.append(
+            (image, GenerateOptions(**variations[index % 4]), [1, 5] if index % 5 == 0 else [])
+        )
     serial = [session.run_arrays(i, options=o, prompt=p)[0] for i, o, p in jobs]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
@@ -280,14 +292,14 @@ def test_threads_load_the_prefill_graph_once(tiny_bundle: Bundle, images: Arrays
     backend = load_backend("onnxruntime", tiny_bundle, "fp32", BackendOptions(1))
     session = Session(tiny_bundle, "fp32", backend)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: session.run_arrays(images, prompt=[1, 4])[0], range(8)))
-    assert all(each == found[0] for each in found)
+        results = list(pool.map(lambda _: session.run_arrays(images, prompt=[1, 4])[0], range(8)))
+    assert all(result == results[0] for result in results)
 
 
 def test_a_failed_step_leaves_the_session_usable(
     session: Session, images: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = session.run_arrays(images)[0]
+    expected = session.run_arrays(images)[0]
     step, calls = OnnxRuntimeDecoding.step, []
 
     def failing(self: OnnxRuntimeDecoding, token: IntArray, position: IntArray) -> FloatArray:
@@ -301,7 +313,7 @@ def test_a_failed_step_leaves_the_session_usable(
     with pytest.raises(BackendError, match="the logits of sequence 1 at step 2 are not finite"):
         session.run_arrays(images)
     monkeypatch.undo()
-    assert session.run_arrays(images)[0] == wanted
+    assert session.run_arrays(images)[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -318,7 +330,7 @@ def test_a_failed_step_leaves_the_session_usable(
         ({"top_p": 1.5}, r"top_p must be over 0 and at most 1, got 1\.5"),
         ({"min_p": -0.5}, r"min_p must be at least 0 and at most 1, got -0\.5"),
         ({"seed": 3}, "a seed without sampling has no effect; give a temperature too"),
-        ({"beams": 2, "top_k": 3}, "beams and sampling do not go together"),
+        ({"beams": 2, "top_k": 3}, "beams and sampling exclude each other"),
         ({"early_stopping": "soon"}, "early_stopping must be True, False or 'never', got 'soon'"),
         ({"length_penalty": float("inf")}, "length_penalty must be a number, got inf"),
         ({"repetition_penalty": 0}, "repetition_penalty must be over 0, got 0"),
@@ -326,7 +338,7 @@ def test_a_failed_step_leaves_the_session_usable(
         ({"max_new_tokens": 0}, "max_new_tokens must be a whole number from 1 on, got 0"),
         ({"max_length": 1}, "a prompt of 1 tokens leaves no room in a sequence of 1"),
         ({"timeout_s": 0}, "timeout_s must be over 0, got 0"),
-        ({"stop": ("",)}, "a stop sequence is empty; give at least a character"),
+        ({"stop": ("",)}, "a stop string is empty; give at least one character"),
         ({"allowed": "[a"}, r"'\[a' is not a regular expression"),
     ],
 )
@@ -337,10 +349,10 @@ def test_wrong_options(
         run(session, images, **options)
 
 
-def test_text_rules_need_a_vocabulary(session: Session, images: Arrays) -> None:
+def test_options_on_text_need_a_vocabulary(session: Session, images: Arrays) -> None:
     changed = msgspec.structs.replace(session.bundle.manifest, vocabulary=None)
-    other = Session(Bundle(session.bundle.folder, changed), "fp32", session.backend)
-    for options, what in (({"stop": ("a",)}, "a stop sequence"), ({"allowed": "a"}, "a pattern")):
-        with pytest.raises(UsageError, match=f"has no vocabulary, so {what} cannot be compared"):
-            run(other, images, **options)
-    assert {event.text for event in other.stream(images)} == {None}
+    without_vocabulary = Session(Bundle(session.bundle.folder, changed), "fp32", session.backend)
+    for options, name in (({"stop": ("a",)}, "a stop string"), ({"allowed": "a"}, "a pattern")):
+        with pytest.raises(UsageError, match=f"has no vocabulary, so {name} cannot be compared"):
+            run(without_vocabulary, images, **options)
+    assert {event.text for event in without_vocabulary.stream(images)} == {None}

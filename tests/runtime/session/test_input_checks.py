@@ -1,4 +1,4 @@
-"""Inputs that a model was not made for: one clear line each."""
+"""Encoder inputs out of the model's range: each has an error message of one line."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def test_sizes_out_of_range(session: Session, width: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_none(session: Session, bad: float) -> None:
+def test_inputs_that_are_not_finite(session: Session, bad: float) -> None:
     image = np.zeros((2, 1, 8, 16), np.float32)
     image[1, 0, 3, 3] = bad
-    with pytest.raises(InputError, match="input image holds NaN or infinity; look at where"):
+    with pytest.raises(InputError, match="input image holds NaN or infinity; check how"):
         session.run_arrays({"image": image})
     assert session.run_arrays({"image": np.zeros((2, 1, 8, 16), np.float32)})[0]
 
 
 def test_masks_get_the_type_of_the_model() -> None:
     mask = np.array([[1, 0]])
-    for dtype, wanted in (("bool", np.bool_), ("float", np.float32), ("int64", np.int64)):
+    for dtype, expected in (("bool", np.bool_), ("float", np.float32), ("int64", np.int64)):
         graph = GraphSpec("", (TensorSpec("seen", dtype, ("batch", "width")),), ())
-        given = with_mask_types({"seen": mask, "image": mask}, {"seen"}, graph)
-        assert given["seen"].dtype == wanted and given["seen"].tolist() == [[1, 0]]
-        assert given["image"] is mask
+        inputs = with_mask_types({"seen": mask, "image": mask}, {"seen"}, graph)
+        assert inputs["seen"].dtype == expected and inputs["seen"].tolist() == [[1, 0]]
+        assert inputs["image"] is mask

@@ -1,4 +1,4 @@
-"""Inputs of unlike sizes in one batch: with a mask each gives what it gives alone."""
+"""Inputs of different sizes in one batch: with a mask each has the result that it has alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VOCABULARY, WIDTH, LENGTH, HEIGHT = 11, 16, 12, 8
 
 
 class Masked(nn.Module):
-    """Columns of pictures, or frames of sound, as memory; `seen` is true where there are any."""
+    """A model whose memory is columns of pictures or frames of sound; `seen` masks the padding."""
 
     def __init__(self, columns: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Masked(nn.Module):
         self.head = nn.Linear(WIDTH, VOCABULARY)
 
     def encode(self, features: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        assert seen.dtype == torch.bool, "as the model takes it"
+        assert seen.dtype == torch.bool, "the mask has the type that the model takes"
         rows = features.squeeze(1).transpose(1, 2) if features.dim() == 4 else features
         return self.columns(rows), ~seen
 
@@ -48,7 +48,7 @@ class Masked(nn.Module):
 
 
 def session_of(tiny_path: Path, preprocess: Preprocess, columns: int) -> Session:
-    """Returns a session in which the model itself stands for its graphs."""
+    """Returns a session whose backend runs the PyTorch model itself, without graphs."""
     torch.manual_seed(0)
     model = Masked(columns).eval()
     with torch.no_grad():
@@ -69,14 +69,14 @@ def session_of(tiny_path: Path, preprocess: Preprocess, columns: int) -> Session
     return Session(Bundle(bundle.folder, manifest), "fp32", FullRerun(model, LENGTH))
 
 
-def check(session: Session, files: list[Path]) -> None:
+def check_batch_equals_single(session: Session, files: list[Path]) -> None:
     together = session.run_files(files)[0]
     alone = [session.run_files([file])[0][0] for file in files]
     assert together == alone
     assert len({result.tokens for result in together}) > 1
 
 
-def test_pictures_of_unlike_widths(tiny_path: Path, tmp_path: Path) -> None:
+def test_pictures_of_different_widths(tiny_path: Path, tmp_path: Path) -> None:
     pictures = ImageInput(
         "features", "L", HEIGHT, None, 4, 4, 64, 0, 255, (0.5,), (0.5,), mask="seen"
     )
@@ -84,14 +84,14 @@ def test_pictures_of_unlike_widths(tiny_path: Path, tmp_path: Path) -> None:
     for width in (5, 30, 12, 41):
         files.append(tmp_path / f"{width}.png")
         Image.fromarray(rng.integers(0, 255, (HEIGHT, width), np.uint8)).save(files[-1])
-    check(session_of(tiny_path, pictures, HEIGHT), files)
-    # the padding would be seen without a mask
+    check_batch_equals_single(session_of(tiny_path, pictures, HEIGHT), files)
+    # without a mask the model would see the padding
     batch = session_of(tiny_path, pictures, HEIGHT).prepare(files)
     assert batch["features"].shape == (4, 1, HEIGHT, 44)
     assert batch["seen"].dtype == np.bool_ and batch["seen"].sum(1).tolist() == [5, 30, 12, 41]
 
 
-def test_utterances_of_unlike_lengths(tiny_path: Path, tmp_path: Path) -> None:
+def test_recordings_of_different_lengths(tiny_path: Path, tmp_path: Path) -> None:
     spoken = AudioInput(
         "features", 16000, FilterBank(HEIGHT, center=False, scale=False), mask="seen"
     )
@@ -104,7 +104,7 @@ def test_utterances_of_unlike_lengths(tiny_path: Path, tmp_path: Path) -> None:
         with wave.open(str(files[-1]), "wb") as file:
             file.setparams((1, 2, 16000, 0, "NONE", ""))
             file.writeframes(samples.tobytes())
-    check(session_of(tiny_path, spoken, HEIGHT), files)
+    check_batch_equals_single(session_of(tiny_path, spoken, HEIGHT), files)
 
 
 def test_a_silent_recording(tiny_path: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Many inputs in a row, and recordings longer than a model hears at once."""
+"""Runs of many inputs, and recordings longer than the model accepts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def session(tiny_path: Path) -> Session:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """Pictures of unlike widths, the fourth of which is none."""
+    """Returns pictures of different widths; the fourth file is not a picture."""
     rng = np.random.default_rng(1)
     paths = []
     for number in range(9):
@@ -77,25 +77,23 @@ def test_files_and_arrays_may_be_mixed(session: Session, files: list[Path]) -> N
     assert [outcome.result for outcome in together] == [alone.result] * 2
 
 
-def test_only_as_many_inputs_are_asked_for_as_are_needed(
-    session: Session, files: list[Path]
-) -> None:
-    asked: list[Path] = []
+def test_inputs_are_taken_only_when_they_are_needed(session: Session, files: list[Path]) -> None:
+    taken: list[Path] = []
 
     def endless() -> Iterator[Path]:
         while True:
-            asked.append(files[len(asked) % 3])
-            yield asked[-1]
+            taken.append(files[len(taken) % 3])
+            yield taken[-1]
 
     outcomes = session.run_many(endless(), ahead=2)
     for _ in range(4):
         assert next(outcomes).error is None
     outcomes.close()  # type: ignore[attr-defined]
-    assert 4 <= len(asked) <= 4 + 3
+    assert 4 <= len(taken) <= 4 + 3
     assert "prepare" not in [thread.name.partition("_")[0] for thread in threading.enumerate()]
 
 
-def test_nothing_is_begun_after_a_cancellation(session: Session, files: list[Path]) -> None:
+def test_no_batch_starts_after_a_cancellation(session: Session, files: list[Path]) -> None:
     cancel = threading.Event()
     outcomes = session.run_many(files, cancel=cancel)
     next(outcomes)
@@ -104,12 +102,12 @@ def test_nothing_is_begun_after_a_cancellation(session: Session, files: list[Pat
 
 
 def test_the_next_batch_is_prepared_while_one_is_decoded() -> None:
-    """Each of both waits for the other: this only ends if they overlap."""
+    """Preparing and decoding wait for each other, so this ends only if they overlap."""
     both = threading.Barrier(2, timeout=30)
-    where = set()
+    threads = set()
 
     def prepare(items: Sequence[int]) -> Arrays:
-        where.add(threading.current_thread().name.partition("_")[0])
+        threads.add(threading.current_thread().name.partition("_")[0])
         if items[0] > 0:
             both.wait()
         return {"items": np.array(items)}
@@ -120,33 +118,33 @@ def test_the_next_batch_is_prepared_while_one_is_decoded() -> None:
         results = [GenerationResult(None, (int(n),), None, "end") for n in arrays["items"]]
         return results, Timings(0, 0, 0, ())
 
-    work = Prefetcher(prepare, run, lambda: False, batch=1, ahead=1)
-    outcomes = list(work.outcomes(range(6)))
+    prefetcher = Prefetcher(prepare, run, lambda: False, batch=1, ahead=1)
+    outcomes = list(prefetcher.outcomes(range(6)))
     assert [o.result.tokens for o in outcomes if o.result] == [(n,) for n in range(6)]
-    assert where == {"prepare"}
+    assert threads == {"prepare"}
 
 
-def test_an_error_of_our_own_is_not_hidden() -> None:
+def test_a_bug_in_prepare_is_not_caught() -> None:
     def prepare(items: Sequence[int]) -> Arrays:
         raise ZeroDivisionError("a bug")
 
-    work: Prefetcher[int] = Prefetcher(
+    prefetcher: Prefetcher[int] = Prefetcher(
         prepare, lambda arrays: ([], Timings(0, 0, 0, ())), lambda: False, 1, 1
     )
     with pytest.raises(ZeroDivisionError):
-        list(work.outcomes([1, 2]))
+        list(prefetcher.outcomes([1, 2]))
 
 
-def test_options_hold_for_all(session: Session, files: list[Path]) -> None:
+def test_options_apply_to_all_inputs(session: Session, files: list[Path]) -> None:
     options = GenerateOptions(max_new_tokens=1)
-    found = [o.result for o in session.run_many(files[:3], options=options)]
-    assert all(result is not None and len(result.tokens) == 1 for result in found)
+    results = [o.result for o in session.run_many(files[:3], options=options)]
+    assert all(result is not None and len(result.tokens) == 1 for result in results)
     with pytest.raises(UsageError, match="batch and ahead must be 1 or more, got 0 and 2"):
         session.run_many(files, batch=0)
 
 
 def spoken(*loud: tuple[float, float], seconds: float) -> NDArray[np.float32]:
-    """Returns noise that is loud between these seconds, and almost silent elsewhere."""
+    """Returns noise that is loud in these ranges of seconds, and almost silent elsewhere."""
     time = np.arange(round(seconds * RATE)) / RATE
     volume = np.full(len(time), 0.001)
     for begin, end in loud:
@@ -172,7 +170,7 @@ def test_windows_without_sound_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "wanted", "given"),
+    ("spec", "window_s", "expected_s"),
     [
         (AudioInput("a", RATE, LogMel(80, 400, 160, 30 * RATE)), None, 30.0),
         (AudioInput("a", RATE, LogMel(80, 400, 160, 30 * RATE)), 12.5, 12.5),
@@ -180,11 +178,11 @@ def test_windows_without_sound_are_left_out() -> None:
         (AudioInput("a", RATE, Waveform()), 7.0, 7.0),
     ],
 )
-def test_how_long_a_window_may_be(spec: AudioInput, wanted: float | None, given: float) -> None:
-    assert longest_s(spec, wanted) == given
+def test_longest_window(spec: AudioInput, window_s: float | None, expected_s: float) -> None:
+    assert longest_s(spec, window_s) == expected_s
 
 
-def test_windows_that_do_not_fit() -> None:
+def test_window_lengths_out_of_range() -> None:
     whisper = AudioInput("a", RATE, LogMel(80, 400, 160, 30 * RATE))
     with pytest.raises(UsageError, match=r"window_s must be 0\.2 to 30, got 31"):
         longest_s(whisper, 31)
@@ -194,13 +192,13 @@ def test_windows_that_do_not_fit() -> None:
         longest_s(AudioInput("a", RATE, Waveform()))
 
 
-def test_a_model_that_does_not_listen(session: Session, files: list[Path]) -> None:
+def test_a_model_that_does_not_take_sound(session: Session, files: list[Path]) -> None:
     with pytest.raises(UsageError, match="does not take sound alone"):
         session.run_long_audio(files[0])
 
 
-class Listening:
-    """A backend that tells how much sound it was given."""
+class HalfSecondTokens:
+    """A backend that decodes one token for each half second of sound."""
 
     name = version = "numpy"
 
@@ -216,15 +214,15 @@ def test_a_recording_of_any_length(session: Session, tmp_path: Path, batch: int)
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, RATE, 0, "NONE", ""))
         file.writeframes((signal * 8000).astype("<i2").tobytes())
-    hears = AudioInput("sound", RATE, Waveform(), max_seconds=2.0)
-    changed = msgspec.structs.replace(session.bundle.manifest, preprocess=hears, vocabulary=None)
-    listener = Session(Bundle(session.bundle.folder, changed), "fp32", Listening())
-    outcomes = list(listener.run_long_audio(path, prompt=[10], batch=batch))
-    places = [(o.item.begin_s, o.item.end_s) for o in outcomes]
-    assert places[0][0] == 0 and places[-1][1] == pytest.approx(4.2)
-    assert [a[1] for a in places[:-1]] == [b[0] for b in places[1:]]
-    for outcome, (begin, end) in zip(outcomes, places, strict=True):
+    spec = AudioInput("sound", RATE, Waveform(), max_seconds=2.0)
+    changed = msgspec.structs.replace(session.bundle.manifest, preprocess=spec, vocabulary=None)
+    audio_session = Session(Bundle(session.bundle.folder, changed), "fp32", HalfSecondTokens())
+    outcomes = list(audio_session.run_long_audio(path, prompt=[10], batch=batch))
+    ranges_s = [(o.item.begin_s, o.item.end_s) for o in outcomes]
+    assert ranges_s[0][0] == 0 and ranges_s[-1][1] == pytest.approx(4.2)
+    assert [end for _, end in ranges_s[:-1]] == [begin for begin, _ in ranges_s[1:]]
+    for outcome, (begin, end) in zip(outcomes, ranges_s, strict=True):
         assert outcome.result is not None
         assert len(outcome.result.tokens) == 1 + (int((end - begin) * RATE) // (RATE // 2))
     with pytest.raises(InputError, match=r"no\.wav does not exist"):
-        listener.run_long_audio(tmp_path / "no.wav")
+        audio_session.run_long_audio(tmp_path / "no.wav")

@@ -1,3 +1,7 @@
+"""Sessions of the tiny bundle: golden samples, batches, errors, profiles."""
+
+from __future__ import annotations
+
 from pathlib import Path
 
 import msgspec
@@ -26,7 +30,7 @@ def test_golden_sample(session: Session, tiny_path: Path) -> None:
     (sample,) = session.bundle.manifest.golden
     (result,), timings = session.run_files([tiny_path / sample.file])
     assert (result.tokens, result.text) == (sample.tokens, sample.text)
-    assert result.scores is None, "they cost time, so they are only made when asked for"
+    assert result.scores is None, "scores cost time, so they are computed only when requested"
     assert len(timings.step_ms) == len(result.tokens) - 1
     assert timings.total_ms >= timings.encoder_ms > 0
 
@@ -39,7 +43,7 @@ def test_batch_equals_single(session: Session) -> None:
     assert len({row.tokens for row in together}) > 1
 
 
-def test_sessions_do_not_share_state(session: Session) -> None:
+def test_runs_of_a_session_do_not_share_state(session: Session) -> None:
     images = np.random.default_rng(6).standard_normal((2, 1, 8, 16)).astype(np.float32)
     first, _ = session.run_arrays({"image": images})
     session.run_arrays({"image": images[::-1].copy()})
@@ -47,7 +51,7 @@ def test_sessions_do_not_share_state(session: Session) -> None:
     assert [row.tokens for row in first] == [row.tokens for row in again]
 
 
-def test_a_bundle_without_start_tokens_wants_a_prompt(session: Session) -> None:
+def test_a_bundle_without_start_tokens_needs_a_prompt(session: Session) -> None:
     manifest = session.bundle.manifest
     generation = msgspec.structs.replace(manifest.generation, start_tokens=())
     changed = msgspec.structs.replace(manifest, generation=generation)
@@ -74,7 +78,7 @@ def test_bad_arrays(
 ) -> None:
     with pytest.raises(InputError, match=message):
         session.run_arrays({name: np.zeros(shape, dtype)})
-    session.run_arrays({"image": np.zeros((1, 1, 8, 8), np.float32)})  # still usable
+    session.run_arrays({"image": np.zeros((1, 1, 8, 8), np.float32)})  # the session is still usable
 
 
 def test_unknown_backend(tiny_bundle: Bundle) -> None:
@@ -82,17 +86,19 @@ def test_unknown_backend(tiny_bundle: Bundle) -> None:
         load_backend("cudnn", tiny_bundle, "fp32", BackendOptions())
 
 
-@pytest.mark.parametrize(("known", "advised"), [(23, 21), (20, 18)])
-def test_too_old_library_says_so(
-    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, known: int, advised: int
+@pytest.mark.parametrize(("supported", "advised"), [(23, 21), (20, 18)])
+def test_error_of_a_library_that_is_too_old(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, supported: int, advised: int
 ) -> None:
-    words = f"Current official support for domain ai.onnx is till opset {known}."
+    message_of_onnxruntime = (
+        f"Current official support for domain ai.onnx is till opset {supported}."
+    )
 
     def refuse(*arguments: object, **options: object) -> None:
-        raise RuntimeError(words)
+        raise RuntimeError(message_of_onnxruntime)
 
     monkeypatch.setattr(onnxruntime_graphs, "make_session", refuse)
-    message = rf"newer ONNX opset than the {known} that onnxruntime 1\..*--opset {advised}"
+    message = rf"newer ONNX opset than the {supported} that onnxruntime 1\..*--opset {advised}"
     with pytest.raises(BackendError, match=message):
         load_backend("onnxruntime", tiny_bundle, "fp32", BackendOptions())
 
@@ -113,5 +119,5 @@ def test_profile_counts_every_stage(session: Session, page: Path) -> None:
 
 
 def test_profile_needs_runs(session: Session, page: Path) -> None:
-    with pytest.raises(UsageError, match="at least one run"):
+    with pytest.raises(UsageError, match=r"at least one run .*, got runs=0, batch=1, warmup=5"):
         profile_session(session, [page], runs=0)
