@@ -19,7 +19,7 @@ class DeviceBuffers:
         self.nbytes = 0
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Returns a new buffer of the device; its fill with zeros is enqueued.
+        """Returns a new buffer of the device, which its stream fills with zeros.
 
         A mask cannot hide NaN, as 0 x NaN is NaN: even masked positions must hold numbers.
         """

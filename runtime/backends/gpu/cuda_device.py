@@ -20,7 +20,8 @@ from hybrid_deploy.runtime.backends.gpu.device import (
 )
 
 try:
-    import cuda.core as core  # `from cuda import` finds the namespace of other packages too
+    # Other packages share the namespace `cuda`: `from cuda import core` raises a plain ImportError.
+    import cuda.core as core
 except ModuleNotFoundError as error:
     raise MissingDependencyError("cuda-core", extra="gpu") from error
 except ImportError as error:

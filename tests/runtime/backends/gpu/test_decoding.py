@@ -80,7 +80,8 @@ def test_steps_after_blocks_continue_with_the_same_caches(form: CacheForm) -> No
     blocks = actual.step_blocks(array(1, 2), array(0, 0))
     tokens = np.concatenate([next(blocks).tokens for _ in range(2)])
     for position, fed in enumerate([array(1, 2), *tokens[:-1]]):
-        expected.step(fed, np.full(2, position))
+        logits = expected.step(fed, np.full(2, position))
+        np.testing.assert_array_equal(logits.argmax(-1), tokens[position])
     if form == "recurrent":  # the next block has already changed its state
         return
     at = np.full(2, len(tokens))

@@ -33,7 +33,7 @@ def image_of(batch: int, memory: int = 5) -> NDArray[np.float32]:
     return RNG.normal(size=(batch, memory)).astype(np.float32)
 
 
-def limits_of(length: int, capacity: int, end: tuple[int, ...] = ()) -> Limits:
+def make_limits(length: int, capacity: int, end: tuple[int, ...] = ()) -> Limits:
     return Limits(end_tokens=end, pad_token=0, max_length=length, capacity=capacity)
 
 
@@ -57,21 +57,21 @@ def assert_same_as_host(
 @pytest.mark.parametrize("form", CACHE_FORMS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 8])
 def test_tokens_are_those_of_the_host(form: CacheForm, steps: int) -> None:
-    device = assert_same_as_host(Decoder(form=form), [[1]] * 3, limits_of(99, 20), steps)
+    device = assert_same_as_host(Decoder(form=form), [[1]] * 3, make_limits(99, 20), steps)
     assert device.launches >= 19 // steps
 
 
 @pytest.mark.parametrize("form", CACHE_FORMS)
 @pytest.mark.parametrize("prompts", [[[1], [2, 3, 4]], [[5, 6, 7, 8, 9], [1], [2, 2]]])
 def test_prompts_of_unequal_length(form: CacheForm, prompts: Prompts) -> None:
-    assert_same_as_host(Decoder(form=form), prompts, limits_of(99, 20))
+    assert_same_as_host(Decoder(form=form), prompts, make_limits(99, 20))
 
 
 @pytest.mark.parametrize("count", range(1, 14))
 def test_end_at_every_position(count: int) -> None:
     decoder, image = Decoder(), image_of(1)
-    (endless,) = decode_on_host(decoder, image, [[1]], limits_of(99, 20))
-    limits = limits_of(99, 20, end=(endless.tokens[count - 1],))
+    (endless,) = decode_on_host(decoder, image, [[1]], make_limits(99, 20))
+    limits = make_limits(99, 20, end=(endless.tokens[count - 1],))
     (expected,) = decode_on_host(decoder, image, [[1]], limits)
     (actual,) = decode_on_device(
         fake_backend(FakeDevice(), decoder).start({"image": image}), [[1]], limits
@@ -82,16 +82,16 @@ def test_end_at_every_position(count: int) -> None:
 @pytest.mark.parametrize("capacity", [1, 2, 5, 8, 9, 13])
 @pytest.mark.parametrize("form", CACHE_FORMS)
 def test_capacity_that_is_no_multiple_of_a_block(capacity: int, form: CacheForm) -> None:
-    assert_same_as_host(Decoder(capacity, form), [[1]] * 2, limits_of(99, capacity))
+    assert_same_as_host(Decoder(capacity, form), [[1]] * 2, make_limits(99, capacity))
 
 
 @pytest.mark.parametrize("length", [6, 7])
 def test_prompt_that_fills_the_caches(length: int) -> None:
-    assert_same_as_host(Decoder(7), [[3] * length], limits_of(99, 7))
+    assert_same_as_host(Decoder(7), [[3] * length], make_limits(99, 7))
 
 
 def test_one_sequence_fills_the_caches_and_the_others_continue() -> None:
-    assert_same_as_host(Decoder(9), [[1] * 9, [1], [2, 3]], limits_of(99, 9))
+    assert_same_as_host(Decoder(9), [[1] * 9, [1], [2, 3]], make_limits(99, 9))
 
 
 @pytest.mark.parametrize("capacity", [7, 8, 9])
@@ -119,7 +119,7 @@ def test_next_block_is_enqueued_when_one_is_yielded() -> None:
 
 @pytest.mark.parametrize("form", CACHE_FORMS)
 def test_refused_capture_is_reported_and_gives_the_same_tokens(form: CacheForm) -> None:
-    decoder, image, limits = Decoder(form=form), image_of(2), limits_of(99, 20)
+    decoder, image, limits = Decoder(form=form), image_of(2), make_limits(99, 20)
     device = FakeDevice()
     device.capture_refusal = "the library allocates"
     decoding = fake_backend(device, decoder).start({"image": image})
@@ -146,7 +146,7 @@ def test_next_batch_is_right_after_a_stopped_one(form: CacheForm) -> None:
         blocks = decoding.step_blocks(np.array([1, 1]), np.array([0, 0]))
         tokens = next(blocks).tokens
         blocks.close()  # type: ignore[attr-defined]
-        (expected,) = decode_on_host(Decoder(form=form), image[:1], [[1]], limits_of(99, 20))
+        (expected,) = decode_on_host(Decoder(form=form), image[:1], [[1]], make_limits(99, 20))
         assert tuple(tokens[:, 0]) == expected.tokens[: len(tokens)]
 
 
@@ -161,7 +161,7 @@ def test_refused_step_is_one_error_and_the_next_batch_is_right(count: int) -> No
     with pytest.raises(BackendError) as caught:
         list(decoding.step_blocks(np.array([1]), np.array([0])))
     assert str(caught.value) == f"fake failed in the step graph: refused (at token {count})"
-    limits = limits_of(99, 20)
+    limits = make_limits(99, 20)
     again = decode_on_device(backend.start({"image": image}), [[1]], limits)
     assert again[0].tokens == decode_on_host(decoder, image, [[1]], limits)[0].tokens
 
@@ -178,7 +178,7 @@ def test_failure_on_the_device_names_the_tokens_of_the_block(count: int, tokens:
     assert str(caught.value) == (
         f"fake failed in the step graph: an illegal address was read (in tokens {tokens})"
     )
-    limits = limits_of(99, 20)
+    limits = make_limits(99, 20)
     again = decode_on_device(backend.start({"image": image}), [[1]], limits)
     assert again[0].tokens == decode_on_host(decoder, image, [[1]], limits)[0].tokens
 
@@ -187,7 +187,7 @@ def test_failure_on_the_device_names_the_tokens_of_the_block(count: int, tokens:
 def test_nothing_is_allocated_for_known_shapes(form: CacheForm) -> None:
     device = FakeDevice()
     backend = fake_backend(device, Decoder(form=form))
-    limits = limits_of(99, 20)
+    limits = make_limits(99, 20)
     for batch in (1, 3):  # two shapes; blocks that start at either cache buffer are recorded
         for prompt in ([1], [1, 2]):
             decode_on_device(backend.start({"image": image_of(batch)}), [prompt] * batch, limits)
@@ -197,7 +197,9 @@ def test_nothing_is_allocated_for_known_shapes(form: CacheForm) -> None:
         batch = (1, 3)[number % 2]
         end = (int(RNG.integers(VOCABULARY)),)
         prompts = [[1, 2][: 1 + number % 2 if form != "recurrent" else 1]] * batch
-        decode_on_device(backend.start({"image": image_of(batch)}), prompts, limits_of(99, 20, end))
+        decode_on_device(
+            backend.start({"image": image_of(batch)}), prompts, make_limits(99, 20, end)
+        )
     assert (device.allocated_bytes(), len(device.host_buffers)) == before
 
 

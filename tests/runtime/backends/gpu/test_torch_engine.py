@@ -64,10 +64,8 @@ def test_tokens_are_those_of_the_host(
     decoder, image = Decoder(form=form), image_of(len(prompts))
     decoding = torch_backend(device_of(device_type), decoder, device_type).start({"image": image})
     host = HostDecoding(decoder, image)
-    actual, expected = (
-        decode_on_device(decoding, prompts, LIMITS),
-        greedy_sequences(host, prompts, LIMITS),
-    )
+    actual = decode_on_device(decoding, prompts, LIMITS)
+    expected = greedy_sequences(host, prompts, LIMITS)
     assert [row.tokens for row in actual] == [row.tokens for row in expected]
     for row, expected_row in zip(actual, expected, strict=True):
         # TF32 is off in PyTorch

@@ -176,7 +176,7 @@ def test_one_graph_serves_searches_and_single_sequences(subject: Subject) -> Non
 
 
 def test_beams_copy_the_memory_without_a_beam_step_graph(tmp_path: Path) -> None:
-    """Additive attention has no form in which beams share memory: it adds the row everywhere."""
+    """Additive attention adds the query to every memory position: its beams cannot share it."""
     case = dataclasses.replace(find("attend-and-tell"), max_length=LENGTH)
     bundle = export(case, case.model(), tmp_path / "bundle")
     assert GraphRole.BEAM_STEP not in bundle.graphs("fp32")
