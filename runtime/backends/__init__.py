@@ -1,4 +1,5 @@
-"""What a backend is, which there are, and which this machine can use.
+"""The backends: the protocol that they implement, their registry, and a room for each of them.
 
-No vendor library is imported here: each stays in its own room below, loaded when it is chosen.
+In: a bundle, a variant and `BackendOptions`. Out: a `Backend`, whose `start` returns a `Decoding`.
+The files of this folder import no vendor library; `load_backend` imports the room it needs.
 """

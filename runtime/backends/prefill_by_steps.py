@@ -1,4 +1,4 @@
-"""Prompts for decoders without a prefill graph: fed to the step graph token by token."""
+"""Prefill for decoders without a prefill graph: the step graph decodes prompts token by token."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 
 def prefill_by_steps(
     step: Callable[[IntArray, IntArray], FloatArray],
-    keep: Callable[[IntArray], None],
+    undo_step: Callable[[IntArray], None],
     tokens: IntArray,
     position: IntArray,
     last: IntArray,
 ) -> FloatArray:
-    """Decodes prompts of unequal lengths; what a sequence carries stops at its last real token.
+    """Decodes prompts of unequal lengths.
+
+    The recurrent state of a sequence is the one after its last real token: the steps over its
+    padding are undone.
 
     Args:
         step: decodes one token per sequence, `(token, position) -> logits`.
-        keep: takes back the newest step for the sequences of these indexes.
-        tokens: (batch, length), padded on the right.
-        position: (batch,), of the first token.
-        last: (batch,), index of each sequence's last real token.
+        undo_step: restores the recurrent state from before the newest step, for the sequences with
+            these indexes.
+        tokens: prompts, (batch, length) int64, padded on the right.
+        position: position of the first token of each sequence, (batch,) int64.
+        last: index of each sequence's last real token, (batch,) int64.
 
     Returns:
-        logits (batch, vocabulary) after the last real token.
+        Logits after each sequence's last real token, (batch, vocabulary) float32; a copy that the
+        caller owns.
     """
     logits: FloatArray = step(tokens[:, 0], position).copy()
     for index in range(1, tokens.shape[1]):
         newest, ended = step(tokens[:, index], position + index), last < index
         logits[~ended] = newest[~ended]
-        keep(np.flatnonzero(ended))
+        undo_step(np.flatnonzero(ended))
     return logits

@@ -7,5 +7,8 @@ from hybrid_deploy.runtime.host.local_gpu import local_gpu
 
 
 def usable_backends() -> tuple[str, ...]:
-    """Names the backends that this machine has the hardware for, installed or not."""
+    """Returns the names of the backends that this machine has the hardware for.
+
+    The library of such a backend may still be missing.
+    """
     return BACKENDS if local_gpu() is not None else (DEFAULT_BACKEND,)

@@ -1,4 +1,4 @@
-"""What a backend is, and how one is chosen. No vendor library is imported here."""
+"""The interfaces between the generation loop and a backend. No vendor library is imported here."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
-Run = Literal["graph", "enqueue"]
+
+LaunchMode = Literal["graph", "enqueue"]
+"""How a device runs a block of steps: as one recorded CUDA graph, or launched one by one."""
 
 
 class Decoding(Protocol):
-    """One batch that is being decoded: its memory and caches, owned by the backend."""
+    """The decoding of one batch; the backend owns the batch's memory and caches."""
 
     @property
     def batch(self) -> int:
@@ -26,12 +28,13 @@ class Decoding(Protocol):
         """Decodes several tokens per sequence.
 
         Args:
-            tokens: (batch, length), padded on the right.
-            position: (batch,), of the first token.
-            last: (batch,), index of each sequence's last real token.
+            tokens: prompts, (batch, length) int64, padded on the right.
+            position: position of the first token of each sequence, (batch,) int64.
+            last: index of each sequence's last real token, (batch,) int64.
 
         Returns:
-            logits (batch, vocabulary) after the last real token; valid until the next call.
+            Logits after each sequence's last real token, (batch, vocabulary) float32. The backend
+            owns the array; it is valid until the next call.
         """
         ...
 
@@ -39,11 +42,13 @@ class Decoding(Protocol):
         """Decodes one token per sequence.
 
         Args:
-            token: (batch,); the caller's, who changes it after the call.
-            position: (batch,); as `token`.
+            token: newest token of each sequence, (batch,) int64. The caller owns the array and may
+                change it after the call.
+            position: position of that token, (batch,) int64; owned by the caller too.
 
         Returns:
-            logits (batch, vocabulary); valid until the next call.
+            Logits after that token, (batch, vocabulary) float32. The backend owns the array; it is
+            valid until the next call.
         """
         ...
 
@@ -54,96 +59,105 @@ class SeveralHeads(Protocol):
 
     @property
     def heads(self) -> Mapping[str, NDArray[Any]]:
-        """What the further heads gave last, (batch, width) each; valid until the next call."""
+        """Outputs of the decoder's further heads in the newest run, by name, (batch, width) each.
+
+        The backend owns the arrays; they are valid until the next call.
+        """
         ...
 
 
 @runtime_checkable
 class ApproximateLogits(Protocol):
-    """A decoding that gives all logits roughly, and the true ones of some tokens when asked."""
+    """A decoding that computes approximate logits, and the exact logits of chosen tokens.
+
+    The approximate logits come with an error bound: only the tokens that can still be the likeliest
+    within it need exact logits.
+    """
 
     @property
     def error_bound(self) -> FloatArray | None:
-        """How far each logit of the newest step can be off, (batch,); None if all are exact."""
+        """Largest error of a logit of the newest step, (batch,) float32; None if all are exact."""
         ...
 
     def prefill_approximate(
         self, tokens: IntArray, position: IntArray, last: IntArray
     ) -> FloatArray:
-        """Does what `prefill` does; the logits are within the margin."""
+        """Does the same as `prefill`, but the logits are exact only within the error bound."""
         ...
 
     def step_approximate(self, token: IntArray, position: IntArray) -> FloatArray:
-        """Does what `step` does; the logits are within the margin."""
+        """Does the same as `step`, but the logits are exact only within the error bound."""
         ...
 
     def exact_logits(self, row: int, tokens: IntArray) -> FloatArray:
-        """Returns the true logits of some tokens after the newest step, (n,).
+        """Returns the exact logits of chosen tokens after the newest step, (n,) float32.
 
         Args:
-            row: which sequence.
-            tokens: (n,).
+            row: index of the sequence in the batch.
+            tokens: the chosen tokens, (n,) int64.
         """
         ...
 
 
 @runtime_checkable
 class ReorderableDecoding(Decoding, Protocol):
-    """A decoding whose sequences can change places, become beams and be left out.
+    """A decoding whose sequences can be reordered, copied to several beams, and removed.
 
-    A beam search needs it; a batch whose sequences end one by one is made smaller with it.
+    A beam search needs it. A batch uses it to become smaller when some of its sequences end.
     """
 
     @property
     def resizable(self) -> bool:
-        """Whether `select` may change the number of sequences: not with a fixed batch."""
+        """Whether `select` may change the number of sequences; no if the graphs fix the batch."""
         ...
 
     def reorder(self, rows: IntArray) -> None:
-        """Lets every sequence go on from what another one, of the same input, was.
+        """Copies caches and recurrent state between the sequences of the same input.
 
         Args:
-            rows: (batch,); sequence i gets the caches and the carried state of sequence rows[i].
-                Memory stays where it is, so that rows[i] must decode the same input as i.
+            rows: source of each sequence, (batch,) int64: sequence i continues from the caches and
+                the recurrent state of sequence rows[i]. The memory is not moved, so rows[i] must
+                decode the same input as i.
         """
         ...
 
     def select(self, rows: IntArray) -> ReorderableDecoding:
-        """Returns the decoding of chosen sequences, memory and caches included.
+        """Returns the decoding of chosen sequences, with their memory and caches.
 
-        The decoding that it is called on is not used afterwards.
+        Do not use the old decoding after the call.
 
         Args:
-            rows: (any number,); sequence i of the result is what sequence rows[i] was. A sequence
-                may be left out, or come several times. Where the beams of an input stay together,
-                they go on sharing its memory.
+            rows: source of each sequence of the result, (any number,) int64: sequence i of the
+                result continues from sequence rows[i]. A sequence may be absent from `rows`, or
+                occur several times. Beams of an input that stay side by side still share its
+                memory.
         """
         ...
 
     def expand_beams(self, count: int) -> ReorderableDecoding:
-        """Returns the decoding in which every sequence is `count` beams, side by side.
+        """Returns the decoding in which every sequence becomes `count` beams, side by side.
 
-        They share its memory where the backend can; else it is copied. The decoding that it is
-        called on is not used afterwards. A search begins with one beam for each input, so that one
-        graph does all of its steps.
+        The beams share the memory of their input if the backend can do that; otherwise the memory
+        is copied. Do not use the old decoding after the call. A beam search starts with
+        `expand_beams(1)`, so that the same graph decodes all of its steps.
         """
         ...
 
 
 @dataclass(frozen=True)
 class StepBlock:
-    """Tokens that a device made by itself, one row per step.
+    """The tokens of several steps that a device has decoded without the host, one row per step.
 
     Attributes:
-        tokens: (n, batch) int64.
-        scores: (n, batch) float32, natural logarithm of each token's probability.
-        run: whether the steps were replayed as one recorded graph or launched one by one.
-        reason: why they could not be recorded; None where they were.
+        tokens: chosen tokens, (n, batch) int64.
+        scores: natural logarithm of each token's probability, (n, batch) float32.
+        run: how the device ran the steps: as one recorded CUDA graph, or launched one by one.
+        reason: why the steps could not be recorded; None if they were.
     """
 
     tokens: IntArray
     scores: FloatArray
-    run: Run
+    run: LaunchMode
     reason: str | None = None
 
 
@@ -152,19 +166,23 @@ class GeneratesOnDevice(Protocol):
     """A decoding that feeds its own likeliest tokens back on the device."""
 
     def step_blocks(self, token: IntArray, position: IntArray) -> Generator[StepBlock, None, None]:
-        """Decodes greedily without the host.
+        """Decodes greedily on the device, and yields the tokens in blocks of several steps.
 
-        The next block is already under way on the device when one is yielded. It ends when every
-        sequence has been at the caches' last position; what a sequence gets after its own last
-        position means nothing. Close the iterator to stop: the batch can then be stepped on from
-        any position that it has passed, unless its decoder carries a state.
+        When a block is yielded, the device already computes the next one. The generator ends when
+        every sequence has reached the last position of the caches; ignore the tokens that a
+        sequence gets after its own last position. Close the generator to stop earlier: `step` can
+        then continue from any position that the batch has passed, unless the decoder has a
+        recurrent state.
 
         Args:
-            token: (batch,), the newest of each sequence.
-            position: (batch,), where they go.
+            token: newest token of each sequence, (batch,) int64.
+            position: position of that token, (batch,) int64.
+
+        Yields:
+            Blocks whose arrays the caller owns.
 
         Raises:
-            BackendError: the device failed; the message has the step.
+            BackendError: the device failed; the message names the step.
         """
         ...
 
@@ -174,19 +192,22 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """Name as given on the command line."""
+        """Name of the backend on the command line."""
         ...
 
     @property
     def version(self) -> str:
-        """The library that computes, with its version."""
+        """Name and version of the library that computes."""
         ...
 
     def start(self, inputs: Mapping[str, NDArray[Any]]) -> Decoding:
-        """Encodes a batch and makes ready to decode it.
+        """Encodes a batch and returns its decoding.
+
+        Args:
+            inputs: the encoder's inputs by name; the first dimension of each is the batch.
 
         Raises:
-            InputError: an input has another name, type or shape than the encoder takes.
+            InputError: the name, type or shape of an input is not what the encoder takes.
             BackendError: the library failed.
         """
         ...

@@ -1,4 +1,4 @@
-"""The backends by name, and how one is loaded. No vendor library is imported here."""
+"""The names of the backends, and how one is loaded. No vendor library is imported here."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hybrid_deploy.runtime.backends.protocol import Backend
 
 @dataclass(frozen=True)
 class BackendOptions:
-    """How a backend runs.
+    """How a backend uses the machine.
 
     Attributes:
-        threads: CPU threads within an operator; None leaves it to the backend.
-        large_pages: whether what a CPU reads moves onto large pages when a second input comes.
+        threads: number of CPU threads of one operator; None leaves the choice to the backend.
+        large_pages: whether a CPU backend moves its RAM onto large pages at the second batch.
     """
 
     threads: int | None = None
@@ -41,8 +41,8 @@ def load_backend(name: str, bundle: Bundle, variant: str, options: BackendOption
     """Loads one variant of a bundle into a backend.
 
     Raises:
-        UsageError: there is no such backend, or the variant returns no logits.
-        MissingDependencyError: its library is not installed.
+        UsageError: there is no backend of that name, or the variant returns no logits.
+        MissingDependencyError: the library of the backend is not installed.
     """
     if name not in _MODULES:
         raise UsageError(f"unknown backend {name!r}; choose one of: {', '.join(BACKENDS)}")

@@ -1,4 +1,4 @@
-"""Arrays against what a graph takes."""
+"""Checks arrays against the inputs that a graph takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle.manifest import GraphSpec
+from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.errors import InputError
 
 DTYPES = {
@@ -18,34 +18,44 @@ DTYPES = {
     "int64": np.int64,
     "bool": np.bool_,
 }
-"""The types of a manifest that numpy has too."""
+"""The numpy dtype of each dtype of a manifest; numpy lacks the dtypes that are not listed."""
 
 
 def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> int:
-    """Checks arrays against what a graph takes, and gives their batch size.
+    """Checks arrays against the inputs that a graph takes, and returns their batch size.
+
+    Args:
+        spec: description of the graph.
+        inputs: arrays by input name; the first dimension of each is the batch.
 
     Raises:
-        InputError: a name, type, rank or size differs, or the batch is empty.
+        InputError: a name, dtype, rank or size differs, or an array is empty.
     """
     expected = {tensor.name: tensor for tensor in spec.inputs}
     if set(inputs) != set(expected):
         raise InputError(f"expected the inputs {sorted(expected)}, got {sorted(inputs)}")
-    batches = set()
     for name, array in inputs.items():
-        tensor = expected[name]
-        shape = "x".join(str(size) for size in tensor.shape)
-        fits = array.ndim == len(tensor.shape) and all(
-            isinstance(want, str) or want == got
-            for want, got in zip(tensor.shape, array.shape, strict=True)
-        )
-        if not fits or array.dtype != DTYPES[tensor.dtype]:
-            raise InputError(
-                f"input {name} must be {tensor.dtype} {shape}, "
-                f"got {array.dtype} {'x'.join(map(str, array.shape))}"
-            )
-        if 0 in array.shape:
-            raise InputError(f"input {name} is empty: {'x'.join(map(str, array.shape))}")
-        batches.add(array.shape[0])
+        _check_array(expected[name], array)
+    batches = {array.shape[0] for array in inputs.values()}
     if len(batches) != 1:
         raise InputError(f"the inputs disagree on the batch size: {sorted(batches)}")
     return int(batches.pop())
+
+
+def _check_array(tensor: TensorSpec, array: NDArray[Any]) -> None:
+    """Refuses an array whose dtype or shape a graph's input does not allow."""
+    fits = array.ndim == len(tensor.shape) and all(
+        isinstance(expected, str) or expected == actual
+        for expected, actual in zip(tensor.shape, array.shape, strict=True)
+    )
+    if not fits or array.dtype != DTYPES[tensor.dtype]:
+        raise InputError(
+            f"input {tensor.name} must be {tensor.dtype} {_text(tensor.shape)}, "
+            f"got {array.dtype} {_text(array.shape)}"
+        )
+    if 0 in array.shape:
+        raise InputError(f"input {tensor.name} is empty: {_text(array.shape)}")
+
+
+def _text(shape: tuple[int | str, ...]) -> str:
+    return "x".join(map(str, shape))

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import numpy as np
 
-from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray, Run, StepBlock
+from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray, LaunchMode, StepBlock
 
 END, PAD, VOCABULARY = 2, 0, 50
 LARGEST_LOGIT = 5.0
@@ -110,7 +110,7 @@ class OnDeviceCounting(ReorderableCounting):
                     tokens.append(token)
                     scores.append(logits.max(-1) - np.log(np.exp(logits).sum(-1)))
                 self.blocks += 1
-                run: Run = "graph" if self.reason is None else "enqueue"
+                run: LaunchMode = "graph" if self.reason is None else "enqueue"
                 yield StepBlock(np.stack(tokens), np.stack(scores), run, self.reason)
         finally:
             self.closed += 1

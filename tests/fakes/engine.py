@@ -1,4 +1,4 @@
-"""Engines for the fake device: a small decoder computed by numpy, from memory and caches."""
+"""Engines for the fake device: an encoder and a small decoder with caches, computed by numpy."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ from hybrid_deploy.runtime.backends.gpu.engine import TensorInfo
 from hybrid_deploy.runtime.backends.gpu.engine_set import load_engine_set
 from tests.fakes.device import FakeDevice, Work
 
-Form = Literal["in place", "in turn", "recurrent"]
-FORMS: tuple[Form, ...] = ("in place", "in turn", "recurrent")
+CacheForm = Literal["in place", "in turn", "recurrent"]
+"""How a decoder returns its caches: written in place, in a second buffer, or as a state."""
+
+CACHE_FORMS: tuple[CacheForm, ...] = ("in place", "in turn", "recurrent")
 Arrays = dict[str, NDArray[Any]]
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -40,16 +42,19 @@ KEY, VALUE, STATE, MEMORY, HEAD = "self_key_0", "self_value_0", recurrent_name(0
 
 @dataclass(frozen=True)
 class Decoder:
-    """The numbers of a decoder, with what it computes.
+    """An encoder and a decoder with random weights.
 
     Attributes:
-        capacity: positions of its caches.
-        form: how its caches are returned.
+        capacity: number of token positions in the caches.
+        form: how the decoder returns its caches.
+        seed: seed of the weights.
+        weights: weights by name.
     """
 
     capacity: int = 20
-    form: Form = "in place"
+    form: CacheForm = "in place"
     seed: int = 0
+    weights: dict[str, NDArray[np.float32]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
@@ -57,56 +62,58 @@ class Decoder:
             "token": (VOCABULARY, WIDTH), "position": (LONGEST, WIDTH), "query": (WIDTH, WIDTH),
             "key": (WIDTH, WIDTH), "value": (WIDTH, WIDTH), "head": (WIDTH, VOCABULARY),
         }  # fmt: skip
-        for name, shape in shapes.items():
-            object.__setattr__(self, f"_{name}", rng.normal(size=shape).astype(np.float32))
+        weights = {name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()}
+        object.__setattr__(self, "weights", weights)
 
     def encode(self, arrays: Arrays) -> Arrays:
-        """image (batch, memory) -> m (batch, memory, WIDTH)."""
+        """Computes image (batch, memory) -> m (batch, memory, WIDTH)."""
         waves = np.sin(arrays["image"][:, :, None] * np.arange(1, WIDTH + 1, dtype=np.float32))
         return {MEMORY: waves.astype(np.float32)}
 
-    def one(self, token: Any, position: Any, caches: Arrays, memory: Any) -> tuple[Arrays, Any]:
-        """Decodes a token per row; gives new caches and the hidden rows (batch, WIDTH)."""
+    def decode_token(
+        self, token: Any, position: Any, caches: Arrays, memory: Any
+    ) -> tuple[Arrays, Any]:
+        """Decodes a token per row; returns the new caches and the hidden rows (batch, WIDTH)."""
         rows, batch = np.arange(len(token)), len(token)
-        hidden = self._token[token] + self._position[position]  # type: ignore[attr-defined]
+        hidden = self.weights["token"][token] + self.weights["position"][position]
         if self.form == "recurrent":
-            state = np.tanh(caches[STATE] @ self._value + hidden)  # type: ignore[attr-defined]
+            state = np.tanh(caches[STATE] @ self.weights["value"] + hidden)
             new: Arrays = {STATE: state.astype(np.float32)}
             hidden = state
         else:
             key, value = caches[KEY].copy(), caches[VALUE].copy()
-            key[rows, position] = hidden @ self._key  # type: ignore[attr-defined]
-            value[rows, position] = hidden @ self._value  # type: ignore[attr-defined]
+            key[rows, position] = hidden @ self.weights["key"]
+            value[rows, position] = hidden @ self.weights["value"]
             new = {KEY: key, VALUE: value}
-            seen = np.arange(self.capacity) <= position[:, None]
-            query = hidden @ self._query  # type: ignore[attr-defined]
+            visible = np.arange(self.capacity) <= position[:, None]
+            query = hidden @ self.weights["query"]
             scores = np.einsum("bw,bcw->bc", query, key)
-            hidden = hidden + _attend(np.where(seen, scores, -np.inf), value)
-        attention = np.einsum("bw,bmw->bm", hidden, memory)
+            hidden = hidden + _attend(np.where(visible, scores, -np.inf), value)
+        scores = np.einsum("bw,bmw->bm", hidden, memory)
         assert len(hidden) == batch
-        return new, (hidden + _attend(attention, memory)).astype(np.float32)
+        return new, (hidden + _attend(scores, memory)).astype(np.float32)
 
     def step(self, arrays: Arrays) -> Arrays:
-        """token, position, caches, m -> what a step engine returns."""
+        """Computes the outputs of a step engine from its inputs token, position, caches and m."""
         token, position = arrays[TOKEN], arrays[POSITION]
         assert ((token >= 0) & (token < VOCABULARY)).all(), token
         assert ((position >= 0) & (position < self.capacity)).all(), position
-        new, hidden = self.one(token, position, arrays, arrays[MEMORY])
-        return self._returned(new, hidden, position)
+        new, hidden = self.decode_token(token, position, arrays, arrays[MEMORY])
+        return self._outputs(new, hidden, position)
 
     def prefill(self, arrays: Arrays) -> Arrays:
-        """tokens, position, last, caches, m -> what a prefill engine returns."""
+        """Computes the outputs of a prefill engine from tokens, position, last, caches and m."""
         tokens, position, last = arrays[TOKENS], arrays[POSITION], arrays[LAST]
-        caches, hiddens = {KEY: arrays[KEY], VALUE: arrays[VALUE]}, []
+        caches, hidden_rows = {KEY: arrays[KEY], VALUE: arrays[VALUE]}, []
         for index in range(tokens.shape[1]):
             at = np.minimum(position + index, self.capacity - 1)
-            caches, hidden = self.one(tokens[:, index], at, caches, arrays[MEMORY])
-            hiddens.append(hidden)
-        chosen = np.stack(hiddens, 1)[np.arange(len(tokens)), last]
-        return self._returned(caches, chosen, position + last)
+            caches, hidden = self.decode_token(tokens[:, index], at, caches, arrays[MEMORY])
+            hidden_rows.append(hidden)
+        hidden = np.stack(hidden_rows, 1)[np.arange(len(tokens)), last]
+        return self._outputs(caches, hidden, position + last)
 
-    def _returned(self, caches: Arrays, hidden: Any, position: Any) -> Arrays:
-        logits = (hidden @ self._head * 3).astype(np.float32)  # type: ignore[attr-defined]
+    def _outputs(self, caches: Arrays, hidden: Any, position: Any) -> Arrays:
+        logits = (hidden @ self.weights["head"] * 3).astype(np.float32)
         best = logits.max(-1, keepdims=True)
         return {
             LOGITS: logits,
@@ -134,9 +141,15 @@ class FakeEngine:
     """One graph of a decoder.
 
     Attributes:
-        refuses_at: how many runs may be asked for before one is refused.
-        fails_at: how many runs the device does before one fails there.
-        longest: most tokens of a prompt.
+        device: the device that it runs on.
+        inputs: inputs by name.
+        outputs: outputs by name.
+        aliases: for each output that is written over an input, the name of that input.
+        compute: computes the outputs from the inputs.
+        refuses_at: number of runs that are enqueued before one is refused; None refuses none.
+        fails_at: number of runs on the device before one fails there; None fails none.
+        longest: largest number of tokens of a prompt; None is no limit.
+        contexts: contexts that are not closed.
     """
 
     device: FakeDevice
@@ -150,7 +163,7 @@ class FakeEngine:
     contexts: list[FakeContext] = field(default_factory=list)
 
     def context(self) -> FakeContext:
-        assert not self.device.sealed, "a context was made after everything was ready"
+        assert not self.device.sealed, "a context was made after `sealed` was set"
         self.contexts.append(FakeContext(self))
         return self.contexts[-1]
 
@@ -184,13 +197,13 @@ class FakeContext:
     def shape(self, name: str) -> tuple[int, ...]:
         if name in self.shapes:
             return self.shapes[name]
-        batch, given = next(iter(self.shapes.values()))[0], self.shapes.get("image", (0, 0))
-        sizes = {0: batch, 1: given[1]}
+        batch = next(iter(self.shapes.values()))[0]
+        sizes = {0: batch, 1: self.shapes.get("image", (0, 0))[1]}
         info = {**self.engine.inputs, **self.engine.outputs}[name]
         return tuple(sizes[i] if size == -1 else size for i, size in enumerate(info.shape))
 
     def bind(self, name: str, buffer: Buffer) -> None:
-        assert buffer.address % ALIGNMENT == 0, f"{name} is not aligned"
+        assert buffer.address % ALIGNMENT == 0, f"the address of {name} is not aligned"
         self.bound[name] = buffer
 
     def capture_obstacle(self) -> str | None:
@@ -198,20 +211,20 @@ class FakeContext:
 
     def enqueue(self) -> None:
         engine, device = self.engine, self.engine.device
-        assert not device.recording or self.warm, "a first run was recorded"
+        assert not device.recording or self.warm, "the first run with a shape was recorded"
         self._check_aliases()
-        engine_run = self._run(dict(self.bound), {n: self.shape(n) for n in self._tensors()})
+        run = self._run(dict(self.bound), {n: self.shape(n) for n in self._tensors()})
         if engine.refuses_at is not None:
             engine.refuses_at -= 1
             if engine.refuses_at < 0:
                 engine.refuses_at = None
                 raise BackendError("refused")
         device.enqueues += not device.recording
-        device.ask(Work(engine_run))
+        device.enqueue(Work(run))
         self.warm = True
 
     def close(self) -> None:
-        assert not self.engine.device.queue, "a context was freed while work was under way"
+        assert not self.engine.device.queue, "a context was closed while work was enqueued"
         self.engine.contexts.remove(self)
 
     def _tensors(self) -> Mapping[str, TensorInfo]:
@@ -224,9 +237,9 @@ class FakeContext:
             source = self.engine.aliases.get(name)
             assert address not in addresses, f"{name} and {addresses[address]} share an address"
             addresses[address] = name
-            for other in self.engine.inputs:
-                shared = self.bound[other].address == address
-                assert shared == (other == source), f"{name} and {other} at {address}"
+            for input_name in self.engine.inputs:
+                shared = self.bound[input_name].address == address
+                assert shared == (input_name == source), f"{name} and {input_name} at {address}"
 
     def _run(self, bound: dict[str, Buffer], shapes: Shapes) -> Callable[[], None]:
         engine = self.engine
@@ -234,7 +247,7 @@ class FakeContext:
         def read(name: str) -> NDArray[Any]:
             dtype, shape = np.dtype(engine.inputs[name].dtype), shapes[name]
             size = int(np.prod(shape)) * dtype.itemsize
-            data: NDArray[Any] = engine.device.at(bound[name].address, size)
+            data: NDArray[Any] = engine.device.bytes_at(bound[name].address, size)
             array: NDArray[Any] = data.copy().view(dtype).reshape(shape)
             return array
 
@@ -249,7 +262,7 @@ class FakeContext:
             for name, info in engine.outputs.items():
                 data = np.ascontiguousarray(results[name].astype(info.dtype))
                 assert data.shape == shapes[name], (name, data.shape, shapes[name])
-                engine.device.at(bound[name].address, data.nbytes)[:] = np.frombuffer(
+                engine.device.bytes_at(bound[name].address, data.nbytes)[:] = np.frombuffer(
                     data.tobytes(), np.uint8
                 )
 
@@ -257,7 +270,7 @@ class FakeContext:
 
 
 def fake_engines(device: FakeDevice, decoder: Decoder) -> dict[str, FakeEngine]:
-    """Makes encoder, step and, unless it is recurrent, prefill."""
+    """Returns the engines encoder, step and, unless the decoder is recurrent, prefill."""
     caches = {name: TensorInfo("float32", shape) for name, shape in decoder.cache_shapes.items()}
     memory = {MEMORY: TensorInfo("float32", (-1, -1, WIDTH))}
     ints, floats = TensorInfo("int64", (-1,)), TensorInfo("float32", (-1,))
@@ -293,12 +306,12 @@ def fake_backend(
     decoder: Decoder,
     steps: int = 4,
     engines: Mapping[str, FakeEngine] | None = None,
-    kept: int = 4,
+    cached_shapes: int = 4,
 ) -> DeviceBackend:
-    """Makes a backend over fake engines that keeps the buffers of so many shapes."""
+    """Returns a backend over fake engines that keeps the workspaces of `cached_shapes` shapes."""
     engines = fake_engines(device, decoder) if engines is None else engines
-    graphs = load_engine_set(
+    engine_set = load_engine_set(
         engines["encoder"], engines["step"], engines.get("prefill"), decoder.capacity
     )
-    kept_bytes = (kept << 20) - 1  # a context has 1 MB, the buffers are small beside it
-    return DeviceBackend("fake", "fake 1", device, graphs, ENCODER_SPEC, steps, kept_bytes)
+    max_bytes = (cached_shapes << 20) - 1  # a context has 1 MiB, the buffers are much smaller
+    return DeviceBackend("fake", "fake 1", device, engine_set, ENCODER_SPEC, steps, max_bytes)

@@ -1,8 +1,8 @@
-"""What the loops on a device are compared with: the same decoder step by step on the host."""
+"""A decoder step by step on the host, and ways of decoding to compare with it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,12 @@ Prompts = Sequence[Sequence[int]]
 
 
 class HostDecoding:
-    """A decoder without any device.
+    """The decoding of a batch by a `Decoder`, without any device.
 
     Attributes:
-        largest_logit: of all so far, by which the roundings of scores are measured.
+        batch: number of sequences.
+        caches: caches or recurrent state by name, as the next run reads them.
+        largest_logit: largest logit of all runs so far; tolerances of scores are shares of it.
     """
 
     def __init__(self, decoder: Decoder, image: NDArray[np.float32]) -> None:
@@ -39,57 +41,62 @@ class HostDecoding:
             name: np.zeros((self.batch, *shape[1:]), np.float32)
             for name, shape in decoder.cache_shapes.items()
         }
-        self._before = self.caches
+        self._previous_caches = self.caches
         self.largest_logit = 0.0
 
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
         if self._decoder.form == "recurrent":
-            return prefill_by_steps(self.step, self._take_back, tokens, position, last)
-        return self._run("prefill", {TOKENS: tokens, POSITION: position, LAST: last})
+            return prefill_by_steps(self.step, self._undo_step, tokens, position, last)
+        inputs = {TOKENS: tokens, POSITION: position, LAST: last}
+        return self._run(self._decoder.prefill, inputs)
 
     def step(self, token: IntArray, position: IntArray) -> FloatArray:
-        return self._run("step", {TOKEN: token, POSITION: position})
+        return self._run(self._decoder.step, {TOKEN: token, POSITION: position})
 
     def reorder(self, rows: IntArray) -> None:
         self.caches = {name: cache[rows] for name, cache in self.caches.items()}
 
-    def _run(self, graph: str, given: Arrays) -> FloatArray:
-        results = getattr(self._decoder, graph)({**given, **self._memory, **self.caches})
-        self._before = self.caches
+    def _run(self, graph: Callable[[Arrays], Arrays], inputs: Arrays) -> FloatArray:
+        results = graph({**inputs, **self._memory, **self.caches})
+        self._previous_caches = self.caches
         self.caches = {name: results[next_cache(name)] for name in self.caches}
         logits: FloatArray = results[LOGITS]
         self.largest_logit = max(self.largest_logit, largest(logits))
         return logits
 
-    def _take_back(self, rows: IntArray) -> None:
-        self.caches[STATE][rows] = self._before[STATE][rows]
+    def _undo_step(self, rows: IntArray) -> None:
+        self.caches[STATE][rows] = self._previous_caches[STATE][rows]
 
 
-def by_host(
+def decode_on_host(
     decoder: Decoder, image: NDArray[np.float32], prompts: Prompts, limits: Limits
 ) -> list[SequenceResult]:
-    """Decodes greedily, each token chosen by the host."""
-    return greedily(HostDecoding(decoder, image), prompts, limits)
+    """Decodes greedily on the host, with scores."""
+    return greedy_sequences(HostDecoding(decoder, image), prompts, limits)
 
 
-def ahead(decoding: DeviceDecoding, prompts: Prompts, limits: Limits) -> list[SequenceResult]:
-    """Decodes greedily, all but the first token chosen by the device."""
+def decode_on_device(
+    decoding: DeviceDecoding, prompts: Prompts, limits: Limits
+) -> list[SequenceResult]:
+    """Decodes greedily, with scores; the device chooses all tokens but the first."""
     assert isinstance(decoding, GeneratesOnDevice)
-    return greedily(decoding, prompts, limits)
+    return greedy_sequences(decoding, prompts, limits)
 
 
-def stepped(decoding: Decoding, prompts: Prompts, limits: Limits) -> list[SequenceResult]:
-    """Decodes greedily, each token chosen by the host, wherever the decoding runs."""
-    return greedily(_Stepped(decoding), prompts, limits)
+def decode_step_by_step(
+    decoding: Decoding, prompts: Prompts, limits: Limits
+) -> list[SequenceResult]:
+    """Decodes greedily, with scores; the host chooses each token, even if the device could."""
+    return greedy_sequences(_StepsOnly(decoding), prompts, limits)
 
 
-def greedily(decoding: Decoding, prompts: Prompts, limits: Limits) -> list[SequenceResult]:
-    """Decodes greedily, with scores."""
+def greedy_sequences(decoding: Decoding, prompts: Prompts, limits: Limits) -> list[SequenceResult]:
+    """Decodes greedily, with scores; where the decoding can, the device chooses the tokens."""
     return list(decode_greedily(decoding, prompts, limits, scores=True).sequences)
 
 
-class _Stepped:
-    """A decoding that makes nothing ahead."""
+class _StepsOnly:
+    """A decoding without `step_blocks`."""
 
     def __init__(self, decoding: Decoding) -> None:
         self.batch, self.prefill, self.step = decoding.batch, decoding.prefill, decoding.step

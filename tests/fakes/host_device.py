@@ -1,4 +1,4 @@
-"""A device that is the host: memory has real addresses, and everything is done when it is asked."""
+"""A `Device` that is the host: its buffers have real addresses, and work is done at once."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from numpy.typing import NDArray
 from hybrid_deploy.runtime.backends.gpu.device import (
     ALIGNMENT,
     Buffer,
+    CapturedGraph,
     CaptureError,
-    Graph,
     HostBuffer,
+    aligned,
 )
 
 
-def at(address: int, nbytes: int) -> NDArray[np.uint8]:
-    """Returns the bytes at an address."""
+def bytes_at(address: int, nbytes: int) -> NDArray[np.uint8]:
+    """Returns an array over the bytes at an address of this process."""
     return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
 
 
 @dataclass(frozen=True, eq=False)
-class HostMemory:
-    """Memory of this device, or of its host: both are the same."""
+class HostDeviceBuffer:
+    """A buffer of the device and of its host; both are the same machine."""
 
     address: int
     nbytes: int
 
-    def part(self, start: int, nbytes: int) -> HostMemory:
-        return HostMemory(self.address + start, nbytes)
+    def part(self, start: int, nbytes: int) -> HostDeviceBuffer:
+        return HostDeviceBuffer(self.address + start, nbytes)
 
     def fill(self, array: NDArray[Any]) -> None:
-        at(self.address, array.nbytes)[:] = np.frombuffer(array.tobytes(), np.uint8)
+        bytes_at(self.address, array.nbytes)[:] = np.frombuffer(array.tobytes(), np.uint8)
 
     def view(self, dtype: np.dtype[Any], shape: tuple[int, ...], start: int = 0) -> NDArray[Any]:
         size = int(np.prod(shape)) * dtype.itemsize
-        array: NDArray[Any] = at(self.address + start, size).view(dtype).reshape(shape)
+        array: NDArray[Any] = bytes_at(self.address + start, size).view(dtype).reshape(shape)
         return array
 
 
 class HostEvent:
     def record(self) -> None:
-        """Everything is done already."""
+        """All work is done already."""
 
     def wait(self) -> None:
-        """Everything is done already."""
+        """All work is done already."""
 
 
 class HostDevice:
@@ -59,39 +60,39 @@ class HostDevice:
         self._arrays: dict[int, NDArray[np.uint8]] = {}
 
     def use(self) -> None:
-        """There is only one."""
+        """There is only one device."""
 
-    def allocate(self, nbytes: int) -> HostMemory:
+    def allocate(self, nbytes: int) -> HostDeviceBuffer:
         array = np.full(nbytes + ALIGNMENT, 0xFF, np.uint8)
-        address = -(-array.ctypes.data // ALIGNMENT) * ALIGNMENT
+        address = aligned(array.ctypes.data)
         self._arrays[address] = array
-        return HostMemory(address, nbytes)
+        return HostDeviceBuffer(address, nbytes)
 
     allocate_host = allocate
 
     def free(self, buffer: Buffer | HostBuffer) -> None:
-        assert isinstance(buffer, HostMemory)
+        assert isinstance(buffer, HostDeviceBuffer)
         del self._arrays[buffer.address]
 
     def event(self) -> HostEvent:
         return HostEvent()
 
     def upload(self, target: Buffer, source: HostBuffer) -> None:
-        assert isinstance(source, HostMemory)
-        at(target.address, target.nbytes)[:] = at(source.address, target.nbytes)
+        assert isinstance(source, HostDeviceBuffer)
+        bytes_at(target.address, target.nbytes)[:] = bytes_at(source.address, target.nbytes)
 
     def download(self, target: HostBuffer, source: Buffer) -> None:
-        assert isinstance(target, HostMemory)
-        at(target.address, source.nbytes)[:] = at(source.address, source.nbytes)
+        assert isinstance(target, HostDeviceBuffer)
+        bytes_at(target.address, source.nbytes)[:] = bytes_at(source.address, source.nbytes)
 
     def copy(self, target: Buffer, source: Buffer) -> None:
-        at(target.address, target.nbytes)[:] = at(source.address, source.nbytes).copy()
+        bytes_at(target.address, target.nbytes)[:] = bytes_at(source.address, source.nbytes).copy()
 
     def zero(self, target: Buffer) -> None:
-        at(target.address, target.nbytes)[:] = 0
+        bytes_at(target.address, target.nbytes)[:] = 0
 
     def synchronize(self) -> None:
-        """Everything is done already."""
+        """All work is done already."""
 
-    def capture(self, work: Callable[[], None]) -> Graph:
-        raise CaptureError("the host records nothing")
+    def capture(self, work: Callable[[], None]) -> CapturedGraph:
+        raise CaptureError("the host has no CUDA graphs")

@@ -1,7 +1,7 @@
-"""TensorRT's execution interface over fake engines, as far as the backend calls it.
+"""TensorRT's classes for running engines, over fake engines; only what the backend calls.
 
-The names and answers are those of TensorRT-RTX 1.7 (`test_tensorrt_backend` looks the names up in
-the real module); it is as strict as that where a mistake would go unnoticed on a GPU.
+Names and results are those of TensorRT-RTX 1.7; `tensorrt/test_backend.py` looks the names up in
+the real module. Assertions catch the mistakes that a GPU would not report.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ class Engine:
     log: Log
     aliased: bool
     largest: int = 8
-    host: str | None = None
+    host_tensor: str | None = None
     capturable: bool = True
 
     def __post_init__(self) -> None:
         self.names = [*self.fake.inputs, *self.fake.outputs]
         self.num_io_tensors = len(self.names)
-        if self.aliased:  # 10.14 and older have no such question
+        if self.aliased:  # 10.14 and older have no such method
             self.get_aliased_input_tensor = self.fake.aliases.get
 
     def get_tensor_name(self, index: int) -> str:
@@ -102,7 +102,7 @@ class Engine:
         return _TYPES[{**self.fake.inputs, **self.fake.outputs}[name].dtype]
 
     def get_tensor_location(self, name: str) -> Location:
-        return Location.HOST if name == self.host else Location.DEVICE
+        return Location.HOST if name == self.host_tensor else Location.DEVICE
 
     def get_tensor_shape(self, name: str) -> list[int]:
         return list({**self.fake.inputs, **self.fake.outputs}[name].shape)
@@ -127,8 +127,10 @@ class Engine:
 Strategy = Enum("Strategy", "LAZY EAGER NONE")
 
 
-def stand_in(engines: dict[bytes, Engine], log: Log, flavour: Flavour = Flavour.RTX) -> TensorRT:
-    """Makes the vendor whose runtime loads these plans and no others."""
+def fake_tensorrt(
+    engines: dict[bytes, Engine], log: Log, flavour: Flavour = Flavour.RTX
+) -> TensorRT:
+    """Returns a vendor module whose runtime loads these plans and no others."""
 
     class Runtime:
         engine_host_code_allowed = False

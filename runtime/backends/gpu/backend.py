@@ -1,4 +1,4 @@
-"""Runs the engines of one variant on a device, whatever the device and the engines are."""
+"""Runs the engines of one variant on a device, for any device and any library of engines."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from hybrid_deploy.runtime.backends.gpu.workspace import Workspace
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
 
 STEPS = 8
-"""Tokens that are made before the host looks at them."""
+"""Number of tokens that the device decodes in one block, before the host reads them."""
 
-KEPT_BYTES = 256 << 20
-"""Memory of the device that may lie ready for the shapes of earlier batches."""
+MAX_CACHED_BYTES = 256 << 20
+"""Largest total size in bytes of the cached workspaces; above it, the oldest are closed."""
 
 _Key = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -30,9 +30,21 @@ _Key = tuple[tuple[str, tuple[int, ...]], ...]
 class DeviceBackend:
     """The engines of one variant on one device.
 
+    It keeps the workspaces of the newest input shapes for later batches.
+
     Attributes:
-        name: of the backend.
-        version: of the library that made the engines.
+        name: name of the backend on the command line.
+        version: name and version of the library that runs the engines.
+
+    Args:
+        name: name of the backend on the command line.
+        version: name and version of the library that runs the engines.
+        device: the opened device.
+        engines: engines of the variant; the backend owns them and closes their contexts.
+        encoder: description of the encoder graph, to check inputs against.
+        steps: number of tokens of a block.
+        max_cached_bytes: largest total size in bytes of the cached workspaces; above it, the
+            oldest are closed before a new one is made.
     """
 
     def __init__(
@@ -40,25 +52,25 @@ class DeviceBackend:
         name: str,
         version: str,
         device: Device,
-        graphs: EngineSet,
+        engines: EngineSet,
         encoder: GraphSpec,
         steps: int = STEPS,
-        kept_bytes: int = KEPT_BYTES,
+        max_cached_bytes: int = MAX_CACHED_BYTES,
     ) -> None:
         self.name = name
         self.version = version
         self._device = device
-        self._graphs = graphs
+        self._engines = engines
         self._encoder = encoder
         self._steps = steps
-        self._kept_bytes = kept_bytes
+        self._max_cached_bytes = max_cached_bytes
         self._workspaces: OrderedDict[_Key, tuple[Workspace, StepBlockLoop]] = OrderedDict()
 
     def start(self, inputs: Mapping[str, NDArray[Any]]) -> DeviceDecoding:
-        """Encodes a batch and makes ready to decode it.
+        """Encodes a batch and returns its decoding.
 
         Raises:
-            InputError: an input has another name, type or shape than the encoder takes.
+            InputError: the name, type or shape of an input is not what the encoder takes.
             BackendError: the device failed.
         """
         check_inputs(self._encoder, inputs)
@@ -70,19 +82,20 @@ class DeviceBackend:
         except BackendError as error:
             workspace.broken = True
             raise BackendError(f"{self._device.name} failed in the encoder: {error}") from error
-        return DeviceDecoding(self._device, self._graphs, workspace, loop)
+        return DeviceDecoding(self._device, self._engines, workspace, loop)
 
     def close(self) -> None:
-        """Returns the memory of the device back; decodings are over."""
+        """Frees all buffers on the device; every decoding is over."""
         self._drop_all()
-        self._graphs.close()
+        self._engines.close()
 
     def _workspace(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Workspace, StepBlockLoop]:
+        """Returns the workspace of these input shapes and its loop, from the cache or new."""
         key = tuple(sorted(shapes.items()))
         if key in self._workspaces and self._workspaces[key][0].broken:
             self._drop(key)
         if key not in self._workspaces:
-            while sum(kept.nbytes for kept, _ in self._workspaces.values()) > self._kept_bytes:
+            while self._cached_bytes() > self._max_cached_bytes:
                 self._drop(next(iter(self._workspaces)))
             workspace = self._new_workspace(shapes)
             self._workspaces[key] = workspace, StepBlockLoop(self._device, workspace)
@@ -90,14 +103,17 @@ class DeviceBackend:
         return self._workspaces[key]
 
     def _new_workspace(self, shapes: Mapping[str, tuple[int, ...]]) -> Workspace:
-        """Makes a workspace; where memory does not suffice, in place of all the others."""
+        """Returns a new workspace; drops all cached ones if the device has no room beside them."""
         try:
-            return Workspace(self._device, self._graphs, shapes, self._steps)
+            return Workspace(self._device, self._engines, shapes, self._steps)
         except BackendError:
             if not self._workspaces:
                 raise
         self._drop_all()
-        return Workspace(self._device, self._graphs, shapes, self._steps)
+        return Workspace(self._device, self._engines, shapes, self._steps)
+
+    def _cached_bytes(self) -> int:
+        return sum(workspace.nbytes for workspace, _ in self._workspaces.values())
 
     def _drop_all(self) -> None:
         while self._workspaces:
@@ -106,5 +122,5 @@ class DeviceBackend:
     def _drop(self, key: _Key) -> None:
         workspace, loop = self._workspaces.pop(key)
         loop.close()
-        workspace.uses += 1  # decodings that still use it are over
+        workspace.uses += 1  # ends the decodings that still use it
         workspace.close()

@@ -1,4 +1,4 @@
-"""Buffers that are given back together."""
+"""Buffers of a device and of its host that are freed together."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from hybrid_deploy.runtime.backends.gpu.device import Buffer, Device, HostBuffer
 
 
 class DeviceBuffers:
-    """Everything that was allocated through it, until `close`.
+    """Allocates buffers, and owns them until `close`.
 
     Attributes:
-        nbytes: how much of it is the device's.
+        nbytes: size of all owned buffers of the device together; page-locked buffers of the host
+            do not count.
     """
 
     def __init__(self, device: Device) -> None:
@@ -18,9 +19,9 @@ class DeviceBuffers:
         self.nbytes = 0
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Returns memory of the device, filled with zeros once the stream gets there.
+        """Returns a new buffer of the device, which its stream fills with zeros.
 
-        Zeros, because 0 x NaN is NaN: what a mask hides must still be a number.
+        A mask cannot hide NaN, as 0 x NaN is NaN: even masked positions must hold numbers.
         """
         buffer = self._device.allocate(nbytes)
         self._owned.append(buffer)
@@ -29,12 +30,12 @@ class DeviceBuffers:
         return buffer
 
     def allocate_host(self, nbytes: int) -> HostBuffer:
-        """Returns page-locked memory of the host."""
+        """Returns a new page-locked buffer of the host."""
         buffer = self._device.allocate_host(nbytes)
         self._owned.append(buffer)
         return buffer
 
     def close(self) -> None:
-        """Returns all of it back; the stream must have been synchronized."""
+        """Frees all buffers; the stream must have been synchronized."""
         while self._owned:
             self._device.free(self._owned.pop())

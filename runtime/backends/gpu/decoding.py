@@ -1,4 +1,7 @@
-"""One batch on a device: its memory and caches stay there, tokens and logits come back."""
+"""The decoding of one batch on a device.
+
+Memory and caches stay on the device; tokens and logits are copied to the host.
+"""
 
 from __future__ import annotations
 
@@ -20,64 +23,65 @@ from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray, StepBl
 
 
 class DeviceDecoding:
-    """A started batch; it ends when the backend starts another one of the same shapes.
+    """The decoding of a batch; it is over when the backend starts another one of the same shapes.
 
     Attributes:
-        batch: how many sequences are decoded.
-        resizable: it keeps that number, so that no beam search begins with it.
-        heads: what further heads of the decoder gave last, (batch, width) each, by name.
+        batch: number of sequences.
+        resizable: False; the buffers on the device have a fixed number of sequences.
+        heads: outputs of the decoder's further heads in the newest run, by name, (batch, width)
+            each; valid until the next call.
     """
 
     def __init__(
-        self, device: Device, graphs: EngineSet, workspace: Workspace, loop: StepBlockLoop
+        self, device: Device, engines: EngineSet, workspace: Workspace, loop: StepBlockLoop
     ) -> None:
         self.batch = workspace.batch
         self.resizable = False
         self.heads: Mapping[str, NDArray[Any]] = {}
         self._device = device
-        self._graphs = graphs
+        self._engines = engines
         self._workspace = workspace
         self._loop = loop
         self._use = workspace.uses
 
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
-        """Decodes several tokens per sequence."""
-        if self._graphs.prefill is None:
-            take_back = self._workspace.caches.take_back
-            return prefill_by_steps(self.step, take_back, tokens, position, last)
-        with self._failing("the prefill graph"):
+        """Decodes several tokens per sequence; see `Decoding.prefill`."""
+        if self._engines.prefill is None:
+            undo_step = self._workspace.caches.undo_run
+            return prefill_by_steps(self.step, undo_step, tokens, position, last)
+        with self._errors("the prefill graph"):
             self._workspace.enqueue_prefill(tokens, position, last)
             self._workspace.caches.advance(1)
-            return self._results()
+            return self._fetch_logits()
 
     def step(self, token: IntArray, position: IntArray) -> FloatArray:
-        """Decodes one token per sequence."""
-        with self._failing("the step graph"):
+        """Decodes one token per sequence; see `Decoding.step`."""
+        with self._errors("the step graph"):
             self._workspace.ring.begin(token, position)
-            self._workspace.enqueue_step(0, self._workspace.caches.side)
+            self._workspace.enqueue_step(0, self._workspace.caches.read_index)
             self._workspace.caches.advance(1)
-            return self._results()
+            return self._fetch_logits()
 
     def step_blocks(self, token: IntArray, position: IntArray) -> Iterator[StepBlock]:
-        """Decodes greedily from `token` at `position`, (batch,) each, without the host."""
-        blocks = self._loop.blocks(token, position, self._graphs.capacity)
+        """Decodes greedily on the device; see `GeneratesOnDevice.step_blocks`."""
+        blocks = self._loop.blocks(token, position, self._engines.capacity)
         while True:
-            with self._failing("the step graph"):
+            with self._errors("the step graph"):
                 block = next(blocks, None)
             if block is None:
                 return
             yield block
 
     def reorder(self, rows: IntArray) -> None:
-        """Makes row i of every cache what row rows[i] was."""
-        with self._failing("reordering the caches"):
+        """Copies caches between sequences: sequence i continues from sequence rows[i]."""
+        with self._errors("reordering the caches"):
             self._workspace.caches.reorder(rows)
 
     def select(self, rows: IntArray) -> DeviceDecoding:
-        """Returns the decoding of all sequences in their order: of no others, memory stays.
+        """Returns this decoding; another choice than all sequences in their order is refused.
 
         Raises:
-            UsageError: `rows` leaves one out, doubles one or changes their order.
+            UsageError: `rows` leaves out, repeats or reorders sequences.
         """
         if not np.array_equal(rows, np.arange(self.batch)):
             raise UsageError(
@@ -87,22 +91,22 @@ class DeviceDecoding:
         return self
 
     def expand_beams(self, count: int) -> DeviceDecoding:
-        """Returns the decoding of one beam for each sequence: of no more, memory stays.
+        """Returns this decoding for `count` 1; more beams are refused.
 
         Raises:
-            UsageError: more are wanted.
+            UsageError: `count` is not 1.
         """
         return self.select(np.repeat(np.arange(self.batch), count))
 
-    def _results(self) -> FloatArray:
+    def _fetch_logits(self) -> FloatArray:
         results = self._workspace.fetch()
         logits: FloatArray = results.pop(LOGITS)
         self.heads = results
         return logits
 
     @contextmanager
-    def _failing(self, where: str) -> Iterator[None]:
-        """Marks the workspace as broken where something fails in it."""
+    def _errors(self, where: str) -> Iterator[None]:
+        """Names the failed graph in an error inside, and marks the workspace as broken."""
         if self._use != self._workspace.uses:
             raise BackendError("this batch is over: another one was started; start it again")
         self._device.use()

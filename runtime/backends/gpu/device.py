@@ -1,7 +1,7 @@
-"""What the generation loop asks of a device: memory, work in order, events, recorded graphs.
+"""The interface of a device to the generation loop: buffers, one stream, events and CUDA graphs.
 
-A device has one stream: what is asked of it is done later, in the order of asking. Buffers of the
-host may be touched only once an event after their last use has been waited for.
+A device runs what is enqueued on its only stream later, in the order of the calls. The host may
+touch a page-locked buffer only after it has waited for an event behind the buffer's last use.
 """
 
 from __future__ import annotations
@@ -13,45 +13,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALIGNMENT = 256
-"""Of every address that TensorRT takes, in bytes."""
+"""Alignment in bytes of every address that TensorRT accepts."""
 
 
 class CaptureError(Exception):
-    """The device could not record the work; the stream is usable again. Not for users."""
+    """The device could not record the work; its stream is usable again.
+
+    It never reaches a user: the loop launches the steps one by one instead.
+    """
 
 
 class Buffer(Protocol):
-    """Memory of the device."""
+    """A buffer of the device."""
 
     @property
     def address(self) -> int:
-        """Of its first byte."""
+        """Address of the first byte on the device."""
         ...
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """Size in bytes."""
         ...
 
     def part(self, start: int, nbytes: int) -> Buffer:
-        """Returns a view of some bytes; it does not keep the memory alive."""
+        """Returns a view of `nbytes` bytes from byte `start` on.
+
+        The view does not own the bytes: keep this buffer as long as the view is used.
+        """
         ...
 
 
 class HostBuffer(Protocol):
-    """Page-locked memory of the host, copied to and from while the host does other things."""
+    """Page-locked RAM of the host, which the device copies from and to on its stream."""
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """Size in bytes."""
         ...
 
     def fill(self, array: NDArray[Any]) -> None:
-        """Takes the bytes of an array into its beginning; no copy from it may be under way."""
+        """Copies the bytes of an array to the start of the buffer.
+
+        No copy from the buffer may be under way.
+        """
         ...
 
     def view(self, dtype: np.dtype[Any], shape: tuple[int, ...], start: int = 0) -> NDArray[Any]:
-        """Returns its bytes from `start` on as an array; no copy to it may be under way."""
+        """Returns the bytes from byte `start` on as an array that shares them.
+
+        No copy to the buffer may be under way.
+        """
         ...
 
 
@@ -59,92 +71,92 @@ class Event(Protocol):
     """A mark in the stream."""
 
     def record(self) -> None:
-        """Sets the mark after everything that was asked so far."""
+        """Sets the mark behind everything that is enqueued so far."""
         ...
 
     def wait(self) -> None:
-        """Waits until the device has passed the mark.
+        """Waits until the device has reached the mark.
 
         Raises:
-            BackendError: something that was asked has failed.
+            BackendError: some enqueued work has failed.
         """
         ...
 
 
-class Graph(Protocol):
-    """Recorded work; addresses are those at the time of recording."""
+class CapturedGraph(Protocol):
+    """A CUDA graph: recorded work that can be launched again, with the recorded addresses."""
 
     def launch(self) -> None:
-        """Asks for all of it again."""
+        """Enqueues all of the recorded work."""
         ...
 
 
 class Device(Protocol):
-    """A device with one stream. Everything but `synchronize` returns before it is done."""
+    """A device with one stream. Every method except `synchronize` may return before it is done."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name of the device, for messages."""
         ...
 
     @property
     def stream(self) -> int:
-        """Handle of the stream, for libraries."""
+        """Handle of the stream, for the libraries that run engines."""
         ...
 
     def use(self) -> None:
-        """Makes it current in this thread; a no-op where it is."""
+        """Makes the device current in the calling thread."""
         ...
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Returns memory, aligned to `ALIGNMENT`; its content is anything."""
+        """Returns a new buffer aligned to `ALIGNMENT`; its content is undefined."""
         ...
 
     def allocate_host(self, nbytes: int) -> HostBuffer:
-        """Returns page-locked memory of the host."""
+        """Returns a new page-locked buffer of the host; its content is undefined."""
         ...
 
     def free(self, buffer: Buffer | HostBuffer) -> None:
-        """Returns memory back; the stream must have been synchronized since its last use."""
+        """Frees a buffer; `synchronize` must have been called since its last use."""
         ...
 
     def event(self) -> Event:
-        """Makes an event."""
+        """Returns a new event."""
         ...
 
     def upload(self, target: Buffer, source: HostBuffer) -> None:
-        """Fills a buffer from the beginning of one of the host."""
+        """Fills a buffer of the device from the start of a buffer of the host."""
         ...
 
     def download(self, target: HostBuffer, source: Buffer) -> None:
-        """Copies a buffer to the beginning of one of the host."""
+        """Copies a buffer of the device to the start of a buffer of the host."""
         ...
 
     def copy(self, target: Buffer, source: Buffer) -> None:
-        """Copies within the device; both have the same size."""
+        """Copies between two buffers of the device that have the same size."""
         ...
 
     def zero(self, target: Buffer) -> None:
-        """Fills with zero bytes."""
+        """Fills a buffer of the device with zero bytes."""
         ...
 
     def synchronize(self) -> None:
-        """Waits until everything is done.
+        """Waits until all enqueued work is done.
 
         Raises:
-            BackendError: something that was asked has failed.
+            BackendError: some enqueued work has failed.
         """
         ...
 
-    def capture(self, work: Callable[[], None]) -> Graph:
-        """Records what `work` asks for, without doing it.
+    def capture(self, work: Callable[[], None]) -> CapturedGraph:
+        """Records what `work` enqueues as a CUDA graph; none of it runs now.
 
         Raises:
-            CaptureError: that cannot be recorded.
+            CaptureError: the work cannot be recorded.
         """
         ...
 
 
 def aligned(nbytes: int) -> int:
-    """Rounds a size up, so that what follows it is aligned."""
+    """Returns a size rounded up to a multiple of `ALIGNMENT`."""
     return -(-nbytes // ALIGNMENT) * ALIGNMENT

@@ -1,4 +1,4 @@
-"""What the generation loop asks of a graph that was compiled for a device."""
+"""The interface of an engine, a graph compiled for a device, to the generation loop."""
 
 from __future__ import annotations
 
@@ -18,55 +18,60 @@ BYTES = {
     "uint8": 1,
     "bool": 1,
 }
-"""Size of an element of each type that crosses an engine's border."""
+"""Size in bytes of one element, for each dtype that an input or output of an engine may have."""
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output; -1 in `shape` is a size that varies."""
+    """The dtype and shape of an input or output.
+
+    Attributes:
+        dtype: name of the dtype, one of `BYTES`.
+        shape: sizes of the dimensions; -1 is a dynamic dimension.
+    """
 
     dtype: str
     shape: tuple[int, ...]
 
 
 class EngineContext(Protocol):
-    """One use of an engine: its shapes and the addresses of its tensors."""
+    """One execution context of an engine: the shapes and the addresses of its tensors."""
 
     @property
     def nbytes(self) -> int:
-        """Memory of the device that it holds, as far as is known."""
+        """Size of the buffers that the context holds on the device, as far as it is known."""
         ...
 
     def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Sets the shapes of inputs; those of the outputs follow once all are known.
+        """Sets the shapes of inputs; the output shapes follow when all inputs have a shape.
 
         Raises:
-            InputError: the engine does not serve a shape.
+            InputError: the engine does not accept a shape.
         """
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Returns the shape of a tensor, once those of all inputs are set."""
+        """Returns the shape of an input or output; the shapes of all inputs must be set."""
         ...
 
     def bind(self, name: str, buffer: Buffer) -> None:
-        """Says where a tensor lies; only later calls of `enqueue` follow it."""
+        """Sets the address of a tensor for all later calls of `enqueue`."""
         ...
 
     def enqueue(self) -> None:
-        """Asks the device for one run.
+        """Enqueues one run on the device's stream.
 
         Raises:
-            BackendError: the engine refuses.
+            BackendError: the engine refuses the run.
         """
         ...
 
     def capture_obstacle(self) -> str | None:
-        """Says why `enqueue` cannot be recorded; None where nothing is known against it."""
+        """Returns why a run cannot be recorded in a CUDA graph; None if no reason is known."""
         ...
 
     def close(self) -> None:
-        """Returns its memory back; the stream must have been synchronized."""
+        """Frees the context's buffers; the stream must have been synchronized."""
         ...
 
 
@@ -75,22 +80,22 @@ class Engine(Protocol):
 
     @property
     def inputs(self) -> Mapping[str, TensorInfo]:
-        """Its inputs by name."""
+        """Inputs of the engine by name."""
         ...
 
     @property
     def outputs(self) -> Mapping[str, TensorInfo]:
-        """Its outputs by name."""
+        """Outputs of the engine by name."""
         ...
 
     @property
     def aliases(self) -> Mapping[str, str]:
-        """Outputs that are written over an input, with that input's name.
+        """For each output that the engine writes over an input, the name of that input.
 
-        Both must be bound to one buffer; an output that is not named here never shares one.
+        Both must be bound to one buffer. An output that is not listed must have its own buffer.
         """
         ...
 
     def context(self) -> EngineContext:
-        """Makes a context with memory of its own."""
+        """Returns a new context with its own buffers."""
         ...

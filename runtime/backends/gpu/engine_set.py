@@ -19,16 +19,24 @@ from hybrid_deploy.runtime.backends.gpu.engine import BYTES, Engine, EngineConte
 from hybrid_deploy.runtime.backends.gpu.kv_caches import cache_names, check_caches
 
 _FROM_HOST = {TOKEN, TOKENS, POSITION, LAST}
-_OF_THE_LOOP = {NEXT_TOKEN, NEXT_POSITION, SCORE}
+_LOOP_OUTPUTS = {NEXT_TOKEN, NEXT_POSITION, SCORE}
 _DTYPES = {NEXT_TOKEN: "int64", NEXT_POSITION: "int64", SCORE: "float32", LOGITS: "float32"}
 
 
 @dataclass(frozen=True)
 class EngineSet:
-    """The engines of a variant, with the contexts that all batches share.
+    """The engines of a variant, and the contexts that all batches share.
+
+    The step engine has no shared context: each `Workspace` makes one, as a CUDA graph keeps the
+    addresses of the context that it was recorded from.
 
     Attributes:
-        capacity: positions that the caches hold.
+        encoder: engine of the encoder graph.
+        step: engine of the step graph.
+        prefill: engine of the prefill graph; None if the variant has none.
+        encoder_context: the context of the encoder engine.
+        prefill_context: the context of the prefill engine; None if there is none.
+        capacity: number of token positions in a cache.
     """
 
     encoder: Engine
@@ -39,7 +47,7 @@ class EngineSet:
     capacity: int
 
     def close(self) -> None:
-        """Returns the memory of the contexts back."""
+        """Frees the buffers of the shared contexts."""
         self.encoder_context.close()
         if self.prefill_context is not None:
             self.prefill_context.close()
@@ -48,14 +56,15 @@ class EngineSet:
 def load_engine_set(
     encoder: Engine, step: Engine, prefill: Engine | None, capacity: int
 ) -> EngineSet:
-    """Puts engines together.
+    """Checks that engines fit together, and makes their shared contexts.
 
     Raises:
-        BackendError: they do not fit together, or lack what a loop on the device needs.
+        BackendError: the engines do not fit together, or lack an output that the loop on the
+            device needs.
     """
     check_caches(step, prefill)
-    if prefill is not None and (others := set(prefill.outputs) - set(step.outputs)):
-        raise BackendError(f"only the prefill engine returns {', '.join(sorted(others))}")
+    if prefill is not None and (additional := set(prefill.outputs) - set(step.outputs)):
+        raise BackendError(f"only the prefill engine returns {', '.join(sorted(additional))}")
     for name, engine in (("step", step), ("prefill", prefill)):
         if engine is not None:
             _check_decoder(name, engine, encoder, set(cache_names(step)))
@@ -65,20 +74,23 @@ def load_engine_set(
 
 
 def _check_decoder(graph: str, engine: Engine, encoder: Engine, caches: set[str]) -> None:
-    missing = set(engine.inputs) - set(encoder.outputs) - caches - _FROM_HOST
-    if missing:
-        raise BackendError(f"the {graph} engine takes {', '.join(sorted(missing))}, from nowhere")
-    wanted = {LOGITS} if TOKENS in engine.inputs else {LOGITS, *_OF_THE_LOOP}
+    unknown = set(engine.inputs) - set(encoder.outputs) - caches - _FROM_HOST
+    if unknown:
+        raise BackendError(
+            f"the {graph} engine takes {', '.join(sorted(unknown))}, which the encoder engine does "
+            "not return; build both again: hybrid-deploy build BUNDLE --target local"
+        )
+    required = {LOGITS} if TOKENS in engine.inputs else {LOGITS, *_LOOP_OUTPUTS}
     if POSITION not in engine.inputs:
-        wanted -= {NEXT_POSITION}
-    if absent := wanted - set(engine.outputs):
+        required -= {NEXT_POSITION}
+    if absent := required - set(engine.outputs):
         raise BackendError(
             f"the {graph} engine does not return {', '.join(sorted(absent))}; build it again with "
             "this version: hybrid-deploy build BUNDLE --target local"
         )
     for name, info in {**engine.inputs, **engine.outputs}.items():
-        wanted_dtype = _DTYPES.get(name, info.dtype)
-        if info.dtype not in BYTES or info.dtype != wanted_dtype:
+        expected = _DTYPES.get(name, info.dtype)
+        if info.dtype not in BYTES or info.dtype != expected:
             raise BackendError(
-                f"the {graph} engine has {name} in {info.dtype}, expected {wanted_dtype}"
+                f"the {graph} engine has {name} in {info.dtype}, expected {expected}"
             )

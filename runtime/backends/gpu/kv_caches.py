@@ -1,4 +1,8 @@
-"""The caches of a batch on a device, and which of their buffers the next run reads."""
+"""The caches and recurrent states of a batch on a device, and the buffers that the next run reads.
+
+An engine that writes a cache in place needs one buffer for it. Other caches, and recurrent states,
+have two: a run reads one of them and writes the other, the next run the other way round.
+"""
 
 from __future__ import annotations
 
@@ -16,31 +20,37 @@ from hybrid_deploy.runtime.backends.protocol import IntArray
 
 
 def cache_names(step: Engine) -> tuple[str, ...]:
-    """Names what a step reads and returns anew."""
+    """Returns the names of the caches and recurrent states of a step engine."""
     return tuple(cache_of(name) for name in step.outputs if is_next_cache(name))
 
 
 @dataclass(frozen=True)
 class _Cache:
-    """One cache: a buffer that is written in place, or two that are used in turn."""
+    """The buffers of one cache or recurrent state.
 
-    sides: tuple[Buffer, ...]
+    Attributes:
+        buffers: one buffer if the engine writes the cache in place, else two.
+        rows: for each buffer, its part of each sequence.
+        recurrent: whether it is a recurrent state.
+    """
+
+    buffers: tuple[Buffer, ...]
     rows: tuple[tuple[Buffer, ...], ...]
-    carried: bool
+    recurrent: bool
 
 
 class DeviceCaches:
-    """All caches of a batch.
+    """All caches and recurrent states of a batch.
 
     Attributes:
-        side: which buffer the next run reads, of those that are used in turn.
-        sides: how many ways there are to bind them: 1 if all are written in place, or 2.
+        read_index: index of the buffer that the next run reads, 0 or 1, for caches with two.
+        buffer_count: largest number of buffers of a cache: 1 if all are written in place, else 2.
     """
 
     def __init__(
         self,
         device: Device,
-        memory: DeviceBuffers,
+        buffers: DeviceBuffers,
         step: Engine,
         shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
@@ -49,68 +59,81 @@ class DeviceCaches:
         for name, shape in shapes.items():
             in_place = step.aliases.get(next_cache(name)) == name
             nbytes = int(np.prod(shape)) * BYTES[step.inputs[name].dtype]
-            sides = tuple(memory.allocate(nbytes) for _ in range(1 if in_place else 2))
-            rows = tuple(_rows(side, shape[0]) for side in sides)
-            self._caches[name] = _Cache(sides, rows, is_recurrent(name))
-        in_place_sizes = [c.sides[0].nbytes for c in self._caches.values() if len(c.sides) == 1]
-        self._scratch = memory.allocate(max(in_place_sizes)) if in_place_sizes else None
-        self.sides = max((len(cache.sides) for cache in self._caches.values()), default=1)
-        self.side = 0
+            own = tuple(buffers.allocate(nbytes) for _ in range(1 if in_place else 2))
+            rows = tuple(_rows(buffer, shape[0]) for buffer in own)
+            self._caches[name] = _Cache(own, rows, is_recurrent(name))
+        sizes = [c.buffers[0].nbytes for c in self._caches.values() if len(c.buffers) == 1]
+        self._scratch = buffers.allocate(max(sizes)) if sizes else None
+        self.buffer_count = max((len(cache.buffers) for cache in self._caches.values()), default=1)
+        self.read_index = 0
 
     def clear(self) -> None:
-        """Empties what the next batch will read."""
-        self.side = 0
+        """Fills with zeros what the first run of the next batch reads."""
+        self.read_index = 0
         for cache in self._caches.values():
-            self._device.zero(cache.sides[0])
+            self._device.zero(cache.buffers[0])
 
-    def first(self, name: str) -> Buffer:
-        """Returns what the first run of a batch reads."""
-        return self._caches[name].sides[0]
+    def first_buffer(self, name: str) -> Buffer:
+        """Returns the buffer of a cache that the first run of a batch reads."""
+        return self._caches[name].buffers[0]
 
-    def places(self, side: int) -> Iterator[tuple[str, Buffer]]:
-        """Yields inputs and outputs of a run that reads `side` and writes the other one."""
+    def bindings(self, read_index: int) -> Iterator[tuple[str, Buffer]]:
+        """Yields the name and buffer of every cache input and output of a run.
+
+        Args:
+            read_index: index of the buffer that the run reads; it writes the other one.
+        """
         for name, cache in self._caches.items():
-            yield name, cache.sides[side % len(cache.sides)]
-            yield next_cache(name), cache.sides[(side + 1) % len(cache.sides)]
+            yield name, cache.buffers[read_index % len(cache.buffers)]
+            yield next_cache(name), cache.buffers[(read_index + 1) % len(cache.buffers)]
 
     def advance(self, runs: int) -> None:
-        """Notes that so many runs have been asked for."""
-        self.side = (self.side + runs) % self.sides
+        """Counts runs that were enqueued, so that the next one reads what the last one wrote."""
+        self.read_index = (self.read_index + runs) % self.buffer_count
 
-    def take_back(self, rows: IntArray) -> None:
-        """Undoes the newest run for these sequences, in what is carried from step to step."""
+    def undo_run(self, rows: IntArray) -> None:
+        """Restores the recurrent states from before the newest run.
+
+        Args:
+            rows: indexes of the sequences to restore, (any number,) int64.
+        """
         for cache in self._caches.values():
-            if cache.carried:
+            if cache.recurrent:
                 for row in rows:
-                    target = cache.rows[self.side][row]
-                    self._device.copy(target, cache.rows[1 - self.side][row])
+                    target = cache.rows[self.read_index][row]
+                    self._device.copy(target, cache.rows[1 - self.read_index][row])
 
     def reorder(self, rows: IntArray) -> None:
-        """Makes row i of everything what row rows[i] was."""
+        """Copies caches and states between sequences: sequence i continues from rows[i].
+
+        Args:
+            rows: source of each sequence, (batch,) int64.
+        """
         if np.array_equal(rows, np.arange(len(rows))):
             return
         for cache in self._caches.values():
-            if len(cache.sides) == 1:
+            if len(cache.buffers) == 1:
                 self._reorder_in_place(cache, rows)
             else:
-                for target, row in zip(cache.rows[1 - self.side], rows, strict=True):
-                    self._device.copy(target, cache.rows[self.side][row])
+                for target, row in zip(cache.rows[1 - self.read_index], rows, strict=True):
+                    self._device.copy(target, cache.rows[self.read_index][row])
         self.advance(1)
 
     def _reorder_in_place(self, cache: _Cache, rows: IntArray) -> None:
-        (whole,), (old,) = cache.sides, cache.rows
+        (buffer,), (sources,) = cache.buffers, cache.rows
         assert self._scratch is not None
-        scratch = self._scratch.part(0, whole.nbytes)
+        scratch = self._scratch.part(0, buffer.nbytes)
         for target, row in zip(_rows(scratch, len(rows)), rows, strict=True):
-            self._device.copy(target, old[row])
-        self._device.copy(whole, scratch)
+            self._device.copy(target, sources[row])
+        self._device.copy(buffer, scratch)
 
 
 def check_caches(step: Engine, prefill: Engine | None) -> None:
-    """Checks that both engines treat the caches alike.
+    """Checks that a step engine takes its caches, and that both engines write them the same way.
 
     Raises:
-        BackendError: they do not.
+        BackendError: a cache output has no input, is written over another input, or is written in
+            place by one engine only.
     """
     for name in cache_names(step):
         if name not in step.inputs:
@@ -126,5 +149,6 @@ def check_caches(step: Engine, prefill: Engine | None) -> None:
 
 
 def _rows(buffer: Buffer, batch: int) -> tuple[Buffer, ...]:
+    """Returns the equal parts of a buffer, one per sequence."""
     size = buffer.nbytes // batch
     return tuple(buffer.part(row * size, size) for row in range(batch))

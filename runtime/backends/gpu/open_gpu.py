@@ -1,4 +1,4 @@
-"""Opens the GPU of this machine, or says in one line why it cannot be."""
+"""Opens the GPU of this machine, or raises an error with the reason in one line."""
 
 from __future__ import annotations
 
@@ -9,30 +9,34 @@ from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 
 
 def required_gpu(backend: str) -> LocalGpu:
-    """Returns what the driver says of the GPU.
+    """Returns the driver's description of the GPU.
+
+    Args:
+        backend: name of the backend, for the message.
 
     Raises:
-        BackendError: there is none.
+        BackendError: there is no GPU.
     """
     gpu = local_gpu()
     if gpu is None:
         raise BackendError(
-            f"backend {backend} needs an NVIDIA GPU with its driver and this machine has none at "
-            "hand; `hybrid-deploy doctor` says what is missing, --backend onnxruntime needs none"
+            f"backend {backend} needs an NVIDIA GPU with its driver, and this machine has none; "
+            "`hybrid-deploy doctor` prints what is missing, --backend onnxruntime runs on the CPU"
         )
     return gpu
 
 
 def refuse_approximate_logits(backend: str, bundle: Bundle, variant: str) -> None:
-    """Refuses a variant whose logits are rough: the loop on a GPU has no graph that refines them.
+    """Refuses a variant with approximate logits: the loop on a GPU does not run its refine graph.
 
     Raises:
-        UsageError: it is such a one.
+        UsageError: the variant has a refine graph.
     """
     if bundle.variant(variant).refine is not None:
         raise UsageError(
-            f"variant {variant} of {bundle.folder} refines rough logits, which only a CPU does: "
-            f"take --backend onnxruntime for it, or another variant for {backend}"
+            f"variant {variant} of {bundle.folder} computes approximate logits and refines them, "
+            f"which only a CPU backend does: use --backend onnxruntime, or another variant with "
+            f"{backend}"
         )
 
 

@@ -1,4 +1,7 @@
-"""Greedy decoding on the device: blocks of steps that feed each other, recorded as one graph."""
+"""Greedy decoding on the device, in blocks of steps.
+
+Each step feeds its token to the next one on the device. One CUDA graph records a whole block.
+"""
 
 from __future__ import annotations
 
@@ -8,78 +11,89 @@ from contextlib import suppress
 import numpy as np
 
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.backends.gpu.device import CaptureError, Device, Graph
+from hybrid_deploy.runtime.backends.gpu.device import CapturedGraph, CaptureError, Device
 from hybrid_deploy.runtime.backends.gpu.workspace import Workspace
-from hybrid_deploy.runtime.backends.protocol import IntArray, Run, StepBlock
+from hybrid_deploy.runtime.backends.protocol import IntArray, LaunchMode, StepBlock
 
 
 class StepBlockLoop:
-    """The loop of one workspace; recorded graphs are kept for its next batches."""
+    """The greedy loop of one workspace; it keeps its CUDA graphs for the workspace's next batches.
+
+    The caches may have two buffers, so there is one CUDA graph for each buffer that the first step
+    of a block may read.
+    """
 
     def __init__(self, device: Device, workspace: Workspace) -> None:
         self._device = device
         self._workspace = workspace
-        self._graphs: dict[int, Graph] = {}
+        self._captured: dict[int, CapturedGraph] = {}
         self._reason: str | None = None
 
     def blocks(self, token: IntArray, position: IntArray, capacity: int) -> Iterator[StepBlock]:
-        """Yields blocks; the last has the tokens up to the capacity of the caches.
+        """Yields blocks of tokens; the last block ends at the capacity of the caches.
+
+        Args:
+            token: newest token of each sequence, (batch,) int64.
+            position: position of that token, (batch,) int64.
+            capacity: number of token positions in a cache.
 
         Raises:
             BackendError: the device failed.
         """
-        ring, made = self._workspace.ring, 0
-        left = capacity - int(position.min())
-        if left <= 0:
+        ring, done = self._workspace.ring, 0
+        remaining = capacity - int(position.min())
+        if remaining <= 0:
             return
         ring.begin(token, np.minimum(position, capacity - 1))
-        self._launch(0, made)
-        side = 0
-        while left > 0:
-            if left > ring.steps:
-                self._launch(1 - side, made + ring.steps)
-            count = min(left, ring.steps)
+        self._launch(0, done)
+        host_index = 0
+        while remaining > 0:
+            if remaining > ring.steps:
+                self._launch(1 - host_index, done + ring.steps)
+            count = min(remaining, ring.steps)
             try:
-                tokens, scores = ring.receive(side, count)
+                tokens, scores = ring.receive(host_index, count)
             except BackendError as error:
-                raise BackendError(f"{error} (in tokens {made} to {made + count - 1})") from error
-            run: Run = "graph" if self._reason is None else "enqueue"
+                raise BackendError(f"{error} (in tokens {done} to {done + count - 1})") from error
+            run: LaunchMode = "graph" if self._reason is None else "enqueue"
             yield StepBlock(tokens, scores, run, self._reason)
-            left, made, side = left - count, made + count, 1 - side
+            remaining, done, host_index = remaining - count, done + count, 1 - host_index
 
-    def _launch(self, side: int, first: int) -> None:
-        """Asks for the steps of one block, and for its tokens to be copied to the host."""
+    def _launch(self, host_index: int, first_token: int) -> None:
+        """Enqueues the steps of one block, and the download of its tokens to a host buffer."""
         workspace = self._workspace
-        graph = self._graph(workspace.caches.side)
-        if graph is not None:
-            graph.launch()
+        captured = self._captured_graph(workspace.caches.read_index)
+        if captured is not None:
+            captured.launch()
         else:
-            self._enqueue(workspace.caches.side, first)
+            self._enqueue(workspace.caches.read_index, first_token)
         workspace.caches.advance(workspace.ring.steps)
-        workspace.ring.send(side)
+        workspace.ring.send(host_index)
 
-    def _graph(self, start: int) -> Graph | None:
-        """Returns the recorded steps that begin with this side of the caches, None without."""
-        if self._reason is None and start not in self._graphs:
+    def _captured_graph(self, read_index: int) -> CapturedGraph | None:
+        """Returns the CUDA graph whose first step reads these buffers; None if recording fails."""
+        if self._reason is None and read_index not in self._captured:
             self._reason = self._workspace.capture_obstacle()
             if self._reason is None:
                 try:
-                    self._graphs[start] = self._device.capture(lambda: self._enqueue(start, 0))
+                    self._captured[read_index] = self._device.capture(
+                        lambda: self._enqueue(read_index, 0)
+                    )
                 except CaptureError as error:
                     self._reason = str(error)
-        return None if self._reason is not None else self._graphs[start]
+        return None if self._reason is not None else self._captured[read_index]
 
-    def _enqueue(self, start: int, first: int) -> None:
+    def _enqueue(self, read_index: int, first_token: int) -> None:
         workspace = self._workspace
         for step in range(workspace.ring.steps):
             try:
-                workspace.enqueue_step(step, (start + step) % workspace.caches.sides)
+                workspace.enqueue_step(step, (read_index + step) % workspace.caches.buffer_count)
             except BackendError as error:
-                raise BackendError(f"{error} (at token {first + step})") from error
+                raise BackendError(f"{error} (at token {first_token + step})") from error
         workspace.ring.wrap()
 
     def close(self) -> None:
-        """Forgets the recorded graphs, before the workspace that they point into goes."""
+        """Frees the CUDA graphs; call it before `Workspace.close`, as they use its buffers."""
         with suppress(BackendError):
             self._device.synchronize()
-        self._graphs.clear()
+        self._captured.clear()

@@ -1,7 +1,7 @@
-"""Everything on a device that serves one batch size and one set of input shapes.
+"""The buffers and bindings on a device for one batch size and one set of input shapes.
 
-It is made once and serves every batch of those shapes: a new one costs allocations, a run that
-warms the step engine up, and the recording of graphs.
+A workspace serves every batch of these shapes, because a new one is slow to make: it allocates
+buffers, runs the step engine once, and needs new CUDA graphs.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ from hybrid_deploy.runtime.backends.gpu.token_ring import TokenRing
 from hybrid_deploy.runtime.backends.protocol import IntArray
 
 Shapes = Mapping[str, tuple[int, ...]]
-_Places = tuple[tuple[str, Buffer], ...]
+_Bindings = tuple[tuple[str, Buffer], ...]
 
 
 class Workspace:
     """Buffers and bindings of one batch size and one set of input shapes.
 
     Attributes:
-        batch: how many sequences.
-        caches: the caches of the decoder.
-        ring: where the tokens of a block lie.
-        uses: how many batches it has served; a decoding of an earlier one is over.
+        batch: number of sequences.
+        caches: the caches and recurrent states of the decoder.
+        ring: the slots for the tokens of a block.
+        uses: number of batches that it was used for; only the decoding of the last one is valid.
         broken: whether a run failed in it, so that it must not serve another batch.
     """
 
-    def __init__(self, device: Device, graphs: EngineSet, shapes: Shapes, steps: int) -> None:
+    def __init__(self, device: Device, engines: EngineSet, shapes: Shapes, steps: int) -> None:
         self.batch = next(iter(shapes.values()))[0]
         self.uses = 0
         self.broken = False
         self._device = device
-        self._graphs = graphs
-        self._memory = DeviceBuffers(device)
+        self._engines = engines
+        self._buffers = DeviceBuffers(device)
         self._step: EngineContext | None = None
-        self._steps: dict[tuple[int, int], _Places] = {}
+        self._step_bindings: dict[tuple[int, int], _Bindings] = {}
         try:
             self._allocate(shapes, steps)
             self._step = self._step_context()
-            self._step.enqueue()  # an engine's first run with a shape cannot be recorded
+            self._step.enqueue()  # the first run with a shape cannot be recorded
             device.synchronize()
         except BaseException:
             self.close()
@@ -67,37 +67,37 @@ class Workspace:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the device that it holds."""
-        return self._memory.nbytes + (self._step.nbytes if self._step is not None else 0)
+        """Size of the buffers that the workspace holds on the device."""
+        return self._buffers.nbytes + (self._step.nbytes if self._step is not None else 0)
 
     def _allocate(self, shapes: Shapes, steps: int) -> None:
-        graphs, memory = self._graphs, self._memory
-        encoder, step = graphs.encoder, graphs.step
-        graphs.encoder_context.set_shapes(shapes)
+        engines, buffers = self._engines, self._buffers
+        encoder, step = engines.encoder, engines.step
+        engines.encoder_context.set_shapes(shapes)
         self._shapes = dict(shapes)
         self._inputs = {
-            name: (memory.allocate_host(nbytes), memory.allocate(nbytes))
+            name: (buffers.allocate_host(nbytes), buffers.allocate(nbytes))
             for name, nbytes in _sizes(encoder, shapes)
         }
-        encoded = {name: graphs.encoder_context.shape(name) for name in encoder.outputs}
+        encoded = {name: engines.encoder_context.shape(name) for name in encoder.outputs}
         names = cache_names(step)
-        own = {name: (self.batch, *step.inputs[name].shape[1:]) for name in names}
-        self._cache_shapes = {name: encoded.get(name, own[name]) for name in names}
-        self.caches = DeviceCaches(self._device, memory, step, self._cache_shapes)
+        declared = {name: (self.batch, *step.inputs[name].shape[1:]) for name in names}
+        self._cache_shapes = {name: encoded.get(name, declared[name]) for name in names}
+        self.caches = DeviceCaches(self._device, buffers, step, self._cache_shapes)
         self._encoded = {
-            name: self.caches.first(name) if name in names else memory.allocate(nbytes)
+            name: self.caches.first_buffer(name) if name in names else buffers.allocate(nbytes)
             for name, nbytes in _sizes(encoder, encoded)
         }
         self._memory_shapes = {n: s for n, s in encoded.items() if n not in names}
-        self.ring = TokenRing(self._device, memory, self.batch, steps)
-        tokens = self.batch * graphs.capacity * np.dtype(np.int64).itemsize
-        self._prompt = memory.allocate_host(tokens), memory.allocate(tokens)
+        self.ring = TokenRing(self._device, buffers, self.batch, steps)
+        prompt = self.batch * engines.capacity * np.dtype(np.int64).itemsize
+        self._prompt = buffers.allocate_host(prompt), buffers.allocate(prompt)
         last = self.ring.first_position.nbytes
-        self._last = memory.allocate_host(last), memory.allocate(last)
+        self._last = buffers.allocate_host(last), buffers.allocate(last)
 
     def _step_context(self) -> EngineContext:
-        """Makes a context of its own: a recorded graph keeps pointing into it."""
-        step = self._graphs.step
+        """Returns a context of this workspace alone, as its CUDA graphs keep pointing into it."""
+        step = self._engines.step
         context = step.context()
         try:
             context.set_shapes(self._step_shapes())
@@ -107,25 +107,25 @@ class Workspace:
                 if not is_next_cache(name) and name not in (NEXT_TOKEN, NEXT_POSITION, SCORE)
             }
             self._bind_fixed(context, step)
-            _bind(context, self._places(step, 0, side=0))
+            _bind(context, self._bindings(step, 0, read_index=0))
         except BaseException:
             context.close()
             raise
         return context
 
     def _result(self, name: str, context: EngineContext) -> tuple[HostBuffer, Buffer, Any]:
-        shape, dtype = context.shape(name), self._graphs.step.outputs[name].dtype
+        shape, dtype = context.shape(name), self._engines.step.outputs[name].dtype
         nbytes = int(np.prod(shape)) * BYTES[dtype]
-        host = self._memory.allocate_host(nbytes)
-        return host, self._memory.allocate(nbytes), (np.dtype(dtype), shape)
+        host = self._buffers.allocate_host(nbytes)
+        return host, self._buffers.allocate(nbytes), (np.dtype(dtype), shape)
 
     def _step_shapes(self) -> Shapes:
-        given = {TOKEN: (self.batch,), POSITION: (self.batch,)}
-        known = given | self._memory_shapes | self._cache_shapes
-        return {name: known[name] for name in self._graphs.step.inputs}
+        fed = {TOKEN: (self.batch,), POSITION: (self.batch,)}
+        shapes = fed | self._memory_shapes | self._cache_shapes
+        return {name: shapes[name] for name in self._engines.step.inputs}
 
     def _bind_fixed(self, context: EngineContext, engine: Engine) -> None:
-        """Binds what lies at the same place in every run."""
+        """Binds the tensors that have the same buffer in every run: memory and results."""
         for name, buffer in self._encoded.items():
             if name in engine.inputs and name in self._memory_shapes:
                 context.bind(name, buffer)
@@ -133,24 +133,28 @@ class Workspace:
             if name in self._results:
                 context.bind(name, self._results[name][1])
 
-    def _places(self, engine: Engine, slot: int, side: int) -> _Places:
-        """Returns what a run reads from a slot, what it writes to the next, and the caches."""
+    def _bindings(self, engine: Engine, slot: int, read_index: int) -> _Bindings:
+        """Returns the tensors and buffers of a run from a slot of the ring to the next slot."""
         ring = self.ring
-        places = {
+        slots = {
             TOKEN: ring.tokens[slot],
             POSITION: ring.positions[slot],
             NEXT_TOKEN: ring.tokens[slot + 1],
             NEXT_POSITION: ring.positions[slot + 1],
             SCORE: ring.scores[slot],
         }
-        known = [(n, b) for n, b in places.items() if n in engine.inputs or n in engine.outputs]
-        return (*known, *self.caches.places(side))
+        used = [(n, b) for n, b in slots.items() if n in engine.inputs or n in engine.outputs]
+        return (*used, *self.caches.bindings(read_index))
 
     def encode(self, inputs: Mapping[str, NDArray[Any]]) -> None:
-        """Begins a batch: empties the caches and asks for the encoder."""
+        """Starts a batch: clears the caches and enqueues a run of the encoder.
+
+        Args:
+            inputs: the encoder's inputs by name, contiguous.
+        """
         self.uses += 1
         self.caches.clear()
-        context = self._graphs.encoder_context
+        context = self._engines.encoder_context
         context.set_shapes(self._shapes)
         for name, (host, buffer) in self._inputs.items():
             host.fill(inputs[name])
@@ -160,39 +164,54 @@ class Workspace:
             context.bind(name, buffer)
         context.enqueue()
 
-    def enqueue_step(self, slot: int, side: int) -> None:
-        """Asks for a step from a slot of the ring to the next, reading one side of the caches."""
+    def enqueue_step(self, slot: int, read_index: int) -> None:
+        """Enqueues a run of the step engine.
+
+        Args:
+            slot: slot of the ring that the run reads; it writes the next slot.
+            read_index: index of the cache buffers that the run reads.
+        """
         assert self._step is not None
-        if (slot, side) not in self._steps:
-            self._steps[slot, side] = self._places(self._graphs.step, slot, side)
-        _bind(self._step, self._steps[slot, side])
+        if (slot, read_index) not in self._step_bindings:
+            bindings = self._bindings(self._engines.step, slot, read_index)
+            self._step_bindings[slot, read_index] = bindings
+        _bind(self._step, self._step_bindings[slot, read_index])
         self._step.enqueue()
 
     def capture_obstacle(self) -> str | None:
-        """Says why steps cannot be recorded; None where nothing is known against it."""
+        """Returns why steps cannot be recorded in a CUDA graph; None if no reason is known."""
         assert self._step is not None
         return self._step.capture_obstacle()
 
     def enqueue_prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> None:
-        """Asks for prompts (batch, length) to be decoded, from these positions on."""
-        context, prefill = self._graphs.prefill_context, self._graphs.prefill
+        """Enqueues a run of the prefill engine.
+
+        Args:
+            tokens: prompts, (batch, length) int64, padded on the right.
+            position: position of the first token of each sequence, (batch,) int64.
+            last: index of each sequence's last real token, (batch,) int64.
+        """
+        context, prefill = self._engines.prefill_context, self._engines.prefill
         assert context is not None and prefill is not None
-        known = {TOKENS: tokens.shape, POSITION: last.shape, LAST: last.shape}
-        shapes = self._memory_shapes | self._cache_shapes | known
+        fed = {TOKENS: tokens.shape, POSITION: last.shape, LAST: last.shape}
+        shapes = self._memory_shapes | self._cache_shapes | fed
         context.set_shapes({name: shapes[name] for name in prefill.inputs})
         self.ring.begin(tokens[:, 0], position)
-        places = {TOKENS: (self._prompt, tokens), LAST: (self._last, last)}
-        for name, ((host, buffer), array) in places.items():
+        uploads = {TOKENS: (self._prompt, tokens), LAST: (self._last, last)}
+        for name, ((host, buffer), array) in uploads.items():
             if name in prefill.inputs:
                 host.fill(array)
                 self._device.upload(buffer.part(0, array.nbytes), host)
                 context.bind(name, buffer)
         self._bind_fixed(context, prefill)
-        _bind(context, self._places(prefill, 0, self.caches.side))
+        _bind(context, self._bindings(prefill, 0, self.caches.read_index))
         context.enqueue()
 
     def fetch(self) -> dict[str, NDArray[Any]]:
-        """Waits for logits and further heads of the newest run, valid until the next one.
+        """Waits for the newest run, and returns its logits and further heads by name.
+
+        Returns:
+            Views of host buffers that the workspace owns, valid until the next `fetch`.
 
         Raises:
             BackendError: the device failed.
@@ -206,22 +225,22 @@ class Workspace:
         }
 
     def close(self) -> None:
-        """Frees every buffer; a device that has failed may fail again, which is ignored."""
+        """Frees every buffer; further errors of a device that has failed are ignored."""
         with suppress(BackendError):
             self._device.synchronize()
         if self._step is not None:
             self._step.close()
             self._step = None
-        self._memory.close()
+        self._buffers.close()
 
 
-def _bind(context: EngineContext, places: _Places) -> None:
-    for name, buffer in places:
+def _bind(context: EngineContext, bindings: _Bindings) -> None:
+    for name, buffer in bindings:
         context.bind(name, buffer)
 
 
 def _sizes(engine: Engine, shapes: Shapes) -> Iterable[tuple[str, int]]:
-    """Yields the bytes of tensors of an engine that have these shapes."""
+    """Yields the name and the size in bytes of each tensor that has a shape in `shapes`."""
     tensors = {**engine.inputs, **engine.outputs}
     for name, shape in shapes.items():
         yield name, int(np.prod(shape)) * BYTES[tensors[name].dtype]

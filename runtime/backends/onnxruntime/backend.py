@@ -12,7 +12,7 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import MissingDependencyError
 from hybrid_deploy.runtime.backends.onnxruntime.decoding import OnnxRuntimeDecoding
-from hybrid_deploy.runtime.backends.onnxruntime.inference_session import failures
+from hybrid_deploy.runtime.backends.onnxruntime.inference_session import backend_errors
 from hybrid_deploy.runtime.backends.onnxruntime.variant_sessions import VariantSessions
 from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
@@ -25,12 +25,21 @@ except ImportError as error:
 
 
 def load(bundle: Bundle, variant: str, options: BackendOptions) -> OnnxRuntimeBackend:
-    """Loads one variant of a bundle."""
+    """Loads one variant of a bundle.
+
+    Raises:
+        BackendError: ONNX Runtime cannot load a graph, or has no CPU kernels for its dtypes.
+    """
     return OnnxRuntimeBackend(bundle, variant, options)
 
 
 class OnnxRuntimeBackend(VariantSessions):
-    """Encodes a batch in one call, and decodes it in graphs whose tensors stay where they are."""
+    """One variant on the CPU: an encoder that runs once per batch, and decoder graphs.
+
+    Attributes:
+        name: name of the backend on the command line.
+        version: name and version of ONNX Runtime.
+    """
 
     name = "onnxruntime"
     version = f"onnxruntime {ort.__version__}"
@@ -40,10 +49,15 @@ class OnnxRuntimeBackend(VariantSessions):
         super().__init__(bundle, variant, options)
 
     def start(self, inputs: Mapping[str, NDArray[Any]]) -> OnnxRuntimeDecoding:
-        """Encodes a batch and makes ready to decode it."""
+        """Encodes a batch and returns its decoding.
+
+        Raises:
+            InputError: the name, type or shape of an input is not what the encoder takes.
+            BackendError: ONNX Runtime failed.
+        """
         spec = self.spec(GraphRole.ENCODER)
         batch = check_inputs(spec, inputs)
-        with failures("the encoder"):
+        with backend_errors("the encoder"):
             encoder = self.encoder_session
             binding = encoder.io_binding()
             for name, value in inputs.items():

@@ -1,4 +1,4 @@
-"""Sequences that change places: rows of caches and memory, moved with as few copies as possible."""
+"""Reorders the sequences of caches and memory tensors, with as few copies as possible."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ Number = TypeVar("Number", bound=np.generic)
 
 
 def moved_rows(rows: IntArray) -> IntArray:
-    """Returns the places where another sequence comes; none if all stay."""
+    """Returns the indexes i at which rows[i] is not i; empty if no sequence moves."""
     return np.flatnonzero(rows != np.arange(len(rows)))
 
 
 def move_rows(array: NDArray[Number], rows: IntArray) -> None:
-    """Puts what row rows[i] was into row i, in place; rows that stay are not touched."""
+    """Copies row rows[i] to row i for all i, in place; rows that do not move are not written."""
     moved = moved_rows(rows)
     if len(moved):
         array[moved] = array[rows[moved]]
 
 
 def inputs_of(rows: IntArray, beams: int) -> tuple[IntArray, int]:
-    """Returns the inputs that chosen sequences have, and how many of them share one.
+    """Returns the inputs of chosen sequences, and the number of sequences per input.
 
     Args:
-        rows: (n,), the sequences.
-        beams: how many sequences of an input there are, side by side.
+        rows: indexes of the chosen sequences, (n,) int64.
+        beams: number of sequences of an input; they are side by side.
 
     Returns:
-        inputs (n / beams,) and `beams` where the beams of each stay together; else (n,) and 1.
+        Indexes of the inputs (n / beams,) int64, and `beams`, if each group of `beams` chosen
+        sequences has one input. Otherwise the input of each sequence (n,) int64, and 1.
     """
     inputs = rows // beams
     groups = inputs.reshape(-1, beams) if len(rows) % beams == 0 else inputs[:, None]
@@ -41,20 +42,26 @@ def inputs_of(rows: IntArray, beams: int) -> tuple[IntArray, int]:
 
 
 def filled_part(cache: NDArray[Number], capacity: int, filled: int) -> NDArray[Number]:
-    """Returns a view of what tokens have written.
+    """Returns a view of the cache positions that hold tokens.
 
     Args:
-        cache: (batch, heads, rows, width); rows may begin with the memory, `capacity` are for
-            tokens.
-        capacity: how many tokens the cache holds.
-        filled: how many it holds now.
+        cache: (batch, heads, positions, width). The last `capacity` positions are for tokens; in a
+            decoder-only model, positions of the memory precede them.
+        capacity: number of positions for tokens.
+        filled: number of tokens in the cache.
     """
-    before = cache.shape[-2] - capacity
-    return cache[..., before : before + filled, :]
+    first = cache.shape[-2] - capacity
+    return cache[..., first : first + filled, :]
 
 
 def chosen_rows(cache: NDArray[Number], rows: IntArray, end: int) -> NDArray[Number]:
-    """Copies some rows of a cache up to position `end`; what lies behind is zero."""
+    """Returns a copy of chosen sequences of a cache up to position `end`; the rest is zero.
+
+    Args:
+        cache: (batch, heads, positions, width).
+        rows: indexes of the chosen sequences, (n,) int64.
+        end: number of positions to copy.
+    """
     chosen = np.zeros((len(rows), *cache.shape[1:]), cache.dtype)
     np.take(cache[..., :end, :], rows, axis=0, out=chosen[..., :end, :])
     return chosen

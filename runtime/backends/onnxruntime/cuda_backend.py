@@ -1,4 +1,4 @@
-"""ONNX Runtime's CUDA provider under the loop that stays on the device."""
+"""ONNX Runtime with its CUDA provider, in the generation loop of the room gpu."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hybrid_deploy.runtime.backends.onnxruntime.cuda_engine import CHOOSE, OnnxR
 from hybrid_deploy.runtime.backends.onnxruntime.inference_session import (
     Provider,
     make_session,
-    wrong_optimizers,
+    unsafe_optimizers,
 )
 from hybrid_deploy.runtime.backends.registry import BackendOptions
 
@@ -34,14 +34,14 @@ def load(bundle: Bundle, variant: str, options: BackendOptions) -> DeviceBackend
     """Loads one variant of a bundle.
 
     Raises:
-        MissingDependencyError: this ONNX Runtime was built without CUDA, or there is no cuda-core.
-        BackendError: there is no GPU, or the provider does not load.
-        UsageError: the variant is for a CPU.
+        MissingDependencyError: this ONNX Runtime was built without CUDA, or cuda-core is missing.
+        BackendError: there is no GPU, or the CUDA provider does not load.
+        UsageError: the variant has approximate logits, which only a CPU backend refines.
     """
     device = open_gpu(NAME)
     if _CUDA not in ort.get_available_providers():
         raise MissingDependencyError("onnxruntime-gpu", extra="cuda")
-    ort.preload_dlls()  # CUDA and cuDNN of pip's own packages
+    ort.preload_dlls()  # loads CUDA and cuDNN from their pip packages
     return load_on(device, bundle, variant, options)
 
 
@@ -54,30 +54,45 @@ def load_on(
     device_type: str = "cuda",
     steps: int = STEPS,
 ) -> DeviceBackend:
-    """Loads one variant on an opened device, which is of ONNX Runtime's type `device_type`."""
+    """Loads one variant on an opened device.
+
+    Args:
+        device: the opened device.
+        bundle: the bundle.
+        variant: name of the variant.
+        options: number of CPU threads for the operators that run on the CPU.
+        device_type: ONNX Runtime's name of the device's type, "cuda"; tests use "cpu".
+        steps: number of tokens of a block.
+
+    Raises:
+        BackendError: the CUDA provider does not load, or ONNX Runtime cannot load a graph.
+        UsageError: the variant has approximate logits, which only a CPU backend refines.
+    """
     refuse_approximate_logits(NAME, bundle, variant)
     cuda = _CUDA, {"user_compute_stream": str(device.stream), "use_tf32": "0"}
     providers: list[Provider] = [_CPU] if device_type == "cpu" else [cuda, _CPU]
-    disabled = wrong_optimizers(bundle.variant(variant).precision)
+    disabled = unsafe_optimizers(bundle.variant(variant).precision)
     capacity, specs = bundle.manifest.capacity, bundle.loop_graphs(variant)
-    choose = _open(CHOOSE, options, providers, ())
+    chooser = _open(CHOOSE, options, providers, ())
     engines = {}
     for role, spec in specs.items():
         session = _open(bundle.graph_path(variant, role), options, providers, disabled)
-        chooser = choose if role is GraphRole.STEP else None
-        engines[role] = OnnxRuntimeEngine(session, spec, device_type, chooser, capacity)
+        step_chooser = chooser if role is GraphRole.STEP else None
+        engines[role] = OnnxRuntimeEngine(session, spec, device_type, step_chooser, capacity)
     encoder, step = engines[GraphRole.ENCODER], engines[GraphRole.STEP]
-    graphs = load_engine_set(encoder, step, engines.get(GraphRole.PREFILL), capacity)
+    engine_set = load_engine_set(encoder, step, engines.get(GraphRole.PREFILL), capacity)
     version = f"onnxruntime {ort.__version__}"
-    return DeviceBackend(NAME, version, device, graphs, specs[GraphRole.ENCODER], steps)
+    return DeviceBackend(NAME, version, device, engine_set, specs[GraphRole.ENCODER], steps)
 
 
 def _open(
     path: Path, options: BackendOptions, providers: Sequence[Provider], disabled: Sequence[str]
 ) -> ort.InferenceSession:
-    """Opens a graph; where the wanted provider does not load, ONNX Runtime would take the CPU."""
+    """Opens a graph; refuses ONNX Runtime's fallback to the CPU if CUDA does not load."""
     try:
-        session = make_session(path, options.threads, disabled=disabled, providers=providers)
+        session = make_session(
+            path, options.threads, disabled_optimizers=disabled, providers=providers
+        )
     except Exception as error:
         raise BackendError(f"onnxruntime failed in loading {path}: {error}") from error
     if providers[0] != _CPU and _CUDA not in session.get_providers():

@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime, and its errors in our words."""
+"""Opens sessions of ONNX Runtime, and raises its errors as errors of this package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ except ImportError as error:
     raise MissingDependencyError("onnxruntime", extra="cpu") from error
 
 Provider = str | tuple[str, dict[str, str]]
-"""Name of an execution provider, with its options."""
+"""Name of an execution provider, or its name and its options."""
 
 _ERRORS_ONLY = 3
 
@@ -26,29 +26,31 @@ def make_session(
     threads: int | None,
     *,
     optimized: bool = True,
-    disabled: Sequence[str] = (),
-    planned: bool = True,
+    disabled_optimizers: Sequence[str] = (),
+    mem_pattern: bool = True,
     spin_us: int | None = None,
     providers: Sequence[Provider] = ("CPUExecutionProvider",),
 ) -> ort.InferenceSession:
-    """Opens an ONNX file.
+    """Returns a session of an ONNX file.
 
-    Where a provider does not load, ONNX Runtime takes the CPU without an error: ask the session.
+    If a provider does not load, ONNX Runtime takes the CPU without an error: check the session's
+    `get_providers()`.
 
     Args:
-        path: of the file.
-        threads: within an operator; None leaves it to ONNX Runtime.
-        optimized: whether it may rewrite the graph.
-        disabled: graph optimizers to leave out.
-        planned: whether memory for all intermediate results is laid out at once. It saves time in
-            short calls; in an encoder it saves none, and takes a third more memory.
-        spin_us: how long threads wait busily for the next call, in microseconds: it comes sooner to
-            its results, and other sessions have a core less meanwhile. None leaves it to ONNX
-            Runtime, which takes tens of milliseconds; older versions know 0 and None.
-        providers: in the order of preference.
+        path: path of the ONNX file.
+        threads: number of CPU threads of one operator; None leaves the choice to ONNX Runtime.
+        optimized: whether ONNX Runtime may rewrite the graph.
+        disabled_optimizers: names of the graph optimizers that ONNX Runtime must not use.
+        mem_pattern: whether ONNX Runtime allocates all intermediate results as one block. This
+            saves time in short calls; in an encoder it saves none, and needs a third more RAM.
+        spin_us: time in microseconds that the threads wait for the next call without sleeping. A
+            longer time makes calls in quick succession faster, but occupies cores that other
+            sessions need. None leaves it to ONNX Runtime, which waits tens of milliseconds; old
+            versions of ONNX Runtime support only 0 and None.
+        providers: execution providers in the order of preference.
     """
     options = ort.SessionOptions()
-    options.enable_mem_pattern = planned
+    options.enable_mem_pattern = mem_pattern
     options.log_severity_level = _ERRORS_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -60,25 +62,32 @@ def make_session(
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     return ort.InferenceSession(
-        str(path), options, providers=list(providers), disabled_optimizers=list(disabled)
+        str(path),
+        options,
+        providers=list(providers),
+        disabled_optimizers=list(disabled_optimizers),
     )
 
 
-def wrong_optimizers(precision: Precision) -> tuple[str, ...]:
-    """Names the optimizers that change what graphs of a precision compute."""
-    # takes a zero point of 0 for the smallest number, as of uint8, and removes the Relu before it
+def unsafe_optimizers(precision: Precision) -> tuple[str, ...]:
+    """Returns the names of ONNX Runtime's optimizers that change the results of a precision."""
+    # It takes zero point 0 for the smallest number, as if for uint8, and removes the Relu before.
     return ("ReluQuantRewrite",) if "fp8" in (precision.encoder, precision.decoder) else ()
 
 
-def too_old(error: Exception) -> BackendError | None:
-    """Recognises that the installed ONNX Runtime does not know the graph's operators yet."""
-    known = re.search(r"support for domain ai\.onnx is till opset (\d+)", str(error))
+def unsupported_operator_error(error: Exception) -> BackendError | None:
+    """Returns an error that names the remedy if ONNX Runtime is too old for a graph, else None.
+
+    Args:
+        error: what ONNX Runtime raised while it loaded the graph.
+    """
+    newest_opset = re.search(r"support for domain ai\.onnx is till opset (\d+)", str(error))
     missing = re.search(r"Could not find an implementation for (\w+)\(\d+\)", str(error))
-    opset = 18 if known is not None and int(known[1]) < 21 else 21
+    opset = 18 if newest_opset is not None and int(newest_opset[1]) < 21 else 21
     advice = f"upgrade onnxruntime (1.25 or newer), or export with --opset {opset}"
-    if known is not None:
+    if newest_opset is not None:
         return BackendError(
-            f"the graphs use a newer ONNX opset than the {known[1]} that onnxruntime "
+            f"the graphs use a newer ONNX opset than the {newest_opset[1]} that onnxruntime "
             f"{ort.__version__} reads; {advice}"
         )
     if missing is not None:
@@ -89,8 +98,8 @@ def too_old(error: Exception) -> BackendError | None:
 
 
 @contextmanager
-def failures(where: str) -> Iterator[None]:
-    """Raises what goes wrong inside as a BackendError that says where it was."""
+def backend_errors(where: str) -> Iterator[None]:
+    """Raises an exception inside as a BackendError that names the failed graph or action."""
     try:
         yield
     except (InputError, BackendError, MemoryError):

@@ -1,4 +1,4 @@
-"""TensorRT or TensorRT-RTX on the GPU of this machine, with engines that were built before."""
+"""Loads the engines of a variant that were built for TensorRT or TensorRT-RTX on this GPU."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _PRODUCTS = {Flavour.TENSORRT: "TensorRT", Flavour.RTX: "TensorRT-RTX"}
 
 
 def load(bundle: Bundle, variant: str, options: BackendOptions) -> DeviceBackend:
-    """Loads the engines of one variant; `options` are of the CPU and change nothing here.
+    """Loads the engines of one variant; `options` concern the CPU and have no effect here.
 
-    Of the two flavours the first that is installed is taken, `tensorrt` before `tensorrt-rtx`, as
-    `build --target local` does.
+    The flavour is the first one that is installed, `tensorrt` before `tensorrt-rtx`; `build
+    --target local` chooses the same.
 
     Raises:
-        MissingDependencyError: no TensorRT or no cuda-core is installed.
-        BackendError: there is no GPU, no engine for it, or TensorRT does not load one.
-        BuildError: an engine was changed since it was built.
-        UsageError: the variant is for a CPU.
+        MissingDependencyError: neither flavour is installed, or cuda-core is missing.
+        BackendError: there is no GPU, no engine for it, or TensorRT cannot load an engine.
+        BuildError: an engine file has changed since it was built.
+        UsageError: the variant has approximate logits, which only a CPU backend refines.
     """
     return load_on(open_gpu(NAME), bundle, variant)
 
@@ -50,14 +50,27 @@ def load_on(
     cache: EngineCache | None = None,
     steps: int = STEPS,
 ) -> DeviceBackend:
-    """Loads the engines of one variant on an opened device; `steps` are the tokens of a block."""
+    """Loads the engines of one variant on an opened device.
+
+    Args:
+        device: the opened device.
+        bundle: the bundle.
+        variant: name of the variant.
+        cache: the engine cache; None takes the default folder.
+        steps: number of tokens of a block.
+
+    Raises:
+        BackendError: there is no engine for the GPU, or TensorRT cannot load one.
+        BuildError: an engine file has changed since it was built.
+        UsageError: the variant has approximate logits, which only a CPU backend refines.
+    """
     refuse_approximate_logits(NAME, bundle, variant)
     gpu, vendor, cache = required_gpu(NAME), load_tensorrt(None), cache or EngineCache()
     engines = {}
     for role in bundle.loop_graphs(variant):
         path = find_engine(cache, bundle, variant, role, vendor, gpu)
-        engines[role] = _loaded(path, f"{variant}/{role.value}", vendor, gpu, device)
-    graphs = load_engine_set(
+        engines[role] = _load_engine(path, f"{variant}/{role.value}", vendor, gpu, device)
+    engine_set = load_engine_set(
         engines[GraphRole.ENCODER],
         engines[GraphRole.STEP],
         engines.get(GraphRole.PREFILL),
@@ -65,13 +78,13 @@ def load_on(
     )
     encoder = bundle.graph(variant, GraphRole.ENCODER)
     version = f"{_PRODUCTS[vendor.flavour]} {vendor.version}"
-    return DeviceBackend(NAME, version, device, graphs, encoder, steps)
+    return DeviceBackend(NAME, version, device, engine_set, encoder, steps)
 
 
-def _loaded(
-    path: Path, graph: str, vendor: TensorRT, gpu: LocalGpu, device: Device
+def _load_engine(
+    path: Path, name: str, vendor: TensorRT, gpu: LocalGpu, device: Device
 ) -> TensorRTEngine:
-    """Loads an engine, whose record is checked before its native code runs."""
+    """Loads an engine; its record is checked first, as loading runs its native code."""
     plan = read_plan(path, vendor.version, flavour=vendor.flavour, gpu=gpu)
     compatible = is_version_compatible(read_record(path.parent).shaped_by)
-    return TensorRTEngine(vendor, plan, graph, device, brings_runtime=compatible)
+    return TensorRTEngine(vendor, plan, name, device, version_compatible=compatible)

@@ -1,4 +1,7 @@
-"""A TensorRT engine on a device; loading one runs its native code, so read it from the cache."""
+"""A TensorRT engine as an `Engine`.
+
+Loading a plan runs its native code: load only plans that `read_plan` has checked.
+"""
 
 from __future__ import annotations
 
@@ -21,44 +24,54 @@ _DTYPES = {
     "UINT8": "uint8",
     "BOOL": "bool",
 }
-_NOT_CAPTURABLE = "TensorRT says that this engine cannot be recorded on a stream"
+_NOT_CAPTURABLE = "TensorRT reports that this engine cannot be recorded on a stream"
 
 
 class TensorRTEngine:
     """A loaded engine.
 
     Attributes:
-        inputs: its inputs by name.
-        outputs: its outputs by name.
-        aliases: outputs that are written over an input, with that input's name.
-        ranges: smallest and largest shape of every input.
-        context_bytes: memory of the GPU that each context takes.
+        name: variant and graph role, for messages, as in "fp32/step".
+        vendor: the vendor's module, TensorRT or TensorRT-RTX.
+        device: the device that the engine runs on.
+        inputs: inputs by name.
+        outputs: outputs by name.
+        aliases: for each output that the engine writes over an input, the name of that input.
+        ranges: smallest and largest shape of every input, from the optimization profile.
+        context_bytes: size of the buffers of each context on the GPU.
+
+    Args:
+        vendor: the vendor's module.
+        plan: content of the plan file.
+        name: variant and graph role, for messages.
+        device: the device that the engine runs on.
+        version_compatible: whether the plan contains a runtime of its own, whose code runs on the
+            host.
 
     Raises:
-        BackendError: TensorRT does not load it here, or it wants a tensor in the host's memory.
+        BackendError: TensorRT cannot load the plan, or the engine needs a tensor in RAM.
     """
 
     def __init__(
         self,
         vendor: TensorRT,
         plan: bytes,
-        graph: str,
+        name: str,
         device: Device,
         *,
-        brings_runtime: bool = False,
+        version_compatible: bool = False,
     ) -> None:
-        """Loads a plan; `brings_runtime` says that it is version-compatible."""
-        self.graph = graph
+        self.name = name
         self.vendor = vendor
         self.device = device
         vendor.log.clear()
         self._runtime = vendor.module.Runtime(vendor.log)  # must outlive the engine
-        if brings_runtime:
+        if version_compatible:
             self._runtime.engine_host_code_allowed = True
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise BackendError(
-                f"TensorRT {vendor.version} does not load the engine of {graph} on "
+                f"TensorRT {vendor.version} does not load the engine of {name} on "
                 f"{device.name}: {last_error(vendor.log)}"
             )
         self.inputs, self.outputs = self._tensors("INPUT"), self._tensors("OUTPUT")
@@ -67,10 +80,13 @@ class TensorRTEngine:
         self.ranges = {name: self._range(name) for name in self.inputs}
 
     def context(self) -> TensorRTContext:
-        """Makes a context with memory of its own.
+        """Returns a new context with its own buffers.
 
-        TensorRT-RTX compiles kernels for a shape when it first meets it: at once here, as lazily
-        it would exchange them under a recorded graph.
+        TensorRT-RTX compiles the kernels for a shape at its first use. The strategy is EAGER: with
+        LAZY it would replace kernels later, which a recorded CUDA graph does not notice.
+
+        Raises:
+            BackendError: TensorRT makes no context.
         """
         self.vendor.log.clear()
         if self.vendor.flavour is Flavour.RTX:
@@ -83,7 +99,7 @@ class TensorRTEngine:
             context = self._engine.create_execution_context()
         if context is None:
             reason = last_error(self.vendor.log)
-            raise BackendError(f"TensorRT made no context for {self.graph}: {reason}")
+            raise BackendError(f"TensorRT made no context for {self.name}: {reason}")
         return TensorRTContext(self, context)
 
     def _tensors(self, mode: str) -> dict[str, TensorInfo]:
@@ -94,14 +110,17 @@ class TensorRTEngine:
     def _info(self, name: str) -> TensorInfo:
         dtype = self._engine.get_tensor_dtype(name).name
         if self._engine.get_tensor_location(name).name != "DEVICE":
-            raise BackendError(f"the engine of {self.graph} wants {name} in the host's memory")
+            raise BackendError(
+                f"the engine of {self.name} needs {name} in RAM, expected all tensors on the GPU; "
+                "build it again: hybrid-deploy build BUNDLE --target local"
+            )
         return TensorInfo(_DTYPES.get(dtype, dtype), tuple(self._engine.get_tensor_shape(name)))
 
     def _aliases(self) -> dict[str, str]:
-        """Asks TensorRT; before 10.15 it writes nothing in place and has no such question."""
-        ask = getattr(self._engine, "get_aliased_input_tensor", lambda name: None)
-        found = {name: ask(name) for name in self.outputs}
-        return {name: source for name, source in found.items() if source}
+        """Returns TensorRT's aliases; before 10.15 it has no method for them and makes none."""
+        aliased_input = getattr(self._engine, "get_aliased_input_tensor", lambda name: None)
+        aliases = {name: aliased_input(name) for name in self.outputs}
+        return {name: source for name, source in aliases.items() if source}
 
     def _range(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         if -1 not in (shape := self.inputs[name].shape):
@@ -111,33 +130,34 @@ class TensorRTEngine:
 
 
 class TensorRTContext:
-    """One use of an engine: its shapes and the addresses of its tensors."""
+    """One execution context of an engine: the shapes and the addresses of its tensors."""
 
     def __init__(self, engine: TensorRTEngine, context: Any) -> None:
         self._engine = engine  # must outlive the context
         self._log = engine.vendor.log
         self._stream = engine.device.stream
-        self._graph = engine.graph
+        self._name = engine.name
         self._context = context
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
-        # Only an engine's first context has a profile by itself.
-        shared = context.active_optimization_profile == 0
-        if not (shared or context.set_optimization_profile_async(0, self._stream)):
-            raise self._failure("does not share its profile between contexts")
+        # Only the first context of an engine gets the optimization profile by itself.
+        has_profile = context.active_optimization_profile == 0
+        if not (has_profile or context.set_optimization_profile_async(0, self._stream)):
+            raise self._failure("does not share its optimization profile between contexts")
 
     @property
     def nbytes(self) -> int:
-        """Memory of the GPU that it holds."""
+        """Size of the buffers that the context holds on the GPU."""
         return self._engine.context_bytes
 
     def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Sets the shapes of inputs.
 
         Raises:
-            InputError: the engine was built for other sizes.
+            InputError: a shape is outside the optimization profile.
+            BackendError: TensorRT refuses a shape.
         """
-        self._log.clear()  # TensorRT's remarks would pile up
+        self._log.clear()  # its messages would accumulate
         for name, shape in shapes.items():
             if self._shapes.get(name) == shape:
                 continue
@@ -151,20 +171,24 @@ class TensorRTContext:
         sizes = zip(shape, smallest, largest, strict=True)
         if not all(low <= size <= high for size, low, high in sizes):
             raise InputError(
-                f"the engine of {self._graph} takes {name} of {_text(smallest)} to "
+                f"the engine of {self._name} takes {name} of {_text(smallest)} to "
                 f"{_text(largest)}, got {_text(shape)}; build one for it: hybrid-deploy build "
                 "BUNDLE --target local --profile NAME=MIN:TYPICAL:MAX"
             )
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Returns the shape of a tensor, once those of all inputs are set."""
+        """Returns the shape of an input or output; the shapes of all inputs must be set.
+
+        Raises:
+            BackendError: the shape depends on the values of the inputs.
+        """
         shape = tuple(self._context.get_tensor_shape(name))
         if any(size < 0 for size in shape):
             raise self._failure(f"does not know the shape of {name} before it runs")
         return shape
 
     def bind(self, name: str, buffer: Buffer) -> None:
-        """Says where a tensor lies."""
+        """Sets the address of a tensor for all later calls of `enqueue`."""
         if self._addresses.get(name) == buffer.address:
             return
         if not self._context.set_tensor_address(name, buffer.address):
@@ -172,21 +196,22 @@ class TensorRTContext:
         self._addresses[name] = buffer.address
 
     def enqueue(self) -> None:
-        """Asks the GPU for one run."""
+        """Enqueues one run on the device's stream."""
         if not self._context.execute_async_v3(self._stream):
             raise self._failure("did not run")
 
     def capture_obstacle(self) -> str | None:
-        """Says why `enqueue` cannot be recorded, as far as this TensorRT can be asked."""
-        ask = getattr(self._context, "is_stream_capturable", None)
-        return None if ask is None or ask(self._stream) else _NOT_CAPTURABLE
+        """Returns why a run cannot be recorded in a CUDA graph; None if no reason is known."""
+        is_capturable = getattr(self._context, "is_stream_capturable", None)
+        capturable = is_capturable is None or is_capturable(self._stream)
+        return None if capturable else _NOT_CAPTURABLE
 
     def close(self) -> None:
-        """Returns its memory back."""
+        """Frees the context's buffers."""
         self._context = None
 
-    def _failure(self, what: str) -> BackendError:
-        return BackendError(f"TensorRT: {self._graph} {what}: {last_error(self._log)}")
+    def _failure(self, problem: str) -> BackendError:
+        return BackendError(f"TensorRT: {self._name} {problem}: {last_error(self._log)}")
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Finds the engines that `hybrid-deploy build` made for the GPU of this machine."""
+"""Finds the engines in the cache that `hybrid-deploy build` made and that this GPU can run."""
 
 from __future__ import annotations
 
@@ -27,48 +27,59 @@ def find_engine(
     vendor: TensorRT,
     gpu: LocalGpu,
 ) -> Path:
-    """Returns the plan of a graph: the one built for this very GPU, of several the last used.
+    """Returns the path of the plan of a graph.
 
-    That a build found an engine is a use, so the last build counts. Any profile and workspace will
-    do. Read it with `engine_cache.read_plan`, which checks it.
+    An engine that was built for this GPU comes before one for its compute capability, and that
+    before one for any GPU; among equals, the engine of this TensorRT version, then the last used. A
+    build that finds its engine in the cache counts as a use, so the last build wins. Optimization
+    profile and workspace size are not compared. Load the plan with `engines.cache.read_plan`, which
+    checks it.
+
+    Args:
+        cache: the engine cache.
+        bundle: the bundle.
+        variant: name of the variant.
+        role: role of the graph.
+        vendor: the vendor's module, for its flavour and version.
+        gpu: the GPU of this machine.
 
     Raises:
-        BackendError: there is none; the message has the command that builds it.
+        BackendError: there is no such engine; the message has the command that builds it.
     """
-    wanted = {
+    identity = {
         **graph_identity(bundle, bundle.graph(variant, role)),
         "flavour": vendor.flavour.value,
         "platform": sysconfig.get_platform(),
     }
     capacity = None if role is GraphRole.ENCODER else bundle.manifest.capacity
     settings = {**SETTINGS, "feeds_itself": capacity}
-    found = [
-        (_nearness(engine.record.shaped_by, vendor), engine.used_at, engine.key)
+    candidates = [
+        (_specificity(engine.record.shaped_by, vendor), engine.used_at, engine.key)
         for engine in list_engines(cache)
         if engine.record is not None
         and engine.damage is None
-        and _has(engine.record.shaped_by, wanted)
-        and _has(engine.record.shaped_by.get("settings"), settings)
+        and _contains(engine.record.shaped_by, identity)
+        and _contains(engine.record.shaped_by.get("settings"), settings)
         and version_mismatch(engine.record.shaped_by, vendor.version) is None
         and gpu_mismatch(engine.record.shaped_by, gpu) is None
     ]
-    if not found:
+    if not candidates:
         raise BackendError(
             f"no engine of {variant}/{role.value} for {gpu.name} (compute capability "
             f"{gpu.capability}) by {vendor.flavour.value} {vendor.version} is in {cache.folder}; "
             f"build it: hybrid-deploy build {bundle.folder} --target local --variant {variant}"
         )
-    return cache.folder / max(found)[2] / PLAN_FILE
+    return cache.folder / max(candidates)[2] / PLAN_FILE
 
 
-def _has(known: object, wanted: Mapping[str, object]) -> bool:
-    return isinstance(known, Mapping) and all(
-        name in known and known[name] == value for name, value in wanted.items()
+def _contains(recorded: object, expected: Mapping[str, object]) -> bool:
+    return isinstance(recorded, Mapping) and all(
+        name in recorded and recorded[name] == value for name, value in expected.items()
     )
 
 
-def _nearness(shaped_by: Mapping[str, object], vendor: TensorRT) -> tuple[int, bool]:
-    """Ranks engines that run here: built for this GPU, for its kind, for all; by this TensorRT."""
+def _specificity(shaped_by: Mapping[str, object], vendor: TensorRT) -> tuple[int, bool]:
+    """Ranks engines: for this GPU, for its compute capability, for any; by this TensorRT first."""
     target = parse_target(str(shaped_by["target"]))
-    narrow = 2 if shaped_by["gpu"] is not None else 0 if target.capability is None else 1
-    return narrow, shaped_by["version"] == vendor.version
+    rank = 2 if shaped_by["gpu"] is not None else 0 if target.capability is None else 1
+    return rank, shaped_by["version"] == vendor.version

@@ -1,4 +1,4 @@
-"""Sequences of a batch that change places, against batches that were decoded so from the start."""
+"""Reordered and selected sequences, against batches that had this order from the start."""
 
 from __future__ import annotations
 
@@ -15,14 +15,8 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backends.onnxruntime.cache_rows import move_rows, moved_rows
-from hybrid_deploy.runtime.backends.protocol import (
-    IntArray,
-    ReorderableDecoding,
-)
-from hybrid_deploy.runtime.backends.registry import (
-    BackendOptions,
-    load_backend,
-)
+from hybrid_deploy.runtime.backends.protocol import IntArray, ReorderableDecoding
+from hybrid_deploy.runtime.backends.registry import BackendOptions, load_backend
 from tests.closeness import assert_close_in_float32
 from tests.models.zoo.case import random_floats, random_tokens
 from tests.models.zoo.cases import find
@@ -41,7 +35,7 @@ class Subject:
     inputs: Mapping[str, NDArray[Any]]
 
     def start(self, rows: IntArray) -> ReorderableDecoding:
-        """Starts to decode chosen rows of the inputs."""
+        """Returns a decoding of chosen rows of the inputs."""
         chosen = {name: array[rows] for name, array in self.inputs.items()}
         backend = load_backend("onnxruntime", self.bundle, "fp32", BackendOptions(threads=1))
         decoding = backend.start(chosen)
@@ -53,7 +47,7 @@ class Subject:
 def subject(
     request: pytest.FixtureRequest, tiny_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Subject:
-    """An ordinary decoder, one that carries a state, one whose caches begin with the memory."""
+    """A decoder with caches, one with a recurrent state, one whose caches begin with memory."""
     if request.param == "tiny":
         return Subject(open_bundle(tiny_path), {"image": random_floats(BATCH, 1, 8, 24).numpy()})
     case = dataclasses.replace(find(request.param), max_length=9)
@@ -62,15 +56,15 @@ def subject(
 
 
 def feed(decoding: ReorderableDecoding, history: IntArray) -> None:
-    """Feeds a prompt of 2 tokens, and 3 more one by one."""
+    """Decodes a prompt of 2 tokens, and then 3 more tokens one by one."""
     batch = len(history)
     decoding.prefill(history[:, :2], np.zeros(batch, np.int64), np.ones(batch, np.int64))
     for index in range(2, history.shape[1]):
         decoding.step(history[:, index], np.full(batch, index))
 
 
-def following(decoding: ReorderableDecoding, rows: IntArray) -> NDArray[np.float32]:
-    """Returns the logits of two more tokens, (rows, 2, vocabulary)."""
+def next_logits(decoding: ReorderableDecoding, rows: IntArray) -> NDArray[np.float32]:
+    """Returns the logits of two more steps, (rows, 2, vocabulary)."""
     steps = []
     for index in (5, 6):
         steps.append(decoding.step(NEXT[rows], np.full(len(rows), index)).copy())
@@ -78,30 +72,30 @@ def following(decoding: ReorderableDecoding, rows: IntArray) -> NDArray[np.float
 
 
 @pytest.mark.parametrize("rows", [(0, 0, 2, 1), (3, 2, 1, 0), (0, 1, 2, 3)])
-def test_reordered_beams_go_on_from_what_others_were(
+def test_reordered_beams_continue_from_their_source(
     subject: Subject, rows: tuple[int, ...]
 ) -> None:
-    same = np.zeros(BATCH, np.int64)  # beams have their input in common
+    same_input = np.zeros(BATCH, np.int64)  # as beams have
     sources = np.array(rows)
-    decoding, wanted = subject.start(same), subject.start(same)
+    decoding, expected = subject.start(same_input), subject.start(same_input)
     feed(decoding, HISTORY)
     decoding.reorder(sources)
-    feed(wanted, HISTORY[sources])
-    places = np.arange(BATCH)
-    # a kernel may take rows of one batch by fours, and those left over in another order
-    assert_close_in_float32(following(decoding, places), following(wanted, places))
+    feed(expected, HISTORY[sources])
+    every_row = np.arange(BATCH)
+    # a kernel may compute four rows together, and the rest of a batch in another order
+    assert_close_in_float32(next_logits(decoding, every_row), next_logits(expected, every_row))
 
 
 @pytest.mark.parametrize("rows", [(1,), (0, 2), (0, 0, 3, 3, 1, 1), (2, 0, 1, 3)])
-def test_selected_sequences_bring_their_memory(subject: Subject, rows: tuple[int, ...]) -> None:
+def test_selected_sequences_keep_their_memory(subject: Subject, rows: tuple[int, ...]) -> None:
     sources = np.array(rows)
     decoding = subject.start(np.arange(BATCH))
     feed(decoding, HISTORY)
-    chosen, wanted = decoding.select(sources), subject.start(sources)
+    chosen, expected = decoding.select(sources), subject.start(sources)
     assert chosen.batch == len(rows)
-    feed(wanted, HISTORY[sources])
-    # other batch sizes may take other kernels, which sum in another order
-    assert_close_in_float32(following(chosen, sources), following(wanted, sources))
+    feed(expected, HISTORY[sources])
+    # kernels for other batch sizes may sum in another order
+    assert_close_in_float32(next_logits(chosen, sources), next_logits(expected, sources))
 
 
 def test_selected_sequences_can_be_selected_and_reordered_again(subject: Subject) -> None:
@@ -110,28 +104,28 @@ def test_selected_sequences_can_be_selected_and_reordered_again(subject: Subject
     beams = decoding.select(np.array([1, 1, 3, 3]))
     beams.reorder(np.array([1, 0, 3, 2]))
     last = beams.select(np.array([2, 3]))
-    wanted = subject.start(np.array([3, 3]))
-    feed(wanted, HISTORY[[3, 3]])
+    expected = subject.start(np.array([3, 3]))
+    feed(expected, HISTORY[[3, 3]])
     rows = np.array([3, 3])
-    assert_close_in_float32(following(last, rows), following(wanted, rows))
+    assert_close_in_float32(next_logits(last, rows), next_logits(expected, rows))
 
 
-def test_rows_that_stay_are_not_touched() -> None:
+def test_rows_that_do_not_move_are_not_written() -> None:
     array = np.arange(12.0).reshape(4, 3)
     rows = np.array([0, 0, 2, 1])
     assert moved_rows(rows).tolist() == [1, 3]
-    wanted = array[rows]
+    expected = array[rows]
     move_rows(array, rows)
-    np.testing.assert_array_equal(array, wanted)
+    np.testing.assert_array_equal(array, expected)
     array.setflags(write=False)
-    move_rows(array, np.arange(4))  # would fail if it wrote
+    move_rows(array, np.arange(4))  # a write would raise
 
 
 def test_a_fixed_batch_cannot_be_resized(tiny_bundle: Bundle) -> None:
     variant = tiny_bundle.variant("fp32")
-    token, *others = variant.step.inputs
+    token, *further_inputs = variant.step.inputs
     assert token.name == "token"
-    fixed = (msgspec.structs.replace(token, shape=(2,)), *others)
+    fixed = (msgspec.structs.replace(token, shape=(2,)), *further_inputs)
     step = msgspec.structs.replace(variant.step, inputs=fixed)
     variants = {"fp32": msgspec.structs.replace(variant, step=step)}
     manifest = msgspec.structs.replace(tiny_bundle.manifest, variants=variants)

@@ -1,4 +1,4 @@
-"""Steps, prompts and reordered rows on a device, against the same decoder on the host."""
+"""Steps, prompts and reordered sequences on a device, against the same decoder on the host."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from hybrid_deploy.runtime.generation.token_loop import decode_greedily
 from tests.closeness import assert_close_in_float32
 from tests.fakes.device import FakeDevice
 from tests.fakes.engine import (
-    FORMS,
+    CACHE_FORMS,
     HEAD,
     KEY,
     MEMORY,
+    CacheForm,
     Decoder,
     FakeEngine,
-    Form,
     fake_backend,
     fake_engines,
 )
-from tests.fakes.host_decoding import HostDecoding, by_host, stepped
+from tests.fakes.host_decoding import HostDecoding, decode_on_host, decode_step_by_step
 
 RNG = np.random.default_rng(2)
 LIMITS = Limits((), 0, 99, 20)
@@ -47,47 +47,48 @@ def array(*values: int) -> NDArray[np.int64]:
     return np.array(values, np.int64)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_loop_of_the_host_works_too(form: Form) -> None:
+@pytest.mark.parametrize("form", CACHE_FORMS)
+def test_step_by_step_gives_the_tokens_of_the_host(form: CacheForm) -> None:
     decoder, image = Decoder(form=form), image_of(3)
     prompts = [[1, 2, 3], [4], [5, 6]]
     decoding = fake_backend(FakeDevice(), decoder).start({"image": image})
-    got = stepped(decoding, prompts, LIMITS)
-    want = by_host(decoder, image, prompts, LIMITS)
-    assert [row.tokens for row in got] == [row.tokens for row in want]
+    actual = decode_step_by_step(decoding, prompts, LIMITS)
+    expected = decode_on_host(decoder, image, prompts, LIMITS)
+    assert [row.tokens for row in actual] == [row.tokens for row in expected]
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_reordered_rows_go_on_as_what_they_were(form: Form) -> None:
+@pytest.mark.parametrize("form", CACHE_FORMS)
+def test_reordered_sequences_continue_from_their_source(form: CacheForm) -> None:
     decoder = Decoder(form=form)
-    image = np.repeat(image_of(1), 4, axis=0)  # beams share their memory
-    got = fake_backend(FakeDevice(), decoder).start({"image": image})
-    want = HostDecoding(decoder, image)
+    image = np.repeat(image_of(1), 4, axis=0)  # beams have the same input
+    actual = fake_backend(FakeDevice(), decoder).start({"image": image})
+    expected = HostDecoding(decoder, image)
     rng = np.random.default_rng(0)
     for position in range(8):
         token, at = rng.integers(0, 20, 4), np.full(4, position)
-        assert_close_in_float32(got.step(token, at), want.step(token, at))
+        assert_close_in_float32(actual.step(token, at), expected.step(token, at))
         rows = [array(0, 1, 2, 3), array(3, 3, 0, 1), array(1, 0, 3, 2), array(2, 2, 2, 2)]
-        for decoding in (got, want):
+        for decoding in (actual, expected):
             decoding.reorder(rows[position % 4])
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_steps_after_blocks_go_on_with_the_same_caches(form: Form) -> None:
+@pytest.mark.parametrize("form", CACHE_FORMS)
+def test_steps_after_blocks_continue_with_the_same_caches(form: CacheForm) -> None:
     decoder, image = Decoder(form=form), image_of(2)
-    got = fake_backend(FakeDevice(), decoder, steps=3).start({"image": image})
-    want = HostDecoding(decoder, image)
-    blocks = got.step_blocks(array(1, 2), array(0, 0))
+    actual = fake_backend(FakeDevice(), decoder, steps=3).start({"image": image})
+    expected = HostDecoding(decoder, image)
+    blocks = actual.step_blocks(array(1, 2), array(0, 0))
     tokens = np.concatenate([next(blocks).tokens for _ in range(2)])
     for position, fed in enumerate([array(1, 2), *tokens[:-1]]):
-        want.step(fed, np.full(2, position))
-    if form == "recurrent":  # its state is already past the next block
+        logits = expected.step(fed, np.full(2, position))
+        np.testing.assert_array_equal(logits.argmax(-1), tokens[position])
+    if form == "recurrent":  # the next block has already changed its state
         return
     at = np.full(2, len(tokens))
-    assert_close_in_float32(got.step(tokens[-1], at), want.step(tokens[-1], at))
+    assert_close_in_float32(actual.step(tokens[-1], at), expected.step(tokens[-1], at))
 
 
-def test_sequences_stay_where_they_are() -> None:
+def test_another_choice_of_sequences_is_refused() -> None:
     decoding = fake_backend(FakeDevice(), Decoder()).start({"image": image_of(2)})
     assert isinstance(decoding, ReorderableDecoding)
     assert decoding.select(array(0, 1)) is decoding
@@ -100,23 +101,23 @@ def test_sequences_stay_where_they_are() -> None:
         )
 
 
-def test_beams_are_refused_in_one_line() -> None:
+def test_beam_search_is_refused() -> None:
     decoding = fake_backend(FakeDevice(), Decoder()).start({"image": image_of(1)})
     with pytest.raises(UsageError, match=r"ask for one beam, .* or take --backend onnxruntime$"):
         BeamSearch(decoding, [[1]], DecodingSettings(LIMITS, beams=Beams(2)))
 
 
-def test_why_steps_were_not_recorded_is_noted_once() -> None:
+def test_result_notes_once_why_steps_were_not_recorded() -> None:
     device, image = FakeDevice(), image_of(2)
     recorded = fake_backend(device, Decoder()).start({"image": image})
     assert decode_greedily(recorded, [[1]] * 2, LIMITS).notes == ()
-    device.refuses_capture = "the library allocates"
+    device.capture_refusal = "the library allocates"
     launched = fake_backend(device, Decoder()).start({"image": image})
     notes = decode_greedily(launched, [[1]] * 2, LIMITS).notes
     assert notes == ("steps were launched one by one: the library allocates",)
 
 
-def test_further_heads() -> None:
+def test_further_heads_are_returned() -> None:
     decoder, image = Decoder(), image_of(2)
     decoding = fake_backend(FakeDevice(), decoder).start({"image": image})
     decoding.step(array(1, 2), array(0, 0))
@@ -124,21 +125,21 @@ def test_further_heads() -> None:
     assert {name: head.shape for name, head in decoding.heads.items()} == {HEAD: (2, 2)}
 
 
-def test_an_older_batch_of_the_same_shapes_is_over() -> None:
+def test_decoding_is_over_when_a_batch_of_the_same_shapes_starts() -> None:
     backend = fake_backend(FakeDevice(), Decoder())
     old = backend.start({"image": image_of(2)})
-    other = backend.start({"image": image_of(3)})
+    other_shape = backend.start({"image": image_of(3)})
     blocks = old.step_blocks(array(1, 1), array(0, 0))
     next(blocks)
     new = backend.start({"image": image_of(2)})
-    for use in (lambda: old.step(array(1, 1), array(0, 0)), lambda: next(blocks)):
+    for call in (lambda: old.step(array(1, 1), array(0, 0)), lambda: next(blocks)):
         with pytest.raises(BackendError, match="this batch is over: another one was started"):
-            use()
+            call()
     new.step(array(1, 1), array(0, 0))
-    other.step(array(1, 1, 1), array(0, 0, 0))
+    other_shape.step(array(1, 1, 1), array(0, 0, 0))
 
 
-def test_a_batch_that_follows_finds_empty_caches() -> None:
+def test_next_batch_finds_empty_caches() -> None:
     decoder, image = Decoder(), image_of(2)
     backend = fake_backend(FakeDevice(), decoder)
     first = backend.start({"image": image}).step(array(1, 2), array(0, 0)).copy()
@@ -149,7 +150,7 @@ def test_a_batch_that_follows_finds_empty_caches() -> None:
 
 
 @pytest.mark.parametrize("graph", ["step", "prefill", "encoder"])
-def test_failure_of_a_graph_names_it_and_spoils_nothing(graph: str) -> None:
+def test_failure_names_the_graph_and_the_next_batch_is_right(graph: str) -> None:
     device, decoder, image = FakeDevice(), Decoder(), image_of(2)
     engines = fake_engines(device, decoder)
     backend = fake_backend(device, decoder, engines=engines)
@@ -162,12 +163,12 @@ def test_failure_of_a_graph_names_it_and_spoils_nothing(graph: str) -> None:
             decoding.step(array(1, 1), array(0, 0))
         decoding.prefill(np.ones((2, 3), np.int64), array(0, 0), array(2, 2))
     assert str(caught.value) == f"fake failed in {name}: an illegal address was read"
-    got = decode_greedily(backend.start({"image": image}), [[1]] * 2, LIMITS).sequences
-    want = by_host(decoder, image, [[1]] * 2, LIMITS)
-    assert [row.tokens for row in got] == [row.tokens for row in want]
+    actual = decode_greedily(backend.start({"image": image}), [[1]] * 2, LIMITS).sequences
+    expected = decode_on_host(decoder, image, [[1]] * 2, LIMITS)
+    assert [row.tokens for row in actual] == [row.tokens for row in expected]
 
 
-def test_what_failed_does_not_serve_the_next_batch() -> None:
+def test_workspace_of_a_failed_run_is_not_used_again() -> None:
     device, image = FakeDevice(), image_of(2)
     engines = fake_engines(device, Decoder())
     backend = fake_backend(device, Decoder(), engines=engines)
@@ -180,7 +181,7 @@ def test_what_failed_does_not_serve_the_next_batch() -> None:
     assert failed not in engines["step"].contexts and len(engines["step"].contexts) == 1
 
 
-def test_a_batch_whose_buffers_were_given_back_is_over() -> None:
+def test_decoding_is_over_when_its_buffers_are_freed() -> None:
     backend = fake_backend(FakeDevice(), Decoder())
     old = backend.start({"image": image_of(1)})
     for batch in (2, 3, 4, 5):
@@ -189,37 +190,37 @@ def test_a_batch_whose_buffers_were_given_back_is_over() -> None:
         old.step(array(1), array(0))
 
 
-def test_a_refused_shape_leaves_nothing_behind() -> None:
+def test_failed_allocation_frees_all_its_buffers() -> None:
     device = FakeDevice()
     backend = fake_backend(device, Decoder())
     device.available = 4000
     with pytest.raises(BackendError, match="out of memory"):
         backend.start({"image": image_of(8)})
-    assert (device.memory, device.hosts) == ({}, [])
+    assert (device.allocations, device.host_buffers) == ({}, [])
     device.available = 1 << 20
     backend.start({"image": image_of(8)}).step(np.ones(8, np.int64), np.zeros(8, np.int64))
 
 
-def test_buffers_of_other_shapes_make_room() -> None:
+def test_workspaces_of_other_shapes_are_dropped_for_room() -> None:
     device, decoder = FakeDevice(), Decoder()
     backend = fake_backend(device, decoder)
     backend.start({"image": image_of(8)})
-    device.available = device.held() + 1000
+    device.available = device.allocated_bytes() + 1000
     image = image_of(7)
-    got = decode_greedily(backend.start({"image": image}), [[1]] * 7, LIMITS).sequences
-    want = by_host(decoder, image, [[1]] * 7, LIMITS)
-    assert [row.tokens for row in got] == [row.tokens for row in want]
+    actual = decode_greedily(backend.start({"image": image}), [[1]] * 7, LIMITS).sequences
+    expected = decode_on_host(decoder, image, [[1]] * 7, LIMITS)
+    assert [row.tokens for row in actual] == [row.tokens for row in expected]
 
 
-def test_bad_inputs_are_refused_before_anything_is_allocated() -> None:
+def test_bad_inputs_are_refused_before_any_allocation() -> None:
     device = FakeDevice()
     backend = fake_backend(device, Decoder())
     with pytest.raises(InputError, match=r"expected the inputs \['image'\], got \['picture'\]"):
         backend.start({"picture": image_of(1)})
-    assert not device.memory
+    assert not device.allocations
 
 
-def test_prompt_that_the_engine_does_not_take_is_an_input_error() -> None:
+def test_too_long_prompt_is_an_input_error() -> None:
     device, decoder = FakeDevice(), Decoder()
     engines = fake_engines(device, decoder)
     engines["prefill"].longest = 4
@@ -247,7 +248,7 @@ def without(engine: FakeEngine, name: str) -> FakeEngine:
         ),
         (
             lambda e: {"encoder": without(e["encoder"], MEMORY)},
-            "the step engine takes m, from nowhere",
+            "the step engine takes m, which the encoder engine does not return; build both again",
         ),
         (
             lambda e: {
@@ -280,4 +281,4 @@ def test_engines_that_do_not_fit_are_refused(changes: object, message: str) -> N
     with pytest.raises(BackendError) as caught:
         fake_backend(device, decoder, engines=engines)
     assert str(caught.value).startswith(message)
-    assert not device.memory
+    assert not device.allocations

@@ -1,4 +1,4 @@
-"""What the CUDA provider will run, run by the CPU: the same bindings over the host's addresses."""
+"""The CUDA backend's engines and bindings, run by the CPU provider on addresses of the host."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError, UsageError
 from hybrid_deploy.export.exporter import export_model
-from hybrid_deploy.runtime.backends.gpu import open_gpu as gpu
+from hybrid_deploy.runtime.backends.gpu import open_gpu
 from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
-from hybrid_deploy.runtime.backends.onnxruntime import (
-    cuda_backend as onnxruntime_cuda_backend,
-)
+from hybrid_deploy.runtime.backends.onnxruntime import cuda_backend
 from hybrid_deploy.runtime.backends.onnxruntime.cuda_backend import load_on
 from hybrid_deploy.runtime.backends.onnxruntime.cuda_engine import CHOOSE
-from hybrid_deploy.runtime.backends.registry import (
-    BackendOptions,
-    load_backend,
-)
+from hybrid_deploy.runtime.backends.registry import BackendOptions, load_backend
 from hybrid_deploy.runtime.generation.sequences import limits_of
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 from tests.closeness import assert_close_in_float32, assert_scores_close_in_float32
 from tests.export.lowering.test_custom_step import Recurrent
-from tests.fakes.host_decoding import Prompts, ahead, greedily, stepped
+from tests.fakes.host_decoding import (
+    Prompts,
+    decode_on_device,
+    decode_step_by_step,
+    greedy_sequences,
+)
 from tests.fakes.host_device import HostDevice
 from tests.fakes.two_stage_bundle import with_refine
-from tests.runtime.backends.onnxruntime.write_choose_graph import model
+from tests.runtime.backends.onnxruntime.write_choose_graph import chooser_model
 
 ONE_THREAD = BackendOptions(1)
 PROVIDERS = ort.get_available_providers()
@@ -54,27 +54,27 @@ def images(batch: int, width: int = 24) -> dict[str, NDArray[np.float32]]:
     return {"image": rng.standard_normal((batch, 1, 8, width)).astype(np.float32)}
 
 
-def test_file_holds_what_the_script_makes() -> None:
-    assert onnx.load(CHOOSE) == model()
+def test_chooser_file_is_what_the_script_writes() -> None:
+    assert onnx.load(CHOOSE) == chooser_model()
 
 
 @pytest.mark.parametrize("steps", [1, 3, 8])
 @pytest.mark.parametrize("prompts", [[[1]], [[1]] * 4, [[1], [1, 4, 5], [1, 6]]])
-def test_tokens_are_those_of_the_other_backend(
+def test_tokens_are_those_of_the_cpu_backend(
     tiny_bundle: Bundle, tiny_logit: float, prompts: Prompts, steps: int
 ) -> None:
     limits, inputs = limits_of(tiny_bundle.manifest), images(len(prompts))
-    plain = load_backend("onnxruntime", tiny_bundle, "fp32", ONE_THREAD)
-    want = greedily(plain.start(inputs), prompts, limits)
+    cpu = load_backend("onnxruntime", tiny_bundle, "fp32", ONE_THREAD)
+    expected = greedy_sequences(cpu.start(inputs), prompts, limits)
     backend = on_host(tiny_bundle, steps)
-    by_steps = stepped(backend.start(inputs), prompts, limits)
-    blocks = ahead(backend.start(inputs), prompts, limits)
-    for got in (by_steps, blocks):
-        assert [(row.tokens, row.finish) for row in got] == [
-            (row.tokens, row.finish) for row in want
+    by_steps = decode_step_by_step(backend.start(inputs), prompts, limits)
+    blocks = decode_on_device(backend.start(inputs), prompts, limits)
+    for actual in (by_steps, blocks):
+        assert [(row.tokens, row.finish) for row in actual] == [
+            (row.tokens, row.finish) for row in expected
         ]
-        for row, other in zip(got, want, strict=True):
-            assert_scores_close_in_float32(row.scores, other.scores, tiny_logit)
+        for row, expected_row in zip(actual, expected, strict=True):
+            assert_scores_close_in_float32(row.scores, expected_row.scores, tiny_logit)
 
 
 @pytest.mark.gpu
@@ -82,45 +82,45 @@ def test_tokens_are_those_of_the_other_backend(
 @pytest.mark.parametrize("batch", [1, 3])
 def test_tokens_of_the_cuda_provider_are_those_of_the_cpu(tiny_bundle: Bundle, batch: int) -> None:
     limits, inputs, prompts = limits_of(tiny_bundle.manifest), images(batch), [[1]] * batch
-    plain = load_backend("onnxruntime", tiny_bundle, "fp32", ONE_THREAD)
-    want = greedily(plain.start(inputs), prompts, limits)
+    cpu = load_backend("onnxruntime", tiny_bundle, "fp32", ONE_THREAD)
+    expected = greedy_sequences(cpu.start(inputs), prompts, limits)
     backend = load_backend("onnxruntime-cuda", tiny_bundle, "fp32", ONE_THREAD)
     assert isinstance(backend, DeviceBackend)
     for _ in range(3):
-        got = ahead(backend.start(inputs), prompts, limits)
-        assert [row.tokens for row in got] == [row.tokens for row in want]
+        actual = decode_on_device(backend.start(inputs), prompts, limits)
+        assert [row.tokens for row in actual] == [row.tokens for row in expected]
 
 
-def test_other_widths_follow_each_other(tiny_bundle: Bundle) -> None:
+def test_batches_of_different_widths(tiny_bundle: Bundle) -> None:
     limits, backend = limits_of(tiny_bundle.manifest), on_host(tiny_bundle)
-    plain = load_backend("onnxruntime", tiny_bundle, "fp32", ONE_THREAD)
+    cpu = load_backend("onnxruntime", tiny_bundle, "fp32", ONE_THREAD)
     for width in (8, 24, 64, 12, 8, 40, 24):
         inputs = images(2, width)
-        got = ahead(backend.start(inputs), [[1]] * 2, limits)
-        want = greedily(plain.start(inputs), [[1]] * 2, limits)
-        assert [row.tokens for row in got] == [row.tokens for row in want]
+        actual = decode_on_device(backend.start(inputs), [[1]] * 2, limits)
+        expected = greedy_sequences(cpu.start(inputs), [[1]] * 2, limits)
+        assert [row.tokens for row in actual] == [row.tokens for row in expected]
 
 
-def test_reordered_rows(tiny_bundle: Bundle) -> None:
+def test_reordered_sequences_continue_from_their_source(tiny_bundle: Bundle) -> None:
     inputs = {"image": np.repeat(images(1)["image"], 3, axis=0)}
     decoding = on_host(tiny_bundle).start(inputs)
     first, at = np.array([3, 4, 5]), np.zeros(3, np.int64)
     decoding.step(first, at)
     decoding.reorder(np.array([2, 0, 2]))
-    got = decoding.step(np.full(3, 6), at + 1).copy()
-    again = on_host(tiny_bundle).start(inputs)
-    again.step(first[[2, 0, 2]], at)
-    assert_close_in_float32(got, again.step(np.full(3, 6), at + 1))
+    actual = decoding.step(np.full(3, 6), at + 1).copy()
+    expected = on_host(tiny_bundle).start(inputs)
+    expected.step(first[[2, 0, 2]], at)
+    assert_close_in_float32(actual, expected.step(np.full(3, 6), at + 1))
 
 
-def test_bad_input_and_the_next_good_one(tiny_bundle: Bundle) -> None:
+def test_backend_is_usable_after_a_bad_input(tiny_bundle: Bundle) -> None:
     backend = on_host(tiny_bundle)
     with pytest.raises(InputError, match="got float64"):
         backend.start({"image": np.zeros((1, 1, 8, 8))})
     backend.start(images(1)).step(np.array([1]), np.array([0]))
 
 
-def test_bad_token_is_one_error_and_the_backend_goes_on(tiny_bundle: Bundle) -> None:
+def test_backend_is_usable_after_a_bad_token(tiny_bundle: Bundle) -> None:
     backend = on_host(tiny_bundle)
     with pytest.raises(BackendError, match="host failed in the step graph: onnxruntime: "):
         backend.start(images(1)).step(np.array([999]), np.array([0]))
@@ -128,15 +128,15 @@ def test_bad_token_is_one_error_and_the_backend_goes_on(tiny_bundle: Bundle) -> 
 
 
 @pytest.mark.skipif(local_gpu() is not None, reason="this machine has a GPU")
-def test_without_a_gpu_one_line_says_what_to_do(tiny_bundle: Bundle) -> None:
+def test_error_without_a_gpu(tiny_bundle: Bundle) -> None:
     with pytest.raises(BackendError, match="backend onnxruntime-cuda needs an NVIDIA GPU"):
         load_backend("onnxruntime-cuda", tiny_bundle, "fp32", BackendOptions())
 
 
-def test_without_the_provider_the_extra_is_named(
+def test_error_without_the_cuda_provider_names_the_extra(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnxruntime_cuda_backend, "open_gpu", lambda name: HostDevice())
+    monkeypatch.setattr(cuda_backend, "open_gpu", lambda name: HostDevice())
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(MissingDependencyError) as caught:
         load_backend("onnxruntime-cuda", tiny_bundle, "fp32", BackendOptions())
@@ -145,10 +145,10 @@ def test_without_the_provider_the_extra_is_named(
     )
 
 
-def test_without_cuda_core_the_extra_is_named(
+def test_error_without_cuda_core_names_the_extra(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "local_gpu", lambda: LocalGpu("RTX 3090", "8.6"))
+    monkeypatch.setattr(open_gpu, "local_gpu", lambda: LocalGpu("RTX 3090", "8.6"))
     monkeypatch.delitem(
         sys.modules, "hybrid_deploy.runtime.backends.gpu.cuda_device", raising=False
     )
@@ -160,34 +160,34 @@ def test_without_cuda_core_the_extra_is_named(
 
 @pytest.mark.skipif("CUDAExecutionProvider" in PROVIDERS, reason="this ONNX Runtime has CUDA")
 @pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
-def test_provider_that_does_not_load_is_no_silent_fallback(tiny_bundle: Bundle) -> None:
+def test_cuda_provider_that_does_not_load_is_an_error(tiny_bundle: Bundle) -> None:
     with pytest.raises(BackendError, match="onnxruntime did not load its CUDA provider"):
         load_on(HostDevice(), tiny_bundle, "fp32", ONE_THREAD)
 
 
-def test_carried_state_without_a_prefill_graph(tmp_path: Path) -> None:
+def test_recurrent_state_without_a_prefill_graph(tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / "recurrent.bundle"
     export_model(Recurrent().eval(), torch.randn(2, 6), path, max_length=12, start_tokens=1)
     bundle, prompts = open_bundle(path), [[1, 5, 9], [2], [7, 3]]
     inputs = {"features": np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)}
     limits = limits_of(bundle.manifest)
-    plain = load_backend("onnxruntime", bundle, "fp32", ONE_THREAD)
-    want = greedily(plain.start(inputs), prompts, limits)
+    cpu = load_backend("onnxruntime", bundle, "fp32", ONE_THREAD)
+    expected = greedy_sequences(cpu.start(inputs), prompts, limits)
     for steps in (2, 3):
         backend = on_host(bundle, steps)
-        for got in (
-            ahead(backend.start(inputs), prompts, limits),
-            stepped(backend.start(inputs), prompts, limits),
+        for actual in (
+            decode_on_device(backend.start(inputs), prompts, limits),
+            decode_step_by_step(backend.start(inputs), prompts, limits),
         ):
-            assert [row.tokens for row in got] == [row.tokens for row in want]
+            assert [row.tokens for row in actual] == [row.tokens for row in expected]
 
 
-def test_rough_logits_are_refused(tiny_bundle: Bundle) -> None:
-    rough = with_refine(tiny_bundle)
+def test_approximate_logits_are_refused(tiny_bundle: Bundle) -> None:
+    bundle = with_refine(tiny_bundle)
     with pytest.raises(UsageError) as caught:
-        on_host(rough)
+        on_host(bundle)
     assert str(caught.value) == (
-        f"variant fp32 of {rough.folder} refines rough logits, which only a CPU does: take "
-        "--backend onnxruntime for it, or another variant for onnxruntime-cuda"
+        f"variant fp32 of {bundle.folder} computes approximate logits and refines them, which only "
+        "a CPU backend does: use --backend onnxruntime, or another variant with onnxruntime-cuda"
     )

@@ -1,4 +1,4 @@
-"""Writes the graph that chooses a token.
+"""Writes choose.onnx, the graph that chooses the next token from logits.
 
 Run as `python -m tests.runtime.backends.onnxruntime.write_choose_graph`.
 """
@@ -28,12 +28,12 @@ choose (float[batch,vocabulary] logits, int64[batch] position, int64[1] last_pos
 """
 
 
-def model() -> onnx.ModelProto:
-    """Makes the graph from its text."""
-    made: onnx.ModelProto = onnx.parser.parse_model(TEXT)
-    onnx.checker.check_model(made, full_check=True)
-    return made
+def chooser_model() -> onnx.ModelProto:
+    """Returns the graph, parsed from its text."""
+    model: onnx.ModelProto = onnx.parser.parse_model(TEXT)
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
 if __name__ == "__main__":
-    onnx.save(model(), CHOOSE)
+    onnx.save(chooser_model(), CHOOSE)

@@ -1,4 +1,4 @@
-"""Everything of the TensorRT backend that needs no GPU: up to the call that would use one."""
+"""The TensorRT backend up to the first call that needs a GPU."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ import pytest
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
-from hybrid_deploy.runtime.backends import probing as backend_probing
-from hybrid_deploy.runtime.backends.gpu import open_gpu as gpu
-from hybrid_deploy.runtime.backends.registry import (
-    BackendOptions,
-    load_backend,
-)
-from hybrid_deploy.runtime.backends.tensorrt import backend as tensorrt_backend
+from hybrid_deploy.runtime.backends import probing
+from hybrid_deploy.runtime.backends.gpu import open_gpu
+from hybrid_deploy.runtime.backends.registry import BackendOptions, load_backend
+from hybrid_deploy.runtime.backends.tensorrt import backend
 from hybrid_deploy.runtime.backends.tensorrt.backend import load_on
 from hybrid_deploy.runtime.backends.tensorrt.engine import TensorRTEngine
 from hybrid_deploy.runtime.backends.tensorrt.engine_lookup import find_engine
-from hybrid_deploy.runtime.engines import build as engine
+from hybrid_deploy.runtime.engines import build
 from hybrid_deploy.runtime.engines.build import build_engine
 from hybrid_deploy.runtime.engines.cache import RECORD_FILE, BuiltPlan, EngineCache, read_plan
 from hybrid_deploy.runtime.engines.cache_key import graph_identity
@@ -47,19 +44,19 @@ GPU = LocalGpu("RTX 3090", "8.6")
 
 
 @no_gpu
-def test_without_a_gpu_one_line_says_what_to_do(tiny_bundle: Bundle) -> None:
+def test_error_without_a_gpu(tiny_bundle: Bundle) -> None:
     with pytest.raises(BackendError) as caught:
         load_backend("tensorrt", tiny_bundle, "fp32", BackendOptions())
     assert str(caught.value) == (
-        "backend tensorrt needs an NVIDIA GPU with its driver and this machine has none at hand; "
-        "`hybrid-deploy doctor` says what is missing, --backend onnxruntime needs none"
+        "backend tensorrt needs an NVIDIA GPU with its driver, and this machine has none; "
+        "`hybrid-deploy doctor` prints what is missing, --backend onnxruntime runs on the CPU"
     )
 
 
-def test_without_cuda_core_the_extra_is_named(
+def test_error_without_cuda_core_names_the_extra(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "local_gpu", lambda: GPU)
+    monkeypatch.setattr(open_gpu, "local_gpu", lambda: GPU)
     monkeypatch.delitem(
         sys.modules, "hybrid_deploy.runtime.backends.gpu.cuda_device", raising=False
     )
@@ -72,12 +69,12 @@ def test_without_cuda_core_the_extra_is_named(
     )
 
 
-def test_cuda_core_that_does_not_load_is_not_called_missing(
+def test_cuda_core_that_does_not_load_is_not_reported_as_missing(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cuda" / "core").mkdir(parents=True)
     (tmp_path / "cuda" / "core" / "__init__.py").write_text("raise ImportError('wrong bindings')")
-    monkeypatch.setattr(gpu, "local_gpu", lambda: GPU)
+    monkeypatch.setattr(open_gpu, "local_gpu", lambda: GPU)
     for name in [n for n in sys.modules if n.split(".")[0] == "cuda"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(
@@ -93,18 +90,18 @@ def test_cuda_core_that_does_not_load_is_not_called_missing(
     sys.modules.pop("cuda", None)
 
 
-def test_without_a_gpu_only_the_cpu_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_probing, "local_gpu", lambda: None)
-    assert backend_probing.usable_backends() == ("onnxruntime",)
-    monkeypatch.setattr(backend_probing, "local_gpu", lambda: GPU)
-    assert backend_probing.usable_backends() == ("onnxruntime", "onnxruntime-cuda", "tensorrt")
+def test_only_the_cpu_backend_is_usable_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "local_gpu", lambda: None)
+    assert probing.usable_backends() == ("onnxruntime",)
+    monkeypatch.setattr(probing, "local_gpu", lambda: GPU)
+    assert probing.usable_backends() == ("onnxruntime", "onnxruntime-cuda", "tensorrt")
 
 
 def settings(bundle: Bundle, **changes: object) -> dict[str, object]:
     return {**SETTINGS, "feeds_itself": bundle.manifest.capacity, **changes}
 
 
-def shaped(bundle: Bundle, **changes: object) -> dict[str, object]:
+def record_of(bundle: Bundle, **changes: object) -> dict[str, object]:
     return {
         **graph_identity(bundle, bundle.graph("fp32", GraphRole.STEP)),
         "flavour": "rtx",
@@ -118,20 +115,20 @@ def shaped(bundle: Bundle, **changes: object) -> dict[str, object]:
     }
 
 
-def put(cache: EngineCache, shaped_by: dict[str, object]) -> Path:
+def add_engine(cache: EngineCache, shaped_by: dict[str, object]) -> Path:
     return cache.get_or_build(shaped_by, lambda: BuiltPlan(b"plan", 1.0)).path
 
 
-def find(cache: EngineCache, bundle: Bundle) -> Path:
+def find_step(cache: EngineCache, bundle: Bundle) -> Path:
     return find_engine(cache, bundle, "fp32", GraphRole.STEP, VENDOR, GPU)
 
 
-def test_engine_of_this_gpu_is_found_whatever_its_profile(
+def test_engine_of_this_gpu_is_found_with_any_optimization_profile(
     tiny_bundle: Bundle, tmp_path: Path
 ) -> None:
     cache = EngineCache(tmp_path)
-    plan = put(cache, shaped(tiny_bundle, profile={"token": [[1], [2], [3]]}))
-    assert find(cache, tiny_bundle) == plan
+    plan = add_engine(cache, record_of(tiny_bundle, profile={"token": [[1], [2], [3]]}))
+    assert find_step(cache, tiny_bundle) == plan
     assert read_plan(plan, "1.7") == b"plan"
 
 
@@ -157,18 +154,18 @@ def test_engine_of_this_gpu_is_found_whatever_its_profile(
         ({"target": "rtx:any", "gpu": None}, True),
     ],
 )
-def test_only_what_runs_here_is_found(
+def test_only_engines_that_run_here_are_found(
     tiny_bundle: Bundle, tmp_path: Path, change: dict[str, object], found: bool
 ) -> None:
     cache = EngineCache(tmp_path)
     if isinstance(changed := change.get("settings"), dict):
         change = change | {"settings": settings(tiny_bundle, **changed)}
-    plan = put(cache, shaped(tiny_bundle, **change))
+    plan = add_engine(cache, record_of(tiny_bundle, **change))
     if found:
-        assert find(cache, tiny_bundle) == plan
+        assert find_step(cache, tiny_bundle) == plan
         return
     with pytest.raises(BackendError) as caught:
-        find(cache, tiny_bundle)
+        find_step(cache, tiny_bundle)
     assert str(caught.value) == (
         "no engine of fp32/step for RTX 3090 (compute capability 8.6) by rtx 1.7 is in "
         f"{tmp_path}; build it: hybrid-deploy build {tiny_bundle.folder} --target local "
@@ -176,24 +173,26 @@ def test_only_what_runs_here_is_found(
     )
 
 
-def test_engine_for_this_very_gpu_comes_before_the_others(
-    tiny_bundle: Bundle, tmp_path: Path
-) -> None:
+def test_engine_for_this_gpu_comes_before_the_others(tiny_bundle: Bundle, tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
-    own = put(cache, shaped(tiny_bundle))
-    put(cache, shaped(tiny_bundle, target="rtx:sm_86", gpu=None))
-    put(cache, shaped(tiny_bundle, target="rtx:any", gpu=None))
-    assert find(cache, tiny_bundle) == own
+    own = add_engine(cache, record_of(tiny_bundle))
+    add_engine(cache, record_of(tiny_bundle, target="rtx:sm_86", gpu=None))
+    add_engine(cache, record_of(tiny_bundle, target="rtx:any", gpu=None))
+    assert find_step(cache, tiny_bundle) == own
 
 
-def test_of_several_the_last_used_is_taken(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_last_used_engine_is_taken(tiny_bundle: Bundle, tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
-    plans = [put(cache, shaped(tiny_bundle, profile={"token": [[n], [n], [n]]})) for n in (1, 2)]
-    for wanted in (plans[0], plans[1], plans[0]):
-        for seconds, plan in ((1000, plan) for plan in plans if plan != wanted):
-            os.utime(plan.with_name(RECORD_FILE), (seconds, seconds))
-        read_plan(wanted)
-        assert find(cache, tiny_bundle) == wanted
+    plans = [
+        add_engine(cache, record_of(tiny_bundle, profile={"token": [[n], [n], [n]]}))
+        for n in (1, 2)
+    ]
+    for used in (plans[0], plans[1], plans[0]):
+        for plan in plans:
+            if plan != used:
+                os.utime(plan.with_name(RECORD_FILE), (1000, 1000))
+        read_plan(used)
+        assert find_step(cache, tiny_bundle) == used
 
 
 @pytest.mark.parametrize("role", [GraphRole.ENCODER, GraphRole.PREFILL, GraphRole.STEP])
@@ -205,7 +204,7 @@ def test_of_several_the_last_used_is_taken(tiny_bundle: Bundle, tmp_path: Path) 
         BuildOptions(hardware_compatible=True, version_compatible=True),
     ],
 )
-def test_what_a_local_build_writes_is_found(
+def test_engine_of_a_local_build_is_found(
     tiny_bundle: Bundle,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -213,58 +212,60 @@ def test_what_a_local_build_writes_is_found(
     options: BuildOptions,
 ) -> None:
     vendor = dataclasses.replace(VENDOR, flavour=Flavour.TENSORRT, version="10.16.1")
-    monkeypatch.setattr(engine, "local_gpu", lambda: GPU)
-    monkeypatch.setattr(engine, "load_tensorrt", lambda flavour: vendor)
-    monkeypatch.setattr(engine, "compile_isolated", lambda request: BuiltPlan(b"plan", 1.0))
+    monkeypatch.setattr(build, "local_gpu", lambda: GPU)
+    monkeypatch.setattr(build, "load_tensorrt", lambda flavour: vendor)
+    monkeypatch.setattr(build, "compile_isolated", lambda request: BuiltPlan(b"plan", 1.0))
     cache, target = EngineCache(tmp_path), parse_target("local")
     record = build_engine(tiny_bundle, "fp32", role, target, cache=cache, options=options)
     assert find_engine(cache, tiny_bundle, "fp32", role, vendor, GPU) == record.path
     assert read_plan(record.path, vendor.version, flavour=vendor.flavour, gpu=GPU) == b"plan"
 
 
-def test_rough_logits_are_refused(tiny_bundle: Bundle) -> None:
-    rough = with_refine(tiny_bundle)
-    with pytest.raises(UsageError, match=r"variant fp32 .* or another variant for tensorrt$"):
-        load_on(FakeDevice(), rough, "fp32")
+def test_approximate_logits_are_refused(tiny_bundle: Bundle) -> None:
+    bundle = with_refine(tiny_bundle)
+    with pytest.raises(UsageError, match=r"variant fp32 .* or another variant with tensorrt$"):
+        load_on(FakeDevice(), bundle, "fp32")
 
 
 @pytest.mark.parametrize("compatible", [False, True])
-def test_only_a_version_compatible_engine_may_bring_code_of_the_host(
+def test_only_a_version_compatible_engine_may_run_its_own_host_code(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compatible: bool
 ) -> None:
     loaded = Loaded()
-    monkeypatch.setattr(tensorrt_backend, "required_gpu", lambda name: GPU)
-    monkeypatch.setattr(tensorrt_backend, "load_tensorrt", lambda flavour: loaded.vendor)
+    monkeypatch.setattr(backend, "required_gpu", lambda name: GPU)
+    monkeypatch.setattr(backend, "load_tensorrt", lambda flavour: loaded.vendor)
     cache = EngineCache(tmp_path)
     for role, graph in tiny_bundle.loop_graphs("fp32").items():
         capacity = None if role is GraphRole.ENCODER else tiny_bundle.manifest.capacity
-        chosen = settings(tiny_bundle, feeds_itself=capacity, version_compatible=compatible)
-        shaped_by = shaped(tiny_bundle, settings=chosen) | graph_identity(tiny_bundle, graph)
+        engine_settings = settings(
+            tiny_bundle, feeds_itself=capacity, version_compatible=compatible
+        )
+        shaped_by = record_of(tiny_bundle, settings=engine_settings) | graph_identity(
+            tiny_bundle, graph
+        )
         cache.get_or_build(shaped_by, partial(BuiltPlan, role.value.encode(), 1.0))
     load_on(loaded.device, tiny_bundle, "fp32", cache=cache)
     assert [allowed for _, allowed in loaded.log.loaded] == [compatible] * 3
 
 
-def test_damaged_engine_is_not_taken(tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_damaged_engine_is_not_found(tiny_bundle: Bundle, tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
-    put(cache, shaped(tiny_bundle)).write_bytes(b"pla")
+    add_engine(cache, record_of(tiny_bundle)).write_bytes(b"pla")
     with pytest.raises(BackendError, match="build it: hybrid-deploy build"):
-        find(cache, tiny_bundle)
+        find_step(cache, tiny_bundle)
 
 
 @pytest.mark.trt
 @needs_rtx
 @no_gpu
-def test_real_plan_goes_all_the_way_to_the_missing_driver(
-    tiny_bundle: Bundle, tmp_path: Path
-) -> None:
+def test_real_plan_fails_only_at_the_missing_driver(tiny_bundle: Bundle, tmp_path: Path) -> None:
     vendor, cache = load_tensorrt(Flavour.RTX), EngineCache(tmp_path)
     target = parse_target("rtx:sm_86")
     record = build_engine(tiny_bundle, "fp32", GraphRole.STEP, target, cache=cache)
-    found = find_engine(cache, tiny_bundle, "fp32", GraphRole.STEP, vendor, GPU)
-    assert found == record.path
+    plan = find_engine(cache, tiny_bundle, "fp32", GraphRole.STEP, vendor, GPU)
+    assert plan == record.path
     with pytest.raises(BackendError) as caught:
-        TensorRTEngine(vendor, read_plan(found, vendor.version), "fp32/step", FakeDevice())
+        TensorRTEngine(vendor, read_plan(plan, vendor.version), "fp32/step", FakeDevice())
     message = f"TensorRT {vendor.version} does not load the engine of fp32/step on fake: "
     assert str(caught.value).startswith(message)
     assert "CUDA" in str(caught.value)
@@ -272,7 +273,7 @@ def test_real_plan_goes_all_the_way_to_the_missing_driver(
 
 @pytest.mark.trt
 @needs_rtx
-def test_every_call_that_needs_a_gpu_exists_in_tensorrt_rtx() -> None:
+def test_tensorrt_rtx_has_every_method_that_the_backend_calls() -> None:
     trt = load_tensorrt(Flavour.RTX).module
     called = {
         "ICudaEngine": (

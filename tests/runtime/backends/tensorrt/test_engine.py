@@ -1,4 +1,4 @@
-"""Engines of TensorRT's interface on a device made of numpy: bindings, shapes and refusals."""
+"""TensorRT engines over a fake module and a fake device: bindings, shapes and refusals."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hybrid_deploy.runtime.backends.tensorrt.engine import TensorRTContext, Tens
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.target import Flavour
 from tests.fakes.device import FakeDevice
-from tests.fakes.engine import ENCODER_SPEC, FORMS, Decoder, Form, fake_engines
-from tests.fakes.host_decoding import ahead, by_host
-from tests.fakes.tensorrt_module import Engine, Log, stand_in
+from tests.fakes.engine import CACHE_FORMS, ENCODER_SPEC, CacheForm, Decoder, fake_engines
+from tests.fakes.host_decoding import decode_on_device, decode_on_host
+from tests.fakes.tensorrt_module import Engine, Log, fake_tensorrt
 
 LIMITS = Limits((), 0, 99, 20)
 PROMPTS = [[1], [2, 3, 4]]
@@ -27,9 +27,9 @@ def image_of(batch: int) -> NDArray[np.float32]:
 
 
 class Loaded:
-    """The engines of a decoder, loaded through TensorRT's interface."""
+    """The engines of a fake decoder, loaded through the fake TensorRT module."""
 
-    def __init__(self, form: Form = "in place", flavour: Flavour = Flavour.RTX) -> None:
+    def __init__(self, form: CacheForm = "in place", flavour: Flavour = Flavour.RTX) -> None:
         self.log, self.device = Log(), FakeDevice()
         self.decoder = Decoder(form=form)
         self.fakes = fake_engines(self.device, self.decoder)
@@ -37,32 +37,32 @@ class Loaded:
         self.plans = {
             name.encode(): Engine(fake, self.log, aliased) for name, fake in self.fakes.items()
         }
-        self.vendor = stand_in(self.plans, self.log, flavour)
+        self.vendor = fake_tensorrt(self.plans, self.log, flavour)
 
     def engine(self, name: str) -> TensorRTEngine:
         return TensorRTEngine(self.vendor, name.encode(), f"fp32/{name}", self.device)
 
     def backend(self) -> DeviceBackend:
         prefill = self.engine("prefill") if "prefill" in self.fakes else None
-        graphs = load_engine_set(
+        engine_set = load_engine_set(
             self.engine("encoder"), self.engine("step"), prefill, self.decoder.capacity
         )
-        return DeviceBackend("tensorrt", "1.7", self.device, graphs, ENCODER_SPEC, 4)
+        return DeviceBackend("tensorrt", "1.7", self.device, engine_set, ENCODER_SPEC, 4)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", CACHE_FORMS)
 @pytest.mark.parametrize("flavour", Flavour)
-def test_tokens_are_those_of_the_host(form: Form, flavour: Flavour) -> None:
+def test_tokens_are_those_of_the_host(form: CacheForm, flavour: Flavour) -> None:
     loaded, image = Loaded(form, flavour), image_of(2)
     backend = loaded.backend()
-    want = by_host(loaded.decoder, image, PROMPTS, LIMITS)
+    expected = decode_on_host(loaded.decoder, image, PROMPTS, LIMITS)
     for _ in range(2):
-        got = ahead(backend.start({"image": image}), PROMPTS, LIMITS)
-        assert [row.tokens for row in got] == [row.tokens for row in want]
+        actual = decode_on_device(backend.start({"image": image}), PROMPTS, LIMITS)
+        assert [row.tokens for row in actual] == [row.tokens for row in expected]
     assert loaded.device.launches > 0
 
 
-def test_what_an_engine_says_of_itself() -> None:
+def test_engine_has_inputs_outputs_and_aliases() -> None:
     engine = Loaded().engine("step")
     assert engine.inputs["self_key_0"] == TensorInfo("float32", (-1, 20, 8))
     assert engine.inputs["token"] == TensorInfo("int64", (-1,))
@@ -74,21 +74,21 @@ def test_what_an_engine_says_of_itself() -> None:
 
 
 @pytest.mark.parametrize(("flavour", "eager"), [(Flavour.RTX, True), (Flavour.TENSORRT, False)])
-def test_only_tensorrt_rtx_is_told_to_compile_at_once(flavour: Flavour, eager: bool) -> None:
+def test_only_tensorrt_rtx_compiles_kernels_eagerly(flavour: Flavour, eager: bool) -> None:
     context = Loaded(flavour=flavour).engine("step").context()
     assert isinstance(context, TensorRTContext)
     assert context._context.eager is eager
 
 
-def test_engine_that_cannot_be_recorded_says_so() -> None:
+def test_engine_that_cannot_be_recorded_is_reported() -> None:
     loaded, image = Loaded(), image_of(1)
     loaded.plans[b"step"].capturable = False
     block = next(loaded.backend().start({"image": image}).step_blocks(np.array([1]), np.array([0])))
     assert block.run == "enqueue"
-    assert block.reason == "TensorRT says that this engine cannot be recorded on a stream"
+    assert block.reason == "TensorRT reports that this engine cannot be recorded on a stream"
 
 
-def test_shapes_outside_the_profile_name_the_range_and_the_command() -> None:
+def test_error_outside_the_optimization_profile_names_range_and_command() -> None:
     backend = Loaded().backend()
     with pytest.raises(InputError) as caught:
         backend.start({"image": image_of(9)})
@@ -102,18 +102,18 @@ def test_shapes_outside_the_profile_name_the_range_and_the_command() -> None:
     decoding.step(np.ones(8, np.int64), np.zeros(8, np.int64))
 
 
-def test_later_contexts_of_an_engine_choose_its_profile() -> None:
+def test_later_contexts_of_an_engine_set_the_optimization_profile() -> None:
     loaded = Loaded()
     backend = loaded.backend()
     for batch in (1, 2, 3):  # a context of the step engine for each
         image = image_of(batch)
-        got = ahead(backend.start({"image": image}), [[1]] * batch, LIMITS)
-        want = by_host(loaded.decoder, image, [[1]] * batch, LIMITS)
-        assert [row.tokens for row in got] == [row.tokens for row in want]
+        actual = decode_on_device(backend.start({"image": image}), [[1]] * batch, LIMITS)
+        expected = decode_on_host(loaded.decoder, image, [[1]] * batch, LIMITS)
+        assert [row.tokens for row in actual] == [row.tokens for row in expected]
     assert len(loaded.fakes["step"].contexts) == 3
 
 
-def test_plan_that_does_not_load() -> None:
+def test_plan_that_does_not_load_is_an_error() -> None:
     loaded = Loaded()
     with pytest.raises(BackendError) as caught:
         TensorRTEngine(loaded.vendor, b"?", "fp32/step", loaded.device)
@@ -122,14 +122,14 @@ def test_plan_that_does_not_load() -> None:
     )
 
 
-def test_tensor_in_the_hosts_memory_is_refused() -> None:
+def test_engine_with_a_tensor_in_ram_is_refused() -> None:
     loaded = Loaded()
-    loaded.plans[b"step"].host = "position"
-    with pytest.raises(BackendError, match="wants position in the host's memory"):
+    loaded.plans[b"step"].host_tensor = "position"
+    with pytest.raises(BackendError, match="fp32/step needs position in RAM, expected all tensors"):
         loaded.engine("step")
 
 
-def test_refused_run_has_tensorrts_words() -> None:
+def test_error_of_a_refused_run_has_the_message_of_tensorrt() -> None:
     loaded, image = Loaded(), image_of(1)
     decoding = loaded.backend().start({"image": image})
     loaded.fakes["step"].refuses_at = 0
@@ -140,7 +140,7 @@ def test_refused_run_has_tensorrts_words() -> None:
     )
 
 
-def test_remarks_do_not_pile_up() -> None:
+def test_messages_of_tensorrt_do_not_accumulate() -> None:
     loaded, image = Loaded(), image_of(1)
     backend = loaded.backend()
     for _ in range(3):
