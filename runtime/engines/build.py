@@ -14,12 +14,12 @@ from hybrid_deploy.runtime.engines.cache import BuiltFor, BuiltPlan, EngineCache
 from hybrid_deploy.runtime.engines.cache_key import shaped_by, weight_bytes
 from hybrid_deploy.runtime.engines.cache_listing import compatible_build, last_build
 from hybrid_deploy.runtime.engines.isolated_build import compile_isolated
-from hybrid_deploy.runtime.engines.memory_check import check_memory
+from hybrid_deploy.runtime.engines.memory_check import check_build_fits
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import check_cache_write
 from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
-from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import graph_profile
+from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import optimization_profile_of
 from hybrid_deploy.runtime.tensorrt_builder.options import (
     DEFAULT_OPTIONS,
     BuildOptions,
@@ -115,7 +115,7 @@ def build_engine(
     say, cache = progress or _silent, cache or EngineCache()
     graph = f"{variant}/{role.value}"
     spec = bundle.graph(variant, role)
-    profile = graph_profile(bundle, spec, graph)
+    profile = optimization_profile_of(bundle, spec, graph)
     gpu = _required_gpu(target)
     vendor = load_tensorrt(target.flavour)
     check_options(options, vendor.flavour, gpu)
@@ -133,7 +133,7 @@ def build_engine(
     def build() -> BuiltPlan:
         last = last_build(cache, description)
         workspace_bytes = options.workspace_bytes if gpu else None
-        check_memory(graph, weight_bytes(bundle, spec), workspace_bytes, last)
+        check_build_fits(graph, weight_bytes(bundle, spec), workspace_bytes, last)
         say(f"building {graph} for {target}{_last_time(last, vendor)}")
         return compile_isolated(request)
 

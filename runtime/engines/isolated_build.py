@@ -23,7 +23,7 @@ import msgspec
 
 from hybrid_deploy.errors import BuildError, HybridDeployError
 from hybrid_deploy.runtime.engines.cache import BuiltPlan
-from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_described
+from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_with_summary
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import one_line
 
@@ -95,7 +95,7 @@ def main() -> None:
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=PlanRequest)
     started = perf_counter()
     try:
-        plan, layers = compile_described(request)
+        plan, layers = compile_with_summary(request)
         seconds = perf_counter() - started
         Path(_PLAN_FILE).write_bytes(plan)
         reply = _Reply(seconds, layers=layers, peak_bytes=_peak_bytes())

@@ -6,7 +6,7 @@ import resource
 
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.runtime.engines.cache import PlanRecord
-from hybrid_deploy.runtime.host.free_memory import free_memory_bytes
+from hybrid_deploy.runtime.host.free_memory import free_ram_bytes
 
 _BASE_BYTES = 250_000_000
 _COPIES = 3
@@ -18,7 +18,7 @@ _MAPPED_BYTES = 500_000_000
 _BYTES_PER_GB = 1e9
 
 
-def check_memory(
+def check_build_fits(
     graph: str, weight_bytes: int, workspace_bytes: int | None, last: PlanRecord | None
 ) -> None:
     """Compares what a build needs with what is free.
@@ -32,8 +32,8 @@ def check_memory(
     Raises:
         BuildError: the build cannot fit.
     """
-    free_bytes = free_memory_bytes()
-    needed_bytes = needed_memory_bytes(weight_bytes, workspace_bytes, last)
+    free_bytes = free_ram_bytes()
+    needed_bytes = needed_ram_bytes(weight_bytes, workspace_bytes, last)
     _check_address_space(graph, needed_bytes + _MAPPED_BYTES)
     if free_bytes is not None and needed_bytes > free_bytes:
         raise BuildError(
@@ -52,10 +52,10 @@ def _check_address_space(graph: str, needed_bytes: int) -> None:
         )
 
 
-def needed_memory_bytes(
+def needed_ram_bytes(
     weight_bytes: int, workspace_bytes: int | None, last: PlanRecord | None
 ) -> int:
-    """Estimates what a build takes; the arguments are those of `check_memory`."""
+    """Estimates what a build takes; the arguments are those of `check_build_fits`."""
     if last is not None and last.peak_bytes is not None:
         return last.peak_bytes
     return _BASE_BYTES + _COPIES * weight_bytes + (workspace_bytes or 0)

@@ -77,7 +77,7 @@ def mask_names(spec: Preprocess) -> set[str]:
     return {mask for each in as_tuple(spec) if (mask := getattr(each, "mask", None)) is not None}
 
 
-def is_beside(path: Path, spec: Preprocess) -> bool:
+def is_companion_text(path: Path, spec: Preprocess) -> bool:
     """Returns whether a file is no input itself, but the text that goes with one."""
     inputs = as_tuple(spec)
     takes_text = any(isinstance(each, TextInput) for each in inputs)

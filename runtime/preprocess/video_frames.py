@@ -35,7 +35,7 @@ def load_frames(path: Path, most: int) -> list[Image.Image]:
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in known)
         if not files:
             raise InputError(f"{path} holds no pictures; give a folder with a picture per frame")
-        return [load_image(files[place]) for place in even_places(len(files), most)]
+        return [load_image(files[place]) for place in evenly_spaced_indices(len(files), most)]
     if path.suffix.lower() in _FILMS:
         source, target = shlex.quote(str(path)), shlex.quote(path.stem)
         raise InputError(
@@ -45,7 +45,7 @@ def load_frames(path: Path, most: int) -> list[Image.Image]:
     load_image(path)  # says what is wrong with it
     with Image.open(path) as opened:
         check_pixels(opened, path)
-        places = set(even_places(getattr(opened, "n_frames", 1), most))
+        places = set(evenly_spaced_indices(getattr(opened, "n_frames", 1), most))
         try:
             frames = ImageSequence.Iterator(opened)
             return [frame.convert("RGB") for number, frame in enumerate(frames) if number in places]
@@ -53,7 +53,7 @@ def load_frames(path: Path, most: int) -> list[Image.Image]:
             raise InputError(f"{path} is a damaged animation: {error}") from error
 
 
-def even_places(count: int, most: int) -> list[int]:
+def evenly_spaced_indices(count: int, most: int) -> list[int]:
     """Returns the middle of each of `most` parts of equal length; all places if there are fewer."""
     if count <= most:
         return list(range(count))

@@ -16,7 +16,7 @@ from hybrid_deploy.runtime.tensorrt_builder import timing_cache
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary, summarize
 from hybrid_deploy.runtime.tensorrt_builder.network_lint import attention_layers, lint_network
 from hybrid_deploy.runtime.tensorrt_builder.next_token_outputs import add_next_token_outputs
-from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import Profile, fix_single_sizes
+from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import OptimizationProfile, fix_single_sizes
 from hybrid_deploy.runtime.tensorrt_builder.options import DEFAULT_OPTIONS, BuildOptions
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import (
     TensorRT,
@@ -53,7 +53,7 @@ class PlanRequest(msgspec.Struct, frozen=True):
     graph: str
     path: str
     target: str
-    profile: Profile
+    profile: OptimizationProfile
     options: BuildOptions = DEFAULT_OPTIONS
     capacity: int | None = None
     timing_cache: str | None = None
@@ -65,10 +65,10 @@ def compile_plan(request: PlanRequest) -> bytes:
     Raises:
         BuildError: TensorRT refused the graph or did not build it.
     """
-    return compile_described(request)[0]
+    return compile_with_summary(request)[0]
 
 
-def compile_described(request: PlanRequest) -> tuple[bytes, LayerSummary]:
+def compile_with_summary(request: PlanRequest) -> tuple[bytes, LayerSummary]:
     """Does what `compile_plan` does, and gives the layers too."""
     target = parse_target(request.target)
     vendor = load_tensorrt(target.flavour)
@@ -161,7 +161,7 @@ def _set_capability(vendor: TensorRT, config: Any, capability: str | None, *, lo
     config.set_compute_capability(vendor.member("ComputeCapability", name), 0)
 
 
-def _add_profile(vendor: TensorRT, builder: Any, config: Any, wanted: Profile, graph: str) -> None:
+def _add_profile(vendor: TensorRT, builder: Any, config: Any, wanted: OptimizationProfile, graph: str) -> None:
     if not wanted:
         return
     profile = builder.create_optimization_profile()

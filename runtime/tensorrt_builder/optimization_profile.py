@@ -11,11 +11,11 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import DimRange, GraphSpec, TensorSpec
 from hybrid_deploy.errors import BuildError, UsageError
 
-Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+OptimizationProfile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 """Smallest, typical and largest shape of every input that has a symbolic dimension."""
 
 
-def narrowed(bundle: Bundle, ranges: Iterable[str]) -> Bundle:
+def narrow_dims(bundle: Bundle, ranges: Iterable[str]) -> Bundle:
     """Returns the bundle with other ranges of its dimensions, `batch=1:4:8` (min:typical:max).
 
     `batch=1` is short for `batch=1:1:1`: the engine then serves that size alone. Only the opened
@@ -56,7 +56,7 @@ def _range(text: str) -> tuple[str, DimRange]:
     return name.strip(), DimRange(smallest, typical, largest)
 
 
-def graph_profile(bundle: Bundle, spec: GraphSpec, graph: str) -> Profile:
+def optimization_profile_of(bundle: Bundle, spec: GraphSpec, graph: str) -> OptimizationProfile:
     """Returns the shapes that a graph's engine must serve; `graph` names it in messages.
 
     Raises:
@@ -79,7 +79,7 @@ def graph_profile(bundle: Bundle, spec: GraphSpec, graph: str) -> Profile:
     }
 
 
-def fix_single_sizes(network: Any, profile: Profile) -> Profile:
+def fix_single_sizes(network: Any, profile: OptimizationProfile) -> OptimizationProfile:
     """Makes dimensions of a single size constants of a parsed `INetworkDefinition`.
 
     TensorRT then compiles for that very size, and a network without other dimensions is static.

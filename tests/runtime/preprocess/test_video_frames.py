@@ -12,7 +12,7 @@ from PIL import Image
 from hybrid_deploy.bundle.input_specs import FramesInput, PixelsInput, Resize
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.preprocess.prepare import file_kind, prepare
-from hybrid_deploy.runtime.preprocess.video_frames import even_places
+from hybrid_deploy.runtime.preprocess.video_frames import evenly_spaced_indices
 
 PICTURE = PixelsInput("picture", (Resize(4, 4),), mode="L")
 SPEC = FramesInput("video", PICTURE, frames=4, mask="seen")
@@ -64,7 +64,7 @@ def test_channels_before_frames(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("count", "most"), [(1, 1), (5, 1), (7, 3), (8, 8), (9, 8), (1000, 16)])
 def test_places_are_spread_evenly(count: int, most: int) -> None:
-    places = even_places(count, most)
+    places = evenly_spaced_indices(count, most)
     assert len(places) == most and places == sorted(set(places))
     assert 0 <= places[0] <= count // (2 * most)
     assert places[0] + places[-1] in (count - 1, count)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_described
+from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_with_summary
 from hybrid_deploy.runtime.tensorrt_builder.next_token_outputs import add_next_token_outputs
-from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import graph_profile, narrowed
+from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import optimization_profile_of, narrow_dims
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT, load_tensorrt
 from hybrid_deploy.target import Flavour
 from tests.closeness import assert_close_in_float32, largest
@@ -216,11 +216,11 @@ def test_graph_without_logits_stays_as_it_is(extend: Extend) -> None:
 def test_engines_are_built_dynamic_and_static(
     tiny_bundle: Bundle, role: GraphRole, ranges: list[str]
 ) -> None:
-    bundle = narrowed(tiny_bundle, ranges)
+    bundle = narrow_dims(tiny_bundle, ranges)
     path, spec = bundle.graph_path("fp32", role), bundle.graph("fp32", role)
-    profile = graph_profile(bundle, spec, role.value)
+    profile = optimization_profile_of(bundle, spec, role.value)
     request = PlanRequest(role.value, str(path), "rtx:sm_86", profile, capacity=CAPACITY)
-    plan, layers = compile_described(request)
+    plan, layers = compile_with_summary(request)
     assert len(plan) > 10_000
     assert layers.parsed["TOPK"] == 1
     assert layers.caches_in_place == ("self_key_0", "self_value_0")
@@ -247,10 +247,10 @@ def test_steps_alone_may_be_recorded(
     allow_recording = engine_recipe._allow_recording
     monkeypatch.setattr(engine_recipe, "_allow_recording", allow)
     path = tiny_bundle.graph_path("fp32", role)
-    bundle = narrowed(tiny_bundle, ["batch=1", "memory=6", "length=4"])
-    profile = graph_profile(bundle, bundle.graph("fp32", role), role.value)
+    bundle = narrow_dims(tiny_bundle, ["batch=1", "memory=6", "length=4"])
+    profile = optimization_profile_of(bundle, bundle.graph("fp32", role), role.value)
     request = PlanRequest(role.value, str(path), "rtx:sm_86", profile, capacity=CAPACITY)
-    assert len(compile_described(request)[0]) > 10_000
+    assert len(compile_with_summary(request)[0]) > 10_000
     assert flags == [recordable]
 
 
@@ -258,5 +258,5 @@ def test_inner_tensors_of_the_same_name_are_no_obstacle(tmp_path: Path) -> None:
     path = tmp_path / "step.onnx"
     text = STEP.replace("REAL", "float").replace("batch", "2")
     onnx.save(onnx.parser.parse_model(text), path)
-    plan, _ = compile_described(PlanRequest("step", str(path), "rtx:sm_86", {}, capacity=CAPACITY))
+    plan, _ = compile_with_summary(PlanRequest("step", str(path), "rtx:sm_86", {}, capacity=CAPACITY))
     assert len(plan) > 10_000

@@ -6,15 +6,15 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import (
     fix_single_sizes,
-    graph_profile,
-    narrowed,
+    optimization_profile_of,
+    narrow_dims,
 )
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import load_tensorrt
 from hybrid_deploy.target import Flavour
 
 
 def test_one_size_is_short_for_three(tiny_bundle: Bundle) -> None:
-    short, long = (narrowed(tiny_bundle, [text]) for text in ("batch=2", "batch=2:2:2"))
+    short, long = (narrow_dims(tiny_bundle, [text]) for text in ("batch=2", "batch=2:2:2"))
     assert short.manifest.dims["batch"] == DimRange(2, 2, 2)
     assert short.manifest == long.manifest
 
@@ -22,7 +22,7 @@ def test_one_size_is_short_for_three(tiny_bundle: Bundle) -> None:
 @pytest.mark.parametrize("text", ["batch=", "batch=1:2", "batch=0", "batch=2:1:4", "batch=a"])
 def test_what_is_no_range_is_refused(tiny_bundle: Bundle, text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        narrowed(tiny_bundle, [text])
+        narrow_dims(tiny_bundle, [text])
     assert str(caught.value) == (
         f"--profile {text}: expected NAME=MIN:TYPICAL:MAX with MIN <= TYPICAL <= MAX, such as "
         "batch=1:4:8, or one size, such as batch=1"
@@ -42,8 +42,8 @@ def test_network_of_single_sizes_is_static(tiny_bundle: Bundle, role: GraphRole)
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
     assert any(-1 in tuple(tensor.shape) for tensor in outputs)
 
-    fixed = narrowed(tiny_bundle, ["batch=1", "width=24", "memory=6", "length=4"])
-    profile = graph_profile(fixed, fixed.graph("fp32", role), role.value)
+    fixed = narrow_dims(tiny_bundle, ["batch=1", "width=24", "memory=6", "length=4"])
+    profile = optimization_profile_of(fixed, fixed.graph("fp32", role), role.value)
     assert fix_single_sizes(network, profile) == {}
     assert not any(-1 in tuple(tensor.shape) for tensor in outputs)
 
@@ -57,8 +57,8 @@ def test_what_still_varies_keeps_its_range(tiny_bundle: Bundle) -> None:
     network = builder.create_network(1 << int(strongly_typed))
     parser = vendor.module.OnnxParser(network, vendor.log)
     assert parser.parse_from_file(str(tiny_bundle.graph_path("fp32", GraphRole.STEP)))
-    narrow = narrowed(tiny_bundle, ["batch=1"])
-    profile = graph_profile(narrow, narrow.graph("fp32", GraphRole.STEP), "step")
+    narrow = narrow_dims(tiny_bundle, ["batch=1"])
+    profile = optimization_profile_of(narrow, narrow.graph("fp32", GraphRole.STEP), "step")
     varying = fix_single_sizes(network, profile)
     assert varying.keys() == {"cross_key_0", "cross_value_0"}
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
