@@ -56,7 +56,7 @@ class L4t:
 
 
 def parse_smi(text: str) -> list[SmiGpu]:
-    """Returns the GPUs in the output of `nvidia-smi --query-gpu=... --format=csv,noheader,nounits`."""
+    """Returns the GPUs in the output of `nvidia-smi --format=csv,noheader,nounits`."""
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()]
     return [
         SmiGpu(row[0], row[1], *(_number(cell) for cell in row[2:]))

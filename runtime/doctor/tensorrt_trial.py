@@ -56,7 +56,7 @@ class LoadedPlan:
             self._context.set_tensor_address(name, address)
 
     def __call__(self) -> Arrays:
-        """Runs the plan once and returns its outputs by name; the next run overwrites the arrays."""
+        """Runs the plan once and returns its outputs by name; the next run overwrites them."""
         if not self._context.execute_async_v3(self._stream):
             raise BackendError(f"TensorRT did not run the plan: {last_error(self._log)}")
         self._cuda.wait(self._stream)

@@ -82,7 +82,7 @@ def control_group_folders(root: Path, controller: str) -> list[Path]:
 
 
 def read_kernel_file(path: Path) -> str:
-    """Returns the text of a file of the kernel without white space around it; "" if it is absent."""
+    """Returns the stripped text of a file of the kernel; an empty text if the file is absent."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:

@@ -47,8 +47,8 @@ def page(contests: Sequence[Contest], rates: Mapping[int, Rates], arguments: Seq
         [
             "# Generation on a CPU, measured\n",
             f"`{command(arguments)}`, {datetime.date.today()}, Python "
-            f"{platform.python_version()}; {check_cpu().finding}; {check_cores().finding}; load average "
-            f"{min(loads):.1f} to {max(loads):.1f}.\n",
+            f"{platform.python_version()}; {check_cpu().finding}; {check_cores().finding}; "
+            f"load average {min(loads):.1f} to {max(loads):.1f}.\n",
             *(f"- {name}: {WORKLOADS[name].title}." for name in _names(contests)),
             f"\n{_NOTES}",
             f"Versions: {', '.join(sorted(_versions(contests)))}.\n",
