@@ -47,7 +47,7 @@ class Platform:
 
 
 def check_onnxruntime(run_trial: TrialRunner) -> Iterator[Check]:
-    """Runs every tiny graph in ONNX Runtime on the CPU and yields a check of each."""
+    """Runs every tiny graph in ONNX Runtime on the CPU; yields one check for each graph."""
     for graph in (FLOAT, INT8, STEP):
         trial = run_trial(TrialRequest("cpu", graph.name), RUN_SECONDS)
         name = f"ONNX Runtime CPU: {graph.name}"
@@ -59,7 +59,7 @@ def check_onnxruntime(run_trial: TrialRunner) -> Iterator[Check]:
 
 
 def check_cuda(platform: Platform, run_trial: TrialRunner) -> Check:
-    """Runs the float graph in ONNX Runtime's CUDA provider and returns a check of it."""
+    """Runs the float graph in ONNX Runtime's CUDA provider and returns the check."""
     name = "ONNX Runtime CUDA"
     install = _NO_CUDA_ON_JETSON if platform.jetson else _INSTALL_CUDA
     if platform.gpu is None:
@@ -73,7 +73,13 @@ def check_cuda(platform: Platform, run_trial: TrialRunner) -> Check:
 
 
 def check_tensorrt(platform: Platform, flavour: Flavour, run_trial: TrialRunner) -> Iterator[Check]:
-    """Builds every tiny graph, runs it where there is a GPU, and yields a check of each."""
+    """Builds every tiny graph and runs it where there is a GPU; yields one check for each graph.
+
+    Args:
+        platform: facts of this machine.
+        flavour: flavour of TensorRT.
+        run_trial: carries out one trial.
+    """
     product = "TensorRT-RTX" if flavour is Flavour.RTX else "TensorRT"
     kind: TrialKind = "rtx" if flavour is Flavour.RTX else "tensorrt"
     load_trial = run_trial(TrialRequest(kind), RUN_SECONDS)
@@ -124,7 +130,7 @@ def _build_remedy(graph: TinyGraph, platform: Platform, flavour: Flavour) -> str
     if newer_driver is not None:
         return newer_driver
     if graph is STEP and flavour is Flavour.TENSORRT:
-        return "caches of its own begin with TensorRT 10.15: export with --opset 21"
+        return "TensorRT writes caches in place from 10.15 on: export with --opset 21"
     if platform.jetson:
         return _SYSTEM_TENSORRT
     return f"pip install --upgrade --force-reinstall 'hybrid-deploy[{flavour.value}]'"

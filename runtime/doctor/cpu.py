@@ -60,7 +60,7 @@ def parse_cpuinfo(text: str) -> Cpu:
 
 
 def check_cpu(root: Path = ROOT) -> Check:
-    """Returns the model of the CPU, with a warning if it has no int8 dot products."""
+    """Checks the CPU; warns if it has no int8 dot products."""
     cpu = parse_cpuinfo((root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
     text = f"{cpu.model}: {', '.join(cpu.simd) or 'no SIMD that matters here'}"
     if _INT8.intersection(cpu.simd):
@@ -73,7 +73,7 @@ def check_cpu(root: Path = ROOT) -> Check:
 
 
 def check_cores(root: Path = ROOT) -> Check:
-    """Returns how many cores this process may use, by its affinity and its control groups."""
+    """Checks how many cores this process may use, by its affinity and its control groups."""
     usable, present = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     limit = cpu_limit(root)
     text = f"{usable} of {present} usable"
@@ -85,7 +85,7 @@ def check_cores(root: Path = ROOT) -> Check:
 
 
 def check_governor(root: Path = ROOT) -> Check:
-    """Returns how Linux sets the clock of the CPU, with a warning if timings will vary."""
+    """Checks how Linux sets the clock of the CPU; warns if timings will vary."""
     pattern = "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"
     names = sorted({read_kernel_file(path) for path in root.glob(pattern)} - {""})
     if not names:
@@ -97,7 +97,7 @@ def check_governor(root: Path = ROOT) -> Check:
 
 
 def check_large_pages(root: Path = ROOT) -> Check:
-    """Returns whether Linux moves RAM onto large pages on request."""
+    """Checks whether Linux moves RAM onto large pages on request."""
     path = "sys/kernel/mm/transparent_hugepage/enabled"
     setting = read_kernel_file(root / path).partition("[")[2].partition("]")[0]
     if setting != "never":

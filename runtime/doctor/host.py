@@ -44,7 +44,7 @@ OPTIONAL_PACKAGES = (
 
 
 def check_system() -> Check:
-    """Returns the name of the operating system."""
+    """Checks which operating system this is."""
     try:
         name = platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
@@ -53,7 +53,7 @@ def check_system() -> Check:
 
 
 def check_python() -> Check:
-    """Returns the version of this Python, with a warning if onnxruntime ends at an old one."""
+    """Checks the version of Python; warns if onnxruntime has no recent release for it."""
     text = f"{platform.python_version()} in {sys.prefix}"
     if sys.version_info >= (3, 11):
         return Check("Python", Verdict.OK, text)
@@ -62,7 +62,12 @@ def check_python() -> Check:
 
 
 def check_ram(root: Path = ROOT, *, shared_with_gpu: bool = False) -> Check:
-    """Returns the total and the free RAM, and the limit of the control groups."""
+    """Checks the total and the free RAM, and the limit of the control groups.
+
+    Args:
+        root: folder that contains `proc` and `sys`.
+        shared_with_gpu: whether the GPU shares the RAM.
+    """
     kilobytes = {
         key: int(value.split()[0])
         for key, _, value in (
@@ -86,7 +91,7 @@ def check_ram(root: Path = ROOT, *, shared_with_gpu: bool = False) -> Check:
 
 
 def check_cache() -> Check:
-    """Returns whether the folder of engines is writable; tries it with a temporary file."""
+    """Checks whether the folder of engines is writable, with a temporary file."""
     folder = cache_folder("engines")
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     remedy = f"name a folder that you can write in ${CACHE_VARIABLE}"
@@ -105,7 +110,7 @@ def check_cache() -> Check:
 
 
 def check_optional_package(package: OptionalPackage) -> Check:
-    """Returns whether a package is installed; does not import it."""
+    """Checks whether a package is installed, without importing it."""
     installed = installed_version(package.name)
     if installed is not None:
         return Check(package.name, Verdict.OK, f"{installed}: {package.purpose}")

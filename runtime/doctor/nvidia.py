@@ -101,7 +101,7 @@ def is_jetson(root: Path = ROOT) -> bool:
 
 
 def check_jetson(root: Path = ROOT) -> Check:
-    """Returns the board, its Jetson Linux and its JetPack."""
+    """Checks the board, its Jetson Linux and its JetPack."""
     model = root / "proc/device-tree/model"
     board = model.read_text().strip("\0\n ") if model.exists() else "Jetson"
     release = root / "etc/nv_tegra_release"
@@ -128,7 +128,7 @@ def _jetpack() -> str | None:
 
 
 def check_power_mode() -> Check:
-    """Returns the power mode of a Jetson, with a warning below the highest mode."""
+    """Checks the power mode of a Jetson; warns below the highest mode."""
     result = run_tool(["nvpmodel", "-q"], external_tools.TOOL_SECONDS)
     mode = parse_nvpmodel(result.output)
     if mode is None:
@@ -141,7 +141,7 @@ def check_power_mode() -> Check:
 
 
 def check_gpu(trial: Trial, *, jetson: bool, root: Path = ROOT) -> Check:
-    """Returns the GPU that the driver library describes, or a remedy if it describes none.
+    """Checks the GPU that the driver library describes.
 
     Args:
         trial: a trial of kind `gpu`.
@@ -177,7 +177,7 @@ def _is_on_pci_bus(root: Path) -> bool:
 
 
 def check_driver() -> Check:
-    """Returns the driver, and the free memory and power limit of every GPU, from nvidia-smi."""
+    """Checks the driver, and the free memory and power limit of every GPU, with nvidia-smi."""
     query = ["nvidia-smi", f"--query-gpu={_SMI_FIELDS}", "--format=csv,noheader,nounits"]
     result = run_tool(query, external_tools.TOOL_SECONDS)
     gpus = parse_smi(result.output) if result.exit_code == 0 else []
@@ -217,5 +217,7 @@ def driver_remedy(gpu: Gpu | None, needed: int | None) -> str | None:
     """
     if gpu is None or needed is None or int(gpu.cuda.partition(".")[0]) >= needed:
         return None
-    newer = _DRIVERS.get(needed, "a newer one")
-    return f"the driver serves CUDA {gpu.cuda}, it needs CUDA {needed}: install driver {newer}+"
+    install = f"driver {_DRIVERS[needed]}+" if needed in _DRIVERS else "a newer driver"
+    return (
+        f"the driver supports CUDA {gpu.cuda}, the library needs CUDA {needed}: install {install}"
+    )

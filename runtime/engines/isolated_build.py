@@ -30,7 +30,7 @@ from hybrid_deploy.runtime.tensorrt_builder.vendor_module import one_line
 _PLAN_FILE, _REPLY_FILE = "plan", "reply.json"
 _BYTES_PER_KB = 1024
 _PR_SET_PDEATHSIG = 1  # sys/prctl.h
-_NO_RAM = "the build was killed, most likely for want of memory; close other programs"
+_NO_RAM = "the build was killed, most likely for lack of RAM; close other programs"
 
 
 class _Reply(msgspec.Struct, frozen=True):

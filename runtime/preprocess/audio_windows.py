@@ -33,12 +33,12 @@ class Window:
     signal: Floats
 
 
-def longest_s(spec: AudioInput, wanted_s: float | None = None) -> float:
+def longest_s(spec: AudioInput, requested_s: float | None = None) -> float:
     """Returns the longest window, in seconds.
 
     Args:
         spec: description of the model's input.
-        wanted_s: window that the user requests, in seconds; None takes the longest possible one.
+        requested_s: window that the user requests, in seconds; None takes the longest possible one.
 
     Raises:
         UsageError: the requested window is longer than the model's input or too short, or there
@@ -47,15 +47,15 @@ def longest_s(spec: AudioInput, wanted_s: float | None = None) -> float:
     features = spec.features
     limit_s = features.samples / spec.sampling_rate if isinstance(features, LogMel) else None
     limit_s = spec.max_seconds if limit_s is None else limit_s
-    if wanted_s is None:
+    if requested_s is None:
         if limit_s is None:
             raise UsageError("the bundle does not say how long the model hears; give window_s")
         return limit_s
-    if not 4 * _QUIET_S <= wanted_s <= (limit_s or np.inf):
+    if not 4 * _QUIET_S <= requested_s <= (limit_s or np.inf):
         raise UsageError(
-            f"window_s must be {4 * _QUIET_S:g} to {limit_s or np.inf:g}, got {wanted_s}"
+            f"window_s must be {4 * _QUIET_S:g} to {limit_s or np.inf:g}, got {requested_s}"
         )
-    return wanted_s
+    return requested_s
 
 
 def windows(signal: Floats, sampling_rate: int, window_s: float) -> Iterator[Window]:

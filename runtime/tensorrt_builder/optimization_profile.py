@@ -75,7 +75,7 @@ def optimization_profile_of(bundle: Bundle, spec: GraphSpec, graph: str) -> Opti
     names = {dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)}
     if missing := sorted(names - dims.keys()):
         raise BuildError(
-            f"{graph}: the manifest gives no range for {', '.join(missing)}; export it again"
+            f"{graph}: the manifest has no range for {', '.join(missing)}; export it again"
         )
 
     def shape(tensor: TensorSpec, bound: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Loads the vendor's Python module, `tensorrt` or `tensorrt_rtx`; one code path serves both.
+"""Loads the vendor's Python module, `tensorrt` or `tensorrt_rtx`; the same code uses both.
 
 Enum members are looked up by name, because their integers differ between versions.
 """

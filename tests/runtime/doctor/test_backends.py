@@ -61,7 +61,7 @@ def test_cuda_provider() -> None:
     assert on_jetson is not None and "no kernels for sm_87 and sm_110" in on_jetson
     failed = Trial(version="1.32.0", cuda="13.0", error="did not load")
     assert check_cuda(DESKTOP, always(failed)).remedy == (
-        "the driver serves CUDA 12.4, it needs CUDA 13: install driver 580+"
+        "the driver supports CUDA 12.4, the library needs CUDA 13: install driver 580+"
     )
     works = check_cuda(DESKTOP, always(Trial(version="1.32.0", run_ms=0.1)))
     assert (works.verdict, works.run_ms) == (Verdict.OK, 0.1)
@@ -142,7 +142,7 @@ def test_tensorrt_of_jetpack_6_cannot_write_caches_in_place() -> None:
     refused = Trial(version="10.3.0", error="step: TensorRT cannot read the graph: TensorScatter")
     *_, step = check_tensorrt(ORIN, Flavour.TENSORRT, by_graph(works, step=refused))
     assert step.verdict is Verdict.WARN
-    assert step.remedy == "caches of its own begin with TensorRT 10.15: export with --opset 21"
+    assert step.remedy == "TensorRT writes caches in place from 10.15 on: export with --opset 21"
 
 
 def test_a_driver_too_old_for_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,4 +156,7 @@ def test_a_driver_too_old_for_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
 
     first, *_ = check_tensorrt(DESKTOP, Flavour.RTX, run_trial)
     assert first.finding.endswith("opset 18; built in 0.20 s; not loaded")
-    assert first.remedy == "the driver serves CUDA 12.4, it needs CUDA 13: install driver 580+"
+    assert (
+        first.remedy
+        == "the driver supports CUDA 12.4, the library needs CUDA 13: install driver 580+"
+    )

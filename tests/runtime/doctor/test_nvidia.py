@@ -166,7 +166,7 @@ def test_driver_too_old_for_a_library() -> None:
     assert driver_remedy(None, 13) is None
     assert driver_remedy(ORIN, None) is None
     assert driver_remedy(ORIN, 13) == (
-        "the driver serves CUDA 12.6, it needs CUDA 13: install driver 580+"
+        "the driver supports CUDA 12.6, the library needs CUDA 13: install driver 580+"
     )
 
 

@@ -203,9 +203,7 @@ def test_local_target_without_a_gpu_has_a_remedy(
 def test_missing_range_is_named(bundle: Bundle, compiled: Compiled, tmp_path: Path) -> None:
     with pytest.raises(BuildError) as caught:
         key(with_manifest(bundle, dims={"batch": DimRange(1, 1, 1)}), tmp_path)
-    assert str(caught.value) == (
-        "fp32/step: the manifest gives no range for memory; export it again"
-    )
+    assert str(caught.value) == ("fp32/step: the manifest has no range for memory; export it again")
     assert not compiled
 
 

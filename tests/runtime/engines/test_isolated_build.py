@@ -99,7 +99,7 @@ def test_mask_that_tensorrt_drops_is_refused_before_building(tmp_path: Path) -> 
         ("kill -SEGV $$", "fp32/step: TensorRT crashed while building (SIGSEGV)"),
         (
             "kill -KILL $$",
-            "fp32/step: the build was killed, most likely for want of memory; close other programs",
+            "fp32/step: the build was killed, most likely for lack of RAM; close other programs",
         ),
         ("echo no space >&2; exit 3", "fp32/step: the build process failed: no space"),
     ],
