@@ -46,10 +46,10 @@ def load_frames(path: Path, max_frames: int) -> list[Image.Image]:
     load_image(path)  # its errors name the damage
     with Image.open(path) as opened:
         check_pixels(opened, path)
-        indices = set(evenly_spaced_indices(getattr(opened, "n_frames", 1), max_frames))
+        selected = set(evenly_spaced_indices(getattr(opened, "n_frames", 1), max_frames))
         try:
             frames = ImageSequence.Iterator(opened)
-            return [frame.convert("RGB") for index, frame in enumerate(frames) if index in indices]
+            return [frame.convert("RGB") for index, frame in enumerate(frames) if index in selected]
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"{path} is a damaged animation: {error}") from error
 

@@ -172,9 +172,9 @@ def _add_optimization_profile(
 ) -> None:
     if not shapes:
         return
-    profile = builder.create_optimization_profile()
+    optimization_profile = builder.create_optimization_profile()
     for name, bounds in shapes.items():
-        profile.set_shape(name, *bounds)
-    if config.add_optimization_profile(profile) < 0:
+        optimization_profile.set_shape(name, *bounds)
+    if config.add_optimization_profile(optimization_profile) < 0:
         reason = last_error(vendor.log)
         raise BuildError(f"{graph}: TensorRT refuses the manifest's ranges: {reason}")

@@ -2,8 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.runtime.engines.cache import PlanRecord
-from hybrid_deploy.runtime.engines.memory_check import needed_ram_bytes
 from hybrid_deploy.runtime.host.free_memory import free_ram_bytes
 
 MIB = 1 << 20
@@ -60,9 +58,3 @@ def test_first_version_of_control_groups(machine: Path) -> None:
         },
     )
     assert free_ram_bytes(machine) == 200 * MIB
-
-
-def test_last_build_replaces_the_estimate() -> None:
-    assert needed_ram_bytes(1000 * MIB, 10 * MIB, None) == 250_000_000 + 3010 * MIB
-    last = PlanRecord("", 1, 1.0, {}, peak_bytes=7)
-    assert needed_ram_bytes(1000 * MIB, None, last) == 7
