@@ -38,7 +38,7 @@ from hybrid_deploy.export.lowering.output_heads import attach_head, check_head
 from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
 from hybrid_deploy.onnx_graphs.files import describe, load_graphs, save_graphs
-from hybrid_deploy.runtime.preprocess.prepare import is_beside
+from hybrid_deploy.runtime.preprocess.prepare import is_companion_text
 from hybrid_deploy.runtime.session.session import Session
 
 
@@ -128,7 +128,7 @@ def write_golden(bundle: Bundle, job: ExportJob) -> tuple[GoldenSample, ...]:
     for name, content in job.golden.items():
         (_created(bundle.folder / "golden") / name).write_bytes(content)
     for path in (bundle.folder / "golden" / name for name in job.golden):
-        if not is_beside(path, job.spec.preprocess):
+        if not is_companion_text(path, job.spec.preprocess):
             (result,), _ = session.run_files([path])
             samples.append(GoldenSample(f"golden/{path.name}", result.tokens, result.text or ""))
     return tuple(samples)

@@ -1,4 +1,4 @@
-"""What one check of this machine found."""
+"""The result of one check of this machine: one row of the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Verdict(str, Enum):
-    """What a finding means for whoever wants to run a model here."""
+    """What a finding means for a user who wants to run a model on this machine."""
 
     OK = "ok"
     WARN = "warn"
@@ -20,16 +20,16 @@ class Check:
     """One row of the report.
 
     Attributes:
-        name: what was looked at.
-        verdict: what the finding means.
-        found: the finding, one line.
-        remedy: what to do about it on this machine; None where there is nothing to do.
-        run_ms: typical time of a tiny inference that ran here and gave the right numbers; None
-            where none ran.
+        name: the checked part of the machine.
+        verdict: what the finding means for the user.
+        finding: the finding in one line.
+        remedy: what the user can do on this machine; None if nothing is to be done.
+        run_ms: median time of a tiny inference in milliseconds; None if no inference ran here or
+            its numbers were wrong.
     """
 
     name: str
     verdict: Verdict
-    found: str
+    finding: str
     remedy: str | None = None
     run_ms: float | None = None

@@ -1,4 +1,4 @@
-"""What the CPU offers: int8, the cores that this process may use, its clock, large pages."""
+"""Checks of the CPU: its int8 instructions, usable cores, clock and large pages."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid_deploy.runtime.doctor.check import Check, Verdict
-from hybrid_deploy.runtime.host.cgroups import control_group_folders, text_of
+from hybrid_deploy.runtime.host.cgroups import cpu_limit, read_kernel_file
 
 ROOT = Path("/")
+"""Folder that contains `proc`, `sys` and `etc`; tests pass another one."""
 
 _X86 = {
     "avx2": "AVX2",
@@ -35,14 +36,19 @@ _ARM_PARTS = {
 
 @dataclass(frozen=True)
 class Cpu:
-    """A CPU's name and those of its SIMD instructions that matter here."""
+    """A CPU.
+
+    Attributes:
+        model: name of the model, such as `Cortex-A78AE`.
+        simd: names of its SIMD instruction sets that speed up a model, such as `AVX2`.
+    """
 
     model: str
     simd: tuple[str, ...]
 
 
 def parse_cpuinfo(text: str) -> Cpu:
-    """Reads /proc/cpuinfo of x86 or ARM."""
+    """Returns the CPU that /proc/cpuinfo describes, on x86 or ARM."""
     fields: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")
@@ -53,11 +59,11 @@ def parse_cpuinfo(text: str) -> Cpu:
     return Cpu(model, tuple(name for flag, name in (_X86 | _ARM).items() if flag in flags))
 
 
-def cpu(root: Path = ROOT) -> Check:
-    """Names the CPU and what it has for products of 8 bits."""
-    found = parse_cpuinfo((root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
-    text = f"{found.model}: {', '.join(found.simd) or 'no SIMD that matters here'}"
-    if _INT8.intersection(found.simd):
+def check_cpu(root: Path = ROOT) -> Check:
+    """Checks the CPU; warns if it has no int8 dot products."""
+    cpu = parse_cpuinfo((root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+    text = f"{cpu.model}: {', '.join(cpu.simd) or 'no SIMD that matters here'}"
+    if _INT8.intersection(cpu.simd):
         return Check("CPU", Verdict.OK, text)
     remedy = (
         "it has no int8 dot products (VNNI, dotprod): measure before choosing int8: "
@@ -66,8 +72,8 @@ def cpu(root: Path = ROOT) -> Check:
     return Check("CPU", Verdict.WARN, text, remedy)
 
 
-def cores(root: Path = ROOT) -> Check:
-    """Counts the cores that this process may use, by its affinity and its control group."""
+def check_cores(root: Path = ROOT) -> Check:
+    """Checks how many cores this process may use, by its affinity and its control groups."""
     usable, present = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     limit = cpu_limit(root)
     text = f"{usable} of {present} usable"
@@ -78,23 +84,10 @@ def cores(root: Path = ROOT) -> Check:
     return Check("cores", Verdict.WARN, f"{text}, limited to {limit:g} by a cgroup", remedy)
 
 
-def cpu_limit(root: Path = ROOT) -> float | None:
-    """Returns the smallest limit in cores of this process's control groups; None without one."""
-    limits = []
-    for folder in control_group_folders(root, "cpu"):
-        quota, period = _first_line(folder / "cpu.max").partition(" ")[::2]  # version 2
-        if not quota:
-            quota = _first_line(folder / "cpu.cfs_quota_us")
-            period = _first_line(folder / "cpu.cfs_period_us")
-        if quota.isdigit() and period.isdigit():
-            limits.append(int(quota) / int(period))
-    return min(limits, default=None)
-
-
-def governor(root: Path = ROOT) -> Check:
-    """Says how Linux sets the clock of the CPU."""
+def check_governor(root: Path = ROOT) -> Check:
+    """Checks how Linux sets the clock of the CPU; warns if timings will vary."""
     pattern = "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"
-    names = sorted({_first_line(path) for path in root.glob(pattern)} - {""})
+    names = sorted({read_kernel_file(path) for path in root.glob(pattern)} - {""})
     if not names:
         return Check("CPU clock", Verdict.OK, "not set by this system (no cpufreq)")
     if names == ["performance"]:
@@ -103,15 +96,11 @@ def governor(root: Path = ROOT) -> Check:
     return Check("CPU clock", Verdict.WARN, f"governor {', '.join(names)}", remedy)
 
 
-def large_pages(root: Path = ROOT) -> Check:
-    """Says whether Linux gives large pages to memory that asks for them."""
+def check_large_pages(root: Path = ROOT) -> Check:
+    """Checks whether Linux moves RAM onto large pages on request."""
     path = "sys/kernel/mm/transparent_hugepage/enabled"
-    offered = _first_line(root / path).partition("[")[2].partition("]")[0]
-    if offered != "never":
-        return Check("large pages", Verdict.OK, offered or "not offered by this kernel")
+    setting = read_kernel_file(root / path).partition("[")[2].partition("]")[0]
+    if setting != "never":
+        return Check("large pages", Verdict.OK, setting or "not offered by this kernel")
     remedy = f"a token may take a tenth less time: echo madvise | sudo tee /{path}"
-    return Check("large pages", Verdict.WARN, offered, remedy)
-
-
-def _first_line(path: Path) -> str:
-    return text_of(path).partition("\n")[0].strip()
+    return Check("large pages", Verdict.WARN, setting, remedy)

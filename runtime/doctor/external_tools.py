@@ -1,4 +1,4 @@
-"""Programs of others, run so that neither a crash nor a hang reaches this process."""
+"""Runs the tools of vendors; neither a crash nor a hang of a tool reaches this process."""
 
 from __future__ import annotations
 
@@ -12,22 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOOL_SECONDS = 10.0
-"""How long a vendor's tool may take to answer."""
+"""Longest time that a vendor's tool may run, in seconds."""
 
 _REAP_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A program that ended by itself; `code` is negative where a signal ended it."""
+class ToolResult:
+    """The result of a program that ended in time.
 
-    code: int
+    Attributes:
+        exit_code: exit status; the negative number of a signal that ended the program.
+        output: text of its standard output.
+        errors: text of its standard error.
+    """
+
+    exit_code: int
     output: str
     errors: str
 
     @property
     def last_line(self) -> str:
-        """The last line of what it said, for a message."""
+        """The last line of its standard error, else of its standard output, for a message."""
         lines = (self.errors.strip() or self.output.strip()).splitlines()
         return lines[-1].strip() if lines else "it gave no reason"
 
@@ -38,15 +44,21 @@ def run_tool(
     *,
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
-) -> Finished:
-    """Runs a program with an end to its time.
+) -> ToolResult:
+    """Runs a program within a time limit and returns its output.
 
-    Output goes through files and not pipes: a grandchild that survives would keep a pipe open. A
-    program that the kernel cannot end, as behind a broken driver, is left behind.
+    Files take the output in place of pipes, because a surviving grandchild would keep a pipe open.
+    A program that the kernel cannot kill, such as one that waits for a broken driver, stays behind.
+
+    Args:
+        command: program and its arguments.
+        seconds: time limit in seconds.
+        folder: working folder of the program; None takes this process's.
+        environment: environment variables of the program; None takes this process's.
 
     Raises:
-        TimeoutError: it did not end in time; it and its children are killed.
-        OSError: it could not be started.
+        TimeoutError: the program did not end in time; it and its children are killed.
+        OSError: the program could not be started.
     """
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -59,21 +71,23 @@ def run_tool(
             start_new_session=True,
         )
         try:
-            code = process.wait(seconds)
+            exit_code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             name = Path(command[0]).name
             raise TimeoutError(f"{name} gave no answer in {seconds:g} s") from None
         finally:
-            _end(process)
+            _kill(process)
         output.seek(0)
         errors.seek(0)
-        return Finished(
-            code, output.read().decode(errors="replace"), errors.read().decode(errors="replace")
+        return ToolResult(
+            exit_code,
+            output.read().decode(errors="replace"),
+            errors.read().decode(errors="replace"),
         )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kills a program that still runs, with all that it started."""
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kills a program that still runs, and all processes that it started."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What this machine is besides its CPU and GPU: system, Python, memory, packages, cache folder."""
+"""Checks of the system, Python, RAM, the cache folder and optional packages."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from pathlib import Path
 from hybrid_deploy.cache_dir import CACHE_VARIABLE, cache_folder
 from hybrid_deploy.runtime.doctor.check import Check, Verdict
 from hybrid_deploy.runtime.doctor.cpu import ROOT
-from hybrid_deploy.runtime.host.cgroups import control_group_folders
+from hybrid_deploy.runtime.host.cgroups import ram_limits
 
 _BYTES_PER_GB = 1e9
 _LITTLE_BYTES = 1e9
-_NO_LIMIT_BYTES = 1 << 60  # version 1 of control groups writes a huge number for none
 
 
 @dataclass(frozen=True)
 class OptionalPackage:
-    """A package of one of our extras, and what it serves."""
+    """A package that some uses of the toolkit need.
+
+    Attributes:
+        name: name of the package on PyPI.
+        extra: extra of hybrid-deploy that installs it.
+        purpose: what the toolkit needs it for.
+    """
 
     name: str
     extra: str
@@ -38,8 +43,8 @@ OPTIONAL_PACKAGES = (
 )
 
 
-def system() -> Check:
-    """Names the operating system."""
+def check_system() -> Check:
+    """Checks which operating system this is."""
     try:
         name = platform.freedesktop_os_release()["PRETTY_NAME"]
     except (OSError, KeyError):
@@ -47,8 +52,8 @@ def system() -> Check:
     return Check("system", Verdict.OK, f"{name}, Linux {platform.release()}, {platform.machine()}")
 
 
-def python() -> Check:
-    """Names this Python."""
+def check_python() -> Check:
+    """Checks the version of Python; warns if onnxruntime has no recent release for it."""
     text = f"{platform.python_version()} in {sys.prefix}"
     if sys.version_info >= (3, 11):
         return Check("Python", Verdict.OK, text)
@@ -56,8 +61,13 @@ def python() -> Check:
     return Check("Python", Verdict.WARN, text, remedy)
 
 
-def memory(root: Path = ROOT, *, shared_with_gpu: bool = False) -> Check:
-    """Measures the memory that is there and free, within the limit of the control group."""
+def check_ram(root: Path = ROOT, *, shared_with_gpu: bool = False) -> Check:
+    """Checks the total and the free RAM, and the limit of the control groups.
+
+    Args:
+        root: folder that contains `proc` and `sys`.
+        shared_with_gpu: whether the GPU shares the RAM.
+    """
     kilobytes = {
         key: int(value.split()[0])
         for key, _, value in (
@@ -68,7 +78,7 @@ def memory(root: Path = ROOT, *, shared_with_gpu: bool = False) -> Check:
     text = f"{_gb(free_bytes)} free of {_gb(total_bytes)}"
     if shared_with_gpu:
         text += ", shared with the GPU"
-    limit_bytes = memory_limit_bytes(root)
+    limit_bytes = min((limit.limit_bytes for limit in ram_limits(root)), default=None)
     if limit_bytes is not None and limit_bytes < total_bytes:
         text += f", limited to {_gb(limit_bytes)} by a cgroup"
         free_bytes = min(free_bytes, limit_bytes)
@@ -80,50 +90,36 @@ def memory(root: Path = ROOT, *, shared_with_gpu: bool = False) -> Check:
     return Check("memory", Verdict.WARN, text, remedy)
 
 
-def memory_limit_bytes(root: Path = ROOT) -> int | None:
-    """Returns the smallest memory limit of this process's control groups; None without one."""
-    limits = []
-    for folder in control_group_folders(root, "memory"):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            try:
-                text = (folder / name).read_text().strip()
-            except OSError:
-                continue
-            if text.isdigit() and int(text) < _NO_LIMIT_BYTES:
-                limits.append(int(text))
-    return min(limits, default=None)
-
-
-def cache() -> Check:
-    """Tries whether engines can be kept, by a file that leaves no trace."""
+def check_cache() -> Check:
+    """Checks whether the folder of engines is writable, with a temporary file."""
     folder = cache_folder("engines")
-    there = next(place for place in (folder, *folder.parents) if place.exists())
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
     remedy = f"name a folder that you can write in ${CACHE_VARIABLE}"
     try:
-        with tempfile.TemporaryFile(dir=there) as file:
+        with tempfile.TemporaryFile(dir=existing) as file:
             file.write(b"x")
             file.flush()
     except OSError as error:
         reason = error.strerror or type(error).__name__
         return Check("cache", Verdict.FAILED, f"{folder} is not writable: {reason}", remedy)
-    free_bytes = shutil.disk_usage(there).free
+    free_bytes = shutil.disk_usage(existing).free
     text = f"{folder}, {_gb(free_bytes)} free"
     if free_bytes >= _LITTLE_BYTES:
         return Check("cache", Verdict.OK, text)
     return Check("cache", Verdict.WARN, text, f"free some space there, or {remedy}")
 
 
-def optional_package(package: OptionalPackage) -> Check:
-    """Looks for a package without importing it."""
-    found = installed_version(package.name)
-    if found is not None:
-        return Check(package.name, Verdict.OK, f"{found}: {package.purpose}")
+def check_optional_package(package: OptionalPackage) -> Check:
+    """Checks whether a package is installed, without importing it."""
+    installed = installed_version(package.name)
+    if installed is not None:
+        return Check(package.name, Verdict.OK, f"{installed}: {package.purpose}")
     remedy = f"if you need it: pip install 'hybrid-deploy[{package.extra}]'"
     return Check(package.name, Verdict.MISSING, package.purpose, remedy)
 
 
 def installed_version(package: str) -> str | None:
-    """Returns the version of an installed package."""
+    """Returns the version of an installed package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,8 +1,8 @@
-"""One trial in a process of its own: the driver is asked for its GPU, or a tiny graph is run.
+"""Carries out one trial in a process of its own: queries the GPU driver or runs a tiny graph.
 
-A vendor library that crashes, hangs or prints ends its own process only. `try_isolated` starts
-`python -m hybrid_deploy.runtime.doctor.isolated_trial` and reads what that wrote to its working
-folder.
+A vendor library can crash, hang or print; here it harms its own process only. `try_isolated` starts
+`python -m hybrid_deploy.runtime.doctor.isolated_trial` and reads the reply that this process wrote
+to its working folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hybrid_deploy.target import Flavour
 if TYPE_CHECKING:
     from hybrid_deploy.runtime.doctor.tiny_graphs import Arrays
 
-Kind = Literal["gpu", "cpu", "cuda", "tensorrt", "rtx"]
+TrialKind = Literal["gpu", "cpu", "cuda", "tensorrt", "rtx"]
 
 _REPLY_FILE = "reply.json"
 _RUNS = 20
@@ -35,23 +35,32 @@ _LONGEST_REASON = 400
 
 
 class TrialRequest(msgspec.Struct, frozen=True):
-    """What to try.
+    """One trial.
 
     Attributes:
-        kind: `gpu` asks the driver, the others are backends: ONNX Runtime's `cpu` and `cuda`.
-        graph: which tiny graph to run.
-        target: what TensorRT builds it for.
-        on_gpu: whether TensorRT also runs what it built.
+        kind: `gpu` queries the driver; `cpu` and `cuda` run a graph in ONNX Runtime; `tensorrt` and
+            `rtx` build one.
+        graph: name of the tiny graph.
+        target: name of the target that TensorRT builds for; "" only loads TensorRT.
+        on_gpu: whether TensorRT also runs the engine that it built.
     """
 
-    kind: Kind
+    kind: TrialKind
     graph: str = "float"
     target: str = ""
     on_gpu: bool = False
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """What the driver says of the first GPU; `capability` is `8.6`, `cuda` what it serves."""
+    """The first GPU, as the driver describes it.
+
+    Attributes:
+        name: name of the model, such as `NVIDIA L4`.
+        capability: compute capability, such as `8.6`.
+        cuda: newest CUDA version that the driver supports, such as `12.8`.
+        memory_bytes: size of the GPU's memory in bytes.
+        shares_memory: whether the GPU shares the RAM of the CPU.
+    """
 
     name: str
     capability: str
@@ -61,16 +70,16 @@ class Gpu(msgspec.Struct, frozen=True):
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """How a trial ended.
+    """The result of a trial; a field is None where the trial did not get that far.
 
     Attributes:
-        version: of the library, where it loaded.
-        cuda: version of CUDA that the library was built for, where it says so.
-        build_seconds: how long TensorRT took, where it built the graph.
-        run_ms: typical time of a run, where the graph ran and gave the right numbers.
-        gpu: what the driver said.
+        version: version of the library.
+        cuda: CUDA version that the library was built for; None if the library does not state it.
+        build_seconds: time that TensorRT took to build the graph, in seconds.
+        run_ms: median time of a run with correct outputs, in milliseconds.
+        gpu: GPU that the driver describes.
         missing: whether the library is not installed.
-        error: what went wrong, one line.
+        error: reason of a failure in one line.
     """
 
     version: str | None = None
@@ -83,21 +92,26 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 def try_isolated(request: TrialRequest, seconds: float) -> Trial:
-    """Carries out a trial in a new process; every failure is in the result."""
+    """Carries out a trial in a new process and returns its result; failures are in the result.
+
+    Args:
+        request: the trial.
+        seconds: time limit in seconds.
+    """
     with tempfile.TemporaryDirectory(prefix="hybrid-deploy-doctor-") as name:
         folder = Path(name)
         command = [sys.executable, "-m", __name__, msgspec.json.encode(request).decode()]
         paths = os.pathsep.join(map(os.path.abspath, sys.path))
         try:
-            done = run_tool(
+            result = run_tool(
                 command, seconds, folder=folder, environment={**os.environ, "PYTHONPATH": paths}
             )
         except TimeoutError:
             return Trial(error=f"gave no answer in {seconds:g} s")
-        if done.code < 0:
-            return Trial(error=f"crashed ({signal.Signals(-done.code).name})")
-        if done.code > 0:
-            return Trial(error=_one_line(done.last_line))
+        if result.exit_code < 0:
+            return Trial(error=f"crashed ({signal.Signals(-result.exit_code).name})")
+        if result.exit_code > 0:
+            return Trial(error=_one_line(result.last_line))
         try:
             return msgspec.json.decode((folder / _REPLY_FILE).read_bytes(), type=Trial)
         except (OSError, msgspec.MsgspecError) as error:
@@ -105,7 +119,7 @@ def try_isolated(request: TrialRequest, seconds: float) -> Trial:
 
 
 def main() -> None:
-    """Carries out the request of the command line; the reply is a file, as libraries may print."""
+    """Carries out the request on the command line; the reply is a file, because libraries print."""
     request = msgspec.json.decode(sys.argv[1], type=TrialRequest)
     try:
         reply = _TRIALS[request.kind](request)
@@ -141,23 +155,25 @@ def _try_onnxruntime(request: TrialRequest) -> Trial:
     graph = GRAPHS[request.graph]
     provider = backend.CUDA if request.kind == "cuda" else backend.CPU
     try:
-        run_ms = _typical_ms(backend.LoadedGraph(graph, provider), graph.check)
+        run_ms = _median_ms(backend.LoadedGraph(graph, provider), graph.check)
     except MissingDependencyError as error:
         return Trial(version=backend.VERSION, missing=True, error=str(error))
     except Exception as error:
         return Trial(
-            version=backend.VERSION, cuda=_built_for(), error=_one_line(backend.reason(error))
+            version=backend.VERSION,
+            cuda=_cuda_of_onnxruntime(),
+            error=_one_line(backend.error_reason(error)),
         )
     return Trial(version=backend.VERSION, run_ms=run_ms)
 
 
-def _built_for() -> str | None:
-    """Returns the CUDA that this ONNX Runtime was built for; only onnxruntime-gpu says so."""
+def _cuda_of_onnxruntime() -> str | None:
+    """Returns the CUDA version of this ONNX Runtime; only onnxruntime-gpu states it."""
     try:
-        built = importlib.import_module("onnxruntime.capi.build_and_package_info")
+        build_info = importlib.import_module("onnxruntime.capi.build_and_package_info")
     except ImportError:
         return None
-    version = getattr(built, "cuda_version", None)
+    version = getattr(build_info, "cuda_version", None)
     return str(version) if version else None
 
 
@@ -176,7 +192,7 @@ def _try_tensorrt(request: TrialRequest) -> Trial:
         build_seconds = perf_counter() - started
         if not request.on_gpu:
             return Trial(version=vendor.version, build_seconds=build_seconds)
-        run_ms = _typical_ms(backend.LoadedPlan(vendor, plan, graph), graph.check)
+        run_ms = _median_ms(backend.LoadedPlan(vendor, plan, graph), graph.check)
     except Exception as error:
         reason = _one_line(f"{error}")
         return Trial(version=vendor.version, build_seconds=build_seconds, error=reason)
@@ -192,8 +208,8 @@ _TRIALS: dict[str, Callable[[TrialRequest], Trial]] = {
 }
 
 
-def _typical_ms(run: Callable[[], Arrays], check: Callable[[Arrays], None]) -> float:
-    """Returns the median time of a run, once the numbers are right."""
+def _median_ms(run: Callable[[], Arrays], check: Callable[[Arrays], None]) -> float:
+    """Checks the outputs of a first run and returns the median time of later runs."""
     check(run())
     times = []
     for _ in range(_RUNS):

@@ -1,4 +1,4 @@
-"""What NVIDIA's own tools and files say: GPU, driver, JetPack, power mode."""
+"""Checks of the GPU, its driver, JetPack and the power mode, with NVIDIA's own tools and files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybrid_deploy.runtime.doctor import external_tools as doctor_tools
+from hybrid_deploy.runtime.doctor import external_tools
 from hybrid_deploy.runtime.doctor.check import Check, Verdict
 from hybrid_deploy.runtime.doctor.cpu import ROOT
 from hybrid_deploy.runtime.doctor.external_tools import run_tool
@@ -19,12 +19,21 @@ _OLDEST_L4T = (36, 4)  # JetPack 6.1, the first with TensorRT 10.3
 _NVIDIA_PCI = "0x10de"
 _OLDEST_CAPABILITY = 7.5
 _DRIVERS = {11: "450", 12: "525", 13: "580"}
-"""The oldest Linux driver of each major CUDA (CUDA Compatibility guide, minor version rules)."""
+"""Oldest Linux driver of each major CUDA version (CUDA Compatibility guide, "minor version")."""
 
 
 @dataclass(frozen=True)
 class SmiGpu:
-    """One line of nvidia-smi; what it does not know, as on a Jetson, is None."""
+    """One GPU, as nvidia-smi lists it; nvidia-smi leaves some numbers out on a Jetson.
+
+    Attributes:
+        name: name of the model.
+        driver: version of the driver.
+        memory_mib: size of the GPU's memory in MiB.
+        free_mib: unused part of that memory in MiB.
+        power_limit_w: power limit in force, in watts.
+        power_max_w: highest power limit that can be set, in watts.
+    """
 
     name: str
     driver: str
@@ -36,7 +45,7 @@ class SmiGpu:
 
 @dataclass(frozen=True)
 class L4t:
-    """A release of Jetson Linux, `36.4.3`."""
+    """A release of Jetson Linux (L4T), such as 36.4.3."""
 
     major: int
     minor: int
@@ -47,7 +56,7 @@ class L4t:
 
 
 def parse_smi(text: str) -> list[SmiGpu]:
-    """Reads `nvidia-smi --query-gpu=... --format=csv,noheader,nounits`."""
+    """Returns the GPUs in the output of `nvidia-smi --format=csv,noheader,nounits`."""
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines()]
     return [
         SmiGpu(row[0], row[1], *(_number(cell) for cell in row[2:]))
@@ -64,35 +73,35 @@ def _number(cell: str) -> float | None:
 
 
 def parse_tegra_release(text: str) -> L4t | None:
-    """Reads /etc/nv_tegra_release."""
-    found = re.search(r"R(\d+) \(release\), REVISION: (\d+)(?:\.(\d+))?", text)
-    return L4t(int(found[1]), int(found[2]), int(found[3] or 0)) if found else None
+    """Returns the release in /etc/nv_tegra_release; None if the text names none."""
+    match = re.search(r"R(\d+) \(release\), REVISION: (\d+)(?:\.(\d+))?", text)
+    return L4t(int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
 
 
 def parse_nvpmodel(text: str) -> str | None:
-    """Returns the power mode that `nvpmodel -q` names."""
-    found = re.search(r"^NV Power Mode:\s*(\S+)", text, re.MULTILINE)
-    return found[1] if found else None
+    """Returns the power mode in the output of `nvpmodel -q`; None if it names none."""
+    match = re.search(r"^NV Power Mode:\s*(\S+)", text, re.MULTILINE)
+    return match[1] if match else None
 
 
 def parse_jetpack(text: str) -> str | None:
-    """Returns the version in `installed 6.2.1+b38`, what dpkg-query was asked for."""
+    """Returns the version in the answer of dpkg-query, such as `installed 6.2.1+b38`."""
     status, _, version = text.strip().partition(" ")
     return version.partition("+")[0] if status == "installed" and version else None
 
 
 def is_jetson(root: Path = ROOT) -> bool:
-    """Says whether this is a Jetson, also inside a container."""
+    """Returns whether this machine is a Jetson; a container on a Jetson is recognised too."""
     try:
         if b"nvidia,tegra" in (root / "proc/device-tree/compatible").read_bytes():
             return True
     except OSError:
-        pass  # no device tree: not a board, or a container
+        pass  # without a device tree: no Jetson, or a container on one
     return (root / "etc/nv_tegra_release").exists()
 
 
-def jetson(root: Path = ROOT) -> Check:
-    """Names the board, its Jetson Linux and its JetPack."""
+def check_jetson(root: Path = ROOT) -> Check:
+    """Checks the board, its Jetson Linux and its JetPack."""
     model = root / "proc/device-tree/model"
     board = model.read_text().strip("\0\n ") if model.exists() else "Jetson"
     release = root / "etc/nv_tegra_release"
@@ -115,29 +124,35 @@ def _jetpack() -> str | None:
     if shutil.which("dpkg-query") is None:
         return None
     query = ["dpkg-query", "-W", "-f", "${db:Status-Status} ${Version}", "nvidia-jetpack"]
-    return parse_jetpack(run_tool(query, doctor_tools.TOOL_SECONDS).output)
+    return parse_jetpack(run_tool(query, external_tools.TOOL_SECONDS).output)
 
 
-def power_mode() -> Check:
-    """Asks a Jetson for its power mode."""
-    done = run_tool(["nvpmodel", "-q"], doctor_tools.TOOL_SECONDS)
-    mode = parse_nvpmodel(done.output)
+def check_power_mode() -> Check:
+    """Checks the power mode of a Jetson; warns below the highest mode."""
+    result = run_tool(["nvpmodel", "-q"], external_tools.TOOL_SECONDS)
+    mode = parse_nvpmodel(result.output)
     if mode is None:
         remedy = "run by hand: sudo nvpmodel -q"
-        return Check("power mode", Verdict.WARN, f"nvpmodel: {done.last_line}", remedy)
+        return Check("power mode", Verdict.WARN, f"nvpmodel: {result.last_line}", remedy)
     if mode.startswith("MAXN"):
         return Check("power mode", Verdict.OK, mode)
     remedy = "timings hold for this mode; modes: nvpmodel -p --verbose; set: sudo nvpmodel -m ID"
     return Check("power mode", Verdict.WARN, mode, remedy)
 
 
-def gpu(trial: Trial, *, jetson: bool, root: Path = ROOT) -> Check:
-    """Judges what the driver library said."""
-    found = trial.gpu
-    if found is not None:
-        memory = "shared memory" if found.shares_memory else f"{found.memory_bytes / 1e9:.1f} GB"
-        text = f"{found.name}, sm_{found.capability.replace('.', '')}, {memory}, CUDA {found.cuda}"
-        if float(found.capability) >= _OLDEST_CAPABILITY:
+def check_gpu(trial: Trial, *, jetson: bool, root: Path = ROOT) -> Check:
+    """Checks the GPU that the driver library describes.
+
+    Args:
+        trial: a trial of kind `gpu`.
+        jetson: whether this machine is a Jetson.
+        root: folder that contains `sys`.
+    """
+    gpu = trial.gpu
+    if gpu is not None:
+        size = "shared memory" if gpu.shares_memory else f"{gpu.memory_bytes / 1e9:.1f} GB"
+        text = f"{gpu.name}, sm_{gpu.capability.replace('.', '')}, {size}, CUDA {gpu.cuda}"
+        if float(gpu.capability) >= _OLDEST_CAPABILITY:
             return Check("GPU", Verdict.OK, text)
         remedy = "TensorRT begins at sm_75 (Turing): use ONNX Runtime on the CPU here"
         return Check("GPU", Verdict.WARN, text, remedy)
@@ -145,15 +160,15 @@ def gpu(trial: Trial, *, jetson: bool, root: Path = ROOT) -> Check:
     if jetson:
         remedy = "in a container: start it with --runtime nvidia; otherwise flash JetPack again"
         return Check("GPU", Verdict.FAILED, text, remedy)
-    if _on_the_bus(root):
+    if _is_on_pci_bus(root):
         remedy = f"a GPU is on the PCI bus: install NVIDIA's driver {_DRIVERS[13]} or newer, reboot"
         return Check("GPU", Verdict.FAILED, text, remedy)
     remedy = "none needed for a CPU; engines for other machines build here: --target rtx:sm_86"
     return Check("GPU", Verdict.MISSING, text, remedy)
 
 
-def _on_the_bus(root: Path) -> bool:
-    """Says whether a display controller (PCI class 03) of NVIDIA is there."""
+def _is_on_pci_bus(root: Path) -> bool:
+    """Returns whether the PCI bus lists a display controller (class 03) of NVIDIA."""
     return any(
         (device / "vendor").read_text().strip() == _NVIDIA_PCI
         and (device / "class").read_text().startswith("0x03")
@@ -161,16 +176,16 @@ def _on_the_bus(root: Path) -> bool:
     )
 
 
-def driver() -> Check:
-    """Asks nvidia-smi for the driver, the free memory and the power limit of every GPU."""
+def check_driver() -> Check:
+    """Checks the driver, and the free memory and power limit of every GPU, with nvidia-smi."""
     query = ["nvidia-smi", f"--query-gpu={_SMI_FIELDS}", "--format=csv,noheader,nounits"]
-    done = run_tool(query, doctor_tools.TOOL_SECONDS)
-    gpus = parse_smi(done.output) if done.code == 0 else []
+    result = run_tool(query, external_tools.TOOL_SECONDS)
+    gpus = parse_smi(result.output) if result.exit_code == 0 else []
     if not gpus:
         remedy = "run nvidia-smi by hand; after an update of the driver: reboot"
-        return Check("driver", Verdict.FAILED, f"nvidia-smi: {done.last_line}", remedy)
+        return Check("driver", Verdict.FAILED, f"nvidia-smi: {result.last_line}", remedy)
     text = f"{gpus[0].driver}; " + "; ".join(map(_smi_text, gpus))
-    limited = any((one.power_limit_w or 0) < (one.power_max_w or 0) for one in gpus)
+    limited = any((gpu.power_limit_w or 0) < (gpu.power_max_w or 0) for gpu in gpus)
     if not limited:
         return Check("driver", Verdict.OK, text)
     remedy = "timings hold for this power limit; raise it with: sudo nvidia-smi -pl WATTS"
@@ -182,20 +197,27 @@ def _smi_text(gpu: SmiGpu) -> str:
     if gpu.memory_mib is not None and gpu.free_mib is not None:
         parts.append(f"{gpu.free_mib:.0f} of {gpu.memory_mib:.0f} MiB free")
     if gpu.power_limit_w is not None:
-        most = "" if gpu.power_max_w is None else f" of {gpu.power_max_w:.0f}"
-        parts.append(f"limit {gpu.power_limit_w:.0f}{most} W")
+        maximum = "" if gpu.power_max_w is None else f" of {gpu.power_max_w:.0f}"
+        parts.append(f"limit {gpu.power_limit_w:.0f}{maximum} W")
     return ", ".join(parts)
 
 
-def cuda_of_package(package: str) -> int | None:
-    """Returns the major CUDA that the installed wheels of a TensorRT are for, by their names."""
+def cuda_major_of_package(package: str) -> int | None:
+    """Returns the major CUDA version of the installed wheels of a TensorRT, by their names."""
     majors = [major for major in _DRIVERS if installed_version(f"{package}-cu{major}") is not None]
     return max(majors, default=None)
 
 
-def too_old_driver(gpu: Gpu | None, needed: int | None) -> str | None:
-    """Says what to do where the driver does not serve the CUDA that a library needs."""
+def driver_remedy(gpu: Gpu | None, needed: int | None) -> str | None:
+    """Returns the remedy for a driver that is too old for a library; None if it is new enough.
+
+    Args:
+        gpu: the GPU, with the CUDA version that its driver supports; None without a GPU.
+        needed: major CUDA version of the library; None if it is unknown.
+    """
     if gpu is None or needed is None or int(gpu.cuda.partition(".")[0]) >= needed:
         return None
-    newer = _DRIVERS.get(needed, "a newer one")
-    return f"the driver serves CUDA {gpu.cuda}, it needs CUDA {needed}: install driver {newer}+"
+    install = f"driver {_DRIVERS[needed]}+" if needed in _DRIVERS else "a newer driver"
+    return (
+        f"the driver supports CUDA {gpu.cuda}, the library needs CUDA {needed}: install {install}"
+    )

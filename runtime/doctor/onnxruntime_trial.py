@@ -1,4 +1,4 @@
-"""A tiny graph in ONNX Runtime, on a CPU or in its CUDA provider."""
+"""Runs a tiny graph in ONNX Runtime, on the CPU or in the CUDA provider."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _DEVICES = {CPU: "cpu", CUDA: "cuda"}
 
 
 class LoadedGraph:
-    """A graph opened in one provider; a call runs it once, with its caches in place.
+    """A graph in a session of one provider; a call runs it once and writes its caches in place.
 
-    ONNX Runtime falls back to the CPU without an error, for a provider that does not load and for
-    single operators: both are refused here.
+    ONNX Runtime uses the CPU without an error if a provider does not load or lacks an operator.
+    Both are refused here.
 
     Raises:
         MissingDependencyError: this ONNX Runtime was built without the provider.
@@ -37,7 +37,7 @@ class LoadedGraph:
             raise MissingDependencyError("onnxruntime-gpu", extra="cuda")
         self._session = _open(graph, provider)
         self._binding, device = self._session.io_binding(), _DEVICES[provider]
-        self._inputs = {  # values on the CPU only borrow their array, and a binding its values
+        self._inputs = {  # an OrtValue on the CPU borrows its array: both must live on
             name: ort.OrtValue.ortvalue_from_numpy(array.copy(), device, 0)
             for name, array in graph.inputs.items()
         }
@@ -51,7 +51,7 @@ class LoadedGraph:
                 self._binding.bind_output(name, device)
 
     def __call__(self) -> Arrays:
-        """Runs the graph and gives its outputs."""
+        """Runs the graph once and returns its outputs by name, in new arrays."""
         self._session.run_with_iobinding(self._binding)
         return dict(zip(self._outputs, self._binding.copy_outputs_to_cpu(), strict=True))
 
@@ -62,17 +62,17 @@ def _open(graph: TinyGraph, provider: str) -> ort.InferenceSession:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     if provider == CUDA:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        ort.preload_dlls()  # CUDA and cuDNN of pip's own packages
+        ort.preload_dlls()  # CUDA and cuDNN from their packages on PyPI
     session = ort.InferenceSession(str(graph.file), options, providers=[provider])
     if provider not in session.get_providers():
         raise BackendError(f"onnxruntime did not load its {provider}")
     return session
 
 
-def reason(error: Exception) -> str:
-    """Returns ONNX Runtime's own words without its codes and paths."""
-    known = re.search(r"support for domain ai\.onnx is till opset (\d+)", str(error))
-    if known is not None:
-        return f"it reads ONNX opset {known[1]} at most"
+def error_reason(error: Exception) -> str:
+    """Returns the message of an error of ONNX Runtime without its codes and paths."""
+    newest_opset = re.search(r"support for domain ai\.onnx is till opset (\d+)", str(error))
+    if newest_opset is not None:
+        return f"it reads ONNX opset {newest_opset[1]} at most"
     noise = r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from \S+ failed:"
     return re.sub(noise, "", str(error))

@@ -1,7 +1,7 @@
-"""What this machine can run: facts of the machine, and a tiny inference in every backend.
+"""Reports what this machine can run: its parts, and a tiny inference in every backend.
 
-Every probe is on its own: one that raises becomes a row that says so, vendor libraries are loaded
-in processes of their own, and their tools are cut off when they hang.
+No probe can stop the others: one that raises becomes a failed row, vendor libraries load in
+processes of their own, and a vendor's tool that hangs is killed.
 """
 
 from __future__ import annotations
@@ -10,23 +10,12 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
-from hybrid_deploy.runtime.doctor import (
-    cpu as doctor_cpu,
-)
-from hybrid_deploy.runtime.doctor import (
-    external_tools as doctor_tools,
-)
-from hybrid_deploy.runtime.doctor import (
-    host as doctor_host,
-)
-from hybrid_deploy.runtime.doctor import (
-    nvidia as doctor_nvidia,
-)
+from hybrid_deploy.runtime.doctor import cpu, external_tools, host, nvidia
 from hybrid_deploy.runtime.doctor.backends import (
     Platform,
-    cuda_check,
-    onnxruntime_checks,
-    tensorrt_checks,
+    check_cuda,
+    check_onnxruntime,
+    check_tensorrt,
 )
 from hybrid_deploy.runtime.doctor.check import Check, Verdict
 from hybrid_deploy.runtime.doctor.isolated_trial import Trial, TrialRequest, try_isolated
@@ -34,68 +23,72 @@ from hybrid_deploy.target import Flavour
 
 Progress = Callable[[str], None]
 Probe = Callable[[], Iterable[Check]]
+"""Makes the checks of one part of the machine."""
 
 
 def diagnose(progress: Progress | None = None) -> list[Check]:
-    """Looks at this machine and tries every backend.
+    """Returns the checks of this machine and of every backend.
 
     A backend works here if one of its checks has a `run_ms`.
+
+    Args:
+        progress: called with one line of text before each check.
     """
     say = progress or _silent
-    jetson = doctor_nvidia.is_jetson()
-    asked = _ask_driver()
-    platform = Platform(jetson, asked.gpu)
-    shared = jetson or (asked.gpu is not None and asked.gpu.shares_memory)
+    jetson = nvidia.is_jetson()
+    gpu_trial = _query_driver()
+    platform = Platform(jetson, gpu_trial.gpu)
+    shared = jetson or (gpu_trial.gpu is not None and gpu_trial.gpu.shares_memory)
     probes: list[tuple[str, Probe]] = [
         *_single(
-            ("system", doctor_host.system),
-            ("Python", doctor_host.python),
-            ("CPU", doctor_cpu.cpu),
-            ("cores", doctor_cpu.cores),
-            ("CPU clock", doctor_cpu.governor),
-            ("large pages", doctor_cpu.large_pages),
-            ("memory", partial(doctor_host.memory, shared_with_gpu=shared)),
-            ("cache", doctor_host.cache),
-            ("GPU", partial(doctor_nvidia.gpu, asked, jetson=jetson)),
+            ("system", host.check_system),
+            ("Python", host.check_python),
+            ("CPU", cpu.check_cpu),
+            ("cores", cpu.check_cores),
+            ("CPU clock", cpu.check_governor),
+            ("large pages", cpu.check_large_pages),
+            ("memory", partial(host.check_ram, shared_with_gpu=shared)),
+            ("cache", host.check_cache),
+            ("GPU", partial(nvidia.check_gpu, gpu_trial, jetson=jetson)),
             *_vendor_tools(jetson),
             *(
-                (package.name, partial(doctor_host.optional_package, package))
-                for package in doctor_host.OPTIONAL_PACKAGES
+                (package.name, partial(host.check_optional_package, package))
+                for package in host.OPTIONAL_PACKAGES
             ),
         ),
-        ("ONNX Runtime CPU", partial(onnxruntime_checks, try_isolated)),
-        *_single(("ONNX Runtime CUDA", partial(cuda_check, platform, try_isolated))),
-        ("TensorRT", partial(tensorrt_checks, platform, Flavour.TENSORRT, try_isolated)),
-        ("TensorRT-RTX", partial(tensorrt_checks, platform, Flavour.RTX, try_isolated)),
+        ("ONNX Runtime CPU", partial(check_onnxruntime, try_isolated)),
+        *_single(("ONNX Runtime CUDA", partial(check_cuda, platform, try_isolated))),
+        ("TensorRT", partial(check_tensorrt, platform, Flavour.TENSORRT, try_isolated)),
+        ("TensorRT-RTX", partial(check_tensorrt, platform, Flavour.RTX, try_isolated)),
     ]
     checks: list[Check] = []
     for name, probe in probes:
         say(f"checking {name}")
-        checks += isolated(name, probe)
+        checks += run_probe(name, probe)
     return checks
 
 
-def isolated(name: str, probe: Probe) -> Iterator[Check]:
-    """Returns the checks of a probe; if it raises, those before and one that says why."""
+def run_probe(name: str, probe: Probe) -> Iterator[Check]:
+    """Yields the checks of a probe; an exception in the probe becomes a failed check."""
     try:
         yield from probe()
     except TimeoutError as error:
-        remedy = "run it by hand; a driver that hangs wants a reboot"
+        remedy = "run it by hand; if the driver hangs: reboot"
         yield Check(name, Verdict.FAILED, str(error), remedy)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         yield Check(name, Verdict.FAILED, reason, "this check itself failed: please report it")
 
 
-def _ask_driver() -> Trial:
+def _query_driver() -> Trial:
     try:
-        return try_isolated(TrialRequest("gpu"), doctor_tools.TOOL_SECONDS)
-    except OSError as error:  # not even a temporary folder
+        return try_isolated(TrialRequest("gpu"), external_tools.TOOL_SECONDS)
+    except OSError as error:  # no temporary folder can be made
         return Trial(error=f"{error}")
 
 
 def _single(*probes: tuple[str, Callable[[], Check]]) -> Iterator[tuple[str, Probe]]:
-    """Makes probes of many checks from those of one."""
+    """Turns functions that return one check into probes."""
     for name, probe in probes:
         yield name, partial(_as_list, probe)
 
@@ -105,14 +98,14 @@ def _as_list(probe: Callable[[], Check]) -> list[Check]:
 
 
 def _vendor_tools(jetson: bool) -> list[tuple[str, Callable[[], Check]]]:
-    """Chooses the probes of tools that are here."""
+    """Returns the checks whose tools are installed here."""
     probes = []
     if shutil.which("nvidia-smi"):
-        probes.append(("driver", doctor_nvidia.driver))
+        probes.append(("driver", nvidia.check_driver))
     if jetson:
-        probes.append(("Jetson", doctor_nvidia.jetson))
+        probes.append(("Jetson", nvidia.check_jetson))
     if shutil.which("nvpmodel"):
-        probes.append(("power mode", doctor_nvidia.power_mode))
+        probes.append(("power mode", nvidia.check_power_mode))
     return probes
 
 

@@ -1,4 +1,4 @@
-"""A tiny graph in TensorRT or TensorRT-RTX: built, and run where there is a GPU."""
+"""Builds a tiny graph with TensorRT or TensorRT-RTX, and runs it where there is a GPU."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT, last_
 
 
 def build(graph: TinyGraph, target: str) -> bytes:
-    """Compiles a graph as `hybrid-deploy build` does, for the target of that name.
+    """Returns the plan of a graph, compiled as `hybrid-deploy build` does.
+
+    Args:
+        graph: the graph.
+        target: name of the target, such as `local`.
 
     Raises:
-        BuildError: TensorRT refused it.
+        BuildError: TensorRT refused the graph.
     """
     return compile_plan(PlanRequest(graph.name, str(graph.file), target, {}))
 
 
 class LoadedPlan:
-    """A plan on the GPU; a call runs it once, with its caches in place.
+    """A plan on the GPU; a call runs it once and writes its caches in place.
 
     Raises:
-        BackendError: there is no GPU, or TensorRT does not take the plan there.
+        BackendError: there is no GPU, or TensorRT cannot load the plan on it.
     """
 
     def __init__(self, vendor: TensorRT, plan: bytes, graph: TinyGraph) -> None:
         self._log = vendor.log
         self._cuda = CudaDriver()
-        self._stream = self._cuda.use()
-        self._runtime = vendor.module.Runtime(vendor.log)  # must outlive the engine, as that
+        self._stream = self._cuda.make_current()
+        self._runtime = vendor.module.Runtime(vendor.log)  # must outlive the engine
         self._engine = self._runtime.deserialize_cuda_engine(plan)  # must outlive the context
         if self._engine is None:
             raise BackendError(f"TensorRT does not load its own plan: {last_error(self._log)}")
@@ -52,7 +56,7 @@ class LoadedPlan:
             self._context.set_tensor_address(name, address)
 
     def __call__(self) -> Arrays:
-        """Runs the plan and gives its outputs, in buffers that the next run overwrites."""
+        """Runs the plan once and returns its outputs by name; the next run overwrites them."""
         if not self._context.execute_async_v3(self._stream):
             raise BackendError(f"TensorRT did not run the plan: {last_error(self._log)}")
         self._cuda.wait(self._stream)

@@ -1,7 +1,7 @@
-"""Three tiny graphs, what goes into them and what must come out.
+"""Three tiny graphs with their inputs and expected outputs.
 
-The `.onnx` files beside this module hold these numbers; `tests/runtime/write_doctor_graphs.py` made
-them, and a test compares the two.
+The `.onnx` files beside this module contain the weights below. `write_tiny_graphs.py` in
+`tests/runtime/doctor` wrote these files, and a test compares them with this module.
 """
 
 from __future__ import annotations
@@ -20,25 +20,27 @@ from hybrid_deploy.errors import BackendError
 Arrays = Mapping[str, NDArray[Any]]
 
 POSITION = 3
+"""Row of the caches that the step graph writes."""
 CAPACITY = 8
+"""Rows of a cache of the step graph."""
 _HEADS, _HEAD_DIM = 2, 16
 
 
 def _numbers(*shape: int, step: int) -> NDArray[np.float32]:
-    """Returns multiples of 1/4 between -0.75 and 0.75, exact in every type."""
+    """Returns multiples of 1/4 between -0.75 and 0.75, which every float type holds exactly."""
     count = int(np.prod(shape))
     values: NDArray[np.float32] = ((np.arange(count) * step % 7 - 3) / 4).astype(np.float32)
     return values.reshape(shape)
 
 
 KERNEL = _numbers(8, 1, 3, 3, step=5)
-"""(filters, channels, rows, columns) float32, of the convolution."""
+"""Weights of the convolution, (filters, channels, rows, columns) float32."""
 PROJECTION = _numbers(8, 16, step=3)
-"""(filters, 16) float32, of the product behind it."""
+"""Weights of the product behind the convolution, (filters, 16) float32."""
 LEVELS = (np.arange(64 * 64) * 37 % 255 - 127).astype(np.int8).reshape(64, 64)
-"""(64, 64) int8, the weights of the quantized product."""
+"""Weights of the quantized product, (64, 64) int8."""
 SCALE = np.full(64, 1 / 128, np.float32)
-"""(64,) float32, one for each column of `LEVELS`."""
+"""Scale of each column of `LEVELS`, (64,) float32."""
 
 _IMAGE = _numbers(1, 1, 16, 16, step=3)
 _ROW = _numbers(1, 64, step=5)
@@ -52,12 +54,12 @@ class TinyGraph:
     """A graph of one or a few operators.
 
     Attributes:
-        name: short, for reports.
-        file: where the graph is.
-        title: what it exercises.
-        inputs: an array for each input.
-        expected: what some of its outputs must be.
-        tolerance: how far from that they may be.
+        name: name in reports and in requests.
+        file: ONNX file of the graph.
+        title: the operators that it exercises, for reports.
+        inputs: array of each input, by name.
+        expected: expected array of some outputs, by name.
+        tolerance: largest absolute error of an output.
     """
 
     name: str
@@ -68,10 +70,10 @@ class TinyGraph:
     tolerance: float
 
     def check(self, outputs: Arrays) -> None:
-        """Compares outputs with what they must be.
+        """Compares outputs with the expected ones.
 
         Raises:
-            BackendError: one differs.
+            BackendError: an output differs by more than the tolerance, or is not finite.
         """
         for name, expected in self.expected.items():
             difference = float(np.abs(outputs[name] - expected).max())
@@ -79,27 +81,27 @@ class TinyGraph:
                 raise BackendError(f"wrong numbers: {name} is off by {difference:.3g}")
 
 
-def _convolved() -> NDArray[np.float32]:
-    """Returns what the float graph makes of the image."""
+def _float_result() -> NDArray[np.float32]:
+    """Returns the output of the float graph."""
     windows = sliding_window_view(_IMAGE, (3, 3), axis=(2, 3))
     maps = np.einsum("bcyxij,fcij->bfyx", windows, KERNEL)
     pooled = np.maximum(maps, 0).mean(axis=(2, 3))
     return np.asarray(pooled @ PROJECTION, np.float32)
 
 
-def _written(cache: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns a cache after the step: the new row is at its position."""
-    after: NDArray[np.float32] = cache.copy()
-    after[:, :, POSITION] = _QUERY[:, :, 0]
-    return after
+def _next_cache(cache: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns a cache after the step, with the new row at `POSITION`."""
+    updated: NDArray[np.float32] = cache.copy()
+    updated[:, :, POSITION] = _QUERY[:, :, 0]
+    return updated
 
 
-def _attended() -> NDArray[np.float32]:
-    """Returns the attention of the step over the rows that are written."""
-    key, value = (_written(cache)[:, :, : POSITION + 1] for cache in (_KEY, _VALUE))
+def _step_result() -> NDArray[np.float32]:
+    """Returns the output of the step graph: attention over the written rows of the caches."""
+    key, value = (_next_cache(cache)[:, :, : POSITION + 1] for cache in (_KEY, _VALUE))
     weights = np.exp(_QUERY @ key.swapaxes(2, 3) / np.sqrt(_HEAD_DIM))
-    attended = weights / weights.sum(-1, keepdims=True) @ value
-    return np.asarray(attended, np.float32)
+    attention = weights / weights.sum(-1, keepdims=True) @ value
+    return np.asarray(attention, np.float32)
 
 
 def _file(name: str) -> Path:
@@ -111,7 +113,7 @@ FLOAT = TinyGraph(
     _file("float"),
     "convolution and product, opset 18",
     {"image": _IMAGE},
-    {"result": _convolved()},
+    {"result": _float_result()},
     tolerance=1e-2,  # TensorRT and CUDA may round products to TF32: 10 bits
 )
 STEP = TinyGraph(
@@ -125,9 +127,9 @@ STEP = TinyGraph(
         "self_value_0": _VALUE,
     },
     {
-        "result": _attended(),
-        "self_key_0_next": _written(_KEY),
-        "self_value_0_next": _written(_VALUE),
+        "result": _step_result(),
+        "self_key_0_next": _next_cache(_KEY),
+        "self_value_0_next": _next_cache(_VALUE),
     },
     tolerance=1e-2,  # as above
 )
@@ -140,4 +142,4 @@ INT8 = TinyGraph(
     tolerance=0.1,  # ONNX Runtime rounds the activations to 8 bits too: 64 errors of 0.75/254
 )
 GRAPHS = {graph.name: graph for graph in (FLOAT, STEP, INT8)}
-"""Every graph by its name."""
+"""All three graphs, by name."""

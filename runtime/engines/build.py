@@ -10,16 +10,22 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.device_support import tensorrt_refusal
 from hybrid_deploy.errors import BuildError
-from hybrid_deploy.runtime.engines.cache import BuiltFor, BuiltPlan, EngineCache, PlanRecord
+from hybrid_deploy.runtime.engines.cache import (
+    BuiltFor,
+    BuiltPlan,
+    CachedPlan,
+    EngineCache,
+    PlanRecord,
+)
 from hybrid_deploy.runtime.engines.cache_key import shaped_by, weight_bytes
 from hybrid_deploy.runtime.engines.cache_listing import compatible_build, last_build
 from hybrid_deploy.runtime.engines.isolated_build import compile_isolated
-from hybrid_deploy.runtime.engines.memory_check import check_memory
+from hybrid_deploy.runtime.engines.memory_check import check_build_fits
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import check_cache_write
 from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
-from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import graph_profile
+from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import optimization_profile_of
 from hybrid_deploy.runtime.tensorrt_builder.options import (
     DEFAULT_OPTIONS,
     BuildOptions,
@@ -37,15 +43,16 @@ class EngineRecord:
     """One engine on disk.
 
     Attributes:
-        role: Which graph of the variant it is.
-        variant: The variant's name.
-        target: The target's name.
-        path: The serialized engine; read it with `engine_cache.read_plan`, which checks it.
-        seconds: How long TensorRT took to read and build it, now or when it entered the cache.
-        size_bytes: Size of the plan.
-        key: SHA-256 of everything that shaped it.
-        from_cache: Whether it was there already.
-        layers: What TensorRT made of the graph; None where an old record does not say.
+        role: role of the graph that was built.
+        variant: name of the variant.
+        target: name of the target.
+        path: file of the serialized engine; `cache.read_plan` reads and checks it.
+        seconds: time that TensorRT took to read the graph and to build the engine, in seconds; for
+            an engine from the cache, the time of its own build.
+        size_bytes: size of the serialized engine.
+        key: SHA-256 of everything that the engine depends on; its key in the cache.
+        from_cache: whether the engine was in the cache already.
+        layers: summary of the engine's layers; None if an old record has none.
     """
 
     role: GraphRole
@@ -68,12 +75,15 @@ def build_engines(
     progress: Progress | None = None,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> list[EngineRecord]:
-    """Builds all graphs of a variant that a loop on a GPU takes, or finds them in the cache.
+    """Builds all graphs of a variant that a GPU backend runs, or finds their engines in the cache.
+
+    The arguments are those of `build_engine`.
+
+    Returns:
+        A record of each engine, in the order of `Bundle.loop_graphs`.
 
     Raises:
-        InputError: the bundle has no such variant.
-        MissingDependencyError: the target's TensorRT is not installed.
-        BuildError: TensorRT refused a graph; the message has its own words.
+        InputError, UsageError, MissingDependencyError, BuildError: as `build_engine` raises them.
     """
     return [
         build_engine(bundle, variant, role, target, cache=cache, progress=progress, options=options)
@@ -93,29 +103,30 @@ def build_engine(
 ) -> EngineRecord:
     """Builds one graph of a variant, or finds its engine in the cache.
 
-    The engine serves the ranges of the bundle's dimensions; `engine_profile.narrowed` gives others.
+    The engine supports the ranges of the bundle's dimensions; `optimization_profile.narrow_dims`
+    returns a bundle with narrower ones.
 
     Args:
-        bundle: The opened bundle.
-        variant: Which variant.
-        role: Which of its graphs.
-        target: What to build for.
-        cache: Where engines are kept; None takes this machine's.
-        progress: Is told what happens, in lines for people.
-        options: What else a user may say.
+        bundle: the opened bundle.
+        variant: name of the variant.
+        role: role of the graph.
+        target: the flavour of TensorRT and the GPU to build for.
+        cache: cache of engines; None takes the user's own cache folder.
+        progress: called with lines of text for the user.
+        options: further options of the build.
 
     Raises:
-        InputError: the bundle has no such variant.
-        UsageError: this TensorRT, or this GPU, has no such option.
-        MissingDependencyError: the target's TensorRT is not installed.
-        BuildError: the variant is for a CPU, this version of TensorRT cannot take the graph, it
-            refused it in its own words, memory does not suffice, or the build took too long.
+        InputError: the bundle has no such variant, or the cache folder cannot be used.
+        UsageError: this TensorRT, or this GPU, does not support an option.
+        MissingDependencyError: the TensorRT of the target is not installed.
+        BuildError: the variant is for a CPU, TensorRT is too old for the graph or refused it, there
+            is too little RAM, or the build took too long.
     """
-    _check_form(bundle, variant)
+    _check_precision(bundle, variant)
     say, cache = progress or _silent, cache or EngineCache()
     graph = f"{variant}/{role.value}"
     spec = bundle.graph(variant, role)
-    profile = graph_profile(bundle, spec, graph)
+    optimization_profile = optimization_profile_of(bundle, spec, graph)
     gpu = _required_gpu(target)
     vendor = load_tensorrt(target.flavour)
     check_options(options, vendor.flavour, gpu)
@@ -124,7 +135,13 @@ def build_engine(
     capacity = None if role is GraphRole.ENCODER else bundle.manifest.capacity
     times = timing_cache_file(cache.folder, vendor.flavour, vendor.version, gpu)
     request = PlanRequest(
-        graph, str(path), str(target), profile, options, capacity, str(times) if times else None
+        graph,
+        str(path),
+        str(target),
+        optimization_profile,
+        options,
+        capacity,
+        str(times) if times else None,
     )
     description = shaped_by(bundle, spec, request, vendor, gpu)
     if options.version_compatible:
@@ -133,14 +150,18 @@ def build_engine(
     def build() -> BuiltPlan:
         last = last_build(cache, description)
         workspace_bytes = options.workspace_bytes if gpu else None
-        check_memory(graph, weight_bytes(bundle, spec), workspace_bytes, last)
-        say(f"building {graph} for {target}{_last_time(last, vendor)}")
+        check_build_fits(graph, weight_bytes(bundle, spec), workspace_bytes, last)
+        say(f"building {graph} for {target}{_last_build_note(last, vendor)}")
         return compile_isolated(request)
 
     built_for = BuiltFor(bundle.manifest.name, variant, role.value)
     plan = cache.get_or_build(description, build, say, built_for)
     if plan.from_cache:
         say(f"{graph} for {target} is in the cache")
+    return _engine_record(role, variant, target, plan)
+
+
+def _engine_record(role: GraphRole, variant: str, target: Target, plan: CachedPlan) -> EngineRecord:
     return EngineRecord(
         role=role,
         variant=variant,
@@ -154,14 +175,14 @@ def build_engine(
     )
 
 
-def _check_form(bundle: Bundle, variant: str) -> None:
+def _check_precision(bundle: Bundle, variant: str) -> None:
     precision = bundle.variant(variant).precision
     refusal = tensorrt_refusal(precision.encoder, precision.decoder)
     if refusal is not None:
         raise BuildError(f"variant {variant} is not for TensorRT; {refusal}")
 
 
-def _last_time(last: PlanRecord | None, vendor: TensorRT) -> str:
+def _last_build_note(last: PlanRecord | None, vendor: TensorRT) -> str:
     if last is None:
         return ""
     version = last.shaped_by.get("version")

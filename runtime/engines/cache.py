@@ -1,10 +1,13 @@
-"""A folder of built engines: each is found by what shaped it, and used only while its hash holds.
+"""A folder of built engines.
 
-<folder>/<key>/engine.plan   the serialized engine
-<folder>/<key>/record.json   its SHA-256, size, build time and layers, and what shaped it
-<folder>/<key>.lock          held by the one process that builds it
+The key of an engine is the hash of its `shaped_by`: of everything that the engine depends on. An
+engine is used only if its file still has the recorded hash.
 
-A plan is as old as its file; its record is touched when it is used.
+<folder>/<key>/engine.plan   the plan: the serialized engine
+<folder>/<key>/record.json   SHA-256, size, build time and layers of the plan, and its `shaped_by`
+<folder>/<key>.lock          the lock of the process that builds the engine
+
+The time stamp of a plan is the time of its build; the time stamp of a record, of its last use.
 """
 
 from __future__ import annotations
@@ -37,7 +40,13 @@ RECORD_FILE = "record.json"
 
 
 class BuiltFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The graph that an engine was first built for; another bundle may have the same."""
+    """The graph that an engine was first built for; another bundle may contain the same graph.
+
+    Attributes:
+        bundle: name of the bundle.
+        variant: name of the variant.
+        graph: role of the graph.
+    """
 
     bundle: str
     variant: str
@@ -45,9 +54,16 @@ class BuiltFor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known of a plan; `shaped_by` is what its key is the hash of.
+    """The content of a `record.json`.
 
-    `peak_bytes` is the most memory that its build took.
+    Attributes:
+        sha256: SHA-256 of the plan.
+        size_bytes: size of the plan.
+        build_seconds: time of the build, in seconds.
+        shaped_by: everything that the engine depends on, as JSON types; its hash is the key.
+        built_for: graph that the engine was first built for; None in an old record.
+        layers: summary of the engine's layers; None in an old record.
+        peak_bytes: largest RAM of the build process; None in an old record.
     """
 
     sha256: str
@@ -61,7 +77,14 @@ class PlanRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class BuiltPlan:
-    """A new plan, what building it took, and what TensorRT made of the graph."""
+    """A new plan and facts of its build.
+
+    Attributes:
+        plan: the serialized engine.
+        seconds: time of the build, in seconds.
+        layers: summary of the engine's layers.
+        peak_bytes: largest RAM of the build process.
+    """
 
     plan: bytes
     seconds: float
@@ -71,7 +94,13 @@ class BuiltPlan:
 
 @dataclass(frozen=True)
 class CachedPlan:
-    """A plan on disk, and whether it was there already."""
+    """A plan on disk.
+
+    Attributes:
+        path: file of the plan.
+        record: record of the plan.
+        from_cache: whether the plan was in the cache already.
+    """
 
     path: Path
     record: PlanRecord
@@ -79,14 +108,14 @@ class CachedPlan:
 
 
 class EngineCache:
-    """Engines that this machine built.
+    """The engines that this user built on this machine.
 
-    Deserializing an engine runs its native code, so the folder belongs to its user alone: never
-    copy another machine's engines into it.
+    To load an engine is to run its native code. So only the user can open the folder, and engines
+    of another machine must never be copied into it.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Uses `folder`, or `engines` in $HYBRID_DEPLOY_CACHE or ~/.cache/hybrid_deploy."""
+        """Uses `folder`; None takes `engines` in $HYBRID_DEPLOY_CACHE or ~/.cache/hybrid_deploy."""
         self.folder = folder or cache_folder("engines")
 
     def get_or_build(
@@ -96,15 +125,16 @@ class EngineCache:
         on_damage: Callable[[str], None] | None = None,
         built_for: BuiltFor | None = None,
     ) -> CachedPlan:
-        """Returns the engine that `shaped_by` describes, building it where there is no sound one.
+        """Returns the engine that `shaped_by` describes; builds a missing or damaged one.
 
-        Processes that ask for one engine at the same time wait for the first to build it.
+        If several processes request one engine at the same time, the first one builds it and the
+        others wait.
 
         Args:
-            shaped_by: Everything that the engine depends on, as JSON types.
-            build: Builds the plan; called at most once.
-            on_damage: Is told why an engine that was there is built anew.
-            built_for: Goes into the record of a new engine.
+            shaped_by: everything that the engine depends on, as JSON types.
+            build: builds the plan; called at most once.
+            on_damage: called with the reason if a damaged engine is built again.
+            built_for: graph that the record of a new engine names.
 
         Raises:
             InputError: the folder cannot be used.
@@ -120,25 +150,25 @@ class EngineCache:
                 except BuildError as error:
                     if on_damage is not None:
                         on_damage(f"{error}; building it again")
-            built = build()
+            new_plan = build()
             record = PlanRecord(
-                sha256=hashlib.sha256(built.plan).hexdigest(),
-                size_bytes=len(built.plan),
-                build_seconds=built.seconds,
+                sha256=hashlib.sha256(new_plan.plan).hexdigest(),
+                size_bytes=len(new_plan.plan),
+                build_seconds=new_plan.seconds,
                 shaped_by=shaped_by,
                 built_for=built_for,
-                layers=built.layers,
-                peak_bytes=built.peak_bytes,
+                layers=new_plan.layers,
+                peak_bytes=new_plan.peak_bytes,
             )
-            _write_entry(entry, built.plan, record)
+            _write_entry(entry, new_plan.plan, record)
         return CachedPlan(entry / PLAN_FILE, record, from_cache=False)
 
     def locked(self, key: str, *, wait: bool = True) -> AbstractContextManager[object]:
-        """Takes a key's lock; the folder is made where there is none.
+        """Acquires the lock of a key and returns it as a context; makes the folder if necessary.
 
         Raises:
             InputError: the folder cannot be used.
-            filelock.Timeout: another process holds the lock, and `wait` is not given.
+            filelock.Timeout: another process holds the lock, and `wait` is False.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -153,7 +183,7 @@ class EngineCache:
 
 
 def engine_key(shaped_by: dict[str, object]) -> str:
-    """Returns the SHA-256 of a description; the order of its keys does not matter."""
+    """Returns the key of an engine: the SHA-256 of its `shaped_by`, with sorted keys."""
     return hashlib.sha256(json.dumps(shaped_by, sort_keys=True).encode()).hexdigest()
 
 
@@ -164,38 +194,41 @@ def read_plan(
     flavour: Flavour | None = None,
     gpu: LocalGpu | None = None,
 ) -> bytes:
-    """Reads a plan of the cache, checking those very bytes against its record.
+    """Returns the bytes of a plan in the cache, after it has checked them against the record.
 
-    What the record says is checked first, so nothing of a foreign engine is ever loaded.
+    The record is checked first: an engine for another TensorRT or GPU is not even read.
 
     Args:
-        path: The plan, as `CachedPlan` gives it.
-        version: Of the TensorRT that is going to load it; None does not ask.
-        flavour: Likewise.
-        gpu: That is going to run it; None does not ask.
+        path: file of the plan, `CachedPlan.path`.
+        version: version of the TensorRT that will load the engine; None skips this check.
+        flavour: flavour of that TensorRT; None skips this check.
+        gpu: GPU that will run the engine; None skips this check.
 
     Raises:
-        BuildError: the plan or its record is missing or was changed since it was built, or it is
-            for another TensorRT or another GPU.
+        BuildError: the plan or its record is missing or has changed since the build, or the engine
+            is for another TensorRT or another GPU.
     """
     shaped_by = read_record(path.parent).shaped_by
-    misfits = (
+    mismatches = (
         flavour and flavour_mismatch(shaped_by, flavour),
         version and version_mismatch(shaped_by, version),
         gpu and gpu_mismatch(shaped_by, gpu),
     )
-    if misfit := next(filter(None, misfits), None):
-        raise BuildError(f"cached engine {path.parent} {misfit}")
+    if mismatch := next(filter(None, mismatches), None):
+        raise BuildError(f"cached engine {path.parent} {mismatch}")
     _, plan = _read_entry(path.parent)
     _touch(path.parent)
     return plan
 
 
 def read_record(entry: Path) -> PlanRecord:
-    """Reads the record of an engine without looking at the plan.
+    """Returns the record of an engine; does not read the plan.
+
+    Args:
+        entry: folder of the engine, `<folder>/<key>`.
 
     Raises:
-        BuildError: it is missing, cannot be read, or is that of another engine.
+        BuildError: the record is missing, cannot be read, or belongs to another engine.
     """
     try:
         record = msgspec.json.decode((entry / RECORD_FILE).read_bytes(), type=PlanRecord)
@@ -207,7 +240,7 @@ def read_record(entry: Path) -> PlanRecord:
 
 
 def _touch(entry: Path) -> None:
-    with suppress(OSError):  # a cache that is only read still serves
+    with suppress(OSError):  # a cache without write access can still be read
         os.utime(entry / RECORD_FILE)
 
 

@@ -1,4 +1,4 @@
-"""What an engine is the engine of: the description whose hash is its key in the cache."""
+"""Describes everything that an engine depends on; the hash of that is its key in the cache."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT
 def shaped_by(
     bundle: Bundle, spec: GraphSpec, request: PlanRequest, vendor: TensorRT, gpu: LocalGpu | None
 ) -> dict[str, object]:
-    """Describes everything that an engine depends on, as JSON types: the cache's key.
+    """Returns everything that an engine depends on, as JSON types: the `shaped_by` of its record.
 
     Args:
-        bundle: That the graph is from.
-        spec: The graph.
-        request: What to compile.
-        vendor: The TensorRT that compiles.
-        gpu: That it compiles for, where that is this machine's.
+        bundle: bundle of the graph.
+        spec: the graph.
+        request: request of the build.
+        vendor: the TensorRT that builds the engine.
+        gpu: GPU of this machine, for the target `local`; None for every other target.
     """
-    any_model = request.options.hardware_compatible
+    any_gpu_model = request.options.hardware_compatible
     return {
         **graph_identity(bundle, spec),
         "flavour": vendor.flavour.value,
         "version": vendor.version,
         "platform": sysconfig.get_platform(),
         "target": request.target,
-        "gpu": None if gpu is None or any_model else [gpu.name, gpu.capability],
-        "profile": msgspec.json.decode(msgspec.json.encode(request.profile)),
+        "gpu": None if gpu is None or any_gpu_model else [gpu.name, gpu.capability],
+        "profile": msgspec.json.decode(msgspec.json.encode(request.optimization_profile)),
         "settings": {**SETTINGS, **request.options.shaping(), "feeds_itself": request.capacity},
     }
 
 
 def graph_identity(bundle: Bundle, spec: GraphSpec) -> dict[str, object]:
-    """Returns what of an engine's key says which graph it is: the hashes of its files."""
+    """Returns the part of `shaped_by` that identifies the graph: the hashes of its files."""
     weights = {file: record.sha256 for file, record in _weight_files(bundle, spec).items()}
     return {"graph": bundle.manifest.files[spec.file].sha256, "weights": weights}
 
 
 def weight_bytes(bundle: Bundle, spec: GraphSpec) -> int:
-    """Returns the size of a graph and of the data beside it."""
+    """Returns the size of a graph's ONNX file and of its weight files, in bytes."""
     files = [bundle.manifest.files[spec.file], *_weight_files(bundle, spec).values()]
     return sum(record.size_bytes for record in files)
 
 
 def _weight_files(bundle: Bundle, spec: GraphSpec) -> dict[str, FileRecord]:
-    """Returns all data beside a graph: which of it the graph reads, only ONNX could tell."""
+    """Returns all data files beside a graph; without ONNX, which of them it reads is unknown."""
     folder = Path(spec.file).parent
     return {
         file: record

@@ -1,4 +1,4 @@
-"""What lies in the folder of built engines: listing it and deleting from it."""
+"""Lists the engines of the cache folder and deletes engines from it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _LEFTOVER = re.compile(r"^\.(?P<key>[0-9a-f]{64})\.")
 
 @dataclass(frozen=True)
 class CachedEngine:
-    """One engine of the cache; its plan is not read, so its hash is not checked.
+    """One engine of the cache, listed without reading its plan: the hash is not checked.
 
     Attributes:
-        key: SHA-256 of what shaped it, the name of its folder.
-        record: What is known of it; None where that cannot be read.
-        size_bytes: All its files.
-        built_at: When it was built, in seconds since 1970.
-        used_at: When it was last used, likewise.
-        damage: What is wrong with it, as far as sizes tell; None where nothing is.
+        key: key of the engine, the name of its folder.
+        record: record of the engine; None if it cannot be read.
+        size_bytes: size of the plan and the record together.
+        built_at: time of the build, in seconds since 1970.
+        used_at: time of the last use, in seconds since 1970.
+        damage: damage that the file sizes show; None if they show none.
     """
 
     key: str
@@ -48,59 +48,68 @@ class CachedEngine:
 
 @dataclass(frozen=True)
 class Deletion:
-    """What was deleted, and what was kept because another process holds it."""
+    """The result of a deletion.
+
+    Attributes:
+        deleted: engines that were deleted.
+        in_use: engines that stay, because another process holds their lock.
+    """
 
     deleted: tuple[CachedEngine, ...]
     in_use: tuple[CachedEngine, ...]
 
     @property
     def size_bytes(self) -> int:
-        """How much was deleted."""
+        """Size of all deleted engines."""
         return sum(engine.size_bytes for engine in self.deleted)
 
 
 def list_engines(cache: EngineCache) -> list[CachedEngine]:
-    """Returns all engines of a cache, the last used first; a folder that is not there has none."""
+    """Returns all engines of a cache, the last used first; none if the folder is absent."""
     entries = cache.folder.glob("*") if cache.folder.is_dir() else ()
     engines = [_engine(entry) for entry in entries if _KEY.match(entry.name) and entry.is_dir()]
     return sorted(engines, key=lambda engine: (-engine.used_at, engine.key))
 
 
 def last_build(cache: EngineCache, shaped_by: dict[str, object]) -> PlanRecord | None:
-    """Returns the newest engine of the same graph and target, whatever else it was built with."""
-    found = [
+    """Returns the record of the newest engine of the same graph and target; None if there is none.
+
+    Versions, options and optimization profiles may differ.
+    """
+    builds = [
         (engine.built_at, engine.record)
         for engine in list_engines(cache)
         if engine.record is not None
         and all(engine.record.shaped_by.get(k) == shaped_by[k] for k in ("graph", "target"))
     ]
-    return max(found, key=lambda pair: pair[0])[1] if found else None
+    return max(builds, key=lambda build: build[0])[1] if builds else None
 
 
 def compatible_build(cache: EngineCache, shaped_by: dict[str, object]) -> dict[str, object] | None:
-    """Returns what shaped a sound version-compatible engine that an older TensorRT built.
+    """Returns the `shaped_by` of a version-compatible engine that an older TensorRT built.
 
-    It differs from what is asked for in nothing but that version. None if there is none.
+    It differs from the given `shaped_by` in the version only, and its plan is undamaged. None if
+    there is no such engine.
     """
     version = str(shaped_by["version"])
     for engine in list_engines(cache):
-        known = engine.record.shaped_by if engine.record else {}
-        if known | {"version": version} == shaped_by and version_mismatch(known, version) is None:
+        older = engine.record.shaped_by if engine.record else {}
+        if older | {"version": version} == shaped_by and version_mismatch(older, version) is None:
             try:
                 read_plan(cache.folder / engine.key / PLAN_FILE)
             except BuildError:
                 continue
-            return known
+            return older
     return None
 
 
 def delete_engines(cache: EngineCache, engines: Iterable[CachedEngine]) -> Deletion:
-    """Deletes engines, but none that another process builds or reads at this moment."""
+    """Deletes engines, except those whose lock another process holds."""
     deleted, in_use = [], []
     for engine in engines:
         try:
             with cache.locked(engine.key, wait=False):
-                # Renamed first: what an interrupt leaves is then a leftover, not half an engine.
+                # Renamed first, so that an interrupt leaves a leftover and not half an engine.
                 doomed = cache.folder / f".{engine.key}.deleted"
                 if (cache.folder / engine.key).exists():
                     (cache.folder / engine.key).rename(doomed)
@@ -112,11 +121,11 @@ def delete_engines(cache: EngineCache, engines: Iterable[CachedEngine]) -> Delet
 
 
 def delete_leftovers(cache: EngineCache) -> None:
-    """Deletes what killed builds left behind."""
+    """Deletes the temporary folders of builds that were killed."""
     for path in cache.folder.glob(".*") if cache.folder.is_dir() else ():
-        if found := _LEFTOVER.match(path.name):
+        if match := _LEFTOVER.match(path.name):
             try:
-                with cache.locked(found["key"], wait=False):
+                with cache.locked(match["key"], wait=False):
                     shutil.rmtree(path, ignore_errors=True)
             except Timeout:
                 continue
@@ -136,7 +145,7 @@ def _engine(entry: Path) -> CachedEngine:
 
 
 def _stat(path: Path) -> tuple[int, float]:
-    """Returns size in bytes and time of change; zeros where another process just deleted it."""
+    """Returns a file's size in bytes and time stamp; zeros if the file is absent."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether an engine can run here, told by its record: before its native code is loaded."""
+"""Decides from the record of an engine whether it can run here, before its code is loaded."""
 
 from __future__ import annotations
 
@@ -13,43 +13,44 @@ _AMPERE = 80
 
 
 def version_mismatch(shaped_by: Mapping[str, Any], version: str) -> str | None:
-    """Says why the TensorRT of that version cannot load an engine; None if it can.
+    """Returns the reason why a version of TensorRT cannot load an engine; None if it can.
 
-    An engine runs with the version that built it; a version-compatible one with later ones, too.
+    An engine runs with the version that built it; a version-compatible one also with later ones.
 
     Args:
-        shaped_by: Of the engine's record.
-        version: Of the TensorRT that is going to load it.
+        shaped_by: `shaped_by` of the engine's record.
+        version: version of the TensorRT that will load the engine.
     """
-    made_by = str(shaped_by.get("version"))
-    if made_by == version:
+    builder_version = str(shaped_by.get("version"))
+    if builder_version == version:
         return None
-    if is_version_compatible(shaped_by) and _numbers(version) > _numbers(made_by):
+    if is_version_compatible(shaped_by) and _numbers(version) > _numbers(builder_version):
         return None
-    return f"was made by TensorRT {made_by}, {version} is installed; build it again"
+    return f"was made by TensorRT {builder_version}, {version} is installed; build it again"
 
 
 def flavour_mismatch(shaped_by: Mapping[str, Any], flavour: Flavour) -> str | None:
-    """Says why that product cannot load an engine; None if it can."""
-    made_by = Flavour(str(shaped_by.get("flavour")))
-    if made_by is flavour:
+    """Returns the reason why a flavour of TensorRT cannot load an engine; None if it can."""
+    builder_flavour = Flavour(str(shaped_by.get("flavour")))
+    if builder_flavour is flavour:
         return None
-    return f"was made by {made_by.product}, this is {flavour.product}; build it for that"
+    return f"was made by {builder_flavour.product}, this is {flavour.product}; build it for that"
 
 
 def gpu_mismatch(shaped_by: Mapping[str, Any], gpu: LocalGpu) -> str | None:
-    """Says why an engine cannot run on a GPU; None if it can.
+    """Returns the reason why an engine cannot run on a GPU; None if it can.
 
     Args:
-        shaped_by: Of the engine's record.
-        gpu: That is going to run it.
+        shaped_by: `shaped_by` of the engine's record.
+        gpu: GPU that will run the engine.
     """
     target, capability = parse_target(str(shaped_by.get("target"))), _number(gpu.capability)
     if target.capability is not None:
         built_for, fits = target.device, capability == int(target.capability)
     elif target.is_local and not _setting(shaped_by, "hardware_compatible"):
-        name, its = shaped_by["gpu"]
-        built_for, fits = f"{name} (sm_{_number(its)})", (name, its) == (gpu.name, gpu.capability)
+        name, capability_text = shaped_by["gpu"]
+        built_for = f"{name} (sm_{_number(capability_text)})"
+        fits = (name, capability_text) == (gpu.name, gpu.capability)
     else:
         built_for, fits = f"GPUs from Ampere (sm_{_AMPERE}) on", capability >= _AMPERE
     here = f"{gpu.name} (sm_{capability})"
@@ -57,9 +58,10 @@ def gpu_mismatch(shaped_by: Mapping[str, Any], gpu: LocalGpu) -> str | None:
 
 
 def is_version_compatible(shaped_by: Mapping[str, Any]) -> bool:
-    """Returns whether an engine brings its own runtime, which the loader must allow.
+    """Returns whether an engine contains its own runtime.
 
-    Before deserializing set `engine_host_code_allowed` of TensorRT's `Runtime`.
+    Its loader must set `engine_host_code_allowed` of TensorRT's `Runtime` before it deserializes
+    such an engine.
     """
     return _setting(shaped_by, "version_compatible")
 

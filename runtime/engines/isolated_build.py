@@ -1,10 +1,10 @@
 """Compiles one ONNX graph to one TensorRT plan, in a process of its own.
 
-A build that TensorRT-RTX 1.7 refuses changes the next plan of the same process, a crash inside
-TensorRT would end the whole run, and a builder's memory is only given back when its process ends.
-So `compile_isolated` runs `python -m hybrid_deploy.runtime.engines.isolated_build` for every plan.
-It stops that process when it takes too long: a failed allocation can leave TensorRT's threads
-waiting for each other, and nothing tells such a build from a slow one.
+Three reasons: a build that TensorRT-RTX 1.7 refuses changes the next plan of the same process, a
+crash inside TensorRT would end the whole run, and a builder's RAM is free only when its process
+ends. So `compile_isolated` runs `python -m hybrid_deploy.runtime.engines.isolated_build` for every
+plan. It kills a process that takes too long: after a failed allocation TensorRT's threads can wait
+for each other forever, and such a build looks like a slow one.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import msgspec
 
 from hybrid_deploy.errors import BuildError, HybridDeployError
 from hybrid_deploy.runtime.engines.cache import BuiltPlan
-from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_described
+from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_with_summary
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import one_line
 
 _PLAN_FILE, _REPLY_FILE = "plan", "reply.json"
 _BYTES_PER_KB = 1024
 _PR_SET_PDEATHSIG = 1  # sys/prctl.h
-_NO_MEMORY = "the build was killed, most likely for want of memory; close other programs"
+_NO_RAM = "the build was killed, most likely for lack of RAM; close other programs"
 
 
 class _Reply(msgspec.Struct, frozen=True):
@@ -41,15 +41,15 @@ class _Reply(msgspec.Struct, frozen=True):
 
 
 def compile_isolated(request: PlanRequest) -> BuiltPlan:
-    """Compiles a graph in a new process.
+    """Compiles a graph in a new process and returns its plan.
 
     Raises:
         BuildError: TensorRT refused the graph, did not build it, crashed, or took too long.
     """
     with tempfile.TemporaryDirectory(prefix="hybrid-deploy-build-") as folder:
-        done = _run(request, folder)
-        if done.returncode != 0:
-            raise BuildError(f"{request.graph}: {_crash(done)}")
+        process = _run(request, folder)
+        if process.returncode != 0:
+            raise BuildError(f"{request.graph}: {_failure(process)}")
         reply = msgspec.json.decode(Path(folder, _REPLY_FILE).read_bytes(), type=_Reply)
         if reply.error is not None:
             raise BuildError(reply.error)
@@ -58,7 +58,7 @@ def compile_isolated(request: PlanRequest) -> BuiltPlan:
 
 
 def _run(request: PlanRequest, folder: str) -> subprocess.CompletedProcess[bytes]:
-    """Runs `main` in a folder, which must hold no modules: `-m` imports from it first."""
+    """Runs `main` in an empty folder: `-m` would import Python modules from it first."""
     limit_s = request.options.timeout_s
     try:
         return subprocess.run(
@@ -77,37 +77,37 @@ def _run(request: PlanRequest, folder: str) -> subprocess.CompletedProcess[bytes
         ) from error
 
 
-def _crash(done: subprocess.CompletedProcess[bytes]) -> str:
-    if -done.returncode == signal.SIGKILL:
-        return _NO_MEMORY
-    if done.returncode < 0:
-        return f"TensorRT crashed while building ({signal.Signals(-done.returncode).name})"
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
+def _failure(process: subprocess.CompletedProcess[bytes]) -> str:
+    if -process.returncode == signal.SIGKILL:
+        return _NO_RAM
+    if process.returncode < 0:
+        return f"TensorRT crashed while building ({signal.Signals(-process.returncode).name})"
+    lines = process.stderr.decode(errors="replace").strip().splitlines()
     return f"the build process failed: {one_line(lines[-1]) if lines else 'it gave no reason'}"
 
 
 def main() -> None:
-    """Reads a request from stdin, writes plan and reply to the working folder.
+    """Reads a request from stdin and writes the plan and a reply to the working folder.
 
-    Not to stdout: TensorRT's native code may print there.
+    The reply does not go to stdout, because TensorRT's native code may print there.
     """
     _end_with_parent()
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=PlanRequest)
     started = perf_counter()
     try:
-        plan, layers = compile_described(request)
+        plan, layers = compile_with_summary(request)
         seconds = perf_counter() - started
         Path(_PLAN_FILE).write_bytes(plan)
         reply = _Reply(seconds, layers=layers, peak_bytes=_peak_bytes())
     except HybridDeployError as error:
         reply = _Reply(error=str(error))
     except MemoryError:
-        reply = _Reply(error=f"{request.graph}: {_NO_MEMORY}")
+        reply = _Reply(error=f"{request.graph}: {_NO_RAM}")
     Path(_REPLY_FILE).write_bytes(msgspec.json.encode(reply))
 
 
 def _end_with_parent() -> None:
-    """Asks Linux to kill this process when the one that waits for it is gone."""
+    """Asks Linux to kill this process when its parent process ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

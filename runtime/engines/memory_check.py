@@ -1,4 +1,4 @@
-"""Refuses a build that cannot fit into memory, before the system kills it or something else."""
+"""Refuses a build that does not fit into RAM, before the system kills it or another process."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ import resource
 
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.runtime.engines.cache import PlanRecord
-from hybrid_deploy.runtime.host.free_memory import free_memory_bytes
+from hybrid_deploy.runtime.host.free_memory import free_ram_bytes
 
 _BASE_BYTES = 250_000_000
 _COPIES = 3
-"""Builds with TensorRT-RTX 1.7 took 0.26 to 0.31 GB for weights of 2 MB, 1.8 GB for 0.54 GB."""
+"""TensorRT-RTX 1.7 took 0.26 to 0.31 GB of RAM for weights of 2 MB, 1.8 GB for 0.54 GB."""
 
 _MAPPED_BYTES = 500_000_000
-"""Address space beyond that: libraries and stacks; 443 MB with TensorRT-RTX 1.7."""
+"""Additional address space for libraries and stacks; 443 MB with TensorRT-RTX 1.7."""
 
 _BYTES_PER_GB = 1e9
 
 
-def check_memory(
+def check_build_fits(
     graph: str, weight_bytes: int, workspace_bytes: int | None, last: PlanRecord | None
 ) -> None:
-    """Compares what a build needs with what is free.
+    """Compares the RAM that a build needs with the free RAM.
 
     Args:
-        graph: Names the graph in the message.
-        weight_bytes: Its weights and the graph itself.
-        workspace_bytes: Scratch memory of a GPU that shares this memory, as on Jetson.
-        last: The last build of the same graph; what it took is better than any estimate.
+        graph: name of the graph, for the message.
+        weight_bytes: size of the graph's ONNX file and weight files.
+        workspace_bytes: scratch buffers of the GPU, which lie in RAM on a Jetson; None without a
+            GPU.
+        last: record of the last build of the same graph; its RAM replaces the estimate.
 
     Raises:
-        BuildError: the build cannot fit.
+        BuildError: the build does not fit into the free RAM or the allowed address space.
     """
-    free_bytes = free_memory_bytes()
-    needed_bytes = needed_memory_bytes(weight_bytes, workspace_bytes, last)
+    free_bytes = free_ram_bytes()
+    needed_bytes = needed_ram_bytes(weight_bytes, workspace_bytes, last)
     _check_address_space(graph, needed_bytes + _MAPPED_BYTES)
     if free_bytes is not None and needed_bytes > free_bytes:
         raise BuildError(
@@ -43,7 +44,7 @@ def check_memory(
 
 
 def _check_address_space(graph: str, needed_bytes: int) -> None:
-    """Refuses a limit in which a build fails, or hangs: its threads do not expect one."""
+    """Refuses a limit of the address space that a build exceeds: TensorRT would fail or hang."""
     limit_bytes, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit_bytes != resource.RLIM_INFINITY and limit_bytes < needed_bytes:
         raise BuildError(
@@ -52,10 +53,10 @@ def _check_address_space(graph: str, needed_bytes: int) -> None:
         )
 
 
-def needed_memory_bytes(
+def needed_ram_bytes(
     weight_bytes: int, workspace_bytes: int | None, last: PlanRecord | None
 ) -> int:
-    """Estimates what a build takes; the arguments are those of `check_memory`."""
+    """Returns the RAM of the last build, else an estimate; arguments as in `check_build_fits`."""
     if last is not None and last.peak_bytes is not None:
         return last.peak_bytes
     return _BASE_BYTES + _COPIES * weight_bytes + (workspace_bytes or 0)

@@ -1,13 +1,13 @@
-"""Weights and memory on large pages.
+"""Moves the weights and buffers of a loaded model onto large pages of RAM.
 
-A token reads tens of megabytes, in pages of 4 KB: thousands of addresses that the CPU has to look
-up, in two tables each inside a virtual machine. Linux moves memory onto pages of 2 MB if it is
-asked (madvise(2), transparent huge pages). Measured once beside a process that did not ask, on a
-virtual machine with one thread, generations of the models of `make bench` took 0 to 11 % less.
+To decode one token, the CPU reads tens of megabytes. With pages of 4 KB it translates thousands of
+addresses for that, and each one through two tables inside a virtual machine. Linux moves RAM onto
+pages of 2 MB on request (madvise(2), transparent huge pages). Measured once on a virtual machine
+with one thread, generations of the models of `make bench` took 0 to 11 % less time.
 
-Moving 100 MB takes some 100 ms once. Whoever generates once only should not pay that, so it is
-done when a second input comes. Where the kernel does not offer it nothing happens; kernels before
-6.1 move the pages when they find time.
+Moving 100 MB takes about 100 ms, once. A process that generates only once does not profit from
+that, so the pages move when a second input arrives. On a kernel without large pages nothing
+happens; a kernel before 6.1 moves the pages later, in the background.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import threading
 from pathlib import Path
 from typing import TypeAlias
 
-Range: TypeAlias = tuple[int, int]
-"""Addresses, from the first to behind the last."""
+AddressRange: TypeAlias = tuple[int, int]
+"""First address of a range, and the address behind its last byte."""
 
 _MAPS = Path("/proc/self/maps")
 _PAGE_BYTES = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 _ADVISE, _COLLAPSE = 14, 25  # MADV_HUGEPAGE, MADV_COLLAPSE
-_NAMED = 6  # fields of a mapping that has a name
+_NAMED_FIELDS = 6  # a line of a mapping that has a name has at least so many fields
 
 
 class LargePages:
-    """What is mapped from now on, to be moved onto large pages when it is used again.
+    """The RAM that this process maps after this object is made; its second use moves it.
 
-    Safe to use from several threads.
+    Several threads may use one object.
     """
 
     def __init__(self) -> None:
@@ -39,40 +39,48 @@ class LargePages:
         self._lock = threading.Lock()
 
     def use(self) -> None:
-        """Counts one use; the second one moves the pages."""
+        """Counts one use of the mapped RAM; the second use moves it onto large pages."""
         if self._uses > 1:
             return
         with self._lock:
             self._uses += 1
             if self._uses == 2:
-                collapse(without(anonymous_ranges(), self._before))
+                collapse(subtract_ranges(anonymous_ranges(), self._before))
 
 
-def anonymous_ranges(maps: Path = _MAPS) -> list[Range]:
-    """Returns the memory of this process that belongs to no file; none without /proc."""
+def anonymous_ranges(maps: Path = _MAPS) -> list[AddressRange]:
+    """Returns the writable addresses of this process that belong to no file.
+
+    The ranges ascend. The list is empty where there is no /proc.
+    """
     try:
         lines = maps.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return []
     fields = [line.split() for line in lines]
-    own = [f for f in fields if f[1] == "rw-p" and (len(f) < _NAMED or f[5] == "[heap]")]
-    bounds = (each[0].partition("-") for each in own)
+    anonymous = [
+        f for f in fields if f[1] == "rw-p" and (len(f) < _NAMED_FIELDS or f[5] == "[heap]")
+    ]
+    bounds = (mapping[0].partition("-") for mapping in anonymous)
     return [(int(first, 16), int(end, 16)) for first, _, end in bounds]
 
 
-def without(ranges: list[Range], others: list[Range]) -> list[Range]:
-    """Takes other ranges out of ranges; both ascend, as /proc lists them."""
-    left: list[Range] = []
+def subtract_ranges(ranges: list[AddressRange], excluded: list[AddressRange]) -> list[AddressRange]:
+    """Returns the parts of `ranges` outside `excluded`; both lists must ascend, as /proc does."""
+    remaining: list[AddressRange] = []
     for begin, end in ranges:
-        inside = [other for other in others if other[0] < end and other[1] > begin]
-        begins = [begin, *(last for _, last in inside)]
-        ends = [*(first for first, _ in inside), end]
-        left += [gap for gap in zip(begins, ends, strict=True) if gap[0] < gap[1]]
-    return left
+        overlaps = [bounds for bounds in excluded if bounds[0] < end and bounds[1] > begin]
+        begins = [begin, *(last for _, last in overlaps)]
+        ends = [*(first for first, _ in overlaps), end]
+        remaining += [gap for gap in zip(begins, ends, strict=True) if gap[0] < gap[1]]
+    return remaining
 
 
-def collapse(ranges: list[Range]) -> None:
-    """Asks for large pages wherever a whole one fits into a range; refusals are no errors."""
+def collapse(ranges: list[AddressRange]) -> None:
+    """Asks the kernel to move ranges onto large pages, wherever a whole large page fits.
+
+    A kernel that refuses is no error: the range then stays on small pages.
+    """
     size = _page_bytes()
     if size is None or not sys.platform.startswith("linux"):
         return

@@ -1,4 +1,4 @@
-"""Which NVIDIA GPU this machine has, asked of the driver itself: no package is needed."""
+"""The first NVIDIA GPU of this machine, as the driver library describes it; needs no package."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ _NAME_BYTES = 256
 
 @dataclass(frozen=True)
 class LocalGpu:
-    """The first GPU of this machine; `capability` is written `8.6`."""
+    """The first GPU of this machine.
+
+    Attributes:
+        name: name of the model, such as `NVIDIA L4`.
+        capability: compute capability, such as `8.6`.
+    """
 
     name: str
     capability: str
 
 
 def local_gpu() -> LocalGpu | None:
-    """Returns the GPU that engines of target `local` are built for; None without one."""
+    """Returns the GPU that engines of target `local` are built for; None without a GPU."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -1,4 +1,4 @@
-"""Speech: read from files, and made into batches of features as an `AudioInput` says."""
+"""Reads speech from files and makes batches of features, as an `AudioInput` describes them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,22 @@ from hybrid_deploy.runtime.preprocess.audio_features import (
 
 
 def load_audio(path: Path, sampling_rate: int) -> Floats:
-    """Reads a sound file: PCM in WAV, and what `soundfile` reads where that is installed.
+    """Reads a sound file: PCM in a WAV file, or any format of `soundfile` if that is installed.
+
+    Args:
+        path: the file.
+        sampling_rate: required sampling rate in Hz.
 
     Returns:
-        (samples,) float32 within -1..1; the mean of several channels.
+        The mean of all channels, (samples,) float32 within -1..1.
 
     Raises:
-        InputError: the file is missing, empty, silent, damaged, or of another sampling rate.
+        InputError: the file is missing, empty, silent or damaged, has another sampling rate, or
+            needs `soundfile`.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
-    channels, rate = _read_wav(path) or _read_other(path, sampling_rate)
+    channels, rate = _read_wav(path) or _read_with_soundfile(path, sampling_rate)
     if rate != sampling_rate:
         raise InputError(
             f"{path} has {rate} samples per second, the model takes {sampling_rate}; "
@@ -49,14 +54,19 @@ def load_audio(path: Path, sampling_rate: int) -> Floats:
 
 
 def batch_audio(signals: Sequence[Floats], spec: AudioInput) -> dict[str, NDArray[Any]]:
-    """Returns utterances as one batch of features, with a mask if there is one.
+    """Returns utterances as one batch of features.
 
     Args:
-        signals: each (samples,), within -1..1.
-        spec: what is made of them.
+        signals: samples of each utterance, (samples,) float32 within -1..1.
+        spec: description of the features.
+
+    Returns:
+        Features by input name, (batch, mels, frames), (batch, frames, mels) or (batch, samples)
+        float32; and the mask, (batch, frames) or (batch, samples) int64, if the model takes one.
 
     Raises:
-        InputError: an utterance is too short or too long, or they do not form a batch.
+        InputError: an utterance is too short or too long, or the utterances have unequal lengths
+            and the model takes no mask.
     """
     rows = [_features(signal, spec) for signal in signals]
     longest = max(len(row) for row in rows)
@@ -67,34 +77,36 @@ def batch_audio(signals: Sequence[Floats], spec: AudioInput) -> dict[str, NDArra
         )
     batch = np.full((len(rows), longest, *rows[0].shape[1:]), spec.padding, np.float32)
     mask = np.zeros((len(rows), longest), np.int64)
-    for target, seen, row in zip(batch, mask, rows, strict=True):
-        target[: len(row)] = row
-        seen[: len(row)] = 1
+    for batch_row, mask_row, row in zip(batch, mask, rows, strict=True):
+        batch_row[: len(row)] = row
+        mask_row[: len(row)] = 1
     if isinstance(spec.features, LogMel):
         batch = np.ascontiguousarray(batch.swapaxes(1, 2))  # (batch, mels, frames)
-        for seen, signal in zip(mask, signals, strict=True):
-            seen[-(-len(signal) // spec.features.hop) :] = 0
+        for mask_row, signal in zip(mask, signals, strict=True):
+            mask_row[-(-len(signal) // spec.features.hop) :] = 0
     return {spec.name: batch} if spec.mask is None else {spec.name: batch, spec.mask: mask}
 
 
 def _features(signal: Floats, spec: AudioInput) -> Floats:
-    """Returns the features of one utterance, time first."""
+    """Returns the features of one utterance; the first axis is time."""
     features, rate = spec.features, spec.sampling_rate
-    most = features.samples if isinstance(features, LogMel) else (spec.max_seconds or np.inf) * rate
-    if len(signal) > most:
+    longest = (
+        features.samples if isinstance(features, LogMel) else (spec.max_seconds or np.inf) * rate
+    )
+    if len(signal) > longest:
         raise InputError(
-            f"an utterance is {len(signal) / rate:.1f} s long, the model takes {most / rate:g} s; "
-            "cut it into parts"
+            f"an utterance is {len(signal) / rate:.1f} s long, the model takes "
+            f"{longest / rate:g} s; cut it into parts"
         )
     if isinstance(features, LogMel):
-        filled = np.full(features.samples, spec.padding, np.float32)
-        filled[: len(signal)] = signal
-        frames: Floats = log_mel(filled, rate, features.mels, features.fft, features.hop).T
+        padded = np.full(features.samples, spec.padding, np.float32)
+        padded[: len(signal)] = signal
+        frames: Floats = log_mel(padded, rate, features.mels, features.fft, features.hop).T
         return frames
     if isinstance(features, FilterBank):
-        least = shortest_filter_bank(rate)
-        if len(signal) < least:
-            raise InputError(f"an utterance is {len(signal)} samples long, it needs {least}")
+        shortest = shortest_filter_bank(rate)
+        if len(signal) < shortest:
+            raise InputError(f"an utterance is {len(signal)} samples long, it needs {shortest}")
         return _normalized(filter_bank(signal, rate, features.mels), features)
     if not features.normalize:
         return signal
@@ -103,7 +115,7 @@ def _features(signal: Floats, spec: AudioInput) -> Floats:
 
 
 def _normalized(frames: Floats, features: FilterBank) -> Floats:
-    """Applies the cepstral mean and variance normalisation of an utterance."""
+    """Normalises the mean and variance of each filter over one utterance, as `features` asks."""
     if features.center:
         frames = frames - frames.mean(axis=0)
     if features.scale:
@@ -113,7 +125,7 @@ def _normalized(frames: Floats, features: FilterBank) -> Floats:
 
 
 def _read_wav(path: Path) -> tuple[Floats, int] | None:
-    """Returns (samples, channels) and the rate; None if it is no PCM in WAV."""
+    """Returns the samples, (samples, channels), and the rate; None for any other file."""
     try:
         with wave.open(str(path), "rb") as file:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
@@ -124,26 +136,26 @@ def _read_wav(path: Path) -> tuple[Floats, int] | None:
         return None
     if width not in (1, 2, 3, 4):
         return None
-    whole = len(data) // (width * channels) * width * channels
-    samples = _integers(np.frombuffer(data[:whole], np.uint8), width)
+    complete = len(data) // (width * channels) * width * channels  # bytes of complete samples
+    samples = _integers(np.frombuffer(data[:complete], np.uint8), width)
     scaled = (samples / float(1 << (8 * width - 1))).astype(np.float32)
     return scaled.reshape(-1, channels), rate
 
 
 def _integers(data: NDArray[np.uint8], width: int) -> NDArray[np.int32]:
-    """Returns the samples of `width` little-endian bytes each; single bytes are unsigned."""
+    """Returns samples that have `width` little-endian bytes each; single bytes are unsigned."""
     if width == 1:
         return data.astype(np.int32) - 128
     if width == 3:
-        # Three bytes as the upper ones of four, so that the sign is kept.
-        wide = np.zeros((len(data) // 3, 4), np.uint8)
-        wide[:, 1:] = data.reshape(-1, 3)
-        shifted: NDArray[np.int32] = wide.view("<i4")[:, 0] >> 8
-        return shifted
+        # Three bytes become the upper bytes of an int32, so that the shift extends the sign.
+        upper_bytes = np.zeros((len(data) // 3, 4), np.uint8)
+        upper_bytes[:, 1:] = data.reshape(-1, 3)
+        samples: NDArray[np.int32] = upper_bytes.view("<i4")[:, 0] >> 8
+        return samples
     return data.view(f"<i{width}").astype(np.int32)
 
 
-def _read_other(path: Path, sampling_rate: int) -> tuple[Floats, int]:
+def _read_with_soundfile(path: Path, sampling_rate: int) -> tuple[Floats, int]:
     try:
         import soundfile
     except ImportError as error:

@@ -1,6 +1,6 @@
 """Speech features in numpy: Whisper's log-mel spectrogram and Kaldi's filter bank.
 
-Both are checked against the feature extractors of Hugging Face transformers.
+Tests compare both with the feature extractors of Hugging Face transformers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Floats = NDArray[np.float32]
 _Doubles = NDArray[np.float64]
 
 _WHISPER_TOP_HZ = 8000.0
-_WHISPER_RANGE = 8.0  # in powers of ten, below the loudest
+_WHISPER_RANGE = 8.0  # powers of ten between the loudest and the faintest energy
 _KALDI_LOWEST_HZ = 20.0
 _KALDI_FRAME_S, _KALDI_HOP_S = 0.025, 0.010
 _KALDI_PREEMPHASIS = 0.97
@@ -26,14 +26,14 @@ def log_mel(signal: Floats, sampling_rate: int, mels: int, fft: int, hop: int) -
     """Returns the log-mel spectrogram of Whisper (arXiv:2212.04356, section 2.2).
 
     Args:
-        signal: (samples,), within -1..1, longer than half of `fft`.
-        sampling_rate: in Hz.
+        signal: samples, (samples,) float32 within -1..1; more than half of `fft`.
+        sampling_rate: sampling rate in Hz.
         mels: number of filters.
-        fft: samples of a window.
-        hop: samples between windows.
+        fft: number of samples in a window.
+        hop: number of samples between the beginnings of two windows.
 
     Returns:
-        (mels, samples // hop) float32.
+        The spectrogram, (mels, samples // hop) float32.
     """
     padded = np.pad(signal, fft // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, fft)[::hop][: len(signal) // hop]
@@ -46,7 +46,7 @@ def log_mel(signal: Floats, sampling_rate: int, mels: int, fft: int, hop: int) -
 
 
 def shortest_filter_bank(sampling_rate: int) -> int:
-    """Returns the number of samples of one frame of a filter bank."""
+    """Returns the number of samples in one frame, the shortest signal for `filter_bank`."""
     return round(_KALDI_FRAME_S * sampling_rate)
 
 
@@ -54,20 +54,20 @@ def filter_bank(signal: Floats, sampling_rate: int, mels: int) -> Floats:
     """Returns Kaldi's log filter bank energies (`compute-fbank-feats`, without dither).
 
     Args:
-        signal: (samples,), within -1..1, one frame at least.
-        sampling_rate: in Hz.
+        signal: samples, (samples,) float32 within -1..1; at least one frame.
+        sampling_rate: sampling rate in Hz.
         mels: number of filters.
 
     Returns:
-        (frames, mels) float32.
+        The log energies, (frames, mels) float32.
     """
     frame, hop = shortest_filter_bank(sampling_rate), round(_KALDI_HOP_S * sampling_rate)
     fft = 1 << (frame - 1).bit_length()
     scaled = signal.astype(np.float64) * _INT16_SCALE
     frames = np.lib.stride_tricks.sliding_window_view(scaled, frame)[::hop]
     frames = frames - frames.mean(1, keepdims=True)
-    before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-    frames = (frames - _KALDI_PREEMPHASIS * before) * np.hanning(frame) ** 0.85
+    previous = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+    frames = (frames - _KALDI_PREEMPHASIS * previous) * np.hanning(frame) ** 0.85
     power = np.abs(np.fft.rfft(frames, fft, axis=-1)) ** 2
     energy = power @ _kaldi_filters(mels, fft // 2 + 1, sampling_rate)
     return np.log(np.maximum(energy, _FLOAT32_EPSILON)).astype(np.float32)
@@ -75,26 +75,26 @@ def filter_bank(signal: Floats, sampling_rate: int, mels: int) -> Floats:
 
 @lru_cache(maxsize=4)
 def _slaney_filters(mels: int, bins: int, sampling_rate: int) -> _Doubles:
-    """Returns (bins, mels): triangles on Slaney's scale, each of equal area."""
+    """Returns triangular filters of equal area on Slaney's mel scale, (bins, mels)."""
     edges = _hertz_of_slaney(np.linspace(0, _slaney_of_hertz(_WHISPER_TOP_HZ), mels + 2))
     filters = _triangles(np.linspace(0, sampling_rate // 2, bins), edges)
-    equal: _Doubles = filters * (2 / (edges[2:] - edges[:-2]))
-    return equal
+    equal_areas: _Doubles = filters * (2 / (edges[2:] - edges[:-2]))
+    return equal_areas
 
 
 @lru_cache(maxsize=4)
 def _kaldi_filters(mels: int, bins: int, sampling_rate: int) -> _Doubles:
-    """Returns (bins, mels): triangles on Kaldi's mel scale."""
+    """Returns triangular filters on Kaldi's mel scale, (bins, mels)."""
     hertz = sampling_rate / (2 * (bins - 1)) * np.arange(bins, dtype=np.float64)
     low, high = _kaldi_of_hertz(np.array([_KALDI_LOWEST_HZ, sampling_rate // 2], np.float64))
     return _triangles(_kaldi_of_hertz(hertz), np.linspace(low, high, mels + 2))
 
 
-def _triangles(places: _Doubles, edges: _Doubles) -> _Doubles:
-    """Returns (places, edges - 2): filter i rises from edge i to i + 1 and falls to i + 2."""
+def _triangles(frequencies: _Doubles, edges: _Doubles) -> _Doubles:
+    """Returns filters, (frequencies, edges - 2): filter i rises from edge i and ends at i + 2."""
     widths = np.diff(edges)
-    rising = (places[:, None] - edges[:-2]) / widths[:-1]
-    falling = (edges[2:] - places[:, None]) / widths[1:]
+    rising = (frequencies[:, None] - edges[:-2]) / widths[:-1]
+    falling = (edges[2:] - frequencies[:, None]) / widths[1:]
     heights: _Doubles = np.maximum(0, np.minimum(rising, falling))
     return heights
 
@@ -104,9 +104,10 @@ def _kaldi_of_hertz(hertz: _Doubles) -> _Doubles:
 
 
 def _slaney_of_hertz(hertz: float) -> float:
-    """Linear below 1 kHz, logarithmic above (Slaney's Auditory Toolbox); `hertz` is above."""
+    """Returns the mel of a frequency above 1 kHz, where Slaney's scale is logarithmic."""
     return 15 + float(np.log(hertz / 1000)) * 27 / float(np.log(6.4))
 
 
 def _hertz_of_slaney(mels: _Doubles) -> _Doubles:
+    """Returns frequencies; the scale is linear below 1 kHz (Slaney's Auditory Toolbox)."""
     return np.where(mels < 15, mels * 200 / 3, 1000 * np.exp(np.log(6.4) / 27 * (mels - 15)))

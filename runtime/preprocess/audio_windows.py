@@ -1,4 +1,4 @@
-"""Speech longer than a model hears at once, cut where it is quiet."""
+"""Cuts speech that is too long for one input into windows, at quiet points."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.preprocess.audio_features import Floats
 
 _SEARCHED = 0.25
-"""Share of a window, at its end, in which the cut is looked for."""
+"""Part at the end of a window that is searched for a quiet point."""
 
 _QUIET_S = 0.05
-"""Length of what has to be quiet, in seconds."""
+"""Length of a quiet point, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Window:
     """A part of a recording.
 
     Attributes:
-        begin_s: where it begins, in seconds.
-        end_s: where it ends.
-        signal: (samples,) float32.
+        begin_s: time of its first sample in the recording, in seconds.
+        end_s: time of its end in the recording, in seconds.
+        signal: samples, (samples,) float32; a view of the recording.
     """
 
     begin_s: float
@@ -33,33 +33,38 @@ class Window:
     signal: Floats
 
 
-def longest_s(spec: AudioInput, wanted_s: float | None = None) -> float:
-    """Returns how many seconds a window may have.
+def longest_s(spec: AudioInput, requested_s: float | None = None) -> float:
+    """Returns the longest window, in seconds.
+
+    Args:
+        spec: description of the model's input.
+        requested_s: window that the user requests, in seconds; None takes the longest possible one.
 
     Raises:
-        UsageError: more are wanted than the model hears, or it does not say how many that are.
+        UsageError: the requested window is longer than the model's input or too short, or there
+            is no request and the bundle states no limit.
     """
     features = spec.features
-    most_s = features.samples / spec.sampling_rate if isinstance(features, LogMel) else None
-    most_s = spec.max_seconds if most_s is None else most_s
-    if wanted_s is None:
-        if most_s is None:
+    limit_s = features.samples / spec.sampling_rate if isinstance(features, LogMel) else None
+    limit_s = spec.max_seconds if limit_s is None else limit_s
+    if requested_s is None:
+        if limit_s is None:
             raise UsageError("the bundle does not say how long the model hears; give window_s")
-        return most_s
-    if not 4 * _QUIET_S <= wanted_s <= (most_s or np.inf):
+        return limit_s
+    if not 4 * _QUIET_S <= requested_s <= (limit_s or np.inf):
         raise UsageError(
-            f"window_s must be {4 * _QUIET_S:g} to {most_s or np.inf:g}, got {wanted_s}"
+            f"window_s must be {4 * _QUIET_S:g} to {limit_s or np.inf:g}, got {requested_s}"
         )
-    return wanted_s
+    return requested_s
 
 
 def windows(signal: Floats, sampling_rate: int, window_s: float) -> Iterator[Window]:
-    """Cuts a recording into windows; parts without any sound are left out.
+    """Cuts a recording into windows and yields them in order; silent windows are left out.
 
     Args:
-        signal: (samples,) within -1..1.
-        sampling_rate: samples per second.
-        window_s: longest window, in seconds; the last quarter of it is searched for a quiet place.
+        signal: samples of the recording, (samples,) float32 within -1..1.
+        sampling_rate: sampling rate in Hz.
+        window_s: longest window, in seconds; its last quarter is searched for a quiet point.
     """
     begin, size = 0, int(window_s * sampling_rate)
     while begin < len(signal):
@@ -74,7 +79,7 @@ def windows(signal: Floats, sampling_rate: int, window_s: float) -> Iterator[Win
 
 
 def _quietest(signal: Floats, width: int) -> int:
-    """Returns the middle of the `width` samples with the least energy."""
+    """Returns the index of the middle of the `width` samples with the least energy."""
     energy = np.concatenate([[0.0], np.cumsum(np.square(signal, dtype=np.float64))])
     sums = energy[width:] - energy[:-width]
     return int(sums.argmin()) + width // 2

@@ -1,7 +1,7 @@
-"""Pictures through the steps of a Hugging Face image processor, with Pillow.
+"""Carries out the steps of a Hugging Face image processor with Pillow.
 
-The steps are those of the processors' Pillow form. Their torchvision form resizes 8-bit pixels with
-its own arithmetic and differs by a grey level here and there.
+The results equal those of the processors that use Pillow. The processors that use torchvision
+resize 8-bit pixels with another arithmetic; some of their pixels differ by one grey level.
 """
 
 from __future__ import annotations
@@ -31,29 +31,33 @@ from hybrid_deploy.errors import InputError
 def batch_pixels(images: Sequence[Image.Image], spec: PixelsInput) -> NDArray[np.float32]:
     """Returns pictures as one batch.
 
+    Args:
+        images: the pictures, in any mode.
+        spec: steps of the image processor.
+
     Returns:
-        (batch, channels, height, width) float32.
+        The batch, (batch, channels, height, width) float32.
 
     Raises:
-        InputError: the pictures end up with unequal sizes.
+        InputError: the pictures have unequal sizes after the steps, or one exceeds its padding.
     """
     arrays = [_pixels(image, spec) for image in images]
     sizes = sorted({array.shape[1:] for array in arrays})
     if len(sizes) > 1:
         raise InputError(
-            f"pictures of unequal sizes ({_words(sizes[0])} and {_words(sizes[-1])} after "
+            f"pictures of unequal sizes ({_text(sizes[0])} and {_text(sizes[-1])} after "
             "resizing) do not form a batch; run them one by one"
         )
     return np.stack(arrays)
 
 
 def _pixels(image: Image.Image, spec: PixelsInput) -> NDArray[np.float32]:
-    """Returns one picture as (channels, height, width)."""
+    """Returns one picture after all steps, (channels, height, width)."""
     image = image.convert(spec.mode)
     for step in spec.steps:
         image = _apply(step, image)
     pixels = np.asarray(image).reshape(image.height, image.width, -1)
-    # Rounding as in transformers: scaled in double precision, normalised in single.
+    # Rounds as transformers does: scales in double precision, normalises in single precision.
     values = (
         pixels.astype(np.float32)
         if spec.scale is None
@@ -69,10 +73,7 @@ def _apply(step: PixelStep, image: Image.Image) -> Image.Image:
     if isinstance(step, CropMargin):
         return _crop_margin(image, step.threshold)
     if isinstance(step, AlignLongAxis):
-        lies, stands = image.width > image.height, step.width < step.height
-        stood, lying = image.width < image.height, step.width > step.height
-        turn = (lies and stands) or (stood and lying)
-        return image.transpose(Image.Transpose.ROTATE_270) if turn else image
+        return _align_long_axis(image, step)
     if isinstance(step, Resize):
         return _resize(image, (step.width, step.height), step.resample)
     if isinstance(step, ResizeShortestEdge):
@@ -85,14 +86,25 @@ def _apply(step: PixelStep, image: Image.Image) -> Image.Image:
     if isinstance(step, Thumbnail):
         return _resize(image, _thumbnail(image, step), step.resample, step.reducing_gap)
     if isinstance(step, Pad):
-        left, top = (step.width - image.width) // 2, (step.height - image.height) // 2
-        if left < 0 or top < 0:
-            given, wanted = _words((image.height, image.width)), _words((step.height, step.width))
-            raise InputError(f"a picture of {given} pixels does not fit the {wanted} to be filled")
-        return image.crop((-left, -top, step.width - left, step.height - top))
+        return _pad(image, step)
     assert isinstance(step, CenterCrop)
     left, top = (image.width - step.width) // 2, (image.height - step.height) // 2
     return image.crop((left, top, left + step.width, top + step.height))
+
+
+def _align_long_axis(image: Image.Image, step: AlignLongAxis) -> Image.Image:
+    wide_into_tall = image.width > image.height and step.width < step.height
+    tall_into_wide = image.width < image.height and step.width > step.height
+    turn = wide_into_tall or tall_into_wide
+    return image.transpose(Image.Transpose.ROTATE_270) if turn else image
+
+
+def _pad(image: Image.Image, step: Pad) -> Image.Image:
+    left, top = (step.width - image.width) // 2, (step.height - image.height) // 2
+    if left < 0 or top < 0:
+        size, padded = _text((image.height, image.width)), _text((step.height, step.width))
+        raise InputError(f"a picture of {size} pixels does not fit the {padded} to be filled")
+    return image.crop((-left, -top, step.width - left, step.height - top))
 
 
 def _resize(
@@ -105,18 +117,18 @@ def _resize(
 
 
 def _shortest_edge(image: Image.Image, step: ResizeShortestEdge) -> tuple[int, int]:
-    """Returns (width, height); sizes are cut to whole pixels as transformers does."""
-    short, long = sorted(image.size)
-    edge = raw = float(step.edge)
-    if step.longest is not None and long / short * step.edge > step.longest:
-        raw = step.longest * short / long
-        edge = round(raw)
-    longest = int(raw * long / short)
+    """Returns the new (width, height), cut to whole pixels as transformers does."""
+    shorter, longer = sorted(image.size)
+    edge = exact_edge = float(step.edge)
+    if step.longest is not None and longer / shorter * step.edge > step.longest:
+        exact_edge = step.longest * shorter / longer
+        edge = round(exact_edge)
+    longest = int(exact_edge * longer / shorter)
     return (int(edge), longest) if image.width <= image.height else (longest, int(edge))
 
 
 def _thumbnail(image: Image.Image, step: Thumbnail) -> tuple[int, int]:
-    """Returns (width, height)."""
+    """Returns the new (width, height)."""
     height, width = min(image.height, step.height), min(image.width, step.width)
     if (width, height) == image.size:
         return image.size
@@ -137,5 +149,5 @@ def _crop_margin(image: Image.Image, threshold: int) -> Image.Image:
     return image.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
 
 
-def _words(size: tuple[int, ...]) -> str:
+def _text(size: tuple[int, ...]) -> str:
     return "x".join(map(str, size))

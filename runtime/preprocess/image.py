@@ -1,4 +1,4 @@
-"""Pictures: read from files, and made into batches of lines as an `ImageInput` says."""
+"""Reads pictures from files and makes batches of text lines, as an `ImageInput` describes them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from hybrid_deploy.bundle.input_specs import ImageInput
 from hybrid_deploy.errors import InputError
 
 LARGEST_PIXELS = 100_000_000
+"""Largest number of pixels of a picture."""
 
 
 def load_image(path: Path) -> Image.Image:
-    """Reads a picture.
+    """Reads a picture and returns it decoded; the file is closed.
 
     Raises:
         InputError: the file is missing, is no picture, is damaged, or has over 100 megapixels.
@@ -41,16 +42,20 @@ def load_image(path: Path) -> Image.Image:
 
 
 def picture_suffixes() -> frozenset[str]:
-    """Returns how the names of files end that Pillow reads, in small letters."""
-    known = Image.registered_extensions()
-    return frozenset(suffix for suffix, kind in known.items() if kind in Image.OPEN)
+    """Returns the lower-case suffixes of the files that Pillow reads, such as `.png`."""
+    formats = Image.registered_extensions()
+    return frozenset(suffix for suffix, kind in formats.items() if kind in Image.OPEN)
 
 
 def check_pixels(image: Image.Image, path: Path) -> None:
     """Refuses a picture of over 100 megapixels before it is decoded.
 
+    Args:
+        image: the opened picture.
+        path: its file, for the message.
+
     Raises:
-        InputError: it is larger.
+        InputError: the picture is larger.
     """
     if image.width * image.height > LARGEST_PIXELS:
         raise InputError(
@@ -59,13 +64,18 @@ def check_pixels(image: Image.Image, path: Path) -> None:
 
 
 def batch_images(images: Sequence[Image.Image], spec: ImageInput) -> dict[str, NDArray[Any]]:
-    """Returns pictures as one batch, padded on the right to the widest.
+    """Returns pictures as one batch, padded on the right to the width of the widest.
+
+    Args:
+        images: the pictures, in any mode.
+        spec: description of the model's input.
 
     Returns:
-        (batch, channels, height, width) float32, and the mask (batch, width) int64 if there is one.
+        The batch by input name, (batch, channels, height, width) float32; and the mask by its name,
+        (batch, width) int64, if the model takes one.
 
     Raises:
-        InputError: a picture is wider than the model takes.
+        InputError: a picture is wider than the model's input.
     """
     arrays = [_pixels(image, spec) for image in images]
     width = max(array.shape[1] for array in arrays) + spec.margin
@@ -79,9 +89,9 @@ def batch_images(images: Sequence[Image.Image], spec: ImageInput) -> dict[str, N
     channels = len(spec.mean)
     batch = np.full((len(arrays), spec.height, width, channels), spec.background, np.float32)
     mask = np.zeros((len(arrays), width), np.int64)
-    for row, seen, array in zip(batch, mask, arrays, strict=True):
-        row[:, : array.shape[1]] = array
-        seen[: array.shape[1]] = 1
+    for batch_row, mask_row, array in zip(batch, mask, arrays, strict=True):
+        batch_row[:, : array.shape[1]] = array
+        mask_row[: array.shape[1]] = 1
     mean, std = (np.array(values, np.float32) for values in (spec.mean, spec.std))
     normalized = (batch / np.float32(255) - mean) / std
     picture = np.ascontiguousarray(normalized.transpose(0, 3, 1, 2))
@@ -89,11 +99,11 @@ def batch_images(images: Sequence[Image.Image], spec: ImageInput) -> dict[str, N
 
 
 def _pixels(image: Image.Image, spec: ImageInput) -> NDArray[np.uint8]:
-    """Returns one picture as (height, width, channels), resized."""
+    """Returns one picture, resized to the height, (height, width, channels)."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        paper = Image.new("RGBA", rgba.size, (spec.background,) * 3 + (255,))
-        image = Image.alpha_composite(paper, rgba)
+        background = Image.new("RGBA", rgba.size, (spec.background,) * 3 + (255,))
+        image = Image.alpha_composite(background, rgba)
     image = image.convert(spec.mode)
     width = spec.width or max(1, round(image.width * spec.height / image.height))
     if image.size != (width, spec.height):

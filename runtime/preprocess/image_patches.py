@@ -1,4 +1,4 @@
-"""Pictures cut into patches with their places, as Pix2Struct takes them (arXiv:2210.03347)."""
+"""Cuts pictures into patches with their positions, for Pix2Struct (arXiv:2210.03347)."""
 
 from __future__ import annotations
 
@@ -16,22 +16,27 @@ from hybrid_deploy.bundle.input_specs import PatchesInput
 def batch_patches(images: Sequence[Image.Image], spec: PatchesInput) -> dict[str, NDArray[Any]]:
     """Returns pictures as one batch of patches.
 
+    Args:
+        images: the pictures, in any mode.
+        spec: description of the model's input.
+
     Returns:
-        (batch, max_patches, 2 + patch) float32: row and column from 1, then the pixels of the patch
-        (height, width, channel); and the mask (batch, max_patches) float32 if there is one.
+        The batch by input name, (batch, max_patches, 2 + patch) float32: row and column of a patch,
+        counted from 1, then its pixels (height, width, channel); and the mask by its name,
+        (batch, max_patches) float32, if the model takes one.
     """
     width = 2 + spec.patch_height * spec.patch_width * 3
     batch = np.zeros((len(images), spec.max_patches, width), np.float32)
     mask = np.zeros((len(images), spec.max_patches), np.float32)
-    for row, seen, image in zip(batch, mask, images, strict=True):
+    for batch_row, mask_row, image in zip(batch, mask, images, strict=True):
         patches = _patches(image, spec)
-        row[: len(patches)] = patches
-        seen[: len(patches)] = 1
+        batch_row[: len(patches)] = patches
+        mask_row[: len(patches)] = 1
     return {spec.name: batch} if spec.mask is None else {spec.name: batch, spec.mask: mask}
 
 
 def _patches(image: Image.Image, spec: PatchesInput) -> NDArray[np.float32]:
-    """Returns (patches, 2 + patch) of one picture."""
+    """Returns the patches of one picture, (patches, 2 + patch)."""
     pixels = np.asarray(image.convert("RGB")).astype(np.float32)
     if spec.normalize:
         deviation = max(float(pixels.std()), 1 / math.sqrt(pixels.size))
@@ -41,12 +46,12 @@ def _patches(image: Image.Image, spec: PatchesInput) -> NDArray[np.float32]:
     resized = _resize(pixels, rows * height, columns * width)
     # (rows, height, columns, width, 3) -> (rows, columns, height, width, 3)
     cut = resized.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
-    places = np.indices((rows, columns)).reshape(2, -1).T + 1
-    return np.concatenate([places.astype(np.float32), cut.reshape(rows * columns, -1)], axis=1)
+    positions = np.indices((rows, columns)).reshape(2, -1).T + 1
+    return np.concatenate([positions.astype(np.float32), cut.reshape(rows * columns, -1)], axis=1)
 
 
 def _grid(image: Image.Image, spec: PatchesInput) -> tuple[int, int]:
-    """Returns the rows and columns of the largest grid in proportion, at most `max_patches`."""
+    """Returns rows and columns of the largest grid with the picture's proportions."""
     height, width = spec.patch_height, spec.patch_width
     scale = math.sqrt(spec.max_patches * (height / image.height) * (width / image.width))
     rows = max(min(int(scale * image.height / height), spec.max_patches), 1)
@@ -55,7 +60,7 @@ def _grid(image: Image.Image, spec: PatchesInput) -> tuple[int, int]:
 
 
 def _resize(pixels: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """Resizes floating-point channels; Pillow's filter is the one of torch's antialiasing."""
+    """Resizes (height, width, channels) with Pillow, whose filter equals torch's antialiasing."""
     channels = [
         np.asarray(
             Image.fromarray(np.ascontiguousarray(pixels[..., channel])).resize(

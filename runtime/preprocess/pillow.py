@@ -1,4 +1,4 @@
-"""Whatever is read by Pillow: the one door to it, so that it is loaded when a picture comes."""
+"""Makes batches of all inputs that Pillow reads; imported only when a picture arrives."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ PictureInput: TypeAlias = ImageInput | PixelsInput | FramesInput | PatchesInput
 
 
 def batch_pictures(paths: Sequence[Path], spec: PictureInput) -> dict[str, NDArray[Any]]:
-    """Reads pictures or frames of videos, and makes one batch of them.
+    """Reads pictures, or frames of videos, and returns one batch of them.
+
+    Args:
+        paths: a picture or a video for each sequence.
+        spec: description of the model's input.
+
+    Returns:
+        The batch by input name, and the mask by its name if the model takes one.
 
     Raises:
         InputError: a file is missing, damaged or too large.

@@ -1,4 +1,4 @@
-"""From files and texts to the arrays that an encoder takes, as the manifest describes it."""
+"""Makes the encoder's inputs from files and texts, as the manifest describes them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hybrid_deploy.bundle.input_specs import (
     ArrayInput,
     AudioInput,
     EncoderInput,
+    PixelsInput,
     Preprocess,
     TextInput,
 )
@@ -23,6 +24,8 @@ from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
 from hybrid_deploy.runtime.preprocess.text import batch_texts, load_text
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
+"""Array of each encoder input, by its name."""
+
 TEXT_SUFFIX = ".txt"
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 
@@ -34,19 +37,20 @@ def prepare(
     folder: Path | None = None,
     texts: Sequence[str] | None = None,
 ) -> Arrays:
-    """Makes one batch of encoder inputs.
+    """Returns one batch of encoder inputs.
 
-    A model that takes a picture and a text is given the text in `texts`, or finds it beside each
-    file, in one of the same name that ends in `.txt`.
+    If a model takes a picture and a text, the texts come from `texts`, or else from files beside
+    the pictures: `page.txt` is the text for `page.png`.
 
     Args:
-        paths: a file for each sequence; none if text is all that the model takes, and is given.
-        spec: what the encoder takes.
-        folder: of the bundle, which holds the tokenizer of a text.
-        texts: a text for each sequence, for models that take one.
+        paths: a file for each sequence; may be empty if the model takes a text only and `texts`
+            has it.
+        spec: description of the encoder's inputs.
+        folder: folder of the bundle with the tokenizer; needed for texts only.
+        texts: a text for each sequence; None reads them from files.
 
     Raises:
-        InputError: a file or text is missing or cannot be used, or there is none.
+        InputError: a file or text is missing or unusable, or there is no file at all.
     """
     inputs = as_tuple(spec)
     takes_text = any(isinstance(each, TextInput) for each in inputs)
@@ -59,26 +63,28 @@ def prepare(
     arrays: Arrays = {}
     for each in inputs:
         if isinstance(each, TextInput):
-            arrays |= batch_texts(
-                _texts(paths, alone=len(inputs) == 1) if texts is None else texts, each, folder
-            )
+            rows = _read_texts(paths, text_only=len(inputs) == 1) if texts is None else texts
+            arrays |= batch_texts(rows, each, folder)
         else:
             arrays |= _from_files(paths, each)
     return arrays
 
 
 def as_tuple(spec: Preprocess) -> tuple[EncoderInput, ...]:
-    """Returns the inputs of an encoder, one or several."""
+    """Returns the inputs of an encoder as a tuple, also if there is only one."""
     return spec if isinstance(spec, tuple) else (spec,)
 
 
 def mask_names(spec: Preprocess) -> set[str]:
-    """Names the masks that are made beside an input."""
-    return {mask for each in as_tuple(spec) if (mask := getattr(each, "mask", None)) is not None}
+    """Returns the names of all masks of the inputs."""
+    masks = (
+        each.mask for each in as_tuple(spec) if not isinstance(each, (ArrayInput, PixelsInput))
+    )
+    return {mask for mask in masks if mask is not None}
 
 
-def is_beside(path: Path, spec: Preprocess) -> bool:
-    """Returns whether a file is no input itself, but the text that goes with one."""
+def is_companion_text(path: Path, spec: Preprocess) -> bool:
+    """Returns whether a file is the text for another input file, and no input file itself."""
     inputs = as_tuple(spec)
     takes_text = any(isinstance(each, TextInput) for each in inputs)
     return takes_text and len(inputs) > 1 and path.suffix == TEXT_SUFFIX
@@ -86,11 +92,11 @@ def is_beside(path: Path, spec: Preprocess) -> bool:
 
 @dataclass(frozen=True)
 class FileKind:
-    """The files that a model reads.
+    """The kind of files that a model reads.
 
     Attributes:
-        name: what they are called in messages.
-        suffixes: how their names end, in small letters.
+        name: plural of the kind in messages, such as `images`.
+        suffixes: lower-case suffixes of the files, such as `.png`.
     """
 
     name: str
@@ -98,14 +104,14 @@ class FileKind:
 
 
 def file_kind(spec: Preprocess) -> FileKind:
-    """Returns which files of a folder a model reads."""
-    first = next((each for each in as_tuple(spec) if not isinstance(each, TextInput)), None)
-    if first is None:
+    """Returns the kind of files that a model reads from a folder."""
+    main_input = next((each for each in as_tuple(spec) if not isinstance(each, TextInput)), None)
+    if main_input is None:
         return FileKind("texts", frozenset({TEXT_SUFFIX}))
-    if isinstance(first, ArrayInput):
-        suffix = ".npz" if first.others else ".npy"
+    if isinstance(main_input, ArrayInput):
+        suffix = ".npz" if main_input.others else ".npy"
         return FileKind(f"{suffix} files", frozenset({suffix}))
-    if isinstance(first, AudioInput):
+    if isinstance(main_input, AudioInput):
         return FileKind("sound files", AUDIO_SUFFIXES)
     from hybrid_deploy.runtime.preprocess.image import picture_suffixes
 
@@ -123,24 +129,27 @@ def _from_files(paths: Sequence[Path], spec: EncoderInput) -> Arrays:
     return batch_pictures(paths, spec)
 
 
-def _texts(paths: Sequence[Path], *, alone: bool) -> list[str]:
-    """Reads the texts: the files themselves, or those beside them."""
-    if alone:
+def _read_texts(paths: Sequence[Path], *, text_only: bool) -> list[str]:
+    """Reads the texts from the files themselves, or from the text files beside them."""
+    if text_only:
         return [load_text(path) for path in paths]
-    beside = [path.with_suffix(TEXT_SUFFIX) for path in paths]
-    for path, text in zip(paths, beside, strict=True):
-        if not text.is_file():
+    text_paths = [path.with_suffix(TEXT_SUFFIX) for path in paths]
+    for path, text_path in zip(paths, text_paths, strict=True):
+        if not text_path.is_file():
             raise InputError(
-                f"the model takes a text with {path}; give it with --text, or in {text}"
+                f"the model takes a text with {path}; give it with --text, or in {text_path}"
             )
-    return [load_text(path) for path in beside]
+    return [load_text(path) for path in text_paths]
 
 
 def batch_arrays(loaded: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
-    """Puts arrays with the same names behind each other.
+    """Concatenates arrays of the same name along the batch axis.
+
+    Args:
+        loaded: arrays of each file, by input name.
 
     Raises:
-        InputError: names, types or sizes differ.
+        InputError: the files differ in the names, types or sizes of their arrays.
     """
     batch: Arrays = {}
     for name, first in loaded[0].items():

@@ -1,4 +1,4 @@
-"""Texts as token ids, with a tokenizer of the bundle."""
+"""Reads texts and makes batches of token ids with a tokenizer of the bundle."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hybrid_deploy.bundle.input_specs import TextInput
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.tokenizer import load_tokenizer
 
-_SHOWN = 40
+_SHOWN_CHARACTERS = 40
 
 
 def load_text(path: Path) -> str:
-    """Reads a text file.
+    """Reads a text file and strips the white space around its text.
 
     Raises:
         InputError: the file is missing or is not UTF-8 text.
@@ -36,15 +36,17 @@ def batch_texts(
     """Returns texts as one batch of token ids.
 
     Args:
-        texts: one for each sequence.
-        spec: how they become tokens.
-        folder: of the bundle, which holds the tokenizer.
+        texts: a text for each sequence.
+        spec: description of the model's input.
+        folder: folder of the bundle with the tokenizer.
 
     Returns:
-        (batch, length) int64, and the mask of the same shape if there is one.
+        Token ids by input name, (batch, length) int64; and the mask by its name, of the same shape
+        and type, if the model takes one.
 
     Raises:
-        InputError: a text is empty or too long, or texts of unequal length have no mask.
+        InputError: a text is empty or too long, or the texts have unequal lengths and the model
+            takes no mask.
     """
     assert folder is not None, "the tokenizer of a text lies in the bundle's folder"
     tokenizer = load_tokenizer(folder / spec.tokenizer)
@@ -55,7 +57,7 @@ def batch_texts(
         ids = [*spec.prefix, *tokenizer.encode(text).ids, *spec.suffix]
         if len(ids) > spec.max_length:
             raise InputError(
-                f"a text of {len(ids)} tokens ({_shown(text)}) is longer than the "
+                f"a text of {len(ids)} tokens ({_shorten(text)}) is longer than the "
                 f"{spec.max_length} that the model takes; shorten it"
             )
         rows.append(ids)
@@ -67,12 +69,13 @@ def batch_texts(
         )
     tokens = np.full((len(rows), longest), spec.pad_token, np.int64)
     mask = np.zeros_like(tokens)
-    for row, seen, ids in zip(tokens, mask, rows, strict=True):
-        row[: len(ids)] = ids
-        seen[: len(ids)] = 1
+    for token_row, mask_row, ids in zip(tokens, mask, rows, strict=True):
+        token_row[: len(ids)] = ids
+        mask_row[: len(ids)] = 1
     return {spec.name: tokens} if spec.mask is None else {spec.name: tokens, spec.mask: mask}
 
 
-def _shown(text: str) -> str:
+def _shorten(text: str) -> str:
     line = " ".join(text.split())
-    return repr(line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "...")
+    shortened = line[: _SHOWN_CHARACTERS - 3] + "..."
+    return repr(line if len(line) <= _SHOWN_CHARACTERS else shortened)

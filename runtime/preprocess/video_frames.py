@@ -1,4 +1,4 @@
-"""Videos: frames read from a folder of pictures or an animated picture, and made into batches."""
+"""Reads the frames of videos from folders of pictures or animated pictures, and batches them."""
 
 from __future__ import annotations
 
@@ -16,48 +16,52 @@ from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.preprocess.hf_image_processor import batch_pixels
 from hybrid_deploy.runtime.preprocess.image import check_pixels, load_image, picture_suffixes
 
-_FILMS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mpeg", ".webm"})
+_FILM_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".mpeg", ".webm"})
 
 
-def load_frames(path: Path, most: int) -> list[Image.Image]:
-    """Reads at most so many frames, at even distances.
+def load_frames(path: Path, max_frames: int) -> list[Image.Image]:
+    """Reads at most `max_frames` frames of a video, at even distances.
 
     Args:
-        path: a folder of pictures in the order of their names, or an animated picture (GIF, PNG,
-            WebP, TIFF).
-        most: how many frames are wanted.
+        path: a folder with one picture for each frame, in the order of their names; or an animated
+            picture (GIF, PNG, WebP, TIFF).
+        max_frames: largest number of frames.
 
     Raises:
-        InputError: it is neither, holds no frame, or is damaged.
+        InputError: the path is neither, contains no frame, or is damaged.
     """
     if path.is_dir():
-        known = picture_suffixes()
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in known)
+        suffixes = picture_suffixes()
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
         if not files:
             raise InputError(f"{path} holds no pictures; give a folder with a picture per frame")
-        return [load_image(files[place]) for place in even_places(len(files), most)]
-    if path.suffix.lower() in _FILMS:
+        indices = evenly_spaced_indices(len(files), max_frames)
+        return [load_image(files[index]) for index in indices]
+    if path.suffix.lower() in _FILM_SUFFIXES:
         source, target = shlex.quote(str(path)), shlex.quote(path.stem)
         raise InputError(
             f"{path} is a film, which is not decoded here; make pictures of it with: "
             f"mkdir {target} && ffmpeg -i {source} {target}/%06d.png"
         )
-    load_image(path)  # says what is wrong with it
+    load_image(path)  # its errors name the damage
     with Image.open(path) as opened:
         check_pixels(opened, path)
-        places = set(even_places(getattr(opened, "n_frames", 1), most))
+        selected = set(evenly_spaced_indices(getattr(opened, "n_frames", 1), max_frames))
         try:
             frames = ImageSequence.Iterator(opened)
-            return [frame.convert("RGB") for number, frame in enumerate(frames) if number in places]
+            return [frame.convert("RGB") for index, frame in enumerate(frames) if index in selected]
         except (OSError, SyntaxError, ValueError) as error:
             raise InputError(f"{path} is a damaged animation: {error}") from error
 
 
-def even_places(count: int, most: int) -> list[int]:
-    """Returns the middle of each of `most` parts of equal length; all places if there are fewer."""
-    if count <= most:
+def evenly_spaced_indices(count: int, parts: int) -> list[int]:
+    """Divides `count` frames into equal parts and returns the index of the middle of each part.
+
+    Returns all indices if there are no more frames than parts.
+    """
+    if count <= parts:
         return list(range(count))
-    return [(2 * part + 1) * count // (2 * most) for part in range(most)]
+    return [(2 * part + 1) * count // (2 * parts) for part in range(parts)]
 
 
 def batch_frames(
@@ -65,20 +69,25 @@ def batch_frames(
 ) -> dict[str, NDArray[Any]]:
     """Returns videos as one batch.
 
+    Args:
+        videos: frames of each video.
+        spec: description of the model's input.
+
     Returns:
-        (batch, frames, channels, height, width) float32, or with the channels before the frames;
-        and the mask (batch, frames) int64 if there is one.
+        The batch by input name, (batch, frames, channels, height, width) float32, or with
+        `channels_first` (batch, channels, frames, height, width); and the mask by its name,
+        (batch, frames) int64, if the model takes one.
 
     Raises:
-        InputError: frames end up with unequal sizes.
+        InputError: the frames have unequal sizes after the steps of `spec.picture`.
     """
-    every = batch_pixels([frame for video in videos for frame in video], spec.picture)
-    batch = np.zeros((len(videos), spec.frames, *every.shape[1:]), np.float32)
+    pixels = batch_pixels([frame for video in videos for frame in video], spec.picture)
+    batch = np.zeros((len(videos), spec.frames, *pixels.shape[1:]), np.float32)
     mask = np.zeros((len(videos), spec.frames), np.int64)
     begin = 0
-    for row, seen, video in zip(batch, mask, videos, strict=True):
-        row[: len(video)] = every[begin : begin + len(video)]
-        seen[: len(video)] = 1
+    for batch_row, mask_row, video in zip(batch, mask, videos, strict=True):
+        batch_row[: len(video)] = pixels[begin : begin + len(video)]
+        mask_row[: len(video)] = 1
         begin += len(video)
     if spec.channels_first:
         batch = np.ascontiguousarray(batch.swapaxes(1, 2))

@@ -1,6 +1,6 @@
-"""How one ONNX graph becomes one TensorRT plan: every call to the builder is here.
+"""Compiles one ONNX graph to one TensorRT plan; every call to TensorRT's builder is here.
 
-Precision lives in the ONNX graph: networks are strongly typed and no flag lowers anything.
+The ONNX graph alone decides the precision: networks are strongly typed, and no flag lowers it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from hybrid_deploy.runtime.tensorrt_builder import timing_cache
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary, summarize
 from hybrid_deploy.runtime.tensorrt_builder.network_lint import attention_layers, lint_network
 from hybrid_deploy.runtime.tensorrt_builder.next_token_outputs import add_next_token_outputs
-from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import Profile, fix_single_sizes
+from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import (
+    OptimizationProfile,
+    fix_single_sizes,
+)
 from hybrid_deploy.runtime.tensorrt_builder.options import DEFAULT_OPTIONS, BuildOptions
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import (
     TensorRT,
@@ -34,55 +37,58 @@ SETTINGS = {
     "profiling_verbosity": "detailed",
     "recordable_steps": True,
 }
-"""How `compile_plan` configures TensorRT; part of every cache key, so change it with the code."""
+"""Settings of `compile_plan`, part of every cache key: change them together with the code."""
 
 
 class PlanRequest(msgspec.Struct, frozen=True):
-    """What to compile.
+    """The request to compile one graph.
 
     Attributes:
-        graph: Names the graph in messages.
-        path: The ONNX file.
-        target: A target's name.
-        profile: The shapes to serve.
-        options: What the user asked for.
-        capacity: Rows of a cache: a decoder graph then feeds itself; None adds no outputs.
-        timing_cache: File of the kernels' times that TensorRT measured; None for TensorRT-RTX.
+        graph: name of the graph, for messages.
+        path: ONNX file of the graph.
+        target: name of the target.
+        optimization_profile: shapes that the engine supports.
+        options: options of the build.
+        capacity: rows of a cache; a decoder graph then gets the outputs of `next_token_outputs`.
+            None adds no outputs.
+        timing_cache: file of the kernel times that TensorRT measured; None for TensorRT-RTX.
     """
 
     graph: str
     path: str
     target: str
-    profile: Profile
+    optimization_profile: OptimizationProfile
     options: BuildOptions = DEFAULT_OPTIONS
     capacity: int | None = None
     timing_cache: str | None = None
 
 
 def compile_plan(request: PlanRequest) -> bytes:
-    """Parses, checks and compiles a graph in this process.
+    """Parses, checks and compiles a graph in this process; returns the serialized engine.
 
     Raises:
         BuildError: TensorRT refused the graph or did not build it.
     """
-    return compile_described(request)[0]
+    return compile_with_summary(request)[0]
 
 
-def compile_described(request: PlanRequest) -> tuple[bytes, LayerSummary]:
-    """Does what `compile_plan` does, and gives the layers too."""
+def compile_with_summary(request: PlanRequest) -> tuple[bytes, LayerSummary]:
+    """Does the same as `compile_plan` and also returns a summary of the engine's layers."""
     target = parse_target(request.target)
     vendor = load_tensorrt(target.flavour)
     vendor.log.clear()
     builder = vendor.module.Builder(vendor.log)
     strongly_typed = vendor.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED")
     network = builder.create_network(1 << int(strongly_typed))
-    parser = vendor.module.OnnxParser(network, vendor.log)  # owns weights that the network reads
+    parser = vendor.module.OnnxParser(
+        network, vendor.log
+    )  # must outlive the network, which reads its weights
     if not parser.parse_from_file(request.path):
         reason = _parser_errors(parser)
         raise BuildError(f"{request.graph}: TensorRT cannot read the graph: {reason}")
-    profile = fix_single_sizes(network, request.profile)
+    varying_shapes = fix_single_sizes(network, request.optimization_profile)
     lint_network(network, request.graph)
-    kept = (
+    borrowed = (
         []
         if request.capacity is None
         else add_next_token_outputs(vendor, network, request.capacity)
@@ -92,15 +98,15 @@ def compile_described(request: PlanRequest) -> tuple[bytes, LayerSummary]:
     if request.capacity is not None:
         _allow_recording(vendor, network, config)
     if request.timing_cache is not None:
-        kept.append(timing_cache.attach(config, Path(request.timing_cache)))
-    _add_profile(vendor, builder, config, profile, request.graph)
+        borrowed.append(timing_cache.attach(config, Path(request.timing_cache)))
+    _add_optimization_profile(vendor, builder, config, varying_shapes, request.graph)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         reason = _refusal(vendor)
         raise BuildError(f"{request.graph}: TensorRT did not build it for {target}: {reason}")
     if request.timing_cache is not None:
-        timing_cache.keep(config, Path(request.timing_cache))
-    del kept  # not earlier: TensorRT reads constants and times where they lie
+        timing_cache.save(config, Path(request.timing_cache))
+    del borrowed  # not earlier: TensorRT reads constants and times from their own buffers
     return bytes(plan), summarize(network, vendor.log.facts)
 
 
@@ -133,19 +139,19 @@ def _refusal(vendor: TensorRT) -> str:
 
 
 def _allow_decomposed_attention(vendor: TensorRT, network: Any) -> None:
-    """Lets TensorRT compile an attention as plain layers where it has no fused kernel.
+    """Allows TensorRT to compile an attention as plain layers where it has no fused kernel.
 
-    Without it float32 attention over several tokens does not build at all.
+    Without this permission, float32 attention over several tokens does not build.
     """
     for layer in attention_layers(network):
-        layer.__class__ = vendor.module.IAttentionInputLayer  # `get_layer` gives the base class
+        layer.__class__ = vendor.module.IAttentionInputLayer  # `get_layer` returns the base class
         layer.attention.decomposable = True
 
 
 def _allow_recording(vendor: TensorRT, network: Any, config: Any) -> None:
-    """Lets a step be recorded as a CUDA graph: TensorRT-RTX must not allocate while it runs.
+    """Makes a step recordable as a CUDA graph: TensorRT-RTX then allocates nothing while it runs.
 
-    TensorRT has no such flag and needs none.
+    TensorRT has no such flag, and its steps are recordable without one.
     """
     inputs = {tensor.name for tensor in map(network.get_input, range(network.num_inputs))}
     if TOKEN in inputs and "REQUIRE_USER_ALLOCATION" in vendor.module.BuilderFlag.__members__:
@@ -153,7 +159,7 @@ def _allow_recording(vendor: TensorRT, network: Any, config: Any) -> None:
 
 
 def _set_capability(vendor: TensorRT, config: Any, capability: str | None, *, local: bool) -> None:
-    """Chooses the GPU in TensorRT-RTX; naming none means every one from Ampere on."""
+    """Sets the GPU of TensorRT-RTX; without a setting it builds for every GPU from Ampere on."""
     if vendor.flavour is not Flavour.RTX or (capability is None and not local):
         return
     name = "CURRENT" if capability is None else f"SM{capability}"
@@ -161,12 +167,14 @@ def _set_capability(vendor: TensorRT, config: Any, capability: str | None, *, lo
     config.set_compute_capability(vendor.member("ComputeCapability", name), 0)
 
 
-def _add_profile(vendor: TensorRT, builder: Any, config: Any, wanted: Profile, graph: str) -> None:
-    if not wanted:
+def _add_optimization_profile(
+    vendor: TensorRT, builder: Any, config: Any, shapes: OptimizationProfile, graph: str
+) -> None:
+    if not shapes:
         return
-    profile = builder.create_optimization_profile()
-    for name, shapes in wanted.items():
-        profile.set_shape(name, *shapes)
-    if config.add_optimization_profile(profile) < 0:
+    optimization_profile = builder.create_optimization_profile()
+    for name, bounds in shapes.items():
+        optimization_profile.set_shape(name, *bounds)
+    if config.add_optimization_profile(optimization_profile) < 0:
         reason = last_error(vendor.log)
         raise BuildError(f"{graph}: TensorRT refuses the manifest's ranges: {reason}")

@@ -1,9 +1,9 @@
-"""Returns what TensorRT made of a graph: its layers as parsed, its kernels as compiled.
+"""Summarizes the layers of a parsed network and the kernels of the engine that was built of it.
 
-An `EngineInspector` reads a loaded engine, and loading needs the GPU that the engine is for. The
-builder's log needs none: with detailed profiling verbosity TensorRT-RTX lists there every layer of
-the finished engine, which is parsed here. Other flavours write it differently; their engines have
-no `kernels`.
+TensorRT's `EngineInspector` reads a loaded engine, and only the GPU of the engine can load it. The
+builder's log needs no GPU: with detailed profiling verbosity TensorRT-RTX writes every layer of the
+finished engine into it, and this module parses these lines. TensorRT writes other lines, so its
+summaries have no `kernels`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from hybrid_deploy.contract import cache_of, is_next_cache
 
 FACT_PREFIXES = ("Layers:", "Total Activation Memory:", "Total Weights Memory:")
-"""How the messages of a build begin that describe the finished engine."""
+"""Beginnings of the log messages that describe the finished engine."""
 
 _KERNEL = re.compile(r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), (?P<operands>.*), Outputs: ")
 _OPERAND = re.compile(r"Dimensions: \[(?P<shape>[-\d,]*)\].*?Datatype: (?P<dtype>\w+)")
@@ -27,14 +27,14 @@ _INDEX_TYPES = {"bool", "int32", "int64"}
 
 
 class Kernels(msgspec.Struct, frozen=True):
-    """Kernels of one kind that compute in the same types.
+    """The kernels of one kind that compute in the same types.
 
     Attributes:
-        kind: TensorRT's word: `gemm`, `correlation` (a convolution), `kgen` (fused elementwise
-            work), `attention` (any kernel of fused attention).
-        types: Of the inputs and weights, `fp32`, `fp16`, `int8`; scales, biases and indices do
-            not count where there is anything else.
-        count: How many.
+        kind: TensorRT's name of the kind: `gemm`, `correlation` (a convolution), `kgen` (fused
+            elementwise operations), or `attention` for every kernel of fused attention.
+        types: types of the inputs and weights, such as `fp32`, `fp16`, `int8`. The types of scales,
+            biases and indices are left out if there are others.
+        count: number of these kernels.
     """
 
     kind: str
@@ -43,17 +43,19 @@ class Kernels(msgspec.Struct, frozen=True):
 
 
 class LayerSummary(msgspec.Struct, frozen=True):
-    """What TensorRT made of one graph.
+    """The layers of one graph's network and engine.
 
     Attributes:
-        parsed: Layers of the parsed network by type.
-        attentions: Native attention layers among them.
-        caches_in_place: Names of the inputs that are caches written where they lie: input and
+        parsed: number of layers of the parsed network, by type.
+        attentions: number of native attention layers in the parsed network.
+        caches_in_place: input names of the caches that a call updates in place: their input and
             output must be bound to one address.
-        caches_copied: Names of those that a call writes to a second buffer: two are used in turn.
-        kernels: What the engine runs; empty where TensorRT does not tell.
-        weight_bytes: Weights in the engine; None where TensorRT does not tell.
-        activation_bytes: Device memory that one execution context takes; None likewise.
+        caches_copied: input names of the caches that a call writes to a second buffer: the two
+            buffers are used in turn.
+        kernels: kernels of the engine; empty if the log does not list them.
+        weight_bytes: size of the weights in the engine; None if the log does not state it.
+        activation_bytes: size of the buffers of one execution context on the GPU; None if the log
+            does not state it.
     """
 
     parsed: dict[str, int]
@@ -66,7 +68,12 @@ class LayerSummary(msgspec.Struct, frozen=True):
 
 
 def summarize(network: Any, facts: Sequence[str]) -> LayerSummary:
-    """Describes a parsed `INetworkDefinition` and what the log of its build says of the engine."""
+    """Returns the summary of a network and of the engine that was built of it.
+
+    Args:
+        network: parsed `INetworkDefinition`.
+        facts: log messages of the build that begin with one of `FACT_PREFIXES`.
+    """
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     parsed = Counter(layer.type.name for layer in layers)
     returned = {network.get_output(index).name for index in range(network.num_outputs)}
@@ -92,26 +99,26 @@ def _first_output(layer: Any) -> str:
 
 
 def _kernels(facts: Sequence[str]) -> tuple[Kernels, ...]:
-    counts = Counter(kernel for fact in facts for kernel in _listed(fact))
+    counts = Counter(kernel for fact in facts for kernel in _kernels_in(fact))
     return tuple(Kernels(kind, types, count) for (kind, types), count in sorted(counts.items()))
 
 
-def _listed(fact: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yields kind and operand types of every layer that computes; shape calls do not."""
+def _kernels_in(fact: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yields the kind and operand types of every layer, except layers that compute shapes only."""
     for line in fact.splitlines():
-        if (found := _KERNEL.match(line)) and "Datatype:" in line:
-            kind = "attention" if "mha" in found["name"].lower() else found["kind"]
-            yield kind, _types(found["operands"])
+        if (kernel := _KERNEL.match(line)) and "Datatype:" in line:
+            kind = "attention" if "mha" in kernel["name"].lower() else kernel["kind"]
+            yield kind, _types(kernel["operands"])
 
 
 def _types(operands: str) -> tuple[str, ...]:
-    every = {
-        (_NAMES.get(found["dtype"], found["dtype"].lower()), _is_matrix(found["shape"]))
-        for found in _OPERAND.finditer(operands)
+    typed = {
+        (_NAMES.get(operand["dtype"], operand["dtype"].lower()), _is_matrix(operand["shape"]))
+        for operand in _OPERAND.finditer(operands)
     }
-    numbers = {operand for operand in every if operand[0] not in _INDEX_TYPES}
+    numbers = {operand for operand in typed if operand[0] not in _INDEX_TYPES}
     matrices = {operand for operand in numbers if operand[1]}
-    return tuple(sorted({name for name, _ in matrices or numbers or every}))
+    return tuple(sorted({name for name, _ in matrices or numbers or typed}))
 
 
 def _is_matrix(shape: str) -> bool:
@@ -119,5 +126,5 @@ def _is_matrix(shape: str) -> bool:
 
 
 def _bytes(facts: Sequence[str], title: str) -> int | None:
-    found = [re.match(rf"{title}: (\d+) bytes", fact) for fact in facts]
-    return next((int(match[1]) for match in reversed(found) if match), None)
+    matches = [re.match(rf"{title}: (\d+) bytes", fact) for fact in facts]
+    return next((int(match[1]) for match in reversed(matches) if match), None)

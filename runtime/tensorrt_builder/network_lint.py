@@ -1,9 +1,9 @@
-"""Refuses a parsed network that would build and then compute something else.
+"""Refuses a parsed network that would build but compute something else than its ONNX graph.
 
-TensorRT's parser drops what it does not implement without a word: `nonpad_kv_seqlen` of an
-`Attention` node is read and ignored, and a mask can vanish with it. What was dropped leaves traces
-in the parsed network: an input that no output depends on, a boolean tensor that nobody reads, an
-attention layer over the decoder's own tokens that has no mask.
+TensorRT's parser drops inputs that it does not implement, without any message: it ignores
+`nonpad_kv_seqlen` of an `Attention` node, and a mask can get lost with it. A dropped input leaves
+one of three traces in the parsed network: an input that no output depends on, a boolean tensor that
+no layer reads, or a self-attention layer without a mask.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _KEY, _MASK = 1, 3
 
 
 @dataclass(frozen=True)
-class _Graph:
-    """A network seen as plain names; `producers` maps a tensor to the layer that makes it."""
+class _NetworkView:
+    """A network as names of tensors; `producers` maps a tensor to the layer that computes it."""
 
     layers: tuple[Any, ...]
     producers: dict[str, Any]
@@ -28,7 +28,7 @@ class _Graph:
     outputs: tuple[str, ...]
 
     def sources(self, tensors: list[str]) -> set[str]:
-        """Returns every tensor that these tensors depend on, themselves included."""
+        """Returns the names of all tensors that these tensors depend on, and of these tensors."""
         seen: set[str] = set()
         pending = list(tensors)
         while pending:
@@ -40,10 +40,14 @@ class _Graph:
 
 
 def lint_network(network: Any, graph: str) -> None:
-    """Checks a parsed `INetworkDefinition`; `graph` names it in messages.
+    """Refuses a network in which TensorRT's parser dropped an input.
+
+    Args:
+        network: parsed `INetworkDefinition`.
+        graph: name of the graph, for messages.
 
     Raises:
-        BuildError: an input has no effect, a mask was dropped, or a self-attention has no mask.
+        BuildError: an input has no effect, no layer reads a mask, or a self-attention has no mask.
     """
     view = _view(network)
     _refuse_unmasked_attention(view, graph)
@@ -52,20 +56,20 @@ def lint_network(network: Any, graph: str) -> None:
 
 
 def attention_layers(network: Any) -> Iterator[Any]:
-    """Yields the layers that open a native attention: inputs query, key, value and maybe mask."""
+    """Yields the input layers of native attentions: query, key, value and an optional mask."""
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.type.name == "ATTENTION_INPUT":
             yield layer
 
 
-def _refuse_unmasked_attention(view: _Graph, graph: str) -> None:
-    own_tokens = {TOKEN, TOKENS} | {n for n in view.inputs if next_cache(n) in view.outputs}
+def _refuse_unmasked_attention(view: _NetworkView, graph: str) -> None:
+    self_inputs = {TOKEN, TOKENS} | {n for n in view.inputs if next_cache(n) in view.outputs}
     for layer in view.layers:
         if layer.type.name != "ATTENTION_INPUT" or _has_input(layer, _MASK):
             continue
         key = layer.get_input(_KEY).name
-        if own_tokens & view.sources([key]):
+        if self_inputs & view.sources([key]):
             raise BuildError(
                 f"{graph}: self-attention {layer.name} has no mask in TensorRT, so it would read "
                 "cache rows that are not written yet; export it with an explicit bool mask "
@@ -73,7 +77,7 @@ def _refuse_unmasked_attention(view: _Graph, graph: str) -> None:
             )
 
 
-def _refuse_dropped_masks(view: _Graph, graph: str) -> None:
+def _refuse_dropped_masks(view: _NetworkView, graph: str) -> None:
     read = {name for layer in view.layers for name in _input_names(layer)} | set(view.outputs)
     for name, layer in view.producers.items():
         if name not in read and _output(layer, name).dtype.name == "BOOL":
@@ -83,12 +87,12 @@ def _refuse_dropped_masks(view: _Graph, graph: str) -> None:
             )
 
 
-def _refuse_dead_inputs(view: _Graph, graph: str) -> None:
-    # Layers without an output (trip limits of loops, assertions) act by themselves.
-    acting = [
+def _refuse_dead_inputs(view: _NetworkView, graph: str) -> None:
+    # Layers without an output (trip limits of loops, assertions) have an effect of their own.
+    effective = [
         name for layer in view.layers if not layer.num_outputs for name in _input_names(layer)
     ]
-    alive = view.sources([*view.outputs, *acting])
+    alive = view.sources([*view.outputs, *effective])
     dead = [name for name in view.inputs if name not in alive]
     if dead:
         raise BuildError(
@@ -97,14 +101,14 @@ def _refuse_dead_inputs(view: _Graph, graph: str) -> None:
         )
 
 
-def _view(network: Any) -> _Graph:
+def _view(network: Any) -> _NetworkView:
     layers = tuple(network.get_layer(i) for i in range(network.num_layers))
     producers = {
         layer.get_output(i).name: layer for layer in layers for i in range(layer.num_outputs)
     }
     inputs = tuple(network.get_input(i).name for i in range(network.num_inputs))
     outputs = tuple(network.get_output(i).name for i in range(network.num_outputs))
-    return _Graph(layers, producers, inputs, outputs)
+    return _NetworkView(layers, producers, inputs, outputs)
 
 
 def _input_names(layer: Any) -> list[str]:

@@ -1,18 +1,26 @@
-"""Lets a decoder graph choose the next token itself, so that a loop can stay on the GPU.
+"""Adds outputs to a decoder network that choose the next token, so that the loop stays on the GPU.
 
-A parsed prefill or step graph that returns `logits` gets three more outputs, `(batch,)` each:
+BEFORE  ... -> logits
 
-next_token     int64    the likeliest token; of equals any one
-next_position  int64    where that token goes: the next step's `position`, at most capacity - 1;
-                        none in a graph that takes no `position`
-score          float32  its log-probability; not finite where the logits are not
+AFTER   ... -> logits
+        logits -> Cast FLOAT -> TopK 1 -> index -> Cast INT64 -> Shuffle (-1,) -> next_token
+        logits -> Cast FLOAT -> SUB largest -> EXP -> Reduce SUM -> LOG -> NEG -> score
+        position [-> SUM last] -> SUM 1 -> MIN capacity - 1                    -> next_position
 
-The logits stay an output: whoever chooses otherwise reads them, whoever does not binds them to
-memory that is never copied to the host. With or without them TensorRT-RTX compiles the same number
-of kernels; the three outputs themselves add two (one sequence) or three.
+A parsed prefill or step network that returns `logits` gets these three outputs, `(batch,)` each:
 
-Bind none of them to the memory of `token` or `position`: nothing orders its write behind their
-reads. Copy it there after the step, or let two steps with swapped buffers take turns.
+next_token     int64    the likeliest token; any one of several equally likely tokens
+next_position  int64    the position of that token: the next step's `position`, at most
+                        capacity - 1; missing in a network without an input `position`
+score          float32  log-probability of that token; not finite if the logits are not finite
+
+The logits stay an output. A caller with another choice of tokens reads them; any other caller binds
+them to a buffer that is never copied to the host. In TensorRT-RTX the output of the logits costs no
+kernel; the three new outputs together cost two kernels for one sequence, else three.
+
+Bind none of the three to the buffer of `token` or `position`: TensorRT may write an output before
+it has read all inputs. Copy them there after the step, or run two steps with swapped buffers in
+turn.
 """
 
 from __future__ import annotations
@@ -37,48 +45,50 @@ _VOCABULARY_AXIS = 1 << 1  # of logits (batch, vocabulary), as TensorRT's bit ma
 
 
 def add_next_token_outputs(vendor: TensorRT, network: Any, capacity: int) -> list[object]:
-    """Adds the outputs to a parsed `INetworkDefinition`, if it returns logits for tokens.
+    """Adds the outputs to a network that takes tokens and returns logits; changes no other one.
 
     Args:
-        vendor: TensorRT, as loaded.
-        network: What its parser read.
-        capacity: Rows of a cache; positions stay below it.
+        vendor: the loaded TensorRT.
+        network: parsed `INetworkDefinition`.
+        capacity: rows of a cache; positions stay below it.
 
     Returns:
-        What must live until the engine is built: TensorRT reads constants where they lie.
+        Arrays that the caller must hold until the engine is built: TensorRT reads the constants
+        from these buffers.
     """
     inputs = {tensor.name: tensor for tensor in map(network.get_input, range(network.num_inputs))}
     outputs = {tensor.name for tensor in map(network.get_output, range(network.num_outputs))}
     if LOGITS not in outputs or not {TOKEN, TOKENS} & inputs.keys():
         return []
-    _free_names(network)
+    _rename_clashes(network)
     layers = _Layers(vendor, network)
-    _choose(layers, layers.output(LOGITS))
+    _add_next_token(layers, layers.output(LOGITS))
     if POSITION in inputs:
-        _go_on(layers, inputs, capacity - 1)
-    return layers.kept
+        _add_next_position(layers, inputs, capacity - 1)
+    return layers.constants
 
 
-def _go_on(layers: _Layers, inputs: dict[str, Any], last: int) -> None:
+def _add_next_position(layers: _Layers, inputs: dict[str, Any], last_row: int) -> None:
     position = inputs[POSITION]
-    if LAST in inputs:  # a prefill: the first token's position, and how many follow it
-        position = layers.join("SUM", position, inputs[LAST])
-    following = layers.join("SUM", position, layers.constant(1))
-    layers.finish(NEXT_POSITION, layers.join("MIN", following, layers.constant(last)))
+    if LAST in inputs:  # a prefill: position of the first token, and index of the last real one
+        position = layers.elementwise("SUM", position, inputs[LAST])
+    following = layers.elementwise("SUM", position, layers.constant(1))
+    following = layers.elementwise("MIN", following, layers.constant(last_row))
+    layers.mark_output(NEXT_POSITION, following)
 
 
-def _choose(layers: _Layers, logits: Any) -> None:
+def _add_next_token(layers: _Layers, logits: Any) -> None:
     logits = layers.cast(logits, "FLOAT")
-    best, token = layers.largest(logits)  # (batch, 1) each
-    layers.finish(NEXT_TOKEN, layers.flat(layers.cast(token, "INT64")))
-    # log softmax of the largest logit: -log(sum(exp(logits - best)))
-    weights = layers.unary("EXP", layers.join("SUB", logits, best))
+    largest, token = layers.largest(logits)  # (batch, 1) each
+    layers.mark_output(NEXT_TOKEN, layers.flat(layers.cast(token, "INT64")))
+    # log softmax of the largest logit: -log(sum(exp(logits - largest)))
+    weights = layers.unary("EXP", layers.elementwise("SUB", logits, largest))
     total = layers.sum(weights)  # (batch,)
-    layers.finish(SCORE, layers.unary("NEG", layers.unary("LOG", total)))
+    layers.mark_output(SCORE, layers.unary("NEG", layers.unary("LOG", total)))
 
 
-def _free_names(network: Any) -> None:
-    """Renames inner tensors of the graph that are called as the new outputs will be."""
+def _rename_clashes(network: Any) -> None:
+    """Renames inner tensors that have the name of a new output."""
     for layer in map(network.get_layer, range(network.num_layers)):
         for tensor in map(layer.get_output, range(layer.num_outputs)):
             if tensor.name in (NEXT_TOKEN, NEXT_POSITION, SCORE):
@@ -86,44 +96,46 @@ def _free_names(network: Any) -> None:
 
 
 class _Layers:
-    """Adds layers to a network; every method gives the layer's output tensor."""
+    """Adds layers to a network; `constants` are the arrays that its constant layers borrow."""
 
     def __init__(self, vendor: TensorRT, network: Any) -> None:
         self._vendor = vendor
         self._network = network
-        self.kept: list[object] = []
+        self.constants: list[object] = []
 
     def output(self, name: str) -> Any:
+        """Returns an output tensor of the network by its name."""
         tensors = map(self._network.get_output, range(self._network.num_outputs))
         return next(tensor for tensor in tensors if tensor.name == name)
 
-    def finish(self, name: str, tensor: Any) -> None:
-        """Makes a tensor an output of the network."""
+    def mark_output(self, name: str, tensor: Any) -> None:
+        """Names a tensor and makes it an output of the network."""
         tensor.name = name
         self._network.mark_output(tensor)
 
     def constant(self, value: int) -> Any:
-        """Returns (1,) int64, which broadcasts over the batch."""
+        """Returns a constant tensor, (1,) int64, which broadcasts over the batch."""
         array = np.array([value], np.int64)
-        self.kept.append(array)
+        self.constants.append(array)
         weights = self._vendor.module.Weights(array)
         return self._network.add_constant((1,), weights).get_output(0)
 
     def cast(self, tensor: Any, dtype: str) -> Any:
-        wanted = self._vendor.member("DataType", dtype)
-        if tensor.dtype == wanted:
+        data_type = self._vendor.member("DataType", dtype)
+        if tensor.dtype == data_type:
             return tensor
-        return self._network.add_cast(tensor, wanted).get_output(0)
+        return self._network.add_cast(tensor, data_type).get_output(0)
 
-    def join(self, operation: str, left: Any, right: Any) -> Any:
-        wanted = self._vendor.member("ElementWiseOperation", operation)
-        return self._network.add_elementwise(left, right, wanted).get_output(0)
+    def elementwise(self, name: str, left: Any, right: Any) -> Any:
+        operation = self._vendor.member("ElementWiseOperation", name)
+        return self._network.add_elementwise(left, right, operation).get_output(0)
 
-    def unary(self, operation: str, tensor: Any) -> Any:
-        wanted = self._vendor.member("UnaryOperation", operation)
-        return self._network.add_unary(tensor, wanted).get_output(0)
+    def unary(self, name: str, tensor: Any) -> Any:
+        operation = self._vendor.member("UnaryOperation", name)
+        return self._network.add_unary(tensor, operation).get_output(0)
 
     def sum(self, tensor: Any) -> Any:
+        """Returns the sum over the vocabulary, (batch,)."""
         operation = self._vendor.member("ReduceOperation", "SUM")
         return self._network.add_reduce(tensor, operation, _VOCABULARY_AXIS, False).get_output(0)
 
@@ -134,6 +146,7 @@ class _Layers:
         return layer.get_output(0), layer.get_output(1)
 
     def flat(self, tensor: Any) -> Any:
+        """Returns a tensor with a single axis."""
         layer = self._network.add_shuffle(tensor)
         layer.reshape_dims = (-1,)
         return layer.get_output(0)

@@ -1,4 +1,4 @@
-"""Which shapes an engine serves: the ranges of a bundle's named dimensions, or narrower ones."""
+"""Optimization profiles: the shapes that an engine supports, from the ranges of a bundle."""
 
 from __future__ import annotations
 
@@ -11,37 +11,41 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import DimRange, GraphSpec, TensorSpec
 from hybrid_deploy.errors import BuildError, UsageError
 
-Profile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
-"""Smallest, typical and largest shape of every input that has a symbolic dimension."""
+OptimizationProfile = dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+"""Smallest, typical and largest shape of every input with a symbolic dimension, by input name."""
 
 
-def narrowed(bundle: Bundle, ranges: Iterable[str]) -> Bundle:
-    """Returns the bundle with other ranges of its dimensions, `batch=1:4:8` (min:typical:max).
+def narrow_dims(bundle: Bundle, ranges: Iterable[str]) -> Bundle:
+    """Returns a copy of an opened bundle with narrower ranges of its dimensions.
 
-    `batch=1` is short for `batch=1:1:1`: the engine then serves that size alone. Only the opened
-    bundle changes, never its files. Dimensions that are not named stay.
+    The files of the bundle do not change.
+
+    Args:
+        bundle: the opened bundle.
+        ranges: one text for each dimension to change, `NAME=MIN:TYPICAL:MAX` such as `batch=1:4:8`.
+            `batch=1` means `batch=1:1:1`: the engine then supports this size only.
 
     Raises:
-        UsageError: a text is no such range, or not within the range that the bundle was exported
-            for.
+        UsageError: a text has another form, names an unknown dimension, or exceeds the range that
+            the bundle was exported for.
     """
     dims = dict(bundle.manifest.dims)
     for text in ranges:
-        name, wanted = _range(text)
+        name, narrower = _parse_range(text)
         exported = bundle.manifest.dims.get(name)
         if exported is None:
-            known = ", ".join(bundle.manifest.dims)
-            raise UsageError(f"--profile {text}: the bundle has {known}, no {name!r}")
-        if wanted.min < exported.min or wanted.max > exported.max:
+            names = ", ".join(bundle.manifest.dims)
+            raise UsageError(f"--profile {text}: the bundle has {names}, no {name!r}")
+        if narrower.min < exported.min or narrower.max > exported.max:
             raise UsageError(
                 f"--profile {text}: the bundle was exported for {name} "
                 f"{exported.min}..{exported.max}; stay within, or export it again"
             )
-        dims[name] = wanted
+        dims[name] = narrower
     return Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, dims=dims))
 
 
-def _range(text: str) -> tuple[str, DimRange]:
+def _parse_range(text: str) -> tuple[str, DimRange]:
     name, _, sizes = text.partition("=")
     try:
         numbers = [int(size) for size in sizes.split(":")]
@@ -56,8 +60,13 @@ def _range(text: str) -> tuple[str, DimRange]:
     return name.strip(), DimRange(smallest, typical, largest)
 
 
-def graph_profile(bundle: Bundle, spec: GraphSpec, graph: str) -> Profile:
-    """Returns the shapes that a graph's engine must serve; `graph` names it in messages.
+def optimization_profile_of(bundle: Bundle, spec: GraphSpec, graph: str) -> OptimizationProfile:
+    """Returns the shapes that the engine of a graph must support.
+
+    Args:
+        bundle: bundle of the graph.
+        spec: the graph.
+        graph: name of the graph, for messages.
 
     Raises:
         BuildError: the manifest has no range for one of the graph's dimensions.
@@ -66,7 +75,7 @@ def graph_profile(bundle: Bundle, spec: GraphSpec, graph: str) -> Profile:
     names = {dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)}
     if missing := sorted(names - dims.keys()):
         raise BuildError(
-            f"{graph}: the manifest gives no range for {', '.join(missing)}; export it again"
+            f"{graph}: the manifest has no range for {', '.join(missing)}; export it again"
         )
 
     def shape(tensor: TensorSpec, bound: str) -> tuple[int, ...]:
@@ -79,19 +88,19 @@ def graph_profile(bundle: Bundle, spec: GraphSpec, graph: str) -> Profile:
     }
 
 
-def fix_single_sizes(network: Any, profile: Profile) -> Profile:
-    """Makes dimensions of a single size constants of a parsed `INetworkDefinition`.
+def fix_single_sizes(network: Any, shapes: OptimizationProfile) -> OptimizationProfile:
+    """Fixes the dimensions of a parsed `INetworkDefinition` that have a single size.
 
-    TensorRT then compiles for that very size, and a network without other dimensions is static.
+    TensorRT then compiles for this size; a network whose dimensions are all fixed is static.
 
     Returns:
-        The profile of those inputs that still vary.
+        The optimization profile of the inputs that still vary.
     """
-    varying = dict(profile)
+    varying = dict(shapes)
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        if tensor.name in profile:
-            smallest, _, largest = profile[tensor.name]
+        if tensor.name in shapes:
+            smallest, _, largest = shapes[tensor.name]
             tensor.shape = tuple(
                 low if low == high else -1 for low, high in zip(smallest, largest, strict=True)
             )

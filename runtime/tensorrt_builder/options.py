@@ -1,4 +1,4 @@
-"""What a user may say about how engines are built, besides their target and sizes."""
+"""Options of a build, besides its target and its optimization profile."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.target import Flavour
 
 TIMEOUT_S = 3600.0
-"""Longest build of one engine, unless told otherwise: none that was ever seen took this long."""
+"""Default time limit of one build in seconds; every measured build took less."""
 
 _AMPERE = (8, 0)
 
 
 class BuildOptions(msgspec.Struct, frozen=True):
-    """How to build.
+    """Options of a build.
 
     Attributes:
-        workspace_bytes: Most scratch memory that a layer may take; None leaves TensorRT's limit.
-        hardware_compatible: The engine runs on every GPU from Ampere on, not only on this model.
-        version_compatible: The engine runs with later versions of TensorRT, too.
-        timeout_s: A build that takes longer is stopped; it does not shape the engine.
+        workspace_bytes: largest scratch buffer of a layer on the GPU; None leaves TensorRT's limit.
+        hardware_compatible: whether the engine runs on every GPU from Ampere on, not only on this
+            model.
+        version_compatible: whether the engine also runs with later versions of TensorRT.
+        timeout_s: time limit of the build in seconds; the engine does not depend on it.
     """
 
     workspace_bytes: int | None = None
@@ -30,7 +31,7 @@ class BuildOptions(msgspec.Struct, frozen=True):
     timeout_s: float = TIMEOUT_S
 
     def shaping(self) -> dict[str, object]:
-        """Returns what an engine depends on, for its key."""
+        """Returns the options that an engine depends on, for its key in the cache."""
         options = msgspec.to_builtins(self)
         assert isinstance(options, dict)
         del options["timeout_s"]
@@ -38,14 +39,19 @@ class BuildOptions(msgspec.Struct, frozen=True):
 
 
 DEFAULT_OPTIONS = BuildOptions()
-"""What holds where nobody says anything."""
+"""The options of a build without any option of the user."""
 
 
 def check_options(options: BuildOptions, flavour: Flavour, gpu: LocalGpu | None) -> None:
-    """Refuses what a flavour of TensorRT, or the GPU, does not have.
+    """Refuses options that a flavour of TensorRT, or the GPU, does not support.
+
+    Args:
+        options: options of the build.
+        flavour: flavour of TensorRT.
+        gpu: GPU of this machine, for the target `local`; None for every other target.
 
     Raises:
-        UsageError: it does not; the message says what there is instead.
+        UsageError: an option is not supported; the message names the alternative.
     """
     if flavour is Flavour.RTX and options.hardware_compatible:
         raise UsageError(

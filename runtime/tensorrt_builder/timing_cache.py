@@ -1,8 +1,8 @@
-"""Keeps the times of kernels that TensorRT measured, so that later builds measure fewer.
+"""Stores the kernel times that TensorRT measured, so that later builds measure fewer kernels.
 
-One file for each version and GPU, beside the engines. TensorRT chooses kernels by these times; it
-checks for itself that they are its own. Never with TensorRT-RTX: its builder measures nothing, and
-a timing cache would only make it look for a GPU.
+Each version of TensorRT and each GPU has one file, beside the engines. TensorRT chooses kernels by
+these times, and itself refuses a file of another version or GPU. TensorRT-RTX gets no timing cache:
+its builder measures nothing, and with one it would look for a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hybrid_deploy.target import Flavour
 def timing_cache_file(
     folder: Path, flavour: Flavour, version: str, gpu: LocalGpu | None
 ) -> Path | None:
-    """Returns the file in the folder of engines; None where a timing cache would do nothing."""
+    """Returns the timing cache in the folder of engines; None for TensorRT-RTX or without a GPU."""
     if flavour is Flavour.RTX or gpu is None:
         return None
     gpu_name = re.sub(r"\W+", "-", gpu.name).strip("-")
@@ -29,10 +29,11 @@ def timing_cache_file(
 
 
 def attach(config: Any, file: Path) -> object:
-    """Returns an `IBuilderConfig` the times in a file; without a usable one it starts with none.
+    """Sets the timing cache of an `IBuilderConfig` from a file, or an empty one if it is unusable.
 
     Returns:
-        What must live until the engine is built.
+        The `ITimingCache`, which the caller must hold until the engine is built; None if TensorRT
+        takes no timing cache.
     """
     for content in (_content(file), b""):
         times = config.create_timing_cache(content)
@@ -41,10 +42,11 @@ def attach(config: Any, file: Path) -> object:
     return None
 
 
-def keep(config: Any, file: Path) -> None:
-    """Writes the times back after a build; what cannot be written is measured again.
+def save(config: Any, file: Path) -> None:
+    """Writes the times of an `IBuilderConfig` to a file after a build.
 
-    Of two builds that end together the later one's times stay.
+    A failed write is no error: later builds measure the kernels again. If two builds write at the
+    same time, the file of the later one stays.
     """
     times = config.get_timing_cache()
     if times is not None:

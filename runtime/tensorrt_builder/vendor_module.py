@@ -1,6 +1,6 @@
-"""The vendor's Python module, `tensorrt` or `tensorrt_rtx`: one code path for both.
+"""Loads the vendor's Python module, `tensorrt` or `tensorrt_rtx`; the same code uses both.
 
-Enum members are asked for by name, because their integers differ between versions.
+Enum members are looked up by name, because their integers differ between versions.
 """
 
 from __future__ import annotations
@@ -22,14 +22,20 @@ _NO_REASON = "TensorRT gave no reason"
 
 
 class MessageLog(Protocol):
-    """What TensorRT said since the last `clear`: warnings and worse, and facts of an engine."""
+    """TensorRT's messages since the last `clear`.
+
+    Attributes:
+        warnings: warnings.
+        errors: errors.
+        facts: messages that describe a finished engine, see `FACT_PREFIXES`.
+    """
 
     warnings: list[str]
     errors: list[str]
     facts: list[str]
 
     def clear(self) -> None:
-        """Forgets what was said so far."""
+        """Deletes all messages."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,10 @@ class TensorRT:
     """A loaded vendor module.
 
     Attributes:
-        flavour: Which of the two products it is.
-        version: Its own version, `1.7.1.116`.
-        module: The Python module, untyped.
-        log: The logger to give to every builder, parser and runtime.
+        flavour: flavour of the module.
+        version: version of the module, such as `1.7.1.116`.
+        module: the Python module, untyped.
+        log: logger that every builder, parser and runtime must get.
     """
 
     flavour: Flavour
@@ -62,11 +68,14 @@ class TensorRT:
 
 
 def load_tensorrt(flavour: Flavour | None) -> TensorRT:
-    """Imports a flavour of TensorRT; None takes the first that is installed, `tensorrt` first.
+    """Imports a flavour of TensorRT and returns it.
+
+    Args:
+        flavour: flavour to import; None takes TensorRT if it is installed, else TensorRT-RTX.
 
     Raises:
-        MissingDependencyError: it is not installed.
-        BackendError: it is installed and does not load.
+        MissingDependencyError: the flavour is not installed.
+        BackendError: the flavour is installed but does not load.
     """
     if flavour is not None:
         return _load(flavour)
@@ -95,10 +104,10 @@ def _load(flavour: Flavour) -> TensorRT:
 
 
 def _message_log(trt: Any) -> MessageLog:
-    """Makes the logger of a process.
+    """Returns the logger of this process.
 
-    TensorRT keeps a bare pointer to the first logger it meets and ignores later ones: a freed
-    logger is a crash. `_load` is cached, so this one lives as long as the process.
+    TensorRT stores a bare pointer to the first logger that it gets and ignores later ones; a freed
+    logger crashes it. `_load` is cached, so this logger lives as long as the process.
     """
     severity = trt.ILogger.Severity
     fatal = (severity.INTERNAL_ERROR, severity.ERROR)
@@ -128,7 +137,7 @@ def _message_log(trt: Any) -> MessageLog:
 
 
 def one_line(message: str) -> str:
-    """Shortens one message of TensorRT to one line without its source locations."""
+    """Returns a message of TensorRT as one line, without source locations and not too long."""
     text = " ".join(message.split())
     text = re.sub(r"^I\w+::\w+: Error Code \d+: ", "", text)
     text = re.sub(r"\s*\(?\bIn \w+ at \S+:\d+\b", "", text)
@@ -137,5 +146,5 @@ def one_line(message: str) -> str:
 
 
 def last_error(log: MessageLog) -> str:
-    """Returns TensorRT's last error as one line."""
+    """Returns the last error of a log as one line."""
     return one_line(log.errors[-1]) if log.errors else _NO_REASON

@@ -18,7 +18,7 @@ from hybrid_deploy.bundle.input_specs import (
 )
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError, UsageError
-from hybrid_deploy.runtime.preprocess.prepare import file_kind, is_beside, prepare
+from hybrid_deploy.runtime.preprocess.prepare import file_kind, is_companion_text, prepare
 from hybrid_deploy.runtime.tokenizer import load_tokenizer, text_of, tokens_of
 
 WORDS = Vocabulary(tuple("_^$abc"), (0, 1, 2))
@@ -123,9 +123,9 @@ def test_kinds_of_input_files() -> None:
     for spec, name, suffix in kinds:
         assert file_kind(spec).name == name
         assert suffix in file_kind(spec).suffixes
-    assert is_beside(Path("a.txt"), (text, pixels))
-    assert not is_beside(Path("a.txt"), text)
-    assert not is_beside(Path("a.png"), (text, pixels))
+    assert is_companion_text(Path("a.txt"), (text, pixels))
+    assert not is_companion_text(Path("a.txt"), text)
+    assert not is_companion_text(Path("a.png"), (text, pixels))
 
 
 def test_missing_tokenizers_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

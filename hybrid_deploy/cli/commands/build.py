@@ -111,7 +111,7 @@ def build(
     if opened is None or not wanted:
         missing = "argument 'BUNDLE'" if opened is None else "option '--target'"
         raise click.UsageError(f"Missing {missing}.")
-    from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import narrowed
+    from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import narrow_dims
     from hybrid_deploy.runtime.tensorrt_builder.options import TIMEOUT_S, BuildOptions
 
     names = tuple(dict.fromkeys(variants)) or tuple(opened.manifest.variants)
@@ -123,7 +123,7 @@ def build(
         version_compatible=version_compatible,
         timeout_s=TIMEOUT_S if timeout_s is None else timeout_s,
     )
-    served = narrowed(opened, ranges) if ranges else opened
+    served = narrow_dims(opened, ranges) if ranges else opened
     rows = _build_rows(served, _Wanted(wanted, names, options))
     _report(rows, output_format, layers=layers)
 

@@ -53,7 +53,7 @@ def _report(checks: list[Check], output_format: Format) -> str:
             "check": check.name,
             "verdict": check.verdict.value,
             "run_ms": check.run_ms,
-            "found": check.found,
+            "found": check.finding,
             "remedy": check.remedy,
         }
         for check in checks

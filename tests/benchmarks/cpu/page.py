@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from hybrid_deploy.report import Column, render
-from hybrid_deploy.runtime.doctor.cpu import cores, cpu
+from hybrid_deploy.runtime.doctor.cpu import check_cores, check_cpu
 from tests.benchmarks.cpu.contest import Contest
 from tests.benchmarks.cpu.floor import Rates
 from tests.benchmarks.cpu.table import section
@@ -47,8 +47,8 @@ def page(contests: Sequence[Contest], rates: Mapping[int, Rates], arguments: Seq
         [
             "# Generation on a CPU, measured\n",
             f"`{command(arguments)}`, {datetime.date.today()}, Python "
-            f"{platform.python_version()}; {cpu().found}; {cores().found}; load average "
-            f"{min(loads):.1f} to {max(loads):.1f}.\n",
+            f"{platform.python_version()}; {check_cpu().finding}; {check_cores().finding}; "
+            f"load average {min(loads):.1f} to {max(loads):.1f}.\n",
             *(f"- {name}: {WORKLOADS[name].title}." for name in _names(contests)),
             f"\n{_NOTES}",
             f"Versions: {', '.join(sorted(_versions(contests)))}.\n",

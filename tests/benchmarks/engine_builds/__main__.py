@@ -21,7 +21,7 @@ from hybrid_deploy.export.exporter import run_export
 from hybrid_deploy.export.reference.job import feature_map, write_lines
 from hybrid_deploy.report import render
 from hybrid_deploy.runtime.engines.cache import EngineCache
-from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import narrowed
+from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import narrow_dims
 from tests.benchmarks.engine_builds.variants import FLOAT, PRECISIONS, make_variants
 from tests.benchmarks.engine_builds.verdicts import (
     BUILDS,
@@ -64,7 +64,7 @@ def engines(
         rows: list[Row] = []
         for opset in opsets or OPSETS:
             bundle = _bundle(Path(folder), int(opset), precisions or PRECISIONS)
-            served, cache = narrowed(bundle, ranges), EngineCache(Path(folder, "engines"))
+            served, cache = narrow_dims(bundle, ranges), EngineCache(Path(folder, "engines"))
             for row in _shown(served, targets or TARGETS, cache):
                 rows.append(row)
                 if out is not None:  # what is there survives what fails later

@@ -148,7 +148,7 @@ def test_workspace_that_does_not_suffice_is_said_once_per_graph(tiny_path: Path)
 
 
 def test_build_that_cannot_fit_is_refused(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_memory, "free_memory_bytes", lambda: 100_000_000)
+    monkeypatch.setattr(build_memory, "free_ram_bytes", lambda: 100_000_000)
     result = build(tiny_path, "--target", "rtx:sm_89")
     assert result.exit_code == 1
     assert (

@@ -64,7 +64,7 @@ def test_a_long_finding_is_cut_in_the_table_alone(monkeypatch: pytest.MonkeyPatc
     assert max(map(len, table.splitlines())) < 180
     text = CliRunner().invoke(main, ["doctor", "--format", "csv"]).stdout
     *_, last = csv.DictReader(io.StringIO(text))
-    assert (last["found"], last["remedy"]) == (LONG.found, "see there")
+    assert (last["found"], last["remedy"]) == (LONG.finding, "see there")
 
 
 def test_no_backend_is_one_line_and_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Real trials on this machine; the run on a GPU has fakes in test_doctor_tensorrt.py."""
+"""Real trials on this machine; the fakes of runs on a GPU are in test_tensorrt_trial.py."""
 
 from __future__ import annotations
 
@@ -48,13 +48,15 @@ def test_a_library_that_does_not_load_ends_its_own_process_only(
     assert try_isolated(TrialRequest("tensorrt"), 3 if "sleep" in text else 120) == trial
 
 
-def test_a_process_without_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_ends_without_a_reply(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put_module(tmp_path, monkeypatch, "tensorrt", "import os; os._exit(0)")
     error = try_isolated(TrialRequest("tensorrt"), 120).error
     assert error is not None and error.startswith("ended without an answer: ")
 
 
-def test_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = "raise ModuleNotFoundError('no onnxruntime', name='onnxruntime')"
     put_module(tmp_path, monkeypatch, "onnxruntime", missing)
     trial = try_isolated(TrialRequest("cpu"), 120)

@@ -1,4 +1,4 @@
-"""The texts follow the formats of the tools: an RTX 4090, an H100, Jetson Orin and Thor."""
+"""The texts below have the formats of NVIDIA's tools on an RTX 4090, an H100, Orin and Thor."""
 
 from __future__ import annotations
 
@@ -6,22 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.runtime.doctor import (
-    external_tools as doctor_tools,
-)
-from hybrid_deploy.runtime.doctor import (
-    nvidia as doctor_nvidia,
-)
+from hybrid_deploy.runtime.doctor import external_tools, nvidia
 from hybrid_deploy.runtime.doctor.check import Check, Verdict
 from hybrid_deploy.runtime.doctor.isolated_trial import Gpu, Trial
 from hybrid_deploy.runtime.doctor.nvidia import (
     L4t,
     SmiGpu,
+    driver_remedy,
     parse_jetpack,
     parse_nvpmodel,
     parse_smi,
     parse_tegra_release,
-    too_old_driver,
 )
 
 RTX = "NVIDIA GeForce RTX 4090, 570.133.07, 24564, 23011, 300.00, 450.00\n"
@@ -84,71 +79,71 @@ def test_jetpack() -> None:
 def test_driver_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_tool(tmp_path, monkeypatch, "nvidia-smi", f"printf '{H100}'")
     text = "550.54.15; NVIDIA H100 80GB HBM3, 81046 of 81559 MiB free, limit 700 of 700 W"
-    assert doctor_nvidia.driver() == Check("driver", Verdict.OK, text)
+    assert nvidia.check_driver() == Check("driver", Verdict.OK, text)
     put_tool(tmp_path, monkeypatch, "nvidia-smi", f"printf '{RTX}'")
-    limited = doctor_nvidia.driver()
-    assert limited.verdict is Verdict.WARN and limited.found.endswith("limit 300 of 450 W")
+    limited = nvidia.check_driver()
+    assert limited.verdict is Verdict.WARN and limited.finding.endswith("limit 300 of 450 W")
     put_tool(tmp_path, monkeypatch, "nvidia-smi", f"printf '{ORIN_SMI}'")
-    assert doctor_nvidia.driver().found == "540.4.0; Orin (nvgpu)"
+    assert nvidia.check_driver().finding == "540.4.0; Orin (nvgpu)"
 
 
 def test_a_driver_that_does_not_answer_its_tool(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = "Failed to initialize NVML: Driver/library version mismatch"
-    put_tool(tmp_path, monkeypatch, "nvidia-smi", f"echo '{said}'; exit 18")
-    found = doctor_nvidia.driver()
-    assert (found.verdict, found.found) == (Verdict.FAILED, f"nvidia-smi: {said}")
-    assert found.remedy is not None and "reboot" in found.remedy
+    message = "Failed to initialize NVML: Driver/library version mismatch"
+    put_tool(tmp_path, monkeypatch, "nvidia-smi", f"echo '{message}'; exit 18")
+    check = nvidia.check_driver()
+    assert (check.verdict, check.finding) == (Verdict.FAILED, f"nvidia-smi: {message}")
+    assert check.remedy is not None and "reboot" in check.remedy
 
 
 def test_a_tool_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_tool(tmp_path, monkeypatch, "nvpmodel", "sleep 600")
-    monkeypatch.setattr(doctor_tools, "TOOL_SECONDS", 0.3)
+    monkeypatch.setattr(external_tools, "TOOL_SECONDS", 0.3)
     with pytest.raises(TimeoutError, match=r"^nvpmodel gave no answer in 0\.3 s$"):
-        doctor_nvidia.power_mode()
+        nvidia.check_power_mode()
 
 
 def test_power_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_tool(tmp_path, monkeypatch, "nvpmodel", "echo 'NV Power Mode: MAXN'; echo 0")
-    assert doctor_nvidia.power_mode() == Check("power mode", Verdict.OK, "MAXN")
+    assert nvidia.check_power_mode() == Check("power mode", Verdict.OK, "MAXN")
     put_tool(tmp_path, monkeypatch, "nvpmodel", "echo 'NV Power Mode: MODE_30W'; echo 2")
-    assert doctor_nvidia.power_mode().verdict is Verdict.WARN
+    assert nvidia.check_power_mode().verdict is Verdict.WARN
     put_tool(tmp_path, monkeypatch, "nvpmodel", "echo 'NVPM ERROR: not root'; exit 255")
-    assert doctor_nvidia.power_mode().found == "nvpmodel: NVPM ERROR: not root"
+    assert nvidia.check_power_mode().finding == "nvpmodel: NVPM ERROR: not root"
 
 
 def test_jetson_with_its_jetpack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = board(tmp_path, ORIN_RELEASE)
     put_tool(tmp_path, monkeypatch, "dpkg-query", "printf 'installed 6.2+b77'")
-    assert doctor_nvidia.is_jetson(root)
+    assert nvidia.is_jetson(root)
     text = "NVIDIA Jetson AGX Orin Developer Kit, L4T 36.4.3, JetPack 6.2"
-    assert doctor_nvidia.jetson(root) == Check("Jetson", Verdict.OK, text)
+    assert nvidia.check_jetson(root) == Check("Jetson", Verdict.OK, text)
     put_tool(tmp_path, monkeypatch, "dpkg-query", "echo 'no packages found' >&2; exit 1")
-    assert doctor_nvidia.jetson(root).remedy == (
+    assert nvidia.check_jetson(root).remedy == (
         "for CUDA and TensorRT of JetPack: sudo apt install nvidia-jetpack"
     )
 
 
 def test_a_jetpack_that_is_too_old(tmp_path: Path) -> None:
-    found = doctor_nvidia.jetson(board(tmp_path, JETPACK_6_0))
-    assert found.remedy == "its TensorRT is older than 10.3: install JetPack 6.1 or newer"
+    check = nvidia.check_jetson(board(tmp_path, JETPACK_6_0))
+    assert check.remedy == "its TensorRT is older than 10.3: install JetPack 6.1 or newer"
 
 
 def test_a_jetson_container_without_the_nvidia_runtime(tmp_path: Path) -> None:
     root = board(tmp_path, "")
     (root / "etc/nv_tegra_release").unlink()
-    assert doctor_nvidia.is_jetson(root)
-    remedy = doctor_nvidia.jetson(root).remedy
+    assert nvidia.is_jetson(root)
+    remedy = nvidia.check_jetson(root).remedy
     assert remedy is not None and "--runtime nvidia" in remedy
-    assert not doctor_nvidia.is_jetson(tmp_path / "elsewhere")
+    assert not nvidia.is_jetson(tmp_path / "elsewhere")
 
 
 def test_gpu_row(tmp_path: Path) -> None:
-    found = doctor_nvidia.gpu(Trial(gpu=ORIN), jetson=True, root=tmp_path)
-    assert found == Check("GPU", Verdict.OK, "Orin, sm_87, shared memory, CUDA 12.6")
-    old = doctor_nvidia.gpu(Trial(gpu=MAXWELL), jetson=False, root=tmp_path)
-    assert (old.verdict, old.found) == (
+    check = nvidia.check_gpu(Trial(gpu=ORIN), jetson=True, root=tmp_path)
+    assert check == Check("GPU", Verdict.OK, "Orin, sm_87, shared memory, CUDA 12.6")
+    old = nvidia.check_gpu(Trial(gpu=MAXWELL), jetson=False, root=tmp_path)
+    assert (old.verdict, old.finding) == (
         Verdict.WARN,
         "NVIDIA GeForce GTX 970, sm_52, 4.0 GB, CUDA 12.4",
     )
@@ -156,27 +151,27 @@ def test_gpu_row(tmp_path: Path) -> None:
 
 def test_no_gpu_and_a_gpu_without_a_driver(tmp_path: Path) -> None:
     failed = Trial(error="no driver")
-    assert doctor_nvidia.gpu(failed, jetson=False, root=tmp_path).verdict is Verdict.MISSING
+    assert nvidia.check_gpu(failed, jetson=False, root=tmp_path).verdict is Verdict.MISSING
     device = tmp_path / "sys/bus/pci/devices/0000:01:00.0"
     device.mkdir(parents=True)
     (device / "vendor").write_text("0x10de\n")
     (device / "class").write_text("0x030000\n")
-    found = doctor_nvidia.gpu(failed, jetson=False, root=tmp_path)
-    assert found.verdict is Verdict.FAILED
-    assert found.remedy == ("a GPU is on the PCI bus: install NVIDIA's driver 580 or newer, reboot")
+    check = nvidia.check_gpu(failed, jetson=False, root=tmp_path)
+    assert check.verdict is Verdict.FAILED
+    assert check.remedy == ("a GPU is on the PCI bus: install NVIDIA's driver 580 or newer, reboot")
 
 
 def test_driver_too_old_for_a_library() -> None:
-    assert too_old_driver(ORIN, 12) is None
-    assert too_old_driver(None, 13) is None
-    assert too_old_driver(ORIN, None) is None
-    assert too_old_driver(ORIN, 13) == (
-        "the driver serves CUDA 12.6, it needs CUDA 13: install driver 580+"
+    assert driver_remedy(ORIN, 12) is None
+    assert driver_remedy(None, 13) is None
+    assert driver_remedy(ORIN, None) is None
+    assert driver_remedy(ORIN, 13) == (
+        "the driver supports CUDA 12.6, the library needs CUDA 13: install driver 580+"
     )
 
 
 @pytest.mark.trt
 def test_cuda_of_an_installed_wheel() -> None:
     pytest.importorskip("tensorrt_rtx")
-    assert doctor_nvidia.cuda_of_package("tensorrt-rtx") in (12, 13)
-    assert doctor_nvidia.cuda_of_package("not-a-package") is None
+    assert nvidia.cuda_major_of_package("tensorrt-rtx") in (12, 13)
+    assert nvidia.cuda_major_of_package("not-a-package") is None

@@ -1,4 +1,4 @@
-"""Runs of plans against a driver and a TensorRT of Python: no GPU is here."""
+"""Runs plans with fakes of libcuda and TensorRT, because tests have no GPU."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from hybrid_deploy.target import Flavour
 
 
 class FakeLibrary:
-    """libcuda whose GPU memory is memory of this process."""
+    """A libcuda whose buffers lie in the RAM of this process."""
 
     def __init__(self, statuses: dict[str, int] | None = None) -> None:
         self.statuses = statuses or {}
         self.calls: list[str] = []
-        self.held: list[Any] = []
+        self.buffers: list[Any] = []
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> int:
@@ -47,8 +47,8 @@ class FakeLibrary:
         stream._obj.value = 77
 
     def do_cuMemAlloc_v2(self, address: Any, size: Any) -> None:  # noqa: N802
-        self.held.append(ctypes.create_string_buffer(size.value))
-        address._obj.value = ctypes.addressof(self.held[-1])
+        self.buffers.append(ctypes.create_string_buffer(size.value))
+        address._obj.value = ctypes.addressof(self.buffers[-1])
 
     def do_cuMemcpyHtoD_v2(self, address: Any, source: Any, size: Any) -> None:  # noqa: N802
         ctypes.memmove(address.value, source.value, size.value)
@@ -61,7 +61,7 @@ class FakeLibrary:
 
 
 class FakeContext:
-    """Writes what the graph must give, where it was told to."""
+    """Writes the expected outputs of a graph to the addresses that were set."""
 
     def __init__(self, graph: TinyGraph) -> None:
         self.graph = graph
@@ -91,14 +91,14 @@ def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
     return library
 
 
-def test_what_the_driver_says(library: FakeLibrary) -> None:
+def test_version_and_size_come_from_the_driver(library: FakeLibrary) -> None:
     driver = CudaDriver()
     assert driver.version() == "12.6"
     assert driver.memory_bytes() == 32 * 10**9
     assert driver.is_integrated()
 
 
-def test_an_error_of_the_driver_by_its_name(library: FakeLibrary) -> None:
+def test_an_error_of_the_driver_has_its_name(library: FakeLibrary) -> None:
     library.statuses["cuInit"] = 100
     with pytest.raises(BackendError, match=r"failed in cuInit: CUDA_ERROR_NO_DEVICE$"):
         CudaDriver()
@@ -121,11 +121,11 @@ def test_a_plan_runs_with_its_caches_in_place(library: FakeLibrary, graph: TinyG
     assert library.calls.count("cuStreamSynchronize") == 1
 
 
-def test_inputs_reach_the_gpu(library: FakeLibrary) -> None:
+def test_an_uploaded_array_is_downloaded_again(library: FakeLibrary) -> None:
     address = CudaDriver().upload(np.arange(4, dtype=np.float32))
-    back = np.zeros(4, np.float32)
-    CudaDriver().download(address, back)
-    assert back.tolist() == [0, 1, 2, 3]
+    downloaded = np.zeros(4, np.float32)
+    CudaDriver().download(address, downloaded)
+    assert downloaded.tolist() == [0, 1, 2, 3]
 
 
 def test_a_plan_that_does_not_load(library: FakeLibrary) -> None:

@@ -10,7 +10,7 @@ from tests.runtime.doctor.write_tiny_graphs import model
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_files_hold_what_the_script_makes(name: str) -> None:
+def test_files_equal_the_models_of_the_script(name: str) -> None:
     assert onnx.load(GRAPHS[name].file) == model(name)
 
 
@@ -19,6 +19,6 @@ def test_wrong_numbers_are_refused() -> None:
     FLOAT.check({"result": expected})
     with pytest.raises(BackendError, match=r"^wrong numbers: result is off by 0\.5$"):
         FLOAT.check({"result": expected + np.float32(0.5)})
-    nan = replace(FLOAT, expected={"result": np.zeros(1)})
+    graph = replace(FLOAT, expected={"result": np.zeros(1)})
     with pytest.raises(BackendError, match="off by nan"):
-        nan.check({"result": np.full(1, np.nan)})
+        graph.check({"result": np.full(1, np.nan)})

@@ -57,12 +57,12 @@ WEIGHTS: dict[str, dict[str, NDArray[Any]]] = {
 
 
 def model(name: str) -> onnx.ModelProto:
-    """Makes one graph from its text and its numbers."""
-    made = onnx.parser.parse_model(TEXTS[name])
+    """Returns the model of one graph, from its text and its weights."""
+    graph_model = onnx.parser.parse_model(TEXTS[name])
     for key, value in WEIGHTS[name].items():
-        made.graph.initializer.append(numpy_helper.from_array(value, key))
-    onnx.checker.check_model(made, full_check=True)
-    return made
+        graph_model.graph.initializer.append(numpy_helper.from_array(value, key))
+    onnx.checker.check_model(graph_model, full_check=True)
+    return graph_model
 
 
 if __name__ == "__main__":

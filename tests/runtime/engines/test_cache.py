@@ -26,7 +26,7 @@ def never() -> BuiltPlan:
     raise AssertionError("the engine is in the cache and was built again")
 
 
-def built() -> BuiltPlan:
+def new_plan() -> BuiltPlan:
     return BuiltPlan(PLAN, 1.5)
 
 
@@ -51,13 +51,13 @@ def spoil_the_record(entry: Path) -> None:
 
 
 def swap_for_another_engine(entry: Path) -> None:
-    other = EngineCache(entry.parent).get_or_build({"graph": "other"}, built).path.parent
+    other = EngineCache(entry.parent).get_or_build({"graph": "other"}, new_plan).path.parent
     for name in (PLAN_FILE, RECORD_FILE):
         (entry / name).write_bytes((other / name).read_bytes())
 
 
-def test_second_request_is_served_from_disk(tmp_path: Path) -> None:
-    first = EngineCache(tmp_path).get_or_build(SHAPED_BY, built)
+def test_second_request_is_read_from_disk(tmp_path: Path) -> None:
+    first = EngineCache(tmp_path).get_or_build(SHAPED_BY, new_plan)
     second = EngineCache(tmp_path).get_or_build(SHAPED_BY, never)
     assert not first.from_cache
     assert second.from_cache
@@ -68,8 +68,8 @@ def test_second_request_is_served_from_disk(tmp_path: Path) -> None:
 
 def test_another_description_is_another_engine(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
-    first = cache.get_or_build(SHAPED_BY, built)
-    second = cache.get_or_build(SHAPED_BY | {"target": "rtx:sm_89"}, built)
+    first = cache.get_or_build(SHAPED_BY, new_plan)
+    second = cache.get_or_build(SHAPED_BY | {"target": "rtx:sm_89"}, new_plan)
     assert not second.from_cache
     assert second.path != first.path
 
@@ -91,20 +91,20 @@ def test_key_ignores_the_order_of_entries() -> None:
 )
 def test_damaged_engine_is_built_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     cache = EngineCache(tmp_path)
-    path = cache.get_or_build(SHAPED_BY, built).path
+    path = cache.get_or_build(SHAPED_BY, new_plan).path
     damage(path.parent)
     with pytest.raises(BuildError, match="cached engine"):
         read_plan(path)
-    told: list[str] = []
-    again = cache.get_or_build(SHAPED_BY, built, told.append)
+    messages: list[str] = []
+    again = cache.get_or_build(SHAPED_BY, new_plan, messages.append)
     assert not again.from_cache
     assert read_plan(again.path) == PLAN
-    assert len(told) == 1
-    assert told[0].endswith("; building it again")
+    assert len(messages) == 1
+    assert messages[0].endswith("; building it again")
 
 
 def test_plan_of_another_version_is_not_read(tmp_path: Path) -> None:
-    path = EngineCache(tmp_path).get_or_build(SHAPED_BY | {"version": "1.6"}, built).path
+    path = EngineCache(tmp_path).get_or_build(SHAPED_BY | {"version": "1.6"}, new_plan).path
     assert read_plan(path, "1.6") == PLAN
     with pytest.raises(BuildError) as caught:
         read_plan(path, "1.7")
@@ -113,8 +113,8 @@ def test_plan_of_another_version_is_not_read(tmp_path: Path) -> None:
     )
 
 
-def test_truncated_plan_says_its_sizes(tmp_path: Path) -> None:
-    path = EngineCache(tmp_path).get_or_build(SHAPED_BY, built).path
+def test_error_of_a_truncated_plan_names_both_sizes(tmp_path: Path) -> None:
+    path = EngineCache(tmp_path).get_or_build(SHAPED_BY, new_plan).path
     truncate(path.parent)
     with pytest.raises(BuildError, match="has 2047 bytes and was built with 2048"):
         read_plan(path)
@@ -124,7 +124,7 @@ def test_truncated_plan_says_its_sizes(tmp_path: Path) -> None:
 
 def test_last_used_is_the_last_read(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
-    first, second = (cache.get_or_build({"graph": name}, built).path for name in "ab")
+    first, second = (cache.get_or_build({"graph": name}, new_plan).path for name in "ab")
     for path in (first, second):
         for file in path.parent.iterdir():
             os.utime(file, (1000, 1000))
@@ -136,9 +136,9 @@ def test_last_used_is_the_last_read(tmp_path: Path) -> None:
     assert [engine.built_at for engine in list_engines(cache)] == [1000, 1000]
 
 
-def test_what_killed_builds_left_is_deleted(tmp_path: Path) -> None:
+def test_leftovers_of_killed_builds_are_deleted(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
-    path = cache.get_or_build(SHAPED_BY, built).path
+    path = cache.get_or_build(SHAPED_BY, new_plan).path
     (tmp_path / f".{path.parent.name}.abcd").mkdir()
     delete_leftovers(cache)
     assert [entry for entry in tmp_path.iterdir() if entry.is_dir()] == [path.parent]
@@ -152,7 +152,7 @@ def test_failed_build_leaves_nothing_that_could_be_used(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="refused"):
         cache.get_or_build(SHAPED_BY, fails)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
-    assert not cache.get_or_build(SHAPED_BY, built).from_cache
+    assert not cache.get_or_build(SHAPED_BY, new_plan).from_cache
 
 
 def test_simultaneous_requests_build_once(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_simultaneous_requests_build_once(tmp_path: Path) -> None:
         builds.append(1)
         inside.set()
         assert release.wait(10)
-        return built()
+        return new_plan()
 
     request = threading.Thread(target=lambda: EngineCache(tmp_path).get_or_build(SHAPED_BY, slow))
     other = threading.Thread(target=lambda: EngineCache(tmp_path).get_or_build(SHAPED_BY, slow))
@@ -179,13 +179,13 @@ def test_simultaneous_requests_build_once(tmp_path: Path) -> None:
     assert builds == [1]
 
 
-def test_folder_belongs_to_its_user_alone(tmp_path: Path) -> None:
+def test_only_the_user_can_open_the_folder(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path / "engines")
-    cache.get_or_build(SHAPED_BY, built)
+    cache.get_or_build(SHAPED_BY, new_plan)
     assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
 
 
-def test_unusable_folder_says_what_to_do(tmp_path: Path) -> None:
+def test_unusable_folder_has_a_remedy(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"")
     with pytest.raises(InputError) as caught:

@@ -1,4 +1,4 @@
-"""Engines that must not be loaded here, told by their records alone."""
+"""Engines that must not be loaded here, recognised by their records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TURING = LocalGpu("Tesla T4", "7.5")
 ORIN = LocalGpu("Orin", "8.7")
 
 
-def shaped(target: str, gpu: LocalGpu | None = None, **settings: object) -> dict[str, Any]:
+def shaped_by(target: str, gpu: LocalGpu | None = None, **settings: object) -> dict[str, Any]:
     return {
         "flavour": "rtx" if target.startswith("rtx") else "tensorrt",
         "version": "10.16.1",
@@ -36,10 +36,10 @@ def shaped(target: str, gpu: LocalGpu | None = None, **settings: object) -> dict
 @pytest.mark.parametrize(
     ("record", "gpu"),
     [
-        (shaped("rtx:sm_89"), ADA),
-        (shaped("rtx:any"), ADA),
-        (shaped("local", ORIN), ORIN),
-        (shaped("local", hardware_compatible=True), ADA),
+        (shaped_by("rtx:sm_89"), ADA),
+        (shaped_by("rtx:any"), ADA),
+        (shaped_by("local", ORIN), ORIN),
+        (shaped_by("local", hardware_compatible=True), ADA),
     ],
 )
 def test_engine_runs_where_it_was_built_for(record: dict[str, Any], gpu: LocalGpu) -> None:
@@ -49,12 +49,12 @@ def test_engine_runs_where_it_was_built_for(record: dict[str, Any], gpu: LocalGp
 @pytest.mark.parametrize(
     ("record", "gpu", "built_for", "here"),
     [
-        (shaped("rtx:sm_86"), ADA, "sm_86", "NVIDIA L4 (sm_89)"),
-        (shaped("rtx:any"), TURING, "GPUs from Ampere (sm_80) on", "Tesla T4 (sm_75)"),
-        (shaped("local", ORIN), ADA, "Orin (sm_87)", "NVIDIA L4 (sm_89)"),
-        (shaped("local", LocalGpu("L40", "8.9")), ADA, "L40 (sm_89)", "NVIDIA L4 (sm_89)"),
+        (shaped_by("rtx:sm_86"), ADA, "sm_86", "NVIDIA L4 (sm_89)"),
+        (shaped_by("rtx:any"), TURING, "GPUs from Ampere (sm_80) on", "Tesla T4 (sm_75)"),
+        (shaped_by("local", ORIN), ADA, "Orin (sm_87)", "NVIDIA L4 (sm_89)"),
+        (shaped_by("local", LocalGpu("L40", "8.9")), ADA, "L40 (sm_89)", "NVIDIA L4 (sm_89)"),
         (
-            shaped("local", hardware_compatible=True),
+            shaped_by("local", hardware_compatible=True),
             TURING,
             "GPUs from Ampere (sm_80) on",
             "Tesla T4 (sm_75)",
@@ -70,7 +70,7 @@ def test_engine_of_another_gpu(
 
 
 def test_engine_of_another_version() -> None:
-    record = shaped("local", ORIN)
+    record = shaped_by("local", ORIN)
     assert version_mismatch(record, "10.16.1") is None
     assert version_mismatch(record, "11.4.1") == (
         "was made by TensorRT 10.16.1, 11.4.1 is installed; build it again"
@@ -80,23 +80,23 @@ def test_engine_of_another_version() -> None:
 
 @pytest.mark.parametrize(("version", "fits"), [("10.17", True), ("11.4.1", True), ("10.3", False)])
 def test_compatible_engine_runs_with_later_versions_only(version: str, fits: bool) -> None:
-    record = shaped("local", ORIN, version_compatible=True)
+    record = shaped_by("local", ORIN, version_compatible=True)
     assert is_version_compatible(record)
     assert (version_mismatch(record, version) is None) is fits
 
 
 def test_engine_of_the_other_product() -> None:
-    assert flavour_mismatch(shaped("rtx:any"), Flavour.RTX) is None
-    assert flavour_mismatch(shaped("rtx:any"), Flavour.TENSORRT) == (
+    assert flavour_mismatch(shaped_by("rtx:any"), Flavour.RTX) is None
+    assert flavour_mismatch(shaped_by("rtx:any"), Flavour.TENSORRT) == (
         "was made by TensorRT-RTX, this is TensorRT; build it for that"
     )
 
 
 def test_foreign_engine_is_refused_before_its_plan_is_read(tmp_path: Path) -> None:
-    record = shaped("rtx:sm_86")
+    record = shaped_by("rtx:sm_86")
     cached = EngineCache(tmp_path).get_or_build(record, lambda: BuiltPlan(b"native code", 1.0))
     assert read_plan(cached.path, "10.16.1", flavour=Flavour.RTX) == b"native code"
-    (cached.path.parent / PLAN_FILE).unlink()  # a look at it would be another error
+    (cached.path.parent / PLAN_FILE).unlink()  # reading the plan would raise another error
     with pytest.raises(BuildError) as caught:
         read_plan(cached.path, "10.16.1", flavour=Flavour.RTX, gpu=ADA)
     assert str(caught.value) == (

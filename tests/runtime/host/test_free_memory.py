@@ -2,9 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.runtime.engines.cache import PlanRecord
-from hybrid_deploy.runtime.engines.memory_check import needed_memory_bytes
-from hybrid_deploy.runtime.host.free_memory import free_memory_bytes
+from hybrid_deploy.runtime.host.free_memory import free_ram_bytes
 
 MIB = 1 << 20
 
@@ -17,21 +15,21 @@ def write(root: Path, files: dict[str, str]) -> None:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
-    """A machine with 4 GiB available."""
+    """The root folder of a machine with 4 GiB of available RAM."""
     write(tmp_path, {"proc/meminfo": f"MemTotal: 9 kB\nMemAvailable:   {4096 * 1024} kB\n"})
     return tmp_path
 
 
 def test_machine_without_limits(machine: Path) -> None:
-    assert free_memory_bytes(machine) == 4096 * MIB
+    assert free_ram_bytes(machine) == 4096 * MIB
 
 
-def test_unknown_system(tmp_path: Path) -> None:
-    assert free_memory_bytes(tmp_path) is None
+def test_system_without_meminfo(tmp_path: Path) -> None:
+    assert free_ram_bytes(tmp_path) is None
 
 
-def test_this_machine_tells() -> None:
-    free_bytes = free_memory_bytes()
+def test_this_machine() -> None:
+    free_bytes = free_ram_bytes()
     assert free_bytes is not None and free_bytes > MIB
 
 
@@ -47,7 +45,7 @@ def test_limit_of_a_parent_group(machine: Path) -> None:
             "sys/fs/cgroup/outer/inner/memory.current": "5\n",
         },
     )
-    assert free_memory_bytes(machine) == 500 * MIB
+    assert free_ram_bytes(machine) == 500 * MIB
 
 
 def test_first_version_of_control_groups(machine: Path) -> None:
@@ -59,10 +57,4 @@ def test_first_version_of_control_groups(machine: Path) -> None:
             "sys/fs/cgroup/memory/memory.usage_in_bytes": str(100 * MIB),
         },
     )
-    assert free_memory_bytes(machine) == 200 * MIB
-
-
-def test_last_build_is_better_than_an_estimate() -> None:
-    assert needed_memory_bytes(1000 * MIB, 10 * MIB, None) == 250_000_000 + 3010 * MIB
-    last = PlanRecord("", 1, 1.0, {}, peak_bytes=7)
-    assert needed_memory_bytes(1000 * MIB, None, last) == 7
+    assert free_ram_bytes(machine) == 200 * MIB

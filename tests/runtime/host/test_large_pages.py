@@ -1,17 +1,24 @@
-"""Memory on large pages: the kernel does it, what is in it stays, and only new memory is moved."""
+"""Large pages: the kernel moves new RAM onto them, and the contents of that RAM stay the same."""
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.runtime.host import large_pages
-from hybrid_deploy.runtime.host.large_pages import LargePages, anonymous_ranges, collapse, without
+from hybrid_deploy.runtime.host.large_pages import (
+    LargePages,
+    anonymous_ranges,
+    collapse,
+    subtract_ranges,
+)
 from hybrid_deploy.runtime.session.session import load_session
 
 _OFFERED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -19,7 +26,7 @@ _BYTES = 16 << 20
 
 
 def offered() -> bool:
-    """Returns whether this kernel moves pages when asked: Linux 6.1, not switched off."""
+    """Returns whether this kernel moves pages on request: Linux 6.1 or later, not switched off."""
     if not _OFFERED.exists() or "[never]" in _OFFERED.read_text():
         return False
     release = Path("/proc/sys/kernel/osrelease").read_text().split(".")
@@ -27,18 +34,18 @@ def offered() -> bool:
 
 
 def large_bytes(address: int) -> int:
-    """Returns how much of the mapping at an address lies on large pages."""
-    here = False
+    """Returns how many bytes of the mapping at an address lie on large pages."""
+    inside = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
-            here = int(bounds[1], 16) <= address < int(bounds[2], 16)
-        elif here and (found := re.match(r"AnonHugePages:\s+(\d+) kB", line)):
-            return int(found[1]) << 10
+            inside = int(bounds[1], 16) <= address < int(bounds[2], 16)
+        elif inside and (size := re.match(r"AnonHugePages:\s+(\d+) kB", line)):
+            return int(size[1]) << 10
     return 0
 
 
 class Mapped:
-    """Memory of its own mapping, filled."""
+    """A mapping of its own, filled with numbers."""
 
     def __init__(self) -> None:
         self._map = mmap.mmap(-1, _BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -48,8 +55,8 @@ class Mapped:
         self.middle = self.first + _BYTES // 2
 
 
-@pytest.mark.skipif(not offered(), reason="this kernel moves no pages when asked")
-def test_the_second_use_moves_what_is_new_and_keeps_its_numbers() -> None:
+@pytest.mark.skipif(not offered(), reason="this kernel moves no pages on request")
+def test_the_second_use_moves_new_ram_and_keeps_its_contents() -> None:
     old = Mapped()
     before = large_bytes(old.middle)
     pages = LargePages()
@@ -60,22 +67,22 @@ def test_the_second_use_moves_what_is_new_and_keeps_its_numbers() -> None:
     probe = Mapped()
     collapse([(probe.first, probe.first + _BYTES)])
     if not large_bytes(probe.middle):
-        pytest.skip("no memory is left for large pages")
+        pytest.skip("no RAM is left for large pages")
     pages.use()
     assert large_bytes(new.middle) >= _BYTES // 2  # its ends need not be aligned
     assert large_bytes(old.middle) == before
     np.testing.assert_array_equal(new.cells, expected)
 
 
-def test_ranges_without_others() -> None:
-    assert without([(0, 10), (20, 30)], []) == [(0, 10), (20, 30)]
-    assert without([(0, 10), (20, 30)], [(0, 10)]) == [(20, 30)]
-    assert without([(0, 30)], [(5, 10), (12, 13), (29, 40)]) == [(0, 5), (10, 12), (13, 29)]
-    assert without([(5, 10)], [(0, 20)]) == []
-    assert without([(5, 10)], [(0, 5), (10, 20)]) == [(5, 10)]
+def test_ranges_are_subtracted() -> None:
+    assert subtract_ranges([(0, 10), (20, 30)], []) == [(0, 10), (20, 30)]
+    assert subtract_ranges([(0, 10), (20, 30)], [(0, 10)]) == [(20, 30)]
+    assert subtract_ranges([(0, 30)], [(5, 10), (12, 13), (29, 40)]) == [(0, 5), (10, 12), (13, 29)]
+    assert subtract_ranges([(5, 10)], [(0, 20)]) == []
+    assert subtract_ranges([(5, 10)], [(0, 5), (10, 20)]) == [(5, 10)]
 
 
-def test_only_memory_without_a_file_counts(tmp_path: Path) -> None:
+def test_only_writable_ram_without_a_file_is_anonymous(tmp_path: Path) -> None:
     maps = tmp_path / "maps"
     maps.write_text(
         "00400000-00500000 r-xp 00000000 08:01 12 /usr/bin/python3\n"
@@ -86,30 +93,43 @@ def test_only_memory_without_a_file_counts(tmp_path: Path) -> None:
         "7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0 [stack]\n"
     )
     assert anonymous_ranges(maps) == [(0x1000000, 0x2000000), (0x7F0000000000, 0x7F0000400000)]
-    assert anonymous_ranges(tmp_path / "none") == []
+    assert anonymous_ranges(tmp_path / "absent") == []
 
 
-def test_where_the_system_has_no_large_pages_nothing_happens(
+def test_a_kernel_without_large_pages_is_not_asked_for_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(large_pages, "_PAGE_BYTES", tmp_path / "none")
-    collapse([(0, 1 << 40)])
+    requests: list[tuple[int, int, int]] = []
+
+    def madvise(address: int, length: int, advice: int) -> int:
+        requests.append((address, length, advice))
+        return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(madvise=madvise))
+    (tmp_path / "page_bytes").write_text("4096\n")
+    monkeypatch.setattr(large_pages, "_PAGE_BYTES", tmp_path / "page_bytes")
+    collapse([(1, 3 * 4096)])
+    assert requests == [(4096, 2 * 4096, 14), (4096, 2 * 4096, 25)]  # MADV_HUGEPAGE, _COLLAPSE
+    requests.clear()
+    monkeypatch.setattr(large_pages, "_PAGE_BYTES", tmp_path / "absent")
+    collapse([(1, 3 * 4096)])
+    assert requests == []
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_a_session_moves_its_pages_once_unless_told_not_to(
-    tiny_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_session_moves_its_pages_once_and_only_if_enabled(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch, enabled: bool
 ) -> None:
-    moved: list[list[large_pages.Range]] = []
+    moved: list[list[large_pages.AddressRange]] = []
     monkeypatch.setattr(large_pages, "collapse", moved.append)
-    session = load_session(tiny_path, large_pages=wanted)
+    session = load_session(tiny_path, large_pages=enabled)
     image = {"image": np.zeros((1, 1, 8, 8), np.float32)}
     for uses in range(1, 4):
         session.run_arrays(image)
-        assert len(moved) == (wanted and uses > 1)
+        assert len(moved) == (enabled and uses > 1)
 
 
-def test_tokens_stay_what_they_were(tiny_path: Path) -> None:
+def test_tokens_are_the_same_before_and_after_the_move(tiny_path: Path) -> None:
     images = np.random.default_rng(3).standard_normal((4, 1, 8, 24)).astype(np.float32)
     session = load_session(tiny_path)
     first, second, third = (session.run_arrays({"image": images})[0] for _ in range(3))

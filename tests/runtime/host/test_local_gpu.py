@@ -6,7 +6,7 @@ from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 
 
 class FakeDriver:
-    """The four functions of libcuda that are called, writing through their pointers."""
+    """The four functions of libcuda that `local_gpu` calls."""
 
     def __init__(self, status: int = 0) -> None:
         self.status = status

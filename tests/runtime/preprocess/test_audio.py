@@ -1,7 +1,8 @@
-"""Speech features against the feature extractors of transformers, and files that go wrong."""
+"""Speech features against the feature extractors of transformers, and unusable sound files."""
 
 from __future__ import annotations
 
+import sys
 import wave
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ WAVEFORM = AudioInput("input_values", RATE, Waveform(normalize=True), mask="atte
 
 
 def speech(seconds: float, seed: int = 0) -> NDArray[np.float32]:
-    """Returns a chirp that swells, with noise: every filter gets something."""
+    """Returns a chirp of rising volume with noise, so that no filter is empty."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * RATE)) / RATE
     tone = np.sin(2 * np.pi * (200 + 1500 * time) * time) * np.clip(time, 0.05, 0.6)
@@ -48,25 +49,26 @@ def extractor(name: str, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize("mels", [80, 128])
-def test_log_mel_is_whispers(mels: int) -> None:
+def test_log_mel_equals_whispers(mels: int) -> None:
     whisper = extractor("WhisperFeatureExtractor", feature_size=mels, chunk_length=2)
     signals = [speech(1.37), speech(2.0, seed=1), np.zeros(800, np.float32)]
     spec = msgspec.structs.replace(LOG_MEL, features=LogMel(mels, 400, 160, 2 * RATE))
-    ours = batch_audio(signals, spec)
-    theirs = whisper(signals, sampling_rate=RATE, return_attention_mask=True, return_tensors="np")
-    assert ours["input_features"].shape == (3, mels, 200)
-    # They sum in float32 with torch, we in float64. The faintest band that is kept has a 10000th
-    # of the loudest amplitude, and so 10000 times its relative error, in a logarithm over 4.
+    actual = batch_audio(signals, spec)
+    expected = whisper(signals, sampling_rate=RATE, return_attention_mask=True, return_tensors="np")
+    assert actual["input_features"].shape == (3, mels, 200)
+    # transformers sums in float32 with torch, `log_mel` in float64. The faintest band above the
+    # floor has a 10000th of the loudest amplitude, and so 10000 times its relative error, in a
+    # logarithm that is divided by 4.
     faint = 10_000 / (2 * np.log(10))
     assert_close_in_float32(
-        ours["input_features"], theirs["input_features"], size=faint, roundings=4
+        actual["input_features"], expected["input_features"], size=faint, roundings=4
     )
-    np.testing.assert_array_equal(ours["attention_mask"], theirs["attention_mask"])
+    np.testing.assert_array_equal(actual["attention_mask"], expected["attention_mask"])
 
 
 @pytest.mark.parametrize(("center", "scale"), [(True, True), (True, False), (False, False)])
-def test_filter_bank_is_speech_to_texts(center: bool, scale: bool) -> None:
-    theirs = extractor(
+def test_filter_bank_equals_speech_to_texts(center: bool, scale: bool) -> None:
+    reference = extractor(
         "Speech2TextFeatureExtractor",
         do_ceptral_normalize=center or scale,
         normalize_means=center,
@@ -74,40 +76,40 @@ def test_filter_bank_is_speech_to_texts(center: bool, scale: bool) -> None:
     )
     signals = [speech(0.8), speech(0.5, seed=1)]
     spec = msgspec.structs.replace(FILTER_BANK, features=FilterBank(80, center, scale))
-    ours = batch_audio(signals, spec)
-    wanted = theirs(signals, sampling_rate=RATE, padding=True, return_tensors="np")
-    assert ours["input_features"].shape == (2, 78, 80)
-    assert_close_in_float32(ours["input_features"], wanted["input_features"])
-    np.testing.assert_array_equal(ours["attention_mask"], wanted["attention_mask"])
+    actual = batch_audio(signals, spec)
+    expected = reference(signals, sampling_rate=RATE, padding=True, return_tensors="np")
+    assert actual["input_features"].shape == (2, 78, 80)
+    assert_close_in_float32(actual["input_features"], expected["input_features"])
+    np.testing.assert_array_equal(actual["attention_mask"], expected["attention_mask"])
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_waveform_is_moonshines(normalize: bool) -> None:
-    theirs = extractor(
+def test_waveform_equals_moonshines(normalize: bool) -> None:
+    reference = extractor(
         "Wav2Vec2FeatureExtractor", do_normalize=normalize, return_attention_mask=True
     )
     signals = [speech(0.8), speech(0.5, seed=1)]
     spec = msgspec.structs.replace(WAVEFORM, features=Waveform(normalize))
-    ours = batch_audio(signals, spec)
-    wanted = theirs(signals, sampling_rate=RATE, padding=True, return_tensors="np")
-    assert_close_in_float32(ours["input_values"], wanted["input_values"])
-    np.testing.assert_array_equal(ours["attention_mask"], wanted["attention_mask"])
+    actual = batch_audio(signals, spec)
+    expected = reference(signals, sampling_rate=RATE, padding=True, return_tensors="np")
+    assert_close_in_float32(actual["input_values"], expected["input_values"])
+    np.testing.assert_array_equal(actual["attention_mask"], expected["attention_mask"])
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
 def test_pcm_of_every_width(tmp_path: Path, width: int) -> None:
     signal = speech(0.1)
     scale = 1 << (8 * width - 1)
-    whole = np.round(signal.astype(np.float64) * (scale - 1)).astype(np.int64)
+    levels = np.round(signal.astype(np.float64) * (scale - 1)).astype(np.int64)
     data = b"".join(
         int(v + 128).to_bytes(1, "little")
         if width == 1
         else int(v).to_bytes(width, "little", signed=True)
-        for v in whole
+        for v in levels
     )
     loaded = load_audio(write_wav(tmp_path / "a.wav", data, width=width), RATE)
     assert loaded.dtype == np.float32
-    # of numbers up to 1: two steps of the file, and their rounding to float32
+    # two quantization steps of the file, and the rounding of numbers up to 1 to float32
     np.testing.assert_allclose(loaded, signal, rtol=0, atol=2 / scale + 1e-7)
 
 
@@ -117,14 +119,14 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     assert load_audio(path, RATE).tolist() == [0.25, -0.5]
 
 
-def test_wrong_rate_says_how_to_convert(tmp_path: Path) -> None:
+def test_error_of_a_wrong_rate_names_the_conversion(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "a.wav", bytes(200), rate=44100)
     message = r"a\.wav has 44100 samples per second, the model takes 16000; convert it with: "
     with pytest.raises(InputError, match=message + r"ffmpeg -i \S*a\.wav -ar 16000 -ac 1"):
         prepare([path], WAVEFORM)
 
 
-def test_bad_files(tmp_path: Path) -> None:
+def test_unusable_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no sound: it is empty"):
         prepare([write_wav(tmp_path / "empty.wav", b"")], WAVEFORM)
     with pytest.raises(InputError, match=r"no\.wav does not exist"):
@@ -138,7 +140,7 @@ def test_bad_files(tmp_path: Path) -> None:
 
 
 def test_other_formats_need_soundfile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
+    monkeypatch.setitem(sys.modules, "soundfile", None)
     (tmp_path / "a.mp3").write_bytes(b"ID3" + bytes(64))
     with pytest.raises(InputError, match=r"a\.mp3 is not PCM in a WAV file; convert it with"):
         load_audio(tmp_path / "a.mp3", RATE)
@@ -161,7 +163,7 @@ def test_unequal_lengths_need_a_mask() -> None:
     assert list(batch_audio([speech(0.2)] * 2, spec)) == ["input_values"]
 
 
-def test_silence_stays_finite() -> None:
+def test_features_of_silence_are_finite() -> None:
     silence = np.zeros(RATE, np.float32)
     for spec in (LOG_MEL, FILTER_BANK, WAVEFORM):
         assert np.isfinite(batch_audio([silence], spec)[spec.name]).all()

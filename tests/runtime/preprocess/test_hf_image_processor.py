@@ -1,4 +1,4 @@
-"""Pictures against the image processors of transformers, in their Pillow form."""
+"""Pictures against the image processors of transformers that use Pillow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SIZES = [(37, 61), (64, 48), (90, 31), (24, 24)]
 
 
 def picture(width: int, height: int, *, margin: int = 0) -> Image.Image:
-    """Returns smooth colours with noise, and a white margin."""
+    """Returns a picture of smooth colours with noise and a white margin."""
     rng = np.random.default_rng(width * height)
     rows, columns = np.mgrid[:height, :width]
     waves = 110 * (np.sin(rows / 5)[..., None] * np.cos(columns / 7)[..., None] + 1)
@@ -45,8 +45,8 @@ def picture(width: int, height: int, *, margin: int = 0) -> Image.Image:
 def processor(name: str, **settings: Any) -> Any:
     pytest.importorskip("transformers")
     module = importlib.import_module(f"transformers.models.{name}.image_processing_pil_{name}")
-    (found,) = (n for n in module.__all__ if n.endswith("ImageProcessorPil"))
-    return getattr(module, found)(**settings)
+    (class_name,) = (n for n in module.__all__ if n.endswith("ImageProcessorPil"))
+    return getattr(module, class_name)(**settings)
 
 
 CASES: dict[str, tuple[str, dict[str, Any], tuple[PixelStep, ...], tuple[float, ...]]] = {
@@ -103,32 +103,32 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[PixelStep, ...], tuple[float, 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("case", CASES)
-def test_pixels_are_the_processors(case: str, size: tuple[int, int]) -> None:
+def test_pixels_equal_the_processors(case: str, size: tuple[int, int]) -> None:
     name, settings, steps, mean = CASES[case]
-    theirs = processor(name, **settings)
+    reference = processor(name, **settings)
     image = picture(*size, margin=6 if name == "nougat" else 0)
-    spec = PixelsInput("pixel_values", steps, mean=mean, std=tuple(theirs.image_std))
-    ours = batch_pixels([image], spec)
-    wanted = np.stack(theirs(image)["pixel_values"])
-    assert ours.dtype == np.float32
-    assert ours.shape == wanted.shape
-    assert_close_in_float32(ours, wanted)
+    spec = PixelsInput("pixel_values", steps, mean=mean, std=tuple(reference.image_std))
+    actual = batch_pixels([image], spec)
+    expected = np.stack(reference(image)["pixel_values"])
+    assert actual.dtype == np.float32
+    assert actual.shape == expected.shape
+    assert_close_in_float32(actual, expected)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_resizing_within_bounds(size: tuple[int, int]) -> None:
-    theirs = processor("vit", size={"max_height": 40, "max_width": 50})
+    reference = processor("vit", size={"max_height": 40, "max_width": 50})
     spec = PixelsInput("x", (ResizeWithin(40, 50),), mean=HALF, std=HALF)
-    wanted = np.stack(theirs(picture(*size))["pixel_values"])
-    assert_close_in_float32(batch_pixels([picture(*size)], spec), wanted)
+    expected = np.stack(reference(picture(*size))["pixel_values"])
+    assert_close_in_float32(batch_pixels([picture(*size)], spec), expected)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_shortest_edge_with_a_longest(size: tuple[int, int]) -> None:
-    theirs = processor("vit", size={"shortest_edge": 30, "longest_edge": 44})
+def test_shortest_edge_with_a_limit_of_the_longest(size: tuple[int, int]) -> None:
+    reference = processor("vit", size={"shortest_edge": 30, "longest_edge": 44})
     spec = PixelsInput("x", (ResizeShortestEdge(30, 44),), mean=HALF, std=HALF)
-    wanted = np.stack(theirs(picture(*size))["pixel_values"])
-    assert_close_in_float32(batch_pixels([picture(*size)], spec), wanted)
+    expected = np.stack(reference(picture(*size))["pixel_values"])
+    assert_close_in_float32(batch_pixels([picture(*size)], spec), expected)
 
 
 def test_without_scale_and_mean() -> None:
@@ -139,12 +139,12 @@ def test_without_scale_and_mean() -> None:
     assert grey.shape == (1, 1, 20, 20)
 
 
-def test_grey_pictures_become_colour() -> None:
-    theirs = processor("vit", size={"height": 16, "width": 16}, do_convert_rgb=True)
+def test_grey_pictures_are_converted_to_colour() -> None:
+    reference = processor("vit", size={"height": 16, "width": 16}, do_convert_rgb=True)
     grey = picture(30, 20).convert("L")
     spec = PixelsInput("x", (Resize(16, 16),), mean=HALF, std=HALF)
-    wanted = np.stack(theirs(grey)["pixel_values"])
-    assert_close_in_float32(batch_pixels([grey], spec), wanted)
+    expected = np.stack(reference(grey)["pixel_values"])
+    assert_close_in_float32(batch_pixels([grey], spec), expected)
 
 
 def test_unequal_sizes_do_not_form_a_batch() -> None:
@@ -162,11 +162,11 @@ def test_picture_larger_than_its_padding() -> None:
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("normalize", [True, False])
-def test_patches_are_pix2structs(size: tuple[int, int], normalize: bool) -> None:
-    theirs = processor("pix2struct", max_patches=20, do_normalize=normalize)
+def test_patches_equal_pix2structs(size: tuple[int, int], normalize: bool) -> None:
+    reference = processor("pix2struct", max_patches=20, do_normalize=normalize)
     spec = PatchesInput("flattened_patches", "attention_mask", 20, 16, 16, normalize)
-    ours = batch_patches([picture(*size)], spec)
-    wanted = theirs(picture(*size), return_tensors="np")
-    assert_close_in_float32(ours["flattened_patches"], wanted["flattened_patches"])
-    np.testing.assert_array_equal(ours["attention_mask"], wanted["attention_mask"])
-    assert ours["attention_mask"].dtype == np.float32
+    actual = batch_patches([picture(*size)], spec)
+    expected = reference(picture(*size), return_tensors="np")
+    assert_close_in_float32(actual["flattened_patches"], expected["flattened_patches"])
+    np.testing.assert_array_equal(actual["attention_mask"], expected["attention_mask"])
+    assert actual["attention_mask"].dtype == np.float32

@@ -1,4 +1,4 @@
-"""Videos: which frames are taken, and what becomes of them."""
+"""Videos: the frames that are read, and the batches that are made of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from hybrid_deploy.bundle.input_specs import FramesInput, PixelsInput, Resize
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.preprocess.prepare import file_kind, prepare
-from hybrid_deploy.runtime.preprocess.video_frames import even_places
+from hybrid_deploy.runtime.preprocess.video_frames import evenly_spaced_indices
 
 PICTURE = PixelsInput("picture", (Resize(4, 4),), mode="L")
 SPEC = FramesInput("video", PICTURE, frames=4, mask="seen")
@@ -28,13 +28,13 @@ def write_folder(folder: Path, greys: tuple[int, ...]) -> Path:
 
 
 def write_animation(path: Path, greys: tuple[int, ...]) -> Path:
-    first, *others = (Image.new("L", (6, 5), grey) for grey in greys)
-    first.save(path, save_all=True, append_images=others, lossless=True)
+    first, *rest = (Image.new("L", (6, 5), grey) for grey in greys)
+    first.save(path, save_all=True, append_images=rest, lossless=True)
     return path
 
 
 def greys_of(video: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> list[int]:
-    """Returns the grey of each frame (channels, height, width), which is the same everywhere."""
+    """Returns the grey level of each frame; all pixels of a frame are equal."""
     return [round(float(frame.mean()) * 255) for frame in video]
 
 
@@ -49,7 +49,7 @@ def test_frames_at_even_distances(tmp_path: Path, kind: str) -> None:
     batch = prepare(paths, SPEC)
     assert batch["video"].shape == (2, 4, 1, 4, 4)
     assert batch["video"].dtype == np.float32
-    assert greys_of(batch["video"][0]) == [GREYS[place] for place in (0, 2, 3, 5)]
+    assert greys_of(batch["video"][0]) == [GREYS[index] for index in (0, 2, 3, 5)]
     assert greys_of(batch["video"][1]) == [10, 60, 0, 0]
     assert batch["seen"].tolist() == [[1] * 4, [1, 1, 0, 0]]
 
@@ -62,17 +62,17 @@ def test_channels_before_frames(tmp_path: Path) -> None:
     np.testing.assert_array_equal(video.swapaxes(1, 2), prepare([folder], SPEC)["video"])
 
 
-@pytest.mark.parametrize(("count", "most"), [(1, 1), (5, 1), (7, 3), (8, 8), (9, 8), (1000, 16)])
-def test_places_are_spread_evenly(count: int, most: int) -> None:
-    places = even_places(count, most)
-    assert len(places) == most and places == sorted(set(places))
-    assert 0 <= places[0] <= count // (2 * most)
-    assert places[0] + places[-1] in (count - 1, count)
-    if most > 1:
-        assert np.ptp(np.diff(places)) <= 1
+@pytest.mark.parametrize(("count", "parts"), [(1, 1), (5, 1), (7, 3), (8, 8), (9, 8), (1000, 16)])
+def test_indices_are_evenly_spaced(count: int, parts: int) -> None:
+    indices = evenly_spaced_indices(count, parts)
+    assert len(indices) == parts and indices == sorted(set(indices))
+    assert 0 <= indices[0] <= count // (2 * parts)
+    assert indices[0] + indices[-1] in (count - 1, count)
+    if parts > 1:
+        assert np.ptp(np.diff(indices)) <= 1
 
 
-def test_bad_videos(tmp_path: Path) -> None:
+def test_unusable_videos(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="holds no pictures; give a folder with a picture per"):
         prepare([tmp_path / "empty"], SPEC)
@@ -87,7 +87,7 @@ def test_bad_videos(tmp_path: Path) -> None:
         prepare([path], SPEC)
 
 
-def test_frames_of_unequal_sizes(tmp_path: Path) -> None:
+def test_frames_of_unequal_sizes_are_refused(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "video", GREYS[:2])
     Image.new("L", (9, 9)).save(folder / "100.png")
     spec = msgspec.structs.replace(SPEC, picture=PixelsInput("picture", (), mode="L"))
@@ -95,5 +95,5 @@ def test_frames_of_unequal_sizes(tmp_path: Path) -> None:
         prepare([folder], spec)
 
 
-def test_videos_of_a_folder_are_pictures_that_move() -> None:
+def test_videos_in_a_folder_are_found_by_their_suffixes() -> None:
     assert {".gif", ".webp"} <= file_kind(SPEC).suffixes

@@ -1,4 +1,4 @@
-"""Two forms of cache writes: which TensorRT takes which, the same tokens from both."""
+"""The two forms of cache writes: versions that support them, and equal tokens from both."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NATIVE, SCATTER = CacheWrite.NATIVE, CacheWrite.SCATTER
 
 @pytest.fixture(scope="module")
 def scatter_path(tiny_export: ExportJob, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny bundle with ScatterElements for its cache writes."""
+    """The tiny bundle whose cache writes are ScatterElements."""
     path = tmp_path_factory.mktemp("scatter") / "tiny.bundle"
     form = dataclasses.replace(tiny_export.form, opset=18)
     run_export(dataclasses.replace(tiny_export, form=form), path)
@@ -54,11 +54,13 @@ def scatter_path(tiny_export: ExportJob, tmp_path_factory: pytest.TempPathFactor
         (Flavour.RTX, "1.10.0", {SCATTER, NATIVE}),
     ],
 )
-def test_table_of_versions(flavour: Flavour, version: str, forms: set[CacheWrite]) -> None:
+def test_forms_that_each_version_supports(
+    flavour: Flavour, version: str, forms: set[CacheWrite]
+) -> None:
     assert supported_cache_writes(flavour, version) == forms
 
 
-def test_native_caches_are_refused_before_10_15_with_what_to_do(tiny_bundle: Bundle) -> None:
+def test_native_caches_are_refused_before_10_15_with_a_remedy(tiny_bundle: Bundle) -> None:
     variant = tiny_bundle.variant("fp32")
     check_cache_write(variant, "fp32/step", Flavour.TENSORRT, "10.15.1")
     with pytest.raises(BuildError) as caught:
@@ -71,13 +73,13 @@ def test_native_caches_are_refused_before_10_15_with_what_to_do(tiny_bundle: Bun
     check_cache_write(scattered, "fp32/step", Flavour.TENSORRT, "10.3.0")
 
 
-def test_too_old_for_either(tiny_bundle: Bundle) -> None:
+def test_version_that_is_too_old_for_both_forms(tiny_bundle: Bundle) -> None:
     with pytest.raises(BuildError) as caught:
         check_cache_write(tiny_bundle.variant("fp32"), "fp32/step", Flavour.TENSORRT, "8.6.1")
     assert str(caught.value) == "fp32/step: TensorRT 8.6.1 is too old; install 10.3 or newer"
 
 
-def test_carried_states_need_no_caches(tiny_bundle: Bundle) -> None:
+def test_recurrent_states_need_no_cache_writes(tiny_bundle: Bundle) -> None:
     variant = tiny_bundle.variant("fp32")
     state = TensorSpec("recurrent_0_next", "float", ("batch", 4))
     step = msgspec.structs.replace(variant.step, outputs=(variant.step.outputs[0], state))
@@ -91,14 +93,17 @@ def test_both_forms_give_the_same_tokens(tiny_path: Path, scatter_path: Path) ->
     native, scatter = (load_session(path) for path in (tiny_path, scatter_path))
     assert cache_write_of(native.bundle.variant("fp32")) is NATIVE
     assert cache_write_of(scatter.bundle.variant("fp32")) is SCATTER
-    tokens = [[row.tokens for row in s.run_arrays({"image": images})[0]] for s in (native, scatter)]
+    tokens = [
+        [row.tokens for row in session.run_arrays({"image": images})[0]]
+        for session in (native, scatter)
+    ]
     assert tokens[0] == tokens[1]
     assert len({row for row in tokens[0]}) > 1
 
 
 @pytest.mark.trt
 @pytest.mark.parametrize("role", [GraphRole.PREFILL, GraphRole.STEP])
-def test_both_forms_build_and_say_how_to_bind(
+def test_both_forms_build_and_name_their_caches(
     tiny_path: Path, scatter_path: Path, role: GraphRole, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
@@ -121,7 +126,7 @@ def _layers(layers: LayerSummary | None) -> LayerSummary:
 
 
 @pytest.mark.trt
-def test_opset_21_joins_quantized_weights_and_two_buffers(
+def test_opset_21_builds_quantized_weights_with_two_buffers_per_cache(
     tiny_export: ExportJob, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")

@@ -1,6 +1,6 @@
-"""The layers that let a graph feed itself: parsed, extended and compiled by TensorRT-RTX.
+"""The outputs that choose the next token, in networks that TensorRT-RTX parses and compiles.
 
-No GPU runs them here, so a few lines of numpy do what the added layers say.
+No GPU runs them here, so a small interpreter in numpy computes the added layers.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_described
+from hybrid_deploy.runtime.tensorrt_builder import compile as compile_module
+from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_with_summary
 from hybrid_deploy.runtime.tensorrt_builder.next_token_outputs import add_next_token_outputs
-from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import graph_profile, narrowed
+from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import (
+    narrow_dims,
+    optimization_profile_of,
+)
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT, load_tensorrt
 from hybrid_deploy.target import Flavour
 from tests.closeness import assert_close_in_float32, largest
@@ -74,8 +78,8 @@ def vendor() -> TensorRT:
 
 @pytest.fixture
 def extend(vendor: TensorRT, tmp_path: Path) -> Extend:
-    """Parses a graph and lets it feed itself."""
-    alive: list[object] = []  # a network reads what its parser and builder own
+    """Parses a graph and adds the outputs to its network."""
+    alive: list[object] = []  # a network reads weights that its parser and builder own
 
     def parsed(text: str) -> Any:
         path = tmp_path / "graph.onnx"
@@ -91,12 +95,12 @@ def extend(vendor: TensorRT, tmp_path: Path) -> Extend:
     return parsed
 
 
-def computed(network: Any, known: Values) -> Values:
-    """Computes what depends on known tensors alone, in the words of the layers."""
+def compute(network: Any, known: Values) -> Values:
+    """Computes all tensors that depend on known tensors only, and returns them by name."""
     for layer in map(network.get_layer, range(network.num_layers)):
         names = [layer.get_input(index).name for index in range(layer.num_inputs)]
-        if all(name in known for name in names) and layer.type.name in _RULES:
-            results = _RULES[layer.type.name](layer, *(known[name] for name in names))
+        if all(name in known for name in names) and layer.type.name in _LAYERS:
+            results = _LAYERS[layer.type.name](layer, *(known[name] for name in names))
             for index, result in enumerate(results):
                 known[layer.get_output(index).name] = result
     return known
@@ -109,8 +113,8 @@ def _constant(layer: Any) -> list[NDArray[Any]]:
 
 def _elementwise(layer: Any, left: NDArray[Any], right: NDArray[Any]) -> list[NDArray[Any]]:
     layer.__class__ = trt.IElementWiseLayer
-    rules = {"SUM": np.add, "SUB": np.subtract, "MIN": np.minimum}
-    return [rules[layer.op.name](left, right)]
+    functions = {"SUM": np.add, "SUB": np.subtract, "MIN": np.minimum}
+    return [functions[layer.op.name](left, right)]
 
 
 def _unary(layer: Any, values: NDArray[Any]) -> list[NDArray[Any]]:
@@ -141,7 +145,7 @@ def _shuffle(layer: Any, values: NDArray[Any]) -> list[NDArray[Any]]:
     return [values.reshape(tuple(layer.reshape_dims))]
 
 
-_RULES: dict[str, Callable[..., list[NDArray[Any]]]] = {
+_LAYERS: dict[str, Callable[..., list[NDArray[Any]]]] = {
     "CONSTANT": _constant,
     "ELEMENTWISE": _elementwise,
     "UNARY": _unary,
@@ -158,7 +162,7 @@ def outputs(network: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {tensor.name: (tensor.dtype.name, tuple(tensor.shape)) for tensor in tensors}
 
 
-def test_step_returns_what_the_next_step_is_fed(extend: Extend) -> None:
+def test_step_returns_the_inputs_of_the_next_step(extend: Extend) -> None:
     network = extend(STEP.replace("REAL", "float"))
     assert outputs(network) == {
         "logits": ("FLOAT", (-1, 5)),
@@ -166,47 +170,47 @@ def test_step_returns_what_the_next_step_is_fed(extend: Extend) -> None:
         "score": ("FLOAT", (-1,)),
         "next_position": ("INT64", (-1,)),
     }
-    made = computed(network, {"logits": LOGITS, "position": np.array([3, CAPACITY - 1])})
-    assert made["next_token"].tolist() == [1, 4]
-    assert made["next_position"].tolist() == [4, CAPACITY - 1]
+    values = compute(network, {"logits": LOGITS, "position": np.array([3, CAPACITY - 1])})
+    assert values["next_token"].tolist() == [1, 4]
+    assert values["next_position"].tolist() == [4, CAPACITY - 1]
     probabilities = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
     expected = np.log(probabilities.max(1))
-    assert_close_in_float32(made["score"], expected, size=largest(LOGITS))
+    assert_close_in_float32(values["score"], expected, size=largest(LOGITS))
 
 
-def test_prefill_goes_on_behind_the_last_real_token(extend: Extend) -> None:
+def test_next_position_of_a_prefill_follows_the_last_real_token(extend: Extend) -> None:
     network = extend(PREFILL)
     known = {"logits": LOGITS, "position": np.array([0, 2]), "last": np.array([2, 5])}
-    assert computed(network, known)["next_position"].tolist() == [3, CAPACITY - 1]
+    assert compute(network, known)["next_position"].tolist() == [3, CAPACITY - 1]
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_score_tells_logits_that_are_not_finite(extend: Extend, wrong: float) -> None:
+def test_score_of_logits_that_are_not_finite_is_not_finite(extend: Extend, wrong: float) -> None:
     network = extend(STEP.replace("REAL", "float"))
     logits = LOGITS.copy()
     logits[1, 2] = wrong
     with np.errstate(invalid="ignore"):
-        made = computed(network, {"logits": logits, "position": np.array([0, 0])})
-    assert np.isfinite(made["score"]).tolist() == [True, False]
+        values = compute(network, {"logits": logits, "position": np.array([0, 0])})
+    assert np.isfinite(values["score"]).tolist() == [True, False]
 
 
-def test_short_logits_are_scored_in_float32(extend: Extend) -> None:
+def test_half_logits_are_scored_in_float32(extend: Extend) -> None:
     network = extend(STEP.replace("REAL", "float16"))
     assert outputs(network)["logits"] == ("HALF", (-1, 5))
     assert outputs(network)["score"] == ("FLOAT", (-1,))
 
 
-def test_step_without_a_position_says_no_next_one(extend: Extend) -> None:
+def test_step_without_a_position_returns_no_next_position(extend: Extend) -> None:
     network = extend(CARRIED)
     assert list(outputs(network)) == ["logits", "next_token", "score"]
 
 
-def test_refined_logits_stay_as_they_are(extend: Extend) -> None:
+def test_graph_without_tokens_stays_unchanged(extend: Extend) -> None:
     network = extend(CARRIED.replace("token", "candidates"))
     assert list(outputs(network)) == ["logits"]
 
 
-def test_graph_without_logits_stays_as_it_is(extend: Extend) -> None:
+def test_graph_without_logits_stays_unchanged(extend: Extend) -> None:
     network = extend(STEP.replace("REAL", "float").replace("logits", "next_token"))
     assert list(outputs(network)) == ["next_token"]
 
@@ -216,11 +220,11 @@ def test_graph_without_logits_stays_as_it_is(extend: Extend) -> None:
 def test_engines_are_built_dynamic_and_static(
     tiny_bundle: Bundle, role: GraphRole, ranges: list[str]
 ) -> None:
-    bundle = narrowed(tiny_bundle, ranges)
+    bundle = narrow_dims(tiny_bundle, ranges)
     path, spec = bundle.graph_path("fp32", role), bundle.graph("fp32", role)
-    profile = graph_profile(bundle, spec, role.value)
-    request = PlanRequest(role.value, str(path), "rtx:sm_86", profile, capacity=CAPACITY)
-    plan, layers = compile_described(request)
+    shapes = optimization_profile_of(bundle, spec, role.value)
+    request = PlanRequest(role.value, str(path), "rtx:sm_86", shapes, capacity=CAPACITY)
+    plan, layers = compile_with_summary(request)
     assert len(plan) > 10_000
     assert layers.parsed["TOPK"] == 1
     assert layers.caches_in_place == ("self_key_0", "self_value_0")
@@ -229,34 +233,34 @@ def test_engines_are_built_dynamic_and_static(
 @pytest.mark.parametrize(
     ("role", "recordable"), [(GraphRole.STEP, True), (GraphRole.PREFILL, False)]
 )
-def test_steps_alone_may_be_recorded(
+def test_only_steps_are_recordable(
     vendor: TensorRT,
     tiny_bundle: Bundle,
     monkeypatch: pytest.MonkeyPatch,
     role: GraphRole,
     recordable: bool,
 ) -> None:
-    from hybrid_deploy.runtime.tensorrt_builder import compile as engine_recipe
-
     flags: list[bool] = []
 
     def allow(vendor: TensorRT, network: Any, config: Any) -> None:
         allow_recording(vendor, network, config)
         flags.append(config.get_flag(vendor.member("BuilderFlag", "REQUIRE_USER_ALLOCATION")))
 
-    allow_recording = engine_recipe._allow_recording
-    monkeypatch.setattr(engine_recipe, "_allow_recording", allow)
+    allow_recording = compile_module._allow_recording
+    monkeypatch.setattr(compile_module, "_allow_recording", allow)
     path = tiny_bundle.graph_path("fp32", role)
-    bundle = narrowed(tiny_bundle, ["batch=1", "memory=6", "length=4"])
-    profile = graph_profile(bundle, bundle.graph("fp32", role), role.value)
-    request = PlanRequest(role.value, str(path), "rtx:sm_86", profile, capacity=CAPACITY)
-    assert len(compile_described(request)[0]) > 10_000
+    bundle = narrow_dims(tiny_bundle, ["batch=1", "memory=6", "length=4"])
+    shapes = optimization_profile_of(bundle, bundle.graph("fp32", role), role.value)
+    request = PlanRequest(role.value, str(path), "rtx:sm_86", shapes, capacity=CAPACITY)
+    assert len(compile_with_summary(request)[0]) > 10_000
     assert flags == [recordable]
 
 
-def test_inner_tensors_of_the_same_name_are_no_obstacle(tmp_path: Path) -> None:
+def test_inner_tensors_may_have_the_name_of_an_output(tmp_path: Path) -> None:
     path = tmp_path / "step.onnx"
     text = STEP.replace("REAL", "float").replace("batch", "2")
     onnx.save(onnx.parser.parse_model(text), path)
-    plan, _ = compile_described(PlanRequest("step", str(path), "rtx:sm_86", {}, capacity=CAPACITY))
+    plan, _ = compile_with_summary(
+        PlanRequest("step", str(path), "rtx:sm_86", {}, capacity=CAPACITY)
+    )
     assert len(plan) > 10_000

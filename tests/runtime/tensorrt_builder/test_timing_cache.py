@@ -1,4 +1,4 @@
-"""The file of measured times. Nothing is measured here: that takes TensorRT and a GPU."""
+"""The file of measured kernel times; nothing is measured here, which would take a GPU."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
-from hybrid_deploy.runtime.tensorrt_builder.timing_cache import attach, keep, timing_cache_file
+from hybrid_deploy.runtime.tensorrt_builder.timing_cache import attach, save, timing_cache_file
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import load_tensorrt
 from hybrid_deploy.target import Flavour
 
@@ -16,7 +16,7 @@ FOREIGN, SPOILED = b"of another GPU", b"spoiled"
 
 
 class Times:
-    """An `ITimingCache`."""
+    """A fake `ITimingCache`."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -26,7 +26,7 @@ class Times:
 
 
 class Config:
-    """An `IBuilderConfig`, as far as its documentation says what it does."""
+    """A fake `IBuilderConfig` that behaves as its documentation describes."""
 
     times: Times | None = None
 
@@ -50,7 +50,7 @@ def test_one_file_for_each_version_and_gpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gpu", [None, ORIN])
-def test_never_with_tensorrt_rtx(tmp_path: Path, gpu: LocalGpu | None) -> None:
+def test_tensorrt_rtx_gets_no_timing_cache(tmp_path: Path, gpu: LocalGpu | None) -> None:
     assert timing_cache_file(tmp_path, Flavour.RTX, "1.7", gpu) is None
 
 
@@ -59,36 +59,36 @@ def test_times_of_one_build_reach_the_next(tmp_path: Path) -> None:
     assert attach(first, file) is first.times
     assert first.times is not None and first.times.content == b""
     first.times.content = b"measured"
-    keep(first, file)
+    save(first, file)
     attach(second, file)
     assert second.times is not None and second.times.content == b"measured"
 
 
 @pytest.mark.parametrize("content", [FOREIGN, SPOILED])
-def test_file_that_does_not_serve_is_begun_anew(tmp_path: Path, content: bytes) -> None:
+def test_unusable_file_is_replaced_by_an_empty_timing_cache(tmp_path: Path, content: bytes) -> None:
     file, config = tmp_path / "times", Config()
     file.write_bytes(content)
     attach(config, file)
     assert config.times is not None and config.times.content == b""
 
 
-def test_times_that_cannot_be_written_cost_no_build(tmp_path: Path) -> None:
+def test_failed_write_of_times_is_no_error(tmp_path: Path) -> None:
     config = Config()
     attach(config, tmp_path / "times")
-    keep(config, tmp_path / "not there" / "times")
-    keep(Config(), tmp_path / "none")
+    save(config, tmp_path / "absent" / "times")
+    save(Config(), tmp_path / "none")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.trt
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
-def test_calls_are_those_of_the_api_that_both_products_share(tmp_path: Path) -> None:
-    """Builds with TensorRT-RTX never make them; its module has them all the same."""
+def test_calls_exist_in_the_api_of_tensorrt_rtx(tmp_path: Path) -> None:
+    """The API is that of TensorRT; builds with TensorRT-RTX never make these calls."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     vendor = load_tensorrt(Flavour.RTX)
     builder = vendor.module.Builder(vendor.log)
     config = builder.create_builder_config()
     times = attach(config, tmp_path / "times")
     assert isinstance(times, vendor.module.ITimingCache)
-    keep(config, tmp_path / "times")
+    save(config, tmp_path / "times")
     assert (tmp_path / "times").stat().st_size > 0
