@@ -81,7 +81,8 @@ def test_a_stray_module_and_an_upward_import_break_the_contracts(tmp_path: Path)
 
 def lint_imports(folder: Path) -> str:
     """Runs import-linter on the sources in a folder and returns what it prints."""
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-logo", "--no-cache"]
+    lint = str(Path(sys.executable).with_name("lint-imports"))
+    command = [lint, "--no-logo", "--no-cache"]
     environment = os.environ | {"PYTHONPATH": str(folder)}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False

@@ -20,7 +20,7 @@ from hybrid_deploy.runtime.engines.cache import (
 from hybrid_deploy.runtime.engines.cache_key import shaped_by, weight_bytes
 from hybrid_deploy.runtime.engines.cache_listing import compatible_build, last_build
 from hybrid_deploy.runtime.engines.isolated_build import compile_isolated
-from hybrid_deploy.runtime.engines.memory_check import check_build_fits
+from hybrid_deploy.runtime.engines.ram_check import check_build_fits
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu, local_gpu
 from hybrid_deploy.runtime.tensorrt_builder.cache_write_support import check_cache_write
 from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest

@@ -5,7 +5,7 @@ Memory and caches stay on the device; tokens and logits are copied to the host.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,7 +62,7 @@ class DeviceDecoding:
             self._workspace.caches.advance(1)
             return self._fetch_logits()
 
-    def step_blocks(self, token: IntArray, position: IntArray) -> Iterator[StepBlock]:
+    def step_blocks(self, token: IntArray, position: IntArray) -> Generator[StepBlock, None, None]:
         """Decodes greedily on the device; see `GeneratesOnDevice.step_blocks`."""
         blocks = self._loop.blocks(token, position, self._engines.capacity)
         while True:

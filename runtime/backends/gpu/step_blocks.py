@@ -5,7 +5,7 @@ Each step feeds its token to the next one on the device. One CUDA graph records 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 
 import numpy as np
@@ -29,7 +29,9 @@ class StepBlockLoop:
         self._captured: dict[int, CapturedGraph] = {}
         self._reason: str | None = None
 
-    def blocks(self, token: IntArray, position: IntArray, capacity: int) -> Iterator[StepBlock]:
+    def blocks(
+        self, token: IntArray, position: IntArray, capacity: int
+    ) -> Generator[StepBlock, None, None]:
         """Yields blocks of tokens; the last block ends at the capacity of the caches.
 
         Args:

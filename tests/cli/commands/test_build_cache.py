@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from hybrid_deploy.cache_dir import CACHE_VARIABLE, cache_folder
 from hybrid_deploy.cli import main
-from hybrid_deploy.runtime.engines import memory_check as build_memory
+from hybrid_deploy.runtime.engines import ram_check as build_memory
 from hybrid_deploy.runtime.engines.cache import PLAN_FILE, EngineCache
 from hybrid_deploy.runtime.engines.cache_listing import CachedEngine, list_engines
 

@@ -145,7 +145,7 @@ def test_next_batch_is_right_after_a_stopped_one(form: CacheForm) -> None:
         decoding = backend.start({"image": image})
         blocks = decoding.step_blocks(np.array([1, 1]), np.array([0, 0]))
         tokens = next(blocks).tokens
-        blocks.close()  # type: ignore[attr-defined]
+        blocks.close()
         (expected,) = decode_on_host(Decoder(form=form), image[:1], [[1]], make_limits(99, 20))
         assert tuple(tokens[:, 0]) == expected.tokens[: len(tokens)]
 

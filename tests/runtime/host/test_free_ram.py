@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.runtime.host.free_memory import free_ram_bytes
+from hybrid_deploy.runtime.host.free_ram import free_ram_bytes
 
 MIB = 1 << 20
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hybrid_deploy.runtime.engines.cache import PlanRecord
-from hybrid_deploy.runtime.engines.memory_check import needed_ram_bytes
+from hybrid_deploy.runtime.engines.ram_check import needed_ram_bytes
 
 MIB = 1 << 20
 

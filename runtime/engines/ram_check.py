@@ -6,7 +6,7 @@ import resource
 
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.runtime.engines.cache import PlanRecord
-from hybrid_deploy.runtime.host.free_memory import free_ram_bytes
+from hybrid_deploy.runtime.host.free_ram import free_ram_bytes
 
 _BASE_BYTES = 250_000_000
 _COPIES = 3
