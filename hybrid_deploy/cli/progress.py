@@ -98,25 +98,30 @@ class _Ticking:
 
 
 class BuildProgress:
-    """Shows the messages of one build; on a terminal the last one counts the seconds."""
+    """Prints the stages of builds, one line each; on a terminal the current one counts seconds."""
 
     def __init__(self) -> None:
         from rich.console import Console
 
         self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         self._live: Live | None = None
+        self._stage: str | None = None
 
-    def say(self, message: str) -> None:
-        """Shows a message."""
+    def __call__(self, stage: str, done: int, total: int, /) -> None:
+        """Takes in that a stage begins (`done` is 0), or is done."""
         from rich.live import Live
 
+        if stage == self._stage:
+            self._stop()
+            return
         self._stop()
-        if self._console.is_terminal:
-            ticking = _Ticking(message)
+        self._stage = stage
+        if self._console.is_terminal and done < total:
+            ticking = _Ticking(stage)
             self._live = Live(ticking, console=self._console, refresh_per_second=2)
             self._live.start()
         else:
-            self._console.print(message)
+            self._console.print(stage)
 
     @contextmanager
     def engine(self) -> Iterator[None]:
@@ -127,6 +132,7 @@ class BuildProgress:
             self._stop()
 
     def _stop(self) -> None:
+        self._stage = None
         if self._live is not None:
             self._live.stop()
             self._live = None

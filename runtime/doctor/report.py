@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
+from hybrid_deploy.progress import Progress, silent
 from hybrid_deploy.runtime.doctor import cpu, external_tools, host, nvidia
 from hybrid_deploy.runtime.doctor.backends import (
     Platform,
@@ -21,20 +22,18 @@ from hybrid_deploy.runtime.doctor.check import Check, Verdict
 from hybrid_deploy.runtime.doctor.isolated_trial import Trial, TrialRequest, try_isolated
 from hybrid_deploy.target import Flavour
 
-Progress = Callable[[str], None]
 Probe = Callable[[], Iterable[Check]]
 """Makes the checks of one part of the machine."""
 
 
-def diagnose(progress: Progress | None = None) -> list[Check]:
+def diagnose(progress: Progress = silent) -> list[Check]:
     """Returns the checks of this machine and of every backend.
 
     A backend works here if one of its checks has a `run_ms`.
 
     Args:
-        progress: called with one line of text before each check.
+        progress: called before each check, with the number of checks done.
     """
-    say = progress or _silent
     jetson = nvidia.is_jetson()
     gpu_trial = _query_driver()
     platform = Platform(jetson, gpu_trial.gpu)
@@ -62,8 +61,8 @@ def diagnose(progress: Progress | None = None) -> list[Check]:
         ("TensorRT-RTX", partial(check_tensorrt, platform, Flavour.RTX, try_isolated)),
     ]
     checks: list[Check] = []
-    for name, probe in probes:
-        say(f"checking {name}")
+    for done, (name, probe) in enumerate(probes):
+        progress(f"checking {name}", done, len(probes))
         checks += run_probe(name, probe)
     return checks
 
@@ -107,7 +106,3 @@ def _vendor_tools(jetson: bool) -> list[tuple[str, Callable[[], Check]]]:
     if shutil.which("nvpmodel"):
         probes.append(("power mode", nvidia.check_power_mode))
     return probes
-
-
-def _silent(message: str) -> None:
-    """Drops progress that nobody asked for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.device_support import tensorrt_refusal
 from hybrid_deploy.errors import BuildError
+from hybrid_deploy.progress import Progress, silent
 from hybrid_deploy.runtime.engines.cache import (
     BuiltFor,
     BuiltPlan,
@@ -34,8 +34,6 @@ from hybrid_deploy.runtime.tensorrt_builder.options import (
 from hybrid_deploy.runtime.tensorrt_builder.timing_cache import timing_cache_file
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT, load_tensorrt
 from hybrid_deploy.target import Target
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def build_engines(
     target: Target,
     *,
     cache: EngineCache | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> list[EngineRecord]:
     """Builds all graphs of a variant that a GPU backend runs, or finds their engines in the cache.
@@ -98,7 +96,7 @@ def build_engine(
     target: Target,
     *,
     cache: EngineCache | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     options: BuildOptions = DEFAULT_OPTIONS,
 ) -> EngineRecord:
     """Builds one graph of a variant, or finds its engine in the cache.
@@ -112,7 +110,7 @@ def build_engine(
         role: role of the graph.
         target: the flavour of TensorRT and the GPU to build for.
         cache: cache of engines; None takes the user's own cache folder.
-        progress: called with lines of text for the user.
+        progress: called when a build begins and ends; the stage is a sentence for the user.
         options: further options of the build.
 
     Raises:
@@ -123,7 +121,7 @@ def build_engine(
             is too little RAM, or the build took too long.
     """
     _check_precision(bundle, variant)
-    say, cache = progress or _silent, cache or EngineCache()
+    cache = cache or EngineCache()
     graph = f"{variant}/{role.value}"
     spec = bundle.graph(variant, role)
     optimization_profile = optimization_profile_of(bundle, spec, graph)
@@ -151,13 +149,16 @@ def build_engine(
         last = last_build(cache, description)
         workspace_bytes = options.workspace_bytes if gpu else None
         check_build_fits(graph, weight_bytes(bundle, spec), workspace_bytes, last)
-        say(f"building {graph} for {target}{_last_build_note(last, vendor)}")
-        return compile_isolated(request)
+        stage = f"building {graph} for {target}{_last_build_note(last, vendor)}"
+        progress(stage, 0, 1)
+        plan = compile_isolated(request)
+        progress(stage, 1, 1)
+        return plan
 
     built_for = BuiltFor(bundle.manifest.name, variant, role.value)
-    plan = cache.get_or_build(description, build, say, built_for)
+    plan = cache.get_or_build(description, build, lambda reason: progress(reason, 1, 1), built_for)
     if plan.from_cache:
-        say(f"{graph} for {target} is in the cache")
+        progress(f"{graph} for {target} is in the cache", 1, 1)
     return _engine_record(role, variant, target, plan)
 
 
@@ -188,10 +189,6 @@ def _last_build_note(last: PlanRecord | None, vendor: TensorRT) -> str:
     version = last.shaped_by.get("version")
     by = f" by TensorRT {version}, now {vendor.version}" if version != vendor.version else ""
     return f", last time {last.build_seconds:.0f} s{by}"
-
-
-def _silent(message: str) -> None:
-    """Drops progress that nobody asked for."""
 
 
 def _required_gpu(target: Target) -> LocalGpu | None:

@@ -153,7 +153,7 @@ def _build_rows(bundle: Bundle, wanted: _Wanted) -> list[Row]:
                     with progress.engine():
                         record = build_engine(
                             bundle, name, role, target,
-                            progress=progress.say, options=wanted.options,
+                            progress=progress, options=wanted.options,
                         )  # fmt: skip
                     rows.append(built_row(record))
                 except BuildError as error:

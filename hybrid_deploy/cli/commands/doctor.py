@@ -37,7 +37,7 @@ def doctor(output_format: Format) -> None:
     from hybrid_deploy.runtime.doctor.report import diagnose
 
     with Console(stderr=True).status("looking around") as status:
-        checks = diagnose(progress=status.update)
+        checks = diagnose(progress=lambda stage, done, total: status.update(stage))
     click.echo(_report(checks, output_format), nl=False)
     if all(check.run_ms is None for check in checks):
         raise BackendError(

@@ -170,12 +170,13 @@ def test_progress_names_the_last_build_of_the_same_graph(
     key(bundle, tmp_path)
     newer = TensorRT(Flavour.RTX, "1.7", module=None, log=cast(MessageLog, None))
     monkeypatch.setattr(build, "load_tensorrt", lambda flavour: newer)
-    lines: list[str] = []
+    reports: list[tuple[str, int, int]] = []
     cache = EngineCache(tmp_path)
-    build_engine(bundle, "fp32", GraphRole.STEP, SM86, cache=cache, progress=lines.append)
-    assert lines == [
-        "building fp32/step for rtx:sm_86, last time 2 s by TensorRT 1.6, now 1.7",
-    ]
+    build_engine(
+        bundle, "fp32", GraphRole.STEP, SM86, cache=cache, progress=lambda *r: reports.append(r)
+    )
+    stage = "building fp32/step for rtx:sm_86, last time 2 s by TensorRT 1.6, now 1.7"
+    assert reports == [(stage, 0, 1), (stage, 1, 1)]
 
 
 def test_local_engines_belong_to_one_gpu_model(

@@ -37,10 +37,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
 def test_every_graph_builds_once_and_is_cached(
     bundle: Bundle, cache: EngineCache, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines: list[str] = []
-    records = build_engines(bundle, variant, SM86, cache=cache, progress=lines.append)
+    reports: list[tuple[str, int, int]] = []
+    records = build_engines(
+        bundle, variant, SM86, cache=cache, progress=lambda *r: reports.append(r)
+    )
     assert [record.role for record in records] == list(ROLES)
-    assert lines == [f"building {variant}/{role.value} for rtx:sm_86" for role in ROLES]
+    stages = [f"building {variant}/{role.value} for rtx:sm_86" for role in ROLES]
+    assert reports == [(stage, done, 1) for stage in stages for done in (0, 1)]
     for record in records:
         assert not record.from_cache
         assert len(read_plan(record.path)) == record.size_bytes > 10_000
