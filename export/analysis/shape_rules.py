@@ -1,4 +1,11 @@
-"""Rules for operators that move, drop or repeat elements: reshapes, slices, joins, expansions."""
+"""Rules for operators that move, drop or repeat elements: reshapes, slices, joins, expansions.
+
+The row axis has to stay an axis of its own, or to be merged with the batch. Example, 4 heads:
+
+    node of the trace                     several rows                     single row
+    view       (B, L, 4, 16)              (B, R, 64) -> (B, R, 4, 16)      (B, 64) -> (B, 4, 16)
+    transpose  (B, 4, L, 16)              (B, R, 4, 16) -> (B, 4, R, 16)   nothing to do
+"""
 
 from __future__ import annotations
 
@@ -31,10 +38,8 @@ class Reshape:
 
     def run(self, executor: RowExecutor, node: fx.Node) -> Any:
         source = token_operand(executor.plan, node)
-        value, shape = (
-            executor.token_value(source, single=executor.is_single(node)),
-            executor.shape(node),
-        )
+        value = executor.token_value(source, single=executor.is_single(node))
+        shape = executor.shape(node)
         return value if _has_shape(value, shape) else value.reshape(shape)
 
     def _check_order(self, plan: DecodePlan, node: fx.Node, source: fx.Node, rows: int) -> None:
@@ -44,14 +49,12 @@ class Reshape:
         source_sizes = [example_size(size) for size in plan.shape(source)]
         batch = example_size(plan.shape(plan.capture.tokens)[0])
         assert before.rows is not None
-        for folded in (
-            plan.values_per_token(source, before.rows),
-            plan.values_per_token(node, rows),
-        ):
-            if folded not in (1, batch):
-                raise refuse(node, "the token axis is folded into an axis other than the batch")
-        separate = not before.merged and plan.values_per_token(node, rows) == 1
-        if separate and prod(source_sizes[before.rows + 1 :]) != prod(sizes[rows + 1 :]):
+        values_before = plan.values_per_token(source, before.rows)
+        values_after = plan.values_per_token(node, rows)
+        if not {values_before, values_after} <= {1, batch}:
+            raise refuse(node, "the token axis is folded into an axis other than the batch")
+        is_separate = not before.merged and values_after == 1
+        if is_separate and prod(source_sizes[before.rows + 1 :]) != prod(sizes[rows + 1 :]):
             raise refuse(node, "this view mixes the values of different tokens")
 
 

@@ -46,10 +46,11 @@ from hybrid_deploy.export.trace.refusal import first_line, user_line
 _BOUNDS = ("min", "typical", "max")
 
 Shape = tuple["int | str", ...]
+"""Sizes of a tensor's axes, with names for those that vary."""
 
 
 @dataclass(frozen=True)
-class _Run:
+class _ExampleRun:
     """The results of one step of a model, for one batch of example inputs.
 
     Attributes:
@@ -84,7 +85,7 @@ class CustomStep:
 
     model: nn.Module
     inputs: Mapping[str, Tensor]
-    run: _Run
+    run: _ExampleRun
     shapes: Mapping[str, Shape]
     dims: dict[str, DimRange]
 
@@ -156,7 +157,7 @@ def examine_custom_step(
         UnsupportedModelError: a method fails, or a step changes the structure, shapes or dtypes of
             its state.
     """
-    runs: list[_Run] = []
+    runs: list[_ExampleRun] = []
     for bound in _BOUNDS:
         values = resized(inputs, dynamic, bound)
         try:
@@ -213,7 +214,7 @@ def lower_custom_step(
     return {GraphRole.ENCODER: encoder, GraphRole.STEP: step}
 
 
-def _run_once(model: nn.Module, inputs: Mapping[str, Tensor]) -> _Run:
+def _run_once(model: nn.Module, inputs: Mapping[str, Tensor]) -> _ExampleRun:
     untyped_model: Any = model
     memory = EncodePart(model)(*inputs.values())
     state = untyped_model.initial_state(*memory)
@@ -245,7 +246,7 @@ def _run_once(model: nn.Module, inputs: Mapping[str, Tensor]) -> _Run:
             f"step() must give logits (batch, vocabulary), got {tuple(heads[0].shape)} for a batch "
             f"of {batch}"
         )
-    return _Run(
+    return _ExampleRun(
         memory={cross_name("state", i): value for i, value in enumerate(memory)},
         state={recurrent_name(i): value for i, value in enumerate(leaves)},
         structure=structure,
