@@ -1,5 +1,5 @@
-"""Binding-time analysis: which nodes depend on the tokens, the memory, or neither.
+"""Binding-time analysis: finds which nodes depend on the tokens, the memory, or neither.
 
-The traced graph comes in; a plan leaves, or a refusal that names the user's line. One file per
-family of operator rules.
+A `Capture` enters; a `DecodePlan` leaves, or an `UnsupportedModelError` that names the user's line.
+One file per family of operator rules. Imports plan and trace; never lowering, parity or ONNX.
 """

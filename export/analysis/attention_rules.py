@@ -1,4 +1,12 @@
-"""Rules for attention: the products of rows with keys and values, written out or fused."""
+"""Rules for attention: matrix products of rows with keys and values, or the fused operator.
+
+With B sequences, H heads, T cached tokens, width W, in a step graph:
+
+    full sequence                                    one token
+    scores  (B, H, L, W) @ (B, H, W, L)              (B, H, 1, W) x cached keys (B, H, T, W)
+    mixing  (B, H, L, L) @ (B, H, L, W)              (B, H, 1, T) x cached values (B, H, T, W)
+    weights (B, L, W) @ (W, V)                       (B, W) @ (W, V)
+"""
 
 from __future__ import annotations
 
@@ -8,25 +16,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from hybrid_deploy.export.plan.attention_math import attention, mix, scores
+from hybrid_deploy.export.plan.attention_math import attention, attention_scores, weighted_values
 from hybrid_deploy.export.plan.axis_alignment import Alignment
 from hybrid_deploy.export.plan.cache_selection import (
     select_key_value_cache,
     select_memory,
     select_state_cache,
 )
-from hybrid_deploy.export.plan.causal_mask import BLOCKED_BELOW, later_places
+from hybrid_deploy.export.plan.causal_mask import BLOCKED_BELOW, future_mask
 from hybrid_deploy.export.plan.data_movement import is_movement
 from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan, Layout
 from hybrid_deploy.export.plan.row_executor import RowExecutor
-from hybrid_deploy.export.trace.capture import hint
+from hybrid_deploy.export.trace.capture import example_size
 from hybrid_deploy.export.trace.refusal import NO_CAUSAL_MASK, refuse
 
 _SOFTMAX = "softmax"
 
 
 class MatrixProduct:
-    """Matrix products: with weights, of rows with keys (scores), of scores with values."""
+    """Matrix products of rows with weights or keys, and of attention weights with values."""
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         left, right = node.args[:2]
@@ -34,47 +42,47 @@ class MatrixProduct:
         rank = plan.rank(node)
         if not plan.depends_on_tokens(left) or plan.layouts[left].rows != plan.rank(left) - 2:
             raise refuse(node, "the token axis is not the row axis of this matrix product")
-        lhs = plan.layouts[left]
+        left_layout = plan.layouts[left]
         if not plan.depends_on_tokens(right):
             if plan.token_axes(right):
                 raise refuse(node, "a matrix product with a constant that runs along the tokens")
-            if plan.times[right] is BindingTime.MEMORY and plan.batch_axis(right) == 0:
-                mixes = _is_probability(plan, left)
-                kind = "value" if mixes else "key"
-                select_key_value_cache(plan, node, right, kind, transposed=not mixes)
+            if plan.binding_times[right] is BindingTime.MEMORY and plan.batch_axis(right) == 0:
+                is_mixing = _is_probability(plan, left)
+                kind = "value" if is_mixing else "key"
+                select_key_value_cache(plan, node, right, kind, transposed=not is_mixing)
             return Layout(rows=rank - 2)
-        along = plan.token_axes(right)
-        if lhs.keys is None and along == (plan.rank(right) - 1,):
+        token_axes = plan.token_axes(right)
+        if left_layout.keys is None and token_axes == (plan.rank(right) - 1,):
             select_key_value_cache(plan, node, right, "key", transposed=True)
             return Layout(rows=rank - 2, keys=rank - 1)
-        if lhs.keys == plan.rank(left) - 1 and along == (plan.rank(right) - 2,):
+        if left_layout.keys == plan.rank(left) - 1 and token_axes == (plan.rank(right) - 2,):
             select_key_value_cache(plan, node, right, "value")
             return Layout(rows=rank - 2)
         raise refuse(node, "this matrix product mixes tokens in a way that is not attention")
 
-    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
+    def run(self, executor: RowExecutor, node: fx.Node) -> Any:
         left, right = node.args[:2]
         assert isinstance(left, fx.Node) and isinstance(right, fx.Node)
-        single = frame.is_single(node)
-        rows = frame.raw(left, single=single)
-        access = frame.plan.accesses.get((node, right))
-        if access is None or access.cached.form is None:
-            other = frame.fixed(node, right)
-            if not single or other.dim() == 2:
-                return torch.matmul(rows, other)
-            return torch.matmul(rows.unsqueeze(-2), other).squeeze(-2)
-        kept, groups = frame.heads(node, right)
-        heads = with_heads(rows.unsqueeze(-2) if single else rows, kept.shape[1] * groups)
-        transposed = access.cached.kind == "key"
-        product = scores(heads, kept) if transposed else mix(heads, kept)
-        return without_heads(frame, node, product)
+        single = executor.is_single(node)
+        rows = executor.token_value(left, single=single)
+        access = executor.plan.accesses.get((node, right))
+        if access is None or access.cached.layout is None:
+            factor = executor.fixed_value(node, right)
+            if not single or factor.dim() == 2:
+                return torch.matmul(rows, factor)
+            return torch.matmul(rows.unsqueeze(-2), factor).squeeze(-2)
+        cached, groups = executor.cached_heads(node, right)
+        heads = with_heads(rows.unsqueeze(-2) if single else rows, cached.shape[1] * groups)
+        has_keys = access.cached.kind == "key"
+        product = attention_scores(heads, cached) if has_keys else weighted_values(heads, cached)
+        return without_heads(executor, node, product)
 
 
 class FusedAttention:
-    """torch's scaled_dot_product_attention."""
+    """The operator scaled_dot_product_attention of PyTorch."""
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
-        call = _AttentionCall.of(node)
+        call = _AttentionCall(node)
         rows = plan.rank(call.query) - 2
         if not plan.depends_on_tokens(call.query) or plan.layouts[call.query].rows != rows:
             raise refuse(node, "the attention's query does not carry the tokens on axis -2")
@@ -83,23 +91,18 @@ class FusedAttention:
         else:
             select_key_value_cache(plan, node, call.key, "key")
             select_key_value_cache(plan, node, call.value, "value")
-            if call.mask is not None and plan.times[call.mask] is BindingTime.MEMORY:
+            if call.mask is not None and plan.binding_times[call.mask] is BindingTime.MEMORY:
                 select_memory(plan, node, call.mask, "mask")
         return Layout(rows=rows)
 
-    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
-        call, single = _AttentionCall.of(node), frame.is_single(node)
-        query = frame.raw(call.query, single=single)
-        keys, groups = frame.heads(node, call.key)
-        values, _ = frame.heads(node, call.value)
+    def run(self, executor: RowExecutor, node: fx.Node) -> Any:
+        call, single = _AttentionCall(node), executor.is_single(node)
+        query = executor.token_value(call.query, single=single)
+        keys, groups = executor.cached_heads(node, call.key)
+        values, _ = executor.cached_heads(node, call.value)
         query = with_heads(query.unsqueeze(-2) if single else query, keys.shape[1] * groups)
-        mask = None
-        if call.mask is not None or call.is_causal:
-            own = frame.alignment(node)
-            rank = max(own.rank, 0 if call.mask is None else frame.plan.rank(call.mask))
-            into = Alignment(rank=rank, rows=-2, batch=own.batch, folded=own.folded)
-            mask = _with_head_axis(frame.attention_mask(node, call.key, call.mask, into), own)
-        if frame.native:
+        mask = _mask(executor, node, call)
+        if executor.native:
             result = F.scaled_dot_product_attention(
                 query,
                 keys,
@@ -110,7 +113,7 @@ class FusedAttention:
             )
         else:
             result = attention(query, keys, values, mask, call.scale)
-        return without_heads(frame, node, result)
+        return without_heads(executor, node, result)
 
     def _bind_self_attention(
         self, plan: DecodePlan, node: fx.Node, call: _AttentionCall, rows: int
@@ -123,7 +126,7 @@ class FusedAttention:
             raise refuse(node, NO_CAUSAL_MASK)
         if call.mask is None:
             return
-        table = plan.constants.get(call.mask, plan.samples.get(call.mask))
+        table = plan.constants.get(call.mask, plan.example_values.get(call.mask))
         if table is not None:
             _check_causal(plan, node, table)
         elif plan.depends_on_tokens(call.mask):
@@ -133,28 +136,32 @@ class FusedAttention:
 
 
 class _AttentionCall:
-    """The arguments of scaled_dot_product_attention by name."""
+    """The arguments of a node that calls scaled_dot_product_attention, by name.
+
+    Args:
+        node: the node.
+    """
 
     def __init__(self, node: fx.Node) -> None:
-        def given(index: int, name: str, default: Any) -> Any:
+        def argument(index: int, name: str, default: Any) -> Any:
             return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
 
-        self.query: fx.Node = given(0, "query", None)
-        self.key: fx.Node = given(1, "key", None)
-        self.value: fx.Node = given(2, "value", None)
-        self.mask: fx.Node | None = given(3, "attn_mask", None)
-        self.is_causal: bool = given(5, "is_causal", False)
-        self.scale: float | None = given(6, "scale", None)
-        self.enable_gqa: bool = given(7, "enable_gqa", False)
-
-    @classmethod
-    def of(cls, node: fx.Node) -> _AttentionCall:
-        """Reads the call that a node makes."""
-        return cls(node)
+        self.query: fx.Node = argument(0, "query", None)
+        self.key: fx.Node = argument(1, "key", None)
+        self.value: fx.Node = argument(2, "value", None)
+        self.mask: fx.Node | None = argument(3, "attn_mask", None)
+        self.is_causal: bool = argument(5, "is_causal", False)
+        self.scale: float | None = argument(6, "scale", None)
 
 
 def with_heads(rows: Tensor, heads: int) -> Tensor:
-    """Returns rows as (batch, heads, rows, width), whatever is folded or missing."""
+    """Returns rows as (batch, heads, rows, width).
+
+    Args:
+        rows: (batch, heads, rows, width), or (batch * heads, rows, width) with the heads folded
+            into the batch, or (batch, several axes of heads, rows, width).
+        heads: number of heads, which a fold does not show.
+    """
     if rows.dim() == 4:
         return rows
     if rows.dim() == 3:
@@ -162,37 +169,54 @@ def with_heads(rows: Tensor, heads: int) -> Tensor:
     return rows.flatten(1, -3)
 
 
-def without_heads(frame: RowExecutor, node: fx.Node, product: Tensor) -> Tensor:
-    """Returns a product (batch, heads, rows, width) the shape that the node has."""
-    if frame.is_single(node):
+def without_heads(executor: RowExecutor, node: fx.Node, product: Tensor) -> Tensor:
+    """Returns a product (batch, heads, rows, width) in the shape of its node."""
+    if executor.is_single(node):
         product = product.squeeze(2)
-    return product if product.dim() == len(shape := frame.shape(node)) else product.reshape(shape)
+    shape = executor.shape(node)
+    return product if product.dim() == len(shape) else product.reshape(shape)
+
+
+def _mask(executor: RowExecutor, node: fx.Node, call: _AttentionCall) -> Tensor | None:
+    """Returns the mask of an attention, broadcastable to (batch, heads, rows, keys), if any."""
+    if call.mask is None and not call.is_causal:
+        return None
+    own = executor.alignment(node)
+    rank = max(own.rank, 0 if call.mask is None else executor.plan.rank(call.mask))
+    alignment = Alignment(rank=rank, rows=-2, batch=own.batch, fold_factor=own.fold_factor)
+    return _with_head_axis(executor.attention_mask(node, call.key, call.mask, alignment), own)
 
 
 def _with_head_axis(mask: Tensor, own: Alignment) -> Tensor:
-    """Returns the mask of an attention without a head axis one."""
+    """Inserts a head axis into the mask of an attention that has rank three.
+
+    Its heads are either absent, or folded into the batch.
+    """
     if own.rank != 3 or mask.dim() != 3:
         return mask
-    return mask.unsqueeze(1) if own.folded == 1 else torch.unflatten(mask, 0, (-1, own.folded))
+    if own.fold_factor == 1:
+        return mask.unsqueeze(1)
+    return torch.unflatten(mask, 0, (-1, own.fold_factor))
 
 
 def _check_causal(plan: DecodePlan, node: fx.Node, table: Tensor) -> None:
-    """Refuses a constant self-attention mask that lets a token see later ones."""
-    count = plan.capture.length + (0 if plan.prefix is None else hint(plan.prefix))
+    """Refuses a constant self-attention mask in which a token sees later tokens."""
+    prefix = 0 if plan.prefix_size is None else example_size(plan.prefix_size)
+    count = plan.capture.length + prefix
     if table.shape[-1] not in (plan.capture.length, count) or table.shape[-2] != table.shape[-1]:
         raise refuse(node, "the self-attention mask has no row and column per token")
-    later = later_places(table.shape[-1], plan.capture.length)
+    future = future_mask(table.shape[-1], plan.capture.length)
     visible = table if table.dtype is torch.bool else table > BLOCKED_BELOW
-    if bool(visible[..., later].any()):
+    if bool(visible[..., future].any()):
         raise refuse(node, "the self-attention mask lets a token see the tokens after it")
 
 
 def _is_probability(plan: DecodePlan, node: object) -> bool:
-    """Returns whether a value comes out of a softmax, moved or scaled at most."""
+    """Returns whether a value is the result of a softmax, at most moved or scaled afterwards."""
     while isinstance(node, fx.Node) and plan.depends_on_tokens(node):
         if _SOFTMAX in str(node.target):
             return True
         source = node.args[0] if node.args else None
-        same = isinstance(source, fx.Node) and plan.shape(source) == plan.shape(node)
-        node = source if same or is_movement(node) else None
+        keeps_shape = isinstance(source, fx.Node) and plan.shape(source) == plan.shape(node)
+        node = source if keeps_shape or is_movement(node) else None
     return False

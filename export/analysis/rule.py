@@ -1,9 +1,9 @@
-"""What a rule is: which operators can be computed for new tokens only, and how.
+"""The interface of an operator rule: how an operator is computed for new tokens only.
 
-A rule has two methods. `bind` runs once, in the analysis: it says where the tokens are in the
-result and refuses what has no incremental form. `run` computes the result from a frame's operands.
-The rules are in rowwise_rules.py, shape_rules.py and attention_rules.py; which operator has which
-rule stands in operators.py.
+A rule has two methods. `bind` runs once, in the analysis: it finds the token axes of the result and
+refuses a node that has no incremental form. `run` computes the node for the new tokens; it runs
+when torch.onnx traces a graph. The rules are in rowwise_rules.py, shape_rules.py,
+attention_rules.py and custom_rules.py; rule_table.py maps operators to rules.
 """
 
 from __future__ import annotations
@@ -18,33 +18,41 @@ from hybrid_deploy.export.trace.refusal import refuse
 
 
 class Rule(Protocol):
-    """How one kind of operator is made incremental."""
+    """The incremental form of a family of operators."""
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
-        """Returns the layout of the result.
+        """Returns the layout of a node's result and records in the plan which operands are cached.
+
+        Args:
+            plan: the plan of the nodes before this one.
+            node: a node that depends on tokens.
 
         Raises:
             UnsupportedModelError: the operator has no incremental form here.
         """
         ...
 
-    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
-        """Computes the result."""
+    def run(self, executor: RowExecutor, node: fx.Node) -> Any:
+        """Returns the value of a node for the executor's tokens."""
         ...
 
 
-def call(node: fx.Node, args: Any, kwargs: Any) -> Any:
-    """Calls the operator of a node."""
+def call_operator(node: fx.Node, args: Any, kwargs: Any) -> Any:
+    """Returns the result of a node's operator for the given arguments."""
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def axes(layout: Layout) -> tuple[int | None, int | None]:
-    """Returns the row axis and the key axis."""
+def row_and_key_axes(layout: Layout) -> tuple[int | None, int | None]:
+    """Returns the row axis and the key axis of a layout; None for an axis that it lacks."""
     return layout.rows, layout.keys
 
 
-def first_tensor(plan: DecodePlan, node: fx.Node) -> fx.Node:
-    """Returns the operand that a row-wise operator works on."""
+def token_operand(plan: DecodePlan, node: fx.Node) -> fx.Node:
+    """Returns the first operand of a node, which has to depend on tokens.
+
+    Raises:
+        UnsupportedModelError: it does not depend on tokens.
+    """
     source = node.args[0]
     if not plan.depends_on_tokens(source):
         raise refuse(node, "the tokens do not enter this operator as its first operand")
@@ -52,14 +60,17 @@ def first_tensor(plan: DecodePlan, node: fx.Node) -> fx.Node:
     return source
 
 
-def plain_operands(frame: RowExecutor, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Returns a node's arguments as they are, tokens in the form that the node is computed in."""
-    single = frame.is_single(node)
+def operand_values(executor: RowExecutor, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns the positional and keyword arguments of a node, with values in place of nodes.
+
+    Values that depend on tokens have a row axis exactly if the node is computed with one.
+    """
+    single = executor.is_single(node)
 
     def value(operand: fx.Node) -> Any:
-        if frame.plan.times[operand] is BindingTime.TOKEN:
-            return frame.raw(operand, single=single)
-        return frame.fixed(node, operand)
+        if executor.plan.binding_times[operand] is BindingTime.TOKEN:
+            return executor.token_value(operand, single=single)
+        return executor.fixed_value(node, operand)
 
     args, kwargs = fx.map_arg((node.args, node.kwargs), value)
     return tuple(args), dict(kwargs)

@@ -1,4 +1,4 @@
-"""Which operator has which rule."""
+"""The table of the rule of each PyTorch operator."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hybrid_deploy.export.analysis.rowwise_rules import (
     Dropout,
     Elementwise,
     Embedding,
-    Item,
     LinearWithBiasFirst,
     Reduction,
-    Refused,
     RowWise,
+    TupleItem,
+    UnknownOperator,
 )
 from hybrid_deploy.export.analysis.rule import Rule
 from hybrid_deploy.export.analysis.shape_rules import (
     AlongAxis,
+    Concatenation,
     Expand,
-    Joining,
     Repeat,
     Reshape,
     Transposition,
@@ -84,22 +84,25 @@ _TABLE: dict[Rule, tuple[str, ...]] = {
         "aten.split.Tensor",
         "aten.split_with_sizes.default",
     ),
-    Joining(): ("aten.cat.default", "aten.stack.default"),
+    Concatenation(): ("aten.cat.default", "aten.stack.default"),
     Expand(): ("aten.expand.default",),
     Repeat(): ("aten.repeat.default",),
     MatrixProduct(): ("aten.bmm.default", "aten.matmul.default", "aten.mm.default"),
     FusedAttention(): ("aten.scaled_dot_product_attention.default",),
 }
 _RULES = {name: rule for rule, names in _TABLE.items() for name in names}
-_ELEMENTWISE, _ITEM, _REFUSED = Elementwise(), Item(), Refused()
+_ELEMENTWISE, _TUPLE_ITEM, _UNKNOWN = Elementwise(), TupleItem(), UnknownOperator()
 
 
 def find_rule(node: fx.Node) -> Rule:
-    """Returns the rule of a node."""
+    """Returns the rule of a node; a user's rule comes before the table.
+
+    A pointwise operator without an entry is elementwise; any other one is refused.
+    """
     if node.target is operator.getitem:
-        return _ITEM
-    known = custom_rule(node) or _RULES.get(str(node.target))
-    if known is not None:
-        return known
+        return _TUPLE_ITEM
+    rule = custom_rule(node) or _RULES.get(str(node.target))
+    if rule is not None:
+        return rule
     tags = getattr(node.target, "tags", ())
-    return _ELEMENTWISE if torch.Tag.pointwise in tags else _REFUSED
+    return _ELEMENTWISE if torch.Tag.pointwise in tags else _UNKNOWN

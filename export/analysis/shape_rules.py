@@ -1,4 +1,11 @@
-"""Rules for operators that change the shape of a value and keep its numbers."""
+"""Rules for operators that move, drop or repeat elements: reshapes, slices, joins, expansions.
+
+The row axis has to stay an axis of its own, or to be merged with the batch. Example, 4 heads:
+
+    node of the trace                     several rows                     single row
+    view       (B, L, 4, 16)              (B, R, 64) -> (B, R, 4, 16)      (B, 64) -> (B, 4, 16)
+    transpose  (B, 4, L, 16)              (B, R, 4, 16) -> (B, 4, R, 16)   nothing to do
+"""
 
 from __future__ import annotations
 
@@ -7,44 +14,47 @@ from typing import Any
 
 from torch import fx
 
-from hybrid_deploy.export.analysis.rule import call, first_tensor, plain_operands
+from hybrid_deploy.export.analysis.rule import call_operator, operand_values, token_operand
 from hybrid_deploy.export.plan.cache_selection import select_state_cache
 from hybrid_deploy.export.plan.plan import DecodePlan, Layout
 from hybrid_deploy.export.plan.row_executor import RowExecutor
-from hybrid_deploy.export.trace.capture import as_expr, hint
+from hybrid_deploy.export.trace.capture import as_expr, example_size
 from hybrid_deploy.export.trace.refusal import refuse
 
 
 class Reshape:
-    """View, flatten, squeeze and the like: the row axis stays an axis, or joins the batch."""
+    """View, flatten, squeeze and others; the row axis stays alone or is merged with the batch."""
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
-        source = first_tensor(plan, node)
-        before, after = plan.layouts[source], plan.token_axes(node)
-        if len(after) != sum(axis is not None for axis in (before.rows, before.keys)):
+        source = token_operand(plan, node)
+        before, token_axes = plan.layouts[source], plan.token_axes(node)
+        if len(token_axes) != sum(axis is not None for axis in (before.rows, before.keys)):
             raise refuse(node, "the token axis is folded into another axis or lost here")
         if before.rows is None:
-            return Layout(keys=after[0])
-        merged = plan.per_row(node, after[0]) != 1
-        self._check_order(plan, node, source, after[0])
-        return Layout(rows=after[0], keys=after[1] if len(after) > 1 else None, merged=merged)
+            return Layout(keys=token_axes[0])
+        rows, keys = token_axes[0], token_axes[1] if len(token_axes) > 1 else None
+        self._check_order(plan, node, source, rows)
+        return Layout(rows=rows, keys=keys, merged=plan.values_per_token(node, rows) != 1)
 
-    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
-        source = first_tensor(frame.plan, node)
-        value, shape = frame.raw(source, single=frame.is_single(node)), frame.shape(node)
+    def run(self, executor: RowExecutor, node: fx.Node) -> Any:
+        source = token_operand(executor.plan, node)
+        value = executor.token_value(source, single=executor.is_single(node))
+        shape = executor.shape(node)
         return value if _has_shape(value, shape) else value.reshape(shape)
 
     def _check_order(self, plan: DecodePlan, node: fx.Node, source: fx.Node, rows: int) -> None:
-        """Refuses a view that reads the numbers in an order that mixes tokens."""
-        before, sizes = plan.layouts[source], [hint(s) for s in plan.shape(node)]
-        old = [hint(s) for s in plan.shape(source)]
-        batch = hint(plan.shape(plan.capture.tokens)[0])
+        """Refuses a view in which a row holds elements of several tokens."""
+        before = plan.layouts[source]
+        sizes = [example_size(size) for size in plan.shape(node)]
+        source_sizes = [example_size(size) for size in plan.shape(source)]
+        batch = example_size(plan.shape(plan.capture.tokens)[0])
         assert before.rows is not None
-        for folded in (plan.per_row(source, before.rows), plan.per_row(node, rows)):
-            if folded not in (1, batch):
-                raise refuse(node, "the token axis is folded into an axis other than the batch")
-        separate = not before.merged and plan.per_row(node, rows) == 1
-        if separate and prod(old[before.rows + 1 :]) != prod(sizes[rows + 1 :]):
+        values_before = plan.values_per_token(source, before.rows)
+        values_after = plan.values_per_token(node, rows)
+        if not {values_before, values_after} <= {1, batch}:
+            raise refuse(node, "the token axis is folded into an axis other than the batch")
+        is_separate = not before.merged and values_after == 1
+        if is_separate and prod(source_sizes[before.rows + 1 :]) != prod(sizes[rows + 1 :]):
             raise refuse(node, "this view mixes the values of different tokens")
 
 
@@ -52,29 +62,29 @@ class Transposition:
     """Operators that reorder axes."""
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
-        source = first_tensor(plan, node)
+        source = token_operand(plan, node)
         before, order = plan.layouts[source], axis_order(plan, node)
         rows, keys = (None if a is None else order.index(a) for a in (before.rows, before.keys))
         if rows is not None and keys is not None and rows > keys:
             raise refuse(node, "transposed attention scores are not supported")
         return Layout(rows=rows, keys=keys, merged=before.merged)
 
-    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
-        source, single = first_tensor(frame.plan, node), frame.is_single(node)
-        layout = frame.plan.layouts[source]
-        order = axis_order(frame.plan, node)
+    def run(self, executor: RowExecutor, node: fx.Node) -> Any:
+        source, single = token_operand(executor.plan, node), executor.is_single(node)
+        layout = executor.plan.layouts[source]
+        order = axis_order(executor.plan, node)
         if single and layout.rows is not None and not layout.merged:
-            order = [frame.axis(source, a, single=True) for a in order if a != layout.rows]
-        value = frame.raw(source, single=single)
+            order = [executor.axis(source, a, single=True) for a in order if a != layout.rows]
+        value = executor.token_value(source, single=single)
         return value if order == sorted(order) else value.permute(order)
 
 
 class AlongAxis:
-    """Operators along one axis that is not the token axis: slice, select, split, unbind.
+    """Operators along one axis other than the token axis: slice, select, split, unbind.
 
     Args:
-        argument: where the operator takes its axis.
-        default: the axis if it is not given.
+        argument: index of the operator's argument that is the axis.
+        default: the axis if the node has no such argument.
     """
 
     def __init__(self, argument: int, default: int = 0) -> None:
@@ -82,7 +92,7 @@ class AlongAxis:
         self._default = default
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
-        source = first_tensor(plan, node)
+        source = token_operand(plan, node)
         before, axis = plan.layouts[source], self._axis(plan, node)
         if axis in (before.rows, before.keys):
             if plan.shape(node) == plan.shape(source):
@@ -97,29 +107,29 @@ class AlongAxis:
         rows, keys = (None if a is None else a - (a > axis) for a in (before.rows, before.keys))
         return Layout(rows=rows, keys=keys, merged=before.merged)
 
-    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
-        source, single = first_tensor(frame.plan, node), frame.is_single(node)
-        axis, layout = self._axis(frame.plan, node), frame.plan.layouts[source]
-        args, kwargs = plain_operands(frame, node)
+    def run(self, executor: RowExecutor, node: fx.Node) -> Any:
+        source, single = token_operand(executor.plan, node), executor.is_single(node)
+        axis, layout = self._axis(executor.plan, node), executor.plan.layouts[source]
+        args, kwargs = operand_values(executor, node)
         if axis in (layout.rows, layout.keys):
             return args[0]
-        place = frame.axis(source, axis, single=single)
+        new_axis = executor.axis(source, axis, single=single)
         if "dim" in kwargs:
-            return call(node, args, kwargs | {"dim": place})
+            return call_operator(node, args, kwargs | {"dim": new_axis})
         padding = [self._default] * (self._argument + 1 - len(args))
         values = [*args, *padding]
-        values[self._argument] = place
-        return call(node, values, kwargs)
+        values[self._argument] = new_axis
+        return call_operator(node, values, kwargs)
 
     def _axis(self, plan: DecodePlan, node: fx.Node) -> int:
-        given = node.args[self._argument] if len(node.args) > self._argument else None
-        axis = node.kwargs.get("dim", self._default if given is None else given)
+        positional = node.args[self._argument] if len(node.args) > self._argument else None
+        axis = node.kwargs.get("dim", self._default if positional is None else positional)
         assert isinstance(axis, int)
-        return axis % plan.rank(first_tensor(plan, node))
+        return axis % plan.rank(token_operand(plan, node))
 
 
-class Joining:
-    """Concatenation and stacking along another axis, or of memory before the tokens."""
+class Concatenation:
+    """Concatenation and stacking along another axis, or of memory as a prefix of the tokens."""
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         parts = [n for n in node.all_input_nodes if plan.depends_on_tokens(n)]
@@ -136,37 +146,34 @@ class Joining:
         return Layout(rows=rows, keys=keys, merged=layout.merged)
 
     def _bind_prefix(self, plan: DecodePlan, node: fx.Node, joined: int) -> Layout:
-        """Lets memory stand before the tokens, as in decoder-only models."""
+        """Records the memory that a decoder-only model concatenates before the tokens."""
         parts: Any = node.args[0]
         source = parts[-1]
-        first = not any(plan.depends_on_tokens(part) for part in parts[:-1])
-        first = first and all(plan.rank(part) == plan.rank(node) for part in parts)
-        if not first or plan.layouts[source] != Layout(rows=joined) or plan.prefix_lengths(source):
+        is_prefix = not any(plan.depends_on_tokens(part) for part in parts[:-1])
+        is_prefix = is_prefix and all(plan.rank(part) == plan.rank(node) for part in parts)
+        if not is_prefix or plan.layouts[source] != Layout(rows=joined) or plan.has_prefix(source):
             raise refuse(node, "values are joined along the token axis")
-        before = sum(plan.shape(part)[joined] for part in parts[:-1])
-        if plan.prefix is not None and as_expr(plan.prefix) != as_expr(before):
+        prefix_size = sum(plan.shape(part)[joined] for part in parts[:-1])
+        if plan.prefix_size is not None and as_expr(plan.prefix_size) != as_expr(prefix_size):
             raise refuse(node, "two different numbers of values are put before the tokens")
-        plan.prefix = before
+        plan.prefix_size = prefix_size
         return Layout(rows=joined)
 
-    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
+    def run(self, executor: RowExecutor, node: fx.Node) -> Any:
         parts: Any = node.args[0]
-        if is_prefix_join(frame.plan, node):
-            return frame.join_prefix(node, parts)
-        into, single = frame.alignment(node), frame.is_single(node)
-        tokens = next(part for part in parts if frame.plan.depends_on_tokens(part))
+        if is_prefix_join(executor.plan, node):
+            return executor.join_prefix(node, parts)
+        alignment, single = executor.alignment(node), executor.is_single(node)
+        tokens = next(part for part in parts if executor.plan.depends_on_tokens(part))
+        joined = executor.axis(node, self._axis(executor.plan, node), single=single)
         values = []
         for part in parts:
-            value = frame.aligned(node, part, into)
-            if not frame.plan.depends_on_tokens(part):
-                model = frame.raw(tokens, single=single)
-                width = [1] * model.dim()
-                joined = frame.axis(node, self._axis(frame.plan, node), single=single)
-                width[joined] = value.shape[joined]
-                value = value + model.narrow(joined, 0, 1) * 0
+            value = executor.aligned_value(node, part, alignment)
+            if not executor.plan.depends_on_tokens(part):
+                rows = executor.token_value(tokens, single=single)
+                value = value + rows.narrow(joined, 0, 1) * 0  # broadcasts over batch and rows
             values.append(value)
-        joined = frame.axis(node, self._axis(frame.plan, node), single=single)
-        return call(node, (values, joined), {})
+        return call_operator(node, (values, joined), {})
 
     def _axis(self, plan: DecodePlan, node: fx.Node) -> int:
         axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
@@ -175,35 +182,35 @@ class Joining:
 
 
 def is_prefix_join(plan: DecodePlan, node: fx.Node) -> bool:
-    """Returns whether a node puts memory before the tokens."""
+    """Returns whether a node concatenates memory before the tokens."""
     parts: Any = node.args[0] if node.args else None
     if str(node.target) != "aten.cat.default" or not plan.depends_on_tokens(parts[-1]):
         return False
-    return plan.prefix_lengths(node) and not plan.prefix_lengths(parts[-1])
+    return plan.has_prefix(node) and not plan.has_prefix(parts[-1])
 
 
 class Expand:
-    """Broadcasting to a larger shape; a value without rows may gain them."""
+    """Broadcasting to a larger shape; a value without a row axis may gain one."""
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
-        source, after = node.args[0], plan.token_axes(node)
+        source, token_axes = node.args[0], plan.token_axes(node)
         assert isinstance(source, fx.Node)
         if not plan.depends_on_tokens(source):
-            return Layout(rows=after[0])
+            return Layout(rows=token_axes[0])
         before = plan.layouts[source]
-        if len(after) == 2 and before.keys is None and before.rows is not None:
-            if before.rows - plan.rank(source) == after[1] - plan.rank(node):
+        if len(token_axes) == 2 and before.keys is None and before.rows is not None:
+            if before.rows - plan.rank(source) == token_axes[1] - plan.rank(node):
                 select_state_cache(plan, node, source)
-            return Layout(rows=after[0], keys=after[1])
-        if len(after) == 2 and before.rows is None:
-            return Layout(rows=after[0], keys=after[1])
+            return Layout(rows=token_axes[0], keys=token_axes[1])
+        if len(token_axes) == 2 and before.rows is None:
+            return Layout(rows=token_axes[0], keys=token_axes[1])
         shift = plan.rank(node) - plan.rank(source)
         rows, keys = (None if a is None else a + shift for a in (before.rows, before.keys))
         return Layout(rows=rows, keys=keys, merged=before.merged)
 
-    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
-        value = frame.aligned(node, node.args[0], frame.alignment(node))
-        shape = frame.shape(node)
+    def run(self, executor: RowExecutor, node: fx.Node) -> Any:
+        value = executor.aligned_value(node, node.args[0], executor.alignment(node))
+        shape = executor.shape(node)
         if -1 in shape and shape.index(-1) < len(shape) - value.dim():
             raise refuse(node, "a value is repeated for every sequence of the batch")
         return value.expand(shape)
@@ -213,7 +220,7 @@ class Repeat:
     """Tiling along axes that are not the token axis."""
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
-        source = first_tensor(plan, node)
+        source = token_operand(plan, node)
         before = plan.layouts[source]
         shift = plan.rank(node) - plan.rank(source)
         rows, keys = (None if a is None else a + shift for a in (before.rows, before.keys))
@@ -222,35 +229,38 @@ class Repeat:
             raise refuse(node, "this operator repeats values along the token axis")
         return Layout(rows=rows, keys=keys, merged=before.merged)
 
-    def run(self, frame: RowExecutor, node: fx.Node) -> Any:
-        layout, times = frame.plan.layouts[node], list(plain_operands(frame, node)[0][1])
-        if frame.is_single(node) and layout.rows is not None and not layout.merged:
+    def run(self, executor: RowExecutor, node: fx.Node) -> Any:
+        layout, times = executor.plan.layouts[node], list(operand_values(executor, node)[0][1])
+        if executor.is_single(node) and layout.rows is not None and not layout.merged:
             del times[layout.rows]
-        source = first_tensor(frame.plan, node)
-        return frame.raw(source, single=frame.is_single(node)).repeat(times)
+        source = token_operand(executor.plan, node)
+        return executor.token_value(source, single=executor.is_single(node)).repeat(times)
 
 
 def _drops_the_prefix(plan: DecodePlan, node: fx.Node, axis: int) -> bool:
-    """Returns whether a slice leaves out what stands before the tokens, and nothing else."""
-    source = first_tensor(plan, node)
-    if str(node.target) != "aten.slice.Tensor" or not plan.prefix_lengths(source):
+    """Returns whether a slice removes exactly the prefix before the tokens."""
+    source = token_operand(plan, node)
+    if str(node.target) != "aten.slice.Tensor" or not plan.has_prefix(source):
         return False
-    before, size = hint(plan.prefix or 0), hint(plan.shape(source)[axis])
+    prefix, size = example_size(plan.prefix_size or 0), example_size(plan.shape(source)[axis])
     args = (*node.args[2:], None, None, None)
-    given: list[Any] = [hint(a.meta["val"]) if isinstance(a, fx.Node) else a for a in args]
-    return list(range(size))[given[0] : given[1] : given[2]] == list(range(before, size))
+    bounds: list[Any] = [
+        example_size(arg.meta["val"]) if isinstance(arg, fx.Node) else arg for arg in args
+    ]
+    sliced = list(range(size))[bounds[0] : bounds[1] : bounds[2]]
+    return sliced == list(range(prefix, size))
 
 
 def _has_shape(value: Any, shape: list[Any]) -> bool:
-    """Returns whether a value already has a shape, where at most one size may be unknown."""
+    """Returns whether a value already has a shape, in which one size may be -1 for unknown."""
     pairs = list(zip(value.shape, shape, strict=False))
-    known = all(isinstance(a, int) and a == b for a, b in pairs if b != -1)
-    return value.dim() == len(shape) and known and all(isinstance(b, int) for b in shape)
+    equal = all(isinstance(a, int) and a == b for a, b in pairs if b != -1)
+    return value.dim() == len(shape) and equal and all(isinstance(b, int) for b in shape)
 
 
 def axis_order(plan: DecodePlan, node: fx.Node) -> list[int]:
-    """Gives, for every axis of a transposition's result, the axis of its operand."""
-    rank, name = plan.rank(first_tensor(plan, node)), str(node.target)
+    """Returns the operand's axis of each axis of a transposition's result, as permute takes it."""
+    rank, name = plan.rank(token_operand(plan, node)), str(node.target)
     order = list(range(rank))
     args: Any = node.args[1:]
     if name == "aten.permute.default":

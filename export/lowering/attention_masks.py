@@ -1,7 +1,10 @@
-"""Masks of ONNX Attention with one row for every query.
+"""Expands the masks of ONNX Attention nodes that have a single row to a row per query.
 
-PyTorch lets a mask (batch, 1, 1, keys) stand for all queries. So does TensorRT; ONNX Runtime wants
-every query's row to be there.
+PyTorch and TensorRT broadcast a mask (batch, 1, 1, keys) over the queries; ONNX Runtime does not.
+
+    before   mask (B, 1, 1, T) -----------------------------------> Attention(q, k, v, mask)
+    after    Shape(q)[-2] -> Concat(1, 1, rows, 1) --.
+             mask (B, 1, 1, T) ---------------------> Expand ------> Attention(q, k, v, mask)
 """
 
 from __future__ import annotations
@@ -12,8 +15,12 @@ _QUERY, _MASK = 0, 3
 _ROWS = -2
 
 
-def give_masks_all_rows(model: ir.Model) -> None:
-    """Expands the masks that have a single row, in place."""
+def expand_single_row_masks(model: ir.Model) -> None:
+    """Expands all masks with a single row whose query has several, in place.
+
+    Args:
+        model: a graph with inferred shapes.
+    """
     for node in list(model.graph):
         if node.op_type != "Attention" or len(node.inputs) <= _MASK:
             continue
@@ -33,15 +40,15 @@ def _expanded(graph: ir.Graph, node: ir.Node, query: ir.Value, mask: ir.Value) -
     parts = [*ones, rows.outputs[0], _constant(graph, f"{name}_one", 1)]
     shape = ir.node("Concat", parts, {"axis": 0}, name=f"{name}_shape")
     expand = ir.node("Expand", [mask, shape.outputs[0]], name=f"{name}_expand")
-    for made in (rows, shape):
-        made.outputs[0].dtype = ir.DataType.INT64
-    whole = expand.outputs[0]
-    whole.type = mask.type
+    for shape_node in (rows, shape):
+        shape_node.outputs[0].dtype = ir.DataType.INT64
+    expanded = expand.outputs[0]
+    expanded.type = mask.type
     sizes = list(mask.shape)
     sizes[_ROWS] = query.shape[axis]
-    whole.shape = ir.Shape(sizes)
+    expanded.shape = ir.Shape(sizes)
     graph.insert_before(node, [rows, shape, expand])
-    return whole
+    return expanded
 
 
 def _constant(graph: ir.Graph, name: str, number: int) -> ir.Value:

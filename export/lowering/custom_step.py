@@ -1,10 +1,13 @@
-"""Models that bring a step of their own: recurrent decoders, and what no rule can derive.
+"""Lowers models with their own step: recurrent decoders, and decoders that no rule can derive.
 
     initial_state(*memory) -> state                     before the first token
     step(token (batch,), state, *memory) -> logits (batch, vocabulary), state
 
-A state is a tensor or any nest of tuples, lists and dicts of tensors, each batch first and of the
-same shapes after every step.
+The state is a tensor, or any nest of tuples, lists and dicts of tensors. Each tensor is batch first
+and has the same shape and dtype after every step. Two graphs result:
+
+    encoder   inputs -> memory = encode(inputs), state = initial_state(memory)
+    step      token, memory, state -> logits, next state
 """
 
 from __future__ import annotations
@@ -38,22 +41,23 @@ from hybrid_deploy.export.model.dynamic_axes import (
     resized,
 )
 from hybrid_deploy.export.model.interface import EncodePart, heads_of
-from hybrid_deploy.export.trace.refusal import first_line, users_line
+from hybrid_deploy.export.trace.refusal import first_line, user_line
 
 _BOUNDS = ("min", "typical", "max")
 
 Shape = tuple["int | str", ...]
+"""Sizes of a tensor's axes, with names for those that vary."""
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What the methods of a model gave for one batch.
+class _ExampleRun:
+    """The results of one step of a model, for one batch of example inputs.
 
     Attributes:
-        memory: by name, of `encode`.
-        state: by name, the tensors of `initial_state`.
-        structure: how these are nested.
-        heads: of `step`, the logits first.
+        memory: the tensors that `encode` returns, by their names in the graphs.
+        state: the tensors of the state that `initial_state` returns, by their names in the graphs.
+        structure: the nesting of the state's tensors.
+        heads: the output heads of `step`, the logits first.
     """
 
     memory: Mapping[str, Tensor]
@@ -63,36 +67,40 @@ class _Run:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The memory, then the state."""
+        """The tensors of the memory, then those of the state, by name."""
         return {**self.memory, **self.state}
 
 
 @dataclass(frozen=True)
 class CustomStep:
-    """A model with a step of its own, run once.
+    """A model with its own step, and its results for example inputs.
 
     Attributes:
-        model: has `encode`, `initial_state` and `step`.
+        model: a module with the methods `encode`, `initial_state` and `step`.
         inputs: example inputs of the encoder, a batch of two.
-        run: what the methods gave for them.
-        shapes: of each memory tensor and each tensor of the state, with names for what varies.
-        dims: the ranges of those names, without the batch.
+        run: the results for these inputs.
+        shapes: shape of each tensor of memory and state, with a name for each axis that varies.
+        dims: range of each of those names but the batch.
     """
 
     model: nn.Module
     inputs: Mapping[str, Tensor]
-    run: _Run
+    run: _ExampleRun
     shapes: Mapping[str, Shape]
     dims: dict[str, DimRange]
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of tokens."""
+        """Number of tokens in the vocabulary."""
         return self.run.heads[0].shape[-1]
 
 
 class StartGraph(nn.Module):
-    """The model's inputs to the memory and the first state."""
+    """The encoder graph: the model's inputs to the memory and the first state.
+
+    Args:
+        model: a module with the methods `encode` and `initial_state`.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -106,11 +114,11 @@ class StartGraph(nn.Module):
 
 
 class CustomStepGraph(nn.Module):
-    """One token to the logits of the next, and the next state.
+    """The step graph: one token, the memory and the state to the logits and the next state.
 
     Args:
-        model: has `step`.
-        structure: how the tensors of the state are nested.
+        model: a module with the method `step`.
+        structure: the nesting of the state's tensors.
         memory: number of memory tensors.
     """
 
@@ -121,11 +129,11 @@ class CustomStepGraph(nn.Module):
         self._memory = memory
 
     def forward(self, token: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Decodes one token: heads, then the tensors of the next state.
+        """Returns the output heads, the logits first, then the tensors of the next state.
 
         Args:
             token: (batch,) int64.
-            tensors: the memory, then the state.
+            tensors: the tensors of the memory, then those of the state.
         """
         memory, leaves = tensors[: self._memory], tensors[self._memory :]
         model: Any = self.model
@@ -138,17 +146,18 @@ class CustomStepGraph(nn.Module):
 def examine_custom_step(
     model: nn.Module, inputs: Mapping[str, Tensor], dynamic: DynamicAxes
 ) -> CustomStep:
-    """Encodes an example and steps once, at all sizes that the inputs may have.
+    """Encodes the example inputs and steps once, at the least, typical and largest size.
 
     Args:
-        model: has `encode`, `initial_state` and `step`; in eval mode.
+        model: a module with `encode`, `initial_state` and `step`, in eval mode.
         inputs: example inputs of the encoder, a batch of two.
         dynamic: the varying axes of those inputs besides the batch.
 
     Raises:
-        UnsupportedModelError: a method fails, or a step changes the form of its state.
+        UnsupportedModelError: a method fails, or a step changes the structure, shapes or dtypes of
+            its state.
     """
-    runs: list[_Run] = []
+    runs: list[_ExampleRun] = []
     for bound in _BOUNDS:
         values = resized(inputs, dynamic, bound)
         try:
@@ -158,7 +167,7 @@ def examine_custom_step(
         except Exception as error:
             sizes = ", ".join(str(tuple(value.shape)) for value in values.values())
             raise UnsupportedModelError(
-                f"{users_line(error)}encode(), initial_state() or step() fails on inputs of size "
+                f"{user_line(error)}encode(), initial_state() or step() fails on inputs of size "
                 f"{sizes}: {first_line(error)}"
             ) from error
     shapes, dims = _symbolic([run.tensors for run in runs])
@@ -166,55 +175,70 @@ def examine_custom_step(
 
 
 def lower_custom_step(
-    own: CustomStep, dynamic: DynamicAxes, opset: int
+    custom_step: CustomStep, dynamic: DynamicAxes, opset: int
 ) -> dict[GraphRole, ir.Model]:
-    """Lowers encoder and step; there is no prefill, a prompt is fed token by token.
+    """Returns the graphs of encoder and step; a prompt is fed token by token, without a prefill.
+
+    Args:
+        custom_step: the model and its example results.
+        dynamic: the varying axes of the encoder's inputs besides the batch.
+        opset: version of the ONNX operator set.
 
     Raises:
         ExportError: an operator has no translation to ONNX.
     """
-    run, fed = own.run, own.run.tensors
+    run, tensors = custom_step.run, custom_step.run.tensors
+    shapes = custom_step.shapes
     step_dynamic = {
         TOKEN: {0: BATCH_DIM},
-        **{n: {a: d for a, d in enumerate(own.shapes[n]) if isinstance(d, str)} for n in fed},
+        **{n: {a: d for a, d in enumerate(shapes[n]) if isinstance(d, str)} for n in tensors},
     }
     heads = [LOGITS, *(head_name(index) for index in range(1, len(run.heads)))]
     step = onnx_from_torch(
-        CustomStepGraph(own.model, run.structure, len(run.memory)),
-        {TOKEN: torch.tensor([1, 1]), **{name: value.clone() for name, value in fed.items()}},
+        CustomStepGraph(custom_step.model, run.structure, len(run.memory)),
+        {TOKEN: torch.tensor([1, 1]), **{name: value.clone() for name, value in tensors.items()}},
         [*heads, *map(next_cache, run.state)],
         step_dynamic,
         opset,
     )
-    encoder_dynamic = input_dims(own.inputs, dynamic)
-    encoder = onnx_from_torch(StartGraph(own.model), own.inputs, list(fed), encoder_dynamic, opset)
-    name_dims(encoder, own.shapes)
-    name_dims(step, {next_cache(name): own.shapes[name] for name in run.state})
-    _leave_out_unread(encoder, step, run.memory)
+    encoder = onnx_from_torch(
+        StartGraph(custom_step.model),
+        custom_step.inputs,
+        list(tensors),
+        input_dims(custom_step.inputs, dynamic),
+        opset,
+    )
+    name_dims(encoder, shapes)
+    name_dims(step, {next_cache(name): shapes[name] for name in run.state})
+    _drop_unread_memory(encoder, step, run.memory)
     return {GraphRole.ENCODER: encoder, GraphRole.STEP: step}
 
 
-def _run_once(model: nn.Module, inputs: Mapping[str, Tensor]) -> _Run:
-    any_model: Any = model
+def _run_once(model: nn.Module, inputs: Mapping[str, Tensor]) -> _ExampleRun:
+    untyped_model: Any = model
     memory = EncodePart(model)(*inputs.values())
-    first = any_model.initial_state(*memory)
-    leaves, structure = pytree.tree_flatten(first)
+    state = untyped_model.initial_state(*memory)
+    leaves, structure = pytree.tree_flatten(state)
     token = torch.ones(len(memory[0]), dtype=torch.int64)
-    outputs, state = any_model.step(token, first, *memory)
-    others, same = pytree.tree_flatten(state)
-    before, after = _forms(leaves), _forms(others)
-    if structure != same or before != after:
+    outputs, next_state = untyped_model.step(token, state, *memory)
+    next_leaves, next_structure = pytree.tree_flatten(next_state)
+    before, after = _descriptions(leaves), _descriptions(next_leaves)
+    if structure != next_structure or before != after:
         raise UnsupportedModelError(
             f"step() turns a state of {', '.join(before)} into one of {', '.join(after)}; a state "
             "must keep its structure, shapes and types (a growing cache: give it max_length "
             "places, and keep the position in the state)"
         )
     batch = len(token)
-    apart = [form for leaf, form in zip(leaves, before, strict=True) if leaf.shape[:1] != (batch,)]
-    if apart:
+    not_batch_first = [
+        description
+        for leaf, description in zip(leaves, before, strict=True)
+        if leaf.shape[:1] != (batch,)
+    ]
+    if not_batch_first:
         raise UnsupportedModelError(
-            f"initial_state() gave {apart[0]} for a batch of {batch}; every tensor of a state must "
-            "be batch first, so that sequences stay apart"
+            f"initial_state() gave {not_batch_first[0]} for a batch of {batch}; "
+            "every tensor of a state must be batch first, so that sequences stay apart"
         )
     heads = heads_of(outputs)
     if heads[0].dim() != 2 or len(heads[0]) != batch:
@@ -222,7 +246,7 @@ def _run_once(model: nn.Module, inputs: Mapping[str, Tensor]) -> _Run:
             f"step() must give logits (batch, vocabulary), got {tuple(heads[0].shape)} for a batch "
             f"of {batch}"
         )
-    return _Run(
+    return _ExampleRun(
         memory={cross_name("state", i): value for i, value in enumerate(memory)},
         state={recurrent_name(i): value for i, value in enumerate(leaves)},
         structure=structure,
@@ -230,7 +254,8 @@ def _run_once(model: nn.Module, inputs: Mapping[str, Tensor]) -> _Run:
     )
 
 
-def _forms(leaves: Sequence[Any]) -> list[str]:
+def _descriptions(leaves: Sequence[Any]) -> list[str]:
+    """Returns the dtype and the shape of each tensor as text, as `float32 (2, 24)`."""
     return [
         f"{str(leaf.dtype).removeprefix('torch.')} {tuple(leaf.shape)}"
         if isinstance(leaf, Tensor)
@@ -242,29 +267,32 @@ def _forms(leaves: Sequence[Any]) -> list[str]:
 def _symbolic(
     runs: Sequence[Mapping[str, Tensor]],
 ) -> tuple[dict[str, Shape], dict[str, DimRange]]:
-    """Names the axes that vary with the input's size; those that vary alike have one name."""
+    """Returns the shape of each tensor, with names for axes that vary, and the names' ranges.
+
+    Axes whose sizes are equal in all runs share one name.
+    """
     shapes: dict[str, Shape] = {}
     names: dict[tuple[int, ...], str] = {}
     for tensor in runs[0]:
         shape: list[int | str] = [BATCH_DIM]
-        for alike in list(zip(*(run[tensor].shape for run in runs), strict=True))[1:]:
-            if len(set(alike)) == 1:
-                shape.append(alike[0])
+        for sizes in list(zip(*(run[tensor].shape for run in runs), strict=True))[1:]:
+            if len(set(sizes)) == 1:
+                shape.append(sizes[0])
                 continue
             count = len(names)
-            shape.append(names.setdefault(alike, f"{MEMORY_DIM}_{count}" if count else MEMORY_DIM))
+            shape.append(names.setdefault(sizes, f"{MEMORY_DIM}_{count}" if count else MEMORY_DIM))
         shapes[tensor] = tuple(shape)
-    return shapes, {name: DimRange(*alike) for alike, name in names.items()}
+    return shapes, {name: DimRange(*sizes) for sizes, name in names.items()}
 
 
-def _leave_out_unread(encoder: ir.Model, step: ir.Model, memory: Collection[str]) -> None:
-    """Drops memory that only `initial_state` reads: no graph carries it across the border."""
+def _drop_unread_memory(encoder: ir.Model, step: ir.Model, memory: Collection[str]) -> None:
+    """Removes memory that only `initial_state` reads from the graphs' inputs and outputs."""
     unread = {
         str(value.name)
         for value in step.graph.inputs
         if value.name in memory and not value.uses() and not value.is_graph_output()
     }
     for values in (step.graph.inputs, encoder.graph.outputs):
-        kept = [value for value in values if value.name not in unread]
+        remaining = [value for value in values if value.name not in unread]
         values.clear()
-        values.extend(kept)
+        values.extend(remaining)

@@ -1,4 +1,4 @@
-"""The symbolic dimensions of the graphs: which axes vary, what they are called, how far they go."""
+"""The symbolic dimensions of the graphs: their names and their ranges of sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hybrid_deploy.export.trace.capture import as_expr
 
 
 def dim_names(plan: DecodePlan) -> dict[sympy.Symbol, str]:
-    """Names the symbols of the memory's shapes."""
+    """Returns the name of each symbol in the memory's shapes: `memory`, `memory_1`, ..."""
     names = {plan.capture.batch: BATCH_DIM}
     for node in plan.capture.memory:
         for size in plan.shape(node)[1:]:
@@ -31,7 +31,7 @@ def dim_names(plan: DecodePlan) -> dict[sympy.Symbol, str]:
 def shape_of(
     plan: DecodePlan, cached: CachedValue, names: Mapping[sympy.Symbol, str]
 ) -> list[int | str]:
-    """Returns the shape of a memory tensor or cache: numbers, and names as in the graphs."""
+    """Returns the shape of a memory tensor or cache: sizes, and names or expressions of names."""
     return [_dim_of(plan, size, names) for size in plan.cached_shape(cached)]
 
 
@@ -54,7 +54,18 @@ def dim_ranges(
     generation: GenerationDefaults,
     max_batch: int,
 ) -> dict[str, DimRange]:
-    """Returns the range of every symbolic dimension; the memory's by encoding each size."""
+    """Returns the range of each symbolic dimension: the least, a typical and the largest size.
+
+    The memory's ranges are measured: the inputs are encoded at each end of their own ranges.
+
+    Args:
+        model: a module with the method `encode`.
+        plan: the analysed decoder.
+        inputs: example inputs of the encoder, batch first.
+        dynamic: the varying axes of those inputs besides the batch.
+        generation: number of start tokens and largest length of a sequence.
+        max_batch: the largest batch.
+    """
     prompt = max(1, len(generation.start_tokens))
     dims = {
         BATCH_DIM: DimRange(1, 1, max_batch),
@@ -62,35 +73,35 @@ def dim_ranges(
     }
     dims |= declared_ranges(dynamic)
     names = dim_names(plan)
-    found: dict[str, list[int]] = {}
+    measured: dict[str, list[int]] = {}
     for bound in ("min", "typical", "max"):
         values = tuple(resized(inputs, dynamic, bound).values())
         for node, value in zip(plan.capture.memory, reference_memory(model, values), strict=True):
             for expected, size in zip(plan.shape(node)[1:], value.shape[1:], strict=True):
                 if isinstance(as_expr(expected), sympy.Symbol):
-                    found.setdefault(names[as_expr(expected)], []).append(size)
-    whole = _capacity(plan)
-    if whole is not None:
-        count = len(next(iter(found.values())))
-        found[CAPACITY_DIM] = [
-            int(whole.subs({s: found[names[s]][i] for s in whole.free_symbols}))
+                    measured.setdefault(names[as_expr(expected)], []).append(size)
+    capacity = _capacity(plan)
+    if capacity is not None:
+        count = len(next(iter(measured.values())))
+        measured[CAPACITY_DIM] = [
+            int(capacity.subs({s: measured[names[s]][i] for s in capacity.free_symbols}))
             for i in range(count)
         ]
     return dims | {
         name: DimRange(min(sizes), sorted(sizes)[len(sizes) // 2], max(sizes))
-        for name, sizes in found.items()
+        for name, sizes in measured.items()
     }
 
 
 def _capacity(plan: DecodePlan) -> sympy.Expr | None:
-    """Returns the length of the caches where it varies, with the memory before the tokens."""
-    if plan.prefix is None or as_expr(plan.prefix).is_Integer:
+    """Returns the capacity of caches that begin with a prefix of varying length; otherwise None."""
+    if plan.prefix_size is None or as_expr(plan.prefix_size).is_Integer:
         return None
-    return as_expr(plan.prefix) + plan.capture.length
+    return as_expr(plan.prefix_size) + plan.capture.length
 
 
 def input_dims(inputs: Iterable[str], dynamic: DynamicAxes) -> dict[str, dict[int, str]]:
-    """Names the symbolic dimensions of each encoder input, by axis: the batch, and what varies."""
+    """Returns, for each encoder input, the names of its symbolic axes; axis 0 is the batch."""
     return {
         name: {0: BATCH_DIM} | {axis: a.name for axis, a in dynamic.get(name, {}).items()}
         for name in inputs

@@ -1,4 +1,8 @@
-"""Graphs for one batch size: the symbolic batch dimension becomes a number."""
+"""Specializes a graph to one batch size: the symbolic batch dimension becomes a number.
+
+before   token (batch,)     Shape(token) -> Concat(., 4, 16) -> Reshape(x, .)
+after    token (1,)         Reshape(x, [1, 4, 16])
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,11 @@ from hybrid_deploy.contract import BATCH_DIM
 
 
 def fix_batch(model: ir.Model, batch: int) -> None:
-    """Replaces the batch dimension in place; what was computed of it becomes a constant.
+    """Replaces the batch dimension in place and folds the values that are computed from it.
 
     Args:
-        model: its inputs and outputs call their first dimension `batch`.
-        batch: the one size that the graph will take.
+        model: a graph whose symbolic batch dimension is called `batch`.
+        batch: the only batch size that the graph takes afterwards.
     """
     sizes = {BATCH_DIM: batch}
     for value in _values(model.graph):

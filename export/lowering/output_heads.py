@@ -1,4 +1,10 @@
-"""What the decoder graphs return in place of the logits, so that a loop can stay on the device."""
+"""Replaces the logits of the decoder graphs by a head, so that a decoding loop stays on the device.
+
+head      outputs
+logits    logits (B, V)                            unchanged
+argmax    ArgMax(logits)  -> next_token (B,)
+topk      TopK(logits, k) -> top_scores (B, k), top_tokens (B, k)
+"""
 
 from __future__ import annotations
 
@@ -18,44 +24,50 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def attach_head(model: ir.Model, head: Head, top_k: int) -> None:
-    """Replaces the logits of a prefill or step graph, in place.
+    """Replaces the logits of a prefill or step graph by a head, in place.
 
-    `argmax` gives `next_token` (batch,) int64, the first of equals; `topk` gives `top_scores`
-    (batch, k) float32 in falling order and `top_tokens` (batch, k) int64.
+    `argmax` returns `next_token` (batch,) int64, the first token of the highest logit. `topk`
+    returns `top_scores` (batch, k) in the logits' dtype, in descending order, and `top_tokens`
+    (batch, k) int64.
 
     Args:
-        model: returns `logits` (batch, vocabulary).
-        head: what to return instead.
-        top_k: how many tokens `topk` gives; the whole vocabulary if that is smaller.
+        model: a graph with the output `logits` (batch, vocabulary).
+        head: the head that replaces the logits.
+        top_k: k of `topk`; the size of the vocabulary if that is smaller.
     """
     if head is Head.LOGITS:
         return
     outputs = list(model.graph.outputs)
-    place = next(index for index, value in enumerate(outputs) if value.name == LOGITS)
-    logits = outputs[place]
-    new = _argmax(model.graph, logits) if head is Head.ARGMAX else _topk(model.graph, logits, top_k)
-    outputs[place : place + 1] = new
+    index = next(index for index, value in enumerate(outputs) if value.name == LOGITS)
+    logits, graph = outputs[index], model.graph
+    replacements = _argmax(graph, logits) if head is Head.ARGMAX else _topk(graph, logits, top_k)
+    outputs[index : index + 1] = replacements
     model.graph.outputs.clear()
     model.graph.outputs.extend(outputs)
 
 
 def check_head(with_logits: Path, with_head: Path, feeds: Arrays) -> None:
-    """Runs a graph with logits and the same with another head, and compares.
+    """Runs a graph with logits and the same graph with a head, and compares their results.
+
+    Args:
+        with_logits: file of the graph that returns logits.
+        with_head: file of the graph that returns a head.
+        feeds: the graphs' inputs by name; others are ignored.
 
     Raises:
-        ParityError: the head gives another token or score than the logits do.
+        ParityError: the head returns other tokens or scores than the logits imply.
     """
     logits = _run(with_logits, feeds)[LOGITS]
-    given = _run(with_head, feeds)
-    if NEXT_TOKEN in given:
-        same = np.array_equal(given[NEXT_TOKEN], logits.argmax(-1))
+    outputs = _run(with_head, feeds)
+    if NEXT_TOKEN in outputs:
+        equal = np.array_equal(outputs[NEXT_TOKEN], logits.argmax(-1))
     else:
-        scores, tokens = given[TOP_SCORES], given[TOP_TOKENS]
-        best = -np.sort(-logits, -1)[:, : scores.shape[1]]
-        picked = np.take_along_axis(logits, tokens, -1)
-        same = np.array_equal(scores, best) and np.array_equal(picked, scores)
-        same = same and np.array_equal(tokens[:, 0], logits.argmax(-1))
-    if not same:
+        scores, tokens = outputs[TOP_SCORES], outputs[TOP_TOKENS]
+        highest = -np.sort(-logits, -1)[:, : scores.shape[1]]
+        scores_of_tokens = np.take_along_axis(logits, tokens, -1)
+        equal = np.array_equal(scores, highest) and np.array_equal(scores_of_tokens, scores)
+        equal = equal and np.array_equal(tokens[:, 0], logits.argmax(-1))
+    if not equal:
         raise ParityError(
             f"the head of {with_head.name} gives other tokens than the logits; nothing was written"
         )
@@ -92,7 +104,7 @@ def _describe(
 
 def _run(path: Path, feeds: Arrays) -> dict[str, NDArray[Any]]:
     session = make_session(path, threads=None)
-    taken = {each.name for each in session.get_inputs()}
-    names = [each.name for each in session.get_outputs()]
-    values = session.run(names, {name: a for name, a in feeds.items() if name in taken})
+    inputs = {value.name for value in session.get_inputs()}
+    names = [value.name for value in session.get_outputs()]
+    values = session.run(names, {name: a for name, a in feeds.items() if name in inputs})
     return dict(zip(names, values, strict=True))

@@ -1,4 +1,13 @@
-"""From a torch module to a tidy ONNX graph with the contract's names."""
+"""Lowers a torch module to an ONNX graph with the contract's names, through torch.onnx.
+
+After the translation, the graph is simplified: constants are folded, equal nodes are merged, and
+
+    before   Gemm(x, weight, bias)                     weight model__head__weight
+    after    MatMul(x, weight) -> Add(bias)            weight head.weight, as in the user's model
+
+    before   outputs a, a (one value under two names)
+    after    outputs a, b with Identity(a) -> b
+"""
 
 from __future__ import annotations
 
@@ -13,17 +22,17 @@ from torch import Tensor, nn
 
 from hybrid_deploy.errors import ExportError, UnsupportedModelError
 from hybrid_deploy.export.analysis.custom_rules import custom_translations
-from hybrid_deploy.export.lowering.attention_masks import give_masks_all_rows
-from hybrid_deploy.export.lowering.decoder_modules import NESTED
-from hybrid_deploy.export.lowering.decompositions import only_needed_decompositions
-from hybrid_deploy.export.lowering.translation_cache import translations_made_once
-from hybrid_deploy.export.plan.cache_ops import translations
+from hybrid_deploy.export.lowering.attention_masks import expand_single_row_masks
+from hybrid_deploy.export.lowering.decoder_modules import DOT_REPLACEMENT
+from hybrid_deploy.export.lowering.decompositions import decompose_only_if_needed
+from hybrid_deploy.export.lowering.translation_cache import reuse_translation_table
+from hybrid_deploy.export.plan.cache_ops import onnx_translations
 from hybrid_deploy.export.trace.capture import quiet_tracing
-from hybrid_deploy.export.trace.portable_ops import PortableForms
+from hybrid_deploy.export.trace.portable_ops import PortableOps
 from hybrid_deploy.export.trace.refusal import first_line
 from hybrid_deploy.onnx_graphs.gemm import is_embedding, split_gemm
 
-_FOLDED_VALUES = 1 << 31  # fold constants of any size: what is constant is a weight
+_FOLDED_VALUES = 1 << 31  # no constant is larger: constants of any size are folded
 
 
 def onnx_from_torch(
@@ -33,20 +42,21 @@ def onnx_from_torch(
     dynamic: Mapping[str, Mapping[int, str]],
     opset: int,
 ) -> ir.Model:
-    """Lowers a module to ONNX.
+    """Returns the ONNX graph of a module.
 
     Args:
-        module: in eval mode.
-        inputs: example inputs by name, in the order of `forward`.
-        outputs: names of what `forward` returns.
-        dynamic: for each input, its symbolic dimensions by axis.
+        module: the module; it is put into eval mode.
+        inputs: example inputs by name, in the order of `forward`'s parameters.
+        outputs: names of the values that `forward` returns.
+        dynamic: for each input, the names of its symbolic dimensions by axis.
         opset: version of the ONNX operator set.
 
     Raises:
         ExportError: an operator has no translation to ONNX.
+        UnsupportedModelError: the trace fixes a size that has to vary.
     """
     shapes = tuple({**dynamic.get(name, {})} or None for name in inputs)
-    with quiet_tracing(), translations_made_once(), only_needed_decompositions(), PortableForms():
+    with quiet_tracing(), reuse_translation_table(), decompose_only_if_needed(), PortableOps():
         try:
             program = torch.onnx.export(
                 module.eval(),
@@ -56,7 +66,7 @@ def onnx_from_torch(
                 input_names=list(inputs),
                 output_names=list(outputs),
                 dynamic_shapes=_nested(module, shapes),
-                custom_translation_table={**translations(opset), **custom_translations()},
+                custom_translation_table={**onnx_translations(opset), **custom_translations()},
                 verbose=False,
             )
         except Exception as error:
@@ -66,19 +76,24 @@ def onnx_from_torch(
     assert program is not None
     _check_sizes(program.model, dynamic)
     model = _tidy(program.model)
-    _part_outputs(model.graph, outputs)
+    _separate_outputs(model.graph, outputs)
     return model
 
 
 def name_dims(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> None:
-    """Returns the outputs of a graph the dimension names of the contract."""
+    """Sets the shapes of a graph's outputs, in place.
+
+    Args:
+        model: the graph.
+        shapes: shape of each output by name, with the contract's names of symbolic dimensions.
+    """
     for value in model.graph.outputs:
         if value.name is not None and value.name in shapes:
             value.shape = ir.Shape(shapes[value.name])
 
 
 def _check_sizes(model: ir.Model, dynamic: Mapping[str, Mapping[int, str]]) -> None:
-    """Refuses a trace that fixed a size which must vary."""
+    """Refuses a graph in which an input has a fixed size where it has to vary."""
     for value in model.graph.inputs:
         for axis, name in dynamic.get(str(value.name), {}).items():
             if value.shape is not None and isinstance(value.shape[axis], int):
@@ -90,10 +105,10 @@ def _check_sizes(model: ir.Model, dynamic: Mapping[str, Mapping[int, str]]) -> N
 
 
 def _nested(module: nn.Module, shapes: tuple[dict[int, str] | None, ...]) -> tuple[object, ...]:
-    """Groups the shapes of `*args` as torch.export wants them."""
+    """Returns the shapes with those of `*args` grouped in a tuple, as torch.export requires."""
     code = type(module).forward.__code__
-    named = code.co_argcount - 1
-    return (*shapes[:named], shapes[named:]) if code.co_flags & 0x04 else shapes
+    positional = code.co_argcount - 1
+    return (*shapes[:positional], shapes[positional:]) if code.co_flags & 0x04 else shapes
 
 
 def _tidy(model: ir.Model) -> ir.Model:
@@ -101,7 +116,7 @@ def _tidy(model: ir.Model) -> ir.Model:
         model, input_size_limit=_FOLDED_VALUES, output_size_limit=_FOLDED_VALUES
     )
     _split_gemms(model.graph)
-    give_masks_all_rows(model)
+    expand_single_row_masks(model)
     _restore_weight_names(model)
     passes = ir.passes.Sequential(
         ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -115,24 +130,24 @@ def _tidy(model: ir.Model) -> ir.Model:
     return passes(model).model
 
 
-def _part_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
-    """Returns outputs that are the same value, or an input, a name of their own."""
+def _separate_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Inserts an Identity for each output that is an input, or the same value as another output."""
     taken = {value.name for value in graph.inputs}
     for index, (value, name) in enumerate(zip(list(graph.outputs), names, strict=True)):
         if value.name not in taken and value.name == name:
             taken.add(name)
             continue
         copy = ir.node("Identity", [value], name=f"{name}_copy")
-        new = copy.outputs[0]
-        new.name, new.shape, new.type = name, value.shape, value.type
+        output = copy.outputs[0]
+        output.name, output.shape, output.type = name, value.shape, value.type
         graph.append(copy)
-        graph.outputs[index] = new
+        graph.outputs[index] = output
 
 
 def _split_gemms(graph: ir.Graph) -> None:
-    """Writes every Gemm as MatMul and Add, except where a tied weight is shared with an embedding.
+    """Replaces each Gemm by MatMul and Add, unless its weight is tied with an embedding.
 
-    ONNX Runtime joins the two again by itself where the weight is a float.
+    ONNX Runtime fuses the two again if the weight is float.
     """
     for node in list(graph):
         if node.op_type == "Gemm" and not (node.inputs[1] and is_embedding(node.inputs[1])):
@@ -140,17 +155,17 @@ def _split_gemms(graph: ir.Graph) -> None:
 
 
 def _restore_weight_names(model: ir.Model) -> None:
-    """Returns the weights the names that they have in the user's model."""
+    """Renames the weights to their names in the user's model, in place."""
     taken = {value.name for node in model.graph for value in node.outputs}
     for value in list(model.graph.initializers.values()):
         assert value.name is not None
-        name = re.sub(r"^(encode\.)?model\.", "", value.name.replace(NESTED, "."))
+        name = re.sub(r"^(encode\.)?model\.", "", value.name.replace(DOT_REPLACEMENT, "."))
         if name not in taken and name not in model.graph.initializers:
             value.name = name
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the first line of the innermost cause."""
+    """Returns the first line of the innermost cause of an exception."""
     seen = [error]
     while error.__cause__ is not None and error.__cause__ not in seen:
         error = error.__cause__

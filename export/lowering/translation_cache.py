@@ -1,4 +1,4 @@
-"""Sparing torch.onnx to make its table of translations anew for every graph."""
+"""Reuses the translation table that torch.onnx otherwise builds again for each graph."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _TABLES: dict[int, Any] = {}
 
 
 @contextmanager
-def translations_made_once() -> Iterator[None]:
-    """Lets torch.onnx.export copy the table that an earlier call for the same opset has made.
+def reuse_translation_table() -> Iterator[None]:
+    """While active, torch.onnx.export copies the translation table of an earlier call.
 
-    To make it, the sources of all its functions are read for their signatures, a second for each
-    graph. The calls add custom operators to the copy.
+    To build the table of an opset, torch.onnx parses the sources of all its functions, which takes
+    a second per graph. Each call gets its own copy, to which it adds its custom operators.
     """
     try:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
         original = ONNXRegistry.__dict__["from_torchlib"]
-    except (ImportError, KeyError):  # another version of PyTorch: as it comes
+    except (ImportError, KeyError):  # this version of PyTorch has another registry
         yield
         return
 
@@ -29,7 +29,7 @@ def translations_made_once() -> Iterator[None]:
             _TABLES[opset_version] = original.__get__(None, cls)(opset_version=opset_version)
         table, copy = _TABLES[opset_version], cls()
         vars(copy).update(vars(table))
-        copy.functions = {name: list(known) for name, known in table.functions.items()}
+        copy.functions = {name: list(entries) for name, entries in table.functions.items()}
         return copy
 
     ONNXRegistry.from_torchlib = classmethod(copied)  # type: ignore[assignment,method-assign]

@@ -1,4 +1,4 @@
-"""From a plan to the three ONNX graphs of a variant, with the contract's names."""
+"""Lowers a decoder plan to the three ONNX graphs of a variant, with the contract's names."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def lower_plan(
     dynamic: DynamicAxes,
     opset: int,
 ) -> dict[GraphRole, ir.Model]:
-    """Lowers a plan to its three graphs.
+    """Returns the graphs of encoder, prefill and step.
 
     Args:
-        model: has `encode` and `decode`.
+        model: a module with the methods `encode` and `decode`.
         plan: the analysed decoder.
-        inputs: example inputs of the encoder, batch of two.
+        inputs: example inputs of the encoder, a batch of two.
         dynamic: the varying axes of those inputs besides the batch.
         opset: version of the ONNX operator set.
 
@@ -60,11 +60,11 @@ def lower_plan(
         ExportError: an operator has no translation to ONNX.
     """
     names = dim_names(plan)
-    kept = {
+    cached_values = {
         **dict(zip(memory_names(plan), plan.memory, strict=True)),
         **dict(zip(cache_names(plan), plan.caches, strict=True)),
     }
-    shapes = {name: shape_of(plan, value, names) for name, value in kept.items()}
+    shapes = {name: shape_of(plan, value, names) for name, value in cached_values.items()}
     encoder = EncoderGraph(EncodePart(model), plan).eval()
     with torch.no_grad():
         memory, caches = split_outputs(plan, encoder(*inputs.values()), batch=2)
@@ -73,8 +73,20 @@ def lower_plan(
         encoder, inputs, encoder_output_names(plan), encoder_dynamic, opset
     )
     name_dims(encoder_graph, shapes)
-    fed = {name: value.contiguous() for name, value in zip(kept, (*memory, *caches), strict=True)}
-    decoder_dynamic = {
+    tensors = zip(cached_values, (*memory, *caches), strict=True)
+    feeds = {name: value.contiguous() for name, value in tensors}
+    step, prefill = _lower_decoder(plan, feeds, shapes, opset)
+    return {GraphRole.ENCODER: encoder_graph, GraphRole.PREFILL: prefill, GraphRole.STEP: step}
+
+
+def _lower_decoder(
+    plan: DecodePlan,
+    feeds: Mapping[str, Tensor],
+    shapes: Mapping[str, list[int | str]],
+    opset: int,
+) -> tuple[ir.Model, ir.Model]:
+    """Returns the graphs of step and prefill; `feeds` are example memory tensors and caches."""
+    dynamic = {
         TOKEN: {0: BATCH_DIM},
         TOKENS: {0: BATCH_DIM, 1: LENGTH_DIM},
         POSITION: {0: BATCH_DIM},
@@ -83,16 +95,16 @@ def lower_plan(
     }
     outputs = [*head_names(plan), *(next_cache(name) for name in cache_names(plan))]
     position, last = torch.tensor([0, 0]), torch.tensor([2, 1])
-    step_inputs = {TOKEN: torch.tensor([1, 1]), POSITION: position, **fed}
+    step_inputs = {TOKEN: torch.tensor([1, 1]), POSITION: position, **feeds}
     prefill_inputs = {TOKENS: torch.ones(2, 3, dtype=torch.int64), POSITION: position, LAST: last}
     native = opset >= NATIVE_OPSET
     step, prefill = (
-        onnx_from_torch(graph, arguments, outputs, decoder_dynamic, opset)
+        onnx_from_torch(graph, arguments, outputs, dynamic, opset)
         for graph, arguments in (
             (StepGraph(plan, native=native), step_inputs),
-            (PrefillGraph(plan, native=native), prefill_inputs | fed),
+            (PrefillGraph(plan, native=native), {**prefill_inputs, **feeds}),
         )
     )
     for graph in (step, prefill):
         name_dims(graph, {next_cache(name): shapes[name] for name in cache_names(plan)})
-    return {GraphRole.ENCODER: encoder_graph, GraphRole.PREFILL: prefill, GraphRole.STEP: step}
+    return step, prefill

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.model.interface import reference_memory
-from hybrid_deploy.export.trace.refusal import first_line, users_line
+from hybrid_deploy.export.trace.refusal import first_line, user_line
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def memory_axes(
         except Exception as error:
             sizes = ", ".join(str(tuple(value.shape)) for value in values)
             raise UnsupportedModelError(
-                f"{users_line(error)}encode() fails on inputs of the declared size {sizes}: "
+                f"{user_line(error)}encode() fails on inputs of the declared size {sizes}: "
                 f"{first_line(error)}; narrow the dynamic range"
             ) from error
     return tuple(

@@ -1,4 +1,5 @@
-"""What the incremental decoder computes, keeps and gathers: the plan of a derivation.
+"""The plan of an incremental decoder: binding times, token axes, caches; and its executor.
 
-Values of the traced graph come in; caches, their layout and row-wise execution leave.
+The analysis writes what it finds into a `DecodePlan`; `RowExecutor` computes the nodes of a plan
+for new tokens. Imports trace; never analysis, lowering or parity.
 """

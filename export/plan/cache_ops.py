@@ -1,4 +1,8 @@
-"""Custom operators of the decoder graphs: what they compute, and what they become in ONNX."""
+"""The custom operator that writes new rows into a cache, and its ONNX translation.
+
+PyTorch   hybrid_deploy::cache_write(cache, rows, position)
+ONNX      TensorScatter(cache, rows, position, axis=-2, mode="linear")     opset 24
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,12 @@ from hybrid_deploy.contract import NATIVE_OPSET
 
 @torch.library.custom_op("hybrid_deploy::cache_write", mutates_args=())
 def cache_write(cache: Tensor, rows: Tensor, position: Tensor) -> Tensor:
-    """Returns the cache with new rows written at each sequence's position.
+    """Returns a copy of a cache with new rows at each sequence's position.
 
     Args:
         cache: (batch, heads, capacity, head_dim).
         rows: (batch, heads, length, head_dim).
-        position: (batch,) int64, where the first row goes.
+        position: (batch,) int64, index along the capacity of the first row.
     """
     index = position[:, None] + torch.arange(rows.shape[2])  # (batch, length)
     return cache.scatter(2, index[:, None, :, None].expand(rows.shape), rows)
@@ -38,8 +42,12 @@ def _tensor_scatter(cache: FLOAT, rows: FLOAT, position: FLOAT) -> Any:
     return _opset24.TensorScatter(cache, rows, position, axis=-2, mode="linear")
 
 
-def translations(opset: int) -> Mapping[Callable[..., Any], Callable[..., Any]]:
-    """Returns the ONNX translation of each custom operator, as torch.onnx.export takes it."""
+def onnx_translations(opset: int) -> Mapping[Callable[..., Any], Callable[..., Any]]:
+    """Returns the ONNX translations of the custom operators, as torch.onnx.export takes them.
+
+    Args:
+        opset: version of the ONNX operator set; the table is empty before `NATIVE_OPSET`.
+    """
     if opset < NATIVE_OPSET:
         return {}
     return {torch.ops.hybrid_deploy.cache_write.default: _tensor_scatter}

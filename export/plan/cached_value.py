@@ -1,8 +1,15 @@
-"""What is kept between calls: the form in which a value is kept, and who reads it.
+"""Cached values: the layout of a cache, the node that it holds, and how consumers read it.
 
-Keys and values, of earlier tokens and of the memory alike, are kept as (batch, heads, length,
-width), whatever the model's own code makes of them: that can be written in place everywhere, and
-no reader has to transpose it.
+Keys and values, of earlier tokens and of the memory, are cached as (batch, heads, length, width),
+whatever axes the model's code uses: every backend can write that layout in place, and no reader has
+to transpose it. Examples of `CacheLayout.to_cache`:
+
+    value                        layout                                    cache
+    (B, T, H, W)                 batch 0, heads (2,), length 1, width (3,)  (B, H, T, W)
+    (T, B, W)                    batch 1, heads (),   length 0, width (2,)  (B, 1, T, W)
+    (B * H, W, T)                batch 0, heads (),   length 2, width (1,)  (B, H, T, W)
+                                 with fold_factor H
+    (B, T), a padding mask       batch 0, heads (),   length 1, width ()    (B, 1, T, 1)
 """
 
 from __future__ import annotations
@@ -15,25 +22,25 @@ from torch import Tensor, fx
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """How the axes of a value become (batch, heads, length, width).
+    """The mapping of a value's axes to (batch, heads, length, width).
 
     Attributes:
         batch: axis of the batch.
-        heads: the axes that become heads.
-        length: axis along the tokens, or along the memory.
-        width: the axes that become the width.
-        folded: how many heads are folded into the batch axis.
+        heads: the axes that are flattened into the heads.
+        length: axis of the tokens, or of the memory's rows.
+        width: the axes that are flattened into the width.
+        fold_factor: number of heads that are folded into the batch axis.
     """
 
     batch: int
     heads: tuple[int, ...]
     length: int
     width: tuple[int, ...]
-    folded: int = 1
+    fold_factor: int = 1
 
     @property
     def order(self) -> tuple[int, ...]:
-        """The value's axes in the order in which they are kept."""
+        """The value's axes in the order of the cache."""
         return (self.batch, *self.heads, self.length, *self.width)
 
     def to_cache(self, value: Tensor) -> Tensor:
@@ -41,8 +48,8 @@ class CacheLayout:
         if self.order != tuple(sorted(self.order)):
             value = value.permute(self.order)
         heads = len(self.heads)
-        if self.folded > 1:
-            value, heads = torch.unflatten(value, 0, (-1, self.folded)), heads + 1
+        if self.fold_factor > 1:
+            value, heads = torch.unflatten(value, 0, (-1, self.fold_factor)), heads + 1
         if heads != 1:
             value = value.unsqueeze(1) if heads == 0 else value.flatten(1, heads)
         if len(self.width) != 1:
@@ -50,7 +57,12 @@ class CacheLayout:
         return value
 
     def from_cache(self, cached: Tensor, sizes: tuple[int, ...]) -> Tensor:
-        """Returns the value back; `sizes` are its own, the batch's is not looked at."""
+        """Returns the value that a cache holds, in its own shape.
+
+        Args:
+            cached: (batch, heads, length, width).
+            sizes: shape of the value; the size of its batch axis is ignored.
+        """
         ordered = [-1 if axis == self.batch else sizes[axis] for axis in self.order]
         value = cached.reshape(ordered)
         if self.order == tuple(sorted(self.order)):
@@ -60,27 +72,27 @@ class CacheLayout:
 
 @dataclass(frozen=True)
 class CachedValue:
-    """A value that is kept between calls.
+    """A value that is kept between calls of the decoder graphs: of earlier tokens or of the memory.
 
     Attributes:
-        source: the node that computes it.
-        form: how it is kept; None: as it is.
-        kind: what it serves as: `key`, `value`, `mask` or `state`.
+        source: the node that computes the value.
+        layout: the layout of the cache; None keeps the value in its own shape.
+        kind: the use of the value: `key`, `value`, `mask` or `state`.
     """
 
     source: fx.Node
-    form: CacheLayout | None
+    layout: CacheLayout | None
     kind: str = field(compare=False)
 
 
 @dataclass(frozen=True)
-class Access:
-    """How a consumer gets at an operand that is kept.
+class CacheAccess:
+    """How a consumer reads a cached operand.
 
     Attributes:
-        kept: what is kept for it.
-        groups: how many of the consumer's heads share a kept one.
-        path: the movements from the kept value to the operand, for what is no key and no value.
+        cached: the value that is cached for the operand.
+        groups: number of the consumer's heads that share one cached head.
+        path: nodes that move the cached value to the operand, in order; empty for keys and values.
     """
 
     cached: CachedValue

@@ -1,4 +1,15 @@
-"""Constant tables that only say which keys are in the past."""
+"""Recognizes constant tables that are causal masks, and computes their rows from positions.
+
+A table qualifies if all its values on and below the diagonal are equal, and all above it are:
+
+    bool              additive                   pattern
+    [[T, F, F],       [[0, -inf, -inf],          allowed  T or 0
+     [T, T, F],        [0,    0, -inf],          blocked  F or -inf
+     [T, T, T]]        [0,    0,    0]]
+
+A step at position p then needs no table: its row (1, capacity) is `arange(capacity) <= p`, with the
+two values in place of true and false.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +19,31 @@ import torch
 from torch import Tensor
 
 BLOCKED_BELOW = -1e4
-"""An additive mask value under this one lets nothing through."""
+"""An additive mask value below this one hides a key."""
 
 
-def later_places(count: int, length: int) -> Tensor:
-    """Returns where a row would see later tokens, (count, count) bool.
+def future_mask(count: int, length: int) -> Tensor:
+    """Returns which keys are later tokens for each row, (count, count) bool.
 
-    Of `count` rows and keys the last `length` are tokens; what stands before them may see itself.
+    Args:
+        count: number of rows and of keys; the last `length` of them are tokens and the first ones
+            are the prefix, whose rows may see the whole prefix.
+        length: number of tokens.
     """
-    later = torch.ones(count, count, dtype=torch.bool).triu(1)
-    later[: count - length, : count - length] = False
-    return later
+    future = torch.ones(count, count, dtype=torch.bool).triu(1)
+    future[: count - length, : count - length] = False
+    return future
 
 
 @dataclass(frozen=True)
 class CausalPattern:
-    """A square table that is `allowed` on and below its diagonal and `blocked` above."""
+    """The two values of a square causal table.
+
+    Attributes:
+        allowed: the value on and below the diagonal; a bool table has True or False here.
+        blocked: the value above the diagonal.
+        dtype: dtype of the table.
+    """
 
     allowed: float
     blocked: float
@@ -31,25 +51,25 @@ class CausalPattern:
 
     @property
     def is_mask(self) -> bool:
-        """Whether it is boolean, true where a key may be seen."""
+        """Whether the table is a bool attention mask, true where a key may be seen."""
         return self.dtype is torch.bool and self.allowed == 1 and self.blocked == 0
 
     @property
     def masks_attention(self) -> bool:
-        """Whether it can be replaced by a boolean attention mask."""
+        """Whether a bool attention mask can replace the table in a fused attention."""
         additive = self.dtype.is_floating_point and self.allowed == 0
         return self.is_mask or (additive and self.blocked <= BLOCKED_BELOW)
 
     def of(self, mask: Tensor) -> Tensor:
-        """Returns the values of the table where `mask` tells which keys may be seen."""
-        if self.dtype is torch.bool:  # ONNX Runtime chooses between numbers only
+        """Returns `allowed` where `mask`, bool of any shape, is true and `blocked` elsewhere."""
+        if self.dtype is torch.bool:  # ONNX Runtime's Where takes no bool values
             return mask if self.allowed else ~mask
         allowed, blocked = (torch.tensor(v, dtype=self.dtype) for v in (self.allowed, self.blocked))
         return torch.where(mask, allowed, blocked)
 
 
 def causal_pattern(table: Tensor) -> CausalPattern | None:
-    """Recognises a (1, ..., length, length) table that only says which keys are in the past."""
+    """Returns the pattern of a causal table (1, ..., length, length); None if it is not causal."""
     length = table.shape[-1]
     if table.shape[-2] != length or table.numel() != length**2:
         return None

@@ -1,4 +1,12 @@
-"""Operators that only move numbers: which they are, and doing again what they did."""
+"""Recognizes operators that only move elements, and applies their movements to other tensors.
+
+Example: keys of 2 heads that are repeated for 4 query heads before an attention reads them.
+
+    keys (B, 2, L, D) -> expand (B, 2, 2, L, D) -> reshape (B, 4, L, D) -> attention
+
+`movement_chain(reshape)` is [reshape, expand, keys]. Replaying [expand, reshape] on a tensor whose
+elements are all different shows where each element of `keys` goes.
+"""
 
 from __future__ import annotations
 
@@ -33,56 +41,64 @@ RESHAPES = frozenset(
         "aten.view.default",
     }
 )
-"""Operators that read the same numbers in the same order as another shape."""
+"""Operators that read the same elements in the same order with another shape."""
 
 _COPIES = frozenset({"aten.clone.default", "aten.contiguous.default", "aten.alias.default"})
 _EXPAND = "aten.expand.default"
 _REPETITIONS = frozenset({"aten.repeat_interleave.self_int", "aten.repeat.default"})
 _MOVEMENTS = TRANSPOSITIONS | RESHAPES | _COPIES | _REPETITIONS | {_EXPAND}
 
-Shape = Callable[[fx.Node], "list[Any]"]
+ShapeOf = Callable[[fx.Node], "list[Any]"]
+"""Returns the shape of a node; a size may be symbolic."""
 
 
 def is_movement(node: fx.Node) -> bool:
-    """Returns whether a node only moves the numbers of its one operand."""
+    """Returns whether a node only moves the elements of its first operand."""
     return str(node.target) in _MOVEMENTS and len(node.all_input_nodes) >= 1
 
 
-def path_back(operand: fx.Node, goes_on: Callable[[fx.Node], bool]) -> list[fx.Node]:
-    """Lists `operand` and, one before the other, the values that it was moved from.
+def movement_chain(operand: fx.Node, may_include: Callable[[fx.Node], bool]) -> list[fx.Node]:
+    """Returns `operand` and the values that it was moved from, from the last to the first.
 
     Args:
-        operand: where to begin.
-        goes_on: whether a value may be among them.
+        operand: the node at which the chain begins.
+        may_include: returns whether the chain may go on to a node.
     """
     values = [operand]
     while is_movement(values[-1]):
         source = values[-1].args[0]
-        if not isinstance(source, fx.Node) or not goes_on(source):
+        if not isinstance(source, fx.Node) or not may_include(source):
             break
         values.append(source)
     return values
 
 
-def replay(path: Iterable[fx.Node], value: Tensor, shape: Shape) -> Tensor:
-    """Moves a value the way the nodes of a path did, in order; `shape` gives a node's sizes."""
+def replay(path: Iterable[fx.Node], value: Tensor, shape_of: ShapeOf) -> Tensor:
+    """Returns a value after the movements of some nodes.
+
+    Args:
+        path: the nodes, in the order of their movements.
+        value: any tensor of the shape of the first node's operand.
+        shape_of: returns the shape that each node's result gets.
+    """
     for node in path:
         name = str(node.target)
         if name in RESHAPES:
-            value = value.reshape(_one_unknown(shape(node)))
+            value = value.reshape(_with_unknown_size(shape_of(node)))
         elif name == _EXPAND:
-            value = value.expand(shape(node))
+            value = value.expand(shape_of(node))
         elif name not in _COPIES:
             value = node.target(value, *node.args[1:], **node.kwargs)  # type: ignore[operator]
     return value
 
 
-def numbered(sizes: Iterable[int]) -> Tensor:
-    """Returns a tensor of which every element is another number, to see where it is moved."""
+def numbered_tensor(sizes: Iterable[int]) -> Tensor:
+    """Returns an int64 tensor of the given shape whose elements are 0, 1, 2, ..."""
     sizes = tuple(sizes)
     return torch.arange(prod(sizes)).reshape(sizes)
 
 
-def _one_unknown(sizes: list[Any]) -> list[Any]:
+def _with_unknown_size(sizes: list[Any]) -> list[Any]:
+    """Returns sizes with -1 in place of the symbolic one, if there is exactly one."""
     unknown = [i for i, size in enumerate(sizes) if not isinstance(size, int)]
     return [-1 if [i] == unknown else size for i, size in enumerate(sizes)]

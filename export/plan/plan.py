@@ -1,4 +1,4 @@
-"""What the analysis of a decoder finds: binding times, layouts, what is kept."""
+"""The result of the analysis of a decoder: binding times, token axes, constants and caches."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ import sympy
 import torch
 from torch import Tensor, fx
 
-from hybrid_deploy.export.plan.cached_value import Access, CachedValue
+from hybrid_deploy.export.plan.cached_value import CacheAccess, CachedValue
 from hybrid_deploy.export.plan.causal_mask import CausalPattern
-from hybrid_deploy.export.trace.capture import Capture, as_expr, hint
+from hybrid_deploy.export.trace.capture import Capture, as_expr, example_size
 from hybrid_deploy.export.trace.refusal import refuse
 
 
 class BindingTime(Enum):
-    """When the value of a node is known."""
+    """When the value of a node is known.
+
+    Attributes:
+        CONSTANT: at export; the value depends on neither memory nor tokens.
+        MEMORY: when an input is encoded; it depends on memory alone.
+        TOKEN: at each decoding step; it depends on tokens, or combines memory with positions.
+        SIZE: a symbolic size, or a number that is computed from sizes.
+        NOTHING: the node has no value, as an assertion.
+    """
 
     CONSTANT = auto()
     MEMORY = auto()
@@ -29,12 +37,14 @@ class BindingTime(Enum):
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens are in a value that depends on them.
+    """The token axes of a value that depends on tokens.
+
+    Attention scores (B, H, L, L) have rows 2 and keys 3; hidden states (B, L, W) have rows 1.
 
     Attributes:
-        rows: axis of the tokens being decoded; None if the value has none.
-        keys: axis of all tokens so far; None if the value has none.
-        merged: the row axis is folded together with the batch axis.
+        rows: axis of the tokens being decoded; None if there is none.
+        keys: axis of all tokens so far; None if there is none.
+        merged: whether the row axis is folded together with the batch axis.
     """
 
     rows: int | None = None
@@ -44,47 +54,48 @@ class Layout:
 
 @dataclass
 class DecodePlan:
-    """What the analysis found; everything that the graphs are made from.
+    """Everything that the ONNX graphs of a decoder are generated from.
 
     Attributes:
-        capture: the program.
-        times: binding time of every node.
-        layouts: layout of every node that depends on tokens.
-        constants: the folded constants; a batch dimension in them has size one.
-        causal: those of them that are causal tables.
-        masked: what carries the causal mask.
-        samples: values at the example's sizes of what depends on the memory's size alone.
-        prefix: how many values of the memory stand before the tokens along their axis, in
-            decoder-only models; None if there is nothing before them.
-        accesses: how a consumer gets at an operand that is kept, for all pairs (consumer, operand)
-            where the operand is of the memory or is needed for all tokens so far.
+        capture: the traces of the decoder.
+        binding_times: binding time of each node.
+        layouts: token axes of each node that depends on tokens.
+        constants: value of each constant node; a batch axis has size one in it.
+        causal_patterns: the two values of each causal table among constants and example values.
+        causally_masked: nodes that hide later tokens: causal masks, and values computed from them.
+        example_values: values, at the example's sizes, of nodes that depend on the memory's sizes
+            alone.
+        prefix_size: number of memory rows before the tokens, in decoder-only models; None if the
+            model concatenates nothing before the tokens.
+        accesses: how a consumer reads an operand, for each pair (consumer, operand) whose operand
+            depends on memory alone or is needed for all tokens so far.
     """
 
     capture: Capture
-    times: dict[fx.Node, BindingTime] = field(default_factory=dict)
+    binding_times: dict[fx.Node, BindingTime] = field(default_factory=dict)
     layouts: dict[fx.Node, Layout] = field(default_factory=dict)
     constants: dict[fx.Node, Tensor] = field(default_factory=dict)
-    causal: dict[fx.Node, CausalPattern] = field(default_factory=dict)
-    masked: set[fx.Node] = field(default_factory=set)
-    samples: dict[fx.Node, Any] = field(default_factory=dict)
-    prefix: int | torch.SymInt | None = None
-    accesses: dict[tuple[fx.Node, fx.Node], Access] = field(default_factory=dict)
+    causal_patterns: dict[fx.Node, CausalPattern] = field(default_factory=dict)
+    causally_masked: set[fx.Node] = field(default_factory=set)
+    example_values: dict[fx.Node, Any] = field(default_factory=dict)
+    prefix_size: int | torch.SymInt | None = None
+    accesses: dict[tuple[fx.Node, fx.Node], CacheAccess] = field(default_factory=dict)
 
     @property
     def caches(self) -> list[CachedValue]:
-        """What is kept of earlier tokens, in the order of the graphs' inputs."""
-        return [k for k in self._kept() if self.depends_on_tokens(k.source)]
+        """The cached values of earlier tokens, in the order of the decoder graphs' inputs."""
+        return [c for c in self._cached_values() if self.depends_on_tokens(c.source)]
 
     @property
     def memory(self) -> list[CachedValue]:
-        """What the encoder graph hands to the decoder graphs, in the order of its outputs."""
-        return [k for k in self._kept() if not self.depends_on_tokens(k.source)]
+        """The memory values that the decoder graphs read, in the order of the encoder's outputs."""
+        return [c for c in self._cached_values() if not self.depends_on_tokens(c.source)]
 
     def shape(self, node: fx.Node) -> tuple[int | torch.SymInt, ...]:
-        """Returns the shape of a node at full length; of its first part if it gives several."""
+        """Returns the shape of a node in the trace at length L; of the first item of a tuple."""
         value = node.meta["val"]
         shape = (value[0] if isinstance(value, (tuple, list)) else value).shape
-        return tuple(hint(size) if as_expr(size).is_Integer else size for size in shape)
+        return tuple(example_size(size) if as_expr(size).is_Integer else size for size in shape)
 
     def rank(self, node: fx.Node) -> int:
         """Returns the number of dimensions of a node."""
@@ -93,39 +104,45 @@ class DecodePlan:
     def token_axes(self, node: fx.Node) -> tuple[int, ...]:
         """Returns the axes of a node whose size follows the number of tokens."""
         pairs = zip(self.shape(node), self.shape_in_shorter_trace(node), strict=True)
-        return tuple(axis for axis, (long, short) in enumerate(pairs) if hint(long) != hint(short))
+        differs = (example_size(longer) != example_size(shorter) for longer, shorter in pairs)
+        return tuple(axis for axis, is_token_axis in enumerate(differs) if is_token_axis)
 
     def shape_in_shorter_trace(self, node: fx.Node) -> tuple[int | torch.SymInt, ...]:
-        """Returns the shape of a node when the program runs on one token less."""
+        """Returns the shape of a node in the trace at length L - 1."""
         return self.shape(self.capture.shorter_trace[node])
 
-    def per_row(self, node: fx.Node, axis: int) -> int:
-        """Returns how many values along one of a node's token axes belong to one token."""
-        return hint(self.shape(node)[axis]) - hint(self.shape_in_shorter_trace(node)[axis])
+    def values_per_token(self, node: fx.Node, axis: int) -> int:
+        """Returns the number of elements of a token along one of a node's token axes."""
+        shorter = self.shape_in_shorter_trace(node)
+        return example_size(self.shape(node)[axis]) - example_size(shorter[axis])
 
     def prefix_length(self, node: fx.Node, axis: int) -> sympy.Expr:
-        """Returns how many values stand before the tokens along one of a node's token axes."""
-        count = hint(self.shape(node)[axis]) // self.per_row(node, axis)
-        before = count - self.capture.length
-        if before == 0:
-            return sympy.Integer(0)
-        if self.prefix is None or before != hint(self.prefix):
-            raise refuse(node, "this axis is neither as long as the tokens nor as all before them")
-        return as_expr(self.prefix)
+        """Returns the number of elements before the tokens along one of a node's token axes.
 
-    def prefix_lengths(self, node: fx.Node) -> bool:
-        """Returns whether memory stands before the tokens along a node's row axis."""
+        Raises:
+            UnsupportedModelError: it is neither zero nor the prefix size.
+        """
+        count = example_size(self.shape(node)[axis]) // self.values_per_token(node, axis)
+        prefix = count - self.capture.length
+        if prefix == 0:
+            return sympy.Integer(0)
+        if self.prefix_size is None or prefix != example_size(self.prefix_size):
+            raise refuse(node, "this axis is neither as long as the tokens nor as all before them")
+        return as_expr(self.prefix_size)
+
+    def has_prefix(self, node: fx.Node) -> bool:
+        """Returns whether a node's row axis holds memory before the tokens."""
         rows = self.layouts[node].rows
         return rows is not None and self.prefix_length(node, rows) != 0
 
-    def is_table(self, node: fx.Node) -> bool:
-        """Returns whether a node holds values per position that are the same for every sequence."""
-        if self.times[node] is BindingTime.MEMORY:
+    def is_position_table(self, node: fx.Node) -> bool:
+        """Returns whether a node may hold a table per position that all sequences share."""
+        if self.binding_times[node] is BindingTime.MEMORY:
             return self.batch_axis(node) is None and bool(self.token_axes(node))
-        return self.times[node] is BindingTime.CONSTANT
+        return self.binding_times[node] is BindingTime.CONSTANT
 
     def batch_axis(self, node: fx.Node) -> int | None:
-        """Returns the axis that holds the batch, alone or with something folded into it."""
+        """Returns the axis of the batch, with any heads folded into it; None if there is none."""
         symbol = self.capture.batch
         for axis, size in enumerate(self.shape(node)):
             if symbol in as_expr(size).free_symbols:
@@ -134,28 +151,32 @@ class DecodePlan:
 
     def depends_on_tokens(self, node: object) -> bool:
         """Returns whether a node is computed in the decoder graphs."""
-        return isinstance(node, fx.Node) and self.times.get(node) is BindingTime.TOKEN
+        return isinstance(node, fx.Node) and self.binding_times.get(node) is BindingTime.TOKEN
 
-    def folded(self, node: fx.Node) -> int:
-        """Returns how many values of one sequence are folded into a node's batch axis."""
+    def fold_factor(self, node: fx.Node) -> int:
+        """Returns the number of elements of a node's batch axis that belong to one sequence."""
         axis, batch = self.batch_axis(node), self.shape(self.capture.tokens)[0]
-        return 1 if axis is None else hint(self.shape(node)[axis]) // hint(batch)
+        return 1 if axis is None else example_size(self.shape(node)[axis]) // example_size(batch)
 
-    def grant(self, consumer: fx.Node, operand: fx.Node, access: Access) -> None:
-        """Notes how a consumer gets at an operand that is kept."""
+    def set_access(self, consumer: fx.Node, operand: fx.Node, access: CacheAccess) -> None:
+        """Records how a consumer reads an operand."""
         self.accesses[consumer, operand] = access
 
     def cached_shape(self, cached: CachedValue) -> tuple[int | torch.SymInt, ...]:
-        """Returns the shape in which a value is kept."""
-        sizes, form = self.shape(cached.source), cached.form
-        if form is None:
-            return sizes
-        groups = [sizes[axis] for axis in form.heads], [sizes[axis] for axis in form.width]
-        if not all(isinstance(size, int) for group in groups for size in group):
-            raise refuse(cached.source, "the number or the width of the heads varies")
-        heads, width = (prod(group) for group in groups)
-        batch = self.shape(self.capture.tokens)[0]
-        return (batch, heads * form.folded, sizes[form.length], width)
+        """Returns the shape of a cache or memory tensor; its length is that of a full sequence.
 
-    def _kept(self) -> list[CachedValue]:
+        Raises:
+            UnsupportedModelError: the number of heads or the width of a cache varies.
+        """
+        sizes, layout = self.shape(cached.source), cached.layout
+        if layout is None:
+            return sizes
+        flattened = [sizes[axis] for axis in layout.heads], [sizes[axis] for axis in layout.width]
+        if not all(isinstance(size, int) for part in flattened for size in part):
+            raise refuse(cached.source, "the number or the width of the heads varies")
+        heads, width = (prod(part) for part in flattened)
+        batch = self.shape(self.capture.tokens)[0]
+        return (batch, heads * layout.fold_factor, sizes[layout.length], width)
+
+    def _cached_values(self) -> list[CachedValue]:
         return list(dict.fromkeys(access.cached for access in self.accesses.values()))

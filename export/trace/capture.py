@@ -1,4 +1,15 @@
-"""Tracing a decoder: the same program seen at two lengths."""
+"""Traces a decoder with torch.export at two lengths.
+
+    decode(tokens (B, L), memory (B, S, 64))  at L = 12  and at L = 11
+
+    node              at 12           at 11           token axes
+    embedding         (B, 12, 64)     (B, 11, 64)     1
+    linear of memory  (B, S, 64)      (B, S, 64)      none
+    scores            (B, 4, 12, 12)  (B, 4, 11, 11)  2 and 3
+
+An axis whose size differs between the two traces runs along the tokens. No rule per operator is
+needed to find it.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +30,12 @@ from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.trace.length_pairing import (
+    merge_equal_constants,
+    merge_equal_nodes,
     pair_traces,
-    share_equal_constants,
-    share_equal_nodes,
 )
-from hybrid_deploy.export.trace.portable_ops import PortableForms
-from hybrid_deploy.export.trace.refusal import first_line, recording_the_users_lines, users_line
+from hybrid_deploy.export.trace.portable_ops import PortableOps
+from hybrid_deploy.export.trace.refusal import first_line, record_user_lines, user_line
 
 _DECOMPOSED = (
     "aten.baddbmm.",
@@ -36,23 +47,24 @@ _DECOMPOSED = (
     "aten.type_as.",
     "aten.where.Scalar",
 )
-"""Operators that are split into simpler ones before the analysis."""
+"""Operators that are decomposed into simpler ones before the analysis."""
 
 
 @dataclass(frozen=True)
 class Capture:
     """A decoder `decode(tokens, *memory) -> logits` traced at length L and at length L - 1.
 
-    A dimension that differs between the two traces runs along the tokens.
+    An axis whose size differs between the two traces runs along the tokens.
 
     Attributes:
-        nodes: the program at length L, in topological order.
-        shorter_trace: for every node, the same node at length L - 1.
-        constants: parameters, buffers and literal tensors, by their placeholder.
+        nodes: the nodes of the trace at length L, in topological order.
+        shorter_trace: the node of the trace at length L - 1 that corresponds to each node.
+        constants: the value of each placeholder of a parameter, buffer or literal tensor.
+        names: the name of each of those placeholders in the user's model.
         tokens: placeholder of the tokens, (batch, L) int64.
-        memory: placeholders of what encode() returned.
-        heads: the results, each (batch, L, width); the first are the logits.
-        length: L, which becomes the capacity of the caches.
+        memory: placeholders of the tensors that encode() returns.
+        heads: the output heads of decode(), each (batch, L, width); the first one is the logits.
+        length: L; it becomes the capacity of the caches.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -66,7 +78,7 @@ class Capture:
 
     @property
     def logits(self) -> fx.Node:
-        """The scores of the tokens, (batch, L, vocabulary)."""
+        """The node of the logits, (batch, L, vocabulary)."""
         return self.heads[0]
 
     @property
@@ -81,30 +93,30 @@ def capture_decoder(
     """Traces `decode` at `length` and at `length - 1`.
 
     Args:
-        decode: gives a tuple of heads, the logits first, from `forward(tokens, *memory)`; in eval
-            mode.
-        memory: example memory, batch of two or more.
-        dynamic: for each memory tensor, its dynamic axes besides the batch, which is axis 0.
-        length: the largest number of tokens that will ever be decoded.
+        decode: a module in eval mode whose `forward(tokens, *memory)` returns a tuple of heads,
+            the logits first.
+        memory: example memory with a batch of two or more.
+        dynamic: for each memory tensor, its dynamic axes besides axis 0, the batch.
+        length: the largest number of tokens of a sequence.
 
     Raises:
-        UnsupportedModelError: the model cannot be traced, or its program depends on the length.
+        UnsupportedModelError: the model cannot be traced, or its graph depends on the length.
     """
-    long, short = (_trace(decode, memory, dynamic, size) for size in (length, length - 1))
-    constants, names = _constants(long)
-    shorter_trace = pair_traces(long.graph, short.graph)
-    share_equal_constants(constants)
-    shorter_trace = share_equal_nodes(shorter_trace)
-    signature = long.graph_signature
-    users = [n for n in shorter_trace if n.op == "placeholder" and n.name in signature.user_inputs]
+    longer, shorter = (_trace(decode, memory, dynamic, size) for size in (length, length - 1))
+    constants, names = _constants(longer)
+    shorter_trace = pair_traces(longer.graph, shorter.graph)
+    merge_equal_constants(constants)
+    shorter_trace = merge_equal_nodes(shorter_trace)
+    signature = longer.graph_signature
+    inputs = [n for n in shorter_trace if n.op == "placeholder" and n.name in signature.user_inputs]
     output: Any = next(n for n in shorter_trace if n.op == "output").args[0]
     return Capture(
         nodes=tuple(shorter_trace),
         shorter_trace=shorter_trace,
         constants=constants,
         names=names,
-        tokens=users[0],
-        memory=tuple(users[1:]),
+        tokens=inputs[0],
+        memory=tuple(inputs[1:]),
         heads=tuple(output),
         length=length,
     )
@@ -115,19 +127,19 @@ def as_expr(size: int | torch.SymInt) -> sympy.Expr:
     return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
 
 
-def hint(size: int | torch.SymInt) -> int:
-    """Returns the size that a dimension had in the example."""
+def example_size(size: int | torch.SymInt) -> int:
+    """Returns the size that a dimension has in the example inputs."""
     return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
 
 
 def evaluate(expr: sympy.Expr, sizes: Mapping[sympy.Symbol, Any]) -> Any:
-    """Computes a dimension from the sizes of its symbols; symbolic sizes give a symbolic result."""
+    """Computes a dimension from the sizes of its symbols; the result is symbolic if they are."""
     return sympy_interp(PythonReferenceAnalysis, dict(sizes), expr)
 
 
 @contextlib.contextmanager
 def quiet_tracing() -> Iterator[None]:
-    """Silences the notes that PyTorch's exporter writes about itself."""
+    """Silences the logs, warnings and prints of PyTorch's exporter."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -148,14 +160,14 @@ def _trace(
 ) -> torch.export.ExportedProgram:
     tokens = torch.ones(memory[0].shape[0], length, dtype=torch.int64)
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
-    free = torch.export.Dim.AUTO
-    memory_shapes = tuple({0: batch} | {axis: free for axis in axes} for axes in dynamic)
+    dynamic_axis = torch.export.Dim.AUTO
+    memory_shapes = tuple({0: batch} | {axis: dynamic_axis for axis in axes} for axes in dynamic)
     shapes = ({0: batch}, memory_shapes)
     with (
         quiet_tracing(),
         _static_causal_hint(),
-        recording_the_users_lines(),
-        PortableForms(),
+        record_user_lines(),
+        PortableOps(),
     ):
         try:
             program = torch.export.export(
@@ -163,27 +175,31 @@ def _trace(
             )
         except Exception as error:
             raise _untraceable(error) from error
-    if not any(_needs_rewriting(node) for node in program.graph.nodes):
+    if not any(_needs_decomposition(node) for node in program.graph.nodes):
         return program
     table: Mapping[Any, Any] = torch.export.default_decompositions()
-    chosen = {op: f for op, f in table.items() if any(x in str(op) for x in _DECOMPOSED)}
+    decompositions = {
+        operator: function
+        for operator, function in table.items()
+        if any(name in str(operator) for name in _DECOMPOSED)
+    }
     with quiet_tracing(), _static_causal_hint():
-        simple: torch.export.ExportedProgram = program.run_decompositions(chosen)
-        return simple
+        decomposed: torch.export.ExportedProgram = program.run_decompositions(decompositions)
+        return decomposed
 
 
 def _untraceable(error: Exception) -> UnsupportedModelError:
-    """Says why a decoder cannot be traced, and at which line of its own."""
+    """Returns the error for a failed trace; it names the cause and the user's line."""
     text = str(error)
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
         reason = "Python control flow depends on the values of tokens or memory; use torch.where"
     else:
         reason = first_line(error)
-    return UnsupportedModelError(f"{users_line(error)}decode() cannot be traced: {reason}")
+    return UnsupportedModelError(f"{user_line(error)}decode() cannot be traced: {reason}")
 
 
-def _needs_rewriting(node: fx.Node) -> bool:
-    """Returns whether a node writes in place, or is to be split into simpler operators."""
+def _needs_decomposition(node: fx.Node) -> bool:
+    """Returns whether a node writes in place or has to be decomposed."""
     schema = getattr(node.target, "_schema", None)
     in_place = schema is not None and schema.is_mutable
     return in_place or any(name in str(node.target) for name in _DECOMPOSED)
@@ -191,9 +207,9 @@ def _needs_rewriting(node: fx.Node) -> bool:
 
 @contextlib.contextmanager
 def _static_causal_hint() -> Iterator[None]:
-    """Keeps torch.nn from asking the values of a mask whether it is causal, while tracing.
+    """Keeps torch.nn from reading a mask's values to detect a causal mask, which fails in a trace.
 
-    The mask itself is applied all the same, and verified by the analysis.
+    The mask itself stays in the graph, and the analysis verifies its values.
     """
     original = nn_transformer._detect_is_causal_mask
 
@@ -213,15 +229,15 @@ def _constants(
     program: torch.export.ExportedProgram,
 ) -> tuple[dict[fx.Node, Tensor], dict[fx.Node, str]]:
     signature = program.graph_signature
-    sources = {
+    names_of_placeholders = {
         **signature.inputs_to_parameters,
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
     constants, names = {}, {}
     for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in sources:
-            name = sources[node.name]
+        if node.op == "placeholder" and node.name in names_of_placeholders:
+            name = names_of_placeholders[node.name]
             value = program.state_dict.get(name, program.constants.get(name))
             constants[node], names[node] = value.detach(), name
     return constants, names

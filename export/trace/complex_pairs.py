@@ -1,8 +1,16 @@
-"""Complex numbers as pairs of real ones while a model is traced, as for LLaMA's rotary positions.
+"""Represents complex activations as pairs of real tensors while a model is traced.
 
-Neither ONNX nor TensorRT has complex numbers. What a model makes of its activations by
-`view_as_complex` or `complex` becomes a pair; complex constants stay what they are until they meet
-one, and are folded before the export.
+Neither ONNX nor TensorRT has complex numbers; LLaMA's rotary positions use them. Example, with
+x: (2, 5, 8) float32 and the constant `turns`: (1, 5, 4) complex64:
+
+    the model                                        the traced graph
+    pairs  = view_as_complex(x.view(2, 5, 4, 2))     a, b = x.view(2, 5, 4, 2).unbind(-1)
+    turned = pairs * turns                           c, d = view_as_real(turns).unbind(-1)
+                                                     real, imag = a * c - b * d, a * d + b * c
+    y      = view_as_real(turned)                    y = stack([real, imag], -1)
+
+A complex constant is split when it first meets a pair. The nodes that split it have constant
+operands only; they are folded before the export, so that no complex tensor reaches ONNX.
 """
 
 from __future__ import annotations
@@ -21,11 +29,11 @@ _PROPERTIES = frozenset({"shape", "ndim", "device", "dim", "size"})
 
 
 class ComplexPair:
-    """A complex tensor as its real and its imaginary part.
+    """A complex tensor, stored as its real and its imaginary part.
 
     Args:
-        real: any shape.
-        imag: the same shape.
+        real: the real part, of any shape and float dtype.
+        imag: the imaginary part, of the same shape and dtype.
     """
 
     def __init__(self, real: Tensor, imag: Tensor) -> None:
@@ -40,7 +48,11 @@ class ComplexPair:
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Does what torch was asked to do with a pair, as far as it is known."""
+        """Computes a torch function of which an argument is a pair.
+
+        Raises:
+            NotImplementedError: the function has no implementation for pairs.
+        """
         name = func.__name__
         if name == "view_as_real":
             return torch.stack([args[0].real, args[0].imag], -1)
@@ -57,8 +69,8 @@ class ComplexPair:
             return lambda *args, **kwargs: self._moved(name, *args, **kwargs)
         raise AttributeError(f"{name} of complex numbers is not known; write it with real ones")
 
-    def __getitem__(self, places: Any) -> ComplexPair:
-        return self._moved("__getitem__", places)
+    def __getitem__(self, index: Any) -> ComplexPair:
+        return self._moved("__getitem__", index)
 
     def __mul__(self, other: Any) -> ComplexPair:
         return _product(self, _pair(other))
@@ -72,7 +84,7 @@ class ComplexPair:
     __rmul__, __radd__ = __mul__, __add__
 
     def conj(self) -> ComplexPair:
-        """Returns the conjugate."""
+        """Returns the complex conjugate."""
         return ComplexPair(self.real, -self.imag)
 
     def abs(self) -> Tensor:
@@ -84,8 +96,8 @@ class ComplexPair:
         return ComplexPair(real, imag)
 
 
-def pairs_of(parts: Tensor) -> ComplexPair:
-    """Does `view_as_complex`: real and imaginary parts stand along the last axis."""
+def view_as_complex_pair(parts: Tensor) -> ComplexPair:
+    """Computes `view_as_complex` of a real tensor (..., 2): real part first, imaginary second."""
     return ComplexPair(*parts.unbind(-1))
 
 

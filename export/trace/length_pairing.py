@@ -1,4 +1,19 @@
-"""The same program at two lengths: which node is which, and no node twice."""
+"""Pairs the nodes of a decoder's traces at two lengths, and merges nodes that are equal in both.
+
+torch.export leaves out a slice that keeps the whole axis. A position table with exactly L rows is
+therefore sliced in the trace at L - 1 only; pairing inserts the slice into the trace at L:
+
+    decode: rows + positions[:, :tokens.shape[1]]          positions: (1, 12, 64)
+
+    trace at 11   slice(positions, 1, 0, 11)  (1, 11, 64) ->  add(rows, slice)
+    trace at 12   before:  positions          (1, 12, 64) ->  add(rows, positions)
+                  after:   slice(positions, 1, 0, 12)     ->  add(rows, slice)
+
+Merging then leaves one node where the model computes the same value twice, as each layer's mask:
+
+    before   m1 = eq(tril, 0); m2 = eq(tril, 0); f(m1); g(m2)
+    after    m1 = eq(tril, 0); f(m1); g(m1)
+"""
 
 from __future__ import annotations
 
@@ -15,61 +30,84 @@ _SLICE = torch.ops.aten.slice.Tensor
 _RANDOM = torch.Tag.nondeterministic_seeded
 
 
-def pair_traces(long: fx.Graph, short: fx.Graph) -> dict[fx.Node, fx.Node]:
-    """Finds for every node of the long program the same node of the short one.
+def pair_traces(longer: fx.Graph, shorter: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """Maps every node of the longer trace to the corresponding node of the shorter trace.
 
-    A slice that takes everything is left out of a trace. It is put back here, where a table is as
-    long as the long program but not as the short one.
+    Slices that only the shorter trace has are inserted into the longer one, in place.
+
+    Args:
+        longer: graph of decode() at length L.
+        shorter: graph of decode() at length L - 1.
+
+    Returns:
+        The shorter trace's node for each node of the longer trace, in topological order.
 
     Raises:
-        UnsupportedModelError: the programs differ in more than that.
+        UnsupportedModelError: the graphs differ in anything else than such slices.
     """
-    for graph in (long, short):
+    for graph in (longer, shorter):
         _remove_aliases(graph)
     shorter_trace: dict[fx.Node, fx.Node] = {}
-    put_back: dict[fx.Node, fx.Node] = {}  # of the short program, with their sources
-    longs = list(long.nodes)
+    # For each slice that only the shorter trace has: the value before it and any such slice.
+    sliced_values: dict[fx.Node, fx.Node] = {}
+    longer_nodes = list(longer.nodes)
     index = 0
-    for node in short.nodes:
-        found = longs[index] if index < len(longs) else None
-        if found is not None and _match(found, node, shorter_trace, put_back):
-            shorter_trace[found], index = node, index + 1
-        elif node.target is _SLICE and found is not None:
-            shorter_trace[_put_back(shorter_trace, node, found)] = node
-            put_back[node] = put_back.get(node.args[0], node.args[0])
+    for node in shorter.nodes:
+        candidate = longer_nodes[index] if index < len(longer_nodes) else None
+        if candidate is not None and _corresponds(candidate, node, shorter_trace, sliced_values):
+            shorter_trace[candidate], index = node, index + 1
+        elif node.target is _SLICE and candidate is not None:
+            shorter_trace[_insert_slice(shorter_trace, node, candidate)] = node
+            sliced_values[node] = sliced_values.get(node.args[0], node.args[0])
         else:
-            raise _different(found or longs[-1])
-    if index < len(longs):
-        raise _different(longs[index])
-    _use_slices(shorter_trace)
-    return {node: shorter_trace[node] for node in long.nodes}
+            raise _different_programs(candidate or longer_nodes[-1])
+    if index < len(longer_nodes):
+        raise _different_programs(longer_nodes[index])
+    _redirect_to_slices(shorter_trace)
+    return {node: shorter_trace[node] for node in longer.nodes}
 
 
-def share_equal_nodes(shorter_trace: dict[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
-    """Makes nodes that compute the same, at both lengths, one node."""
-    known: dict[object, fx.Node] = {}
-    shared: dict[fx.Node, fx.Node] = {}
-    originals: dict[fx.Node, fx.Node] = {}
-    for node, twin in shorter_trace.items():
+def merge_equal_nodes(shorter_trace: dict[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
+    """Redirects all uses of nodes that are equal at both lengths to the first of them.
+
+    Nodes are equal if their operators and their operands are. Random operators are never merged.
+
+    Args:
+        shorter_trace: the pairs of `pair_traces`; the graph of its keys is changed in place.
+
+    Returns:
+        The pairs whose node is still in use.
+    """
+    first_nodes: dict[object, fx.Node] = {}
+    remaining: dict[fx.Node, fx.Node] = {}
+    merged_shorter: dict[fx.Node, fx.Node] = {}
+    for node, shorter in shorter_trace.items():
         if node.op != "call_function" or _RANDOM in getattr(node.target, "tags", ()):
-            shared[node] = twin
+            remaining[node] = shorter
             continue
-        other = fx.map_arg((twin.args, twin.kwargs), lambda n: originals.get(n, n))
-        key = _hashable((node.target, node.args, node.kwargs, other))
-        first = known.setdefault(key, node)
+        shorter_operands = fx.map_arg(
+            (shorter.args, shorter.kwargs), lambda n: merged_shorter.get(n, n)
+        )
+        key = _hashable((node.target, node.args, node.kwargs, shorter_operands))
+        first = first_nodes.setdefault(key, node)
         if first is node:
-            shared[node] = twin
+            remaining[node] = shorter
         else:
-            originals[twin] = originals.get(shared[first], shared[first])
+            merged_shorter[shorter] = merged_shorter.get(remaining[first], remaining[first])
             node.replace_all_uses_with(first)
-    return shared
+    return remaining
 
 
-def share_equal_constants(constants: Mapping[fx.Node, Tensor]) -> None:
-    """Lets one placeholder stand for all that hold the same parameter, as tied weights do."""
-    known: dict[object, fx.Node] = {}
+def merge_equal_constants(constants: Mapping[fx.Node, Tensor]) -> None:
+    """Redirects all uses of placeholders of one tensor, as of tied weights, to the first of them.
+
+    Args:
+        constants: the tensor of each placeholder; tensors are equal if they share their storage.
+    """
+    first_nodes: dict[object, fx.Node] = {}
     for node, value in constants.items():
-        first = known.setdefault((value.data_ptr(), value.shape, value.stride(), value.dtype), node)
+        key = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+        first = first_nodes.setdefault(key, node)
         if first is not node and value.numel():
             node.replace_all_uses_with(first)
 
@@ -79,64 +117,67 @@ def _operator(node: fx.Node) -> object:
 
 
 def _remove_aliases(graph: fx.Graph) -> None:
-    """Leaves out the copies that slices which take everything may leave behind."""
+    """Removes alias nodes, which a trace may hold in place of a slice that keeps the whole axis."""
     for node in list(graph.nodes):
         if node.target is torch.ops.aten.alias.default:
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph.erase_node(node)
 
 
-def _match(
-    long: fx.Node,
-    short: fx.Node,
+def _corresponds(
+    longer: fx.Node,
+    shorter: fx.Node,
     shorter_trace: dict[fx.Node, fx.Node],
-    put_back: dict[fx.Node, fx.Node],
+    sliced_values: dict[fx.Node, fx.Node],
 ) -> bool:
-    if _operator(long) != _operator(short):
+    if _operator(longer) != _operator(shorter):
         return False
-    if long.target is not _SLICE:
+    if longer.target is not _SLICE:
         return True
-    source: object = short.args[0]
-    assert isinstance(long.args[0], fx.Node) and isinstance(source, fx.Node)
-    same_source = shorter_trace[long.args[0]] in (source, put_back.get(source))
-    return same_source and long.args[1:2] == short.args[1:2]
+    source: object = shorter.args[0]
+    assert isinstance(longer.args[0], fx.Node) and isinstance(source, fx.Node)
+    same_source = shorter_trace[longer.args[0]] in (source, sliced_values.get(source))
+    return same_source and longer.args[1:2] == shorter.args[1:2]
 
 
-def _put_back(shorter_trace: dict[fx.Node, fx.Node], short: fx.Node, before: fx.Node) -> fx.Node:
-    """Puts into the long program a slice that only the short one has."""
-    source = next(node for node, twin in shorter_trace.items() if twin is short.args[0])
-    axis = short.args[1] if len(short.args) > 1 else 0
+def _insert_slice(
+    shorter_trace: dict[fx.Node, fx.Node], shorter: fx.Node, before: fx.Node
+) -> fx.Node:
+    """Inserts a slice that only the shorter trace has into the longer one, before a node."""
+    source = next(node for node, paired in shorter_trace.items() if paired is shorter.args[0])
+    axis = shorter.args[1] if len(shorter.args) > 1 else 0
     assert isinstance(axis, int)
     size = source.meta["val"].shape[axis]
     with before.graph.inserting_before(before):
         node = before.graph.call_function(_SLICE, (source, axis, 0, size))
-    node.meta = {**short.meta, "val": source.meta["val"]}
+    node.meta = {**shorter.meta, "val": source.meta["val"]}
     return node
 
 
-def _use_slices(shorter_trace: dict[fx.Node, fx.Node]) -> None:
-    """Returns the users of a slice that was put back the slice instead of its source."""
-    originals = {twin: node for node, twin in shorter_trace.items()}
-    for node, twin in shorter_trace.items():
-        if not any(n.target is _SLICE for n in twin.all_input_nodes):
+def _redirect_to_slices(shorter_trace: dict[fx.Node, fx.Node]) -> None:
+    """Makes nodes of the longer trace read the inserted slices where the shorter ones do."""
+    longer_trace = {shorter: node for node, shorter in shorter_trace.items()}
+    for node, shorter in shorter_trace.items():
+        if not any(n.target is _SLICE for n in shorter.all_input_nodes):
             continue
-        longs, shorts = list(_flat(node.args)), list(_flat(twin.args))
-        for long, short in zip(longs, shorts, strict=False):
-            wanted = originals[short]
-            if wanted is not long:
-                node.replace_input_with(long, wanted)
+        operands = list(_operand_nodes(node.args))
+        shorter_operands = list(_operand_nodes(shorter.args))
+        for operand, shorter_operand in zip(operands, shorter_operands, strict=False):
+            expected = longer_trace[shorter_operand]
+            if expected is not operand:
+                node.replace_input_with(operand, expected)
 
 
-def _flat(args: Any) -> list[fx.Node]:
-    """Lists the nodes among arguments, in order, one that stands twice twice."""
-    found: list[fx.Node] = []
+def _operand_nodes(args: Any) -> list[fx.Node]:
+    """Returns the nodes among (nested) arguments, in order and with repetitions."""
+    nodes: list[fx.Node] = []
 
-    def note(node: fx.Node) -> fx.Node:
-        found.append(node)
+    def append(node: fx.Node) -> fx.Node:
+        nodes.append(node)
         return node
 
-    fx.map_arg(args, note)
-    return found
+    fx.map_arg(args, append)
+    return nodes
 
 
 def _hashable(value: Any) -> object:
@@ -153,7 +194,7 @@ def _hashable(value: Any) -> object:
     )
 
 
-def _different(node: fx.Node) -> UnsupportedModelError:
+def _different_programs(node: fx.Node) -> UnsupportedModelError:
     return refuse(
         node,
         "decode() runs a different program for a different number of tokens: Python control flow "

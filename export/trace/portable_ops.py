@@ -1,4 +1,4 @@
-"""What a model is traced with, so that nothing is left that has no portable form."""
+"""Replaces torch functions that ONNX cannot express, or only at fixed sizes, during a trace."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from hybrid_deploy.export.trace.complex_pairs import ComplexPair, pairs_of
-from hybrid_deploy.export.trace.max_pool1d import max_pool_in_two_dimensions
+from hybrid_deploy.export.trace.complex_pairs import ComplexPair, view_as_complex_pair
+from hybrid_deploy.export.trace.max_pool1d import max_pool1d_by_max_pool2d
 
-_PORTABLE: dict[Any, Callable[..., Any]] = {
-    torch.max_pool1d: max_pool_in_two_dimensions,
-    F.max_pool1d: max_pool_in_two_dimensions,
-    torch.view_as_complex: pairs_of,
+_REPLACEMENTS: dict[Any, Callable[..., Any]] = {
+    torch.max_pool1d: max_pool1d_by_max_pool2d,
+    F.max_pool1d: max_pool1d_by_max_pool2d,
+    torch.view_as_complex: view_as_complex_pair,
     torch.complex: ComplexPair,
 }
 
 
-class PortableForms(TorchFunctionMode):
-    """Replaces functions that have no portable form by others that compute the same."""
+class PortableOps(TorchFunctionMode):
+    """While it is active, calls the portable replacement of a torch function if there is one."""
 
     def __torch_function__(
         self,
@@ -30,5 +30,5 @@ class PortableForms(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Calls the function or what stands for it."""
-        return _PORTABLE.get(func, func)(*args, **(kwargs or {}))
+        """Calls the replacement of `func`, or `func` itself if it has none."""
+        return _REPLACEMENTS.get(func, func)(*args, **(kwargs or {}))

@@ -1,4 +1,4 @@
-"""Saying why a decoder has no incremental form, and where: the operator and the user's line."""
+"""Builds the error for a decoder that has no incremental form; it names the user's line."""
 
 from __future__ import annotations
 
@@ -25,60 +25,74 @@ WAYS_OUT = (
 )
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
-_NOT_THE_USERS = tuple(
+_LIBRARY_FOLDERS = tuple(
     str(Path(folder)) for folder in (Path(torch.__file__).parent, Path(__file__).parents[1])
 )
 _FILTER = "_filter_traceback_frames"
 
 
 def refuse(node: fx.Node, why: str, *, ways_out: bool = True) -> UnsupportedModelError:
-    """Makes the error for a node that has no incremental form; names where it comes from."""
+    """Returns the error for a node that has no incremental form.
+
+    Args:
+        node: the node; its user's line, operator and module stand in the message.
+        why: the reason, as a clause.
+        ways_out: whether the message lists the remedies of `WAYS_OUT`.
+    """
     modules = [name for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
     module = re.sub(r"^model\.?", "", modules[-1] if modules else "") or "decode"
-    where = _FRAME.findall(node.meta.get("stack_trace") or "")
-    line = f"{where[-1][0]}:{where[-1][1]}" if where else "an unknown line"
-    hint = f"; {WAYS_OUT}" if ways_out else ""
-    return UnsupportedModelError(f"{line}: {why} (operator {node.target}, module {module}){hint}")
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    line = f"{frames[-1][0]}:{frames[-1][1]}" if frames else "an unknown line"
+    remedies = f"; {WAYS_OUT}" if ways_out else ""
+    return UnsupportedModelError(
+        f"{line}: {why} (operator {node.target}, module {module}){remedies}"
+    )
 
 
-def users_line(error: BaseException) -> str:
-    """Returns the user's own line that an exception passed through last, as `file:line: `."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users(f.filename)]
+def user_line(error: BaseException) -> str:
+    """Returns the user's line at which an exception was raised, as `file:line: `.
+
+    The text is empty if no line of the traceback is the user's.
+    """
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_user_file(f.filename)]
     return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of what an exception says, or its name where it says nothing."""
+    """Returns the first line of an exception's message, or its repr if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else repr(error)
 
 
-def is_users(file: str) -> bool:
-    """Returns whether a source file is neither PyTorch's nor the exporter's."""
-    inside = file.startswith(_NOT_THE_USERS) or "/hybrid_deploy/export/" in file
-    reference = "/export/reference/" in file
-    return not file.startswith("<") and (reference or not inside)
+def is_user_file(file: str) -> bool:
+    """Returns whether a source file belongs to neither PyTorch nor the exporter.
+
+    The reference model counts as a user's model.
+    """
+    is_library = file.startswith(_LIBRARY_FOLDERS) or "/hybrid_deploy/export/" in file
+    is_reference = "/export/reference/" in file
+    return not file.startswith("<") and (is_reference or not is_library)
 
 
 @contextmanager
-def recording_the_users_lines() -> Iterator[None]:
-    """Lets every traced node remember the lines of the user's code that it comes from.
+def record_user_lines() -> Iterator[None]:
+    """Records in every traced node the stack of the user's lines, from `decode` inwards.
 
-    PyTorch alone keeps the frames of functions called `forward`, which leaves out `decode` and all
-    that it calls.
+    PyTorch's own filter keeps only the frames of functions called `forward`: `decode` and the
+    functions that it calls would be missing.
     """
     original = getattr(TracerBase, _FILTER, None)
-    if original is None:  # another version of PyTorch: its own choice of lines is shown
+    if original is None:  # this version of PyTorch has no such filter
         yield
         return
 
     def users_frames(tracer: TracerBase, summary: traceback.StackSummary) -> traceback.StackSummary:
-        frames = [frame for frame in summary if is_users(frame.filename)]
-        inside = next((i for i, f in enumerate(frames) if f.name == "decode"), None)
-        if inside is None:
-            kept: traceback.StackSummary = original(tracer, summary)
-            return kept
-        return traceback.StackSummary.from_list(frames[inside:])
+        frames = [frame for frame in summary if is_user_file(frame.filename)]
+        decode = next((i for i, f in enumerate(frames) if f.name == "decode"), None)
+        if decode is None:
+            unchanged: traceback.StackSummary = original(tracer, summary)
+            return unchanged
+        return traceback.StackSummary.from_list(frames[decode:])
 
     setattr(TracerBase, _FILTER, users_frames)
     try:

@@ -1,4 +1,4 @@
-"""Row rules: an operator of the user's own in the decoder."""
+"""Row rules: a user's own operator in the decoder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VOCABULARY, WIDTH, LENGTH = 11, 8, 6
 
 @torch.library.custom_op("hybrid_tests::fold", mutates_args=())
 def fold(rows: Tensor, weight: Tensor) -> Tensor:
-    """Adds the halves of every row, weighted: an operator that nobody knows."""
+    """Adds and subtracts the halves of every weighted row: an operator without a rule."""
     left, right = (rows * weight).chunk(2, -1)
     return torch.cat([left + right, left - right], -1)
 
@@ -54,11 +54,11 @@ class Folded(nn.Module):
 
 @pytest.fixture
 def no_rules() -> Iterator[None]:
-    known = dict(custom_rules._RULES)
+    saved = dict(custom_rules._RULES)
     custom_rules._RULES.clear()
     yield
     custom_rules._RULES.clear()
-    custom_rules._RULES.update(known)
+    custom_rules._RULES.update(saved)
 
 
 def plan_of(model: nn.Module) -> DecodePlan:
@@ -67,7 +67,7 @@ def plan_of(model: nn.Module) -> DecodePlan:
 
 
 @pytest.mark.usefixtures("no_rules")
-def test_a_row_rule_makes_an_operator_known() -> None:
+def test_an_operator_is_decoded_after_it_got_a_row_rule() -> None:
     torch.manual_seed(0)
     model = Folded().eval()
     with pytest.raises(UnsupportedModelError, match=r"row_rule.*") as caught:
@@ -75,7 +75,7 @@ def test_a_row_rule_makes_an_operator_known() -> None:
     assert "hybrid_tests.fold.default" in str(caught.value)
 
     @row_rule("hybrid_tests::fold")
-    def folded(rows: Tensor, weight: Tensor) -> Tensor:
+    def fold_factor(rows: Tensor, weight: Tensor) -> Tensor:
         assert rows.dim() == 3
         left, right = (rows * weight).chunk(2, -1)
         return torch.cat([left + right, left - right], -1)
@@ -83,15 +83,15 @@ def test_a_row_rule_makes_an_operator_known() -> None:
     plan = plan_of(model)
     memory, tokens = torch.randn(2, 4, WIDTH), torch.randint(VOCABULARY, (2, LENGTH))
     with torch.no_grad():
-        kept = EncoderGraph(EncodePart(model), plan)(memory)
+        cross = EncoderGraph(EncodePart(model), plan)(memory)
         caches, step = cache_example(plan, 2), StepGraph(plan)
-        wanted = model.decode(tokens, memory)
+        expected = model.decode(tokens, memory)
         for index in range(LENGTH):
             position = torch.full((2,), index)
-            logits, *caches = step(tokens[:, index], position, *kept, *caches)
-            assert_close_in_float32(logits, wanted[:, index])
+            logits, *caches = step(tokens[:, index], position, *cross, *caches)
+            assert_close_in_float32(logits, expected[:, index])
 
 
-def test_an_operator_that_does_not_exist_is_named() -> None:
+def test_a_rule_for_an_unknown_operator_is_refused() -> None:
     with pytest.raises(UsageError, match=r"PyTorch has no operator 'hybrid_tests::nothing'"):
         row_rule("hybrid_tests::nothing")

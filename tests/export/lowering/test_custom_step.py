@@ -1,4 +1,4 @@
-"""Models with a step of their own: any state, carried from token to token."""
+"""Models with their own step: any state, carried from token to token."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ State = tuple[Tensor, Tensor]
 
 
 class Recurrent(nn.Module):
-    """The memory itself is the first state; it has no `decode`."""
+    """A recurrent decoder without `decode`, whose memory is also its first state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,8 +59,8 @@ class Recurrent(nn.Module):
 
 class GrowingState(Recurrent):
     def step(self, token: Tensor, state: State, vector: Tensor) -> tuple[Tensor, State]:
-        logits, (hidden, all_before) = super().step(token, (state[0], state[1]), vector)
-        return logits, (hidden, torch.cat([all_before, hidden], -1))
+        logits, (hidden, earlier) = super().step(token, (state[0], state[1]), vector)
+        return logits, (hidden, torch.cat([earlier, hidden], -1))
 
 
 class LayersFirst(Recurrent):
@@ -68,8 +68,8 @@ class LayersFirst(Recurrent):
         return vector.unsqueeze(0), vector
 
     def step(self, token: Tensor, state: State, vector: Tensor) -> tuple[Tensor, State]:
-        logits, (hidden, other) = super().step(token, (state[0][0], state[1]), vector)
-        return logits, (hidden.unsqueeze(0), other)
+        logits, (hidden, unchanged) = super().step(token, (state[0][0], state[1]), vector)
+        return logits, (hidden.unsqueeze(0), unchanged)
 
 
 class LogitsOfASequence(Recurrent):
@@ -84,7 +84,7 @@ class FailingStep(Recurrent):
 
 
 class OtherDecode(Recurrent):
-    """Its `decode` forgets what `step` adds."""
+    """A model whose `decode` does not add the memory to the logits as its `step` does."""
 
     def decode(self, tokens: Tensor, vector: Tensor) -> Tensor:
         rows, hidden = [], vector
@@ -127,7 +127,7 @@ def test_attention_over_a_varying_memory(tmp_path: Path) -> None:
     assert compare_bundle(case, model, export(case, model, tmp_path / "bundle")).passed
 
 
-def test_there_is_no_prefill_and_what_only_the_first_state_reads_stays_inside(path: Path) -> None:
+def test_there_is_no_prefill_and_the_step_has_only_the_inputs_that_it_reads(path: Path) -> None:
     bundle = open_bundle(path)
     assert set(bundle.graphs("fp32")) == {GraphRole.ENCODER, GraphRole.STEP}
     step = bundle.graph("fp32", GraphRole.STEP)
@@ -139,22 +139,21 @@ def test_there_is_no_prefill_and_what_only_the_first_state_reads_stays_inside(pa
 def test_unequal_prompts_are_fed_token_by_token(path: Path) -> None:
     features = random_floats(3, 6, seed=9).numpy()
     bundle = open_bundle(path)
-    wanted = decoded(FullRerun(make(Recurrent), MAX_LENGTH), features)
-    assert (
-        decoded(load_backend("onnxruntime", bundle, "fp32", BackendOptions()), features) == wanted
-    )
-    assert len({token for tokens in wanted for token in tokens}) > 5
+    expected = decoded(FullRerun(make(Recurrent), MAX_LENGTH), features)
+    backend = load_backend("onnxruntime", bundle, "fp32", BackendOptions())
+    assert decoded(backend, features) == expected
+    assert len({token for tokens in expected for token in tokens}) > 5
 
 
 def test_a_prompt_continues_the_start_tokens(path: Path) -> None:
     features = {"features": random_floats(1, 6, seed=9).numpy()}
     session = load_session(path)
-    (whole,), _ = session.run_arrays(features)
-    (rest,), _ = session.run_arrays(features, prompt=whole.tokens[:4])
-    assert rest.tokens == whole.tokens[4:]
+    (complete,), _ = session.run_arrays(features)
+    (continued,), _ = session.run_arrays(features, prompt=complete.tokens[:4])
+    assert continued.tokens == complete.tokens[4:]
 
 
-def test_the_variants_of_a_recurrent_model(path: Path) -> None:
+def test_quantized_variants_of_a_recurrent_model_agree_with_float(path: Path) -> None:
     features = [{"features": random_floats(8, 6, seed=11).numpy()}]
     for precision in ("fp16", "int8"):
         report = quantize_bundle(path, precision, features)
@@ -168,11 +167,15 @@ def test_the_variants_of_a_recurrent_model(path: Path) -> None:
         (GrowingState, UnsupportedModelError, r"turns a state of float32 \(2, 24\), .* \(2, 48\)"),
         (LayersFirst, UnsupportedModelError, r"float32 \(1, 2, 24\) for a batch of 2.*batch first"),
         (LogitsOfASequence, UnsupportedModelError, r"logits \(batch, vocabulary\), got \(2, 1, 31"),
-        (FailingStep, UnsupportedModelError, r"test_own_step\.py:\d+: .*step\(\).*no such token"),
+        (
+            FailingStep,
+            UnsupportedModelError,
+            r"test_custom_step\.py:\d+: .*step\(\).*no such token",
+        ),
         (OtherDecode, ParityError, r"differ from the model"),
     ],
 )
-def test_what_a_step_must_not_do(
+def test_an_invalid_step_is_refused(
     kind: type[Recurrent], error: type[HybridDeployError], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=message):

@@ -1,4 +1,4 @@
-"""Deriving the incremental decoder, in PyTorch: every step against the model's own full run."""
+"""The derived decoder in PyTorch: each step equals the model's own run of the full sequence."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VOCABULARY, WIDTH, HEADS, LENGTH = 23, 16, 2, 12
 
 
 class Decoder(nn.Module):
-    """What the decoders below share: an identity for an encoder, an embedding, a head."""
+    """The base of the decoders below: an identity as the encoder, an embedding, a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Decoder(nn.Module):
 
 
 class TorchDecoder(Decoder):
-    """torch.nn.TransformerDecoder in one of its forms."""
+    """torch.nn.TransformerDecoder with its options."""
 
     def __init__(
         self, *, norm_first: bool = False, batch_first: bool = True, hint: bool | None = None
@@ -74,7 +74,7 @@ class TorchDecoder(Decoder):
 
 
 class PaddingMaskFromTokens(TorchDecoder):
-    """Masks the padding token as a key, as many tutorials do."""
+    """A decoder that masks padding tokens as keys, as many tutorials do."""
 
     def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
         mask = torch.triu(torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool), 1)
@@ -86,7 +86,7 @@ class PaddingMaskFromTokens(TorchDecoder):
 
 
 class HandWritten(Decoder):
-    """Matmul, masked_fill, softmax; a registered triangle; einsum for the cross-attention."""
+    """Self-attention by matmul, masked_fill and softmax; cross-attention by einsum."""
 
     triangle: Tensor
 
@@ -138,7 +138,7 @@ class RotaryGrouped(HandWritten):
 
 
 class BiasPerDistance(HandWritten):
-    """An additive mask that also says how far a key is: not a plain causal table."""
+    """A decoder whose additive mask holds a bias per distance: it is no plain causal table."""
 
     def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
         x = self.embedding(tokens)
@@ -155,29 +155,29 @@ class BiasPerDistance(HandWritten):
 
 
 class PointwiseConvolutions(HandWritten):
-    """A feed-forward network of convolutions with a kernel of one, and batch normalisation."""
+    """A feed-forward network of convolutions with a kernel of one, and batch normalization."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.wide, self.narrow = nn.Conv1d(WIDTH, 24, 1), nn.Conv1d(24, WIDTH, 1)
+        self.expand, self.project = nn.Conv1d(WIDTH, 24, 1), nn.Conv1d(24, WIDTH, 1)
         self.batch_norm = nn.BatchNorm1d(24)
         self.batch_norm.running_mean.normal_()  # type: ignore[union-attr]
 
     def embedded(self, tokens: Tensor) -> Tensor:
         rows = super().embedded(tokens)
-        hidden = self.batch_norm(self.wide(rows.transpose(1, 2))).relu()
-        narrowed: Tensor = self.narrow(hidden)
-        return rows + narrowed.transpose(1, 2)
+        hidden = self.batch_norm(self.expand(rows.transpose(1, 2))).relu()
+        projected: Tensor = self.project(hidden)
+        return rows + projected.transpose(1, 2)
 
 
 def rotate(x: Tensor) -> Tensor:
-    """Rotary position embedding, interleaved."""
+    """Returns x with interleaved rotary position embedding."""
     length, width = x.shape[-2:]
     rates = 10000.0 ** (-torch.arange(0, width, 2).float() / width)
     angles = torch.arange(length).float()[:, None] * rates
     even, odd = x[..., 0::2], x[..., 1::2]
-    turned = (even * angles.cos() - odd * angles.sin(), even * angles.sin() + odd * angles.cos())
-    return torch.stack(turned, -1).flatten(-2)
+    rotated = (even * angles.cos() - odd * angles.sin(), even * angles.sin() + odd * angles.cos())
+    return torch.stack(rotated, -1).flatten(-2)
 
 
 def plan_of(model: nn.Module) -> DecodePlan:
@@ -212,19 +212,19 @@ def test_every_step_equals_the_full_run(name: str) -> None:
     prompts, lengths = torch.randint(1, VOCABULARY, (3, 3)), torch.tensor([1, 3, 2])
     rows = [prompts[i, : lengths[i]].tolist() for i in range(3)]
     with torch.no_grad():
-        kept = encoder(memory)
+        cross = encoder(memory)
         logits, *caches = prefill(
-            prompts, torch.zeros(3, dtype=torch.int64), lengths - 1, *kept, *cache_example(plan, 3)
+            prompts, torch.zeros(3, dtype=torch.int64), lengths - 1, *cross, *cache_example(plan, 3)
         )
         for _ in range(LENGTH - 3):
             full = [decode(torch.tensor([r]), memory[i : i + 1]) for i, r in enumerate(rows)]
-            wanted = torch.cat([logits[:, -1] for logits in full])
-            assert_close_in_float32(logits, wanted)
-            token = wanted.argmax(-1)
+            expected = torch.cat([logits[:, -1] for logits in full])
+            assert_close_in_float32(logits, expected)
+            token = expected.argmax(-1)
             for row, new in zip(rows, token.tolist(), strict=True):
                 row.append(new)
             position = torch.tensor([len(row) - 1 for row in rows])
-            logits, *caches = step(token, position, *kept, *caches)
+            logits, *caches = step(token, position, *cross, *caches)
 
 
 def test_cross_attention_moves_to_the_encoder() -> None:
@@ -247,11 +247,13 @@ def test_transposed_keys_are_cached_before_the_transposition() -> None:
 
 class LeakyMask(TorchDecoder):
     def mask(self, length: int) -> Tensor:
-        return torch.triu(torch.full((length, length), float("-inf")), 2)  # sees one token ahead
+        return torch.triu(
+            torch.full((length, length), float("-inf")), 2
+        )  # a row sees one later token
 
 
 def test_a_mask_that_leaks_is_refused() -> None:
-    """What else is refused stands in the zoo."""
+    """tests/models/zoo/refused.py holds the other models that are refused."""
     with pytest.raises(UnsupportedModelError, match="lets a token see the tokens after it"):
         plan_of(LeakyMask().eval())
 
@@ -262,7 +264,7 @@ class HandWrittenWithoutMask(HandWritten):
         self.triangle.fill_(1)
 
 
-def test_missing_mask_of_hand_written_attention_is_found_by_its_effect() -> None:
+def test_a_missing_mask_of_hand_written_attention_is_refused() -> None:
     inputs = {"memory": torch.randn(2, 5, WIDTH)}
     check_causal(HandWritten().eval(), inputs, LENGTH)
     with pytest.raises(UnsupportedModelError, match="give its self-attention a causal mask"):
@@ -285,4 +287,4 @@ def test_a_refusal_names_the_module_and_the_line() -> None:
     assert "module conv" in str(caught.value)
     source, first = inspect.getsourcelines(Convolution.embedded)
     line = first + next(n for n, text in enumerate(source) if "self.conv(" in text)
-    assert f"test_incremental.py:{line}: " in str(caught.value)
+    assert f"test_decoder_modules.py:{line}: " in str(caught.value)

@@ -1,3 +1,5 @@
+"""Complex numbers in a model: pairs of real tensors compute the same values."""
+
 from collections.abc import Callable
 from typing import Any
 
@@ -6,45 +8,45 @@ import torch
 from torch import Tensor
 
 from hybrid_deploy.export.trace.complex_pairs import ComplexPair
-from hybrid_deploy.export.trace.portable_ops import PortableForms
+from hybrid_deploy.export.trace.portable_ops import PortableOps
 from tests.closeness import assert_close_in_float32
 
-TURNS = torch.polar(torch.ones(5, 4), torch.arange(20.0).view(5, 4))
+ROTATIONS = torch.polar(torch.ones(5, 4), torch.arange(20.0).view(5, 4))
 
 
-def llama(x: Tensor) -> Tensor:
+def llama_rotary(x: Tensor) -> Tensor:
     pairs = torch.view_as_complex(x.reshape(2, 5, 4, 2))
-    return torch.view_as_real(pairs * TURNS.view(1, 5, 4)).flatten(2).type_as(x)
+    return torch.view_as_real(pairs * ROTATIONS.view(1, 5, 4)).flatten(2).type_as(x)
 
 
 def constant_first(x: Tensor) -> Tensor:
-    return torch.view_as_real(TURNS * torch.view_as_complex(x.view(2, 5, 4, 2)))
+    return torch.view_as_real(ROTATIONS * torch.view_as_complex(x.view(2, 5, 4, 2)))
 
 
-def by_parts(x: Tensor) -> Tensor:
+def from_two_halves(x: Tensor) -> Tensor:
     first, second = x.chunk(2, -1)
-    turned = torch.mul(torch.complex(first, second), TURNS)
-    return torch.cat([turned.real, turned.imag], -1)
+    rotated = torch.mul(torch.complex(first, second), ROTATIONS)
+    return torch.cat([rotated.real, rotated.imag], -1)
 
 
 def moved(x: Tensor) -> Tensor:
     pairs = torch.view_as_complex(x.reshape(2, 5, 4, 2)).unsqueeze(1).transpose(1, 2)
-    turned = torch.transpose(pairs, 1, 2)[:, 0] + 2 * pairs[:, :, 0].conj() - TURNS
-    assert turned.shape == (2, 5, 4)
-    return turned.abs()
+    rotated = torch.transpose(pairs, 1, 2)[:, 0] + 2 * pairs[:, :, 0].conj() - ROTATIONS
+    assert rotated.shape == (2, 5, 4)
+    return rotated.abs()
 
 
-@pytest.mark.parametrize("function", [llama, constant_first, by_parts, moved])
-def test_pairs_give_what_complex_numbers_give(function: Callable[[Tensor], Tensor]) -> None:
+@pytest.mark.parametrize("function", [llama_rotary, constant_first, from_two_halves, moved])
+def test_pairs_compute_the_same_as_complex_numbers(function: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
-    wanted = function(x)
-    with PortableForms():
-        given = function(x)
-    assert_close_in_float32(given, wanted)
+    expected = function(x)
+    with PortableOps():
+        actual = function(x)
+    assert_close_in_float32(actual, expected)
 
 
 @pytest.mark.parametrize("use", [lambda pair: pair.angle(), torch.angle, lambda pair: pair / 2])
-def test_what_is_not_known_is_said(use: Callable[[Any], Any]) -> None:
+def test_unsupported_complex_operators_are_named_in_the_error(use: Callable[[Any], Any]) -> None:
     pair = ComplexPair(torch.ones(2), torch.ones(2))
     with pytest.raises((AttributeError, NotImplementedError, TypeError), match=r"ComplexPair|real"):
         use(pair)

@@ -1,4 +1,4 @@
-"""The same program at two lengths: slices that a trace leaves out, nodes computed twice."""
+"""Pairing the traces at two lengths: slices that one trace lacks, nodes that compute the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VOCABULARY, WIDTH, LENGTH = 11, 8, 6
 
 
 class ExactTables(nn.Module):
-    """Positions and mask are exactly as long as the longest sequence."""
+    """A decoder whose position table and mask are exactly as long as the longest sequence."""
 
     triangle: Tensor
 
@@ -35,9 +35,9 @@ class ExactTables(nn.Module):
         length = tokens.shape[1]
         rows = self.embedding(tokens) + self.positions[:, :length]
         scores = self.query(rows) @ self.key(rows).transpose(1, 2)
-        hidden = self.triangle[:, :length, :length] == 0
-        weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
-        again = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+        is_future = self.triangle[:, :length, :length] == 0
+        weights = scores.masked_fill(is_future, float("-inf")).softmax(-1)
+        again = scores.masked_fill(is_future, float("-inf")).softmax(-1)
         mixed = weights @ rows + again @ rows + memory.mean(1, keepdim=True)
         logits: Tensor = self.head(mixed + self.positions[:, :length])
         return logits
@@ -47,21 +47,21 @@ def captured(model: nn.Module) -> Capture:
     return capture_decoder(DecodePart(model), (torch.randn(2, 3, WIDTH),), ((1,),), LENGTH)
 
 
-def test_a_table_as_long_as_the_longest_sequence_is_no_other_program() -> None:
+def test_a_slice_that_only_the_shorter_trace_has_is_inserted() -> None:
     torch.manual_seed(0)
     model = ExactTables().eval()
     plan = analyse(captured(model))
     memory, tokens = torch.randn(3, 4, WIDTH), torch.randint(VOCABULARY, (3, LENGTH))
     with torch.no_grad():
-        kept, caches = split_outputs(plan, EncoderGraph(EncodePart(model), plan)(memory), 3)
-        wanted, step = model.decode(tokens, memory), StepGraph(plan)
+        cross, caches = split_outputs(plan, EncoderGraph(EncodePart(model), plan)(memory), 3)
+        expected, step = model.decode(tokens, memory), StepGraph(plan)
         for index in range(LENGTH):
             position = torch.full((3,), index)
-            logits, *caches = step(tokens[:, index], position, *kept, *caches)
-            assert_close_in_float32(logits, wanted[:, index])
+            logits, *caches = step(tokens[:, index], position, *cross, *caches)
+            assert_close_in_float32(logits, expected[:, index])
 
 
-def test_what_is_computed_twice_is_computed_once() -> None:
+def test_equal_nodes_are_merged() -> None:
     capture = captured(ExactTables().eval())
     operators = [str(node.target) for node in capture.nodes]
     assert operators.count("aten.softmax.int") == 1
@@ -69,7 +69,7 @@ def test_what_is_computed_twice_is_computed_once() -> None:
     assert set(capture.shorter_trace) == set(capture.nodes)
 
 
-def test_tied_weights_are_one_constant() -> None:
+def test_placeholders_of_tied_weights_are_merged() -> None:
     capture = captured(ExactTables().eval())
     (embedding,) = (n for n in capture.nodes if str(n.target) == "aten.embedding.default")
     (head,) = (

@@ -1,9 +1,11 @@
+"""max_pool1d by max_pool2d: the same values, and a length that stays dynamic."""
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybrid_deploy.export.trace.portable_ops import PortableForms
+from hybrid_deploy.export.trace.portable_ops import PortableOps
 
 
 class Pooled(nn.Module):
@@ -21,18 +23,19 @@ class Pooled(nn.Module):
     ],
 )
 @pytest.mark.parametrize("shape", [(2, 3, 11), (3, 11)])
-def test_it_gives_what_the_original_gives(pool: nn.Module, shape: tuple[int, ...]) -> None:
+def test_the_replacement_equals_max_pool1d(pool: nn.Module, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    wanted = pool(x)
-    with PortableForms():
-        given = pool(x)
-    for a, b in zip(*((y if isinstance(y, tuple) else (y,)) for y in (wanted, given)), strict=True):
+    expected = pool(x)
+    with PortableOps():
+        actual = pool(x)
+    results = ((y if isinstance(y, tuple) else (y,)) for y in (expected, actual))
+    for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)
 
 
-def test_the_length_stays_free() -> None:
+def test_the_traced_length_stays_dynamic() -> None:
     shapes = ({0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC},)
-    with PortableForms():
+    with PortableOps():
         program = torch.export.export(
             Pooled(), (torch.zeros(2, 1, 32),), dynamic_shapes=shapes, strict=False
         )
