@@ -21,7 +21,7 @@ def prepared_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
     return graphs
 
 
-def check_float(bundle: Bundle, variant: str) -> None:
+def check_float_variant(bundle: Bundle, variant: str) -> None:
     """Checks that a variant can be calibrated and quantized.
 
     Raises:

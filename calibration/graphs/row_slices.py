@@ -48,7 +48,7 @@ def row_slice(value: ir.Value) -> RowSlice | None:
     return RowSlice(source, begin, count) if straight else None
 
 
-def as_rows(value: ir.Value) -> ir.Value | None:
+def flattened_rows(value: ir.Value) -> ir.Value | None:
     """Follows a tensor down to where it is (batch, width) again, each row in its order."""
     indices, here = _indices(value), value
     if indices is None:

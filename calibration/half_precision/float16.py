@@ -13,7 +13,11 @@ import numpy as np
 import onnx_ir as ir
 
 from hybrid_deploy.calibration.graphs.transpose_motion import move_transposes_behind_products
-from hybrid_deploy.calibration.half_precision.float16_range import HalfType, in_half, uses_of
+from hybrid_deploy.calibration.half_precision.float16_range import (
+    HalfType,
+    consumers_of,
+    round_to_half,
+)
 from hybrid_deploy.contract import GraphRole, is_next_cache
 from hybrid_deploy.errors import CalibrationError
 
@@ -26,7 +30,7 @@ _MOVED = "/moved"  # what `move_transposes_behind_products` adds to a name
 _NEAR_OVERFLOW = 0.75  # of the largest number: other inputs may go further than the samples did
 
 
-def convert_floats(
+def convert_to_half(
     model: ir.Model, role: GraphRole, half: HalfType, in_float32: Collection[str] = ()
 ) -> None:
     """Rewrites a graph in place.
@@ -48,7 +52,7 @@ def convert_floats(
             if value.dtype is ir.DataType.FLOAT and value not in kept:
                 tensor = value.const_value
                 assert tensor is not None, f"initializer {value.name} has no value"
-                short = in_half(str(value.name), tensor.numpy(), uses_of(value), half)
+                short = round_to_half(str(value.name), tensor.numpy(), consumers_of(value), half)
                 value.const_value = ir.tensor(short, name=value.name)
                 value.dtype = half.dtype
     nodes = list(model.graph.all_nodes())
@@ -62,7 +66,7 @@ def convert_floats(
     _keep_float32_border(model.graph, role, half)
 
 
-def round_constants(model: ir.Model, form: HalfType) -> None:
+def round_constants_to_half(model: ir.Model, half: HalfType) -> None:
     """Rounds the constants of a float32 graph to 16 bits, in place; masks end up within the range.
 
     What such a graph computes is what the short one would, but for overflow and rounding.
@@ -73,13 +77,13 @@ def round_constants(model: ir.Model, form: HalfType) -> None:
     for value in model.graph.initializers.values():
         if value.dtype is ir.DataType.FLOAT and value.const_value is not None:
             array = value.const_value.numpy()
-            short = in_half(str(value.name), array, uses_of(value), form)
+            short = round_to_half(str(value.name), array, consumers_of(value), half)
             value.const_value = ir.tensor(short.astype(np.float32), name=value.name)
 
 
-def overflowing_tensors(magnitudes: Mapping[str, float], form: HalfType) -> frozenset[str]:
+def overflowing_tensors(magnitudes: Mapping[str, float], half: HalfType) -> frozenset[str]:
     """Names the tensors that overflow a float of 16 bits, or come near, by their magnitudes."""
-    limit = _NEAR_OVERFLOW * form.largest
+    limit = _NEAR_OVERFLOW * half.largest
     return frozenset(name for name, largest in magnitudes.items() if largest > limit)
 
 
@@ -131,7 +135,7 @@ def _convert_attributes(node: ir.Node, form: HalfType) -> None:
         if "value" in node.attributes:
             array = node.attributes["value"].as_tensor().numpy()
         if array.dtype == np.float32:
-            short = in_half(name, array, uses_of(node.outputs[0]), form)
+            short = round_to_half(name, array, consumers_of(node.outputs[0]), form)
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(short))
 
 
@@ -143,7 +147,7 @@ def _convert_constant(node: ir.Node, name: str, form: HalfType) -> None:
         array = given.as_tensor().numpy() if key == "value" else np.array(given.value, np.float32)
         if array.dtype == np.float32:
             del node.attributes[key]
-            short = ir.tensor(in_half(name, array, uses_of(node.outputs[0]), form))
+            short = ir.tensor(round_to_half(name, array, consumers_of(node.outputs[0]), form))
             node.attributes["value"] = ir.AttrTensor("value", short)
 
 

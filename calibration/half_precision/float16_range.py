@@ -36,12 +36,12 @@ class HalfType:
 
     name: str
     dtype: ir.DataType
-    numpy: Any
+    numpy_dtype: Any
     largest: float
-    smallest: float
+    smallest_positive: float
 
     @property
-    def mask(self) -> float:
+    def mask_magnitude(self) -> float:
         """What hides: scores or a second mask may be added without reaching infinity."""
         return self.largest / 2
 
@@ -56,7 +56,7 @@ BFLOAT16 = _short_float("bfloat16", ir.DataType.BFLOAT16, ml_dtypes.bfloat16)
 
 
 @dataclass(frozen=True)
-class Use:
+class Consumer:
     """What takes a number in the end.
 
     Attributes:
@@ -70,15 +70,15 @@ class Use:
     scaled: bool = False
 
 
-def uses_of(value: ir.Value) -> frozenset[Use]:
+def consumers_of(value: ir.Value) -> frozenset[Consumer]:
     """Finds what takes a value, past operators that only move it and, for one number, products."""
     single = value.const_value is not None and value.const_value.size == 1
     return frozenset(_uses(value, single, scaled=False))
 
 
-def _uses(value: ir.Value, single: bool, *, scaled: bool) -> Iterator[Use]:
+def _uses(value: ir.Value, single: bool, *, scaled: bool) -> Iterator[Consumer]:
     if value.is_graph_output():
-        yield Use(_OUTPUT, 0, scaled)
+        yield Consumer(_OUTPUT, 0, scaled)
     for node, index in value.uses():
         moved = node.op_type in _MOVING and (index == 0 or node.op_type == "Concat")
         multiplied = node.op_type == "Mul" and single and not scaled
@@ -87,12 +87,14 @@ def _uses(value: ir.Value, single: bool, *, scaled: bool) -> Iterator[Use]:
         elif node.op_type == "Where":
             behind = list(_uses(node.outputs[0], single, scaled=scaled))
             subtracted = bool(behind) and all(_is_subtracted(use) for use in behind)
-            yield from behind if subtracted else [Use(node.op_type, index, scaled)]
+            yield from behind if subtracted else [Consumer(node.op_type, index, scaled)]
         elif node.op_type != "Shape":
-            yield Use(node.op_type, index, scaled)
+            yield Consumer(node.op_type, index, scaled)
 
 
-def in_half(name: str, array: NDArray[Any], uses: Collection[Use], form: HalfType) -> NDArray[Any]:
+def round_to_half(
+    name: str, array: NDArray[Any], consumers: Collection[Consumer], half: HalfType
+) -> NDArray[Any]:
     """Returns float32 numbers in 16 bits; what lies outside their range is clamped or refused.
 
     Args:
@@ -108,25 +110,25 @@ def in_half(name: str, array: NDArray[Any], uses: Collection[Use], form: HalfTyp
     """
     if np.isnan(array).any():
         raise CalibrationError(f"{name} holds NaN; export a model with sound weights")
-    over = np.isfinite(array) & (np.abs(array) > form.largest)
+    over = np.isfinite(array) & (np.abs(array) > half.largest)
     if over.any():
-        if uses and all(use.operator in _BOUNDS for use in uses):
-            array = np.where(over, np.copysign(form.largest, array), array)
-        elif uses and all(_hides(use, array[over]) for use in uses):
-            array = np.where(over, np.copysign(form.mask, array), array)
+        if consumers and all(use.operator in _BOUNDS for use in consumers):
+            array = np.where(over, np.copysign(half.largest, array), array)
+        elif consumers and all(_hides(use, array[over]) for use in consumers):
+            array = np.where(over, np.copysign(half.mask_magnitude, array), array)
         else:
             raise CalibrationError(
-                f"{name} holds {array[over][0]:.3g}, {form.name} ends at {form.largest:g}; "
+                f"{name} holds {array[over][0]:.3g}, {half.name} ends at {half.largest:g}; "
                 "quantize to int8 or keep fp32"
             )
-    short: NDArray[Any] = array.astype(form.numpy)
+    short: NDArray[Any] = array.astype(half.numpy_dtype)
     if short.size == 1 and not short.any() and array.any():
         # an epsilon must not vanish: it keeps a division from zero
-        short = np.copysign(form.smallest, array).astype(form.numpy)
+        short = np.copysign(half.smallest_positive, array).astype(half.numpy_dtype)
     return short
 
 
-def _hides(use: Use, large: NDArray[Any]) -> bool:
+def _hides(use: Consumer, large: NDArray[Any]) -> bool:
     """Returns whether large numbers are a mask to what takes them."""
     if use.operator == _OUTPUT:
         return use.scaled  # a mask of the memory, which the decoder adds
@@ -135,5 +137,5 @@ def _hides(use: Use, large: NDArray[Any]) -> bool:
     return use.scaled or bool(((large > 0) == _is_subtracted(use)).all())
 
 
-def _is_subtracted(use: Use) -> bool:
+def _is_subtracted(use: Consumer) -> bool:
     return use.operator == "Sub" and use.index == 1

@@ -9,7 +9,7 @@ from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
 from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN
 
 
-def with_exact_logits(step: ir.Model, refining: ir.Model) -> ir.Model:
+def with_exact_logits(step: ir.Model, refine_graph: ir.Model) -> ir.Model:
     """Returns a step that projects its rows with the weights of the graph that refines.
 
     Args:
@@ -20,7 +20,7 @@ def with_exact_logits(step: ir.Model, refining: ir.Model) -> ir.Model:
     Returns:
         The step that returns true logits, and neither rows nor margin.
     """
-    model, refine = step.clone(), refining.clone()
+    model, refine = step.clone(), refine_graph.clone()
     graph, own = model.graph, {str(value.name): value for value in refine.graph.inputs}
     outputs = {value.name: value for value in graph.outputs}
     row = outputs[HIDDEN].producer()

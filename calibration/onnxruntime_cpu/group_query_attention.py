@@ -11,7 +11,7 @@ import onnx_ir as ir
 from hybrid_deploy.calibration.graphs.graph_edits import constant, name_value
 
 Attributes: TypeAlias = Mapping[str, int | float | str]
-Lengths: TypeAlias = tuple[ir.Value, ir.Value]
+KeyLengths: TypeAlias = tuple[ir.Value, ir.Value]
 """Index of each row's last key, (batch,) int32, and the largest number of keys, () int32."""
 
 _DOMAIN = "com.microsoft"
@@ -29,12 +29,12 @@ def is_plain_attention(node: ir.Node) -> bool:
     return not (capped or cached or causal) and types == {ir.DataType.FLOAT}
 
 
-def takes_heads_of(width: int) -> bool:
+def supports_head_width(width: int) -> bool:
     """Returns whether GroupQueryAttention knows heads of so many numbers."""
     return width % _HEAD_STEP == 0
 
 
-def attributes_of(node: ir.Node, heads: int, key_heads: int) -> Attributes:
+def group_query_attributes(node: ir.Node, heads: int, key_heads: int) -> Attributes:
     """Returns the attributes of the operator that replaces an Attention."""
     scale = node.attributes.get("scale")
     counts: dict[str, int | float | str] = {"num_heads": heads, "kv_num_heads": key_heads}
@@ -76,7 +76,7 @@ def insert_group_query_attention(
     return name_value(back, f"{name}_rows", rows.shape), list(new.outputs[1:])
 
 
-def lengths_up_to(graph: ir.Graph, last: ir.Value, name: str) -> Lengths:
+def key_lengths(graph: ir.Graph, last: ir.Value, name: str) -> KeyLengths:
     """Returns what GroupQueryAttention calls lengths, computed once for each name.
 
     Args:

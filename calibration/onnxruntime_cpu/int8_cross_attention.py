@@ -17,22 +17,22 @@ import numpy as np
 import onnx_ir as ir
 
 from hybrid_deploy.calibration.graphs.graph_edits import constant, name_value
-from hybrid_deploy.calibration.graphs.row_slices import as_rows, row_slice
+from hybrid_deploy.calibration.graphs.row_slices import flattened_rows, row_slice
 from hybrid_deploy.calibration.onnxruntime_cpu.group_query_attention import (
     Attributes,
-    Lengths,
-    attributes_of,
+    KeyLengths,
+    group_query_attributes,
     insert_group_query_attention,
     is_plain_attention,
-    lengths_up_to,
-    takes_heads_of,
+    key_lengths,
+    supports_head_width,
 )
 from hybrid_deploy.contract import GraphRole, next_cache
 
-LEAST_BYTES = 8 << 20
+MIN_MEMORY_BYTES = 8 << 20
 """Keys and values of all layers: less stays in the CPU's caches, and 8 bits gain nothing."""
 
-LEAST_WIDTH = 64
+MIN_HEAD_WIDTH = 64
 """Of a head: the kernel for 8 bits takes longer for narrow ones than it saves in reading."""
 
 _LARGEST = 127
@@ -64,8 +64,8 @@ class _CrossAttention:
 
 def quantize_cross_attention_memory(
     graphs: Mapping[GraphRole, ir.Model],
-    typical: Mapping[str, int],
-    searched: ir.Model | None = None,
+    typical_sizes: Mapping[str, int],
+    beam_step: ir.Model | None = None,
 ) -> int:
     """Stores keys and values of the memory in 8 bits, in place.
 
@@ -81,7 +81,10 @@ def quantize_cross_attention_memory(
     """
     step = graphs[GraphRole.STEP].graph
     found = [one for node in step if (one := _cross_attention(node))]
-    if sum(_bytes(value, typical) for one in found for value in one.memory) < LEAST_BYTES:
+    if (
+        sum(_bytes(value, typical_sizes) for one in found for value in one.memory)
+        < MIN_MEMORY_BYTES
+    ):
         return 0
     outputs = {value.name: value for value in graphs[GraphRole.ENCODER].graph.outputs}
     done = 0
@@ -93,8 +96,8 @@ def quantize_cross_attention_memory(
                 if GraphRole.PREFILL in graphs:
                     _restore(graphs[GraphRole.PREFILL].graph, name)
             _rewrite(step, one)
-            if searched is not None:
-                _read_in_floats(searched.graph, names)
+            if beam_step is not None:
+                _read_in_floats(beam_step.graph, names)
             done += 1
     return done
 
@@ -107,7 +110,7 @@ def _cross_attention(node: ir.Node) -> _CrossAttention | None:
         return None
     if not _is_memory(key) or not _is_memory(value):
         return None
-    rows, of_query = as_rows(node.outputs[0]), row_slice(query)
+    rows, of_query = flattened_rows(node.outputs[0]), row_slice(query)
     if rows is None or of_query is None or of_query.source.shape is None:
         return None
     _, heads, width = _sizes(key)
@@ -123,7 +126,7 @@ def _is_memory(value: ir.Value) -> bool:
     match list(value.shape):
         case [ir.SymbolicDim(), int(), length, int(width)]:
             known = isinstance(length, int) or length.value is not None
-            return known and width >= LEAST_WIDTH and takes_heads_of(width)
+            return known and width >= MIN_HEAD_WIDTH and supports_head_width(width)
     return False
 
 
@@ -225,7 +228,7 @@ def _rewrite(graph: ir.Graph, one: _CrossAttention) -> None:
     lengths = _lengths(graph, shorts[0])
     unit = constant(graph, "memory_unit_scale", np.ones(1, np.float32))
     inputs = [query.outputs[0], *lasts, *shorts, *lengths, *[None] * _UNUSED, unit, unit]
-    attributes = {**_CACHE_FORM, **attributes_of(one.node, heads, heads)}
+    attributes = {**_CACHE_FORM, **group_query_attributes(one.node, heads, heads)}
     result, caches = insert_group_query_attention(graph, one.node, one.rows, inputs, attributes)
     scaled = ir.node("Mul", [result, scales[1]])
     name_value(scaled, f"{one.rows.name}_unscaled", rows)
@@ -268,14 +271,14 @@ def _read_in_floats(graph: ir.Graph, names: Sequence[str]) -> None:
     graph.insert_after(node, unscaled)
 
 
-def _lengths(graph: ir.Graph, memory: ir.Value) -> Lengths:
+def _lengths(graph: ir.Graph, memory: ir.Value) -> KeyLengths:
     """Returns the lengths for attention to all of a memory, computed once for each size of it."""
     assert memory.shape is not None
     batch, _, size, _ = memory.shape
     name = f"last_of_{size}"
     known = next((node.outputs[0] for node in graph if node.name == f"{name}_indices"), None)
     if known is not None:
-        return lengths_up_to(graph, known, name)
+        return key_lengths(graph, known, name)
     length = ir.node("Shape", [memory], {"start": 2, "end": 3})
     rows = ir.node("Shape", [memory], {"start": 0, "end": 1})
     last = ir.node("Sub", [length.outputs[0], constant(graph, "memory_one", np.array([1]))])
@@ -285,4 +288,4 @@ def _lengths(graph: ir.Graph, memory: ir.Value) -> Lengths:
     name_value(last, f"{name}_index", ir.Shape([1]), ir.DataType.INT64)
     name_value(spread, f"{name}_indices", ir.Shape([batch]), ir.DataType.INT64)
     graph.insert_before(graph[0], [length, rows, last, spread])
-    return lengths_up_to(graph, spread.outputs[0], name)
+    return key_lengths(graph, spread.outputs[0], name)

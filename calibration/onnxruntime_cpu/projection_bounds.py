@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SEVEN_BITS = 64
+MAX_SAFE_WEIGHT = 64
 """Largest magnitude of the integers that any CPU multiplies with unsigned bytes exactly.
 
 Where there is no instruction for it, ONNX Runtime adds two products in 16 bits, and 2 * 255 * 64
@@ -37,7 +37,7 @@ class ErrorBound:
     fixed: float = 0.0
 
 
-def seven_bits(
+def round_to_seven_bits(
     table: NDArray[np.float32],
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
     """Rounds a table (vocabulary, width) to 7 bits, one scale for each row.
@@ -45,13 +45,13 @@ def seven_bits(
     Returns:
         values (vocabulary, width), scales (vocabulary,), and the table as it is stored.
     """
-    least = SEVEN_BITS * np.finfo(np.float32).tiny  # so that no scale is 0 or denormal
-    scale = np.maximum(np.abs(table).max(1), least) / np.float32(SEVEN_BITS)
+    least = MAX_SAFE_WEIGHT * np.finfo(np.float32).tiny  # so that no scale is 0 or denormal
+    scale = np.maximum(np.abs(table).max(1), least) / np.float32(MAX_SAFE_WEIGHT)
     values = np.rint(table / scale[:, None])
     return values.astype(np.int8), scale, values * scale[:, None]
 
 
-def certain_bound(
+def guaranteed_bound(
     table: NDArray[np.float32], stored: NDArray[np.float32], bias: float = 0.0
 ) -> ErrorBound:
     """Returns what no logit is ever off by more, for rows rounded as DynamicQuantizeLinear does.
@@ -73,7 +73,7 @@ def certain_bound(
     )
 
 
-def likely_bound(table: NDArray[np.float32], stored: NDArray[np.float32]) -> ErrorBound:
+def statistical_bound(table: NDArray[np.float32], stored: NDArray[np.float32]) -> ErrorBound:
     """Returns four standard deviations of the logits' error, if rounding errors are independent.
 
     The kernel of MatMulNBits rounds rows in blocks to symmetric 8 bits: steps of 2 spread / 254 or

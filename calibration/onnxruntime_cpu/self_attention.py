@@ -12,14 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.graphs.row_slices import as_rows, is_in_order, row_slice, source_of
+from hybrid_deploy.calibration.graphs.row_slices import (
+    flattened_rows,
+    is_in_order,
+    row_slice,
+    source_of,
+)
 from hybrid_deploy.calibration.onnxruntime_cpu.group_query_attention import (
-    Lengths,
-    attributes_of,
+    KeyLengths,
+    group_query_attributes,
     insert_group_query_attention,
     is_plain_attention,
-    lengths_up_to,
-    takes_heads_of,
+    key_lengths,
+    supports_head_width,
 )
 from hybrid_deploy.contract import POSITION
 
@@ -58,7 +63,7 @@ def fuse_self_attention(step: ir.Model) -> int:
         return 0
     found = [one for node in graph if (one := _self_attention(node, position))]
     for one in found:
-        _rewrite(graph, one, lengths_up_to(graph, position, "last_keys"))
+        _rewrite(graph, one, key_lengths(graph, position, "last_keys"))
     return len(found)
 
 
@@ -68,7 +73,7 @@ def _self_attention(node: ir.Node, position: ir.Value) -> _SelfAttention | None:
     query, key, value, mask = node.inputs[:4]
     if mask is None or not _is_causal(mask, position):
         return None
-    writes, rows = (_write(key, position), _write(value, position)), as_rows(node.outputs[0])
+    writes, rows = (_write(key, position), _write(value, position)), flattened_rows(node.outputs[0])
     if writes[0] is None or writes[1] is None or rows is None:
         return None
     sizes = _cache_sizes(writes[0])
@@ -76,7 +81,7 @@ def _self_attention(node: ir.Node, position: ir.Value) -> _SelfAttention | None:
     if packed is None or sizes is None or sizes != _cache_sizes(writes[1]):
         return None
     (key_heads, width), (source, widths) = sizes, packed
-    if widths[1:] != [key_heads * width] * 2 or not takes_heads_of(width):
+    if widths[1:] != [key_heads * width] * 2 or not supports_head_width(width):
         return None
     return _SelfAttention(
         node, source, (writes[0], writes[1]), rows, (widths[0] // width, key_heads)
@@ -140,10 +145,10 @@ def _is_causal(mask: ir.Value, position: ir.Value) -> bool:
     return counted and own and straight and is_in_order(mask, source)
 
 
-def _rewrite(graph: ir.Graph, one: _SelfAttention, lengths: Lengths) -> None:
+def _rewrite(graph: ir.Graph, one: _SelfAttention, lengths: KeyLengths) -> None:
     caches = [write.inputs[0] for write in one.writes]
     inputs = [one.packed, None, None, *caches, *lengths]
-    attributes = attributes_of(one.node, *one.heads)
+    attributes = group_query_attributes(one.node, *one.heads)
     result, written = insert_group_query_attention(graph, one.node, one.rows, inputs, attributes)
     one.rows.replace_all_uses_with(result)
     for write, new in zip(one.writes, written, strict=True):

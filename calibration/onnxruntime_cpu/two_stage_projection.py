@@ -28,16 +28,16 @@ from hybrid_deploy.calibration.graphs.graph_edits import (
 from hybrid_deploy.calibration.half_precision.float16_embeddings import convert_embeddings
 from hybrid_deploy.calibration.onnxruntime_cpu.projection_bounds import (
     ErrorBound,
-    certain_bound,
-    likely_bound,
-    seven_bits,
+    guaranteed_bound,
+    round_to_seven_bits,
+    statistical_bound,
 )
-from hybrid_deploy.calibration.qdq.linear_operators import linears
+from hybrid_deploy.calibration.qdq.linear_operators import linear_operators
 from hybrid_deploy.calibration.qdq.low_bit_types import INT4, INT8
-from hybrid_deploy.calibration.qdq.stored_weights import block_for, store_weight
+from hybrid_deploy.calibration.qdq.stored_weights import largest_block_size, store_weight
 from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN, GraphRole
 
-LEAST_WORDS = 4096
+MIN_VOCABULARY = 4096
 """Smaller vocabularies are projected in less time than two stages take."""
 
 _DOMAIN = "com.microsoft"
@@ -74,7 +74,7 @@ def two_stage_projection(graphs: Mapping[GraphRole, ir.Model], *, exact: bool) -
     """
     found = {role: _projection(model) for role, model in graphs.items()}
     first = found[GraphRole.STEP]
-    if first is None or len(first.table) < LEAST_WORDS or GraphRole.PREFILL not in graphs:
+    if first is None or len(first.table) < MIN_VOCABULARY or GraphRole.PREFILL not in graphs:
         return None
     if not np.isfinite(first.table).all() or any(map(_has_such_outputs, graphs.values())):
         return None
@@ -131,7 +131,7 @@ def _sizes(value: ir.Value) -> tuple[int, ...] | None:
 
 
 def _in_seven_bits(graph: ir.Graph, projection: _Projection) -> None:
-    values, scale, stored = seven_bits(projection.table)
+    values, scale, stored = round_to_seven_bits(projection.table)
     old = next(value for value in graph.outputs if value.name == LOGITS)
     last = old.producer()
     assert last is not None
@@ -145,7 +145,7 @@ def _in_seven_bits(graph: ir.Graph, projection: _Projection) -> None:
     graph.insert_before(last, product)
     old.name = f"{LOGITS}_float"
     graph.outputs[graph.outputs.index(old)] = name_value(product, LOGITS, old.shape)
-    margin = certain_bound(projection.table, stored, _largest_of(projection.bias))
+    margin = guaranteed_bound(projection.table, stored, _largest_of(projection.bias))
     _return_margin(graph, projection.hidden, margin)
     graph.remove([last, *([projection.node] if projection.node is not last else [])], safe=True)
     drop_unused_constants(graph)
@@ -153,11 +153,11 @@ def _in_seven_bits(graph: ir.Graph, projection: _Projection) -> None:
 
 
 def _in_four_bits(graph: ir.Graph, projection: _Projection) -> None:
-    linear = next(found for found in linears(graph) if found.node is projection.node)
-    block = block_for(linear, _BLOCK)
+    linear = next(found for found in linear_operators(graph) if found.node is projection.node)
+    block = largest_block_size(linear, _BLOCK)
     form = INT8 if block is None else INT4  # 8 bits per channel are close where no block divides
     stored = store_weight(graph, linear, form, block).restored
-    margin = likely_bound(projection.table, stored if linear.channel_axis == 0 else stored.T)
+    margin = statistical_bound(projection.table, stored if linear.channel_axis == 0 else stored.T)
     _return_margin(graph, projection.hidden, margin)
     drop_unused_constants(graph)
 

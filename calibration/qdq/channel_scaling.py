@@ -20,14 +20,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
-from hybrid_deploy.calibration.qdq.linear_operators import Linear, Use
+from hybrid_deploy.calibration.qdq.linear_operators import Linear, NodeInput
 from hybrid_deploy.calibration.qdq.low_bit_types import LowBitType
 from hybrid_deploy.calibration.qdq.weight_rounding import quantize_per_channel
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels
 
 FloatArray = NDArray[np.float32]
-Weigher = Callable[[FloatArray], FloatArray]
+WeightRoundTrip = Callable[[FloatArray], FloatArray]
 """Returns what is restored of a weight (summed axis, channels) after it was stored."""
 
 _EXPONENTS = np.linspace(0.05, 1, 20)
@@ -37,7 +37,7 @@ _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 
 
 @dataclass(frozen=True)
-class Storage:
+class ProductQuantization:
     """How a product is quantized, as far as the choice of scales has to know.
 
     Attributes:
@@ -45,15 +45,15 @@ class Storage:
         activations: whether activations are rounded to int8 too.
     """
 
-    restored: Weigher
-    activations: bool
+    weight_round_trip: WeightRoundTrip
+    quantizes_activations: bool
 
 
-def best_scaling(
+def best_channel_scale(
     weights: Sequence[FloatArray],
     channels: Channels,
-    storage: Storage,
-    least_gain: float,
+    quantization: ProductQuantization,
+    min_gain: float,
 ) -> FloatArray | None:
     """Chooses the scale of every channel of a tensor.
 
@@ -68,17 +68,17 @@ def best_scaling(
     """
     weight = np.concatenate(weights, axis=1)
     ones = np.ones(len(weight), np.float32)
-    errors = [(_error(weight, channels, ones, storage), ones)]
+    errors = [(_error(weight, channels, ones, quantization), ones)]
     for exponent in _EXPONENTS:
-        scale = _candidate(weight, channels, float(exponent), storage)
-        errors.append((_error(weight, channels, scale, storage), scale))
+        scale = _candidate(weight, channels, float(exponent), quantization)
+        errors.append((_error(weight, channels, scale, quantization), scale))
     best, scale = min(errors, key=lambda pair: pair[0])
-    return scale if best < (1 - least_gain) * errors[0][0] else None
+    return scale if best < (1 - min_gain) * errors[0][0] else None
 
 
-def least_gain(group: Sequence[Linear], of_a_mul: float) -> float:
+def required_gain(group: Sequence[Linear], gain_of_mul: float) -> float:
     """Returns what a scaling must gain: so much where the division is an operator of its own."""
-    return _LEAST_GAIN if _factors(group) else of_a_mul
+    return _LEAST_GAIN if _factors(group) else gain_of_mul
 
 
 def scale_channels(graph: ir.Graph, group: Sequence[Linear], scale: FloatArray) -> ir.Value:
@@ -112,12 +112,12 @@ def scale_channels(graph: ir.Graph, group: Sequence[Linear], scale: FloatArray) 
     return scaled
 
 
-def restored_per_channel(weight: FloatArray, form: LowBitType) -> FloatArray:
+def round_trip_per_channel(weight: FloatArray, low_bit_type: LowBitType) -> FloatArray:
     """Returns what is left of a matrix (summed axis, channels) with one scale per channel."""
-    return quantize_per_channel("weight", weight, 1, form).restored
+    return quantize_per_channel("weight", weight, 1, low_bit_type).restored
 
 
-def scaled_range(seen: Range, channels: Channels, scale: FloatArray) -> Range:
+def range_after_scaling(seen: Range, channels: Channels, scale: FloatArray) -> Range:
     """Returns the range of a tensor whose channels were divided by a scale.
 
     A range that leaves out rare numbers leaves out as large a share of the divided ones.
@@ -129,9 +129,9 @@ def scaled_range(seen: Range, channels: Channels, scale: FloatArray) -> Range:
 
 
 def _candidate(
-    weight: FloatArray, channels: Channels, exponent: float, storage: Storage
+    weight: FloatArray, channels: Channels, exponent: float, storage: ProductQuantization
 ) -> FloatArray:
-    if storage.activations:
+    if storage.quantizes_activations:
         large = np.maximum(np.abs(weight).max(axis=1), np.finfo(np.float32).tiny)
         scale = channels.largest**exponent / large ** (1 - exponent)
     else:
@@ -144,14 +144,16 @@ def _candidate(
     return np.clip(scale, 1e-3, 1e3).astype(np.float32)
 
 
-def _error(weight: FloatArray, channels: Channels, scale: FloatArray, storage: Storage) -> float:
+def _error(
+    weight: FloatArray, channels: Channels, scale: FloatArray, storage: ProductQuantization
+) -> float:
     """Estimates the squared error of the product, channels taken as independent."""
     scaled = weight * scale[:, None]
-    lost = storage.restored(scaled) / scale[:, None] - weight
+    lost = storage.weight_round_trip(scaled) / scale[:, None] - weight
     error = float(
         (channels.mean.astype(np.float64) ** 2 * (lost.astype(np.float64) ** 2).sum(1)).sum()
     )
-    if storage.activations:
+    if storage.quantizes_activations:
         step = float((channels.largest / scale).max()) / _INT8_MAX
         error += step**2 / 12 * float((scaled.astype(np.float64) ** 2).sum())
     return error
@@ -171,7 +173,7 @@ def _is_all_of(value: ir.Value, users: set[ir.Node]) -> bool:
     )
 
 
-def _factors(group: Sequence[Linear]) -> list[Use]:
+def _factors(group: Sequence[Linear]) -> list[NodeInput]:
     """Finds the constants that can be divided in place of a group's activation.
 
     These are the gain and shift of a normalization, or weight and bias of a product before a Relu;
@@ -191,7 +193,7 @@ def _factors(group: Sequence[Linear]) -> list[Use]:
     return found if all(_is_constant(node.inputs[i], size) for node, i in found) else []
 
 
-def _factors_of_product(relu: ir.Node) -> list[Use]:
+def _factors_of_product(relu: ir.Node) -> list[NodeInput]:
     """Finds weight and bias of MatMul, Add and Relu, where nothing else takes what they give."""
     add = _alone(relu.inputs[0], "Add")
     if add is None:

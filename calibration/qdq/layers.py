@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.qdq.linear_operators import Linear, linears
+from hybrid_deploy.calibration.qdq.linear_operators import Linear, linear_operators
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError
 
@@ -35,7 +35,7 @@ class Layer:
     names: Mapping[GraphRole, frozenset[str]]
 
     @property
-    def parameters(self) -> int:
+    def parameter_count(self) -> int:
         """Numbers in the weight."""
         count = 1
         for size in self.shape:
@@ -97,6 +97,6 @@ def _named(name: str) -> dict[GraphRole, frozenset[str]]:
 
 def _by_name(model: ir.Model) -> dict[str, list[Linear]]:
     found: dict[str, list[Linear]] = {}
-    for linear in linears(model.graph):
+    for linear in linear_operators(model.graph):
         found.setdefault(linear.name, []).append(linear)
     return found

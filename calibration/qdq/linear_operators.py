@@ -13,7 +13,7 @@ _FUSED_ACTIVATIONS = frozenset({"Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sig
 # Operators that only pick or move numbers, so that a scale holds on both sides.
 _MOVING = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
-Use = tuple[ir.Node, int]
+NodeInput = tuple[ir.Node, int]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Linear:
         return str(bias.name).removesuffix(".bias")
 
 
-def sharing_activations(targets: Iterable[Linear]) -> dict[str, list[Linear]]:
+def products_by_activation(targets: Iterable[Linear]) -> dict[str, list[Linear]]:
     """Groups the matrix products by the name of the tensor that they take."""
     groups: dict[str, list[Linear]] = {}
     for linear in targets:
@@ -83,14 +83,14 @@ def sharing_activations(targets: Iterable[Linear]) -> dict[str, list[Linear]]:
     return groups
 
 
-def linears(graph: ir.Graph) -> list[Linear]:
+def linear_operators(graph: ir.Graph) -> list[Linear]:
     """Finds the operators whose weights can be quantized, in the graph's order."""
     return [Linear(node, axis) for node in graph if (axis := _channel_axis(node)) is not None]
 
 
-def input_points(
+def inputs_to_quantize(
     graph: ir.Graph, targets: Sequence[Linear] | None = None
-) -> dict[ir.Value, list[Use]]:
+) -> dict[ir.Value, list[NodeInput]]:
     """Returns the inputs of the operators to quantize, and nothing besides.
 
     Floats of 8 bits have 3 bits of precision: a skip branch is better off without.
@@ -99,15 +99,15 @@ def input_points(
         graph: float32.
         targets: the operators to quantize; all of them if not given.
     """
-    points: dict[ir.Value, list[Use]] = {}
-    for linear in linears(graph) if targets is None else targets:
+    points: dict[ir.Value, list[NodeInput]] = {}
+    for linear in linear_operators(graph) if targets is None else targets:
         points.setdefault(linear.activation, []).append((linear.node, 0))
     return points
 
 
-def portable_points(
+def portable_tensors_to_quantize(
     graph: ir.Graph, targets: Sequence[Linear] | None = None
-) -> dict[ir.Value, list[Use]]:
+) -> dict[ir.Value, list[NodeInput]]:
     """Returns the tensors to quantize with the uses that take the quantized one.
 
     These are the inputs of the linear operators, and the skip branches of residual Adds: with
@@ -118,22 +118,22 @@ def portable_points(
         graph: float32.
         targets: the operators to quantize; all of them if not given.
     """
-    chosen = linears(graph) if targets is None else targets
-    points = input_points(graph, chosen)
+    chosen = linear_operators(graph) if targets is None else targets
+    points = inputs_to_quantize(graph, chosen)
     for use, value in _skip_branches(graph, {linear.node for linear in chosen}):
         points.setdefault(value, []).append(use)
     return points
 
 
-def cpu_points(
+def cpu_tensors_to_quantize(
     graph: ir.Graph, targets: Sequence[Linear] | None = None
-) -> dict[ir.Value, list[Use]]:
+) -> dict[ir.Value, list[NodeInput]]:
     """Returns `portable_points`, and the outputs of convolutions where nothing else quantizes them.
 
     ONNX Runtime takes a convolution for an int8 one only when its output is quantized too.
     """
-    chosen = linears(graph) if targets is None else targets
-    points = portable_points(graph, chosen)
+    chosen = linear_operators(graph) if targets is None else targets
+    points = portable_tensors_to_quantize(graph, chosen)
     for linear in chosen:
         if linear.node.op_type == "Conv":
             output = _moved(_convolved(linear.node))
@@ -142,7 +142,7 @@ def cpu_points(
     return points
 
 
-def keep_from_gemm(linear: Linear, *, rounds_activations: bool) -> None:
+def prevent_gemm_fusion(linear: Linear, *, quantizes_activations: bool) -> None:
     """Writes the Add behind a two-dimensional MatMul as a Sum, which is equal, where that helps.
 
     ONNX Runtime merges MatMul and Add, and MatMul, Add and activation, to one operator before it
@@ -156,7 +156,7 @@ def keep_from_gemm(linear: Linear, *, rounds_activations: bool) -> None:
         users = [user.op_type for user, _ in node.outputs[0].uses()]
         activated = any(user in _FUSED_ACTIVATIONS for user in users)
         biased = any(value is not None and value.const_value is not None for value in node.inputs)
-        if node.op_type == "Add" and (rounds_activations or activated or not biased):
+        if node.op_type == "Add" and (quantizes_activations or activated or not biased):
             node.op_type = "Sum"
 
 
@@ -173,7 +173,7 @@ def _channel_axis(node: ir.Node) -> int | None:
     return 0 if node.attributes.get_int("transB") else 1
 
 
-def _skip_branches(graph: ir.Graph, targets: set[ir.Node]) -> Iterator[tuple[Use, ir.Value]]:
+def _skip_branches(graph: ir.Graph, targets: set[ir.Node]) -> Iterator[tuple[NodeInput, ir.Value]]:
     for node in graph:
         if node.op_type != "Add":
             continue

@@ -25,17 +25,17 @@ class LowBitType:
 
     name: str
     dtype: ir.DataType
-    numpy: Any
+    numpy_dtype: Any
     largest: float
-    whole: bool = True
+    is_integer: bool = True
 
     def quantized(self, ratio: NDArray[np.float32]) -> NDArray[Any]:
         """Rounds numbers that were divided by their scale, ties to even, and clips them."""
-        clipped = np.clip(np.rint(ratio) if self.whole else ratio, -self.largest, self.largest)
-        rounded: NDArray[Any] = clipped.astype(self.numpy)
+        clipped = np.clip(np.rint(ratio) if self.is_integer else ratio, -self.largest, self.largest)
+        rounded: NDArray[Any] = clipped.astype(self.numpy_dtype)
         return rounded
 
 
 INT8 = LowBitType("int8", ir.DataType.INT8, np.int8, 127)
 INT4 = LowBitType("int4", ir.DataType.INT4, ml_dtypes.int4, 7)
-FLOAT8 = LowBitType("fp8", ir.DataType.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn, 448, whole=False)
+FLOAT8 = LowBitType("fp8", ir.DataType.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn, 448, is_integer=False)

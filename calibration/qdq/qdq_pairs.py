@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
-from hybrid_deploy.calibration.qdq.linear_operators import Use
+from hybrid_deploy.calibration.qdq.linear_operators import NodeInput
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.errors import CalibrationError
 
@@ -49,7 +49,7 @@ _PARAMETERS: Mapping[ActivationForm, _Parameters] = {
 
 def insert_qdq_pairs(
     graph: ir.Graph,
-    points: Mapping[ir.Value, list[Use]],
+    points: Mapping[ir.Value, list[NodeInput]],
     ranges: Mapping[str, Range],
     form: ActivationForm,
 ) -> None:
@@ -75,8 +75,8 @@ def insert_qdq_pairs(
 
 
 def _copies(
-    name: str, uses: list[Use], form: ActivationForm
-) -> Iterator[tuple[str, list[list[Use]]]]:
+    name: str, uses: list[NodeInput], form: ActivationForm
+) -> Iterator[tuple[str, list[list[NodeInput]]]]:
     """Names the quantized copies of a tensor, each with the uses that share a DequantizeLinear.
 
     ONNX Runtime fuses a MatMul only when it is alone with its DequantizeLinear; a signed one even
@@ -95,7 +95,7 @@ def _insert_pairs(
     graph: ir.Graph,
     name: str,
     value: ir.Value,
-    groups: list[list[Use]],
+    groups: list[list[NodeInput]],
     parameters: tuple[float, NDArray[Any]],
 ) -> None:
     """Quantizes a tensor once, and dequantizes it for every group of uses."""

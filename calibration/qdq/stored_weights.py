@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
-from hybrid_deploy.calibration.qdq.linear_operators import Linear, keep_from_gemm
+from hybrid_deploy.calibration.qdq.linear_operators import Linear, prevent_gemm_fusion
 from hybrid_deploy.calibration.qdq.low_bit_types import LowBitType
 from hybrid_deploy.calibration.qdq.weight_rounding import (
     QuantizedWeight,
@@ -18,10 +18,10 @@ from hybrid_deploy.calibration.recipes import BLOCK_SIZES
 def store_weight(
     graph: ir.Graph,
     linear: Linear,
-    form: LowBitType,
+    low_bit_type: LowBitType,
     block_size: int | None = None,
     *,
-    rounds_activations: bool = False,
+    quantizes_activations: bool = False,
 ) -> QuantizedWeight:
     """Stores the weight of one operator, in place; the operator still gives float.
 
@@ -41,25 +41,25 @@ def store_weight(
     """
     weight = linear.weight
     assert weight.name is not None
-    quantized = _quantized(weight.name, linear, form, block_size)
+    quantized = _quantized(weight.name, linear, low_bit_type, block_size)
     attributes = {"axis": quantized.axis}
     if quantized.block_size is not None:
         attributes["block_size"] = quantized.block_size
-    values = constant(graph, f"{weight.name}_{form.name}", quantized.values)
+    values = constant(graph, f"{weight.name}_{low_bit_type.name}", quantized.values)
     scale = constant(graph, f"{weight.name}_scale", quantized.scale)
     name = f"{linear.node.outputs[0].name}_weight"
     dequantize = ir.node("DequantizeLinear", [values, scale], attributes, name=name)
     describe(dequantize.outputs[0], name, weight, ir.DataType.FLOAT)
     graph.insert_before(linear.node, dequantize)
     linear.node.replace_input_with(1, dequantize.outputs[0])
-    keep_from_gemm(linear, rounds_activations=rounds_activations)
+    prevent_gemm_fusion(linear, quantizes_activations=quantizes_activations)
     return quantized
 
 
-def block_for(linear: Linear, wanted: int) -> int | None:
+def largest_block_size(linear: Linear, limit: int) -> int | None:
     """Returns the largest block, up to the wanted one, that divides the summed axis, or None."""
     size = linear.weight_shape[1 - linear.channel_axis]
-    return next((b for b in reversed(BLOCK_SIZES) if b <= wanted and size % b == 0), None)
+    return next((b for b in reversed(BLOCK_SIZES) if b <= limit and size % b == 0), None)
 
 
 def _quantized(

@@ -27,7 +27,7 @@ class QuantizedWeight:
     values: NDArray[Any]
     scale: NDArray[np.float32]
     axis: int
-    form: LowBitType
+    low_bit_type: LowBitType
     block_size: int | None = None
 
     @property
@@ -42,7 +42,7 @@ class QuantizedWeight:
 
 
 def quantize_per_channel(
-    name: str, weight: NDArray[np.float32], axis: int, form: LowBitType = INT8
+    name: str, weight: NDArray[np.float32], axis: int, low_bit_type: LowBitType = INT8
 ) -> QuantizedWeight:
     """Quantizes a weight with one scale for each index along `axis`.
 
@@ -51,8 +51,10 @@ def quantize_per_channel(
     """
     _check_finite(name, weight)
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    scale = _scale(np.abs(weight).max(axis=others, keepdims=True), form)
-    return QuantizedWeight(form.quantized(weight / scale), scale.reshape(-1), axis, form)
+    scale = _scale(np.abs(weight).max(axis=others, keepdims=True), low_bit_type)
+    return QuantizedWeight(
+        low_bit_type.quantized(weight / scale), scale.reshape(-1), axis, low_bit_type
+    )
 
 
 def quantize_in_blocks(
@@ -60,7 +62,7 @@ def quantize_in_blocks(
     weight: NDArray[np.float32],
     block_size: int,
     axis: int = 0,
-    form: LowBitType = INT8,
+    low_bit_type: LowBitType = INT8,
 ) -> QuantizedWeight:
     """Quantizes a matrix with one scale for every `block_size` weights along `axis`.
 
@@ -77,9 +79,9 @@ def quantize_in_blocks(
     blocks = weight.reshape(
         *weight.shape[:axis], size // block_size, block_size, *weight.shape[axis + 1 :]
     )
-    scale = _scale(np.abs(blocks).max(axis=axis + 1, keepdims=True), form)
-    values = form.quantized(blocks / scale).reshape(weight.shape)
-    return QuantizedWeight(values, scale.squeeze(axis + 1), axis, form, block_size)
+    scale = _scale(np.abs(blocks).max(axis=axis + 1, keepdims=True), low_bit_type)
+    values = low_bit_type.quantized(blocks / scale).reshape(weight.shape)
+    return QuantizedWeight(values, scale.squeeze(axis + 1), axis, low_bit_type, block_size)
 
 
 def _check_finite(name: str, weight: NDArray[np.float32]) -> None:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.half_precision.float16 import convert_floats
+from hybrid_deploy.calibration.half_precision.float16 import convert_to_half
 from hybrid_deploy.calibration.half_precision.float16_range import BFLOAT16, FLOAT16, HalfType
 from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import fuse_encoder_operators
 from hybrid_deploy.calibration.recipes import DecoderForm, EncoderForm, Recipe
@@ -32,9 +32,9 @@ def apply_recipe(
     recipe: Recipe,
     graphs: Graphs,
     scales: Scales | None,
-    kept: Mapping[GraphRole, Collection[str]] | None = None,
-    wide: Mapping[GraphRole, Collection[str]] | None = None,
-    typical: Mapping[str, int] | None = None,
+    in_float: Mapping[GraphRole, Collection[str]] | None = None,
+    overflowing: Mapping[GraphRole, Collection[str]] | None = None,
+    typical_sizes: Mapping[str, int] | None = None,
 ) -> None:
     """Rewrites the graphs of a variant in place, and adds those that a form has besides.
 
@@ -52,32 +52,34 @@ def apply_recipe(
     decoder: Graphs = {r: model for r, model in graphs.items() if r is not GraphRole.ENCODER}
     encoder = graphs[GraphRole.ENCODER]
     if recipe.encoder.value in _SHORT:
-        _shorten(encoder, GraphRole.ENCODER, recipe.encoder.value, wide)
+        _shorten(encoder, GraphRole.ENCODER, recipe.encoder.value, overflowing)
     elif recipe.encoder is EncoderForm.FLOAT_CPU:
         fuse_encoder_operators(encoder)
     elif recipe.encoder is not EncoderForm.FLOAT:
         assert scales is not None, f"an {recipe.encoder.value} encoder was calibrated"
-        quantize_encoder(encoder, scales, recipe.encoder, (kept or {}).get(GraphRole.ENCODER, ()))
+        quantize_encoder(
+            encoder, scales, recipe.encoder, (in_float or {}).get(GraphRole.ENCODER, ())
+        )
         if recipe.floats in _SHORT:
-            _shorten(encoder, GraphRole.ENCODER, recipe.floats, wide)
+            _shorten(encoder, GraphRole.ENCODER, recipe.floats, overflowing)
     if recipe.decoder.value in _SHORT:
         for role, model in decoder.items():
-            _shorten(model, role, recipe.decoder.value, wide)
+            _shorten(model, role, recipe.decoder.value, overflowing)
     elif recipe.decoder.portable is not DecoderForm.FLOAT:
         for model in decoder.values():
             untie_projections(model)
         if recipe.decoder.is_for_cpu:
             split_projection(graphs, recipe.decoder)
-        quantize_decoder(decoder, scales, recipe.decoder.portable, kept, recipe.block_size)
+        quantize_decoder(decoder, scales, recipe.decoder.portable, in_float, recipe.block_size)
         if recipe.floats in _SHORT:
             for role, model in decoder.items():
-                _shorten(model, role, recipe.floats, wide)
+                _shorten(model, role, recipe.floats, overflowing)
     elif recipe.decoder is DecoderForm.FLOAT_CPU:
         split_projection(graphs, recipe.decoder)
     match_memory_dtype(encoder, decoder)
     searched = None
     if recipe.decoder.is_for_cpu:
-        searched = rewrite_decoder_for_cpu(graphs, recipe.decoder, typical)
+        searched = rewrite_decoder_for_cpu(graphs, recipe.decoder, typical_sizes)
     add_beam_step(graphs, searched)
 
 
@@ -88,4 +90,4 @@ def _shorten(
     wide: Mapping[GraphRole, Collection[str]] | None,
 ) -> None:
     overflowing = (wide or {}).get(role, ()) if _SHORT[form] is FLOAT16 else ()
-    convert_floats(model, role, _SHORT[form], overflowing)
+    convert_to_half(model, role, _SHORT[form], overflowing)

@@ -16,23 +16,23 @@ from numpy.typing import NDArray
 from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
 from hybrid_deploy.calibration.half_precision.float16_embeddings import convert_embeddings
 from hybrid_deploy.calibration.qdq.channel_scaling import (
-    Storage,
-    best_scaling,
-    least_gain,
-    restored_per_channel,
+    ProductQuantization,
+    best_channel_scale,
+    range_after_scaling,
+    required_gain,
+    round_trip_per_channel,
     scale_channels,
-    scaled_range,
 )
 from hybrid_deploy.calibration.qdq.layers import weight_key
 from hybrid_deploy.calibration.qdq.linear_operators import (
     Linear,
-    input_points,
-    linears,
-    sharing_activations,
+    inputs_to_quantize,
+    linear_operators,
+    products_by_activation,
 )
 from hybrid_deploy.calibration.qdq.low_bit_types import FLOAT8, INT4, INT8, LowBitType
 from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_qdq_pairs
-from hybrid_deploy.calibration.qdq.stored_weights import block_for, store_weight
+from hybrid_deploy.calibration.qdq.stored_weights import largest_block_size, store_weight
 from hybrid_deploy.calibration.qdq.weight_rounding import quantize_in_blocks
 from hybrid_deploy.calibration.recipes import DecoderForm
 from hybrid_deploy.calibration.statistics.ranges import Range
@@ -59,7 +59,7 @@ def quantize_decoder(
     graphs: Mapping[GraphRole, ir.Model],
     scales: Scales | None,
     form: DecoderForm,
-    kept: Mapping[GraphRole, Collection[str]] | None = None,
+    in_float: Mapping[GraphRole, Collection[str]] | None = None,
     block_size: int | None = None,
 ) -> None:
     """Rewrites prefill and step in place.
@@ -75,7 +75,7 @@ def quantize_decoder(
     Raises:
         CalibrationError: an activation has no range, or a weight is not finite.
     """
-    left = kept or {}
+    left = in_float or {}
     targets = {
         role: [one for one in _matrices(model) if one.name not in left.get(role, ())]
         for role, model in graphs.items()
@@ -89,7 +89,7 @@ def quantize_decoder(
             _scale_all(graphs, targets, seen, ranges, numbers, block)
     for role, model in graphs.items():
         if form in _ACTIVATIONS:
-            points = input_points(model.graph, targets[role])
+            points = inputs_to_quantize(model.graph, targets[role])
             insert_qdq_pairs(model.graph, points, ranges[role], _ACTIVATIONS[form])
         for linear in targets[role]:
             _store(model.graph, linear, numbers, block)
@@ -145,25 +145,25 @@ def _scale_all(
     block: int | None,
 ) -> None:
     """Scales the channels of activations against the weights, alike in all graphs."""
-    for group in sharing_activations(targets[GraphRole.STEP]).values():
+    for group in products_by_activation(targets[GraphRole.STEP]).values():
         group_keys = {seen.keys[linear.node] for linear in group}
         channels = next((seen.channels[k] for k in group_keys if k in seen.channels), None)
         if channels is None:
             continue
-        storage = Storage(
+        storage = ProductQuantization(
             partial(_restored, form=numbers, block=_block(group[0], block)),
-            activations=block is None,
+            quantizes_activations=block is None,
         )
         weights = [linear.matrix for linear in group]
-        scale = best_scaling(weights, channels, storage, least_gain(group, _GAIN_OF_A_MUL))
+        scale = best_channel_scale(weights, channels, storage, required_gain(group, _GAIN_OF_A_MUL))
         if scale is None:
             continue
         for role, model in graphs.items():
             alike = [one for one in targets[role] if seen.keys[one.node] in group_keys]
-            for name, same in sharing_activations(alike).items():
+            for name, same in products_by_activation(alike).items():
                 scaled = scale_channels(model.graph, same, scale)
                 if name in ranges[role]:
-                    new = scaled_range(ranges[role][name], channels, scale)
+                    new = range_after_scaling(ranges[role][name], channels, scale)
                     ranges[role][str(scaled.name)] = new
 
 
@@ -171,7 +171,7 @@ def _restored(
     weight: NDArray[np.float32], form: LowBitType, block: int | None
 ) -> NDArray[np.float32]:
     if block is None:
-        return restored_per_channel(weight, form)
+        return round_trip_per_channel(weight, form)
     return quantize_in_blocks("weight", weight, block, 0, form).restored
 
 
@@ -181,12 +181,12 @@ def _store(graph: ir.Graph, linear: Linear, numbers: LowBitType, block: int | No
     if numbers is INT4 and size is None:
         store_weight(graph, linear, INT8)
     else:
-        store_weight(graph, linear, numbers, size, rounds_activations=block is None)
+        store_weight(graph, linear, numbers, size, quantizes_activations=block is None)
 
 
 def _block(linear: Linear, block: int | None) -> int | None:
-    return None if block is None else block_for(linear, block)
+    return None if block is None else largest_block_size(linear, block)
 
 
 def _matrices(model: ir.Model) -> Iterator[Linear]:
-    return (linear for linear in linears(model.graph) if linear.node.op_type != "Conv")
+    return (linear for linear in linear_operators(model.graph) if linear.node.op_type != "Conv")

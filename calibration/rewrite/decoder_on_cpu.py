@@ -40,7 +40,7 @@ def split_projection(graphs: MutableMapping[GraphRole, ir.Model], form: DecoderF
 def rewrite_decoder_for_cpu(
     graphs: Mapping[GraphRole, ir.Model],
     form: DecoderForm,
-    typical: Mapping[str, int] | None = None,
+    typical_sizes: Mapping[str, int] | None = None,
 ) -> ir.Model:
     """Rewrites the graphs of a variant in place.
 
@@ -56,7 +56,7 @@ def rewrite_decoder_for_cpu(
     step, refining = graphs[GraphRole.STEP], graphs.get(GraphRole.REFINE)
     searched = step.clone() if refining is None else with_exact_logits(step, refining)
     if form is not DecoderForm.FLOAT_CPU:
-        quantize_cross_attention_memory(graphs, typical or {}, searched)
+        quantize_cross_attention_memory(graphs, typical_sizes or {}, searched)
     models = [*(graphs[role] for role in _decoder_roles(graphs)), searched]
     for model in models:
         fuse_qkv(model)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.graphs.row_slices import as_rows, is_in_order, row_slice
+from hybrid_deploy.calibration.graphs.row_slices import flattened_rows, is_in_order, row_slice
 
 Build = Callable[..., ir.Model]
 
@@ -110,7 +110,7 @@ ROWS = "g (float[b,2,1,4] x) => (float[b,8] y)"
 def test_rows_are_found_ahead(build: Build) -> None:
     body = "s = Squeeze (x, ax2)  r = Reshape (s, flat)  y = Relu (r)"
     model = built(build, ROWS, body)
-    assert as_rows(value(model, "x")) is value(model, "r")
+    assert flattened_rows(value(model, "x")) is value(model, "r")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_rows_are_found_ahead(build: Build) -> None:
     ids=["another order", "computed first", "output of the graph", "used twice"],
 )
 def test_other_rows_are_not_found(build: Build, head: str, body: str) -> None:
-    assert as_rows(value(built(build, head, body), "x")) is None
+    assert flattened_rows(value(built(build, head, body), "x")) is None
 
 
 @pytest.mark.parametrize(

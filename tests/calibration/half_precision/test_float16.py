@@ -6,7 +6,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from hybrid_deploy.calibration.half_precision.float16 import convert_floats, overflowing_tensors
+from hybrid_deploy.calibration.half_precision.float16 import convert_to_half, overflowing_tensors
 from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError
@@ -20,7 +20,7 @@ FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 def test_border_stays_float32_and_the_inside_is_half(build: Build) -> None:
     text = "g (float[b,4] cross_key_0) => (float[b,3] logits) { logits = MatMul (cross_key_0, w) }"
     model = build(text, {"w": np.ones((4, 3), np.float32)})
-    convert_floats(model, GraphRole.STEP, FLOAT16)
+    convert_to_half(model, GraphRole.STEP, FLOAT16)
     assert [node.op_type for node in model.graph] == ["MatMul", "Cast"]
     assert model.graph.inputs[0].dtype is FP16
     assert (model.graph.outputs[0].name, model.graph.outputs[0].dtype) == ("logits", FP32)
@@ -30,7 +30,7 @@ def test_border_stays_float32_and_the_inside_is_half(build: Build) -> None:
 def test_encoder_takes_float32(build: Build) -> None:
     text = "g (float[b,4] image) => (float[b,3] cross_key_0) { cross_key_0 = MatMul (image, w) }"
     model = build(text, {"w": np.ones((4, 3), np.float32)})
-    convert_floats(model, GraphRole.ENCODER, FLOAT16)
+    convert_to_half(model, GraphRole.ENCODER, FLOAT16)
     assert [node.op_type for node in model.graph] == ["Cast", "MatMul"]
     assert model.graph.inputs[0].dtype is FP32
     assert model.graph.outputs[0].dtype is FP16
@@ -46,7 +46,7 @@ def test_types_named_in_attributes_follow(build: Build) -> None:
         logits = Mul (s, k)
     }"""
     model = build(text, {})
-    convert_floats(model, GraphRole.STEP, FLOAT16)
+    convert_to_half(model, GraphRole.STEP, FLOAT16)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     cast, fill, constant = list(model.graph)[:3]
     assert cast.attributes["to"].as_int() == FP16
@@ -65,7 +65,7 @@ def test_operators_without_half_keep_float32(build: Build) -> None:
         "one": np.float32(1).reshape(()),
     }
     model = build(text, constants)
-    convert_floats(model, GraphRole.ENCODER, FLOAT16)
+    convert_to_half(model, GraphRole.ENCODER, FLOAT16)
     assert model.graph.initializers["scales"].dtype is FP32
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
@@ -86,7 +86,7 @@ def test_what_overflows_stays_float32(build: Build) -> None:
     expected = run(model, image)
     wide = overflowing_tensors({"large": 1.2e5, "normed": 1.4}, FLOAT16)
     assert wide == {"large"}
-    convert_floats(model, GraphRole.ENCODER, FLOAT16, wide)
+    convert_to_half(model, GraphRole.ENCODER, FLOAT16, wide)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     types = {str(v.name): v.dtype for node in model.graph for v in node.outputs}
     assert types["large"] is FP32 and types["cross_key_0"] is FP16
@@ -99,7 +99,7 @@ def test_memory_that_overflows_is_refused(build: Build) -> None:
     text = "g (float[b,4] image) => (float[b,3] cross_key_0) { cross_key_0 = MatMul (image, w) }"
     model = build(text, {"w": np.ones((4, 3), np.float32)})
     with pytest.raises(CalibrationError, match="encoder/cross_key_0 overflows float16"):
-        convert_floats(model, GraphRole.ENCODER, FLOAT16, {"cross_key_0"})
+        convert_to_half(model, GraphRole.ENCODER, FLOAT16, {"cross_key_0"})
 
 
 def run(model: ir.Model, image: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from hybrid_deploy.calibration.onnxruntime_cpu.matmul_integer import fuse_matmul_integer
-from hybrid_deploy.calibration.qdq.linear_operators import cpu_points, linears
+from hybrid_deploy.calibration.qdq.linear_operators import cpu_tensors_to_quantize, linear_operators
 from hybrid_deploy.calibration.qdq.low_bit_types import INT8
 from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_qdq_pairs
 from hybrid_deploy.calibration.qdq.stored_weights import store_weight
@@ -49,8 +49,8 @@ def quantized(
 ) -> ir.Model:
     """Returns an encoder as ONNX Runtime's CPU takes it, before anything is fused."""
     model = build(text, constants)
-    targets = linears(model.graph)
-    points = cpu_points(model.graph, targets)
+    targets = linear_operators(model.graph)
+    points = cpu_tensors_to_quantize(model.graph, targets)
     insert_qdq_pairs(model.graph, points, {"x": RANGE}, ActivationForm.UINT8)
     for linear in targets:
         store_weight(model.graph, linear, INT8, block_size)

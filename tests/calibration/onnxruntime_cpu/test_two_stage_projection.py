@@ -14,7 +14,7 @@ from hybrid_deploy.calibration.onnxruntime_cpu import (
     two_stage_projection as rough_projection,
 )
 from hybrid_deploy.calibration.onnxruntime_cpu.two_stage_projection import (
-    LEAST_WORDS,
+    MIN_VOCABULARY,
     two_stage_projection,
 )
 from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN, GraphRole
@@ -38,7 +38,7 @@ FORMS = {
 
 @pytest.fixture(autouse=True)
 def _few_words_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rough_projection, "LEAST_WORDS", 1)
+    monkeypatch.setattr(rough_projection, "MIN_VOCABULARY", 1)
 
 
 @pytest.fixture
@@ -299,9 +299,10 @@ def test_half_precision_is_left_alone(build: Build) -> None:
 def test_a_small_vocabulary_is_left_alone(
     build: Build, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rough_projection, "LEAST_WORDS", LEAST_WORDS)
+    monkeypatch.setattr(rough_projection, "MIN_VOCABULARY", MIN_VOCABULARY)
     large, small = (
-        rng.normal(size=(words, 8)).astype(np.float32) for words in (LEAST_WORDS, LEAST_WORDS - 1)
+        rng.normal(size=(words, 8)).astype(np.float32)
+        for words in (MIN_VOCABULARY, MIN_VOCABULARY - 1)
     )
     assert two_stage_projection(both(build, small, FORMS["MatMul"]), exact=True) is None
     assert two_stage_projection(both(build, large, FORMS["MatMul"]), exact=True) is not None

@@ -26,7 +26,7 @@ def test_products_of_query_key_and_value_are_packed_and_attended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
-    monkeypatch.setattr(rough_projection, "LEAST_WORDS", 1)
+    monkeypatch.setattr(rough_projection, "MIN_VOCABULARY", 1)
     case = find("hf-bart")
     model = case.model()
     bundle = export(case, model, tmp_path / "bundle")

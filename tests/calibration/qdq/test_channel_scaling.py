@@ -7,12 +7,12 @@ import onnxruntime as ort
 import pytest
 
 from hybrid_deploy.calibration.qdq.channel_scaling import (
-    Storage,
-    best_scaling,
-    restored_per_channel,
+    ProductQuantization,
+    best_channel_scale,
+    round_trip_per_channel,
     scale_channels,
 )
-from hybrid_deploy.calibration.qdq.linear_operators import linears
+from hybrid_deploy.calibration.qdq.linear_operators import linear_operators
 from hybrid_deploy.calibration.qdq.low_bit_types import INT8
 from hybrid_deploy.calibration.statistics.scales import Channels
 from tests.closeness import assert_close_in_float32
@@ -34,7 +34,9 @@ BEFORE_RELU = """g (float[b,16] x) => (float[b,8] y) {
     r = Relu (h)
     y = MatMul (r, w)
 }"""
-STORAGE = Storage(partial(restored_per_channel, form=INT8), activations=True)
+STORAGE = ProductQuantization(
+    partial(round_trip_per_channel, low_bit_type=INT8), quantizes_activations=True
+)
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def channels_with_outliers() -> Channels:
 
 def test_outliers_move_into_the_weight(rng: np.random.Generator) -> None:
     weight = rng.normal(size=(16, 8)).astype(np.float32)
-    scale = best_scaling([weight], channels_with_outliers(), STORAGE, 0.05)
+    scale = best_channel_scale([weight], channels_with_outliers(), STORAGE, 0.05)
     assert scale is not None
     assert scale[3] > 5 * np.delete(scale, 3).max(), "the large channel is divided most"
 
@@ -65,7 +67,7 @@ def test_outliers_move_into_the_weight(rng: np.random.Generator) -> None:
 def test_even_channels_are_left_alone(rng: np.random.Generator) -> None:
     weight = rng.normal(size=(16, 8)).astype(np.float32)
     even = Channels(np.ones(16, np.float32), np.full(16, 0.3, np.float32))
-    assert best_scaling([weight], even, STORAGE, 0.05) is None
+    assert best_channel_scale([weight], even, STORAGE, 0.05) is None
 
 
 def test_dead_channels_do_no_harm(rng: np.random.Generator) -> None:
@@ -73,7 +75,7 @@ def test_dead_channels_do_no_harm(rng: np.random.Generator) -> None:
     seen.largest[5] = seen.mean[5] = 0
     weight = rng.normal(size=(16, 8)).astype(np.float32)
     weight[7] = 0
-    scale = best_scaling([weight], seen, STORAGE, 0.05)
+    scale = best_channel_scale([weight], seen, STORAGE, 0.05)
     assert scale is not None and np.isfinite(scale).all() and (scale > 0).all()
 
 
@@ -91,7 +93,7 @@ def test_the_product_stays_what_it_was(
     model, x = build(text, used), rng.normal(size=(5, 16)).astype(np.float32)
     before, operators = run(model, x), [node.op_type for node in model.graph]
     scale = rng.uniform(0.2, 5, 16).astype(np.float32)
-    last = [linear for linear in linears(model.graph) if linear.weight.name == "w"]
+    last = [linear for linear in linear_operators(model.graph) if linear.weight.name == "w"]
     scale_channels(model.graph, last, scale)
     for expected, found in zip(before, run(model, x), strict=True):
         assert_close_in_float32(found, expected)

@@ -30,7 +30,7 @@ def test_a_weight_of_both_decoder_graphs_is_one_layer(graphs: dict[GraphRole, ir
         GraphRole.STEP: frozenset({"a"}),
         GraphRole.PREFILL: frozenset({"b"}),
     }
-    assert layers["encoder/stem_weight"].parameters == 6
+    assert layers["encoder/stem_weight"].parameter_count == 6
 
 
 def test_kept_layers_by_graph(graphs: dict[GraphRole, ir.Model]) -> None:

@@ -35,9 +35,9 @@ FORMS = ("int8", "int8-full", "int4-weights", "fp32-cpu", "int8-cpu", "int4-cpu"
 @pytest.fixture
 def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the smallest vocabulary and the smallest memory be worth it."""
-    monkeypatch.setattr(rough_projection, "LEAST_WORDS", 1)
-    monkeypatch.setattr(short_memory, "LEAST_BYTES", 1)
-    monkeypatch.setattr(short_memory, "LEAST_WIDTH", 8)
+    monkeypatch.setattr(rough_projection, "MIN_VOCABULARY", 1)
+    monkeypatch.setattr(short_memory, "MIN_MEMORY_BYTES", 1)
+    monkeypatch.setattr(short_memory, "MIN_HEAD_WIDTH", 8)
 
 
 def searched(

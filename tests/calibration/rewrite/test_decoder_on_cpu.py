@@ -45,9 +45,9 @@ MEMORY = ("cross_key_0", "cross_value_0")
 @pytest.fixture
 def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the smallest vocabulary and the smallest memory be worth it."""
-    monkeypatch.setattr(rough_projection, "LEAST_WORDS", 1)
-    monkeypatch.setattr(short_memory, "LEAST_BYTES", 1)
-    monkeypatch.setattr(short_memory, "LEAST_WIDTH", 8)
+    monkeypatch.setattr(rough_projection, "MIN_VOCABULARY", 1)
+    monkeypatch.setattr(short_memory, "MIN_MEMORY_BYTES", 1)
+    monkeypatch.setattr(short_memory, "MIN_HEAD_WIDTH", 8)
 
 
 def operators(bundle: Bundle, variant: str, role: GraphRole) -> Counter[str]:
