@@ -126,7 +126,7 @@ def round_to_half(
         CalibrationError: a weight lies beyond the range, or a number is NaN.
     """
     if np.isnan(array).any():
-        raise CalibrationError(f"{name} holds NaN; export a model with sound weights")
+        raise CalibrationError(f"{name} holds NaN; export a model with finite weights")
     overflows = np.isfinite(array) & (np.abs(array) > half.largest)
     if overflows.any():
         if consumers and all(consumer.operator in _BOUNDING for consumer in consumers):

@@ -154,7 +154,7 @@ def test_projections_of_one_tensor_become_integer_products(
 
 def test_missing_range_is_named(build: Build, rng: np.random.Generator) -> None:
     model = build(RESIDUAL, convolutions(rng))
-    with pytest.raises(CalibrationError, match="the scales say nothing of x; calibrate"):
+    with pytest.raises(CalibrationError, match="the scales hold no range of x; calibrate"):
         quantize_encoder(model, scales_of({"r": Range(0, 1)}), EncoderForm.INT8)
 
 
