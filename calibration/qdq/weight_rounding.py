@@ -57,9 +57,7 @@ def quantize_per_channel(
     _check_finite(name, weight)
     summed_axes = tuple(i for i in range(weight.ndim) if i != axis)
     scale = _nonzero_scale(np.abs(weight).max(axis=summed_axes, keepdims=True), low_bit_type)
-    return QuantizedWeight(
-        low_bit_type.quantized(weight / scale), scale.reshape(-1), axis, low_bit_type
-    )
+    return QuantizedWeight(low_bit_type.quantized(weight / scale), scale.reshape(-1), axis)
 
 
 def quantize_in_blocks(
