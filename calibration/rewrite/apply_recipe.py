@@ -60,7 +60,7 @@ def apply_recipe(
         CalibrationError: an activation has no range, or a weight lies beyond the precision's range.
     """
     encoder = graphs[GraphRole.ENCODER]
-    decoder = {role: model for role, model in graphs.items() if role is not GraphRole.ENCODER}
+    decoder: Graphs = {r: model for r, model in graphs.items() if r is not GraphRole.ENCODER}
     _rewrite_encoder(recipe, encoder, scales, in_float or {}, overflowing or {})
     _rewrite_decoder(recipe, graphs, decoder, scales, in_float or {}, overflowing or {})
     match_memory_dtype(encoder, decoder)

@@ -17,7 +17,7 @@ Build = Callable[..., ir.Model]
 FP16, FP32 = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 
-def test_border_stays_float32_and_the_inside_is_half(build: Build) -> None:
+def test_logits_stay_float32_and_the_inside_is_half(build: Build) -> None:
     text = "g (float[b,4] cross_key_0) => (float[b,3] logits) { logits = MatMul (cross_key_0, w) }"
     model = build(text, {"w": np.ones((4, 3), np.float32)})
     convert_to_half(model, GraphRole.STEP, FLOAT16)
@@ -27,7 +27,7 @@ def test_border_stays_float32_and_the_inside_is_half(build: Build) -> None:
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 
-def test_encoder_takes_float32(build: Build) -> None:
+def test_an_encoder_takes_float32_and_returns_half(build: Build) -> None:
     text = "g (float[b,4] image) => (float[b,3] cross_key_0) { cross_key_0 = MatMul (image, w) }"
     model = build(text, {"w": np.ones((4, 3), np.float32)})
     convert_to_half(model, GraphRole.ENCODER, FLOAT16)
@@ -37,7 +37,7 @@ def test_encoder_takes_float32(build: Build) -> None:
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 
-def test_types_named_in_attributes_follow(build: Build) -> None:
+def test_dtype_attributes_are_converted(build: Build) -> None:
     text = """g (bool[b] flag, int64[1] size) => (float[b] logits) {
         a = Cast <to: int = 1> (flag)
         z = ConstantOfShape <value: tensor = float[1] {-1e9}> (size)
@@ -54,7 +54,7 @@ def test_types_named_in_attributes_follow(build: Build) -> None:
     assert constant.attributes["value"].as_tensor().dtype is FP16
 
 
-def test_operators_without_half_keep_float32(build: Build) -> None:
+def test_operators_without_float16_keep_float32(build: Build) -> None:
     text = """g (float[1,1,4,4] image, float limit) => (float[1,1,8,8] up, float[n] r) {
         up = Resize <mode: string = "nearest"> (image, , scales)
         r = Range (zero, limit, one)
@@ -70,7 +70,7 @@ def test_operators_without_half_keep_float32(build: Build) -> None:
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 
-def test_what_overflows_stays_float32(build: Build) -> None:
+def test_overflowing_tensors_stay_float32(build: Build) -> None:
     text = """g (float[b,4] image) => (float[b,4] cross_key_0) {
         large = Mul (image, factor)
         normed = LayerNormalization <axis: int = -1> (large, gain)
@@ -84,12 +84,12 @@ def test_what_overflows_stays_float32(build: Build) -> None:
     model = build(text, constants)
     image = np.array([[1, 2, 3, 4]], np.float32)
     expected = run(model, image)
-    wide = overflowing_tensors({"large": 1.2e5, "normed": 1.4}, FLOAT16)
-    assert wide == {"large"}
-    convert_to_half(model, GraphRole.ENCODER, FLOAT16, wide)
+    overflowing = overflowing_tensors({"large": 1.2e5, "normed": 1.4}, FLOAT16)
+    assert overflowing == {"large"}
+    convert_to_half(model, GraphRole.ENCODER, FLOAT16, overflowing)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    types = {str(v.name): v.dtype for node in model.graph for v in node.outputs}
-    assert types["large"] is FP32 and types["cross_key_0"] is FP16
+    dtypes = {str(v.name): v.dtype for node in model.graph for v in node.outputs}
+    assert dtypes["large"] is FP32 and dtypes["cross_key_0"] is FP16
     assert model.graph.initializers["w"].dtype is FP16
     assert model.graph.initializers["gain"].dtype is FP32
     assert_close(run(model, image), expected, share=2e-3)  # float16 has 11 bits

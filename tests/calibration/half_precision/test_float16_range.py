@@ -38,7 +38,7 @@ def test_epsilon_does_not_vanish() -> None:
 
 
 @pytest.mark.parametrize(
-    ("large", "use"),
+    ("large", "consumer"),
     [
         (-1e9, ADDED),
         (1e9, SUBTRACTED),
@@ -46,13 +46,13 @@ def test_epsilon_does_not_vanish() -> None:
         (-1e9, Consumer("output", 0, True)),
     ],
 )
-def test_what_hides(large: float, use: Consumer) -> None:
-    half = round_to_half("mask", np.array([0, large], np.float32), [use], FLOAT16)
+def test_masks_are_clamped_by_their_consumer(large: float, consumer: Consumer) -> None:
+    half = round_to_half("mask", np.array([0, large], np.float32), [consumer], FLOAT16)
     assert half.tolist() == [0, np.copysign(FLOAT16.largest / 2, large)]
 
 
 @pytest.mark.parametrize(
-    ("large", "use"),
+    ("large", "consumer"),
     [
         (1e9, ADDED),
         (-1e9, SUBTRACTED),
@@ -60,9 +60,9 @@ def test_what_hides(large: float, use: Consumer) -> None:
         (-1e9, Consumer("MatMul", 0, True)),
     ],
 )
-def test_what_is_no_mask_is_refused(large: float, use: Consumer) -> None:
+def test_large_numbers_that_are_no_mask_are_refused(large: float, consumer: Consumer) -> None:
     with pytest.raises(CalibrationError, match="float16 ends at 65504"):
-        round_to_half("table", np.array([0, large], np.float32), [use], FLOAT16)
+        round_to_half("table", np.array([0, large], np.float32), [consumer], FLOAT16)
 
 
 def test_weight_out_of_range_is_named() -> None:
@@ -78,7 +78,7 @@ def test_nan_weight_is_named() -> None:
         round_to_half("head.weight", np.array([np.nan], np.float32), WEIGHT, FLOAT16)
 
 
-def test_uses_lie_behind_what_only_moves(build: Build) -> None:
+def test_consumers_lie_behind_moving_operators(build: Build) -> None:
     text = """g (int64[b] position, float[b,4] scores) => (float[b,4] logits) {
         row = Gather (table, position)
         size = Shape (row)
@@ -89,7 +89,7 @@ def test_uses_lie_behind_what_only_moves(build: Build) -> None:
     assert consumers_of(model.graph.initializers["table"]) == {SUBTRACTED}
 
 
-def test_what_is_chosen_and_then_subtracted(build: Build) -> None:
+def test_a_selected_mask_has_the_subtraction_as_consumer(build: Build) -> None:
     text = """g (bool[b,4] future, float[b,2,4] scores) => (float[b,2,4] logits) {
         row = Where (future, large, zero)
         mask = Unsqueeze (row, axes)
@@ -104,18 +104,18 @@ def test_what_is_chosen_and_then_subtracted(build: Build) -> None:
     assert consumers_of(model.graph.initializers["large"]) == {SUBTRACTED}
 
 
-def test_a_factor_of_a_mask(build: Build) -> None:
+def test_a_factor_of_a_mask_has_scaled_consumers(build: Build) -> None:
     text = """g (float[b,4] hidden, float[b,4] scores) => (float[b,4] logits, float[b,4] mask) {
         product = Mul (hidden, large)
         mask = Identity (product)
         logits = Add (scores, product)
     }"""
     model = build(text, {"large": np.array(-1e9, np.float32)})
-    uses = consumers_of(model.graph.initializers["large"])
-    assert uses == {Consumer("Add", 1, True), Consumer("output", 0, True)}
+    consumers = consumers_of(model.graph.initializers["large"])
+    assert consumers == {Consumer("Add", 1, True), Consumer("output", 0, True)}
 
 
-def test_a_weight_that_is_multiplied_is_no_mask(build: Build) -> None:
+def test_a_weight_has_the_product_as_consumer(build: Build) -> None:
     text = """g (float[b,4] x) => (float[b,4] logits) {
         y = Mul (x, scale)
         logits = Add (x, y)
