@@ -10,9 +10,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.onnxruntime_cpu import (
-    int8_cross_attention as short_memory,
-)
+from hybrid_deploy.calibration.onnxruntime_cpu import int8_cross_attention
 from hybrid_deploy.calibration.onnxruntime_cpu.int8_cross_attention import (
     quantize_cross_attention_memory,
 )
@@ -54,8 +52,8 @@ TYPICAL = {"m": 7}
 
 @pytest.fixture(autouse=True)
 def _small_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(short_memory, "MIN_MEMORY_BYTES", 1)
-    monkeypatch.setattr(short_memory, "MIN_HEAD_WIDTH", 8)
+    monkeypatch.setattr(int8_cross_attention, "MIN_MEMORY_BYTES", 1)
+    monkeypatch.setattr(int8_cross_attention, "MIN_HEAD_WIDTH", 8)
 
 
 @pytest.fixture
@@ -194,16 +192,16 @@ def test_other_attention_stays_float(build: Build, changes: dict[str, Any]) -> N
 
 def test_little_memory_stays_float(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     # two tensors of 2 heads, 7 positions, 8 channels, 4 bytes
-    monkeypatch.setattr(short_memory, "MIN_MEMORY_BYTES", 897)
+    monkeypatch.setattr(int8_cross_attention, "MIN_MEMORY_BYTES", 897)
     assert quantize_cross_attention_memory(graphs(build), TYPICAL) == 0
-    monkeypatch.setattr(short_memory, "MIN_MEMORY_BYTES", 896)
+    monkeypatch.setattr(int8_cross_attention, "MIN_MEMORY_BYTES", 896)
     assert quantize_cross_attention_memory(graphs(build), TYPICAL) == 1
 
 
 def test_the_size_of_a_memory_may_follow_from_another(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(short_memory, "MIN_MEMORY_BYTES", 896)
+    monkeypatch.setattr(int8_cross_attention, "MIN_MEMORY_BYTES", 896)
     made = graphs(build)
     for model in made.values():
         for value in (*model.graph.inputs, *model.graph.outputs):

@@ -10,9 +10,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.onnxruntime_cpu import (
-    two_stage_projection as rough_projection,
-)
+from hybrid_deploy.calibration.onnxruntime_cpu import two_stage_projection as projection_pass
 from hybrid_deploy.calibration.onnxruntime_cpu.two_stage_projection import (
     MIN_VOCABULARY,
     two_stage_projection,
@@ -38,7 +36,7 @@ FORMS = {
 
 @pytest.fixture(autouse=True)
 def _few_words_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rough_projection, "MIN_VOCABULARY", 1)
+    monkeypatch.setattr(projection_pass, "MIN_VOCABULARY", 1)
 
 
 @pytest.fixture
@@ -299,7 +297,7 @@ def test_half_precision_is_left_alone(build: Build) -> None:
 def test_a_small_vocabulary_is_left_alone(
     build: Build, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rough_projection, "MIN_VOCABULARY", MIN_VOCABULARY)
+    monkeypatch.setattr(projection_pass, "MIN_VOCABULARY", MIN_VOCABULARY)
     large, small = (
         rng.normal(size=(words, 8)).astype(np.float32)
         for words in (MIN_VOCABULARY, MIN_VOCABULARY - 1)

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.calibration.onnxruntime_cpu import (
-    two_stage_projection as rough_projection,
-)
+from hybrid_deploy.calibration.onnxruntime_cpu import two_stage_projection
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.onnx_graphs.files import load_graphs
@@ -26,7 +24,7 @@ def test_products_of_query_key_and_value_are_packed_and_attended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
-    monkeypatch.setattr(rough_projection, "MIN_VOCABULARY", 1)
+    monkeypatch.setattr(two_stage_projection, "MIN_VOCABULARY", 1)
     case = find("hf-bart")
     model = case.model()
     bundle = export(case, model, tmp_path / "bundle")
