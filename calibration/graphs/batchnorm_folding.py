@@ -20,7 +20,7 @@ _DEFAULT_EPSILON = 1e-5
 
 
 def fold_batchnorm(model: ir.Model) -> int:
-    """Folds every BatchNormalization that is the only use of a convolution, in place.
+    """Folds every BatchNormalization that alone uses the output of a convolution, in place.
 
     Returns:
         The number of folded normalizations.

@@ -37,9 +37,9 @@ from hybrid_deploy.calibration.onnxruntime_cpu.group_query_attention import (
 from hybrid_deploy.contract import GraphRole, next_cache
 
 MIN_MEMORY_BYTES = 8 << 20
-"""Least float32 bytes of all layers' keys and values.
+"""Least size that is worth 8 bits: float32 bytes of one input's keys and values over all layers.
 
-Smaller memory stays in the CPU's caches, and 8 bits gain nothing.
+Smaller memory stays in the CPU's caches, where 8 bits gain nothing.
 """
 
 MIN_HEAD_WIDTH = 64
@@ -79,7 +79,7 @@ def quantize_cross_attention_memory(
 ) -> int:
     """Stores the keys and values of the memory in 8 bits, in place.
 
-    The replaced nodes stay in the graphs. Memory of fewer than MIN_MEMORY_BYTES is not changed.
+    The replaced nodes stay in the graphs. Memory smaller than MIN_MEMORY_BYTES stays float32.
 
     Args:
         graphs: the encoder, the step and, where there is one, the prefill.

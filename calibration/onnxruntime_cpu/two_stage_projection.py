@@ -45,7 +45,7 @@ from hybrid_deploy.calibration.qdq.stored_weights import largest_block_size, sto
 from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN, GraphRole
 
 MIN_VOCABULARY = 4096
-"""Least number of tokens: a smaller vocabulary is projected faster in one stage."""
+"""Least vocabulary size, in tokens; a smaller one is projected faster in one stage."""
 
 _DOMAIN = "com.microsoft"
 _MAX_BLOCK = 128
@@ -169,7 +169,7 @@ def _approximate_in_seven_bits(graph: ir.Graph, projection: _Projection) -> None
 
 
 def _approximate_in_four_bits(graph: ir.Graph, projection: _Projection) -> None:
-    linear = next(one for one in linear_operators(graph) if one.node is projection.node)
+    linear = next(op for op in linear_operators(graph) if op.node is projection.node)
     block_size = largest_block_size(linear, _MAX_BLOCK)
     # int4 needs blocks; where none divides the width, int8 with one scale per channel is close
     low_bit_type = INT8 if block_size is None else INT4

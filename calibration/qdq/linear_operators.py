@@ -6,10 +6,10 @@ The tensors depend on what the backend fuses:
     portable_tensors_to_quantize     and the skip branch of Add(Conv, skip), for TensorRT
     cpu_tensors_to_quantize          and the output of every Conv, for ONNX Runtime's CPU kernels
 
-`prevent_gemm_fusion` rewrites one pattern:
+`prevent_gemm_fusion` rewrites a pattern that ONNX Runtime would fuse to a float operator:
 
-    BEFORE                           AFTER
-    MatMul, Add, Relu                MatMul, Sum, Relu
+    BEFORE                                      AFTER
+    MatMul (stored weight), Add, Relu           MatMul (stored weight), Sum, Relu
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ class Linear:
     def name(self) -> str:
         """The name of the weight's module in the model, as far as the graph holds it."""
         name = str(self.weight.name).removesuffix("_transposed").removesuffix(".weight")
-        return name if "." in name else self._bias_name or name
+        return name if "." in name else self._name_from_bias or name
 
     @property
-    def _bias_name(self) -> str | None:
+    def _name_from_bias(self) -> str | None:
         """The module's name from its bias: the exporter renames a weight that it rearranges."""
         bias = next((value for value in self.node.inputs[2:] if value is not None), None)
         for user, index in self.node.outputs[0].uses():

@@ -1,10 +1,13 @@
 """A recipe applied to the float graphs of a variant.
 
-encoder      16-bit floats, or int8/fp8 with QDQ pairs, or operators for ONNX Runtime's CPU
-decoder      16-bit floats, or stored weights (and QDQ pairs); the remaining floats 16-bit
-memory       a Cast where encoder and decoder have other float types
-CPU forms    two-stage projection first, operators for ONNX Runtime's CPU last
-beam_step    made of the finished step
+The rewrites, in this order:
+
+    encoder      16-bit floats, or 8-bit numbers with QDQ pairs, or operators for the CPU
+    decoder      for the CPU: the two-stage projection, which adds the refine graph
+                 16-bit floats, or stored weights (with QDQ pairs in some forms)
+    memory       a Cast where encoder and decoder have different float types
+    decoder      for the CPU: operators of ONNX Runtime
+    beam_step    made from a step with exact logits
 """
 
 from __future__ import annotations
