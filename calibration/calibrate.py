@@ -14,7 +14,7 @@ import onnx_ir as ir
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.cache_dir import cache_folder
 from hybrid_deploy.calibration.graphs.float_graphs import (
-    check_float,
+    check_float_variant,
     prepared_graphs,
 )
 from hybrid_deploy.calibration.observation.collect import WHOLE, observe_samples
@@ -69,7 +69,7 @@ def observe_bundle(
         CalibrationError: there is no sample, or an activation is NaN or infinite.
     """
     bundle = open_bundle(Path(path))
-    check_float(bundle, variant)
+    check_float_variant(bundle, variant)
     samples = samples_of(bundle, source, golden=golden, skip_bad=skip_bad, variant=variant)
     graphs = prepared_graphs(bundle, variant)
     seen = observe(bundle, variant, graphs, samples, shard=shard, progress=progress)

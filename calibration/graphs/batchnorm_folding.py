@@ -1,4 +1,14 @@
-"""Batch normalization folded into the convolution before it."""
+"""Batch normalization folded into the convolution before it.
+
+    BEFORE                                          AFTER
+    x                                               x
+    Conv (weight, bias?)                            Conv (weight * f, (bias - mean) * f + beta)
+    BatchNormalization (gamma, beta, mean, var)     y
+    y
+
+f = gamma / sqrt(var + epsilon), one factor for each output channel, computed in float64. The
+pattern matches where the convolution's output has no other use and all parameters are constants.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +20,10 @@ _DEFAULT_EPSILON = 1e-5
 
 
 def fold_batchnorm(model: ir.Model) -> int:
-    """Folds every BatchNormalization that follows a convolution alone, in place.
+    """Folds every BatchNormalization that alone uses the output of a convolution, in place.
 
     Returns:
-        How many were folded.
+        The number of folded normalizations.
     """
     graph = model.graph
     pairs = [(node, conv) for node in graph if (conv := _convolution_before(node)) is not None]
@@ -25,32 +35,32 @@ def fold_batchnorm(model: ir.Model) -> int:
     return len(pairs)
 
 
-def _convolution_before(node: ir.Node) -> ir.Node | None:
-    if node.op_type != "BatchNormalization" or node.attributes.get_int("training_mode"):
+def _convolution_before(batchnorm: ir.Node) -> ir.Node | None:
+    if batchnorm.op_type != "BatchNormalization" or batchnorm.attributes.get_int("training_mode"):
         return None
-    conv = node.inputs[0].producer() if node.inputs[0] is not None else None
+    conv = batchnorm.inputs[0].producer() if batchnorm.inputs[0] is not None else None
     if conv is None or conv.op_type != "Conv" or len(conv.outputs[0].uses()) != 1:
         return None
-    constants = (*node.inputs[1:], *conv.inputs[1:])
+    constants = (*batchnorm.inputs[1:], *conv.inputs[1:])
     return conv if all(v is None or v.const_value is not None for v in constants) else None
 
 
-def _fold(graph: ir.Graph, node: ir.Node, conv: ir.Node) -> None:
-    gamma, beta, mean, variance = (_array(value) for value in node.inputs[1:5])
-    epsilon = node.attributes.get_float("epsilon", _DEFAULT_EPSILON)
+def _fold(graph: ir.Graph, batchnorm: ir.Node, conv: ir.Node) -> None:
+    gamma, beta, mean, variance = (_array(value) for value in batchnorm.inputs[1:5])
+    epsilon = batchnorm.attributes.get_float("epsilon", _DEFAULT_EPSILON)
     factor = gamma / np.sqrt(variance + epsilon)
     weight = _array(conv.inputs[1])
     bias = _array(conv.inputs[2]) if len(conv.inputs) > 2 and conv.inputs[2] is not None else 0.0
     folded = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
     inputs = [
         conv.inputs[0],
-        _register(graph, f"{node.name}_weight", folded),
-        _register(graph, f"{node.name}_bias", (bias - mean) * factor + beta),
+        _register(graph, f"{batchnorm.name}_weight", folded),
+        _register(graph, f"{batchnorm.name}_bias", (bias - mean) * factor + beta),
     ]
     merged = ir.node("Conv", inputs, dict(conv.attributes), name=conv.name)
     graph.insert_before(conv, merged)
     ir.convenience.replace_nodes_and_values(
-        graph, node, [conv, node], [], [node.outputs[0]], [merged.outputs[0]]
+        graph, batchnorm, [conv, batchnorm], [], [batchnorm.outputs[0]], [merged.outputs[0]]
     )
 
 

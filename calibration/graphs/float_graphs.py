@@ -1,4 +1,4 @@
-"""The float graphs of a bundle that calibration runs and quantization rewrites."""
+"""The float graphs of a bundle, as calibration runs them and quantization rewrites them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from hybrid_deploy.onnx_graphs.files import load_graphs
 
 
 def prepared_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
-    """Loads the float graphs in the form that the passes expect."""
+    """Loads the graphs of a float variant in the form that the passes expect.
+
+    Returns:
+        The graphs by role: constants are initializers, batch normalization is folded.
+    """
     graphs = load_graphs(bundle, variant)
     for model in graphs.values():
         LiftConstantsToInitializersPass()(model)
@@ -21,24 +25,24 @@ def prepared_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
     return graphs
 
 
-def check_float(bundle: Bundle, variant: str) -> None:
+def check_float_variant(bundle: Bundle, variant: str) -> None:
     """Checks that a variant can be calibrated and quantized.
 
     Raises:
-        UsageError: it is quantized already, or returns no logits, or the bundle has no start
-            tokens.
-        InputError: there is no such variant.
+        UsageError: the variant is already quantized, or does not return logits, or the bundle has
+            no start tokens.
+        InputError: the bundle has no variant of that name.
     """
-    found = bundle.variant(variant)
-    if (found.precision.encoder, found.precision.decoder) != (FLOAT_VARIANT, FLOAT_VARIANT):
+    spec = bundle.variant(variant)
+    if (spec.precision.encoder, spec.precision.decoder) != (FLOAT_VARIANT, FLOAT_VARIANT):
         raise UsageError(
             f"variant {variant} of {bundle.folder} is already quantized "
-            f"(encoder {found.precision.encoder}, decoder {found.precision.decoder}); "
+            f"(encoder {spec.precision.encoder}, decoder {spec.precision.decoder}); "
             f"quantize {FLOAT_VARIANT}"
         )
-    if found.head is not Head.LOGITS:
+    if spec.head is not Head.LOGITS:
         raise UsageError(
-            f"variant {variant} of {bundle.folder} returns {found.head.value} in "
+            f"variant {variant} of {bundle.folder} returns {spec.head.value} in "
             "place of the logits; export it with --head logits to quantize it"
         )
     if not bundle.manifest.generation.start_tokens:

@@ -1,4 +1,4 @@
-"""Constants that passes add to a graph, and those they leave unused."""
+"""The small edits that passes share: constants, descriptions of new values, single users."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 
 def constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """Returns the initializer of that name, made if it is not there yet."""
+    """Returns the initializer called `name`; adds it to the graph if it is missing.
+
+    The graph must not hold another array under that name.
+    """
     if name in graph.initializers:
-        known = graph.initializers[name].const_value
-        assert known is not None and np.array_equal(known.numpy(), array), f"two tensors: {name}"
+        tensor = graph.initializers[name].const_value
+        assert tensor is not None and np.array_equal(tensor.numpy(), array), f"two tensors: {name}"
         return graph.initializers[name]
     value = ir.val(name, const_value=ir.tensor(array, name=name))
     graph.register_initializer(value)
@@ -21,7 +24,7 @@ def constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
 
 
 def describe(new: ir.Value, name: str, like: ir.Value, dtype: ir.DataType) -> None:
-    """Names a new value that has the shape of another."""
+    """Sets the name and dtype of a new value, and gives it the shape of `like`."""
     new.name, new.shape, new.dtype = name, like.shape, dtype
 
 
@@ -31,20 +34,24 @@ def name_value(
     shape: ir.Shape | None,
     dtype: ir.DataType = ir.DataType.FLOAT,
 ) -> ir.Value:
-    """Names and describes the first output of a new node, and gives it."""
+    """Returns the first output of a new node after setting its name, shape and dtype."""
     value = node.outputs[0]
     value.name, value.shape, value.dtype = name, shape, dtype
     return value
 
 
 def drop_unused_constants(graph: ir.Graph) -> None:
-    """Removes the initializers that nothing takes."""
+    """Removes the initializers that no node uses and that are no graph output."""
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del graph.initializers[name]
 
 
 def only_user(value: ir.Value) -> ir.Node | None:
-    """Returns the only node that takes a value; None if several do, or the graph returns it."""
-    users = list(value.uses())
-    return users[0][0] if len(users) == 1 and not value.is_graph_output() else None
+    """Returns the only node that uses a value.
+
+    Returns:
+        The node; None if the value has no use or several, or is a graph output.
+    """
+    uses = list(value.uses())
+    return uses[0][0] if len(uses) == 1 and not value.is_graph_output() else None

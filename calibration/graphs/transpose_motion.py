@@ -1,8 +1,14 @@
 """Transposes moved behind the products that they feed.
 
-ONNX Runtime 1.32 merges Transpose and MatMul to one operator, and in float16 graphs it crashes the
-process while doing so on the CPU. Behind the product the Transpose computes the same, and is left
-alone.
+    BEFORE                           AFTER
+    x                                x
+    Transpose (perm)                 MatMul (constant weight)
+    MatMul (constant weight)         Transpose (perm)
+    y                                y
+
+The pattern matches where perm leaves the last axis in place and the weight has two dimensions; both
+forms then compute the same. ONNX Runtime 1.32 fuses a Transpose and the MatMul behind it, and
+crashes the process while it does so in a float16 graph on the CPU. It does not fuse the form AFTER.
 """
 
 from __future__ import annotations
@@ -13,10 +19,8 @@ import onnx_ir as ir
 def move_transposes_behind_products(model: ir.Model) -> int:
     """Rewrites MatMul(Transpose(x), constant) as Transpose(MatMul(x, constant)), in place.
 
-    Only where the transpose leaves the last axis in place.
-
     Returns:
-        How many were moved.
+        The number of rewritten products.
     """
     graph = model.graph
     pairs = [
@@ -34,10 +38,10 @@ def move_transposes_behind_products(model: ir.Model) -> int:
 def _transpose_before(node: ir.Node) -> ir.Node | None:
     if node.op_type != "MatMul" or node.outputs[0].is_graph_output():
         return None
-    data, weight = node.inputs
-    if data is None or weight is None or weight.const_value is None:
+    activation, weight = node.inputs
+    if activation is None or weight is None or weight.const_value is None:
         return None
-    transpose = data.producer()
+    transpose = activation.producer()
     if transpose is None or transpose.op_type != "Transpose":
         return None
     perm = transpose.attributes.get_ints("perm")
@@ -49,13 +53,15 @@ def _move(graph: ir.Graph, node: ir.Node, transpose: ir.Node) -> None:
     product = node.outputs[0]
     users = list(product.uses())
     perm = transpose.attributes["perm"].as_ints()
-    moved = ir.node("Transpose", [product], {"perm": perm}, name=f"{product.name}/transpose")
-    result = moved.outputs[0]
+    new_transpose = ir.node(
+        "Transpose", [product], {"perm": perm}, name=f"{product.name}/transpose"
+    )
+    result = new_transpose.outputs[0]
     result.name, result.type, result.shape = f"{product.name}/moved", product.type, product.shape
     if product.shape is not None:
         sizes = list(product.shape)
         product.shape = ir.Shape([sizes[perm.index(axis)] for axis in range(len(perm))])
     node.replace_input_with(0, transpose.inputs[0])
-    graph.insert_after(node, moved)
+    graph.insert_after(node, new_transpose)
     for user, index in users:
         user.replace_input_with(index, result)

@@ -1,8 +1,17 @@
-"""Float32 graphs to float16 or bfloat16, so that no float32 product is left but where it must be.
+"""Float32 graphs converted to float16 or bfloat16.
 
-The caller sees two float32 tensors still: the encoder's inputs and what the heads give, each behind
-a Cast inside the graph. Memory and caches have 16 bits. What was seen to overflow 16 bits stays
-float32, with the operators that make it and that take it.
+    BEFORE                              AFTER
+    x (float32)                         x (float32 at the encoder's interface, else 16 bits)
+    |                                   Cast (to 16 bits), only for an encoder input
+    MatMul (float32 weight)             MatMul (16-bit weight)
+    |                                   Cast (to float32)
+    Mul -> overflowing tensor           Mul -> overflowing tensor, in float32
+    |                                   Cast (to 16 bits)
+    logits (float32)                    Cast (to float32), logits (float32)
+
+The encoder's inputs and the decoder's heads stay float32 for the caller; memory and caches have 16
+bits. A tensor that overflowed on the samples stays float32, and so do the operators that compute or
+use it. Resize and Range have inputs that exist in float32 only.
 """
 
 from __future__ import annotations
@@ -12,208 +21,226 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import onnx_ir as ir
 
+from hybrid_deploy.calibration.graphs.graph_edits import describe
 from hybrid_deploy.calibration.graphs.transpose_motion import move_transposes_behind_products
-from hybrid_deploy.calibration.half_precision.float16_range import HalfType, in_half, uses_of
+from hybrid_deploy.calibration.half_precision.float16_range import (
+    HalfType,
+    consumers_of,
+    round_to_half,
+)
 from hybrid_deploy.contract import GraphRole, is_next_cache
 from hybrid_deploy.errors import CalibrationError
 
 _DTYPE_ATTRIBUTES = {"Cast": "to", "EyeLike": "dtype"}
-# Operators that know no float of 16 bits: the indexes of the inputs that stay float32, and whether
-# the outputs do.
+# Operators without 16-bit kernels or types: the indexes of their inputs that stay float32, and the
+# operators whose outputs do.
 _FLOAT32_INPUTS: dict[str, tuple[int, ...]] = {"Range": (0, 1, 2), "Resize": (1, 2)}
 _FLOAT32_OUTPUTS = frozenset({"Range"})
-_MOVED = "/moved"  # what `move_transposes_behind_products` adds to a name
-_NEAR_OVERFLOW = 0.75  # of the largest number: other inputs may go further than the samples did
+_MOVED_SUFFIX = "/moved"  # `move_transposes_behind_products` adds it to a name
+_OVERFLOW_SHARE = 0.75  # of the largest number: other inputs may exceed the samples' magnitudes
 
 
-def convert_floats(
+def convert_to_half(
     model: ir.Model, role: GraphRole, half: HalfType, in_float32: Collection[str] = ()
 ) -> None:
-    """Rewrites a graph in place.
+    """Converts a float32 graph to a 16-bit type, in place.
 
     Args:
-        model: float32.
-        role: what the graph is.
-        half: float16 or bfloat16.
+        model: the float32 graph.
+        role: role of the graph; it decides which inputs and outputs stay float32.
+        half: the 16-bit type.
         in_float32: names of tensors that stay float32, as `overflowing_tensors` returns them.
 
     Raises:
-        CalibrationError: a weight does not fit, or is not a number, or memory or a cache is wide.
+        CalibrationError: a weight lies beyond the range of the type or is NaN, or a tensor of
+            `in_float32` is memory or a cache, which the other graph takes in 16 bits.
     """
     move_transposes_behind_products(model)
-    _check_border(model.graph, role, half, in_float32)
-    kept = _float32_constants(model.graph, in_float32)
+    _check_passed_on_tensors(model.graph, role, half, in_float32)
+    float32_constants = _constants_in_float32(model.graph, in_float32)
     for graph in (model.graph, *model.graph.subgraphs()):
         for value in graph.initializers.values():
-            if value.dtype is ir.DataType.FLOAT and value not in kept:
+            if value.dtype is ir.DataType.FLOAT and value not in float32_constants:
                 tensor = value.const_value
                 assert tensor is not None, f"initializer {value.name} has no value"
-                short = in_half(str(value.name), tensor.numpy(), uses_of(value), half)
-                value.const_value = ir.tensor(short, name=value.name)
+                half_array = round_to_half(
+                    str(value.name), tensor.numpy(), consumers_of(value), half
+                )
+                value.const_value = ir.tensor(half_array, name=value.name)
                 value.dtype = half.dtype
     nodes = list(model.graph.all_nodes())
     for node in nodes:
         _convert_attributes(node, half)
-    for value in (*model.graph.inputs, *(out for node in nodes for out in node.outputs)):
-        if value.dtype is ir.DataType.FLOAT and not _is_wide(value, in_float32):
+    for value in (*model.graph.inputs, *(output for node in nodes for output in node.outputs)):
+        if value.dtype is ir.DataType.FLOAT and not _is_in_float32(value, in_float32):
             value.dtype = half.dtype
     for node in nodes:
-        _guard_float32_operator(node, kept, half, in_float32)
-    _keep_float32_border(model.graph, role, half)
+        _cast_around_float32_operator(node, float32_constants, half, in_float32)
+    _cast_graph_interface(model.graph, role, half)
 
 
-def round_constants(model: ir.Model, form: HalfType) -> None:
-    """Rounds the constants of a float32 graph to 16 bits, in place; masks end up within the range.
+def round_constants_to_half(model: ir.Model, half: HalfType) -> None:
+    """Rounds the constants of a float32 graph to a 16-bit type, in place; they stay float32.
 
-    What such a graph computes is what the short one would, but for overflow and rounding.
+    Such a graph shows the magnitudes that the converted graph meets, without its overflows: masks
+    are clamped as in the converted graph, activations are not rounded.
 
     Raises:
-        CalibrationError: a weight does not fit, or is not a number.
+        CalibrationError: a weight lies beyond the range of the type or is NaN.
     """
     for value in model.graph.initializers.values():
         if value.dtype is ir.DataType.FLOAT and value.const_value is not None:
             array = value.const_value.numpy()
-            short = in_half(str(value.name), array, uses_of(value), form)
-            value.const_value = ir.tensor(short.astype(np.float32), name=value.name)
+            half_array = round_to_half(str(value.name), array, consumers_of(value), half)
+            value.const_value = ir.tensor(half_array.astype(np.float32), name=value.name)
 
 
-def overflowing_tensors(magnitudes: Mapping[str, float], form: HalfType) -> frozenset[str]:
-    """Names the tensors that overflow a float of 16 bits, or come near, by their magnitudes."""
-    limit = _NEAR_OVERFLOW * form.largest
+def overflowing_tensors(magnitudes: Mapping[str, float], half: HalfType) -> frozenset[str]:
+    """Returns the names of the tensors that overflow a 16-bit type or come near its largest number.
+
+    Args:
+        magnitudes: largest magnitude of each tensor over the samples, by name.
+        half: the 16-bit type.
+    """
+    limit = _OVERFLOW_SHARE * half.largest
     return frozenset(name for name, largest in magnitudes.items() if largest > limit)
 
 
-def _check_border(graph: ir.Graph, role: GraphRole, form: HalfType, wide: Collection[str]) -> None:
-    """Refuses wide tensors that the other graph would take in 16 bits."""
+def _check_passed_on_tensors(
+    graph: ir.Graph, role: GraphRole, half: HalfType, in_float32: Collection[str]
+) -> None:
+    """Refuses float32 tensors among those that another graph takes in 16 bits."""
     for value in graph.outputs:
         passed_on = role is GraphRole.ENCODER or is_next_cache(str(value.name))
-        if passed_on and _is_wide(value, wide):
+        if passed_on and _is_in_float32(value, in_float32):
             raise CalibrationError(
-                f"{role.value}/{value.name} overflows {form.name} on these samples; "
+                f"{role.value}/{value.name} overflows {half.name} on these samples; "
                 "quantize to bf16 or int8, or keep fp32"
             )
 
 
-def _is_wide(value: ir.Value | None, wide: Collection[str]) -> bool:
-    return value is not None and str(value.name).removesuffix(_MOVED) in wide
+def _is_in_float32(value: ir.Value | None, in_float32: Collection[str]) -> bool:
+    return value is not None and str(value.name).removesuffix(_MOVED_SUFFIX) in in_float32
 
 
-def _computes_wide(node: ir.Node, wide: Collection[str]) -> bool:
-    return any(_is_wide(value, wide) for value in (*node.inputs, *node.outputs))
+def _computes_in_float32(node: ir.Node, in_float32: Collection[str]) -> bool:
+    return any(_is_in_float32(value, in_float32) for value in (*node.inputs, *node.outputs))
 
 
-def _float32_inputs(node: ir.Node, wide: Collection[str]) -> tuple[int, ...]:
-    """Returns the indexes of the inputs that an operator takes in float32."""
-    if _computes_wide(node, wide):
+def _float32_input_indexes(node: ir.Node, in_float32: Collection[str]) -> tuple[int, ...]:
+    """Returns the indexes of an operator's inputs that are float32."""
+    if _computes_in_float32(node, in_float32):
         return tuple(range(len(node.inputs)))
     return _FLOAT32_INPUTS.get(node.op_type, ())
 
 
-def _float32_constants(graph: ir.Graph, wide: Collection[str]) -> set[ir.Value]:
-    """Finds the constants that only operators in float32 take."""
+def _constants_in_float32(graph: ir.Graph, in_float32: Collection[str]) -> set[ir.Value]:
+    """Returns the constants that only float32 inputs of operators use."""
     return {
         value
         for value in graph.initializers.values()
         if (uses := value.uses())
-        and all(index in _float32_inputs(node, wide) for node, index in uses)
+        and all(index in _float32_input_indexes(node, in_float32) for node, index in uses)
     }
 
 
-def _convert_attributes(node: ir.Node, form: HalfType) -> None:
-    name = f"{node.op_type} {node.name}"
+def _convert_attributes(node: ir.Node, half: HalfType) -> None:
+    label = f"{node.op_type} {node.name}"
     key = _DTYPE_ATTRIBUTES.get(node.op_type, "")
     if node.attributes.get_int(key, ir.DataType.UNDEFINED) == ir.DataType.FLOAT:
-        node.attributes[key] = ir.AttrInt64(key, form.dtype)
+        node.attributes[key] = ir.AttrInt64(key, half.dtype)
     if node.op_type == "Constant":
-        _convert_constant(node, name, form)
+        _convert_constant(node, label, half)
     elif node.op_type == "ConstantOfShape":
         array = np.zeros(1, np.float32)
         if "value" in node.attributes:
             array = node.attributes["value"].as_tensor().numpy()
         if array.dtype == np.float32:
-            short = in_half(name, array, uses_of(node.outputs[0]), form)
-            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(short))
+            half_array = round_to_half(label, array, consumers_of(node.outputs[0]), half)
+            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(half_array))
 
 
-def _convert_constant(node: ir.Node, name: str, form: HalfType) -> None:
+def _convert_constant(node: ir.Node, label: str, half: HalfType) -> None:
     for key in ("value", "value_float", "value_floats"):
         if key not in node.attributes:
             continue
-        given = node.attributes[key]
-        array = given.as_tensor().numpy() if key == "value" else np.array(given.value, np.float32)
+        attribute = node.attributes[key]
+        array = (
+            attribute.as_tensor().numpy()
+            if key == "value"
+            else np.array(attribute.value, np.float32)
+        )
         if array.dtype == np.float32:
             del node.attributes[key]
-            short = ir.tensor(in_half(name, array, uses_of(node.outputs[0]), form))
-            node.attributes["value"] = ir.AttrTensor("value", short)
+            half_tensor = ir.tensor(
+                round_to_half(label, array, consumers_of(node.outputs[0]), half)
+            )
+            node.attributes["value"] = ir.AttrTensor("value", half_tensor)
 
 
-def _guard_float32_operator(
-    node: ir.Node, kept: set[ir.Value], form: HalfType, wide: Collection[str]
+def _cast_around_float32_operator(
+    node: ir.Node, float32_constants: set[ir.Value], half: HalfType, in_float32: Collection[str]
 ) -> None:
-    """Puts Casts around an operator that computes in float32."""
-    for index in _float32_inputs(node, wide):
+    """Inserts Casts before and behind an operator that computes in float32."""
+    for index in _float32_input_indexes(node, in_float32):
         value = node.inputs[index] if index < len(node.inputs) else None
-        if value is not None and value not in kept and value.dtype is form.dtype:
+        if value is not None and value not in float32_constants and value.dtype is half.dtype:
             node.replace_input_with(index, _cast_before(node, value, ir.DataType.FLOAT))
-    gives_float32 = node.op_type in _FLOAT32_OUTPUTS or _computes_wide(node, wide)
+    returns_float32 = node.op_type in _FLOAT32_OUTPUTS or _computes_in_float32(node, in_float32)
     for output in node.outputs:
-        if gives_float32 and output.dtype is form.dtype:
-            _cast_after(node, output, form.dtype)
+        if returns_float32 and output.dtype is half.dtype:
+            _cast_after(node, output, half.dtype)
             output.dtype = ir.DataType.FLOAT
 
 
-def _keep_float32_border(graph: ir.Graph, role: GraphRole, form: HalfType) -> None:
+def _cast_graph_interface(graph: ir.Graph, role: GraphRole, half: HalfType) -> None:
     if role is GraphRole.ENCODER:
         for value in graph.inputs:
-            if value.dtype is form.dtype:
+            if value.dtype is half.dtype:
                 value.dtype = ir.DataType.FLOAT
-                _cast_input(graph, value, form)
+                _cast_input(graph, value, half)
         return
-    for index, head in enumerate(list(graph.outputs)):
-        name = str(head.name)
-        if is_next_cache(name) or head.dtype is not form.dtype:
+    for index, output in enumerate(list(graph.outputs)):
+        name = str(output.name)
+        if is_next_cache(name) or output.dtype is not half.dtype:
             continue
-        head.name = f"{name}_short"
-        cast = ir.node("Cast", [head], {"to": ir.DataType.FLOAT}, name=f"cast_{name}")
-        _describe(cast.outputs[0], name, head, ir.DataType.FLOAT)
+        output.name = f"{name}_short"
+        cast = ir.node("Cast", [output], {"to": ir.DataType.FLOAT}, name=f"cast_{name}")
+        describe(cast.outputs[0], name, output, ir.DataType.FLOAT)
         graph.append(cast)
         graph.outputs[index] = cast.outputs[0]
 
 
-def _cast_input(graph: ir.Graph, value: ir.Value, form: HalfType) -> None:
-    first = next(iter(graph))
-    users = [(node, index) for node, index in value.uses()]
-    cast = ir.node("Cast", [value], {"to": form.dtype}, name=f"cast_{value.name}")
-    _describe(cast.outputs[0], f"{value.name}_short", value, form.dtype)
-    graph.insert_before(first, cast)
-    for node, index in users:
+def _cast_input(graph: ir.Graph, value: ir.Value, half: HalfType) -> None:
+    first_node = next(iter(graph))
+    uses = list(value.uses())
+    cast = ir.node("Cast", [value], {"to": half.dtype}, name=f"cast_{value.name}")
+    describe(cast.outputs[0], f"{value.name}_short", value, half.dtype)
+    graph.insert_before(first_node, cast)
+    for node, index in uses:
         node.replace_input_with(index, cast.outputs[0])
 
 
 def _cast_before(node: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value:
     name = f"{value.name}_for_{node.outputs[0].name}"
     cast = ir.node("Cast", [value], {"to": dtype}, name=f"cast_{name}")
-    _describe(cast.outputs[0], name, value, dtype)
-    _home(node).insert_before(node, cast)
+    describe(cast.outputs[0], name, value, dtype)
+    _graph_of(node).insert_before(node, cast)
     return cast.outputs[0]
 
 
 def _cast_after(node: ir.Node, value: ir.Value, dtype: ir.DataType) -> None:
-    users = [(user, index) for user, index in value.uses()]
-    if not users:
+    uses = list(value.uses())
+    if not uses:
         return
     cast = ir.node("Cast", [value], {"to": dtype}, name=f"cast_{value.name}")
-    _describe(cast.outputs[0], f"{value.name}_short", value, dtype)
-    _home(node).insert_after(node, cast)
-    for user, index in users:
+    describe(cast.outputs[0], f"{value.name}_short", value, dtype)
+    _graph_of(node).insert_after(node, cast)
+    for user, index in uses:
         user.replace_input_with(index, cast.outputs[0])
 
 
-def _describe(new: ir.Value, name: str, like: ir.Value, dtype: ir.DataType) -> None:
-    new.name, new.shape, new.dtype = name, like.shape, dtype
-
-
-def _home(node: ir.Node) -> ir.Graph:
+def _graph_of(node: ir.Node) -> ir.Graph:
     graph = node.graph
     assert isinstance(graph, ir.Graph), "a node that is rewritten belongs to a graph"
     return graph

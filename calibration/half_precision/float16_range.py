@@ -1,4 +1,8 @@
-"""The floats of 16 bits: what does not fit them is clamped if it is a mask or bound, or refused."""
+"""The 16-bit float types, and constants rounded to them.
+
+A constant beyond the range of the type is clamped where it is a mask or a bound, and refused where
+it is a weight. What uses the constant decides which of these it is.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from numpy.typing import NDArray
 from hybrid_deploy.errors import CalibrationError
 
 _OUTPUT = "output"
-_BOUNDS = frozenset({"Clip", "Max", "Min"})
+_BOUNDING = frozenset({"Clip", "Max", "Min"})
 _MASKING = frozenset({"Add", "Attention", "Sub", "Where"})
 _MOVING = frozenset(
     {"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile"}
@@ -24,45 +28,45 @@ _MOVING = frozenset(
 
 @dataclass(frozen=True)
 class HalfType:
-    """A float of 16 bits.
+    """A 16-bit float type.
 
     Attributes:
-        name: as in messages.
-        dtype: in ONNX.
-        numpy: in numpy.
-        largest: finite number.
-        smallest: positive number.
+        name: name of the type in messages.
+        dtype: the ONNX type.
+        numpy_dtype: the numpy dtype; ml_dtypes' for bfloat16.
+        largest: the largest finite number.
+        smallest_positive: the smallest positive number, a subnormal one.
     """
 
     name: str
     dtype: ir.DataType
-    numpy: Any
+    numpy_dtype: Any
     largest: float
-    smallest: float
+    smallest_positive: float
 
     @property
-    def mask(self) -> float:
-        """What hides: scores or a second mask may be added without reaching infinity."""
+    def mask_magnitude(self) -> float:
+        """Magnitude of a clamped mask: a score or a second mask added to it stays finite."""
         return self.largest / 2
 
 
-def _short_float(name: str, dtype: ir.DataType, numpy: Any) -> HalfType:
-    info: Any = ml_dtypes.finfo(numpy)  # type: ignore[no-untyped-call]
-    return HalfType(name, dtype, numpy, float(info.max), float(info.smallest_subnormal))
+def _half_type(name: str, dtype: ir.DataType, numpy_dtype: Any) -> HalfType:
+    info: Any = ml_dtypes.finfo(numpy_dtype)  # type: ignore[no-untyped-call]
+    return HalfType(name, dtype, numpy_dtype, float(info.max), float(info.smallest_subnormal))
 
 
-FLOAT16 = _short_float("float16", ir.DataType.FLOAT16, np.float16)
-BFLOAT16 = _short_float("bfloat16", ir.DataType.BFLOAT16, ml_dtypes.bfloat16)
+FLOAT16 = _half_type("float16", ir.DataType.FLOAT16, np.float16)
+BFLOAT16 = _half_type("bfloat16", ir.DataType.BFLOAT16, ml_dtypes.bfloat16)
 
 
 @dataclass(frozen=True)
-class Use:
-    """What takes a number in the end.
+class Consumer:
+    """An operator that computes with a constant, behind the operators that only move it.
 
     Attributes:
-        operator: its type, or `output` for a graph's border.
-        index: which of its inputs.
-        scaled: whether the number was multiplied with another on the way.
+        operator: type of the operator; `output` where the graph returns the constant.
+        index: index of the operator's input that receives the constant.
+        scaled: whether a Mul before the operator multiplies the constant.
     """
 
     operator: str
@@ -70,70 +74,85 @@ class Use:
     scaled: bool = False
 
 
-def uses_of(value: ir.Value) -> frozenset[Use]:
-    """Finds what takes a value, past operators that only move it and, for one number, products."""
-    single = value.const_value is not None and value.const_value.size == 1
-    return frozenset(_uses(value, single, scaled=False))
+def consumers_of(value: ir.Value) -> frozenset[Consumer]:
+    """Returns the operators that compute with a value.
+
+    Operators that only move numbers are passed, and so is one Mul if the value is a single number.
+    """
+    is_scalar = value.const_value is not None and value.const_value.size == 1
+    return frozenset(_final_consumers(value, is_scalar, scaled=False))
 
 
-def _uses(value: ir.Value, single: bool, *, scaled: bool) -> Iterator[Use]:
+def _final_consumers(value: ir.Value, is_scalar: bool, *, scaled: bool) -> Iterator[Consumer]:
     if value.is_graph_output():
-        yield Use(_OUTPUT, 0, scaled)
+        yield Consumer(_OUTPUT, 0, scaled)
     for node, index in value.uses():
-        moved = node.op_type in _MOVING and (index == 0 or node.op_type == "Concat")
-        multiplied = node.op_type == "Mul" and single and not scaled
-        if moved or multiplied:
-            yield from _uses(node.outputs[0], single, scaled=scaled or multiplied)
+        is_moved = node.op_type in _MOVING and (index == 0 or node.op_type == "Concat")
+        is_multiplied = node.op_type == "Mul" and is_scalar and not scaled
+        if is_moved or is_multiplied:
+            yield from _final_consumers(node.outputs[0], is_scalar, scaled=scaled or is_multiplied)
         elif node.op_type == "Where":
-            behind = list(_uses(node.outputs[0], single, scaled=scaled))
-            subtracted = bool(behind) and all(_is_subtracted(use) for use in behind)
-            yield from behind if subtracted else [Use(node.op_type, index, scaled)]
+            selected_consumers = list(_final_consumers(node.outputs[0], is_scalar, scaled=scaled))
+            is_subtracted_mask = bool(selected_consumers) and all(
+                _is_subtracted(consumer) for consumer in selected_consumers
+            )
+            yield from (
+                selected_consumers
+                if is_subtracted_mask
+                else [Consumer(node.op_type, index, scaled)]
+            )
         elif node.op_type != "Shape":
-            yield Use(node.op_type, index, scaled)
+            yield Consumer(node.op_type, index, scaled)
 
 
-def in_half(name: str, array: NDArray[Any], uses: Collection[Use], form: HalfType) -> NDArray[Any]:
-    """Returns float32 numbers in 16 bits; what lies outside their range is clamped or refused.
+def round_to_half(
+    name: str, array: NDArray[Any], consumers: Collection[Consumer], half: HalfType
+) -> NDArray[Any]:
+    """Returns a float32 constant in a 16-bit type, with masks and bounds clamped into its range.
 
     Args:
-        name: what the numbers are called, for messages.
-        array: any shape, float32.
-        uses: what takes them. Large numbers that hide something, since they are added or chosen
-            (negative), subtracted (positive), or a factor of what is, are masks; bounds of Clip
-            are bounds: both are clamped. Anything else is a weight.
-        form: of the result.
+        name: name of the constant, for messages.
+        array: the constant, any shape, float32.
+        consumers: the operators that compute with it. Numbers beyond the range are a mask if they
+            are added or selected (negative ones), subtracted (positive ones), or a factor of such a
+            mask; they are bounds if Clip, Max or Min receives them. All others are weights.
+        half: the 16-bit type of the result.
+
+    Returns:
+        The constant, same shape. A single number that would round to zero becomes the smallest
+        positive one instead.
 
     Raises:
-        CalibrationError: a weight lies outside, or there is a NaN.
+        CalibrationError: a weight lies beyond the range, or a number is NaN.
     """
     if np.isnan(array).any():
-        raise CalibrationError(f"{name} holds NaN; export a model with sound weights")
-    over = np.isfinite(array) & (np.abs(array) > form.largest)
-    if over.any():
-        if uses and all(use.operator in _BOUNDS for use in uses):
-            array = np.where(over, np.copysign(form.largest, array), array)
-        elif uses and all(_hides(use, array[over]) for use in uses):
-            array = np.where(over, np.copysign(form.mask, array), array)
+        raise CalibrationError(f"{name} holds NaN; export a model with finite weights")
+    overflows = np.isfinite(array) & (np.abs(array) > half.largest)
+    if overflows.any():
+        if consumers and all(consumer.operator in _BOUNDING for consumer in consumers):
+            array = np.where(overflows, np.copysign(half.largest, array), array)
+        elif consumers and all(_is_mask(consumer, array[overflows]) for consumer in consumers):
+            array = np.where(overflows, np.copysign(half.mask_magnitude, array), array)
         else:
             raise CalibrationError(
-                f"{name} holds {array[over][0]:.3g}, {form.name} ends at {form.largest:g}; "
+                f"{name} holds {array[overflows][0]:.3g}, {half.name} ends at {half.largest:g}; "
                 "quantize to int8 or keep fp32"
             )
-    short: NDArray[Any] = array.astype(form.numpy)
-    if short.size == 1 and not short.any() and array.any():
-        # an epsilon must not vanish: it keeps a division from zero
-        short = np.copysign(form.smallest, array).astype(form.numpy)
-    return short
+    rounded: NDArray[Any] = array.astype(half.numpy_dtype)
+    if rounded.size == 1 and not rounded.any() and array.any():
+        # an epsilon must not become zero: it prevents a division by zero
+        rounded = np.copysign(half.smallest_positive, array).astype(half.numpy_dtype)
+    return rounded
 
 
-def _hides(use: Use, large: NDArray[Any]) -> bool:
-    """Returns whether large numbers are a mask to what takes them."""
-    if use.operator == _OUTPUT:
-        return use.scaled  # a mask of the memory, which the decoder adds
-    if use.operator not in _MASKING:
+def _is_mask(consumer: Consumer, large: NDArray[Any]) -> bool:
+    """Returns whether numbers beyond the range act as a mask in an operator."""
+    if consumer.operator == _OUTPUT:
+        return consumer.scaled  # a mask of the memory, which the decoder adds
+    if consumer.operator not in _MASKING:
         return False
-    return use.scaled or bool(((large > 0) == _is_subtracted(use)).all())
+    return consumer.scaled or bool(((large > 0) == _is_subtracted(consumer)).all())
 
 
-def _is_subtracted(use: Use) -> bool:
-    return use.operator == "Sub" and use.index == 1
+def _is_subtracted(consumer: Consumer) -> bool:
+    return consumer.operator == "Sub" and consumer.index == 1

@@ -18,7 +18,7 @@ from hybrid_deploy.calibration.observation.observations import (
 )
 from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.observation.tensor_labels import label_of
-from hybrid_deploy.calibration.qdq.linear_operators import cpu_points, linears
+from hybrid_deploy.calibration.qdq.linear_operators import cpu_tensors_to_quantize, linear_operators
 from hybrid_deploy.calibration.samples.samples import Samples, hash_of
 from hybrid_deploy.calibration.statistics.fingerprint import Fingerprint, fingerprint_of
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
@@ -83,9 +83,9 @@ def observe_samples(
 def watched_tensors(model: ir.Model, role: GraphRole) -> list[ir.Value]:
     """Returns the tensors of a graph that may be quantized, in any form, in the graph's order."""
     if role is GraphRole.ENCODER:
-        watched = set(cpu_points(model.graph))
+        watched = set(cpu_tensors_to_quantize(model.graph))
     else:
-        watched = {linear.activation for linear in linears(model.graph)}
+        watched = {linear.activation for linear in linear_operators(model.graph)}
     computed = (value for node in model.graph for value in node.outputs)
     return [value for value in (*model.graph.inputs, *computed) if value in watched]
 
@@ -93,7 +93,9 @@ def watched_tensors(model: ir.Model, role: GraphRole) -> list[ir.Value]:
 def _statistics(model: ir.Model, role: GraphRole) -> dict[str, Callable[[], TensorStatistics]]:
     """Returns what is kept of each tensor: of those that meet a matrix, every channel too."""
     matrix_inputs = {
-        linear.activation for linear in linears(model.graph) if linear.node.op_type in _PRODUCTS
+        linear.activation
+        for linear in linear_operators(model.graph)
+        if linear.node.op_type in _PRODUCTS
     }
     return {
         str(value.name): partial(

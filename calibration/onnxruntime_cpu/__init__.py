@@ -1,4 +1,5 @@
-"""Passes for the kernels of ONNX Runtime's CPU, one file per pass.
+"""Rewrites to the operators of ONNX Runtime's CPU kernels, one file per pass.
 
-TensorRT takes none of these forms.
+In: graphs in float32 or with stored weights. Out: graphs that only ONNX Runtime's CPU backend runs;
+TensorRT accepts none of them. Imports graphs, half_precision and qdq, never rewrite.
 """

@@ -1,7 +1,14 @@
-"""Products of unsigned activations and int8 weights, with their bias, as one operator.
+"""Products of unsigned activations and int8 weights with their bias, as one operator.
 
-ONNX Runtime makes this operator of the nodes around a MatMul by itself, but leaves the addition of
-the bias behind it. It is an operator of its CPU backend alone.
+    BEFORE                                       AFTER
+    DequantizeLinear (activation, scale, zero)   MatMulIntegerToFloat (activation, weight, scales,
+    DequantizeLinear (weight, scale)                                   zero points, bias)
+    MatMul                                       y
+    Add or Sum (constant row)
+    y
+
+ONNX Runtime makes this operator of the nodes around a MatMul itself, but without the bias. The
+operator exists in its CPU backend alone.
 """
 
 from __future__ import annotations
@@ -15,10 +22,12 @@ _DOMAIN = "com.microsoft"
 
 
 def fuse_matmul_integer(model: ir.Model) -> int:
-    """Writes DequantizeLinear, MatMul and the Add of a constant row as one operator, in place.
+    """Fuses DequantizeLinear, MatMul and the Add of a constant row, in place.
+
+    The replaced nodes stay in the graph.
 
     Returns:
-        How many were written.
+        The number of fused products.
     """
     graph = model.graph
     fused = sum(_fuse(graph, node) for node in list(graph) if node.op_type == "MatMul")
@@ -28,33 +37,39 @@ def fuse_matmul_integer(model: ir.Model) -> int:
 
 
 def _fuse(graph: ir.Graph, product: ir.Node) -> bool:
-    activation, weight = (_dequantized(value) for value in product.inputs)
-    if activation is None or weight is None or weight[0].const_value is None:
+    activation_inputs, weight_inputs = (_dequantize_inputs(value) for value in product.inputs)
+    if activation_inputs is None or weight_inputs is None:
         return False
-    added = _bias_of(product, weight[0].const_value.numpy().shape[-1:])
-    if len(activation) != 3 or len(weight) != 2 or added is None:
+    if len(activation_inputs) != 3 or len(weight_inputs) != 2:
         return False
-    add, bias = added
-    zero = constant(graph, f"{weight[0].name}_zero_point", np.zeros((), np.int8))
-    inputs = [activation[0], weight[0], activation[1], weight[1], activation[2], zero, bias]
+    activation, activation_scale, activation_zero = activation_inputs
+    weight, weight_scale = weight_inputs
+    if weight.const_value is None:
+        return False
+    add_and_bias = _bias_add(product, weight.const_value.numpy().shape[-1:])
+    if add_and_bias is None:
+        return False
+    add, bias = add_and_bias
+    weight_zero = constant(graph, f"{weight.name}_zero_point", np.zeros((), np.int8))
+    inputs = [activation, weight, activation_scale, weight_scale, activation_zero, weight_zero]
     name = f"{add.outputs[0].name}_product"
-    node = ir.node("MatMulIntegerToFloat", inputs, domain=_DOMAIN, name=name)
+    node = ir.node("MatMulIntegerToFloat", [*inputs, bias], domain=_DOMAIN, name=name)
     describe(node.outputs[0], name, add.outputs[0], ir.DataType.FLOAT)
     graph.insert_before(add, node)
     add.outputs[0].replace_all_uses_with(node.outputs[0])
     return True
 
 
-def _dequantized(value: ir.Value | None) -> list[ir.Value] | None:
-    """Returns what a DequantizeLinear takes; None if there is none, or it counts in blocks."""
+def _dequantize_inputs(value: ir.Value | None) -> list[ir.Value] | None:
+    """Returns the inputs of a value's DequantizeLinear; None without one, or with one in blocks."""
     node = None if value is None else value.producer()
     if node is None or node.op_type != "DequantizeLinear" or "block_size" in node.attributes:
         return None
-    return [one for one in node.inputs if one is not None]
+    return [input_ for input_ in node.inputs if input_ is not None]
 
 
-def _bias_of(product: ir.Node, shape: tuple[int, ...]) -> tuple[ir.Node, ir.Value] | None:
-    """Returns the only user of a product, if it adds a constant of that shape, and the constant."""
+def _bias_add(product: ir.Node, shape: tuple[int, ...]) -> tuple[ir.Node, ir.Value] | None:
+    """Returns the only user of a product and the constant of that shape that it adds, or None."""
     users = list(product.outputs[0].uses())
     if len(users) != 1 or users[0][0].op_type not in ("Add", "Sum"):
         return None

@@ -1,8 +1,11 @@
-"""How far logits can be off when the vocabulary projection is read in few bits.
+"""Bounds of the error of approximate logits, which a projection with low-bit weights computes.
 
-With h the row that is projected, g what the kernel rounds it to, w a column and v its few bits, a
-logit is off by hw - gv = h(w - v) + (h - g)v. Both bounds here are a |h| + b s + c, for the norm
-of h and the spread s = max(h, 0) - min(h, 0) of its numbers.
+    h   the projected row, float32          g   h as the kernel rounds it to 8 bits
+    w   the weights of one token, float32   v   w as it is stored in 7 or 4 bits
+
+The error of a logit is hw - gv = h(w - v) + (h - g)v. Both bounds have the form
+by_norm |h| + by_spread s + fixed, with the Euclidean norm |h| of the row and its spread
+s = max(h, 0) - min(h, 0). One bound holds always, the other one nearly always.
 """
 
 from __future__ import annotations
@@ -13,76 +16,89 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SEVEN_BITS = 64
-"""Largest magnitude of the integers that any CPU multiplies with unsigned bytes exactly.
+MAX_SAFE_WEIGHT = 64
+"""Largest magnitude of signed weights whose products with unsigned bytes every CPU sums exactly.
 
-Where there is no instruction for it, ONNX Runtime adds two products in 16 bits, and 2 * 255 * 64
-fits these where 2 * 255 * 127 does not.
+On CPUs without a dot-product instruction, ONNX Runtime adds two products in int16: 2 * 255 * 64
+fits into int16, 2 * 255 * 127 does not.
 """
 
-_STEPS = 255
-_ROUNDING = 1e-5  # of float32 sums of some thousand products, relative to |h| |w|
-_BIAS_ROUNDING = 1e-6  # of the same sums, relative to the bias that begins them
-_SLACK = 1.001  # for what the margin's own arithmetic loses
+_UINT8_STEPS = 255
+_FLOAT32_ROUNDING = 1e-5  # of float32 sums of some thousand products, relative to |h| |v|
+_BIAS_ROUNDING = 1e-6  # of the same sums, relative to the bias that they start from
+_BOUND_ROUNDING = 1.001  # factor for the rounding errors of the bound's own arithmetic
 _DEVIATIONS = 4
-_UNIFORM = math.sqrt(12)
+_UNIFORM_SPREAD = math.sqrt(12)
 
 
 @dataclass(frozen=True)
 class ErrorBound:
-    """How far a logit can be off: `by_norm` |h| + `by_spread` (max(h, 0) - min(h, 0)) + `fixed`."""
+    """The error bound of a logit: by_norm |h| + by_spread (max(h, 0) - min(h, 0)) + fixed.
+
+    Attributes:
+        by_norm: factor of the Euclidean norm of the projected row.
+        by_spread: factor of the spread of the row's numbers, zero included.
+        fixed: part that does not depend on the row.
+    """
 
     by_norm: float
     by_spread: float
     fixed: float = 0.0
 
 
-def seven_bits(
+def round_to_seven_bits(
     table: NDArray[np.float32],
 ) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32]]:
-    """Rounds a table (vocabulary, width) to 7 bits, one scale for each row.
+    """Rounds a table (vocabulary, width) float32 to 7 bits, with one scale for each row.
 
     Returns:
-        values (vocabulary, width), scales (vocabulary,), and the table as it is stored.
+        The integers (vocabulary, width) int8, the scales (vocabulary,) float32, and the product of
+        both, (vocabulary, width) float32.
     """
-    least = SEVEN_BITS * np.finfo(np.float32).tiny  # so that no scale is 0 or denormal
-    scale = np.maximum(np.abs(table).max(1), least) / np.float32(SEVEN_BITS)
+    smallest = MAX_SAFE_WEIGHT * np.finfo(np.float32).tiny  # no scale is zero or denormal
+    scale = np.maximum(np.abs(table).max(1), smallest) / np.float32(MAX_SAFE_WEIGHT)
     values = np.rint(table / scale[:, None])
     return values.astype(np.int8), scale, values * scale[:, None]
 
 
-def certain_bound(
-    table: NDArray[np.float32], stored: NDArray[np.float32], bias: float = 0.0
+def guaranteed_bound(
+    table: NDArray[np.float32], stored: NDArray[np.float32], largest_bias: float = 0.0
 ) -> ErrorBound:
-    """Returns what no logit is ever off by more, for rows rounded as DynamicQuantizeLinear does.
+    """Returns a bound that no logit exceeds, for rows rounded as DynamicQuantizeLinear rounds them.
 
-    |h(w - v)| <= |h| |w - v| by Cauchy and Schwarz, and each of n numbers is off by half a step of
-    spread / 255 at most, so that |(h - g)v| <= spread / 255 / 2 sqrt(n) |v|. What float32 itself
-    loses comes to that.
+    By the Cauchy-Schwarz inequality |h(w - v)| <= |h| |w - v|. DynamicQuantizeLinear
+    (https://onnx.ai/onnx/operators/onnx__DynamicQuantizeLinear.html) has steps of spread / 255, so
+    each of the n numbers of h has an error of half a step at most, and
+    |(h - g)v| <= spread / 255 / 2 sqrt(n) |v|. The rounding errors of float32 sums are added.
 
     Args:
-        table: (vocabulary, width).
-        stored: what few bits made of it.
-        bias: largest magnitude of what is added to the products.
+        table: the exact weights, (vocabulary, width) float32.
+        stored: the weights as restored from 7 bits, same shape.
+        largest_bias: largest magnitude of the numbers that are added to the products.
     """
-    error, norm = _largest_norm(table - stored), _largest_norm(stored)
+    error_norm, stored_norm = _largest_norm(table - stored), _largest_norm(stored)
     return ErrorBound(
-        by_norm=_SLACK * (error + _ROUNDING * norm),
-        by_spread=_SLACK * norm * math.sqrt(table.shape[1]) / _STEPS / 2,
-        fixed=_BIAS_ROUNDING * bias,
+        by_norm=_BOUND_ROUNDING * (error_norm + _FLOAT32_ROUNDING * stored_norm),
+        by_spread=_BOUND_ROUNDING * stored_norm * math.sqrt(table.shape[1]) / _UINT8_STEPS / 2,
+        fixed=_BIAS_ROUNDING * largest_bias,
     )
 
 
-def likely_bound(table: NDArray[np.float32], stored: NDArray[np.float32]) -> ErrorBound:
-    """Returns four standard deviations of the logits' error, if rounding errors are independent.
+def statistical_bound(table: NDArray[np.float32], stored: NDArray[np.float32]) -> ErrorBound:
+    """Returns four standard deviations of the logits' error, with independent rounding errors.
 
-    The kernel of MatMulNBits rounds rows in blocks to symmetric 8 bits: steps of 2 spread / 254 or
-    less, and errors of a step / sqrt(12).
+    ONNX Runtime's MatMulNBits kernel rounds rows in blocks to symmetric 8 bits, in steps of
+    2 spread / 254 or less. The errors of a number are uniform over a step, so their standard
+    deviation is a step / sqrt(12).
+
+    Args:
+        table: the exact weights, (vocabulary, width) float32.
+        stored: the weights as restored from the low-bit type, same shape.
     """
-    error, norm = _largest_norm(table - stored), _largest_norm(stored)
+    error_norm, stored_norm = _largest_norm(table - stored), _largest_norm(stored)
     return ErrorBound(
-        by_norm=_DEVIATIONS * error / math.sqrt(table.shape[1]),
-        by_spread=_DEVIATIONS * norm * 2 / (_STEPS - 1) / _UNIFORM,
+        by_norm=_DEVIATIONS * error_norm / math.sqrt(table.shape[1]),
+        by_spread=_DEVIATIONS * stored_norm * 2 / (_UINT8_STEPS - 1) / _UNIFORM_SPREAD,
     )
 
 

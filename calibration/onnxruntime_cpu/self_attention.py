@@ -1,8 +1,17 @@
-"""Attention of the decoder's own tokens as ONNX Runtime's GroupQueryAttention.
+"""Self-attention over cached tokens as ONNX Runtime's GroupQueryAttention.
 
-It takes the packed projection of a row as it is, writes key and value into the caches and attends
-to what is filled, where the portable form needs a dozen operators between projection and result,
-and compares every position of the cache with the row's own.
+    BEFORE                                           AFTER
+    packed (batch, q + k + v), position              packed (batch, q + k + v), position
+    Split, Reshape, ... (q, k, v)                    GroupQueryAttention (packed, caches, lengths)
+    TensorScatter (each cache, k or v, position)     rows, written caches
+    LessOrEqual (keys, position), Reshape -> mask
+    Attention (q, written caches, mask)
+    Reshape
+    rows, written caches
+
+The operator takes the packed projection, writes key and value into the caches and attends to the
+positions up to the row's own. The portable form needs a dozen operators for that, and computes
+scores for every position of the caches.
 """
 
 from __future__ import annotations
@@ -12,14 +21,19 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.graphs.row_slices import as_rows, is_in_order, row_slice, source_of
+from hybrid_deploy.calibration.graphs.row_slices import (
+    flattened_rows,
+    is_in_order,
+    row_slice,
+    source_of,
+)
 from hybrid_deploy.calibration.onnxruntime_cpu.group_query_attention import (
-    Lengths,
-    attributes_of,
+    KeyLengths,
+    group_query_attributes,
     insert_group_query_attention,
     is_plain_attention,
-    lengths_up_to,
-    takes_heads_of,
+    key_lengths,
+    supports_head_width,
 )
 from hybrid_deploy.contract import POSITION
 
@@ -28,14 +42,14 @@ _CACHE_AXES = (-2, 2)
 
 @dataclass(frozen=True)
 class _SelfAttention:
-    """One attention over cached tokens.
+    """An Attention over cached tokens and the operators around it.
 
     Attributes:
         node: the Attention.
-        packed: (batch, width), query, key and value of the new token side by side.
-        writes: what writes key and value into the caches.
-        rows: (batch, width of all heads), its result in rows.
-        heads: how many of query, and of key.
+        packed: query, key and value of the new token side by side, (batch, width).
+        writes: the TensorScatter nodes that write key and value into the caches.
+        rows: the result of the Attention in rows, (batch, width of all heads).
+        heads: number of query heads, and of key and value heads.
     """
 
     node: ir.Node
@@ -46,57 +60,57 @@ class _SelfAttention:
 
 
 def fuse_self_attention(step: ir.Model) -> int:
-    """Rewrites a step graph in place; what nobody takes any more is left to be removed.
+    """Rewrites the self-attention of a step in place; the replaced nodes stay in the graph.
 
     Returns:
-        How many attentions were rewritten; one whose mask, scores or projection are of another
-        form is left as it is.
+        The number of rewritten Attention nodes. A node with another kind of mask, scores or
+        projection is not rewritten.
     """
     graph = step.graph
     position = next((value for value in graph.inputs if value.name == POSITION), None)
     if position is None:
         return 0
-    found = [one for node in graph if (one := _self_attention(node, position))]
-    for one in found:
-        _rewrite(graph, one, lengths_up_to(graph, position, "last_keys"))
-    return len(found)
+    attentions = [found for node in graph if (found := _match_self_attention(node, position))]
+    for attention in attentions:
+        _rewrite(graph, attention, key_lengths(graph, position, "last_keys"))
+    return len(attentions)
 
 
-def _self_attention(node: ir.Node, position: ir.Value) -> _SelfAttention | None:
+def _match_self_attention(node: ir.Node, position: ir.Value) -> _SelfAttention | None:
     if not is_plain_attention(node) or len(node.inputs) < 4:
         return None
     query, key, value, mask = node.inputs[:4]
     if mask is None or not _is_causal(mask, position):
         return None
-    writes, rows = (_write(key, position), _write(value, position)), as_rows(node.outputs[0])
-    if writes[0] is None or writes[1] is None or rows is None:
+    key_write, value_write = _cache_write(key, position), _cache_write(value, position)
+    rows = flattened_rows(node.outputs[0])
+    if key_write is None or value_write is None or rows is None:
         return None
-    sizes = _cache_sizes(writes[0])
-    packed = _packed([query, writes[0].inputs[1], writes[1].inputs[1]])
-    if packed is None or sizes is None or sizes != _cache_sizes(writes[1]):
+    cache_sizes = _cache_sizes(key_write)
+    packed = _packed_projection([query, key_write.inputs[1], value_write.inputs[1]])
+    if packed is None or cache_sizes is None or cache_sizes != _cache_sizes(value_write):
         return None
-    (key_heads, width), (source, widths) = sizes, packed
-    if widths[1:] != [key_heads * width] * 2 or not takes_heads_of(width):
+    (key_heads, width), (source, widths) = cache_sizes, packed
+    if widths[1:] != [key_heads * width] * 2 or not supports_head_width(width):
         return None
-    return _SelfAttention(
-        node, source, (writes[0], writes[1]), rows, (widths[0] // width, key_heads)
-    )
+    heads = widths[0] // width, key_heads
+    return _SelfAttention(node, source, (key_write, value_write), rows, heads)
 
 
-def _write(value: ir.Value | None, position: ir.Value) -> ir.Node | None:
-    """Returns what writes a row into a cache at the row's position, for this attention alone."""
+def _cache_write(value: ir.Value | None, position: ir.Value) -> ir.Node | None:
+    """Returns the TensorScatter that writes a cache at `position` for one Attention alone."""
     node = None if value is None else value.producer()
     if node is None or node.op_type != "TensorScatter" or node.domain:
         return None
-    linear = node.attributes.get_string("mode", "linear") == "linear"
+    is_linear = node.attributes.get_string("mode", "linear") == "linear"
     along_tokens = node.attributes.get_int("axis", -2) in _CACHE_AXES
     at_position = len(node.inputs) == 3 and node.inputs[2] is position
-    own = len(node.outputs[0].uses()) == 1
-    return node if linear and along_tokens and at_position and own else None
+    has_single_use = len(node.outputs[0].uses()) == 1
+    return node if is_linear and along_tokens and at_position and has_single_use else None
 
 
 def _cache_sizes(write: ir.Node) -> tuple[int, int] | None:
-    """Returns heads and the width of a head of a cache that the graph is given."""
+    """Returns the head count and head width of the cache that a node writes, if it is an input."""
     cache = write.inputs[0]
     if cache is None or cache.shape is None or not cache.is_graph_input():
         return None
@@ -106,48 +120,49 @@ def _cache_sizes(write: ir.Node) -> tuple[int, int] | None:
     return None
 
 
-def _packed(values: list[ir.Value | None]) -> tuple[ir.Value, list[int]] | None:
-    """Returns the matrix whose columns are query, key and value, in this order and nothing else.
-
-    The widths of the three are given with it.
-    """
-    slices = [one for value in values if value is not None and (one := row_slice(value))]
-    if len(slices) < len(values) or len({one.source for one in slices}) != 1:
+def _packed_projection(values: list[ir.Value | None]) -> tuple[ir.Value, list[int]] | None:
+    """Returns the matrix of exactly the columns of query, key and value, and their three widths."""
+    slices = [part for value in values if value is not None and (part := row_slice(value))]
+    if len(slices) < len(values) or len({part.source for part in slices}) != 1:
         return None
-    ends = [one.begin + one.width for one in slices]
+    ends = [part.begin + part.width for part in slices]
     shape = slices[0].source.shape
-    joined = [one.begin for one in slices] == [0, *ends[:-1]]
-    whole = shape is not None and shape[1] == ends[-1]
-    return (slices[0].source, [one.width for one in slices]) if joined and whole else None
+    are_contiguous = [part.begin for part in slices] == [0, *ends[:-1]]
+    cover_all_columns = shape is not None and shape[1] == ends[-1]
+    if not are_contiguous or not cover_all_columns:
+        return None
+    return slices[0].source, [part.width for part in slices]
 
 
 def _is_causal(mask: ir.Value, position: ir.Value) -> bool:
-    """Returns whether a mask lets every row see the keys up to its own position, and no others."""
+    """Returns whether a mask is true exactly for the keys up to each row's own position."""
     source = source_of(mask)
-    compared = source.producer()
-    if compared is None or compared.op_type != "LessOrEqual" or compared.domain:
+    comparison = source.producer()
+    if comparison is None or comparison.op_type != "LessOrEqual" or comparison.domain:
         return False
-    keys, rows = compared.inputs
+    keys, rows = comparison.inputs
     if keys is None or rows is None or keys.const_value is None or rows.shape is None:
         return False
-    indices = keys.const_value.numpy()
-    counted = indices.shape[-1:] == (indices.size,) and np.array_equal(
-        indices.reshape(-1), np.arange(indices.size)
+    key_indices = keys.const_value.numpy()
+    counts_all_keys = key_indices.shape[-1:] == (key_indices.size,) and np.array_equal(
+        key_indices.reshape(-1), np.arange(key_indices.size)
     )
-    spread = rows.shape.rank() > 1 and rows.shape[-1] == 1
-    own = spread and is_in_order(rows, position)
-    straight = mask.shape is not None and list(mask.shape)[1:] == [1, 1, indices.size]
-    return counted and own and straight and is_in_order(mask, source)
+    is_column = rows.shape.rank() > 1 and rows.shape[-1] == 1
+    is_own_position = is_column and is_in_order(rows, position)
+    has_mask_shape = mask.shape is not None and list(mask.shape)[1:] == [1, 1, key_indices.size]
+    return counts_all_keys and is_own_position and has_mask_shape and is_in_order(mask, source)
 
 
-def _rewrite(graph: ir.Graph, one: _SelfAttention, lengths: Lengths) -> None:
-    caches = [write.inputs[0] for write in one.writes]
-    inputs = [one.packed, None, None, *caches, *lengths]
-    attributes = attributes_of(one.node, *one.heads)
-    result, written = insert_group_query_attention(graph, one.node, one.rows, inputs, attributes)
-    one.rows.replace_all_uses_with(result)
-    for write, new in zip(one.writes, written, strict=True):
-        old = write.outputs[0]
-        new.name, new.shape, new.type = old.name, old.shape, old.type
-        old.name = f"{old.name}_scattered"
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
+def _rewrite(graph: ir.Graph, attention: _SelfAttention, lengths: KeyLengths) -> None:
+    caches = [write.inputs[0] for write in attention.writes]
+    inputs = [attention.packed, None, None, *caches, *lengths]
+    attributes = group_query_attributes(attention.node, *attention.heads)
+    result, written = insert_group_query_attention(
+        graph, attention.node, attention.rows, inputs, attributes
+    )
+    attention.rows.replace_all_uses_with(result)
+    for write, cache in zip(attention.writes, written, strict=True):
+        scattered = write.outputs[0]
+        cache.name, cache.shape, cache.type = scattered.name, scattered.shape, scattered.type
+        scattered.name = f"{scattered.name}_scattered"
+        scattered.replace_all_uses_with(cache, replace_graph_outputs=True)

@@ -1,13 +1,25 @@
-"""Scaling the channels of activations and weights against each other, so that both round better.
+"""Channel scaling: a tensor is divided and the weights behind it multiplied, so both round better.
 
-y = x W = (x / s) (s W) holds for any positive s, one number per channel of x. Activations with a
-few large channels quantize better after division (SmoothQuant, https://arxiv.org/abs/2211.10438);
-of a weight that is stored in 4 bits those rows matter that meet large activations, and multiplied
-they lose less (AWQ, https://arxiv.org/abs/2306.00978). Both choose s by a search along one
-exponent; here the error that a choice leaves is estimated from what calibration saw of every
-channel, and a choice that gains little is not made. The division disappears into a normalization,
-or into the weight and bias before a Relu, where nothing else takes the output; it is one Mul
-otherwise.
+    BEFORE                               AFTER, folded
+    LayerNormalization (gain, shift)     LayerNormalization (gain / s, shift / s)
+    x                                    x / s
+    MatMul (weight W)                    MatMul (weight s W)
+
+    BEFORE Relu                          AFTER, folded
+    MatMul (V), Add (b), Relu            MatMul (V / s), Add (b / s), Relu
+    MatMul (W)                           MatMul (s W)
+
+    BEFORE, any other producer           AFTER
+    x, MatMul (W)                        x, Mul (1 / s), MatMul (s W)
+
+y = x W = (x / s) (s W) holds for any positive s with one number per channel of x. Activations with
+a few large channels have smaller rounding errors after the division (SmoothQuant,
+https://arxiv.org/abs/2211.10438). In a weight of 4 bits, the rows that meet large activations
+matter most, and the multiplication makes their relative rounding errors smaller (AWQ,
+https://arxiv.org/abs/2306.00978). Both papers search s along one exponent. Here the search
+minimizes an error that is estimated from the channel statistics of calibration, and scales nothing
+where the gain is small. The division is folded into constants only where nothing else uses the
+tensor.
 """
 
 from __future__ import annotations
@@ -20,138 +32,145 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
-from hybrid_deploy.calibration.qdq.linear_operators import Linear, Use
+from hybrid_deploy.calibration.qdq.linear_operators import Linear, NodeInput
 from hybrid_deploy.calibration.qdq.low_bit_types import LowBitType
 from hybrid_deploy.calibration.qdq.weight_rounding import quantize_per_channel
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels
 
 FloatArray = NDArray[np.float32]
-Weigher = Callable[[FloatArray], FloatArray]
-"""Returns what is restored of a weight (summed axis, channels) after it was stored."""
+WeightRoundTrip = Callable[[FloatArray], FloatArray]
+"""Returns a weight (summed axis, channels) as DequantizeLinear restores it after quantization."""
 
 _EXPONENTS = np.linspace(0.05, 1, 20)
-_LEAST_GAIN = 0.05
+_FOLDED_GAIN = 0.05
 _INT8_MAX = 127
-_NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
+_NORMALIZATIONS = frozenset({"LayerNormalization", "RMSNormalization"})
 
 
 @dataclass(frozen=True)
-class Storage:
-    """How a product is quantized, as far as the choice of scales has to know.
+class ProductQuantization:
+    """How a matrix product is quantized, as far as the choice of scales depends on it.
 
     Attributes:
-        restored: what the stored weight becomes.
-        activations: whether activations are rounded to int8 too.
+        weight_round_trip: quantizes and restores a weight.
+        quantizes_activations: whether the activation is rounded to int8 too.
     """
 
-    restored: Weigher
-    activations: bool
+    weight_round_trip: WeightRoundTrip
+    quantizes_activations: bool
 
 
-def best_scaling(
+def best_channel_scale(
     weights: Sequence[FloatArray],
     channels: Channels,
-    storage: Storage,
-    least_gain: float,
+    quantization: ProductQuantization,
+    min_gain: float,
 ) -> FloatArray | None:
-    """Chooses the scale of every channel of a tensor.
+    """Returns the scale of every channel of a tensor that leaves the smallest estimated error.
 
     Args:
-        weights: the matrices (summed axis, channels) that the tensor is multiplied with.
-        channels: what it was seen to hold.
-        storage: how all of it is quantized.
-        least_gain: share of the error that a scaling has to take away, as `least_gain` gives it.
+        weights: the matrices (summed axis, channels) float32 that the tensor is multiplied with.
+        channels: largest and mean magnitude of each channel of the tensor.
+        quantization: how the products are quantized.
+        min_gain: share of the error that the scale must remove, as `required_gain` returns it.
 
     Returns:
-        s (summed axis,) float32, positive; None where no scaling gains so much.
+        The scale s, (summed axis,) float32, positive; None where no scale removes that share.
     """
     weight = np.concatenate(weights, axis=1)
     ones = np.ones(len(weight), np.float32)
-    errors = [(_error(weight, channels, ones, storage), ones)]
+    errors = [(_product_error(weight, channels, ones, quantization), ones)]
     for exponent in _EXPONENTS:
-        scale = _candidate(weight, channels, float(exponent), storage)
-        errors.append((_error(weight, channels, scale, storage), scale))
-    best, scale = min(errors, key=lambda pair: pair[0])
-    return scale if best < (1 - least_gain) * errors[0][0] else None
+        scale = _candidate_scale(weight, channels, float(exponent), quantization)
+        errors.append((_product_error(weight, channels, scale, quantization), scale))
+    lowest_error, scale = min(errors, key=lambda pair: pair[0])
+    return scale if lowest_error < (1 - min_gain) * errors[0][0] else None
 
 
-def least_gain(group: Sequence[Linear], of_a_mul: float) -> float:
-    """Returns what a scaling must gain: so much where the division is an operator of its own."""
-    return _LEAST_GAIN if _factors(group) else of_a_mul
+def required_gain(group: Sequence[Linear], gain_of_mul: float) -> float:
+    """Returns the share of the error that a scale must remove to be worth its cost.
+
+    Args:
+        group: the operators that share the tensor.
+        gain_of_mul: the share where the division needs a Mul of its own.
+    """
+    return _FOLDED_GAIN if _foldable_constants(group) else gain_of_mul
 
 
 def scale_channels(graph: ir.Graph, group: Sequence[Linear], scale: FloatArray) -> ir.Value:
-    """Divides a tensor by a scale and multiplies the weights that it meets, in place.
+    """Divides a tensor by a scale and multiplies the weights behind it, in place.
 
     Args:
-        graph: that all is in.
-        group: operators that share their activation; others that take it are left alone.
-        scale: (summed axis,).
+        graph: the graph of the operators.
+        group: the operators with the tensor as activation; other uses keep the undivided tensor.
+        scale: the scale of each channel, (summed axis,) float32.
 
     Returns:
-        The tensor that the operators take now.
+        The divided tensor, which is the operators' new activation.
     """
     activation = group[0].activation
     for linear in group:
         _scale_weight(graph, linear, scale)
-    if factors := _factors(group):
-        for node, index in factors:
-            _divide(graph, node, index, scale)
+    if constants := _foldable_constants(group):
+        for node, index in constants:
+            _divide_constant(graph, node, index, scale)
         return activation
     name = f"{activation.name}_scaled"
     number = sum(str(node.outputs[0].name).startswith(name) for node, _ in activation.uses())
     name = f"{name}_{number}" if number else name
-    factor = constant(graph, f"{name}_factor", (1 / scale).astype(np.float32))
-    divide = ir.node("Mul", [activation, factor], name=name)
-    scaled = divide.outputs[0]
+    inverse = constant(graph, f"{name}_factor", (1 / scale).astype(np.float32))
+    multiply = ir.node("Mul", [activation, inverse], name=name)
+    scaled = multiply.outputs[0]
     describe(scaled, name, activation, ir.DataType.FLOAT)
-    graph.insert_before(group[0].node, divide)
+    graph.insert_before(group[0].node, multiply)
     for linear in group:
         linear.node.replace_input_with(0, scaled)
     return scaled
 
 
-def restored_per_channel(weight: FloatArray, form: LowBitType) -> FloatArray:
-    """Returns what is left of a matrix (summed axis, channels) with one scale per channel."""
-    return quantize_per_channel("weight", weight, 1, form).restored
+def round_trip_per_channel(weight: FloatArray, low_bit_type: LowBitType) -> FloatArray:
+    """Returns a matrix (summed axis, channels) after quantizing and restoring it per channel."""
+    return quantize_per_channel("weight", weight, 1, low_bit_type).restored
 
 
-def scaled_range(seen: Range, channels: Channels, scale: FloatArray) -> Range:
-    """Returns the range of a tensor whose channels were divided by a scale.
+def range_after_scaling(observed: Range, channels: Channels, scale: FloatArray) -> Range:
+    """Returns the range of a tensor after its channels were divided by a scale.
 
-    A range that leaves out rare numbers leaves out as large a share of the divided ones.
+    Where the observed range covers only a share of the largest magnitude, the returned range covers
+    the same share of the largest divided magnitude.
     """
-    largest = float((channels.largest / scale).max())
-    whole = float(channels.largest.max())
-    used = min(1.0, max(abs(seen.low), abs(seen.high)) / whole) if whole > 0 else 1.0
-    return Range(-largest * used if seen.low < 0 else 0.0, largest * used)
+    divided = float((channels.largest / scale).max())
+    largest = float(channels.largest.max())
+    share = min(1.0, max(abs(observed.low), abs(observed.high)) / largest) if largest > 0 else 1.0
+    return Range(-divided * share if observed.low < 0 else 0.0, divided * share)
 
 
-def _candidate(
-    weight: FloatArray, channels: Channels, exponent: float, storage: Storage
+def _candidate_scale(
+    weight: FloatArray, channels: Channels, exponent: float, quantization: ProductQuantization
 ) -> FloatArray:
-    if storage.activations:
-        large = np.maximum(np.abs(weight).max(axis=1), np.finfo(np.float32).tiny)
-        scale = channels.largest**exponent / large ** (1 - exponent)
+    if quantization.quantizes_activations:
+        weight_magnitudes = np.maximum(np.abs(weight).max(axis=1), np.finfo(np.float32).tiny)
+        scale = channels.largest**exponent / weight_magnitudes ** (1 - exponent)
     else:
         scale = channels.mean**exponent
-    dead = ~np.isfinite(scale) | (scale <= 0) | (channels.largest <= 0)
-    scale = np.where(dead, 1.0, scale)
-    alive = scale[~dead]
-    if alive.size:  # about one, so that neither side drifts out of range
-        scale = np.where(dead, 1.0, scale / np.sqrt(alive.max() * alive.min()))
+    unusable = ~np.isfinite(scale) | (scale <= 0) | (channels.largest <= 0)
+    scale = np.where(unusable, 1.0, scale)
+    usable = scale[~unusable]
+    if usable.size:  # centred on one, so that neither side leaves the range of float32
+        scale = np.where(unusable, 1.0, scale / np.sqrt(usable.max() * usable.min()))
     return np.clip(scale, 1e-3, 1e3).astype(np.float32)
 
 
-def _error(weight: FloatArray, channels: Channels, scale: FloatArray, storage: Storage) -> float:
-    """Estimates the squared error of the product, channels taken as independent."""
+def _product_error(
+    weight: FloatArray, channels: Channels, scale: FloatArray, quantization: ProductQuantization
+) -> float:
+    """Estimates the squared error of the product, with channels assumed independent."""
     scaled = weight * scale[:, None]
-    lost = storage.restored(scaled) / scale[:, None] - weight
-    error = float(
-        (channels.mean.astype(np.float64) ** 2 * (lost.astype(np.float64) ** 2).sum(1)).sum()
-    )
-    if storage.activations:
+    weight_error = quantization.weight_round_trip(scaled) / scale[:, None] - weight
+    squared_means = channels.mean.astype(np.float64) ** 2
+    error = float((squared_means * (weight_error.astype(np.float64) ** 2).sum(1)).sum())
+    if quantization.quantizes_activations:
         step = float((channels.largest / scale).max()) / _INT8_MAX
         error += step**2 / 12 * float((scaled.astype(np.float64) ** 2).sum())
     return error
@@ -160,66 +179,67 @@ def _error(weight: FloatArray, channels: Channels, scale: FloatArray, storage: S
 def _scale_weight(graph: ir.Graph, linear: Linear, scale: FloatArray) -> None:
     weight = linear.weight
     assert weight.const_value is not None
-    along = scale[:, None] if linear.channel_axis == 1 else scale[None, :]
-    array = (weight.const_value.numpy() * along).astype(np.float32)
+    factors = scale[:, None] if linear.channel_axis == 1 else scale[None, :]
+    array = (weight.const_value.numpy() * factors).astype(np.float32)
     linear.node.replace_input_with(1, constant(graph, f"{weight.name}_scaled", array))
 
 
-def _is_all_of(value: ir.Value, users: set[ir.Node]) -> bool:
+def _is_used_only_by(value: ir.Value, nodes: set[ir.Node]) -> bool:
     return not value.is_graph_output() and all(
-        node in users and index == 0 for node, index in value.uses()
+        node in nodes and index == 0 for node, index in value.uses()
     )
 
 
-def _factors(group: Sequence[Linear]) -> list[Use]:
-    """Finds the constants that can be divided in place of a group's activation.
+def _foldable_constants(group: Sequence[Linear]) -> list[NodeInput]:
+    """Returns the constants that can be divided in place of a group's activation.
 
-    These are the gain and shift of a normalization, or weight and bias of a product before a Relu;
-    none where there is no such operator, or something else takes what it gives.
+    These are the gain and shift of a normalization, or the weight and bias of a product before a
+    Relu; the list is empty where the activation has another producer or another use.
     """
-    activation, users = group[0].activation, {linear.node for linear in group}
+    activation, products = group[0].activation, {linear.node for linear in group}
     node = activation.producer()
-    if node is None or not _is_all_of(activation, users):
+    if node is None or not _is_used_only_by(activation, products):
         return []
-    if node.op_type in _NORMS:
-        found = [(node, index) for index, value in enumerate(node.inputs) if index and value]
+    if node.op_type in _NORMALIZATIONS:
+        constants = [(node, index) for index, value in enumerate(node.inputs) if index and value]
     elif node.op_type == "Relu":
-        found = _factors_of_product(node)
+        constants = _constants_before_relu(node)
     else:
         return []
     size = group[0].weight_shape[1 - group[0].channel_axis]
-    return found if all(_is_constant(node.inputs[i], size) for node, i in found) else []
+    are_divisible = all(_is_constant_of_size(node.inputs[i], size) for node, i in constants)
+    return constants if are_divisible else []
 
 
-def _factors_of_product(relu: ir.Node) -> list[Use]:
-    """Finds weight and bias of MatMul, Add and Relu, where nothing else takes what they give."""
-    add = _alone(relu.inputs[0], "Add")
+def _constants_before_relu(relu: ir.Node) -> list[NodeInput]:
+    """Returns the weight and bias of MatMul, Add and Relu, if each output has a single use."""
+    add = _only_used_producer(relu.inputs[0], "Add")
     if add is None:
         return []
     for index in (0, 1):
-        product = _alone(add.inputs[index], "MatMul")
+        product = _only_used_producer(add.inputs[index], "MatMul")
         if product is not None:
             return [(product, 1), (add, 1 - index)]
     return []
 
 
-def _alone(value: ir.Value | None, operator: str) -> ir.Node | None:
-    """Returns the operator that makes a value which only one other takes."""
+def _only_used_producer(value: ir.Value | None, operator: str) -> ir.Node | None:
+    """Returns the producer of a value of this operator type, if the value has a single use."""
     node = None if value is None else value.producer()
     if value is None or node is None or node.op_type != operator:
         return None
     return node if len(list(value.uses())) == 1 and not value.is_graph_output() else None
 
 
-def _is_constant(value: ir.Value | None, size: int) -> bool:
+def _is_constant_of_size(value: ir.Value | None, size: int) -> bool:
     tensor = None if value is None else value.const_value
     return tensor is not None and tensor.numpy().shape[-1:] == (size,)
 
 
-def _divide(graph: ir.Graph, node: ir.Node, index: int, scale: FloatArray) -> None:
+def _divide_constant(graph: ir.Graph, node: ir.Node, index: int, scale: FloatArray) -> None:
     """Divides a constant along its last axis, for one operator."""
     value = node.inputs[index]
-    assert value is not None and value.const_value is not None, "it was found to be a constant"
+    assert value is not None and value.const_value is not None, "only constants are divided"
     array = (value.const_value.numpy() / scale).astype(np.float32)
     name = f"{value.name}_for_{node.outputs[0].name}"
     node.replace_input_with(index, constant(graph, name, array))

@@ -1,6 +1,7 @@
-"""The layers of a model that quantization treats, or leaves alone, each as one.
+"""The layers of a model, as the user names them to keep them in float.
 
-A decoder's layer is in two graphs, prefill and step: one weight, quantized once.
+A layer is one weight. Prefill and step hold the same weights, so a layer of the decoder is an
+operator of each of these graphs, and both are quantized or both stay float.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from hybrid_deploy.calibration.qdq.linear_operators import Linear, linears
+from hybrid_deploy.calibration.qdq.linear_operators import Linear, linear_operators
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError
 
@@ -20,13 +21,13 @@ _DECODER_ROLES = (GraphRole.STEP, GraphRole.PREFILL)
 
 @dataclass(frozen=True)
 class Layer:
-    """An operator with a weight.
+    """A weight and the operators that use it.
 
     Attributes:
-        name: of its component and its weight, as `decoder/decoder.layers.0.linear1`.
-        operator: Conv, MatMul or Gemm.
-        shape: of the weight.
-        names: what the weight is called in each graph, as `Linear.name`.
+        name: component and weight name, such as `decoder/decoder.layers.0.linear1`.
+        operator: operator type: Conv, MatMul or Gemm.
+        shape: shape of the weight.
+        names: names of the weight's operators in each graph, as `Linear.name` returns them.
     """
 
     name: str
@@ -35,8 +36,8 @@ class Layer:
     names: Mapping[GraphRole, frozenset[str]]
 
     @property
-    def parameters(self) -> int:
-        """Numbers in the weight."""
+    def parameter_count(self) -> int:
+        """The number of elements of the weight."""
         count = 1
         for size in self.shape:
             count *= size
@@ -44,59 +45,74 @@ class Layer:
 
 
 def layers_of(graphs: Mapping[GraphRole, ir.Model]) -> list[Layer]:
-    """Lists the layers of float graphs in the order of the graphs, the encoder's first."""
+    """Returns the layers of float graphs, the encoder's first, each in the order of its graph."""
     layers = [
-        Layer(f"encoder/{name}", of[0].node.op_type, of[0].weight_shape, _named(name))
-        for name, of in _by_name(graphs[GraphRole.ENCODER]).items()
+        Layer(
+            f"encoder/{name}",
+            operators[0].node.op_type,
+            operators[0].weight_shape,
+            _names_in_encoder(name),
+        )
+        for name, operators in _by_name(graphs[GraphRole.ENCODER]).items()
     ]
-    named: dict[bytes, dict[GraphRole, frozenset[str]]] = {}
-    first: dict[bytes, tuple[str, Linear]] = {}
+    names: dict[bytes, dict[GraphRole, frozenset[str]]] = {}
+    first_operators: dict[bytes, tuple[str, Linear]] = {}
     for role in (role for role in _DECODER_ROLES if role in graphs):
-        for name, of in _by_name(graphs[role]).items():
-            if of[0].node.op_type != "Conv":
-                key = weight_key(of[0])
-                first.setdefault(key, (name, of[0]))
-                known = named.setdefault(key, {})
-                known[role] = known.get(role, frozenset()) | {name}
+        for name, operators in _by_name(graphs[role]).items():
+            if operators[0].node.op_type != "Conv":
+                key = weight_key(operators[0])
+                first_operators.setdefault(key, (name, operators[0]))
+                names_by_role = names.setdefault(key, {})
+                names_by_role[role] = names_by_role.get(role, frozenset()) | {name}
     return layers + [
-        Layer(f"decoder/{name}", linear.node.op_type, linear.weight_shape, named[key])
-        for key, (name, linear) in first.items()
+        Layer(f"decoder/{name}", linear.node.op_type, linear.weight_shape, names[key])
+        for key, (name, linear) in first_operators.items()
     ]
 
 
 def names_in_float(
     layers: Collection[Layer], layers_in_float: Collection[str], role: GraphRole
 ) -> frozenset[str]:
-    """Returns what the weights of the kept layers are called in a graph.
+    """Returns the operator names, as `Linear.name`, of the layers that stay float in a graph.
+
+    Args:
+        layers: all layers of the model.
+        layers_in_float: names of the layers that stay float.
+        role: role of the graph.
 
     Raises:
-        UsageError: there is no layer of such a name.
+        UsageError: the model has no layer of one of the names.
     """
-    known = {layer.name: layer for layer in layers}
+    layers_by_name = {layer.name: layer for layer in layers}
     for name in layers_in_float:
-        if name not in known:
-            raise UsageError(f"the model has no layer {name!r}; its layers: {', '.join(known)}")
+        if name not in layers_by_name:
+            raise UsageError(
+                f"the model has no layer {name!r}; its layers: {', '.join(layers_by_name)}"
+            )
     return frozenset().union(
-        *(known[name].names.get(role, frozenset()) for name in layers_in_float)
+        *(layers_by_name[name].names.get(role, frozenset()) for name in layers_in_float)
     )
 
 
 def weight_key(linear: Linear) -> bytes:
-    """Returns what two operators with equal weights have in common, whatever graph they are in."""
+    """Returns a SHA-256 hash that operators with equal weights share, in any graph.
+
+    A Gemm with a transposed weight has the key of the MatMul that computes the same.
+    """
     tensor = linear.weight.const_value
     assert tensor is not None
     array = tensor.numpy()
     if linear.channel_axis == 0 and linear.node.op_type == "Gemm":
-        array = array.T  # as MatMul would have it
+        array = array.T  # the orientation of a MatMul's weight
     return hashlib.sha256(str(array.shape).encode() + array.tobytes()).digest()
 
 
-def _named(name: str) -> dict[GraphRole, frozenset[str]]:
+def _names_in_encoder(name: str) -> dict[GraphRole, frozenset[str]]:
     return {GraphRole.ENCODER: frozenset({name})}
 
 
 def _by_name(model: ir.Model) -> dict[str, list[Linear]]:
-    found: dict[str, list[Linear]] = {}
-    for linear in linears(model.graph):
-        found.setdefault(linear.name, []).append(linear)
-    return found
+    operators: dict[str, list[Linear]] = {}
+    for linear in linear_operators(model.graph):
+        operators.setdefault(linear.name, []).append(linear)
+    return operators

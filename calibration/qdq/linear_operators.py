@@ -1,4 +1,16 @@
-"""Where int8 enters a graph: the linear operators, and the tensors that are quantized for them."""
+"""The linear operators of a graph, and the tensors that are quantized for them.
+
+The tensors depend on what the backend fuses:
+
+    inputs_to_quantize               every activation of a linear operator
+    portable_tensors_to_quantize     and the skip branch of Add(Conv, skip), for TensorRT
+    cpu_tensors_to_quantize          and the output of every Conv, for ONNX Runtime's CPU kernels
+
+`prevent_gemm_fusion` rewrites a pattern that ONNX Runtime would fuse to a float operator:
+
+    BEFORE                                      AFTER
+    MatMul (stored weight), Add, Relu           MatMul (stored weight), Sum, Relu
+"""
 
 from __future__ import annotations
 
@@ -10,10 +22,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 _FUSED_ACTIVATIONS = frozenset({"Clip", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Tanh"})
-# Operators that only pick or move numbers, so that a scale holds on both sides.
+# Operators that only select or move numbers, so that input and output have the same scale.
 _MOVING = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
-Use = tuple[ir.Node, int]
+NodeInput = tuple[ir.Node, int]
+"""A node and the index of one of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +34,8 @@ class Linear:
     """An operator with a constant float32 weight.
 
     Attributes:
-        node: Conv, MatMul or Gemm; its input 0 is the activation, 1 the weight.
-        channel_axis: the weight's axis of output channels.
+        node: a Conv, MatMul or Gemm; its input 0 is the activation, input 1 the weight.
+        channel_axis: the axis of the weight that counts output channels.
     """
 
     node: ir.Node
@@ -30,17 +43,17 @@ class Linear:
 
     @property
     def activation(self) -> ir.Value:
-        """The tensor that meets the weight."""
-        return _required(self.node.inputs[0])
+        """The tensor that the weight is applied to."""
+        return _present(self.node.inputs[0])
 
     @property
     def weight(self) -> ir.Value:
-        """The constant."""
-        return _required(self.node.inputs[1])
+        """The weight, an initializer."""
+        return _present(self.node.inputs[1])
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """Its sizes."""
+        """The sizes of the weight."""
         assert self.weight.const_value is not None
         return tuple(int(size) for size in self.weight.const_value.shape.numpy())
 
@@ -53,19 +66,19 @@ class Linear:
 
     @property
     def is_grouped(self) -> bool:
-        """Whether it is a convolution of channels in groups, as depthwise ones are."""
+        """Whether the operator is a convolution with several groups, such as a depthwise one."""
         return self.node.attributes.get_int("group", 1) != 1
 
     @property
     def name(self) -> str:
-        """What its weight is called in the model, where that is known."""
+        """The name of the weight's module in the model, as far as the graph holds it."""
         name = str(self.weight.name).removesuffix("_transposed").removesuffix(".weight")
-        return name if "." in name else self._bias_name or name
+        return name if "." in name else self._name_from_bias or name
 
     @property
-    def _bias_name(self) -> str | None:
-        """What the bias is called in the model: a weight that was rearranged lost its name."""
-        bias = next((v for v in self.node.inputs[2:] if v is not None), None)
+    def _name_from_bias(self) -> str | None:
+        """The module's name from its bias: the exporter renames a weight that it rearranges."""
+        bias = next((value for value in self.node.inputs[2:] if value is not None), None)
         for user, index in self.node.outputs[0].uses():
             if user.op_type in ("Add", "Sum") and bias is None:
                 bias = user.inputs[1 - index]
@@ -74,8 +87,8 @@ class Linear:
         return str(bias.name).removesuffix(".bias")
 
 
-def sharing_activations(targets: Iterable[Linear]) -> dict[str, list[Linear]]:
-    """Groups the matrix products by the name of the tensor that they take."""
+def products_by_activation(targets: Iterable[Linear]) -> dict[str, list[Linear]]:
+    """Returns the matrix products (no convolutions) by the name of their activation."""
     groups: dict[str, list[Linear]] = {}
     for linear in targets:
         if linear.node.op_type != "Conv":
@@ -83,80 +96,95 @@ def sharing_activations(targets: Iterable[Linear]) -> dict[str, list[Linear]]:
     return groups
 
 
-def linears(graph: ir.Graph) -> list[Linear]:
-    """Finds the operators whose weights can be quantized, in the graph's order."""
+def linear_operators(graph: ir.Graph) -> list[Linear]:
+    """Returns the operators whose weights can be quantized, in the graph's order."""
     return [Linear(node, axis) for node in graph if (axis := _channel_axis(node)) is not None]
 
 
-def input_points(
+def inputs_to_quantize(
     graph: ir.Graph, targets: Sequence[Linear] | None = None
-) -> dict[ir.Value, list[Use]]:
-    """Returns the inputs of the operators to quantize, and nothing besides.
+) -> dict[ir.Value, list[NodeInput]]:
+    """Returns the activations of the operators to quantize, and no other tensors.
 
-    Floats of 8 bits have 3 bits of precision: a skip branch is better off without.
+    8-bit floats have a precision of 3 bits, so rounding a skip branch to them costs too much.
 
     Args:
-        graph: float32.
-        targets: the operators to quantize; all of them if not given.
+        graph: the float32 graph.
+        targets: the operators to quantize; None for all linear operators of the graph.
+
+    Returns:
+        For each tensor, the node inputs that receive the quantized tensor.
     """
-    points: dict[ir.Value, list[Use]] = {}
-    for linear in linears(graph) if targets is None else targets:
-        points.setdefault(linear.activation, []).append((linear.node, 0))
-    return points
+    inputs: dict[ir.Value, list[NodeInput]] = {}
+    for linear in linear_operators(graph) if targets is None else targets:
+        inputs.setdefault(linear.activation, []).append((linear.node, 0))
+    return inputs
 
 
-def portable_points(
+def portable_tensors_to_quantize(
     graph: ir.Graph, targets: Sequence[Linear] | None = None
-) -> dict[ir.Value, list[Use]]:
-    """Returns the tensors to quantize with the uses that take the quantized one.
+) -> dict[ir.Value, list[NodeInput]]:
+    """Returns the tensors to quantize for TensorRT.
 
-    These are the inputs of the linear operators, and the skip branches of residual Adds: with
-    them TensorRT runs convolution, activation and addition as one int8 kernel. The convolution's
-    own output is left alone.
+    These are the activations of the linear operators and the skip branches of residual Adds: with
+    both, TensorRT runs convolution, activation function and addition as one int8 kernel. The output
+    of the convolution itself is not quantized.
 
     Args:
-        graph: float32.
-        targets: the operators to quantize; all of them if not given.
+        graph: the float32 graph.
+        targets: the operators to quantize; None for all linear operators of the graph.
+
+    Returns:
+        For each tensor, the node inputs that receive the quantized tensor.
     """
-    chosen = linears(graph) if targets is None else targets
-    points = input_points(graph, chosen)
-    for use, value in _skip_branches(graph, {linear.node for linear in chosen}):
-        points.setdefault(value, []).append(use)
-    return points
+    operators = linear_operators(graph) if targets is None else targets
+    inputs = inputs_to_quantize(graph, operators)
+    for node_input, value in _skip_branches(graph, {linear.node for linear in operators}):
+        inputs.setdefault(value, []).append(node_input)
+    return inputs
 
 
-def cpu_points(
+def cpu_tensors_to_quantize(
     graph: ir.Graph, targets: Sequence[Linear] | None = None
-) -> dict[ir.Value, list[Use]]:
-    """Returns `portable_points`, and the outputs of convolutions where nothing else quantizes them.
+) -> dict[ir.Value, list[NodeInput]]:
+    """Returns the tensors to quantize for ONNX Runtime's CPU kernels.
 
-    ONNX Runtime takes a convolution for an int8 one only when its output is quantized too.
+    These are the tensors of `portable_tensors_to_quantize` and the outputs of all convolutions:
+    ONNX Runtime runs a convolution in int8 only if all uses of its output are quantized too.
+
+    Args:
+        graph: the float32 graph.
+        targets: the operators to quantize; None for all linear operators of the graph.
+
+    Returns:
+        For each tensor, the node inputs that receive the quantized tensor.
     """
-    chosen = linears(graph) if targets is None else targets
-    points = portable_points(graph, chosen)
-    for linear in chosen:
+    operators = linear_operators(graph) if targets is None else targets
+    inputs = portable_tensors_to_quantize(graph, operators)
+    for linear in operators:
         if linear.node.op_type == "Conv":
-            output = _moved(_convolved(linear.node))
-            if set(points.get(output, ())) != set(output.uses()):
-                points[output] = list(output.uses())
-    return points
+            output = _after_moving(_activated_output(linear.node))
+            if set(inputs.get(output, ())) != set(output.uses()):
+                inputs[output] = list(output.uses())
+    return inputs
 
 
-def keep_from_gemm(linear: Linear, *, rounds_activations: bool) -> None:
-    """Writes the Add behind a two-dimensional MatMul as a Sum, which is equal, where that helps.
+def prevent_gemm_fusion(linear: Linear, *, quantizes_activations: bool) -> None:
+    """Replaces the Add behind a two-dimensional MatMul by an equal Sum, in place, where that helps.
 
-    ONNX Runtime merges MatMul and Add, and MatMul, Add and activation, to one operator before it
-    looks for numbers of few bits, and then converts the weights to float in every call. Where only
-    weights are stored so, the Add of a bias alone becomes part of the right operator.
+    ONNX Runtime fuses MatMul and Add into Gemm before it matches quantized operators, and then
+    converts the stored weight to float in every call; it does not fuse Sum. Where only the weight
+    is quantized and no activation function follows, ONNX Runtime adds a constant bias in the
+    quantized operator itself, so that Add stays.
     """
     rank = None if linear.activation.shape is None else linear.activation.shape.rank()
     if linear.node.op_type != "MatMul" or rank not in (2, None):
         return
-    for node, _ in _moved(linear.node.outputs[0]).uses():
+    for node, _ in _after_moving(linear.node.outputs[0]).uses():
         users = [user.op_type for user, _ in node.outputs[0].uses()]
-        activated = any(user in _FUSED_ACTIVATIONS for user in users)
-        biased = any(value is not None and value.const_value is not None for value in node.inputs)
-        if node.op_type == "Add" and (rounds_activations or activated or not biased):
+        is_activated = any(user in _FUSED_ACTIVATIONS for user in users)
+        has_bias = any(value is not None and value.const_value is not None for value in node.inputs)
+        if node.op_type == "Add" and (quantizes_activations or is_activated or not has_bias):
             node.op_type = "Sum"
 
 
@@ -173,27 +201,29 @@ def _channel_axis(node: ir.Node) -> int | None:
     return 0 if node.attributes.get_int("transB") else 1
 
 
-def _skip_branches(graph: ir.Graph, targets: set[ir.Node]) -> Iterator[tuple[Use, ir.Value]]:
+def _skip_branches(graph: ir.Graph, targets: set[ir.Node]) -> Iterator[tuple[NodeInput, ir.Value]]:
     for node in graph:
         if node.op_type != "Add":
             continue
-        convolved = [_is_convolved(_required(value), targets) for value in node.inputs]
-        if any(convolved):
-            index = convolved.index(True) ^ 1
-            skip = _required(node.inputs[index])
-            if skip.const_value is None:
-                yield (node, index), skip
+        from_convolution = [
+            _is_convolution_output(_present(value), targets) for value in node.inputs
+        ]
+        if any(from_convolution):
+            index = from_convolution.index(True) ^ 1
+            skip_branch = _present(node.inputs[index])
+            if skip_branch.const_value is None:
+                yield (node, index), skip_branch
 
 
-def _is_convolved(value: ir.Value, targets: set[ir.Node]) -> bool:
+def _is_convolution_output(value: ir.Value, targets: set[ir.Node]) -> bool:
     node = value.producer()
     if node is not None and node.op_type in _FUSED_ACTIVATIONS:
-        node = _required(node.inputs[0]).producer()
+        node = _present(node.inputs[0]).producer()
     return node is not None and node.op_type == "Conv" and node in targets
 
 
-def _convolved(node: ir.Node) -> ir.Value:
-    """Returns what leaves a convolution and its activation."""
+def _activated_output(node: ir.Node) -> ir.Value:
+    """Returns the output of a convolution, or that of the activation function fused with it."""
     output = node.outputs[0]
     uses = list(output.uses())
     if len(uses) == 1 and uses[0][0].op_type in _FUSED_ACTIVATIONS:
@@ -201,8 +231,8 @@ def _convolved(node: ir.Node) -> ir.Value:
     return output
 
 
-def _moved(value: ir.Value) -> ir.Value:
-    """Follows a tensor to where it is last moved: a scale chosen there holds here too."""
+def _after_moving(value: ir.Value) -> ir.Value:
+    """Returns a tensor after the operators that only move its numbers; the scale is the same."""
     while not value.is_graph_output():
         uses = list(value.uses())
         if len(uses) != 1 or uses[0][0].op_type not in _MOVING or uses[0][1] != 0:
@@ -211,6 +241,6 @@ def _moved(value: ir.Value) -> ir.Value:
     return value
 
 
-def _required(value: ir.Value | None) -> ir.Value:
-    assert value is not None, "the input is not optional"
+def _present(value: ir.Value | None) -> ir.Value:
+    assert value is not None, "linear operators and Adds have these inputs"
     return value

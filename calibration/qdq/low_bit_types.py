@@ -1,4 +1,4 @@
-"""The numbers of 8 and 4 bits that graphs hold, all symmetric about zero but one."""
+"""The number types of 8 and 4 bits that weights are stored in, symmetric about zero."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class LowBitType:
-    """A number of few bits.
+    """A number type of 8 or 4 bits.
 
     Attributes:
-        name: as in the names of tensors.
-        dtype: in ONNX.
-        numpy: in numpy.
-        largest: magnitude that is used; integers leave out their lowest, to be symmetric.
-        whole: whether these are integers.
+        name: name of the type in the names of tensors.
+        dtype: the ONNX type.
+        numpy_dtype: the numpy dtype; ml_dtypes' for int4 and float8.
+        largest: the largest magnitude in use; the lowest integer is left out, for symmetry.
+        is_integer: whether the numbers are integers.
     """
 
     name: str
     dtype: ir.DataType
-    numpy: Any
+    numpy_dtype: Any
     largest: float
-    whole: bool = True
+    is_integer: bool = True
 
     def quantized(self, ratio: NDArray[np.float32]) -> NDArray[Any]:
-        """Rounds numbers that were divided by their scale, ties to even, and clips them."""
-        clipped = np.clip(np.rint(ratio) if self.whole else ratio, -self.largest, self.largest)
-        rounded: NDArray[Any] = clipped.astype(self.numpy)
+        """Returns numbers, already divided by their scale, rounded half to even and clipped."""
+        clipped = np.clip(np.rint(ratio) if self.is_integer else ratio, -self.largest, self.largest)
+        rounded: NDArray[Any] = clipped.astype(self.numpy_dtype)
         return rounded
 
 
 INT8 = LowBitType("int8", ir.DataType.INT8, np.int8, 127)
 INT4 = LowBitType("int4", ir.DataType.INT4, ml_dtypes.int4, 7)
-FLOAT8 = LowBitType("fp8", ir.DataType.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn, 448, whole=False)
+FLOAT8 = LowBitType("fp8", ir.DataType.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn, 448, is_integer=False)

@@ -1,11 +1,17 @@
-"""Weights stored in few bits, behind a DequantizeLinear that the backends fuse with the product."""
+"""Weights stored in 8 or 4 bits, behind a DequantizeLinear that the backends fuse.
+
+BEFORE                        AFTER
+weight (float32)              weight_int8, weight_scale
+|                             DequantizeLinear
+MatMul, Gemm or Conv          MatMul, Gemm or Conv
+"""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
 from hybrid_deploy.calibration.graphs.graph_edits import constant, describe
-from hybrid_deploy.calibration.qdq.linear_operators import Linear, keep_from_gemm
+from hybrid_deploy.calibration.qdq.linear_operators import Linear, prevent_gemm_fusion
 from hybrid_deploy.calibration.qdq.low_bit_types import LowBitType
 from hybrid_deploy.calibration.qdq.weight_rounding import (
     QuantizedWeight,
@@ -18,55 +24,64 @@ from hybrid_deploy.calibration.recipes import BLOCK_SIZES
 def store_weight(
     graph: ir.Graph,
     linear: Linear,
-    form: LowBitType,
+    low_bit_type: LowBitType,
     block_size: int | None = None,
     *,
-    rounds_activations: bool = False,
+    quantizes_activations: bool = False,
 ) -> QuantizedWeight:
-    """Stores the weight of one operator, in place; the operator still gives float.
+    """Stores the weight of one operator in a low-bit type, in place; the operator returns float32.
+
+    The float32 initializer stays in the graph.
 
     Args:
-        graph: that the operator is in.
+        graph: the graph of the operator.
         linear: the operator.
-        form: of the stored numbers.
-        block_size: how many weights along the summed axis share a scale; None for one scale per
-            output channel.
-        rounds_activations: whether the operator's activation is quantized too.
+        low_bit_type: the number type of the stored weight.
+        block_size: number of weights along the summed axis that share a scale; None for one scale
+            per output channel.
+        quantizes_activations: whether the operator's activation is quantized too.
 
     Returns:
-        What was stored.
+        The stored weight.
 
     Raises:
         CalibrationError: the weight is not finite.
     """
     weight = linear.weight
     assert weight.name is not None
-    quantized = _quantized(weight.name, linear, form, block_size)
+    quantized = _quantized_weight(weight.name, linear, low_bit_type, block_size)
     attributes = {"axis": quantized.axis}
     if quantized.block_size is not None:
         attributes["block_size"] = quantized.block_size
-    values = constant(graph, f"{weight.name}_{form.name}", quantized.values)
+    values = constant(graph, f"{weight.name}_{low_bit_type.name}", quantized.values)
     scale = constant(graph, f"{weight.name}_scale", quantized.scale)
     name = f"{linear.node.outputs[0].name}_weight"
     dequantize = ir.node("DequantizeLinear", [values, scale], attributes, name=name)
     describe(dequantize.outputs[0], name, weight, ir.DataType.FLOAT)
     graph.insert_before(linear.node, dequantize)
     linear.node.replace_input_with(1, dequantize.outputs[0])
-    keep_from_gemm(linear, rounds_activations=rounds_activations)
+    prevent_gemm_fusion(linear, quantizes_activations=quantizes_activations)
     return quantized
 
 
-def block_for(linear: Linear, wanted: int) -> int | None:
-    """Returns the largest block, up to the wanted one, that divides the summed axis, or None."""
+def largest_block_size(linear: Linear, limit: int) -> int | None:
+    """Returns the largest block size up to `limit` that divides the summed axis; None without."""
     size = linear.weight_shape[1 - linear.channel_axis]
-    return next((b for b in reversed(BLOCK_SIZES) if b <= wanted and size % b == 0), None)
+    return next(
+        (
+            block_size
+            for block_size in reversed(BLOCK_SIZES)
+            if block_size <= limit and size % block_size == 0
+        ),
+        None,
+    )
 
 
-def _quantized(
-    name: str, linear: Linear, form: LowBitType, block_size: int | None
+def _quantized_weight(
+    name: str, linear: Linear, low_bit_type: LowBitType, block_size: int | None
 ) -> QuantizedWeight:
     assert linear.weight.const_value is not None
     array = linear.weight.const_value.numpy()
     if block_size is None:
-        return quantize_per_channel(name, array, linear.channel_axis, form)
-    return quantize_in_blocks(name, array, block_size, 1 - linear.channel_axis, form)
+        return quantize_per_channel(name, array, linear.channel_axis, low_bit_type)
+    return quantize_in_blocks(name, array, block_size, 1 - linear.channel_axis, low_bit_type)

@@ -1,4 +1,4 @@
-"""Symmetric weights of few bits: one scale per channel, or one per block along the summed axis."""
+"""Symmetric rounding of weights: one scale per channel, or one per block along the summed axis."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from hybrid_deploy.errors import CalibrationError
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """A weight as DequantizeLinear takes it.
+    """A weight in the form of DequantizeLinear's inputs and attributes.
 
     Attributes:
-        values: of the weight's shape, in the type of `form`.
-        scale: float32; (channels,), or the weight's shape with `axis` counted in blocks.
-        axis: of the channels, or of the blocks.
-        form: what the values are.
-        block_size: weights along `axis` that share a scale; None for one scale per channel.
+        values: the rounded weight divided by its scales, in the weight's shape and a low-bit dtype.
+        scale: the scales, float32; (channels,), or the weight's shape with blocks along `axis`.
+        axis: the axis that counts the channels, or along which the blocks lie.
+        block_size: number of weights along `axis` that share a scale; None for one scale per
+            channel.
     """
 
     values: NDArray[Any]
     scale: NDArray[np.float32]
     axis: int
-    form: LowBitType
     block_size: int | None = None
 
     @property
     def restored(self) -> NDArray[np.float32]:
-        """What DequantizeLinear makes of it."""
+        """The weight that DequantizeLinear returns, float32."""
         values = self.values.astype(np.float32)
         if self.block_size is not None:
             return values * np.repeat(self.scale, self.block_size, axis=self.axis)
@@ -42,17 +41,23 @@ class QuantizedWeight:
 
 
 def quantize_per_channel(
-    name: str, weight: NDArray[np.float32], axis: int, form: LowBitType = INT8
+    name: str, weight: NDArray[np.float32], axis: int, low_bit_type: LowBitType = INT8
 ) -> QuantizedWeight:
-    """Quantizes a weight with one scale for each index along `axis`.
+    """Returns a weight quantized with one scale for each index along `axis`.
+
+    Args:
+        name: name of the weight, for messages.
+        weight: the weight, any shape, float32; it is not changed.
+        axis: the axis that counts the output channels.
+        low_bit_type: the number type of the values.
 
     Raises:
-        CalibrationError: the weight, called `name`, is not finite.
+        CalibrationError: the weight is not finite.
     """
     _check_finite(name, weight)
-    others = tuple(i for i in range(weight.ndim) if i != axis)
-    scale = _scale(np.abs(weight).max(axis=others, keepdims=True), form)
-    return QuantizedWeight(form.quantized(weight / scale), scale.reshape(-1), axis, form)
+    summed_axes = tuple(i for i in range(weight.ndim) if i != axis)
+    scale = _nonzero_scale(np.abs(weight).max(axis=summed_axes, keepdims=True), low_bit_type)
+    return QuantizedWeight(low_bit_type.quantized(weight / scale), scale.reshape(-1), axis)
 
 
 def quantize_in_blocks(
@@ -60,12 +65,20 @@ def quantize_in_blocks(
     weight: NDArray[np.float32],
     block_size: int,
     axis: int = 0,
-    form: LowBitType = INT8,
+    low_bit_type: LowBitType = INT8,
 ) -> QuantizedWeight:
-    """Quantizes a matrix with one scale for every `block_size` weights along `axis`.
+    """Returns a weight quantized with one scale for every `block_size` weights along `axis`.
+
+    Args:
+        name: name of the weight, for messages.
+        weight: the weight, any shape, float32; it is not changed.
+        block_size: number of neighbouring weights that share a scale.
+        axis: the summed axis.
+        low_bit_type: the number type of the values.
 
     Raises:
-        CalibrationError: the weight is not finite, or its axis is no multiple of the block.
+        CalibrationError: the weight is not finite, or the size of its axis is no multiple of
+            `block_size`.
     """
     _check_finite(name, weight)
     size = weight.shape[axis]
@@ -77,19 +90,19 @@ def quantize_in_blocks(
     blocks = weight.reshape(
         *weight.shape[:axis], size // block_size, block_size, *weight.shape[axis + 1 :]
     )
-    scale = _scale(np.abs(blocks).max(axis=axis + 1, keepdims=True), form)
-    values = form.quantized(blocks / scale).reshape(weight.shape)
-    return QuantizedWeight(values, scale.squeeze(axis + 1), axis, form, block_size)
+    scale = _nonzero_scale(np.abs(blocks).max(axis=axis + 1, keepdims=True), low_bit_type)
+    values = low_bit_type.quantized(blocks / scale).reshape(weight.shape)
+    return QuantizedWeight(values, scale.squeeze(axis + 1), axis, block_size)
 
 
 def _check_finite(name: str, weight: NDArray[np.float32]) -> None:
     if not np.isfinite(weight).all():
-        raise CalibrationError(f"weight {name} is not finite; export a model with sound weights")
+        raise CalibrationError(f"weight {name} is not finite; export a model with finite weights")
 
 
-def _scale(amax: NDArray[np.float32], form: LowBitType) -> NDArray[np.float32]:
-    """Returns amax / largest; a channel of zeros, or of numbers too small to divide by, gets 1."""
-    scale: NDArray[np.float32] = (amax / np.float32(form.largest)).astype(np.float32)
+def _nonzero_scale(amax: NDArray[np.float32], low_bit_type: LowBitType) -> NDArray[np.float32]:
+    """Returns amax / largest; the scale is 1 where that is zero or denormal."""
+    scale: NDArray[np.float32] = (amax / np.float32(low_bit_type.largest)).astype(np.float32)
     tiny = np.finfo(np.float32).tiny
     scale[scale < tiny] = 1
     return scale

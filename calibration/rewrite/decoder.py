@@ -1,7 +1,12 @@
-"""Decoders with weights of few bits, and with activations of 8 bits where that is asked for.
+"""Decoders with stored weights of 8 or 4 bits and, in some forms, activations of 8 bits.
 
-A decoder waits for its weights and not for arithmetic, so what counts is how few bytes they take.
-Prefill and step share their weights: whatever is chosen for one holds in both.
+    BEFORE                          AFTER
+    x                               x, divided by channel scales (some forms)
+    |                               QuantizeLinear, DequantizeLinear (INT8 and FLOAT8)
+    MatMul (float32 weight)         MatMul (DequantizeLinear of the stored weight)
+
+A decoder waits for its weights to be read and not for arithmetic, so its speed depends on their
+bytes. Prefill and step share their weights, so both get the same scales and the same stored bytes.
 """
 
 from __future__ import annotations
@@ -16,30 +21,30 @@ from numpy.typing import NDArray
 from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
 from hybrid_deploy.calibration.half_precision.float16_embeddings import convert_embeddings
 from hybrid_deploy.calibration.qdq.channel_scaling import (
-    Storage,
-    best_scaling,
-    least_gain,
-    restored_per_channel,
+    ProductQuantization,
+    best_channel_scale,
+    range_after_scaling,
+    required_gain,
+    round_trip_per_channel,
     scale_channels,
-    scaled_range,
 )
 from hybrid_deploy.calibration.qdq.layers import weight_key
 from hybrid_deploy.calibration.qdq.linear_operators import (
     Linear,
-    input_points,
-    linears,
-    sharing_activations,
+    inputs_to_quantize,
+    linear_operators,
+    products_by_activation,
 )
 from hybrid_deploy.calibration.qdq.low_bit_types import FLOAT8, INT4, INT8, LowBitType
 from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_qdq_pairs
-from hybrid_deploy.calibration.qdq.stored_weights import block_for, store_weight
+from hybrid_deploy.calibration.qdq.stored_weights import largest_block_size, store_weight
 from hybrid_deploy.calibration.qdq.weight_rounding import quantize_in_blocks
 from hybrid_deploy.calibration.recipes import DecoderForm
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels, Scales
 from hybrid_deploy.contract import GraphRole
 
-_NUMBERS: Mapping[DecoderForm, LowBitType] = {
+_WEIGHT_TYPES: Mapping[DecoderForm, LowBitType] = {
     DecoderForm.INT8: INT8,
     DecoderForm.INT8_WEIGHTS: INT8,
     DecoderForm.INT4_WEIGHTS: INT4,
@@ -49,144 +54,167 @@ _ACTIVATIONS: Mapping[DecoderForm, ActivationForm] = {
     DecoderForm.INT8: ActivationForm.INT8,
     DecoderForm.FLOAT8: ActivationForm.FLOAT8,
 }
-_SCALED = frozenset({DecoderForm.INT8, DecoderForm.INT4_WEIGHTS})  # where rounding is coarse
-_BLOCK = 128
-_GAIN_OF_A_MUL = 0.25
-"""What a Mul of one row must take away of an error."""
+# The forms whose rounding is coarse: in the others, channel scaling gains too little.
+_SCALED_FORMS = frozenset({DecoderForm.INT8, DecoderForm.INT4_WEIGHTS})
+_DEFAULT_BLOCK = 128
+_GAIN_OF_MUL = 0.25
+"""Share of a product's error that a Mul of one row must remove to be worth its time."""
 
 
 def quantize_decoder(
     graphs: Mapping[GraphRole, ir.Model],
     scales: Scales | None,
     form: DecoderForm,
-    kept: Mapping[GraphRole, Collection[str]] | None = None,
+    in_float: Mapping[GraphRole, Collection[str]] | None = None,
     block_size: int | None = None,
 ) -> None:
-    """Rewrites prefill and step in place.
+    """Quantizes prefill and step in place.
 
     Args:
-        graphs: float32, projections untied.
-        scales: what the activations were seen to hold; without them the weights are rounded to the
-            nearest, and only forms that quantize weights alone are possible.
+        graphs: the float32 graphs by role, projections untied.
+        scales: ranges and channel statistics of the activations; None rounds the weights to the
+            nearest without scaling, which only forms without quantized activations accept.
         form: INT8, INT8_WEIGHTS, INT4_WEIGHTS or FLOAT8.
-        kept: names of the operators (`Linear.name`) that stay float, by graph.
-        block_size: how many weights share a scale; where they do not divide so, fewer.
+        in_float: names of the operators (`Linear.name`) that stay float, by graph.
+        block_size: number of weights that share a scale; a smaller block is used where this one
+            does not divide the summed axis. None for 128.
 
     Raises:
         CalibrationError: an activation has no range, or a weight is not finite.
     """
-    left = kept or {}
+    float_names = in_float or {}
     targets = {
-        role: [one for one in _matrices(model) if one.name not in left.get(role, ())]
+        role: [op for op in _matrix_products(model) if op.name not in float_names.get(role, ())]
         for role, model in graphs.items()
     }
-    numbers, block = _NUMBERS[form], None if form in _ACTIVATIONS else block_size or _BLOCK
+    weight_type = _WEIGHT_TYPES[form]
+    max_block_size = None if form in _ACTIVATIONS else block_size or _DEFAULT_BLOCK
     ranges: dict[GraphRole, dict[str, Range]] = {role: {} for role in graphs}
     if scales is not None:
-        seen = _Seen(targets, scales)
-        ranges = {role: seen.ranges(of) for role, of in targets.items()}
-        if form in _SCALED:
-            _scale_all(graphs, targets, seen, ranges, numbers, block)
+        statistics = _ActivationStatistics(targets, scales)
+        ranges = {role: statistics.ranges(operators) for role, operators in targets.items()}
+        if form in _SCALED_FORMS:
+            _scale_channels_in_all_graphs(
+                graphs, targets, statistics, ranges, weight_type, max_block_size
+            )
     for role, model in graphs.items():
         if form in _ACTIVATIONS:
-            points = input_points(model.graph, targets[role])
-            insert_qdq_pairs(model.graph, points, ranges[role], _ACTIVATIONS[form])
+            activations = inputs_to_quantize(model.graph, targets[role])
+            insert_qdq_pairs(model.graph, activations, ranges[role], _ACTIVATIONS[form])
         for linear in targets[role]:
-            _store(model.graph, linear, numbers, block)
+            _store_decoder_weight(model.graph, linear, weight_type, max_block_size)
         convert_embeddings(model)
         drop_unused_constants(model.graph)
 
 
-class _Seen:
-    """What the activations of every weight held, in prefill and step together.
+class _ActivationStatistics:
+    """Ranges and channel statistics of the activations of each weight, over prefill and step.
 
     Attributes:
-        keys: what operators of both graphs with equal weights have in common.
-        channels: by key.
+        weight_keys: the hash of each operator's weight, equal for equal weights of both graphs.
+        channels: the channel statistics of the activations of a weight, by its key.
     """
 
     def __init__(self, targets: Mapping[GraphRole, list[Linear]], scales: Scales) -> None:
-        self.keys = {one.node: weight_key(one) for of in targets.values() for one in of}
+        self.weight_keys = {
+            linear.node: weight_key(linear)
+            for operators in targets.values()
+            for linear in operators
+        }
         self.channels: dict[bytes, Channels] = {}
         self._ranges: dict[bytes, Range] = {}
         for role in (GraphRole.STEP, GraphRole.PREFILL):
             ranges, channels = scales.of(role), scales.channels_of(role)
             for linear in targets.get(role, ()):
-                name, key = str(linear.activation.name), self.keys[linear.node]
+                name, key = str(linear.activation.name), self.weight_keys[linear.node]
                 if name in ranges:
-                    known = self._ranges.get(key, ranges[name])
-                    self._ranges[key] = known.joined(ranges[name])
+                    previous_range = self._ranges.get(key, ranges[name])
+                    self._ranges[key] = previous_range.joined(ranges[name])
                 if name in channels:
-                    known_channels = self.channels.get(key, channels[name])
-                    self.channels[key] = _joined(known_channels, channels[name])
+                    previous_channels = self.channels.get(key, channels[name])
+                    self.channels[key] = _joined_channels(previous_channels, channels[name])
 
     def ranges(self, targets: list[Linear]) -> dict[str, Range]:
-        """Returns the range of each activation, over all that meet the same weights."""
-        found: dict[str, Range] = {}
+        """Returns the range of each activation by name, joined over all uses of its weights."""
+        ranges: dict[str, Range] = {}
         for linear in targets:
-            seen = self._ranges.get(self.keys[linear.node])
-            if seen is not None:
+            activation_range = self._ranges.get(self.weight_keys[linear.node])
+            if activation_range is not None:
                 name = str(linear.activation.name)
-                found[name] = found.get(name, seen).joined(seen)
-        return found
+                ranges[name] = ranges.get(name, activation_range).joined(activation_range)
+        return ranges
 
 
-def _joined(one: Channels, other: Channels) -> Channels:
-    """Takes the larger of both, and the first one's means: those of the step, which runs most."""
-    return Channels(np.maximum(one.largest, other.largest), one.mean)
+def _joined_channels(first: Channels, second: Channels) -> Channels:
+    """Returns the larger magnitudes of both, and the means of the first (the step runs most)."""
+    return Channels(np.maximum(first.largest, second.largest), first.mean)
 
 
-def _scale_all(
+def _scale_channels_in_all_graphs(
     graphs: Mapping[GraphRole, ir.Model],
     targets: Mapping[GraphRole, list[Linear]],
-    seen: _Seen,
+    statistics: _ActivationStatistics,
     ranges: Mapping[GraphRole, dict[str, Range]],
-    numbers: LowBitType,
-    block: int | None,
+    weight_type: LowBitType,
+    max_block_size: int | None,
 ) -> None:
-    """Scales the channels of activations against the weights, alike in all graphs."""
-    for group in sharing_activations(targets[GraphRole.STEP]).values():
-        group_keys = {seen.keys[linear.node] for linear in group}
-        channels = next((seen.channels[k] for k in group_keys if k in seen.channels), None)
+    """Scales activations and weights against each other, with the same scales in all graphs."""
+    for group in products_by_activation(targets[GraphRole.STEP]).values():
+        group_keys = {statistics.weight_keys[linear.node] for linear in group}
+        keys_with_channels = (key for key in group_keys if key in statistics.channels)
+        channels = next((statistics.channels[key] for key in keys_with_channels), None)
         if channels is None:
             continue
-        storage = Storage(
-            partial(_restored, form=numbers, block=_block(group[0], block)),
-            activations=block is None,
+        quantization = ProductQuantization(
+            partial(
+                _weight_round_trip,
+                weight_type=weight_type,
+                block_size=_block_size_for(group[0], max_block_size),
+            ),
+            quantizes_activations=max_block_size is None,
         )
         weights = [linear.matrix for linear in group]
-        scale = best_scaling(weights, channels, storage, least_gain(group, _GAIN_OF_A_MUL))
+        min_gain = required_gain(group, _GAIN_OF_MUL)
+        scale = best_channel_scale(weights, channels, quantization, min_gain)
         if scale is None:
             continue
         for role, model in graphs.items():
-            alike = [one for one in targets[role] if seen.keys[one.node] in group_keys]
-            for name, same in sharing_activations(alike).items():
-                scaled = scale_channels(model.graph, same, scale)
+            operators = [
+                linear
+                for linear in targets[role]
+                if statistics.weight_keys[linear.node] in group_keys
+            ]
+            for name, sharing in products_by_activation(operators).items():
+                scaled = scale_channels(model.graph, sharing, scale)
                 if name in ranges[role]:
-                    new = scaled_range(ranges[role][name], channels, scale)
-                    ranges[role][str(scaled.name)] = new
+                    scaled_range = range_after_scaling(ranges[role][name], channels, scale)
+                    ranges[role][str(scaled.name)] = scaled_range
 
 
-def _restored(
-    weight: NDArray[np.float32], form: LowBitType, block: int | None
+def _weight_round_trip(
+    weight: NDArray[np.float32], weight_type: LowBitType, block_size: int | None
 ) -> NDArray[np.float32]:
-    if block is None:
-        return restored_per_channel(weight, form)
-    return quantize_in_blocks("weight", weight, block, 0, form).restored
+    if block_size is None:
+        return round_trip_per_channel(weight, weight_type)
+    return quantize_in_blocks("weight", weight, block_size, 0, weight_type).restored
 
 
-def _store(graph: ir.Graph, linear: Linear, numbers: LowBitType, block: int | None) -> None:
-    """Stores a weight in blocks where it divides so, else per channel; int4 always has blocks."""
-    size = _block(linear, block)
-    if numbers is INT4 and size is None:
+def _store_decoder_weight(
+    graph: ir.Graph, linear: Linear, weight_type: LowBitType, max_block_size: int | None
+) -> None:
+    """Stores a weight in blocks, or per channel where no block divides it; int4 needs blocks."""
+    block_size = _block_size_for(linear, max_block_size)
+    if weight_type is INT4 and block_size is None:
         store_weight(graph, linear, INT8)
     else:
-        store_weight(graph, linear, numbers, size, rounds_activations=block is None)
+        store_weight(
+            graph, linear, weight_type, block_size, quantizes_activations=max_block_size is None
+        )
 
 
-def _block(linear: Linear, block: int | None) -> int | None:
-    return None if block is None else block_for(linear, block)
+def _block_size_for(linear: Linear, max_block_size: int | None) -> int | None:
+    return None if max_block_size is None else largest_block_size(linear, max_block_size)
 
 
-def _matrices(model: ir.Model) -> Iterator[Linear]:
-    return (linear for linear in linears(model.graph) if linear.node.op_type != "Conv")
+def _matrix_products(model: ir.Model) -> Iterator[Linear]:
+    return (linear for linear in linear_operators(model.graph) if linear.node.op_type != "Conv")

@@ -1,7 +1,15 @@
-"""The decoder's graphs for ONNX Runtime on a CPU alone: every pass that makes a token cheaper.
+"""The decoder for ONNX Runtime on a CPU alone: all passes that shorten the time of a token.
 
-A token costs what is read for it, and a little for every operator. What each pass saves was
-measured with `make bench`; README has the numbers.
+    split_projection                    step, prefill: logits -> approximate logits, error bound
+                                        refine graph: exact logits of some tokens
+    rewrite_decoder_for_cpu             a copy of the step with exact logits, for beam searches
+        quantize_cross_attention_memory     memory in 8 bits
+        fuse_qkv                            one product for query, key and value
+        fuse_self_attention                 GroupQueryAttention (both forms of the step)
+        fuse_skip_layer_norm                SkipLayerNormalization (both forms of the step)
+
+A token takes the time to read its weights and memory, and a little for every operator. `make bench`
+measures what each pass saves; README holds the numbers.
 """
 
 from __future__ import annotations
@@ -25,48 +33,51 @@ from hybrid_deploy.contract import GraphRole
 
 
 def split_projection(graphs: MutableMapping[GraphRole, ir.Model], form: DecoderForm) -> None:
-    """Lets step and prefill return rough logits, in place; adds the graph that refines them.
+    """Makes step and prefill return approximate logits, in place, and adds the refine graph.
+
+    Graphs without a large vocabulary projection are left as they are.
 
     Args:
-        graphs: all of a variant, in float32.
-        form: FLOAT_CPU keeps the tokens of float, others do so most likely.
+        graphs: all float32 graphs of a variant.
+        form: the decoder's form; FLOAT_CPU uses a guaranteed error bound, so that the tokens are
+            those of the float graphs, the others a statistical one.
     """
     decoder = {role: graphs[role] for role in _decoder_roles(graphs)}
-    refining = two_stage_projection(decoder, exact=form is DecoderForm.FLOAT_CPU)
-    if refining is not None:
-        graphs[GraphRole.REFINE] = refining
+    refine_graph = two_stage_projection(decoder, exact=form is DecoderForm.FLOAT_CPU)
+    if refine_graph is not None:
+        graphs[GraphRole.REFINE] = refine_graph
 
 
 def rewrite_decoder_for_cpu(
     graphs: Mapping[GraphRole, ir.Model],
     form: DecoderForm,
-    typical: Mapping[str, int] | None = None,
+    typical_sizes: Mapping[str, int] | None = None,
 ) -> ir.Model:
-    """Rewrites the graphs of a variant in place.
+    """Rewrites the graphs of a variant to operators of ONNX Runtime's CPU kernels, in place.
 
     Args:
-        graphs: all of a variant, their numbers in the form already.
-        form: FLOAT_CPU keeps the tokens of float; others may round the memory too.
-        typical: sizes of symbolic dimensions.
+        graphs: all graphs of a variant, with weights already in the form.
+        form: the decoder's form; all but FLOAT_CPU may store the memory in 8 bits.
+        typical_sizes: typical sizes of the symbolic dimensions, by name.
 
     Returns:
-        The step for beam searches, which need all logits true, and attend to a memory for several
-        sequences at once.
+        A step with exact logits, from which the beam step is made: a beam search needs the exact
+        logits of all tokens.
     """
-    step, refining = graphs[GraphRole.STEP], graphs.get(GraphRole.REFINE)
-    searched = step.clone() if refining is None else with_exact_logits(step, refining)
+    step, refine_graph = graphs[GraphRole.STEP], graphs.get(GraphRole.REFINE)
+    exact_step = step.clone() if refine_graph is None else with_exact_logits(step, refine_graph)
     if form is not DecoderForm.FLOAT_CPU:
-        quantize_cross_attention_memory(graphs, typical or {}, searched)
-    models = [*(graphs[role] for role in _decoder_roles(graphs)), searched]
+        quantize_cross_attention_memory(graphs, typical_sizes or {}, exact_step)
+    models = [*(graphs[role] for role in _decoder_roles(graphs)), exact_step]
     for model in models:
         fuse_qkv(model)
-    for model in (step, searched):
+    for model in (step, exact_step):
         fuse_self_attention(model)
         fuse_skip_layer_norm(model)
     for model in models:
         RemoveUnusedNodesPass()(model)
         drop_unused_constants(model.graph)
-    return searched
+    return exact_step
 
 
 def _decoder_roles(graphs: Mapping[GraphRole, ir.Model]) -> list[GraphRole]:

@@ -1,6 +1,13 @@
 """Encoders that compute in 8 bits: activations with one scale, weights with one per channel.
 
-Biases stay float, and a product gives float: only its inputs are quantized.
+    BEFORE                               AFTER
+    x                                    x, divided by channel scales (not in FLOAT8)
+    |                                    QuantizeLinear, DequantizeLinear
+    Conv or MatMul (float32 weight)      Conv or MatMul (DequantizeLinear of the stored weight)
+    Add (bias)                           Add (bias)
+
+Only the inputs of a product are quantized; its output and the bias stay float32. The form for the
+CPU is fused further, see `encoder_fusions`.
 """
 
 from __future__ import annotations
@@ -13,20 +20,20 @@ import onnx_ir as ir
 from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
 from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import fuse_encoder_operators
 from hybrid_deploy.calibration.qdq.channel_scaling import (
-    Storage,
-    best_scaling,
-    least_gain,
-    restored_per_channel,
+    ProductQuantization,
+    best_channel_scale,
+    range_after_scaling,
+    required_gain,
+    round_trip_per_channel,
     scale_channels,
-    scaled_range,
 )
 from hybrid_deploy.calibration.qdq.linear_operators import (
     Linear,
-    cpu_points,
-    input_points,
-    linears,
-    portable_points,
-    sharing_activations,
+    cpu_tensors_to_quantize,
+    inputs_to_quantize,
+    linear_operators,
+    portable_tensors_to_quantize,
+    products_by_activation,
 )
 from hybrid_deploy.calibration.qdq.low_bit_types import FLOAT8, INT8
 from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_qdq_pairs
@@ -42,75 +49,85 @@ _ACTIVATIONS: Mapping[EncoderForm, ActivationForm] = {
     EncoderForm.FLOAT8: ActivationForm.FLOAT8,
 }
 
-_POINTS = {
-    EncoderForm.INT8: portable_points,
-    EncoderForm.INT8_CPU: cpu_points,
-    EncoderForm.FLOAT8: input_points,
+_TENSORS_TO_QUANTIZE = {
+    EncoderForm.INT8: portable_tensors_to_quantize,
+    EncoderForm.INT8_CPU: cpu_tensors_to_quantize,
+    EncoderForm.FLOAT8: inputs_to_quantize,
 }
-_GAIN_OF_A_MUL = 0.7
-"""What a Mul over the whole memory must take away of an error: it takes a tenth of a product."""
+_GAIN_OF_MUL = 0.7
+"""Share of a product's error that a Mul must remove to be worth its time.
+
+Over all positions of an encoder, a Mul takes about a tenth of the time of a product.
+"""
 
 
 def quantize_encoder(
-    model: ir.Model, scales: Scales, form: EncoderForm, kept: Collection[str] = ()
+    model: ir.Model, scales: Scales, form: EncoderForm, in_float: Collection[str] = ()
 ) -> None:
-    """Makes the encoder compute in 8 bits, in place.
+    """Quantizes an encoder to 8 bits, in place.
 
     Args:
-        model: float32, batch normalization folded.
-        scales: what the activations were seen to hold.
-        form: INT8, INT8_CPU (which ONNX Runtime's CPU kernels take, and TensorRT does not) or
-            FLOAT8.
-        kept: names of the operators (`Linear.name`) that stay float.
+        model: the float32 graph, batch normalization folded.
+        scales: ranges and channel statistics of the activations; they are not changed.
+        form: INT8, FLOAT8, or INT8_CPU, which ONNX Runtime's CPU kernels run and TensorRT does not.
+        in_float: names of the operators (`Linear.name`) that stay float.
 
     Raises:
         CalibrationError: a tensor has no range, or a weight is not finite.
     """
     graph, ranges = model.graph, dict(scales.of(GraphRole.ENCODER))
-    targets = [linear for linear in _targets(graph, form) if linear.name not in kept]
-    if form is not EncoderForm.FLOAT8:  # a float is as exact for small numbers as for large ones
-        ranges |= smooth(graph, targets, ranges, scales.channels_of(GraphRole.ENCODER))
-    insert_qdq_pairs(graph, _POINTS[form](graph, targets), ranges, _ACTIVATIONS[form])
-    number_form = FLOAT8 if form is EncoderForm.FLOAT8 else INT8
+    targets = [
+        linear for linear in _operators_to_quantize(graph, form) if linear.name not in in_float
+    ]
+    if form is not EncoderForm.FLOAT8:  # float8 is as precise for small numbers as for large ones
+        ranges |= _scale_outlier_channels(
+            graph, targets, ranges, scales.channels_of(GraphRole.ENCODER)
+        )
+    insert_qdq_pairs(graph, _TENSORS_TO_QUANTIZE[form](graph, targets), ranges, _ACTIVATIONS[form])
+    weight_type = FLOAT8 if form is EncoderForm.FLOAT8 else INT8
     for linear in targets:
-        store_weight(graph, linear, number_form, rounds_activations=True)
+        store_weight(graph, linear, weight_type, quantizes_activations=True)
     if form is EncoderForm.INT8_CPU:
         fuse_encoder_operators(model)
     drop_unused_constants(graph)
 
 
-def _targets(graph: ir.Graph, form: EncoderForm) -> list[Linear]:
-    """Returns the operators to quantize.
+def _operators_to_quantize(graph: ir.Graph, form: EncoderForm) -> list[Linear]:
+    """Returns the operators that a form quantizes.
 
-    Rounded to floats of 8 bits, what convolutions over the input or over single channels make of it
-    is off by several percent, and they have next to no weights to save.
+    FLOAT8 leaves out convolutions of the graph's inputs and grouped ones: their errors in 8-bit
+    floats are several percent, and they have hardly any weights to save.
     """
     if form is not EncoderForm.FLOAT8:
-        return linears(graph)
-    given = set(graph.inputs)
+        return linear_operators(graph)
+    graph_inputs = set(graph.inputs)
     return [
         linear
-        for linear in linears(graph)
-        if linear.node.op_type != "Conv" or not (linear.is_grouped or linear.activation in given)
+        for linear in linear_operators(graph)
+        if linear.node.op_type != "Conv"
+        or not (linear.is_grouped or linear.activation in graph_inputs)
     ]
 
 
-def smooth(
+def _scale_outlier_channels(
     graph: ir.Graph,
     targets: Iterable[Linear],
     ranges: Mapping[str, Range],
-    channels: Mapping[str, Channels],
+    channels_by_name: Mapping[str, Channels],
 ) -> dict[str, Range]:
-    """Scales the channels of activations with outliers, in place; gives the new ranges by name."""
-    changed: dict[str, Range] = {}
-    for name, group in sharing_activations(targets).items():
-        seen = channels.get(name)
-        if seen is None or name not in ranges:
+    """Scales the channels of activations with outliers in place; returns the new ranges."""
+    scaled_ranges: dict[str, Range] = {}
+    for name, group in products_by_activation(targets).items():
+        channels = channels_by_name.get(name)
+        if channels is None or name not in ranges:
             continue
-        storage = Storage(partial(restored_per_channel, form=INT8), activations=True)
+        quantization = ProductQuantization(
+            partial(round_trip_per_channel, low_bit_type=INT8), quantizes_activations=True
+        )
         weights = [linear.matrix for linear in group]
-        scale = best_scaling(weights, seen, storage, least_gain(group, _GAIN_OF_A_MUL))
+        min_gain = required_gain(group, _GAIN_OF_MUL)
+        scale = best_channel_scale(weights, channels, quantization, min_gain)
         if scale is not None:
             scaled = scale_channels(graph, group, scale)
-            changed[str(scaled.name)] = scaled_range(ranges[name], seen, scale)
-    return changed
+            scaled_ranges[str(scaled.name)] = range_after_scaling(ranges[name], channels, scale)
+    return scaled_ranges

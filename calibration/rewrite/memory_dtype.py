@@ -1,4 +1,10 @@
-"""The memory where encoder and decoder meet: floats as wide as the decoder takes them."""
+"""The memory between encoder and decoder, in the float type that the decoder takes.
+
+BEFORE                             AFTER
+encoder output cross_key_0         encoder value cross_key_0_wide
+                                   Cast (to the dtype of the decoder's input)
+                                   encoder output cross_key_0
+"""
 
 from __future__ import annotations
 
@@ -10,11 +16,13 @@ from hybrid_deploy.contract import GraphRole
 
 
 def match_memory_dtype(encoder: ir.Model, decoder: Mapping[GraphRole, ir.Model]) -> None:
-    """Lets the encoder return what the decoder takes, in place: a Cast where the types differ."""
-    wanted = {value.name: value.dtype for model in decoder.values() for value in model.graph.inputs}
+    """Adds a Cast to each encoder output whose dtype differs from the decoder's input, in place."""
+    decoder_dtypes = {
+        value.name: value.dtype for model in decoder.values() for value in model.graph.inputs
+    }
     graph = encoder.graph
     for index, output in enumerate(list(graph.outputs)):
-        dtype = wanted.get(output.name)
+        dtype = decoder_dtypes.get(output.name)
         if dtype is None or dtype is output.dtype:
             continue
         name = str(output.name)

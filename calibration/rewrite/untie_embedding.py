@@ -1,8 +1,12 @@
-"""Giving a vocabulary projection that shares its weight with the embedding a weight of its own.
+"""A weight of its own for a vocabulary projection that shares the embedding's table.
 
-In float the two share one table, and the projection is a Gemm that reads it transposed. Quantized
-they part: the embedding stays float, and the projection becomes a MatMul, the form whose weight
-ONNX Runtime reads in int8.
+    BEFORE                               AFTER
+    Gather (table, token)                Gather (table, token)
+    ...                                  ...
+    Gemm (h, table, bias, transB=1)      MatMul (h, table_transposed), Add (bias)
+
+A quantized projection needs a weight of its own, since the embedding stays float. ONNX Runtime
+reads stored weights in MatMul and not in Gemm.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from hybrid_deploy.onnx_graphs.gemm import is_embedding, split_gemm
 
 
 def untie_projections(model: ir.Model) -> None:
-    """Rewrites every Gemm whose weight is an embedding table too, in place."""
+    """Rewrites every Gemm whose weight is also an embedding table, in place."""
     for node in list(model.graph):
         if node.op_type == "Gemm" and node.inputs[1] and is_embedding(node.inputs[1]):
             split_gemm(model.graph, node)

@@ -76,6 +76,6 @@ def _shortest(
 def _kept(layers: Sequence[Sensitivity], evaluation: Evaluation) -> LayersInFloat:
     return LayersInFloat(
         names=tuple(one.layer.name for one in layers),
-        parameters=sum(one.layer.parameters for one in layers),
+        parameters=sum(one.layer.parameter_count for one in layers),
         evaluation=evaluation,
     )

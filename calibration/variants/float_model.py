@@ -10,7 +10,10 @@ import onnx_ir as ir
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.calibrate import calibrate
 from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
-from hybrid_deploy.calibration.half_precision.float16 import overflowing_tensors, round_constants
+from hybrid_deploy.calibration.half_precision.float16 import (
+    overflowing_tensors,
+    round_constants_to_half,
+)
 from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16
 from hybrid_deploy.calibration.observation.magnitudes import observe_magnitudes
 from hybrid_deploy.calibration.qdq.layers import Layer, layers_of, names_in_float
@@ -79,7 +82,7 @@ class FloatModel:
             return {}
         graphs = prepared_graphs(self.bundle, self.variant)
         for model in graphs.values():
-            round_constants(model, FLOAT16)
+            round_constants_to_half(model, FLOAT16)
         seen = observe_magnitudes(self.bundle, graphs, samples, self._progress)
         return {role: overflowing_tensors(magnitudes, FLOAT16) for role, magnitudes in seen.items()}
 

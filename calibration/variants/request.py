@@ -8,7 +8,7 @@ from pathlib import Path
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.evaluation.evaluate import check_metric
 from hybrid_deploy.calibration.evaluation.metrics import Metric, load_metric
-from hybrid_deploy.calibration.graphs.float_graphs import check_float
+from hybrid_deploy.calibration.graphs.float_graphs import check_float_variant
 from hybrid_deploy.calibration.recipes import Recipe
 from hybrid_deploy.calibration.samples.evaluation_set import (
     EvaluationSet,
@@ -90,7 +90,7 @@ def open_job(
     method_of(data.method)
     metric = None if data.metric is None else load_metric(data.metric)
     bundle = open_bundle(Path(path))
-    check_float(bundle, source)
+    check_float_variant(bundle, source)
     if data.scales is not None and (data.samples is not None or data.golden):
         raise UsageError("scales come from a file or from samples; give one of the two")
     samples, golden = _open_samples(bundle, source, data)

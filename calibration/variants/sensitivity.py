@@ -44,14 +44,14 @@ class Sensitivity:
     @property
     def per_parameter(self) -> float:
         """Divergence by the numbers that would stay float to avoid it."""
-        return self.kl_mean_nats / self.layer.parameters
+        return self.kl_mean_nats / self.layer.parameter_count
 
     def record(self) -> dict[str, object]:
         """Returns a row for the table of COLUMNS."""
         return {
             "layer": self.layer.name,
             "operator": self.layer.operator,
-            "parameters": self.layer.parameters,
+            "parameters": self.layer.parameter_count,
             "kl_mean_nats": self.kl_mean_nats,
             "largest_logit_difference": self.largest_difference,
         }

@@ -31,7 +31,7 @@ def test_fold_keeps_the_result(build: Build) -> None:
     assert_close_in_float32(_run(model, x), before)
 
 
-def test_shared_convolution_is_left_alone(build: Build) -> None:
+def test_a_convolution_with_two_uses_is_not_folded(build: Build) -> None:
     text = TEXT.replace("(float[1,3,4,4] y)", "(float[1,3,4,4] y, float[1,3,4,4] z)").replace(
         "\n}", "\n    z = Relu (c)\n}"
     )

@@ -1,4 +1,4 @@
-"""What reshapes, transpositions and selections make of the columns of a matrix."""
+"""Columns of a matrix, found behind reshapes, transpositions and selections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.graphs.row_slices import as_rows, is_in_order, row_slice
+from hybrid_deploy.calibration.graphs.row_slices import flattened_rows, is_in_order, row_slice
 
 Build = Callable[..., ir.Model]
 
@@ -33,14 +33,14 @@ CONSTANTS: dict[str, NDArray[np.int64]] = {
 
 
 def value(model: ir.Model, name: str) -> ir.Value:
-    every = [*model.graph.inputs, *(v for node in model.graph for v in node.outputs)]
-    return next(v for v in every if v.name == name)
+    values = [*model.graph.inputs, *(v for node in model.graph for v in node.outputs)]
+    return next(v for v in values if v.name == name)
 
 
 def built(build: Build, head: str, body: str) -> ir.Model:
     text = f"{head} {{ {body} }}"
-    words = set(text.replace(",", " ").replace("(", " ").replace(")", " ").split())
-    return build(text, {name: array for name, array in CONSTANTS.items() if name in words})
+    names = set(text.replace(",", " ").replace("(", " ").replace(")", " ").split())
+    return build(text, {name: array for name, array in CONSTANTS.items() if name in names})
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def built(build: Build, head: str, body: str) -> ir.Model:
             "r = Reshape (x, three)  g = Gather <axis: int = 1> (r, one)  y = Unsqueeze (g, ax2)",
             8, 8,
         ),
-        (  # as torch.nn.MultiheadAttention takes its packed projection apart
+        (  # as torch.nn.MultiheadAttention splits its packed projection
             "[b,2,4]",
             "r = Reshape (x, first)  t = Transpose <perm: ints = [2,1,0,3]> (r)"
             "  j = Reshape (t, joined)  g = Gather <axis: int = 0> (j, zero)"
@@ -65,13 +65,13 @@ def built(build: Build, head: str, body: str) -> ir.Model:
         ("[b,24]", "u = Unsqueeze (x, ax1)  y = Squeeze (u, ax1)", 0, 24),
     ],
 )  # fmt: skip
-def test_columns_are_found_behind_what_moves_them(
+def test_columns_are_found_behind_moving_operators(
     build: Build, shape: str, body: str, begin: int, width: int
 ) -> None:
     model = built(build, f"g (float[b,24] x) => (float{shape} y)", body)
-    found = row_slice(value(model, "y"))
-    assert found is not None and found.source is value(model, "x")
-    assert (found.begin, found.width) == (begin, width)
+    columns = row_slice(value(model, "y"))
+    assert columns is not None and columns.source is value(model, "x")
+    assert (columns.begin, columns.width) == (begin, width)
 
 
 @pytest.mark.parametrize(
@@ -86,16 +86,16 @@ def test_columns_are_found_behind_what_moves_them(
     ],
     ids=["heads mixed", "another order", "rows cut", "one batch size", "columns first", "an input"],
 )
-def test_other_movements_are_no_columns(build: Build, shape: str, body: str) -> None:
+def test_reordered_or_cut_rows_are_no_columns(build: Build, shape: str, body: str) -> None:
     head = f"g (float[b,24] x, int64[n] chosen) => (float{shape} y)"
     assert row_slice(value(built(build, head, body), "y")) is None
 
 
-def test_what_is_computed_is_a_source_of_its_own(build: Build) -> None:
+def test_a_computed_tensor_is_the_source(build: Build) -> None:
     body = "s = Add (x, x)  a, y, c = Split <axis: int = 1> (s, sizes)"
     model = built(build, "g (float[b,24] x) => (float[b,12] y)", body)
-    found = row_slice(value(model, "y"))
-    assert found is not None and found.source is value(model, "s")
+    columns = row_slice(value(model, "y"))
+    assert columns is not None and columns.source is value(model, "s")
 
 
 @pytest.mark.parametrize("shape", ["[2,24]", "[b,n]", "[b,2,12]"])
@@ -107,10 +107,10 @@ def test_only_a_matrix_with_a_row_for_each_sequence_has_columns(build: Build, sh
 ROWS = "g (float[b,2,1,4] x) => (float[b,8] y)"
 
 
-def test_rows_are_found_ahead(build: Build) -> None:
+def test_flattened_rows_are_found(build: Build) -> None:
     body = "s = Squeeze (x, ax2)  r = Reshape (s, flat)  y = Relu (r)"
     model = built(build, ROWS, body)
-    assert as_rows(value(model, "x")) is value(model, "r")
+    assert flattened_rows(value(model, "x")) is value(model, "r")
 
 
 @pytest.mark.parametrize(
@@ -126,18 +126,20 @@ def test_rows_are_found_ahead(build: Build) -> None:
     ],
     ids=["another order", "computed first", "output of the graph", "used twice"],
 )
-def test_other_rows_are_not_found(build: Build, head: str, body: str) -> None:
-    assert as_rows(value(built(build, head, body), "x")) is None
+def test_reordered_computed_or_shared_rows_are_not_found(
+    build: Build, head: str, body: str
+) -> None:
+    assert flattened_rows(value(built(build, head, body), "x")) is None
 
 
 @pytest.mark.parametrize(
-    ("shape", "body", "straight"),
+    ("shape", "body", "in_order"),
     [
         ("[b,1]", "y = Unsqueeze (x, ax1)", True),
         ("[2]", "y = Gather <axis: int = 0> (x, swap)", False),
         ("[1]", "y = Gather <axis: int = 0> (x, ax1)", False),
     ],
 )
-def test_all_numbers_are_in_order(build: Build, shape: str, body: str, straight: bool) -> None:
+def test_is_in_order(build: Build, shape: str, body: str, in_order: bool) -> None:
     model = built(build, f"g (int64[b] x) => (int64{shape} y)", body)
-    assert is_in_order(value(model, "y"), value(model, "x")) is straight
+    assert is_in_order(value(model, "y"), value(model, "x")) is in_order

@@ -7,7 +7,7 @@ import onnxruntime as ort
 import pytest
 
 from hybrid_deploy.calibration.graphs.transpose_motion import move_transposes_behind_products
-from hybrid_deploy.calibration.half_precision.float16 import convert_floats
+from hybrid_deploy.calibration.half_precision.float16 import convert_to_half
 from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16
 from hybrid_deploy.contract import GraphRole
 from tests.closeness import assert_close_in_float32
@@ -37,8 +37,8 @@ def test_result_stays_the_same(model: ir.Model) -> None:
     expected = _session(model).run(None, {"image": image})[0]
     assert move_transposes_behind_products(model) == 1
     assert [node.op_type for node in model.graph] == ["MatMul", "Transpose", "Identity"]
-    found = _session(model).run(None, {"image": image})[0]
-    assert_close_in_float32(found, expected)
+    actual = _session(model).run(None, {"image": image})[0]
+    assert_close_in_float32(actual, expected)
 
 
 def test_transpose_of_the_last_axis_is_left_alone(build: Build) -> None:
@@ -48,7 +48,7 @@ def test_transpose_of_the_last_axis_is_left_alone(build: Build) -> None:
 
 
 def test_half_graph_does_not_crash_onnxruntime(model: ir.Model) -> None:
-    """Regression: ONNX Runtime 1.32 dies of a segmentation fault on the transpose in float16."""
-    convert_floats(model, GraphRole.ENCODER, FLOAT16)
+    """Regression: ONNX Runtime 1.32 crashes with a segmentation fault on the float16 Transpose."""
+    convert_to_half(model, GraphRole.ENCODER, FLOAT16)
     result = _session(model).run(None, {"image": np.ones((2, 3, 8), np.float32)})[0]
     assert result.shape == (3, 2, 6)

@@ -36,15 +36,17 @@ def test_weights_inputs_and_results_are_rounded(build: Build, tmp_path: Path) ->
     model = build(text, {"weight": weight, "bias": bias})
     emulate_bfloat16(model)
     ir.save(model, tmp_path / "g.onnx")
-    session = make_session(tmp_path / "g.onnx", threads=1)  # optimized: no rounding may get lost
-    (given,) = session.run(["logits"], {"image": image})
+    session = make_session(tmp_path / "g.onnx", threads=1)  # optimizers must keep the Casts
+    (logits,) = session.run(["logits"], {"image": image})
     product = rounded(rounded(image) @ rounded(weight))
-    np.testing.assert_array_equal(given, rounded(product + rounded(bias)))
+    np.testing.assert_array_equal(logits, rounded(product + rounded(bias)))
     exact = image @ weight + bias
-    assert np.abs(given - exact).max() > 10 * float32_error(largest(exact)), "or nothing is rounded"
+    assert np.abs(logits - exact).max() > 10 * float32_error(largest(exact)), (
+        "the rounding errors are those of bfloat16"
+    )
 
 
-def test_what_only_moves_is_not_rounded_twice(build: Build) -> None:
+def test_moving_operators_are_not_rounded_again(build: Build) -> None:
     text = """g (float[b,4] image) => (float[4,b] logits) {
         logits = Transpose <perm: ints = [1, 0]> (image)
     }"""
@@ -56,9 +58,11 @@ def test_what_only_moves_is_not_rounded_twice(build: Build) -> None:
 def test_a_variant_for_gpus_is_compared_by_emulation(own_path: Path) -> None:
     report = quantize_bundle(own_path, "bf16")
     assert report.emulated
-    short, float_ = (report.bundle.graph(v, GraphRole.STEP).cost for v in ("bf16", "fp32"))
-    assert short is not None and float_ is not None
-    assert short.weight_bytes == float_.weight_bytes / 2
+    bfloat16_cost, float32_cost = (
+        report.bundle.graph(v, GraphRole.STEP).cost for v in ("bf16", "fp32")
+    )
+    assert bfloat16_cost is not None and float32_cost is not None
+    assert bfloat16_cost.weight_bytes == float32_cost.weight_bytes / 2
     assert report.evaluation.agreement.token_share > 0.5
     with pytest.raises(BackendError, match="no CPU kernels for bfloat16"):
         load_backend("onnxruntime", report.bundle, "bf16", BackendOptions())

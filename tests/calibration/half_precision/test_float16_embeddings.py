@@ -1,4 +1,4 @@
-"""Embedding tables in float16, behind a Gather that still gives float32."""
+"""Embedding tables in float16, behind a Gather whose rows are float32 again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
@@ -30,7 +31,7 @@ TIED = """g (int64[b] token, float[b,64] x) => (float[b,512] y) {
     back = Transpose (table)
     y = MatMul (h, back)
 }"""
-ROWS_GO_OUT = """g (int64[b] token, float[b,64] x) => (float[b,64] rows, float[b,64] y) {
+ROWS_ARE_OUTPUT = """g (int64[b] token, float[b,64] x) => (float[b,64] rows, float[b,64] y) {
     rows = Gather (table, token)
     y = Add (rows, x)
 }"""
@@ -38,17 +39,15 @@ ROWS_GO_OUT = """g (int64[b] token, float[b,64] x) => (float[b,64] rows, float[b
 
 @pytest.fixture
 def table() -> NDArray[np.float32]:
-    """512 rows of 64: 128 KB."""
+    """Returns 512 rows of 64 float32 numbers, 128 KiB."""
     return np.random.default_rng(0).normal(size=(512, 64)).astype(np.float32)
 
 
 def run(model: ir.Model, token: NDArray[np.int64], x: NDArray[np.float32]) -> list[np.ndarray]:
-    import onnxruntime as ort
-
     session = ort.InferenceSession(
         ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    return [np.asarray(one) for one in session.run(None, {"token": token, "x": x})]
+    return [np.asarray(output) for output in session.run(None, {"token": token, "x": x})]
 
 
 TOKENS, ZEROS = np.array([3, 511, 3]), np.zeros((3, 64), np.float32)
@@ -62,27 +61,25 @@ def test_rows_are_those_of_a_table_in_float16(build: Build, table: NDArray[np.fl
     stored = model.graph.initializers["table_fp16"].const_value
     assert list(model.graph.initializers) == ["table_fp16"], "the float32 table is gone"
     assert stored is not None and stored.nbytes == table.nbytes // 2
-    (found,) = run(model, TOKENS, ZEROS)
-    np.testing.assert_array_equal(found, table[TOKENS].astype(np.float16).astype(np.float32))
-    assert (found != table[TOKENS]).any(), "float16 rounds these numbers"
+    (rows,) = run(model, TOKENS, ZEROS)
+    np.testing.assert_array_equal(rows, table[TOKENS].astype(np.float16).astype(np.float32))
+    assert (rows != table[TOKENS]).any(), "float16 rounds these numbers"
 
 
-def test_a_table_that_is_read_twice_is_stored_once(
-    build: Build, table: NDArray[np.float32]
-) -> None:
+def test_a_table_with_two_gathers_is_stored_once(build: Build, table: NDArray[np.float32]) -> None:
     model = build(TWICE, {"table": table, "other": np.array([0, 1, 2])})
     convert_embeddings(model)
     checked(model)
     assert set(model.graph.initializers) == {"table_fp16", "other"}
-    (found,) = run(model, TOKENS, ZEROS)
-    short = table.astype(np.float16).astype(np.float32)
-    np.testing.assert_array_equal(found, short[TOKENS] + short[:3])
+    (rows,) = run(model, TOKENS, ZEROS)
+    float16_table = table.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(rows, float16_table[TOKENS] + float16_table[:3])
 
 
-def test_rows_that_leave_the_graph_keep_their_name_and_type(
+def test_rows_that_are_an_output_keep_their_name_and_type(
     build: Build, table: NDArray[np.float32]
 ) -> None:
-    model = build(ROWS_GO_OUT, {"table": table})
+    model = build(ROWS_ARE_OUTPUT, {"table": table})
     convert_embeddings(model)
     checked(model)
     assert [(v.name, v.dtype) for v in model.graph.outputs] == [
@@ -110,9 +107,9 @@ def not_finite(table: NDArray[np.float32]) -> NDArray[np.float32]:
 @pytest.mark.parametrize(
     ("text", "change"),
     [(EMBEDDING, small), (EMBEDDING, overflowing), (EMBEDDING, not_finite), (TIED, np.copy)],
-    ids=["small", "overflowing", "NaN", "multiplied too"],
+    ids=["small", "overflowing", "NaN", "also multiplied"],
 )
-def test_other_tables_stay(
+def test_small_shared_or_overflowing_tables_stay_float32(
     build: Build, table: NDArray[np.float32], text: str,
     change: Callable[[NDArray[np.float32]], NDArray[np.float32]],
 ) -> None:  # fmt: skip

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.observation.collect import observe_samples
-from hybrid_deploy.calibration.qdq.linear_operators import linears
+from hybrid_deploy.calibration.qdq.linear_operators import linear_operators
 from hybrid_deploy.calibration.samples.samples import open_samples, samples_of
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.contract import GraphRole
@@ -106,7 +106,9 @@ def test_channels_of_what_meets_a_matrix(bundle: Bundle, images: Images) -> None
     graphs = prepared_graphs(bundle, "fp32")
     scales = observe_samples(bundle, "fp32", graphs, samples_of(bundle, images)).scales("minmax")
     for role, model in graphs.items():
-        products = [linear for linear in linears(model.graph) if linear.node.op_type != "Conv"]
+        products = [
+            linear for linear in linear_operators(model.graph) if linear.node.op_type != "Conv"
+        ]
         found = scales.channels_of(role)
         assert found.keys() == {linear.activation.name for linear in products}
         for linear in products:

@@ -1,4 +1,4 @@
-"""Graphs for ONNX Runtime's CPU alone: the same numbers from other operators."""
+"""Encoder operators for ONNX Runtime's CPU: equal numbers from other operators."""
 
 from __future__ import annotations
 
@@ -77,31 +77,31 @@ def inputs_of(rng: np.random.Generator, key_heads: int = 4) -> Arrays:
 
 
 @pytest.mark.parametrize(
-    ("query", "attributes", "left", "scale"),
+    ("query", "attributes", "other_operators", "scale"),
     [
-        # without a scale both operators take one over the root of a head's width
+        # without an attribute, the scale of both operators is 1 / sqrt(head width)
         ("q = Identity (x)", "", ["Identity"], None),
         ("q = Identity (x)", "<scale: float = 0.7>", ["Identity"], 0.7),
         ("q = Mul (x, third)", "<scale: float = 0.9>", [], 0.3),
         ("q = Mul (third, x)", "<scale: float = 0.9>", [], 0.3),
-        # not one number but one a channel: it stays a product
+        # one number per channel: it stays a product
         ("q = Mul (x, one)", "<scale: float = 0.9>", ["Mul"], 0.9),
     ],
 )
-def test_attention_between_split_heads_is_one_operator(
+def test_attention_with_split_and_join_is_one_operator(
     build: Build, rng: np.random.Generator, tmp_path: Path,
-    query: str, attributes: str, left: list[str], scale: float | None,
+    query: str, attributes: str, other_operators: list[str], scale: float | None,
 ) -> None:  # fmt: skip
     model, inputs = attention(build, query, attributes), inputs_of(rng)
     expected = run(model, inputs, tmp_path)
     fuse_encoder_operators(model)
-    assert operators(model) == [*left, "MultiHeadAttention", "Mul"]
+    assert operators(model) == [*other_operators, "MultiHeadAttention", "Mul"]
     node = next(node for node in model.graph if node.op_type == "MultiHeadAttention")
     assert node.attributes.get_int("num_heads") == 4
     assert node.attributes.get_float("scale") == (scale and pytest.approx(scale))
-    found = run(model, inputs, tmp_path)
-    # the same sums of float32 in another order
-    assert_close_in_float32(found, expected)
+    actual = run(model, inputs, tmp_path)
+    # equal float32 sums in another order
+    assert_close_in_float32(actual, expected)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def residual(build: Build, outputs: str, rest: str) -> ir.Model:
     return build(text, {"gain": gain, "shift": gain - 1})
 
 
-def test_an_addition_before_a_normalization_stays_apart(
+def test_an_add_before_a_normalization_is_a_sum(
     build: Build, rng: np.random.Generator, tmp_path: Path
 ) -> None:
     model = residual(build, "float[b,3,16] y", "y = Relu (n)")
@@ -140,10 +140,10 @@ def test_an_addition_before_a_normalization_stays_apart(
     expected = session.run(None, inputs)[0]
     fuse_encoder_operators(model)
     assert operators(model) == ["Sum", "LayerNormalization", "Relu"]
-    session, left = optimized(model, tmp_path)
-    assert fused["SkipLayerNormalization"] == 1, "ONNX Runtime would merge them"
-    assert left["SkipLayerNormalization"] == 0
-    # the same operators apart: float32 sums in another order
+    session, unfused = optimized(model, tmp_path)
+    assert fused["SkipLayerNormalization"] == 1, "ONNX Runtime fuses the original"
+    assert unfused["SkipLayerNormalization"] == 0
+    # separate operators: float32 sums in another order
     assert_close_in_float32(np.asarray(session.run(None, inputs)[0]), expected)
 
 
@@ -155,7 +155,7 @@ def test_an_addition_before_a_normalization_stays_apart(
     ],
     ids=["used twice", "output of the graph"],
 )
-def test_an_addition_that_others_take_is_left_alone(build: Build, outputs: str, rest: str) -> None:
+def test_an_add_with_another_use_is_left_alone(build: Build, outputs: str, rest: str) -> None:
     model = residual(build, outputs, rest)
     fuse_encoder_operators(model)
     assert operators(model)[:2] == ["Add", "LayerNormalization"]

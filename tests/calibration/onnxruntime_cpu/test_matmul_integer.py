@@ -1,4 +1,4 @@
-"""One operator for dequantizing, multiplying and adding the bias, with ONNX Runtime on a CPU."""
+"""DequantizeLinear, MatMul and bias as one operator of ONNX Runtime's CPU backend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from hybrid_deploy.calibration.onnxruntime_cpu.matmul_integer import fuse_matmul_integer
-from hybrid_deploy.calibration.qdq.linear_operators import cpu_points, linears
+from hybrid_deploy.calibration.qdq.linear_operators import cpu_tensors_to_quantize, linear_operators
 from hybrid_deploy.calibration.qdq.low_bit_types import INT8
 from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_qdq_pairs
 from hybrid_deploy.calibration.qdq.stored_weights import store_weight
@@ -36,7 +36,7 @@ LINEAR_TO_OUTPUT = LINEAR.replace("y = Relu (s)", "").replace("s = Add", "y = Ad
 BIAS_AS_INPUT = LINEAR.replace("x)", "x, float[16] bias)")
 TWO_USERS = LINEAR.replace("y = Relu (s)", "y = Mul (s, m)")
 ONE_SUMMAND = LINEAR.replace("Add (m, bias)", "Sum (m)")
-RANGE = Range(-3, 4)  # its zero point is not the middle one
+RANGE = Range(-3, 4)  # asymmetric: its zero point is not 128
 
 
 @pytest.fixture
@@ -47,11 +47,11 @@ def weight() -> NDArray[np.float32]:
 def quantized(
     build: Build, text: str, block_size: int | None = None, **constants: NDArray[Any]
 ) -> ir.Model:
-    """Returns an encoder as ONNX Runtime's CPU takes it, before anything is fused."""
+    """Returns an encoder in the CPU form, before its operators are fused."""
     model = build(text, constants)
-    targets = linears(model.graph)
-    points = cpu_points(model.graph, targets)
-    insert_qdq_pairs(model.graph, points, {"x": RANGE}, ActivationForm.UINT8)
+    targets = linear_operators(model.graph)
+    tensors = cpu_tensors_to_quantize(model.graph, targets)
+    insert_qdq_pairs(model.graph, tensors, {"x": RANGE}, ActivationForm.UINT8)
     for linear in targets:
         store_weight(model.graph, linear, INT8, block_size)
     return model
@@ -75,16 +75,16 @@ def test_a_product_and_its_bias_are_one_operator(
     assert kernels["MatMulIntegerToFloat"] == 1
     assert kernels["MatMul"] == kernels["Add"] == kernels["Sum"] == 0
     # both sum the same integers, exactly; the factor and the bias are rounded to float32
-    found = session.run(None, {"x": x})[0]
-    assert_close_in_float32(found, expected)
+    actual = session.run(None, {"x": x})[0]
+    assert_close_in_float32(actual, expected)
     if not byte_products_are_exact():
         pytest.skip(SATURATES)
     exact = np.maximum(x @ weight + bias, 0)
     # 255 steps for the activations, 254 for each channel's weights
-    assert 0 < np.abs(found - exact).max() < 0.03 * exact.max()
+    assert 0 < np.abs(actual - exact).max() < 0.03 * exact.max()
 
 
-def test_the_cpu_form_of_an_encoder_has_them(
+def test_the_cpu_form_of_an_encoder_has_the_operator(
     build: Build, weight: NDArray[np.float32], tmp_path: Path
 ) -> None:
     model = build(LINEAR, {"w": weight, "bias": np.ones(16, np.float32)})
@@ -93,7 +93,7 @@ def test_the_cpu_form_of_an_encoder_has_them(
     assert model.graph.opset_imports["com.microsoft"] == 1
     portable = build(LINEAR, {"w": weight, "bias": np.ones(16, np.float32)})
     quantize_encoder(portable, scales_of({"x": RANGE}), EncoderForm.INT8)
-    checked(portable)  # which knows ONNX's own operators alone
+    checked(portable)  # the checker accepts ONNX operators only
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Products of one activation as one product: the same numbers from fewer operators."""
+"""Products of one activation as one product: equal numbers from fewer operators."""
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ def constants(rng: np.random.Generator) -> dict[str, NDArray[np.generic]]:
 def built(build: Build, rng: np.random.Generator, body: str, head: str = HEAD) -> ir.Model:
     text = f"{head.format(first=4)} {{ {body} }}"
     words = set(text.replace(",", " ").replace("(", " ").replace(")", " ").split())
-    taken = {name for name in words if f"{name} =" not in text}
-    return build(text, {name: array for name, array in constants(rng).items() if name in taken})
+    input_names = {name for name in words if f"{name} =" not in text}
+    return build(
+        text, {name: array for name, array in constants(rng).items() if name in input_names}
+    )
 
 
 def inputs(rng: np.random.Generator, rows: int) -> dict[str, NDArray[np.float32]]:
@@ -80,17 +82,17 @@ IN_BLOCKS = dequantized("4", "blocks4", BLOCKS) + dequantized("6", "blocks6", BL
 def test_products_of_one_activation_are_one(
     build: Build, rng: np.random.Generator, body: str, rows: int
 ) -> None:
-    model, given = built(build, rng, body), inputs(rng, rows)
-    expected = run(model, given)
+    model, feeds = built(build, rng, body), inputs(rng, rows)
+    expected = run(model, feeds)
     assert fuse_qkv(model) == 1
     counts = operators(cleaned(model))
     assert counts["MatMul"] == counts["Split"] == 1
     assert counts["Mul"] == 0 and counts["Add"] == ("Add" in body)
     assert counts["DequantizeLinear"] == ("DequantizeLinear" in body)
-    found = run(model, given)
-    for name, values in expected.items():  # the same sums, in another order
-        assert_close_in_float32(found[name], values)
-    assert all(found[name].any() for name in found)
+    actual = run(model, feeds)
+    for name, values in expected.items():  # equal sums in another order
+        assert_close_in_float32(actual[name], values)
+    assert all(actual[name].any() for name in actual)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_other_products_are_left_alone(build: Build, rng: np.random.Generator, b
     assert operators(model) == before
 
 
-def test_scales_of_rows_are_left_alone(build: Build, rng: np.random.Generator) -> None:
+def test_weights_with_row_scales_are_left_alone(build: Build, rng: np.random.Generator) -> None:
     rows = "axis: int = 0"
     body = dequantized("6", "input6", rows) + "v6 = DequantizeLinear <axis: int = 0> (q6, input6)"
     body += "  p = MatMul (x, w6)  q = MatMul (x, v6)  y = Relu (p)  z = Relu (q)"
@@ -131,32 +133,32 @@ def test_scales_of_rows_are_left_alone(build: Build, rng: np.random.Generator) -
 @pytest.mark.parametrize(
     ("rest", "left"),
     [
-        # what is added or multiplied is no row, no one number, or is not for the product alone
+        # the operand is no row, no single number, or the product itself
         ("a = Add (p, row)  y = Relu (a)", "Add"),
         ("a = Add (p, p)  y = Relu (a)", "Add"),
         ("a = Mul (p, b4)  y = Relu (a)", "Mul"),
     ],
 )
-def test_what_is_no_bias_and_no_factor_stays(
+def test_other_additions_and_products_are_not_fused(
     build: Build, rng: np.random.Generator, rest: str, left: str
 ) -> None:
     body = f"p = MatMul (x, w4)  {rest}  q = MatMul (x, w6)  z = Relu (q)"
-    model, given = built(build, rng, body), inputs(rng, 2)
-    expected = run(model, given)
+    model, feeds = built(build, rng, body), inputs(rng, 2)
+    expected = run(model, feeds)
     assert fuse_qkv(model) == 1
     assert operators(cleaned(model))[left] == 1
-    found = run(model, given)
-    assert_close_in_float32(found["y"], expected["y"])
+    actual = run(model, feeds)
+    assert_close_in_float32(actual["y"], expected["y"])
 
 
-def test_a_factor_that_adds_dimensions_stays(build: Build, rng: np.random.Generator) -> None:
+def test_a_factor_that_adds_dimensions_is_not_fused(build: Build, rng: np.random.Generator) -> None:
     head = "g (float[b,64] x, float[b,64] other) => (float[1,b,4] y, float[b,6] z)"
     body = "p = MatMul (x, w4)  s = Mul (p, spread)  q = MatMul (x, w6)  y = Relu (s)  z = Relu (q)"
-    model, given = built(build, rng, body, head), inputs(rng, 2)
-    expected = run(model, given)
+    model, feeds = built(build, rng, body, head), inputs(rng, 2)
+    expected = run(model, feeds)
     assert fuse_qkv(model) == 1
-    found = run(cleaned(model), given)
-    assert_close_in_float32(found["y"], expected["y"])
+    actual = run(cleaned(model), feeds)
+    assert_close_in_float32(actual["y"], expected["y"])
 
 
 def test_a_product_behind_another_is_fused_too(build: Build, rng: np.random.Generator) -> None:
@@ -171,12 +173,12 @@ def test_a_product_behind_another_is_fused_too(build: Build, rng: np.random.Gene
         square | {n: a for n, a in constants(rng).items() if n in ("w4", "w6")}
         | {"v4": rng.normal(size=(64, 4)).astype(np.float32)},
     )  # fmt: skip
-    given = inputs(rng, 2)
-    expected = run(model, given)
+    feeds = inputs(rng, 2)
+    expected = run(model, feeds)
     assert fuse_qkv(model) == 2
-    found = run(cleaned(model), given)
+    actual = run(cleaned(model), feeds)
     for name, values in expected.items():  # sums of 64 x 64 products
-        assert_close_in_float32(found[name], values)
+        assert_close_in_float32(actual[name], values)
 
 
 def test_half_precision_is_left_alone(build: Build) -> None:

@@ -1,4 +1,4 @@
-"""Attention over the decoder's own tokens as one operator, beside the portable form of it."""
+"""Self-attention over cached tokens as one operator, compared with the portable form."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STEP = """g (float[b,{inputs}] x, int64[b] position, int64[b] other_position,
     r = Reshape (a, join)
     {rest}
 }}"""
-USUAL: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "heads": 2, "key_heads": 2, "width": 8, "value_width": 8, "attributes": "", "mode": "linear",
     "query": "qt = Reshape (q4, same)", "parts": "q, k, v", "rows": -1, "written": "position",
     "seen": "LessOrEqual (keys, column)", "mask": ", mask", "rest": "y = Relu (r)",
@@ -53,40 +53,40 @@ def rng() -> np.random.Generator:
 
 
 def step(build: Build, rng: np.random.Generator, **changes: Any) -> ir.Model:
-    form = USUAL | changes
-    heads, key_heads, width = form["heads"], form["key_heads"], form["width"]
-    sizes = {"q": heads * width, "k": key_heads * width, "v": key_heads * form["value_width"]}
-    order = [sizes.get(part, 4) for part in form["parts"].split(", ")]
+    settings = DEFAULTS | changes
+    heads, key_heads, width = settings["heads"], settings["key_heads"], settings["width"]
+    sizes = {"q": heads * width, "k": key_heads * width, "v": key_heads * settings["value_width"]}
+    order = [sizes.get(part, 4) for part in settings["parts"].split(", ")]
     constants: dict[str, NDArray[Any]] = {
         "weight": rng.normal(size=(sum(order), sum(order))).astype(np.float32) / 2,
         "sizes": np.array(order),
         "query_heads": np.array([-1, heads, 1, width]),
-        "key_heads": np.array([form["rows"], key_heads, 1, width]),
-        "value_heads": np.array([-1, key_heads, 1, form["value_width"]]),
+        "key_heads": np.array([settings["rows"], key_heads, 1, width]),
+        "value_heads": np.array([-1, key_heads, 1, settings["value_width"]]),
         "same": np.array([-1, heads, 1, width]),
         "ax1": np.array([1]),
         "keys": np.arange(CAPACITY),
         "later_keys": np.arange(CAPACITY) + 1,
         "mask_shape": np.array([-1, 1, 1, CAPACITY]),
-        "join": np.array([-1, heads * form["value_width"]]),
+        "join": np.array([-1, heads * settings["value_width"]]),
         "third": np.float32(1 / 3),
     }
-    text = STEP.format(**form, inputs=sum(order), result=heads * form["value_width"])
+    text = STEP.format(**settings, inputs=sum(order), result=heads * settings["value_width"])
     return build(text, {name: array for name, array in constants.items() if name in text})
 
 
 def inputs(model: ir.Model, rng: np.random.Generator, positions: list[int]) -> dict[str, Any]:
-    """Returns a row for every position, and caches full of what a row must not see."""
-    given: dict[str, Any] = {}
+    """Returns one row per position, and caches full of random numbers that no row may attend to."""
+    feeds: dict[str, Any] = {}
     for value in model.graph.inputs:
         assert value.shape is not None
         sizes = [size for size in value.shape[1:] if isinstance(size, int)]
         if value.dtype is ir.DataType.INT64:
-            given[str(value.name)] = np.array(positions)
+            feeds[str(value.name)] = np.array(positions)
         else:
             shape = (len(positions), *sizes)
-            given[str(value.name)] = rng.normal(size=shape).astype(np.float32)
-    return given
+            feeds[str(value.name)] = rng.normal(size=shape).astype(np.float32)
+    return feeds
 
 
 @pytest.mark.parametrize(
@@ -107,17 +107,17 @@ def test_attention_over_cached_tokens_is_one_operator(
     build: Build, rng: np.random.Generator, changes: dict[str, Any], positions: list[int]
 ) -> None:
     model = step(build, rng, **changes)
-    given = inputs(model, rng, positions)
-    expected = run(model, given)
+    feeds = inputs(model, rng, positions)
+    expected = run(model, feeds)
     assert fuse_self_attention(model) == 1
     counts = operators(cleaned(model))
     assert counts["GroupQueryAttention"] == 1
     assert not counts.keys() & {"Attention", "TensorScatter", "LessOrEqual", "Split"}
-    found = run(model, given)
-    assert list(found) == list(expected)
-    assert_close_in_float32(found["y"], expected["y"])
-    for name in ("self_key_0_next", "self_value_0_next"):  # written, and the rest as it was
-        np.testing.assert_array_equal(found[name], expected[name])
+    actual = run(model, feeds)
+    assert list(actual) == list(expected)
+    assert_close_in_float32(actual["y"], expected["y"])
+    for name in ("self_key_0_next", "self_value_0_next"):  # one row written, the others unchanged
+        np.testing.assert_array_equal(actual[name], expected[name])
 
 
 @pytest.mark.parametrize(

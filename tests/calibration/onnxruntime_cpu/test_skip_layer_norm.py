@@ -1,4 +1,4 @@
-"""A residual sum and its normalization as one operator: the same numbers."""
+"""A residual sum and its normalization as one operator, compared with the two operators."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def built(build: Build, body: str, head: str = HEAD) -> ir.Model:
         "c": rng.normal(size=8).astype(np.float32),
         "row": rng.normal(size=(1, 8)).astype(np.float32),
     }
-    taken = {name: array for name, array in values.items() if f" {name}" in body}
-    return build(f"{head} {{ {body} }}", taken)
+    initializers = {name: array for name, array in values.items() if f" {name}" in body}
+    return build(f"{head} {{ {body} }}", initializers)
 
 
 def inputs(rows: int) -> dict[str, NDArray[np.float32]]:
@@ -47,16 +47,16 @@ def inputs(rows: int) -> dict[str, NDArray[np.float32]]:
     ids=["after the sum", "the sum goes on", "two norms of one sum", "output of the graph"],
 )
 def test_a_sum_and_its_norm_are_one(build: Build, body: str, rows: int) -> None:
-    model, given = built(build, body), inputs(rows)
-    expected = run(model, given)
+    model, feeds = built(build, body), inputs(rows)
+    expected = run(model, feeds)
     norms = operators(model)["LayerNormalization"]
     assert fuse_skip_layer_norm(model) == norms
     counts = operators(cleaned(model))
     assert counts["SkipLayerNormalization"] == norms and not counts["LayerNormalization"]
     assert counts["Add"] == ("y = Add" in body)
-    found = run(model, given)
-    assert list(found) == ["y"]
-    assert_close_in_float32(found["y"], expected["y"])
+    actual = run(model, feeds)
+    assert list(actual) == ["y"]
+    assert_close_in_float32(actual["y"], expected["y"])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The vocabulary projection in two stages: how far rough logits can be off, and what mends them."""
+"""The vocabulary projection in two stages: the error bound, and the refine graph."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.onnxruntime_cpu import (
-    two_stage_projection as rough_projection,
-)
+from hybrid_deploy.calibration.onnxruntime_cpu import two_stage_projection as projection_pass
 from hybrid_deploy.calibration.onnxruntime_cpu.two_stage_projection import (
-    LEAST_WORDS,
+    MIN_VOCABULARY,
     two_stage_projection,
 )
 from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN, GraphRole
@@ -37,8 +35,8 @@ FORMS = {
 
 
 @pytest.fixture(autouse=True)
-def _few_words_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rough_projection, "LEAST_WORDS", 1)
+def _without_size_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection_pass, "MIN_VOCABULARY", 1)
 
 
 @pytest.fixture
@@ -58,8 +56,8 @@ def graph(
     }}"""
     constants = {"table": table, "columns": np.ascontiguousarray(table.T), "bias": bias,
                  "transposed": np.ones((words, width), np.float32)}  # fmt: skip
-    taken = {n: a for n, a in constants.items() if a is not None and f"{n}" in text}
-    return build(text, taken)
+    initializers = {n: a for n, a in constants.items() if a is not None and f"{n}" in text}
+    return build(text, initializers)
 
 
 def both(
@@ -72,25 +70,25 @@ def both(
 def project(
     build: Build, table: Floats, rows: Floats, form: str = "MatMul", bias: Floats | None = None
 ) -> tuple[Floats, Floats, Floats, ir.Model]:
-    """Returns rough logits, true logits and the margin of each row, and the refining graph."""
+    """Returns approximate and exact logits, the error bound of each row, and the refine graph."""
     graphs = both(build, table, FORMS[form], bias)
-    given: dict[str, NDArray[Any]] = {"token": np.zeros(len(rows), np.int64), "x": rows}
-    true = run(graphs[GraphRole.STEP], given)[LOGITS]
-    refining = two_stage_projection(graphs, exact=True)
-    assert refining is not None
+    feeds: dict[str, NDArray[Any]] = {"token": np.zeros(len(rows), np.int64), "x": rows}
+    exact = run(graphs[GraphRole.STEP], feeds)[LOGITS]
+    refine_graph = two_stage_projection(graphs, exact=True)
+    assert refine_graph is not None
     for model in graphs.values():
         assert operators(model)["DynamicQuantizeMatMul"] == 1
         assert not operators(model).keys() & {"MatMul", "Gemm"}
-    found = run(graphs[GraphRole.STEP], given)
-    assert list(found) == [LOGITS, HIDDEN, MARGIN]
-    np.testing.assert_array_equal(found[HIDDEN], rows)
-    return found[LOGITS], true, found[MARGIN], refining
+    outputs = run(graphs[GraphRole.STEP], feeds)
+    assert list(outputs) == [LOGITS, HIDDEN, MARGIN]
+    np.testing.assert_array_equal(outputs[HIDDEN], rows)
+    return outputs[LOGITS], exact, outputs[MARGIN], refine_graph
 
 
-def off(rough: Floats, true: Floats, margin: Floats) -> NDArray[np.float64]:
-    """Returns how much of its margin each row's worst logit takes."""
-    distance = np.abs(rough.astype(np.float64) - true.astype(np.float64)).max(1)
-    return np.asarray(distance / margin)
+def error_share(approximate: Floats, exact: Floats, error_bound: Floats) -> NDArray[np.float64]:
+    """Returns the largest error of each row as a share of its error bound."""
+    distance = np.abs(approximate.astype(np.float64) - exact.astype(np.float64)).max(1)
+    return np.asarray(distance / error_bound)
 
 
 def rows_of_all_kinds(rng: np.random.Generator, table: Floats) -> list[Floats]:
@@ -107,114 +105,119 @@ def rows_of_all_kinds(rng: np.random.Generator, table: Floats) -> list[Floats]:
 
 
 @pytest.mark.parametrize("width", [8, 96, 1000])
-def test_the_margin_is_a_bound(build: Build, rng: np.random.Generator, width: int) -> None:
+def test_the_error_bound_holds(build: Build, rng: np.random.Generator, width: int) -> None:
     table = rng.normal(size=(300, width)).astype(np.float32)
     table[7], table[8], table[9] = 0, 100 * table[8], 1e-39
     table[10, 3] = 1e4
-    taken = []
+    shares = []
     for rows in rows_of_all_kinds(rng, table):
-        rough, true, margin, _ = project(build, table, rows)
-        assert (np.abs(rough - true) <= margin[:, None]).all()
-        for alone in range(min(len(rows), 2)):  # alone a row has a range of its own
-            one = project(build, table, rows[alone : alone + 1])
-            assert (np.abs(one[0] - one[1]) <= one[2][:, None]).all()
-            if margin[alone] > 0:
-                taken.append(off(*one[:3]))
-    assert 0.02 < np.concatenate(taken).max() <= 1, "it says something"
+        approximate, exact, error_bound, _ = project(build, table, rows)
+        assert (np.abs(approximate - exact) <= error_bound[:, None]).all()
+        for row in range(min(len(rows), 2)):  # a single row is quantized with its own range
+            single = project(build, table, rows[row : row + 1])
+            assert (np.abs(single[0] - single[1]) <= single[2][:, None]).all()
+            if error_bound[row] > 0:
+                shares.append(error_share(*single[:3]))
+    assert 0.02 < np.concatenate(shares).max() <= 1, "the bound is not far too large"
 
 
 def worst_rows(rng: np.random.Generator, words: int, width: int) -> tuple[Floats, Floats]:
-    """Returns a table that 7 bits hold exactly, and rows half a step from what 8 bits hold.
+    """Returns a table that 7 bits hold exactly, and rows half a step from 8-bit numbers.
 
-    All roundings go the same way, and all weights are alike, so that they add up: the rough logits
-    are as far off as they can be at all.
+    All numbers of a row are rounded in the same direction and all weights have the same magnitude,
+    so the errors add up: the approximate logits have the largest possible error.
     """
     table = np.where(np.arange(words)[:, None] % 2, -1, 1) * np.ones((words, width))
     steps = rng.integers(100, 255, (8, width)) + 0.5
-    steps[:, 0] = 254.5  # the largest, and with the smallest at -0.5 the range is 255 steps
+    steps[:, 0] = 254.5  # the largest; from the smallest, -0.5, the range is 255 steps
     steps[:, 1] = -0.5
     return table.astype(np.float32), steps
 
 
 @pytest.mark.parametrize("scale", [1.0, 1 / 3, 1e-3, 7.7])
-def test_the_margin_holds_where_it_is_reached(
+def test_the_error_bound_holds_where_it_is_reached(
     build: Build, rng: np.random.Generator, scale: float
 ) -> None:
     table, steps = worst_rows(rng, 64, 2048)
-    nudged = scale * (steps - 3e-5)  # so that a quotient is never just above the middle
-    taken = []
+    nudged = scale * (steps - 3e-5)  # no quotient is just above the middle of a step
+    shares = []
     for row in nudged.astype(np.float32):
-        rough, true, margin, _ = project(build, table, row[None])
-        taken.append(off(rough, true, margin))
-    assert 0.95 < np.concatenate(taken).max() <= 1
+        approximate, exact, error_bound, _ = project(build, table, row[None])
+        shares.append(error_share(approximate, exact, error_bound))
+    assert 0.95 < np.concatenate(shares).max() <= 1
 
 
-def test_the_margin_holds_what_the_weights_lose(build: Build, rng: np.random.Generator) -> None:
-    # one large weight makes steps so wide that all others are lost; rows like what is lost
+def test_the_error_bound_covers_the_rounding_of_weights(
+    build: Build, rng: np.random.Generator
+) -> None:
+    # one large weight makes steps so large that all others round to 0; the rows equal the errors
     table = rng.uniform(0.2, 0.49, (32, 512)).astype(np.float32)
     table[:, 0] = 64
     rows = table.copy()
     rows[:, 0] = 0
-    taken = [off(*project(build, table, row[None])[:3]) for row in rows]
-    assert 0.4 < np.concatenate(taken).max() <= 1
+    shares = [error_share(*project(build, table, row[None])[:3]) for row in rows]
+    assert 0.4 < np.concatenate(shares).max() <= 1
 
 
-def test_the_margin_counts_a_large_bias(build: Build, rng: np.random.Generator) -> None:
+def test_the_error_bound_covers_a_large_bias(build: Build, rng: np.random.Generator) -> None:
     table = rng.normal(size=(200, 384)).astype(np.float32) * 1e-4
     bias = rng.uniform(2e4, 3e4, 200).astype(np.float32)
-    bias[5] = -np.inf  # a token that never comes
+    bias[5] = -np.inf  # a token that is never chosen
     rows = rng.normal(size=(16, 384)).astype(np.float32)
     for form in ("MatMul and Add", "Gemm", "tied Gemm with bias"):
-        rough, true, margin, _ = project(build, table, rows, form, bias)
+        approximate, exact, error_bound, _ = project(build, table, rows, form, bias)
         with np.errstate(invalid="ignore"):
-            distance = np.abs(rough - true)
-        assert (np.delete(distance, 5, 1) <= margin[:, None]).all()
-        assert np.delete(distance, 5, 1).max() > 1e-3, "adding it loses something"
-        assert (rough[:, 5] == -np.inf).all()
-        assert np.isfinite(margin).all()
+            distance = np.abs(approximate - exact)
+        assert (np.delete(distance, 5, 1) <= error_bound[:, None]).all()
+        assert np.delete(distance, 5, 1).max() > 1e-3, "adding the bias has a rounding error"
+        assert (approximate[:, 5] == -np.inf).all()
+        assert np.isfinite(error_bound).all()
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_refining_gives_the_float_product(
+def test_the_refine_graph_returns_exact_logits(
     build: Build, rng: np.random.Generator, form: str
 ) -> None:
     table = rng.normal(size=(300, 96)).astype(np.float32)
     bias = rng.normal(size=300).astype(np.float32)
     rows = rng.normal(size=(3, 96)).astype(np.float32)
-    rough, true, margin, refining = project(build, table, rows, form, bias)
-    assert np.abs(rough - true).max() > 10 * float32_error(largest(true)), "or nothing is refined"
+    approximate, exact, error_bound, refine_graph = project(build, table, rows, form, bias)
+    errors = np.abs(approximate - exact)
+    assert errors.max() > 10 * float32_error(largest(exact)), "the logits are approximate"
     for tokens in (np.array([7]), np.array([299, 0, 0, 12]), np.arange(300)):
         for row in range(3):
-            found = run(refining, {HIDDEN: rows[row : row + 1], CANDIDATES: tokens})[LOGITS]
+            refined = run(refine_graph, {HIDDEN: rows[row : row + 1], CANDIDATES: tokens})[LOGITS]
             # float32 sums of 96 products in another order
-            assert_close_in_float32(found[0], true[row, tokens], size=largest(true))
-    likely = rough >= rough.max(1, keepdims=True) - 2 * margin[:, None]
-    assert likely[np.arange(3), true.argmax(1)].all()
+            assert_close_in_float32(refined[0], exact[row, tokens], size=largest(exact))
+    candidates = approximate >= approximate.max(1, keepdims=True) - 2 * error_bound[:, None]
+    assert candidates[np.arange(3), exact.argmax(1)].all()
 
 
-def test_a_row_that_is_not_finite_has_no_finite_margin(
+def test_a_row_that_is_not_finite_has_no_finite_error_bound(
     build: Build, rng: np.random.Generator
 ) -> None:
     table = rng.normal(size=(50, 32)).astype(np.float32)
     rows = rng.normal(size=(2, 32)).astype(np.float32)
     rows[0, 3], rows[1, 5] = np.nan, np.inf
-    _, _, margin, _ = project(build, table, rows)
-    assert not np.isfinite(margin).any()
+    _, _, error_bound, _ = project(build, table, rows)
+    assert not np.isfinite(error_bound).any()
 
 
 def test_a_tied_table_is_stored_once_in_float(build: Build, rng: np.random.Generator) -> None:
     table = rng.normal(size=(60, 32)).astype(np.float32)
     graphs = both(build, table, FORMS["tied Gemm"])
-    refining = two_stage_projection(graphs, exact=True)
-    assert refining is not None
-    (looked_up,) = (v for v in refining.graph.initializers.values() if v.const_value is not None)
-    assert looked_up.const_value is not None
-    np.testing.assert_array_equal(looked_up.const_value.numpy(), table)
+    refine_graph = two_stage_projection(graphs, exact=True)
+    assert refine_graph is not None
+    (stored_table,) = (
+        v for v in refine_graph.graph.initializers.values() if v.const_value is not None
+    )
+    assert stored_table.const_value is not None
+    np.testing.assert_array_equal(stored_table.const_value.numpy(), table)
     assert "table" in graphs[GraphRole.STEP].graph.initializers
     assert "columns" not in graphs[GraphRole.STEP].graph.initializers
 
 
-OTHERS = {
+OTHER_PROJECTIONS = {
     "scaled": ("logits = Gemm <alpha: float = 0.5> (h, columns)", ""),
     "two biases": ("g = Gemm (h, columns, bias)  logits = Add (g, bias)", ""),
     "bias of the batch": ("m = MatMul (h, columns)  logits = Add (m, m)", ""),
@@ -234,11 +237,11 @@ OTHERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", OTHER_PROJECTIONS)
 def test_other_projections_are_left_alone(
     build: Build, rng: np.random.Generator, name: str
 ) -> None:
-    projection, head = OTHERS[name]
+    projection, head = OTHER_PROJECTIONS[name]
     table = rng.normal(size=(60, 32)).astype(np.float32)
     graphs = {
         role: build_with(build, table, projection, head)
@@ -261,8 +264,8 @@ def build_with(build: Build, table: Floats, projection: str, head: str) -> ir.Mo
         "one": np.float32(1).reshape(1),
         "one_row": np.ones((1, words), np.float32),
     }
-    taken = set(text.replace(",", " ").replace("(", " ").replace(")", " ").split())
-    return build(text, {name: a for name, a in constants.items() if name in taken})
+    names = set(text.replace(",", " ").replace("(", " ").replace(")", " ").split())
+    return build(text, {name: a for name, a in constants.items() if name in names})
 
 
 def test_graphs_that_differ_are_left_alone(build: Build, rng: np.random.Generator) -> None:
@@ -299,9 +302,10 @@ def test_half_precision_is_left_alone(build: Build) -> None:
 def test_a_small_vocabulary_is_left_alone(
     build: Build, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rough_projection, "LEAST_WORDS", LEAST_WORDS)
+    monkeypatch.setattr(projection_pass, "MIN_VOCABULARY", MIN_VOCABULARY)
     large, small = (
-        rng.normal(size=(words, 8)).astype(np.float32) for words in (LEAST_WORDS, LEAST_WORDS - 1)
+        rng.normal(size=(words, 8)).astype(np.float32)
+        for words in (MIN_VOCABULARY, MIN_VOCABULARY - 1)
     )
     assert two_stage_projection(both(build, small, FORMS["MatMul"]), exact=True) is None
     assert two_stage_projection(both(build, large, FORMS["MatMul"]), exact=True) is not None
@@ -311,23 +315,25 @@ def test_a_small_vocabulary_is_left_alone(
     ("form", "weight"), [("MatMul", "columns"), ("Gemm", "columns"), ("tied Gemm", "table")]
 )
 @pytest.mark.parametrize(("width", "stored"), [(256, "int4"), (96, "int4"), (24, "int8")])
-def test_a_likely_margin_holds_for_nearly_all_logits(
+def test_the_statistical_bound_holds_for_nearly_all_logits(
     build: Build, rng: np.random.Generator, width: int, stored: str, form: str, weight: str
 ) -> None:
     table = rng.normal(size=(5000, width)).astype(np.float32)
     rows = rng.normal(size=(8, width)).astype(np.float32)
     bias = rng.normal(size=5000).astype(np.float32)
     graphs = both(build, table, FORMS[form], bias)
-    given: dict[str, NDArray[Any]] = {"token": np.zeros(len(rows), np.int64), "x": rows}
-    true = run(graphs[GraphRole.STEP], given)[LOGITS]
-    refining = two_stage_projection(graphs, exact=False)
-    assert refining is not None
+    feeds: dict[str, NDArray[Any]] = {"token": np.zeros(len(rows), np.int64), "x": rows}
+    exact = run(graphs[GraphRole.STEP], feeds)[LOGITS]
+    refine_graph = two_stage_projection(graphs, exact=False)
+    assert refine_graph is not None
     step = graphs[GraphRole.STEP]
     assert f"{weight}_{stored}" in step.graph.initializers
-    found = run(step, given)
-    distance = np.abs(found[LOGITS] - true) / found[MARGIN][:, None]
-    assert 0.2 < distance.max() < 1.1, "four standard deviations and more are rare, not impossible"
-    best = np.argsort(true[0])[-5:]
-    exact = run(refining, {HIDDEN: rows[:1], CANDIDATES: best})[LOGITS][0]
-    assert_close(exact, true[0, best], share=2e-3)  # the table is float16, of 11 bits
-    assert "projection_table_fp16" in refining.graph.initializers
+    outputs = run(step, feeds)
+    distance = np.abs(outputs[LOGITS] - exact) / outputs[MARGIN][:, None]
+    assert 0.2 < distance.max() < 1.1, (
+        "larger errors than four standard deviations are rare, not impossible"
+    )
+    best = np.argsort(exact[0])[-5:]
+    refined = run(refine_graph, {HIDDEN: rows[:1], CANDIDATES: best})[LOGITS][0]
+    assert_close(refined, exact[0, best], share=2e-3)  # the table is float16, of 11 bits
+    assert "projection_table_fp16" in refine_graph.graph.initializers

@@ -1,4 +1,4 @@
-"""What the passes for a CPU find in attention as a library writes it."""
+"""The CPU passes on attention as the transformers library writes it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.calibration.onnxruntime_cpu import (
-    two_stage_projection as rough_projection,
-)
+from hybrid_deploy.calibration.onnxruntime_cpu import two_stage_projection
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.onnx_graphs.files import load_graphs
@@ -22,11 +20,11 @@ from tests.models.zoo.reference import ROUNDINGS, encoded, rerun
 
 
 @pytest.mark.slow
-def test_products_of_query_key_and_value_are_packed_and_attended(
+def test_qkv_products_are_packed_and_self_attention_is_fused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
-    monkeypatch.setattr(rough_projection, "LEAST_WORDS", 1)
+    monkeypatch.setattr(two_stage_projection, "MIN_VOCABULARY", 1)
     case = find("hf-bart")
     model = case.model()
     bundle = export(case, model, tmp_path / "bundle")
@@ -41,6 +39,6 @@ def test_products_of_query_key_and_value_are_packed_and_attended(
     assert report.evaluation.divergence.largest_difference < float32_error(logit, ROUNDINGS)
     step = load_graphs(report.bundle, "fp32-cpu")[GraphRole.STEP].graph
     counts = Counter(node.op_type for node in step)
-    # two layers; the memory has a mask, and stays as it is
+    # two layers; cross-attention has a mask and is not rewritten
     assert (counts["GroupQueryAttention"], counts["Attention"]) == (2, 2)
-    assert counts["Split"] == 0, "what they take is the product itself"
+    assert counts["Split"] == 0, "GroupQueryAttention takes the packed product"

@@ -23,17 +23,17 @@ def graphs(build: Build) -> dict[GraphRole, ir.Model]:
     }
 
 
-def test_a_weight_of_both_decoder_graphs_is_one_layer(graphs: dict[GraphRole, ir.Model]) -> None:
+def test_a_weight_of_prefill_and_step_is_one_layer(graphs: dict[GraphRole, ir.Model]) -> None:
     layers = {layer.name: layer for layer in layers_of(graphs)}
     assert list(layers) == ["encoder/stem_weight", "decoder/a", "decoder/other"]
     assert layers["decoder/a"].names == {
         GraphRole.STEP: frozenset({"a"}),
         GraphRole.PREFILL: frozenset({"b"}),
     }
-    assert layers["encoder/stem_weight"].parameters == 6
+    assert layers["encoder/stem_weight"].parameter_count == 6
 
 
-def test_kept_layers_by_graph(graphs: dict[GraphRole, ir.Model]) -> None:
+def test_names_in_float_are_those_of_the_graph(graphs: dict[GraphRole, ir.Model]) -> None:
     layers = layers_of(graphs)
     assert names_in_float(layers, ["decoder/a"], GraphRole.PREFILL) == {"b"}
     assert names_in_float(layers, ["decoder/a"], GraphRole.ENCODER) == frozenset()

@@ -1,4 +1,4 @@
-"""Decoder graphs with weights of few bits: correct, shared, and taken by ONNX Runtime's kernels."""
+"""Decoder graphs with stored weights: correct, shared, and run by ONNX Runtime's kernels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -62,28 +62,30 @@ def test_weights_become_packed_products(
     build: Build, rng: np.random.Generator, tmp_path: Path, form: DecoderForm,
     block_size: int | None, error: float,
 ) -> None:  # fmt: skip
-    given = constants(rng)
-    model = build(STEP, given)
+    weights = constants(rng)
+    model = build(STEP, weights)
     quantize_decoder({GraphRole.STEP: model}, None, form, block_size=block_size)
     checked(model)
     session, operators = optimized(model, tmp_path)
     assert operators["MatMulNBits"] == 2
     assert operators["DequantizeLinear"] == 0
     x = rng.normal(size=(1, 64)).astype(np.float32)
-    expected = x + np.maximum(x @ given["w1"] + 1, 0) @ given["w2"]
-    found = session.run(None, {"x": x})[0]
+    expected = x + np.maximum(x @ weights["w1"] + 1, 0) @ weights["w2"]
+    actual = session.run(None, {"x": x})[0]
     # MatMulNBits itself rounds activations to int8
-    assert 0 < np.abs(found - expected).max() < error * np.abs(expected).max()
+    assert 0 < np.abs(actual - expected).max() < error * np.abs(expected).max()
 
 
-def test_int4_of_a_width_without_blocks_is_int8(build: Build, rng: np.random.Generator) -> None:
+def test_a_weight_without_blocks_is_int8_in_place_of_int4(
+    build: Build, rng: np.random.Generator
+) -> None:
     model = build(NARROW, {"w1": rng.normal(size=(40, 24)).astype(np.float32)})
     quantize_decoder({GraphRole.STEP: model}, None, DecoderForm.INT4_WEIGHTS)
     stored = model.graph.initializers["w1_int8"]
     assert stored.const_value is not None and stored.const_value.dtype is ir.DataType.INT8
 
 
-def test_a_smaller_block_is_taken_where_the_wanted_one_does_not_divide(
+def test_a_smaller_block_is_used_where_the_requested_one_does_not_divide(
     build: Build, rng: np.random.Generator
 ) -> None:
     model = build(STEP, constants(rng))
@@ -93,19 +95,19 @@ def test_a_smaller_block_is_taken_where_the_wanted_one_does_not_divide(
 
 
 @pytest.mark.parametrize("form", [DecoderForm.INT8, DecoderForm.FLOAT8])
-def test_activations_are_rounded_too(
+def test_activations_are_quantized_too(
     build: Build, rng: np.random.Generator, form: DecoderForm
 ) -> None:
-    given = constants(rng)
-    model = build(STEP, given)
+    weights = constants(rng)
+    model = build(STEP, weights)
     x = rng.normal(size=(4, 64)).astype(np.float32)
-    hidden = np.maximum(x @ given["w1"] + 1, 0)
+    hidden = np.maximum(x @ weights["w1"] + 1, 0)
     ranges = {"x": Range(float(x.min()), float(x.max())), "r": Range(0, float(hidden.max()))}
     quantize_decoder({GraphRole.STEP: model}, scales_of(ranges, role=GraphRole.STEP), form)
     graph = checked(model)
     assert [node.op_type for node in graph.node].count("QuantizeLinear") == 2
-    expected = x + hidden @ given["w2"]
-    # a Relu before a float of 8 bits is dropped by one of ONNX Runtime's optimizers
+    expected = x + hidden @ weights["w2"]
+    # ReluQuantRewrite, an optimizer of ONNX Runtime, drops a Relu before a float8 tensor
     session = ort.InferenceSession(
         ir.to_proto(model).SerializeToString(),
         providers=["CPUExecutionProvider"],
@@ -113,21 +115,21 @@ def test_activations_are_rounded_too(
     )
     if form is DecoderForm.INT8 and not byte_products_are_exact():
         pytest.skip(SATURATES)
-    found = session.run(None, {"x": x})[0]
-    assert 0 < np.abs(found - expected).max() < 0.08 * np.abs(expected).max()
+    actual = session.run(None, {"x": x})[0]
+    assert 0 < np.abs(actual - expected).max() < 0.08 * np.abs(expected).max()
 
 
-def test_kept_operators_stay_float(build: Build, rng: np.random.Generator) -> None:
+def test_named_operators_stay_float(build: Build, rng: np.random.Generator) -> None:
     model = build(STEP, constants(rng))
-    kept = {GraphRole.STEP: {"w1"}}
-    quantize_decoder({GraphRole.STEP: model}, None, DecoderForm.INT8_WEIGHTS, kept)
+    in_float = {GraphRole.STEP: {"w1"}}
+    quantize_decoder({GraphRole.STEP: model}, None, DecoderForm.INT8_WEIGHTS, in_float)
     assert {"w1", "w2_int8"} <= set(model.graph.initializers)
     assert "w2" not in model.graph.initializers
 
 
-def test_prefill_takes_the_ranges_of_the_step(build: Build, rng: np.random.Generator) -> None:
-    given = constants(rng)
-    graphs = {GraphRole.STEP: build(STEP, given), GraphRole.PREFILL: build(STEP, given)}
+def test_prefill_has_the_ranges_of_the_step(build: Build, rng: np.random.Generator) -> None:
+    weights = constants(rng)
+    graphs = {GraphRole.STEP: build(STEP, weights), GraphRole.PREFILL: build(STEP, weights)}
     ranges = {"x": Range(-3, 3), "r": Range(0, 9)}
     quantize_decoder(graphs, scales_of(ranges, role=GraphRole.STEP), DecoderForm.INT8)
     scales = [
@@ -139,26 +141,26 @@ def test_prefill_takes_the_ranges_of_the_step(build: Build, rng: np.random.Gener
 
 def test_channels_with_large_activations_lose_less(build: Build, rng: np.random.Generator) -> None:
     """Activation-aware scaling: an eighth of the channels carries most of the product."""
-    given = constants(rng)
-    large = np.ones(64, np.float32)
-    large[::8] = 30
-    x = (rng.normal(size=(200, 64)) * large).astype(np.float32)
-    expected = x + np.maximum(x @ given["w1"] + 1, 0) @ given["w2"]
-    hidden = np.maximum(x @ given["w1"] + 1, 0)
+    weights = constants(rng)
+    magnitudes = np.ones(64, np.float32)
+    magnitudes[::8] = 30
+    x = (rng.normal(size=(200, 64)) * magnitudes).astype(np.float32)
+    expected = x + np.maximum(x @ weights["w1"] + 1, 0) @ weights["w2"]
+    hidden = np.maximum(x @ weights["w1"] + 1, 0)
     channels = {
         name: Channels(np.abs(array).max(0), np.abs(array).mean(0).astype(np.float32))
         for name, array in (("x", x), ("r", hidden))
     }
     errors = []
     for scales in (None, scales_of({}, channels, GraphRole.STEP)):
-        model = build(STEP, given)
+        model = build(STEP, weights)
         quantize_decoder({GraphRole.STEP: model}, scales, DecoderForm.INT4_WEIGHTS, block_size=64)
         checked(model)
         errors.append(float(((run(model, x) - expected) ** 2).mean()))
     assert errors[1] < 0.8 * errors[0]
 
 
-def test_scaling_goes_by_the_means_of_the_step(build: Build, rng: np.random.Generator) -> None:
+def test_scales_depend_on_the_means_of_the_step(build: Build, rng: np.random.Generator) -> None:
     weights = constants(rng)
     x = rng.normal(size=(4, 64)).astype(np.float32)
     spread = np.geomspace(0.01, 10, 64).astype(np.float32)
@@ -178,6 +180,6 @@ def test_scaling_goes_by_the_means_of_the_step(build: Build, rng: np.random.Gene
         quantize_decoder(graphs, together(parts), DecoderForm.INT4_WEIGHTS)
         return run(graphs[GraphRole.STEP], x)
 
-    of_both = quantized(spread, spread)
-    assert np.array_equal(quantized(spread, flat), of_both)
-    assert not np.array_equal(quantized(flat, spread), of_both)
+    both_spread = quantized(spread, spread)
+    assert np.array_equal(quantized(spread, flat), both_spread)
+    assert not np.array_equal(quantized(flat, spread), both_spread)

@@ -49,14 +49,14 @@ def convolutions(rng: np.random.Generator) -> Constants:
 
 
 def checked(model: ir.Model) -> onnx.GraphProto:
-    """Returns the graph after ONNX's own checks."""
+    """Returns the graph as a proto, after the ONNX checker accepted it."""
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     return proto.graph
 
 
 def optimized(model: ir.Model, folder: Path) -> tuple[ort.InferenceSession, collections.Counter]:  # type: ignore[type-arg]
-    """Opens a graph and counts the operators that ONNX Runtime made of it."""
+    """Returns a session of a graph, and the operator counts of the optimized graph."""
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimized.onnx")
     options.log_severity_level = 3
@@ -68,15 +68,15 @@ def optimized(model: ir.Model, folder: Path) -> tuple[ort.InferenceSession, coll
 
 
 def ranges(model: ir.Model, x: NDArray[np.float32]) -> dict[str, Range]:
-    """Runs a float graph and gives the range of every tensor."""
-    watched = model.clone()
-    names = [v.name for node in watched.graph for v in node.outputs if v.dtype is not None]
-    watched.graph.outputs[:] = [v for node in watched.graph for v in node.outputs]
+    """Returns the range of every tensor of a float graph on one input."""
+    observed = model.clone()
+    names = [v.name for node in observed.graph for v in node.outputs if v.dtype is not None]
+    observed.graph.outputs[:] = [v for node in observed.graph for v in node.outputs]
     session = ort.InferenceSession(
-        ir.to_proto(watched).SerializeToString(), providers=["CPUExecutionProvider"]
+        ir.to_proto(observed).SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    found = dict(zip(names, session.run(None, {"x": x}), strict=True)) | {"x": x}
-    return {str(n): Range(float(a.min()), float(a.max())) for n, a in found.items()}
+    arrays = dict(zip(names, session.run(None, {"x": x}), strict=True)) | {"x": x}
+    return {str(n): Range(float(a.min()), float(a.max())) for n, a in arrays.items()}
 
 
 def test_portable_form_quantizes_inputs_and_skip_branches(
@@ -119,9 +119,9 @@ def test_encoder_stays_close_to_float(
     int8_session = ort.InferenceSession(
         ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    found = int8_session.run(None, {"x": x})[0]
+    actual = int8_session.run(None, {"x": x})[0]
     # 127 steps per tensor, two layers: 3 % of the largest number is well above rounding
-    assert 0 < np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
+    assert 0 < np.abs(actual - expected).max() < 0.03 * np.abs(expected).max()
 
 
 def test_cpu_form_becomes_integer_convolutions(
@@ -154,7 +154,7 @@ def test_projections_of_one_tensor_become_integer_products(
 
 def test_missing_range_is_named(build: Build, rng: np.random.Generator) -> None:
     model = build(RESIDUAL, convolutions(rng))
-    with pytest.raises(CalibrationError, match="the scales say nothing of x; calibrate"):
+    with pytest.raises(CalibrationError, match="the scales hold no range of x; calibrate"):
         quantize_encoder(model, scales_of({"r": Range(0, 1)}), EncoderForm.INT8)
 
 
@@ -175,8 +175,8 @@ def test_scales_serve_for_more_than_one_variant(
         "w": rng.normal(size=(16, 8)).astype(np.float32),
     }
     largest = np.where(np.arange(16) == 3, 80, 2).astype(np.float32)
-    seen = {"h": Channels(largest, largest / np.float32(4))}
-    scales = scales_of({"x": Range(-3, 3), "h": Range(-80, 80), "y": Range(-9, 9)}, seen)
+    channels = {"h": Channels(largest, largest / np.float32(4))}
+    scales = scales_of({"x": Range(-3, 3), "h": Range(-80, 80), "y": Range(-9, 9)}, channels)
     models = [build(NORMED, constants) for _ in range(2)]
     for model in models:
         quantize_encoder(model, scales, form)

@@ -1,4 +1,4 @@
-"""TensorRT-RTX reads and compiles what the passes write; no GPU is needed to compile."""
+"""TensorRT-RTX parses and compiles the quantized graphs; compiling needs no GPU."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A table that is embedding and projection at once, before its projection is quantized."""
+"""A tied vocabulary projection gets a weight of its own before it is quantized."""
 
 from __future__ import annotations
 

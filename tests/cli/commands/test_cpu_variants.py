@@ -52,9 +52,9 @@ def forms(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Bundle:  # fmt: skip
     """The tiny bundle with a golden sample, two stages in one variant, short memory in another."""
-    monkeypatch.setattr(rough_projection, "LEAST_WORDS", 1)
-    monkeypatch.setattr(short_memory, "LEAST_BYTES", 1)
-    monkeypatch.setattr(short_memory, "LEAST_WIDTH", 8)
+    monkeypatch.setattr(rough_projection, "MIN_VOCABULARY", 1)
+    monkeypatch.setattr(short_memory, "MIN_MEMORY_BYTES", 1)
+    monkeypatch.setattr(short_memory, "MIN_HEAD_WIDTH", 8)
     (result,), _ = load_session(bundle.folder).run_files([lines / "0.png"])
     golden = GoldenSample("golden/0.png", result.tokens, result.text or "")
     (bundle.folder / "golden").mkdir(exist_ok=True)
