@@ -17,9 +17,14 @@ from hybrid_deploy.calibration.graphs.float_graphs import (
     check_float,
     prepared_graphs,
 )
-from hybrid_deploy.calibration.observation.collect import WHOLE, observe_samples
+from hybrid_deploy.calibration.observation.collect import ALL_SAMPLES, observe_samples
 from hybrid_deploy.calibration.observation.observations import Observations, read_observations
-from hybrid_deploy.calibration.samples.samples import Samples, SkippedSample, Source, samples_of
+from hybrid_deploy.calibration.samples.samples import (
+    Samples,
+    SampleSource,
+    SkippedSample,
+    samples_of,
+)
 from hybrid_deploy.calibration.statistics.fingerprint import fingerprint_of, mismatch_with
 from hybrid_deploy.calibration.statistics.scales import Scales
 from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole
@@ -28,7 +33,7 @@ from hybrid_deploy.progress import Progress, silent
 
 
 @dataclass(frozen=True)
-class Observed:
+class ObservationReport:
     """What was seen of a bundle's activations.
 
     Attributes:
@@ -42,14 +47,14 @@ class Observed:
 
 def observe_bundle(
     path: str | Path,
-    source: Source | None = None,
+    source: SampleSource | None = None,
     *,
     golden: bool = False,
     skip_bad: bool = False,
-    shard: tuple[int, int] = WHOLE,
+    shard: tuple[int, int] = ALL_SAMPLES,
     variant: str = FLOAT_VARIANT,
     progress: Progress = silent,
-) -> Observed:
+) -> ObservationReport:
     """Decodes samples with a float variant of a bundle and gives what its activations held.
 
     What was seen is kept on disk: a run that ended early goes on where it was.
@@ -73,12 +78,12 @@ def observe_bundle(
     samples = samples_of(bundle, source, golden=golden, skip_bad=skip_bad, variant=variant)
     graphs = prepared_graphs(bundle, variant)
     seen = observe(bundle, variant, graphs, samples, shard=shard, progress=progress)
-    return Observed(seen, samples.skipped)
+    return ObservationReport(seen, samples.skipped)
 
 
 def merge_files(
     path: str | Path, files: Sequence[Path], *, variant: str = FLOAT_VARIANT
-) -> Observed:
+) -> ObservationReport:
     """Adds up what runs over shards of the samples have saved.
 
     Raises:
@@ -90,7 +95,7 @@ def merge_files(
     found = [_of_bundle(file, bundle, variant) for file in files]
     for other in found[1:]:
         found[0].merge(other)
-    return Observed(found[0])
+    return ObservationReport(found[0])
 
 
 def calibrate(
@@ -117,7 +122,7 @@ def observe(
     graphs: Mapping[GraphRole, ir.Model],
     samples: Samples,
     *,
-    shard: tuple[int, int] = WHOLE,
+    shard: tuple[int, int] = ALL_SAMPLES,
     progress: Progress = silent,
 ) -> Observations:
     """Decodes samples, or takes up what an earlier run over the same ones has kept.
@@ -130,14 +135,14 @@ def observe(
         shard: (k, n) decodes the k-th of every n samples, k from 0.
         progress: called with the number of samples done, as stage `calibrate`.
     """
-    state = kept_observations_file(bundle, variant, samples, shard)
+    state = observations_cache_file(bundle, variant, samples, shard)
     return observe_samples(
         bundle, variant, graphs, samples, state=state, shard=shard, progress=progress
     )
 
 
-def kept_observations_file(
-    bundle: Bundle, variant: str, samples: Samples, shard: tuple[int, int] = WHOLE
+def observations_cache_file(
+    bundle: Bundle, variant: str, samples: Samples, shard: tuple[int, int] = ALL_SAMPLES
 ) -> Path | None:
     """Names the file that keeps the observations of these samples, for another run or method.
 
@@ -160,7 +165,7 @@ def kept_observations_file(
 
 def _of_bundle(file: Path, bundle: Bundle, variant: str) -> Observations:
     found = read_observations(file)
-    if other := mismatch_with(found.origin, bundle, variant):
+    if other := mismatch_with(found.fingerprint, bundle, variant):
         raise CalibrationError(
             f"{file} holds observations of {other}, not of {bundle.manifest.name} {variant} in "
             f"{bundle.folder}; collect them from this bundle"

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid_deploy.calibration.recipes import recipe_for
-from hybrid_deploy.calibration.samples.samples import SkippedSample, Source
-from hybrid_deploy.calibration.variants.auto_select import CHOSEN, Candidate, choose, cpu_candidates
+from hybrid_deploy.calibration.samples.samples import SampleSource, SkippedSample
+from hybrid_deploy.calibration.variants.auto_select import (
+    CHOSEN_VERDICT,
+    Candidate,
+    choose_fastest,
+    cpu_candidates,
+)
 from hybrid_deploy.calibration.variants.request import QuantizationInputs, check_recipe, open_job
 from hybrid_deploy.calibration.variants.variant_builder import QuantizeReport, VariantBuilder
 from hybrid_deploy.contract import FLOAT_VARIANT
@@ -34,7 +39,7 @@ class AutomaticReport:
 def quantize_bundle(
     path: str | Path,
     precision: str | None = None,
-    samples: Source | QuantizationInputs | None = None,
+    samples: SampleSource | QuantizationInputs | None = None,
     *,
     encoder: str | None = None,
     decoder: str | None = None,
@@ -121,8 +126,8 @@ def quantize_automatically(
     for recipe in recipes:
         job.model.scales_for(recipe)  # missing samples are missed before anything is tried
     work = VariantBuilder(job, progress)
-    candidates = choose([work.evaluate(recipe, threads) for recipe in recipes], max_drop)
-    chosen = next((c.recipe for c in candidates if c.verdict == CHOSEN), None)
+    candidates = choose_fastest([work.evaluate(recipe, threads) for recipe in recipes], max_drop)
+    chosen = next((c.recipe for c in candidates if c.verdict == CHOSEN_VERDICT), None)
     skipped = job.skipped
     if chosen is None:
         return AutomaticReport(tuple(candidates), None, skipped)

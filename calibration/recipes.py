@@ -19,7 +19,7 @@ FLOAT8_OPSET = 19
 
 BLOCK_SIZES = (32, 64, 128)
 FLOATS = ("fp32", "fp16")
-WIDE = frozenset({"fp32", "fp16", "bf16", "fp32-cpu"})
+FLOAT_FORMS = frozenset({"fp32", "fp16", "bf16", "fp32-cpu"})
 """The forms of either component that have no numbers of 8 bits or fewer."""
 
 
@@ -102,7 +102,7 @@ class Recipe:
     floats: str = "fp32"
 
     @property
-    def has_halves(self) -> bool:
+    def has_float16(self) -> bool:
         """Whether some numbers are float16."""
         return "fp16" in (self.encoder.value, self.decoder.value, self.floats)
 
@@ -122,21 +122,21 @@ class Recipe:
         return "bf16" in (self.encoder.value, self.decoder.value)
 
     @property
-    def oldest_opset(self) -> int:
+    def min_opset(self) -> int:
         """The first ONNX operator set whose operators know it."""
-        halves = _HALF_SCALES_OPSET if self.quantizes and self.has_halves else 18
+        halves = _HALF_SCALES_OPSET if self.quantizes and self.has_float16 else 18
         forms = (self.encoder.value, self.decoder.portable.value)
         return max(halves, *(_OLDEST_OPSETS.get(form, 18) for form in forms))
 
     @property
-    def known_opset(self) -> int:
+    def export_opset(self) -> int:
         """The oldest of those that a model can be exported with."""
-        return 21 if self.oldest_opset <= 21 else 24
+        return 21 if self.min_opset <= 21 else 24
 
     @property
     def quantizes(self) -> bool:
         """Whether numbers of 8 bits or fewer come in, layer by layer."""
-        return not {self.encoder.value, self.decoder.value} <= WIDE
+        return not {self.encoder.value, self.decoder.value} <= FLOAT_FORMS
 
 
 _RECIPES = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.samples.batches import Place, batch_size, batches
+from hybrid_deploy.calibration.samples.batches import SampleRow, batch_size, batches
 from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.progress import Progress, silent
@@ -64,10 +64,10 @@ def decode_all(
     if backend is None:
         backend = load_backend(DEFAULT_BACKEND, bundle, variant, BackendOptions(threads))
     session = Session(bundle, variant, backend)
-    found: dict[Place, GenerationResult] = {}
+    found: dict[SampleRow, GenerationResult] = {}
     for batch in batches(samples, batch_size(bundle, variant)):
         results, _ = session.run_arrays(batch.inputs, options=GREEDY)
-        found |= zip(batch.places, results, strict=False)  # a fixed batch may be filled up
+        found |= zip(batch.sample_rows, results, strict=False)  # a fixed batch may be filled up
         progress(stage, len({sample for sample, _ in found}), len(samples))
     places = sorted(found)
     texts = [text for place in places if (text := found[place].text) is not None]

@@ -24,7 +24,7 @@ from hybrid_deploy.runtime.backends.registry import (
     load_backend,
 )
 
-MOST_LOGITS = 128
+MAX_LOGIT_SAMPLES = 128
 """The logits of at most so many samples are compared, evenly spread."""
 
 
@@ -132,7 +132,7 @@ def evaluate(
     )
     progress("logits", 0, total)
     teacher = teacher or Teacher(
-        bundle, reference_variant, evaluation_set.thinned(MOST_LOGITS), threads=threads
+        bundle, reference_variant, evaluation_set.evenly_spaced(MAX_LOGIT_SAMPLES), threads=threads
     )
     backend = load_backend(DEFAULT_BACKEND, bundle, variant, BackendOptions(threads))
     divergence = teacher.divergence(backend)
@@ -162,7 +162,7 @@ def check_metric(metric: Metric, evaluation_set: EvaluationSet) -> None:
     Raises:
         UsageError: no true text is known.
     """
-    if not evaluation_set.labelled:
+    if not evaluation_set.labelled_count:
         raise UsageError(
             f"the metric {metric.name} needs true texts, and no sample has one; name a folder with "
             "a labels.csv (columns file, text)"
@@ -182,16 +182,16 @@ def _texts(
     evaluation_set: EvaluationSet, reference: DecodedSet, readings: DecodedSet
 ) -> _Texts | None:
     """Returns the sequences whose true text is known; None if there are none."""
-    if not evaluation_set.labelled:
+    if not evaluation_set.labelled_count:
         return None
     assert reference.texts is not None and readings.texts is not None, "labels need a vocabulary"
-    texts = evaluation_set.expected
+    texts = evaluation_set.expected_texts
     expected = [texts[sample] for sample in readings.samples]
     rows = zip(expected, reference.texts, readings.texts, strict=True)
     known = [(text, a, b) for text, a, b in rows if text is not None]
-    if len(known) != evaluation_set.labelled:
+    if len(known) != evaluation_set.labelled_count:
         raise InputError(
-            f"{evaluation_set.labelled} true texts were given for {len(known)} sequences; give "
+            f"{evaluation_set.labelled_count} true texts were given for {len(known)} sequences; give "
             "each labelled sample as one sequence"
         )
     return _Texts(*(list(column) for column in zip(*known, strict=True)))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.evaluation.recording_backend import RecordingBackend, Turn
+from hybrid_deploy.calibration.evaluation.recording_backend import RecordedCall, RecordingBackend
 from hybrid_deploy.calibration.samples.batches import batch_size, batches
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import CalibrationError
@@ -30,7 +30,7 @@ from hybrid_deploy.runtime.backends.registry import (
 from hybrid_deploy.runtime.generation.options import GREEDY
 from hybrid_deploy.runtime.session.session import Session
 
-MOST_BYTES = 256 << 20
+MAX_RECORDED_BYTES = 256 << 20
 """A teacher keeps at most about so much: inputs, and the logits of every step."""
 
 
@@ -55,7 +55,7 @@ class Divergence:
     kl_mean_nats: float
     kl_max_nats: float
     largest_difference: float
-    same_argmax: float
+    same_argmax_share: float
 
 
 class Teacher:
@@ -68,7 +68,7 @@ class Teacher:
         samples: Iterable[Inputs],
         *,
         threads: int | None = None,
-        most_bytes: int = MOST_BYTES,
+        max_bytes: int = MAX_RECORDED_BYTES,
     ) -> None:
         """Decodes the samples with the variant.
 
@@ -85,27 +85,29 @@ class Teacher:
             BackendError: the variant does not run, or its logits are not finite.
         """
         backend = load_backend(DEFAULT_BACKEND, bundle, variant, BackendOptions(threads))
-        recorder = RecordingBackend(backend, most_bytes)
+        recorder = RecordingBackend(backend, max_bytes)
         session = Session(bundle, variant, recorder)
-        self._lessons: list[_Lesson] = []
+        self._batches: list[_RecordedBatch] = []
         for batch in batches(samples, batch_size(bundle, variant)):
             results, _ = session.run_arrays(batch.inputs, options=GREEDY)
-            lengths = [len(result.tokens) for result in results[: len(batch.places)]]
-            self._lessons.append(_Lesson(batch.inputs, np.array(lengths), tuple(recorder.turns)))
+            lengths = [len(result.tokens) for result in results[: len(batch.sample_rows)]]
+            self._batches.append(
+                _RecordedBatch(batch.inputs, np.array(lengths), tuple(recorder.calls))
+            )
             if recorder.bytes_left <= 0:
                 break
-        if not self._lessons:
+        if not self._batches:
             raise CalibrationError("there are no samples to compare logits on; give at least one")
 
     @property
     def sequences(self) -> int:
         """How many sequences are kept."""
-        return sum(len(lesson.lengths) for lesson in self._lessons)
+        return sum(len(lesson.lengths) for lesson in self._batches)
 
     @property
     def first_inputs(self) -> Inputs:
         """The first batch of encoder inputs."""
-        return self._lessons[0].inputs
+        return self._batches[0].inputs
 
     def divergence(self, student: Backend | Session) -> Divergence:
         """Feeds a student the teacher's tokens and compares the logits of every step.
@@ -119,9 +121,9 @@ class Teacher:
         """
         backend = student.backend if isinstance(student, Session) else student
         compared = [
-            _compare(rows, others)
-            for lesson in self._lessons
-            for rows, others in lesson.repeated(backend)
+            _compare_step(rows, others)
+            for lesson in self._batches
+            for rows, others in lesson.replay(backend)
         ]
         kl = np.concatenate([step.kl_nats for step in compared])
         return Divergence(
@@ -130,7 +132,7 @@ class Teacher:
             kl_mean_nats=float(kl.mean()),
             kl_max_nats=float(kl.max()),
             largest_difference=max(step.largest_difference for step in compared),
-            same_argmax=sum(step.same_argmax for step in compared) / len(kl),
+            same_argmax_share=sum(step.same_argmax for step in compared) / len(kl),
         )
 
 
@@ -152,23 +154,23 @@ def kl_divergence(teacher: FloatArray, student: FloatArray) -> NDArray[np.float6
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class _RecordedBatch:
     """One batch: its inputs, how many tokens each sequence has, and every call."""
 
     inputs: Inputs
     lengths: IntArray
-    turns: Sequence[Turn]
+    calls: Sequence[RecordedCall]
 
-    def repeated(self, backend: Backend) -> Iterator[tuple[FloatArray, FloatArray]]:
+    def replay(self, backend: Backend) -> Iterator[tuple[FloatArray, FloatArray]]:
         """Yields the logits of both, (rows, vocabulary), of the sequences that go on."""
         decoding = backend.start(self.inputs)
-        for step, turn in enumerate(self.turns):
-            logits, going_on = turn.repeat(decoding), np.flatnonzero(self.lengths > step)
+        for step, turn in enumerate(self.calls):
+            logits, going_on = turn.replay(decoding), np.flatnonzero(self.lengths > step)
             yield turn.logits[going_on], logits[going_on]
 
 
 @dataclass(frozen=True)
-class _Comparison:
+class _StepComparison:
     """One step of a batch."""
 
     kl_nats: NDArray[np.float64]
@@ -176,12 +178,12 @@ class _Comparison:
     same_argmax: int
 
 
-def _compare(teacher: FloatArray, student: FloatArray) -> _Comparison:
+def _compare_step(teacher: FloatArray, student: FloatArray) -> _StepComparison:
     with np.errstate(invalid="ignore"):  # where both are infinite there is no difference
         differences = np.where(teacher == student, 0, np.abs(teacher - student))
     largest = float(differences.max())
     same = (teacher.argmax(-1) == student.argmax(-1)) & ~np.isnan(student.max(-1))
-    return _Comparison(
+    return _StepComparison(
         kl_nats=kl_divergence(teacher, student),
         largest_difference=np.inf if np.isnan(largest) else largest,
         same_argmax=int(same.sum()),

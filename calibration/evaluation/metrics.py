@@ -12,7 +12,7 @@ from hybrid_deploy.accuracy import character_error_percent, exact_percent, word_
 from hybrid_deploy.errors import HybridDeployError, UsageError
 from hybrid_deploy.user_functions import import_function
 
-Function: TypeAlias = Callable[[list[str], list[str]], float]
+MetricFunction: TypeAlias = Callable[[list[str], list[str]], float]
 """Takes the true texts and the given ones, gives one number."""
 
 
@@ -27,7 +27,7 @@ class Metric:
     """
 
     name: str
-    function: Function
+    function: MetricFunction
     larger_is_better: bool = True
 
     def measure(self, expected: Sequence[str], given: Sequence[str]) -> float:

@@ -12,7 +12,7 @@ from hybrid_deploy.runtime.backends.protocol import Backend, Decoding, FloatArra
 
 
 @dataclass(frozen=True)
-class Turn:
+class RecordedCall:
     """One call of a decoding, with the logits that it gave.
 
     Attributes:
@@ -27,7 +27,7 @@ class Turn:
     last: IntArray | None
     logits: FloatArray
 
-    def repeat(self, decoding: Decoding) -> FloatArray:
+    def replay(self, decoding: Decoding) -> FloatArray:
         """Makes the same call again; gives logits (batch, vocabulary), valid until the next."""
         if self.last is None:
             return decoding.step(self.tokens, self.position)
@@ -44,20 +44,20 @@ class RecordingBackend:
 
     def __init__(self, backend: Backend, bytes_left: int) -> None:
         self.name, self.version = backend.name, backend.version
-        self.turns: list[Turn] = []
+        self.calls: list[RecordedCall] = []
         self.bytes_left = bytes_left
         self._backend = backend
 
     def start(self, inputs: Mapping[str, NDArray[Any]]) -> RecordedDecoding:
         """Encodes a batch and makes ready to decode it."""
-        self.turns = []
+        self.calls = []
         self.bytes_left -= sum(array.nbytes for array in inputs.values())
         return RecordedDecoding(self, self._backend.start(inputs))
 
-    def note(self, turn: Turn) -> None:
+    def record(self, turn: RecordedCall) -> None:
         """Keeps a call, if there is room."""
-        if self.bytes_left > 0 or not self.turns:
-            self.turns.append(turn)
+        if self.bytes_left > 0 or not self.calls:
+            self.calls.append(turn)
             self.bytes_left -= turn.logits.nbytes
 
 
@@ -72,11 +72,11 @@ class RecordedDecoding:
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
         """Decodes several tokens per sequence."""
         logits = self._decoding.prefill(tokens, position, last)
-        self._backend.note(Turn(tokens, position, last, logits.copy()))
+        self._backend.record(RecordedCall(tokens, position, last, logits.copy()))
         return logits
 
     def step(self, token: IntArray, position: IntArray) -> FloatArray:
         """Decodes one token per sequence."""
         logits = self._decoding.step(token, position)
-        self._backend.note(Turn(token.copy(), position.copy(), None, logits.copy()))
+        self._backend.record(RecordedCall(token.copy(), position.copy(), None, logits.copy()))
         return logits

@@ -49,7 +49,7 @@ def evaluation_record(evaluation: Evaluation) -> dict[str, object]:
         "kl_mean_nats": divergence.kl_mean_nats,
         "kl_max_nats": divergence.kl_max_nats,
         "largest_logit_difference": divergence.largest_difference,
-        "same_argmax_share": divergence.same_argmax,
+        "same_argmax_share": divergence.same_argmax_share,
         "drop": evaluation.drop,
         "drop_unit": evaluation.drop_unit,
     }

@@ -19,14 +19,14 @@ from hybrid_deploy.calibration.observation.observations import (
 from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.observation.tensor_labels import label_of
 from hybrid_deploy.calibration.qdq.linear_operators import cpu_points, linears
-from hybrid_deploy.calibration.samples.samples import Samples, hash_of
+from hybrid_deploy.calibration.samples.samples import Samples, sample_sha256
 from hybrid_deploy.calibration.statistics.fingerprint import Fingerprint, fingerprint_of
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, CalibrationError, InputError
 from hybrid_deploy.progress import Progress, silent
 
-WHOLE = (0, 1)
+ALL_SAMPLES = (0, 1)
 """The shard that is all samples."""
 
 _SAVE_EVERY_S = 10.0
@@ -40,7 +40,7 @@ def observe_samples(
     samples: Samples,
     *,
     state: Path | None = None,
-    shard: tuple[int, int] = WHOLE,
+    shard: tuple[int, int] = ALL_SAMPLES,
     progress: Progress = silent,
 ) -> Observations:
     """Decodes the samples with the float graphs and gives what their activations held.
@@ -108,15 +108,15 @@ def _observe(
 ) -> None:
     """Decodes a sample, unless that was done before."""
     inputs = samples[index]
-    sha256 = hash_of(inputs)
+    sha256 = sample_sha256(inputs)
     if _is_known(found, index, sha256):
         return
-    model.begin(index)
+    model.begin_sample(index)
     try:
         steps = model.decode(inputs)
     except (BackendError, CalibrationError, InputError) as error:
         raise type(error)(f"{error} ({samples.name_of(index)})") from error
-    found.add(index, SampleRecord(sha256, steps), model.seen)
+    found.add(index, SampleRecord(sha256, steps), model.statistics)
 
 
 def _begun(state: Path | None, origin: Fingerprint) -> Observations:
@@ -124,7 +124,7 @@ def _begun(state: Path | None, origin: Fingerprint) -> Observations:
     if state is None or not state.exists():
         return Observations(origin)
     found = read_observations(state)
-    if found.origin != origin:
+    if found.fingerprint != origin:
         raise CalibrationError(
             f"{state} holds observations of another bundle or version; name another file"
         )

@@ -63,7 +63,7 @@ def observe_magnitudes(
             progress("overflow", done, len(samples))
     return {
         GraphRole(role): {name: magnitude.largest for name, magnitude in seen.items()}
-        for role, seen in model.seen.items()
+        for role, seen in model.statistics.items()
     }
 
 

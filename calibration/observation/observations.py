@@ -14,8 +14,8 @@ import numpy as np
 
 from hybrid_deploy.bundle.atomic_write import write_file
 from hybrid_deploy.calibration.statistics.fingerprint import Fingerprint
-from hybrid_deploy.calibration.statistics.range_methods import method_of
-from hybrid_deploy.calibration.statistics.scales import ChannelNumbers, Provenance, Scales
+from hybrid_deploy.calibration.statistics.range_methods import range_method
+from hybrid_deploy.calibration.statistics.scales import Provenance, Scales, StoredChannels
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.errors import CalibrationError, InputError
 
@@ -39,7 +39,7 @@ class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tensors: dict[str, list[str]]
 
 
-Tensors = dict[str, dict[str, TensorStatistics]]
+StatisticsByTensor = dict[str, dict[str, TensorStatistics]]
 """Statistics by graph and tensor."""
 
 
@@ -53,9 +53,9 @@ class Observations:
         tensors: statistics over these samples, by graph and tensor.
     """
 
-    origin: Fingerprint
+    fingerprint: Fingerprint
     samples: dict[int, SampleRecord] = field(default_factory=dict)
-    tensors: Tensors = field(default_factory=dict)
+    tensors: StatisticsByTensor = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -67,7 +67,7 @@ class Observations:
         """How many tensors were seen, in all graphs."""
         return sum(len(statistics) for statistics in self.tensors.values())
 
-    def add(self, index: int, record: SampleRecord, seen: Tensors) -> None:
+    def add(self, index: int, record: SampleRecord, seen: StatisticsByTensor) -> None:
         """Adds a sample with what the tensors held for it."""
         self._take_in(seen)
         self.samples[index] = record
@@ -78,9 +78,9 @@ class Observations:
         Raises:
             CalibrationError: it ran other graphs or versions, or one of these samples.
         """
-        if other.origin != self.origin:
+        if other.fingerprint != self.fingerprint:
             raise CalibrationError(
-                f"observations of {_named(self.origin)} and of {_named(other.origin)} do not add "
+                f"observations of {_named(self.fingerprint)} and of {_named(other.fingerprint)} do not add "
                 "up; collect both from the same bundle, with the same versions"
             )
         if both := self.samples.keys() & other.samples.keys():
@@ -94,20 +94,20 @@ class Observations:
         Raises:
             UsageError: there is no such method.
         """
-        choose, digest = method_of(method), hashlib.sha256()
+        choose, digest = range_method(method), hashlib.sha256()
         for index in sorted(self.samples):
             digest.update(bytes.fromhex(self.samples[index].sha256))
         return Scales(
             provenance=Provenance(
-                model=self.origin.model,
-                variant=self.origin.variant,
-                graphs=self.origin.graphs,
-                weights=self.origin.weights,
+                model=self.fingerprint.model,
+                variant=self.fingerprint.variant,
+                graphs=self.fingerprint.graphs,
+                weights=self.fingerprint.weights,
                 samples=len(self.samples),
                 samples_sha256=digest.hexdigest(),
                 steps=self.steps,
                 method=method,
-                producer=self.origin.producer,
+                producer=self.fingerprint.producer,
             ),
             ranges={
                 role: {name: choose(statistics[name]) for name in sorted(statistics)}
@@ -119,7 +119,7 @@ class Observations:
     def save(self, path: Path) -> None:
         """Writes everything to one file, which holds the old content or the new, never a part."""
         names = {role: list(statistics) for role, statistics in self.tensors.items()}
-        about = _About(2, self.origin, self.samples, names)
+        about = _About(2, self.fingerprint, self.samples, names)
         arrays = {_ABOUT: np.frombuffer(msgspec.json.encode(about), np.uint8)}
         for role, statistics in self.tensors.items():
             for number, one in enumerate(statistics.values()):
@@ -129,7 +129,7 @@ class Observations:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, buffer.getvalue())
 
-    def _take_in(self, tensors: Tensors) -> None:
+    def _take_in(self, tensors: StatisticsByTensor) -> None:
         for role, statistics in tensors.items():
             known = self.tensors.setdefault(role, {})
             for name, new in statistics.items():
@@ -137,10 +137,10 @@ class Observations:
                     known[name] = TensorStatistics(new.tensor, by_channel=new.channels is not None)
                 known[name].merge(new)
 
-    def _channels(self) -> dict[str, dict[str, ChannelNumbers]]:
+    def _channels(self) -> dict[str, dict[str, StoredChannels]]:
         found = {
             role: {
-                name: ChannelNumbers.of(seen.channels())
+                name: StoredChannels.of(seen.summary())
                 for name in sorted(statistics)
                 if (seen := statistics[name].channels) is not None
             }
@@ -163,14 +163,14 @@ def read_observations(path: Path) -> Observations:
             raise zipfile.BadZipFile("it is no .npz file")
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             about = msgspec.json.decode(file[_ABOUT].tobytes(), type=_About)
-            tensors: Tensors = {}
+            tensors: StatisticsByTensor = {}
             for role, names in about.tensors.items():
                 tensors[role] = {}
                 for number, name in enumerate(names):
                     by_channel = f"{role}/{number}/rows" in file
                     keys = _KEYS + _CHANNEL_KEYS if by_channel else _KEYS
                     arrays = {key: file[f"{role}/{number}/{key}"] for key in keys}
-                    tensors[role][name] = TensorStatistics.of_arrays(f"{role}/{name}", arrays)
+                    tensors[role][name] = TensorStatistics.from_arrays(f"{role}/{name}", arrays)
     except _DAMAGED as error:
         raise CalibrationError(
             f"{path} does not hold observations: {error}; collect them again"

@@ -49,12 +49,12 @@ class Statistics(Protocol):
         ...
 
 
-Kept = TypeVar("Kept", bound=Statistics)
-Watched = Mapping[GraphRole, Mapping[str, Callable[[], Kept]]]
+StatisticsT = TypeVar("Kept", bound=Statistics)
+WatchedTensors = Mapping[GraphRole, Mapping[str, Callable[[], StatisticsT]]]
 """The tensors to watch, by graph, with what makes their empty statistics."""
 
 
-class ObservedModel(Generic[Kept]):
+class ObservedModel(Generic[StatisticsT]):
     """The float graphs of a bundle, observed at the given tensors, or at none.
 
     Attributes:
@@ -68,7 +68,7 @@ class ObservedModel(Generic[Kept]):
         bundle: Bundle,
         graphs: Mapping[GraphRole, ir.Model],
         folder: Path,
-        watched: Watched[Kept] | None = None,
+        watched: WatchedTensors[StatisticsT] | None = None,
     ) -> None:
         self._watched = watched or {}
         copies = {
@@ -83,7 +83,7 @@ class ObservedModel(Generic[Kept]):
             role: make_session(folder / spec.file, threads=None) for role, spec in specs.items()
         }
         self._sample = 0
-        self.seen: dict[str, dict[str, Kept]] = {}
+        self.statistics: dict[str, dict[str, StatisticsT]] = {}
         self.caches = {
             spec.name: spec
             for spec in specs[GraphRole.STEP].inputs
@@ -91,9 +91,9 @@ class ObservedModel(Generic[Kept]):
         }
         self.has_prefill = GraphRole.PREFILL in graphs
 
-    def begin(self, sample: int) -> None:
+    def begin_sample(self, sample: int) -> None:
         """Forgets what was seen; what comes belongs to the sample of that index."""
-        self._sample, self.seen = sample, {}
+        self._sample, self.statistics = sample, {}
 
     def start(self, inputs: Arrays) -> ObservedDecoding:
         """Encodes a batch, and makes ready to decode it.
@@ -126,7 +126,7 @@ class ObservedModel(Generic[Kept]):
             outputs = dict(zip(names, self._sessions[role].run(names, fed), strict=True))
         except Exception as error:
             raise BackendError(f"onnxruntime failed in the {role.value} graph: {error}") from error
-        seen = self.seen.setdefault(role.value, {})
+        seen = self.statistics.setdefault(role.value, {})
         for name, empty in self._watched.get(role, {}).items():
             if name not in seen:
                 seen[name] = empty()

@@ -115,7 +115,7 @@ class _Seen:
                 name, key = str(linear.activation.name), self.keys[linear.node]
                 if name in ranges:
                     known = self._ranges.get(key, ranges[name])
-                    self._ranges[key] = known.joined(ranges[name])
+                    self._ranges[key] = known.union(ranges[name])
                 if name in channels:
                     known_channels = self.channels.get(key, channels[name])
                     self.channels[key] = _joined(known_channels, channels[name])
@@ -127,7 +127,7 @@ class _Seen:
             seen = self._ranges.get(self.keys[linear.node])
             if seen is not None:
                 name = str(linear.activation.name)
-                found[name] = found.get(name, seen).joined(seen)
+                found[name] = found.get(name, seen).union(seen)
         return found
 
 

@@ -42,10 +42,10 @@ def read_arrays(path: Path, encoder: GraphSpec | None) -> Arrays:
             arrays = {name: file[name] for name in names}
     except _UNREADABLE as error:
         raise InputError(f"{path} is a damaged {ARRAYS_SUFFIX} file: {error}") from error
-    return fitting(str(path), arrays, encoder)
+    return checked_arrays(str(path), arrays, encoder)
 
 
-def fitting(name: str, arrays: Arrays, encoder: GraphSpec | None) -> Arrays:
+def checked_arrays(name: str, arrays: Arrays, encoder: GraphSpec | None) -> Arrays:
     """Returns the arrays of a sample back if they are what an encoder takes.
 
     Raises:

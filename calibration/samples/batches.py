@@ -16,11 +16,11 @@ from hybrid_deploy.errors import InputError
 _MOST_WAITING = 64
 """At most so many sequences wait in memory for others of their shape."""
 
-Place: TypeAlias = tuple[int, int]
+SampleRow: TypeAlias = tuple[int, int]
 """Where a sequence comes from: the number of the sample, and the row within it."""
 
 _Shape: TypeAlias = tuple[tuple[str, np.dtype[np.generic], tuple[int, ...]], ...]
-_Waiting: TypeAlias = list[tuple[Place, Inputs]]
+_Waiting: TypeAlias = list[tuple[SampleRow, Inputs]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Batch:
         inputs: encoder inputs by name, batch first; rows past the places repeat the last one.
     """
 
-    places: tuple[Place, ...]
+    sample_rows: tuple[SampleRow, ...]
     inputs: Inputs
 
 

@@ -15,8 +15,8 @@ from hybrid_deploy.bundle.manifest import TensorSpec
 from hybrid_deploy.calibration.samples.samples import (
     Inputs,
     Samples,
+    SampleSource,
     SkippedSample,
-    Source,
     open_samples,
 )
 from hybrid_deploy.contract import GraphRole
@@ -43,7 +43,7 @@ class EvaluationSet:
 
     samples: Samples
     texts: tuple[str | None, ...]
-    chosen: tuple[int, ...]
+    indices: tuple[int, ...]
     skipped: tuple[SkippedSample, ...] = ()
 
     @classmethod
@@ -52,7 +52,7 @@ class EvaluationSet:
         return cls(samples, (None,) * len(samples), tuple(range(len(samples))))
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.indices)
 
     def __iter__(self) -> Iterator[Inputs]:
         """Yields the encoder inputs of each chosen sample.
@@ -60,24 +60,26 @@ class EvaluationSet:
         Raises:
             InputError: a file cannot be read; the message names it.
         """
-        return map(self.samples.__getitem__, self.chosen)
+        return map(self.samples.__getitem__, self.indices)
 
     @property
-    def expected(self) -> list[str | None]:
+    def expected_texts(self) -> list[str | None]:
         """The true text of each chosen sample, None where nobody said it."""
-        return [self.texts[number] for number in self.chosen]
+        return [self.texts[number] for number in self.indices]
 
     @property
-    def labelled(self) -> int:
+    def labelled_count(self) -> int:
         """How many of these texts are known."""
-        return sum(text is not None for text in self.expected)
+        return sum(text is not None for text in self.expected_texts)
 
-    def thinned(self, most: int) -> EvaluationSet:
+    def evenly_spaced(self, max_samples: int) -> EvaluationSet:
         """Returns at most so many of the samples, evenly spread."""
-        count = len(self.chosen)
-        if count <= most:
+        count = len(self.indices)
+        if count <= max_samples:
             return self
-        return replace(self, chosen=tuple(self.chosen[i * count // most] for i in range(most)))
+        return replace(
+            self, chosen=tuple(self.indices[i * count // max_samples] for i in range(max_samples))
+        )
 
 
 def open_evaluation_set(
@@ -127,7 +129,7 @@ def _sound(samples: Samples) -> tuple[tuple[int, ...], tuple[SkippedSample, ...]
 
 def _labelled(
     source: EvaluationSource | None, bundle: Bundle
-) -> tuple[Source, list[str | None] | None]:
+) -> tuple[SampleSource, list[str | None] | None]:
     """Takes inputs and texts apart; None if there are no texts at all."""
     if source is None:
         golden = [bundle.folder / sample.file for sample in bundle.manifest.golden]

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.manifest import GraphSpec
-from hybrid_deploy.calibration.samples.array_files import ARRAYS_SUFFIX, fitting, read_arrays
+from hybrid_deploy.calibration.samples.array_files import ARRAYS_SUFFIX, checked_arrays, read_arrays
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import CalibrationError, InputError
 from hybrid_deploy.runtime.preprocess.prepare import file_kind, prepare
 
 Inputs: TypeAlias = Mapping[str, NDArray[Any]]
-Source: TypeAlias = str | Path | Sequence[str | Path] | Iterable[Inputs]
+SampleSource: TypeAlias = str | Path | Sequence[str | Path] | Iterable[Inputs]
 """A folder, a file, files, or encoder inputs by name (batch first).
 
 Files are of the kind that the model reads, or `.npz`: the encoder inputs of one sample, by name.
@@ -129,14 +129,14 @@ class Samples:
         """Hash of all samples, in their order."""
         digest = hashlib.sha256()
         for inputs in self:
-            digest.update(bytes.fromhex(hash_of(inputs)))
+            digest.update(bytes.fromhex(sample_sha256(inputs)))
         return digest.hexdigest()
 
     def _read(self, index: int) -> Inputs:
         _, item = self._items[index]
         name = self.name_of(index)
         if not isinstance(item, Path):
-            return fitting(name, item, self._encoder)
+            return checked_arrays(name, item, self._encoder)
         if item.suffix.lower() == ARRAYS_SUFFIX:
             return read_arrays(item, self._encoder)
         try:
@@ -147,7 +147,7 @@ class Samples:
             raise InputError(f"{name}: {error}") from error
 
 
-def hash_of(inputs: Inputs) -> str:
+def sample_sha256(inputs: Inputs) -> str:
     """Returns the SHA-256 of a sample as the encoder gets it."""
     digest = hashlib.sha256()
     for name in sorted(inputs):
@@ -159,7 +159,7 @@ def hash_of(inputs: Inputs) -> str:
 
 def samples_of(
     bundle: Bundle,
-    source: Source | None = None,
+    source: SampleSource | None = None,
     *,
     golden: bool = False,
     skip_bad: bool = False,
@@ -189,7 +189,9 @@ def samples_of(
     return samples
 
 
-def open_samples(source: Source, preprocess: Preprocess, bundle: Path | None = None) -> Samples:
+def open_samples(
+    source: SampleSource, preprocess: Preprocess, bundle: Path | None = None
+) -> Samples:
     """Returns the samples of a folder, of files or of an iterable.
 
     Args:
@@ -215,7 +217,7 @@ def golden_samples(bundle: Bundle) -> list[Path]:
     return [bundle.folder / sample.file for sample in bundle.manifest.golden]
 
 
-def _items(source: Source, preprocess: Preprocess, *, missing: bool) -> list[Path | Inputs]:
+def _items(source: SampleSource, preprocess: Preprocess, *, missing: bool) -> list[Path | Inputs]:
     """Lists the samples of a source; single files may be missing if that is allowed."""
     if isinstance(source, (str, Path)):
         path = Path(source)

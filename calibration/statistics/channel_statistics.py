@@ -44,7 +44,7 @@ class ChannelStatistics:
         self.sums: NDArray[np.int64] = np.zeros(0, np.int64)
         self.rows = 0
 
-    def channels(self) -> Channels:
+    def summary(self) -> Channels:
         """Returns what was observed; at least one row."""
         mean = self.sums / (self.rows * _UNITS_PER_ONE)
         return Channels(self.largest, mean.astype(np.float32))
@@ -68,7 +68,7 @@ class ChannelStatistics:
         return {"largest": self.largest, "sums": self.sums, "rows": np.array(self.rows, np.int64)}
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ChannelStatistics:
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ChannelStatistics:
         """Reads what `arrays` gave."""
         made = cls()
         made.largest, made.sums = arrays["largest"], arrays["sums"]

@@ -67,13 +67,13 @@ def fingerprint_of(bundle: Bundle, variant: str) -> Fingerprint:
     )
 
 
-def mismatch_with(made: HasFingerprint, bundle: Bundle, variant: str) -> str | None:
+def mismatch_with(recorded: HasFingerprint, bundle: Bundle, variant: str) -> str | None:
     """Says what else something was made of; None if it was made of this variant."""
     here = fingerprint_of(bundle, variant)
-    if made.model != here.model:
-        return f"another model ({made.model})"
-    if made.graphs != here.graphs:
-        return f"another model (other graphs of {made.model})"
-    if sorted(made.weights.values()) != sorted(here.weights.values()):
-        return f"another model ({made.model} with other weights)"
+    if recorded.model != here.model:
+        return f"another model ({recorded.model})"
+    if recorded.graphs != here.graphs:
+        return f"another model (other graphs of {recorded.model})"
+    if sorted(recorded.weights.values()) != sorted(here.weights.values()):
+        return f"another model ({recorded.model} with other weights)"
     return None

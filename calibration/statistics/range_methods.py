@@ -81,7 +81,7 @@ _METHODS: dict[str, Callable[[TensorStatistics], Range]] = {
 METHODS = tuple(_METHODS)
 
 
-def method_of(name: str) -> Callable[[TensorStatistics], Range]:
+def range_method(name: str) -> Callable[[TensorStatistics], Range]:
     """Returns the method of that name.
 
     Raises:

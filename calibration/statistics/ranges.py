@@ -14,7 +14,7 @@ class Range(msgspec.Struct, frozen=True):
     low: float
     high: float
 
-    def joined(self, other: Range) -> Range:
+    def union(self, other: Range) -> Range:
         """Returns the smallest interval that covers both."""
         return Range(min(self.low, other.low), max(self.high, other.high))
 

@@ -44,14 +44,14 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     producer: str
 
 
-class ChannelNumbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StoredChannels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`Channels` as a `scales.json` has them: the shortest decimals that give the float32."""
 
     largest: tuple[float, ...]
     mean: tuple[float, ...]
 
     @classmethod
-    def of(cls, channels: Channels) -> ChannelNumbers:
+    def of(cls, channels: Channels) -> StoredChannels:
         """Writes arrays down."""
         return cls(*(tuple(float(str(x)) for x in a) for a in (channels.largest, channels.mean)))
 
@@ -71,7 +71,7 @@ class Scales(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     provenance: Provenance
     ranges: dict[str, dict[str, Range]]
-    channels: dict[str, dict[str, ChannelNumbers]]
+    channels: dict[str, dict[str, StoredChannels]]
 
     def of(self, role: GraphRole) -> dict[str, Range]:
         """Returns the ranges of one graph by tensor; empty if the graph was never run."""
@@ -118,7 +118,7 @@ def check_scales(scales: Scales, bundle: Bundle, variant: str) -> None:
         )
 
 
-def _lines(tensors: Mapping[str, ChannelNumbers]) -> dict[str, str]:
+def _lines(tensors: Mapping[str, StoredChannels]) -> dict[str, str]:
     return {name: msgspec.json.encode(numbers).decode() for name, numbers in tensors.items()}
 
 

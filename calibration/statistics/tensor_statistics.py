@@ -108,11 +108,11 @@ class TensorStatistics:
         }
 
     @classmethod
-    def of_arrays(cls, tensor: str, arrays: Mapping[str, NDArray[Any]]) -> TensorStatistics:
+    def from_arrays(cls, tensor: str, arrays: Mapping[str, NDArray[Any]]) -> TensorStatistics:
         """Reads what `arrays` gave."""
         made = cls(tensor)
         if "rows" in arrays:
-            made.channels = ChannelStatistics.of_arrays(arrays)
+            made.channels = ChannelStatistics.from_arrays(arrays)
         made.counts[arrays["bins"]] = arrays["counts"]
         pairs = zip(arrays["samples"].tolist(), arrays["extremes"].tolist(), strict=True)
         made.extremes = {sample: (low, high) for sample, (low, high) in pairs}

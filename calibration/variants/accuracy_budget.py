@@ -28,7 +28,9 @@ class LayersInFloat:
     evaluation: Evaluation
 
 
-def hold_budget(max_drop: float, ranked: Sequence[Sensitivity], measure: Measure) -> LayersInFloat:
+def find_layers_in_float(
+    max_drop: float, ranked: Sequence[Sensitivity], measure: Measure
+) -> LayersInFloat:
     """Finds few parameters to keep float so that the drop stays within a budget.
 
     Layers are taken by their divergence, and in a second search by divergence per parameter; each
@@ -51,13 +53,16 @@ def hold_budget(max_drop: float, ranked: Sequence[Sensitivity], measure: Measure
         )
     orders = (
         ranked,
-        sorted(ranked, key=lambda one: one.per_parameter, reverse=True),
+        sorted(ranked, key=lambda one: one.kl_per_parameter, reverse=True),
     )
-    found = [_shortest(max_drop, order, measure) or _kept(ranked, least) for order in orders]
+    found = [
+        _shortest_prefix(max_drop, order, measure) or _layers_in_float(ranked, least)
+        for order in orders
+    ]
     return min(found, key=lambda kept: kept.parameters)
 
 
-def _shortest(
+def _shortest_prefix(
     max_drop: float, order: Sequence[Sensitivity], measure: Measure
 ) -> LayersInFloat | None:
     """Searches for the shortest beginning of an order that holds the budget."""
@@ -67,13 +72,13 @@ def _shortest(
         count = (low + high) // 2
         evaluation = measure([one.layer.name for one in order[:count]])
         if evaluation.drop <= max_drop:
-            best, high = _kept(order[:count], evaluation), count - 1
+            best, high = _layers_in_float(order[:count], evaluation), count - 1
         else:
             low = count + 1
     return best
 
 
-def _kept(layers: Sequence[Sensitivity], evaluation: Evaluation) -> LayersInFloat:
+def _layers_in_float(layers: Sequence[Sensitivity], evaluation: Evaluation) -> LayersInFloat:
     return LayersInFloat(
         names=tuple(one.layer.name for one in layers),
         parameters=sum(one.layer.parameters for one in layers),

@@ -63,7 +63,7 @@ class Candidate:
     evaluation: Evaluation | None
     total_ms: float
     speedup: float
-    sure_speedup: float
+    speedup_lower_quartile: float
     verdict: str
 
     def record(self) -> dict[str, object]:
@@ -92,7 +92,7 @@ class Speed:
 
     total_ms: float
     speedup: float
-    sure_speedup: float
+    speedup_lower_quartile: float
 
 
 def measure_speeds(
@@ -123,7 +123,7 @@ def measure_speeds(
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for turn in range(_ROUNDS + 1):
         order = list(sessions) if turn % 2 else list(reversed(sessions))
-        for inputs in samples.thinned(_TIMED_SAMPLES):
+        for inputs in samples.evenly_spaced(_TIMED_SAMPLES):
             for name in order:
                 _, timings = sessions[name].run_arrays(inputs, options=GREEDY)
                 if turn:  # the first one warms up
@@ -137,29 +137,29 @@ def _speed(reference: Sequence[float], times: Sequence[float]) -> Speed:
     return Speed(statistics.median(times), median, quartile)
 
 
-def choose(candidates: Sequence[Candidate], max_drop: float) -> list[Candidate]:
+def choose_fastest(candidates: Sequence[Candidate], max_drop: float) -> list[Candidate]:
     """Says of each candidate whether it is out, and why, and which is chosen: the fastest left."""
-    judged = [_judged(candidate, max_drop) for candidate in candidates]
-    left = [c for c in judged if c.verdict == _HOLDS]
+    judged = [_with_own_verdict(candidate, max_drop) for candidate in candidates]
+    left = [c for c in judged if c.verdict == _HOLDS_BUDGET_VERDICT]
     if not left:
         return judged
     best = max(left, key=lambda candidate: candidate.speedup)
-    return [_with_verdict(c, CHOSEN) if c is best else c for c in judged]
+    return [_with_verdict(c, CHOSEN_VERDICT) if c is best else c for c in judged]
 
 
-CHOSEN = "chosen"
-_HOLDS = "holds the budget"
+CHOSEN_VERDICT = "chosen"
+_HOLDS_BUDGET_VERDICT = "holds the budget"
 
 
-def _judged(candidate: Candidate, max_drop: float) -> Candidate:
+def _with_own_verdict(candidate: Candidate, max_drop: float) -> Candidate:
     seen = candidate.evaluation
     if seen is None:
         return candidate
     if seen.drop > max_drop:
         return _with_verdict(candidate, f"loses more than {max_drop:g} {seen.drop_unit}")
-    if candidate.speedup < _LEAST_SPEEDUP or candidate.sure_speedup < 1:
+    if candidate.speedup < _LEAST_SPEEDUP or candidate.speedup_lower_quartile < 1:
         return _with_verdict(candidate, "not faster than float")
-    return _with_verdict(candidate, _HOLDS)
+    return _with_verdict(candidate, _HOLDS_BUDGET_VERDICT)
 
 
 def _with_verdict(candidate: Candidate, verdict: str) -> Candidate:

@@ -104,7 +104,7 @@ class FloatModel:
             if layers_in_float
             else None
         )
-        wide = self.overflowing_tensors if recipe.has_halves else {}
+        wide = self.overflowing_tensors if recipe.has_float16 else {}
         typical = {name: dim.typical for name, dim in self.bundle.manifest.dims.items()}
         apply_recipe(recipe, graphs, scales, names, wide, typical)
         return graphs

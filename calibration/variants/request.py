@@ -15,15 +15,20 @@ from hybrid_deploy.calibration.samples.evaluation_set import (
     EvaluationSource,
     open_evaluation_set,
 )
-from hybrid_deploy.calibration.samples.samples import Samples, SkippedSample, Source, samples_of
-from hybrid_deploy.calibration.statistics.range_methods import method_of
+from hybrid_deploy.calibration.samples.samples import (
+    Samples,
+    SampleSource,
+    SkippedSample,
+    samples_of,
+)
+from hybrid_deploy.calibration.statistics.range_methods import range_method
 from hybrid_deploy.calibration.statistics.scales import Scales, check_scales, read_scales
 from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.device_support import check_precision, device_of
 from hybrid_deploy.errors import OutputExistsError, UsageError
 from hybrid_deploy.progress import Progress
 
-LARGEST_CHECK = 100
+MAX_DEFAULT_EVALUATION_SAMPLES = 100
 """Without an evaluation set, at most so many golden and calibration samples are compared."""
 
 
@@ -42,7 +47,7 @@ class QuantizationInputs:
         metric: `cer`, `wer`, `exact` or `package.module:function`.
     """
 
-    samples: Source | None = None
+    samples: SampleSource | None = None
     golden: bool = False
     skip_bad: bool = False
     scales: Path | None = None
@@ -87,7 +92,7 @@ def open_job(
         InputError: the bundle, the variant or a sample is missing or cannot be read.
         CalibrationError: there is no sample, or the scales are of another model.
     """
-    method_of(data.method)
+    range_method(data.method)
     metric = None if data.metric is None else load_metric(data.metric)
     bundle = open_bundle(Path(path))
     check_float(bundle, source)
@@ -119,10 +124,10 @@ def check_recipe(
         device = device_of(target)
         check_precision(device, recipe.encoder.value, recipe.decoder.value, recipe.floats)
     opset = bundle.variant(source).opset
-    if opset < recipe.oldest_opset:
+    if opset < recipe.min_opset:
         raise UsageError(
-            f"{recipe.name} needs operators of opset {recipe.oldest_opset}, variant {source} of "
-            f"{bundle.folder} has {opset}; export it with --opset {recipe.known_opset}"
+            f"{recipe.name} needs operators of opset {recipe.min_opset}, variant {source} of "
+            f"{bundle.folder} has {opset}; export it with --opset {recipe.export_opset}"
         )
     if name == source:
         raise UsageError(f"variant {name} would replace its own source; give another name")
@@ -172,4 +177,4 @@ def _evaluation_set(
             else EvaluationSet.unlabelled(golden)
         )
     both = samples if golden is None else golden + samples
-    return EvaluationSet.unlabelled(both).thinned(LARGEST_CHECK)
+    return EvaluationSet.unlabelled(both).evenly_spaced(MAX_DEFAULT_EVALUATION_SAMPLES)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
 from hybrid_deploy.calibration.qdq.layers import Layer
-from hybrid_deploy.calibration.recipes import WIDE, Recipe
+from hybrid_deploy.calibration.recipes import FLOAT_FORMS, Recipe
 from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.calibration.variants.trial_variant import trial_variant
 from hybrid_deploy.progress import Progress
@@ -42,7 +42,7 @@ class Sensitivity:
     largest_difference: float
 
     @property
-    def per_parameter(self) -> float:
+    def kl_per_parameter(self) -> float:
         """Divergence by the numbers that would stay float to avoid it."""
         return self.kl_mean_nats / self.layer.parameters
 
@@ -79,7 +79,7 @@ def rank_layers(
     Raises:
         BackendError: a graph does not run.
     """
-    layers = [layer for layer in model.layers if _is_touched(layer, recipe)]
+    layers = [layer for layer in model.layers if _is_quantized(layer, recipe)]
     found: list[Sensitivity] = []
     recipe = replace(recipe, decoder=recipe.decoder.portable)
     progress("sensitivity", 0, len(layers))
@@ -94,7 +94,7 @@ def rank_layers(
     return sorted(found, key=lambda one: one.kl_mean_nats, reverse=True)
 
 
-def _is_touched(layer: Layer, recipe: Recipe) -> bool:
+def _is_quantized(layer: Layer, recipe: Recipe) -> bool:
     component, _, _ = layer.name.partition("/")
     form = recipe.encoder.value if component == "encoder" else recipe.decoder.value
-    return form not in WIDE
+    return form not in FLOAT_FORMS

@@ -16,7 +16,7 @@ from hybrid_deploy.calibration.half_precision.bfloat16_emulation import emulate_
 from hybrid_deploy.calibration.recipes import FLOATS, DecoderForm, EncoderForm, Recipe
 from hybrid_deploy.calibration.samples.samples import SkippedSample
 from hybrid_deploy.calibration.statistics.scales import SCALES_FILE, Scales, encode_scales
-from hybrid_deploy.calibration.variants.accuracy_budget import hold_budget
+from hybrid_deploy.calibration.variants.accuracy_budget import find_layers_in_float
 from hybrid_deploy.calibration.variants.auto_select import Candidate, measure_speeds
 from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.calibration.variants.request import QuantizationJob
@@ -60,9 +60,9 @@ class QuantizeReport:
     samples: int
     skipped: tuple[SkippedSample, ...] = ()
     emulated: bool = False
-    kept: tuple[str, ...] = ()
+    layers_in_float: tuple[str, ...] = ()
     ranking: tuple[Sensitivity, ...] = ()
-    wide: tuple[str, ...] = ()
+    tensors_in_float32: tuple[str, ...] = ()
 
 
 @dataclass
@@ -76,7 +76,7 @@ class VariantBuilder:
 
     job: QuantizationJob
     progress: Progress
-    _readings: DecodedSet | None = field(default=None)
+    _reference_outputs: DecodedSet | None = field(default=None)
     _teacher: Teacher | None = field(default=None)
 
     @property
@@ -92,15 +92,15 @@ class VariantBuilder:
         ranking: tuple[Sensitivity, ...] = ()
         scales = self.model.scales_for(recipe)
         if max_drop is not None:
-            kept, ranking = self._held(recipe, max_drop)
+            kept, ranking = self._choose_layers_in_float(recipe, max_drop)
         self.progress("rewrite", 0, 1)
         graphs = self.model.quantized(recipe, kept)
         with staged_variant(self.job.bundle, name, force=force) as staged:
             trial = self._write(staged, recipe, graphs, scales, kept)
             if recipe.is_emulated:
-                evaluation = self._evaluated_emulation(recipe, kept)
+                evaluation = self._evaluate_emulation(recipe, kept)
             else:
-                evaluation = self._evaluated(trial, staged.folder.name)
+                evaluation = self._evaluate_variant(trial, staged.folder.name)
         done = open_bundle(self.job.bundle.folder)
         size_bytes = done.variant_size_bytes(name)
         return QuantizeReport(
@@ -111,9 +111,9 @@ class VariantBuilder:
             samples=0 if scales is None else scales.provenance.samples,
             skipped=self.job.skipped,
             emulated=recipe.is_emulated,
-            kept=kept,
+            layers_in_float=kept,
             ranking=ranking,
-            wide=self._wide(recipe),
+            tensors_in_float32=self._tensors_in_float32(recipe),
         )
 
     def evaluate(self, recipe: Recipe, threads: int | None) -> Candidate:
@@ -122,7 +122,7 @@ class VariantBuilder:
         try:
             graphs = self.model.quantized(recipe)
             with trial_variant(self.job.bundle, source, name, recipe, graphs) as bundle:
-                evaluation = self._evaluated(bundle, name)
+                evaluation = self._evaluate_variant(bundle, name)
                 bundles = {source: self.job.bundle, name: bundle}
                 speed = measure_speeds(bundles, source, self.job.evaluation_set, threads)[name]
         except UsageError:
@@ -130,13 +130,15 @@ class VariantBuilder:
         except HybridDeployError as error:
             unknown = float("nan")
             return Candidate(recipe, None, unknown, unknown, unknown, f"failed: {error}")
-        return Candidate(recipe, evaluation, speed.total_ms, speed.speedup, speed.sure_speedup, "")
+        return Candidate(
+            recipe, evaluation, speed.total_ms, speed.speedup, speed.speedup_lower_quartile, ""
+        )
 
-    def _held(
+    def _choose_layers_in_float(
         self, recipe: Recipe, max_drop: float
     ) -> tuple[tuple[str, ...], tuple[Sensitivity, ...]]:
         """Finds the layers that have to stay float, and the ranking that led to them."""
-        whole = self._measured(recipe, ())
+        whole = self._evaluate_trial(recipe, ())
         if whole.drop <= max_drop:
             return (), ()
         if not recipe.quantizes:
@@ -144,25 +146,29 @@ class VariantBuilder:
                 f"the budget of {max_drop:g} {whole.drop_unit} does not hold: {recipe.name} loses "
                 f"{whole.drop:.2f}; no variant was written"
             )
-        some = self.job.evaluation_set.thinned(_RANKING_SAMPLES)
+        some = self.job.evaluation_set.evenly_spaced(_RANKING_SAMPLES)
         teacher = Teacher(self.job.bundle, self.model.variant, some, threads=1)
         ranking = rank_layers(self.model, _in_float(recipe), teacher, self.progress)
-        kept = hold_budget(max_drop, ranking, lambda names: self._measured(recipe, names))
+        kept = find_layers_in_float(
+            max_drop, ranking, lambda names: self._evaluate_trial(recipe, names)
+        )
         return kept.names, tuple(ranking)
 
-    def _measured(self, recipe: Recipe, kept: Sequence[str]) -> Evaluation:
+    def _evaluate_trial(self, recipe: Recipe, kept: Sequence[str]) -> Evaluation:
         """Evaluates a variant that does not enter the bundle."""
         if recipe.is_emulated:
-            return self._evaluated_emulation(recipe, kept)
+            return self._evaluate_emulation(recipe, kept)
         graphs = self.model.quantized(recipe, kept)
         source, name = self.model.variant, recipe.name
         with trial_variant(self.job.bundle, source, name, recipe, graphs) as bundle:
-            return self._evaluated(bundle, name)
+            return self._evaluate_variant(bundle, name)
 
-    def _evaluated(self, bundle: Bundle, name: str) -> Evaluation:
+    def _evaluate_variant(self, bundle: Bundle, name: str) -> Evaluation:
         source, samples = self.model.variant, self.job.evaluation_set
-        if self._readings is None:
-            self._readings = decode_all(bundle, source, samples, self.progress, stage="reference")
+        if self._reference_outputs is None:
+            self._reference_outputs = decode_all(
+                bundle, source, samples, self.progress, stage="reference"
+            )
         if self._teacher is None:
             self._teacher = Teacher(bundle, source, samples)
         return evaluate(
@@ -172,11 +178,11 @@ class VariantBuilder:
             samples,
             metric=self.job.metric,
             progress=self.progress,
-            reference=self._readings,
+            reference=self._reference_outputs,
             teacher=self._teacher,
         )
 
-    def _evaluated_emulation(self, recipe: Recipe, kept: Sequence[str]) -> Evaluation:
+    def _evaluate_emulation(self, recipe: Recipe, kept: Sequence[str]) -> Evaluation:
         """Evaluates float graphs that round as bfloat16 does where the recipe says so."""
         in_float = _in_float(recipe)
         graphs = self.model.quantized(in_float, kept)
@@ -186,7 +192,7 @@ class VariantBuilder:
                 emulate_bfloat16(model)
         source = self.model.variant
         with trial_variant(self.job.bundle, source, _EMULATION, in_float, graphs) as bundle:
-            return self._evaluated(bundle, _EMULATION)
+            return self._evaluate_variant(bundle, _EMULATION)
 
     def _write(
         self,
@@ -205,8 +211,8 @@ class VariantBuilder:
         staged.variant = described_variant(bundle, source, recipe, specs, provenance)
         return with_variant(bundle, staged.folder.name, staged.variant, staged.folder)
 
-    def _wide(self, recipe: Recipe) -> tuple[str, ...]:
-        if not recipe.has_halves:
+    def _tensors_in_float32(self, recipe: Recipe) -> tuple[str, ...]:
+        if not recipe.has_float16:
             return ()
         wide = self.model.overflowing_tensors.items()
         return tuple(f"{role.value}/{name}" for role, names in wide for name in sorted(names))

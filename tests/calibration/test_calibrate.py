@@ -13,8 +13,8 @@ from hybrid_deploy.bundle.bundle import Bundle, seal_bundle
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.calibration.calibrate import (
     calibrate,
-    kept_observations_file,
     merge_files,
+    observations_cache_file,
     observe_bundle,
 )
 from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
@@ -78,7 +78,7 @@ def test_shards_that_do_not_belong(bundle: Bundle, images: Images, tmp_path: Pat
     with pytest.raises(CalibrationError) as caught:
         merge_files(bundle.folder, [file, file])
     assert str(caught.value) == "sample 0 is in both observations; give each once"
-    part.origin = msgspec.structs.replace(part.origin, weights={"fp32/weights.bin": "ab"})
+    part.fingerprint = msgspec.structs.replace(part.fingerprint, weights={"fp32/weights.bin": "ab"})
     part.save(file)
     with pytest.raises(CalibrationError) as caught:
         merge_files(bundle.folder, [file])
@@ -90,10 +90,10 @@ def test_shards_that_do_not_belong(bundle: Bundle, images: Images, tmp_path: Pat
 
 def test_a_damaged_kept_file_is_made_again(bundle: Bundle, images: Images) -> None:
     samples = samples_of(bundle, images)
-    kept = kept_observations_file(bundle, "fp32", samples)
+    kept = observations_cache_file(bundle, "fp32", samples)
     assert kept is not None
     kept.write_bytes(b"damaged")
-    assert kept_observations_file(bundle, "fp32", samples) == kept
+    assert observations_cache_file(bundle, "fp32", samples) == kept
     assert not kept.exists()
 
 
@@ -102,7 +102,7 @@ def test_a_cache_that_cannot_be_made(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
-    assert kept_observations_file(bundle, "fp32", samples_of(bundle, images)) is None
+    assert observations_cache_file(bundle, "fp32", samples_of(bundle, images)) is None
     assert len(observe_bundle(bundle.folder, images).observations.samples) == 3
 
 

@@ -39,7 +39,7 @@ def test_a_decoder_for_the_cpu_needs_the_scales_of_its_portable_form() -> None:
 def test_forms_for_the_cpu_want_the_operators_of_their_portable_forms(
     name: str, opset: int
 ) -> None:
-    assert recipe_for(name).oldest_opset == opset
+    assert recipe_for(name).min_opset == opset
 
 
 def test_forms_for_the_cpu_have_portable_ones() -> None:
@@ -57,7 +57,7 @@ def test_components_mix() -> None:
     assert (mixed.name, mixed.encoder, mixed.decoder, mixed.block_size) == (
         "int8-cpu+int4-weights", EncoderForm.INT8_CPU, DecoderForm.INT4_WEIGHTS, 32,
     )  # fmt: skip
-    assert mixed.needs_scales and mixed.oldest_opset == 21
+    assert mixed.needs_scales and mixed.min_opset == 21
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_oldest_operators_of_a_precision(
     precision: str, floats: str, oldest: int, exported: int
 ) -> None:
     recipe = recipe_for(precision, floats=floats)
-    assert (recipe.oldest_opset, recipe.known_opset) == (oldest, exported)
+    assert (recipe.min_opset, recipe.export_opset) == (oldest, exported)
     assert recipe_for("int8", decoder="fp16").name == "int8+fp16"
 
 

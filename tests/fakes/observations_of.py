@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from hybrid_deploy.calibration.statistics.ranges import Range
-from hybrid_deploy.calibration.statistics.scales import ChannelNumbers, Channels, Provenance, Scales
+from hybrid_deploy.calibration.statistics.scales import Channels, Provenance, Scales, StoredChannels
 from hybrid_deploy.contract import GraphRole
 
 _NOBODY = Provenance(
@@ -20,7 +20,7 @@ def scales_of(
     role: GraphRole = GraphRole.ENCODER,
 ) -> Scales:
     """Returns scales of one graph."""
-    numbers = {name: ChannelNumbers.of(seen) for name, seen in (channels or {}).items()}
+    numbers = {name: StoredChannels.of(seen) for name, seen in (channels or {}).items()}
     return Scales(_NOBODY, {role.value: dict(ranges)}, {role.value: numbers})
 
 

@@ -164,7 +164,7 @@ def test_decoder_without_prefill(tmp_path: Path) -> None:
 
 
 def test_memory_is_bounded(bundle: Bundle, images: list[Inputs]) -> None:
-    teacher = Teacher(bundle, "fp32", images, threads=1, most_bytes=1)
+    teacher = Teacher(bundle, "fp32", images, threads=1, max_bytes=1)
     assert teacher.sequences == 1
     assert teacher.divergence(load(bundle)).steps == 1
 

@@ -14,19 +14,19 @@ def sample(value: int, length: int, rows: int = 1) -> Inputs:
 def test_equal_shapes_run_together() -> None:
     given = [sample(0, 3), sample(1, 4), sample(2, 3), sample(3, 3)]
     found = list(batches(given, BatchSize(2)))
-    assert [batch.places for batch in found] == [((0, 0), (2, 0)), ((1, 0),), ((3, 0),)]
+    assert [batch.sample_rows for batch in found] == [((0, 0), (2, 0)), ((1, 0),), ((3, 0),)]
     assert [batch.inputs["x"][:, 0].tolist() for batch in found] == [[0, 2], [1], [3]]
 
 
 def test_rows_of_a_sample_are_sequences_of_their_own() -> None:
     (batch,) = batches([sample(0, 3), sample(1, 3, rows=2)], BatchSize(8))
-    assert batch.places == ((0, 0), (1, 0), (1, 1))
+    assert batch.sample_rows == ((0, 0), (1, 0), (1, 1))
     assert batch.inputs["x"].shape == (3, 3)
 
 
 def test_a_fixed_batch_is_filled_up() -> None:
     (batch,) = batches([sample(0, 3), sample(1, 3)], BatchSize(4, is_fixed=True))
-    assert batch.places == ((0, 0), (1, 0))
+    assert batch.sample_rows == ((0, 0), (1, 0))
     assert batch.inputs["x"][:, 0].tolist() == [0, 1, 1, 1]
 
 
@@ -39,7 +39,7 @@ def test_few_sequences_wait() -> None:
         return sample(taken, length=taken)
 
     first = next(batches(iter(endless, None), BatchSize(8)))
-    assert first.places == ((0, 0),)
+    assert first.sample_rows == ((0, 0),)
     assert taken == 65, "64 sequences of other shapes wait at most"
 
 

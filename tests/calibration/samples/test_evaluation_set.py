@@ -28,7 +28,7 @@ def widths(samples: Iterable[Inputs]) -> list[int]:
 def test_folder_with_labels(bundle: Bundle, folder: Path) -> None:
     (folder / "labels.csv").write_text("file,text\nc.png,12\na.png,\n")
     found = open_evaluation_set(folder, bundle)
-    assert (len(found), found.labelled, found.expected) == (2, 2, ["12", ""])
+    assert (len(found), found.labelled_count, found.expected_texts) == (2, 2, ["12", ""])
     assert widths(found) == [64, 32]
 
 
@@ -38,7 +38,7 @@ def test_bad_files_are_left_out_with_their_texts(bundle: Bundle, folder: Path) -
     with pytest.raises(InputError, match=r"c\.png"):
         list(open_evaluation_set(folder, bundle))
     found = open_evaluation_set(folder, bundle, skip_bad=True)
-    assert (found.expected, widths(found)) == (["7", "3"], [48, 32])
+    assert (found.expected_texts, widths(found)) == (["7", "3"], [48, 32])
     (skipped,) = found.skipped
     assert skipped.name == str(folder / "c.png")
     for name in ("a.png", "b.png"):
@@ -49,7 +49,7 @@ def test_bad_files_are_left_out_with_their_texts(bundle: Bundle, folder: Path) -
 
 def test_folder_without_labels(bundle: Bundle, folder: Path) -> None:
     found = open_evaluation_set(str(folder), bundle)
-    assert (found.expected, found.labelled) == ([None] * 3, 0)
+    assert (found.expected_texts, found.labelled_count) == ([None] * 3, 0)
     assert widths(found) == [32, 48, 64]
     assert widths(open_evaluation_set(folder / "b.png", bundle)) == [48]
 
@@ -58,14 +58,14 @@ def test_files_arrays_and_pairs(bundle: Bundle, folder: Path, images: list[Input
     source: list[Path | Inputs | tuple[Path | str | Inputs, str | None]]
     source = [(folder / "c.png", "12"), images[1], (images[0], "3"), (str(folder / "a.png"), None)]
     found = open_evaluation_set(iter(source), bundle)
-    assert found.expected == ["12", None, "3", None]
-    assert found.labelled == 2
+    assert found.expected_texts == ["12", None, "3", None]
+    assert found.labelled_count == 2
     assert widths(found) == [64, 48, 32, 32]
 
 
 def test_golden_samples_have_no_true_text(tiny_bundle: Bundle) -> None:
     found = open_evaluation_set(None, tiny_bundle)
-    assert found.expected == [None]
+    assert found.expected_texts == [None]
     assert widths(found) == [20]
 
 
@@ -77,10 +77,10 @@ def test_zeros_where_there_is_nothing_else(bundle: Bundle) -> None:
 
 def test_thinned(bundle: Bundle) -> None:
     source = [({"image": np.zeros((1, 1, 32, 32 + i), np.float32)}, str(i)) for i in range(10)]
-    found = open_evaluation_set(source, bundle).thinned(4)
-    assert (len(found), found.expected) == (4, ["0", "2", "5", "7"])
+    found = open_evaluation_set(source, bundle).evenly_spaced(4)
+    assert (len(found), found.expected_texts) == (4, ["0", "2", "5", "7"])
     assert widths(found) == [32, 34, 37, 39]
-    assert found.thinned(4) is found
+    assert found.evenly_spaced(4) is found
 
 
 def test_texts_need_a_vocabulary(bundle: Bundle, images: list[Inputs]) -> None:

@@ -31,7 +31,7 @@ def same(a: ChannelStatistics, b: ChannelStatistics) -> bool:
 
 
 def test_largest_is_exact_and_mean_is_close(rows: Rows) -> None:
-    found = observed(rows).channels()
+    found = observed(rows).summary()
     np.testing.assert_array_equal(found.largest, np.abs(rows).max(0))
     # a number is rounded to 2^-24, which is 2^-25 at most; then the mean to float32
     np.testing.assert_allclose(found.mean, np.abs(rows).mean(0, dtype=float), 1e-7, 2**-25)
@@ -58,15 +58,15 @@ def test_channels_are_those_of_the_last_axis(rows: Rows) -> None:
 def test_a_sum_that_overflows_stays_at_its_bound() -> None:
     found = observed(*[np.full((1, 2), 3e38, np.float32)] * 3)
     assert (found.sums == 2**61).all()
-    assert found.channels().largest.tolist() == [np.float32(3e38)] * 2
+    assert found.summary().largest.tolist() == [np.float32(3e38)] * 2
 
 
 def test_arrays_hold_everything(rows: Rows) -> None:
     statistics = TensorStatistics("x", by_channel=True)
     statistics.observe(rows, 0)
-    again = TensorStatistics.of_arrays("x", statistics.arrays())
+    again = TensorStatistics.from_arrays("x", statistics.arrays())
     assert again.channels is not None
     assert statistics.channels is not None
     assert same(again.channels, statistics.channels)
-    plain = TensorStatistics.of_arrays("x", TensorStatistics("x").arrays())
+    plain = TensorStatistics.from_arrays("x", TensorStatistics("x").arrays())
     assert plain.channels is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hybrid_deploy.calibration.statistics.range_methods import METHODS, method_of
+from hybrid_deploy.calibration.statistics.range_methods import METHODS, range_method
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.errors import CalibrationError, UsageError
@@ -14,7 +14,7 @@ def range_of(method: str, *samples: NDArray[Any]) -> Range:
     statistics = TensorStatistics("x")
     for index, array in enumerate(samples):
         statistics.observe(array.astype(np.float32), index)
-    return method_of(method)(statistics)
+    return range_method(method)(statistics)
 
 
 def normal(size: int = 200_000) -> NDArray[np.float32]:
@@ -92,7 +92,7 @@ def test_nothing_observed_is_an_error(method: str) -> None:
 
 def test_unknown_method_lists_those_there_are() -> None:
     with pytest.raises(UsageError) as caught:
-        method_of("magic")
+        range_method("magic")
     assert str(caught.value) == (
         "unknown method 'magic'; choose one of: minmax, moving-average, percentile, mse, entropy"
     )

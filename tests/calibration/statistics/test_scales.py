@@ -10,9 +10,9 @@ from hybrid_deploy.calibration.statistics.channel_statistics import Channels
 from hybrid_deploy.calibration.statistics.fingerprint import fingerprint_of
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import (
-    ChannelNumbers,
     Provenance,
     Scales,
+    StoredChannels,
     check_scales,
     encode_scales,
     read_scales,
@@ -27,8 +27,8 @@ SCALES = Scales(
     ),
     ranges={"encoder": {"image": Range(-2.0, 0.10000000149011612)}},
     channels={
-        "encoder": {"a": ChannelNumbers.of(FLOATS), 'b "quoted"': ChannelNumbers.of(FLOATS)},
-        "step": {"c": ChannelNumbers.of(FLOATS)},
+        "encoder": {"a": StoredChannels.of(FLOATS), 'b "quoted"': StoredChannels.of(FLOATS)},
+        "step": {"c": StoredChannels.of(FLOATS)},
     },
 )
 
@@ -55,7 +55,7 @@ def test_channels_take_one_short_line_a_tensor() -> None:
 def test_channels_come_back_bit_for_bit(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     largest = np.exp(rng.uniform(-80, 80, 1000)).astype(np.float32)
-    numbers = ChannelNumbers.of(Channels(largest, largest))
+    numbers = StoredChannels.of(Channels(largest, largest))
     path = tmp_path / "scales.json"
     path.write_bytes(
         encode_scales(msgspec.structs.replace(SCALES, channels={"step": {"c": numbers}}))

@@ -55,9 +55,9 @@ def test_the_same_sample_does_not_count_twice(arrays: list[np.ndarray]) -> None:
 
 def test_arrays_hold_everything(arrays: list[np.ndarray]) -> None:
     statistics = observed(arrays)
-    again = TensorStatistics.of_arrays("step/linear", statistics.arrays())
+    again = TensorStatistics.from_arrays("step/linear", statistics.arrays())
     assert same(again, statistics)
-    empty = TensorStatistics.of_arrays("x", TensorStatistics("x").arrays())
+    empty = TensorStatistics.from_arrays("x", TensorStatistics("x").arrays())
     assert same(empty, TensorStatistics("x"))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
 from hybrid_deploy.calibration.qdq.layers import Layer
-from hybrid_deploy.calibration.variants.accuracy_budget import Measure, hold_budget
+from hybrid_deploy.calibration.variants.accuracy_budget import Measure, find_layers_in_float
 from hybrid_deploy.calibration.variants.sensitivity import Sensitivity
 from hybrid_deploy.errors import CalibrationError
 
@@ -33,7 +33,7 @@ def measure_of(costs: dict[str, tuple[float, int]], always: float = 0.0) -> Meas
 
 def test_the_fewest_parameters_stay_float() -> None:
     costs = {"large": (3.0, 1000), "a": (2.0, 10), "b": (1.5, 10), "c": (0.1, 10), "d": (0.1, 10)}
-    kept = hold_budget(3.5, ranking(costs), measure_of(costs))
+    kept = find_layers_in_float(3.5, ranking(costs), measure_of(costs))
     assert set(kept.names) == {"a", "b"}
     assert kept.parameters == 20
     assert kept.evaluation.drop <= 3.5
@@ -41,19 +41,19 @@ def test_the_fewest_parameters_stay_float() -> None:
 
 def test_one_layer_that_costs_all_is_found() -> None:
     costs = {"sore": (9.0, 100)} | {f"l{i}": (0.01, 100) for i in range(40)}
-    kept = hold_budget(0.5, ranking(costs), measure_of(costs))
+    kept = find_layers_in_float(0.5, ranking(costs), measure_of(costs))
     assert kept.names == ("sore",)
 
 
 def test_a_budget_that_needs_every_layer() -> None:
     costs = {"a": (1.0, 10), "b": (1.0, 10)}
-    assert set(hold_budget(0.0, ranking(costs), measure_of(costs)).names) == {"a", "b"}
+    assert set(find_layers_in_float(0.0, ranking(costs), measure_of(costs)).names) == {"a", "b"}
 
 
 def test_a_budget_that_cannot_hold_is_refused() -> None:
     costs = {"a": (1.0, 10), "b": (1.0, 10)}
     with pytest.raises(CalibrationError) as caught:
-        hold_budget(0.5, ranking(costs), measure_of(costs, always=0.75))
+        find_layers_in_float(0.5, ranking(costs), measure_of(costs, always=0.75))
     assert str(caught.value) == (
         "the budget of 0.5 CER points does not hold: 0.75 are lost even with every layer float; "
         "no variant was written"

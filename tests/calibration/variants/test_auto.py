@@ -10,7 +10,7 @@ import pytest
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.quantize import quantize_automatically
 from hybrid_deploy.calibration.samples.samples import Inputs
-from hybrid_deploy.calibration.variants.auto_select import CHOSEN, Speed
+from hybrid_deploy.calibration.variants.auto_select import CHOSEN_VERDICT, Speed
 from hybrid_deploy.calibration.variants.request import QuantizationInputs
 from hybrid_deploy.errors import BackendError, UsageError
 from tests.fakes.edited_bundle import with_sore_head
@@ -49,12 +49,12 @@ def test_what_is_measured_decides(bundle: Bundle, images: list[Inputs]) -> None:
     fast = {
         one.recipe.name: one.speedup
         for one in report.candidates
-        if one.speedup >= 1.03 and one.sure_speedup >= 1
+        if one.speedup >= 1.03 and one.speedup_lower_quartile >= 1
     }
-    chosen = [one.recipe.name for one in report.candidates if one.verdict == CHOSEN]
+    chosen = [one.recipe.name for one in report.candidates if one.verdict == CHOSEN_VERDICT]
     assert chosen == ([max(fast, key=lambda name: fast[name])] if fast else [])
     assert set(open_bundle(bundle.folder).manifest.variants) == {"fp32", *chosen}
-    left = {one.verdict for one in report.candidates} - {CHOSEN, "holds the budget"}
+    left = {one.verdict for one in report.candidates} - {CHOSEN_VERDICT, "holds the budget"}
     assert left <= {"not faster than float"}
     assert (report.chosen is not None) == bool(chosen)
 
@@ -63,7 +63,7 @@ def test_the_fastest_is_added(bundle: Bundle, images: list[Inputs], timed: Timed
     timed({"fp32-cpu": 1.5, "fp32-cpu+int8-cpu": 2.0, "fp32-cpu+int4-cpu": 1.8, "int8-cpu": 0.9})
     report = quantize_automatically(bundle.folder, QuantizationInputs(images), name="best")
     assert [one.verdict for one in report.candidates] == [
-        "holds the budget", CHOSEN, "holds the budget", "not faster than float",
+        "holds the budget", CHOSEN_VERDICT, "holds the budget", "not faster than float",
         "failed: out of memory",
     ]  # fmt: skip
     assert report.chosen is not None

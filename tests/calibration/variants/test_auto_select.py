@@ -2,7 +2,7 @@ from types import SimpleNamespace
 from typing import cast
 
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
-from hybrid_deploy.calibration.variants.auto_select import Candidate, choose, cpu_candidates
+from hybrid_deploy.calibration.variants.auto_select import Candidate, choose_fastest, cpu_candidates
 from hybrid_deploy.device_support import check_precision, device_of
 
 
@@ -19,7 +19,7 @@ def candidate(
 
 
 def verdicts(*candidates: Candidate) -> list[str]:
-    return [one.verdict for one in choose(candidates, max_drop=0.5)]
+    return [one.verdict for one in choose_fastest(candidates, max_drop=0.5)]
 
 
 def test_the_fastest_within_the_budget_is_chosen() -> None:

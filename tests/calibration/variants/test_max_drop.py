@@ -46,12 +46,12 @@ def test_a_layer_stays_float_so_that_the_budget_holds(
 ) -> None:
     whole = quantize_bundle(sore.folder, "int8-weights", images, encoder=encoder, name="whole")
     lost = whole.evaluation.drop
-    assert (lost, whole.kept, whole.ranking) == (100, (), ())
+    assert (lost, whole.layers_in_float, whole.ranking) == (100, (), ())
     report = quantize_bundle(
         sore.folder, "int8-weights", images, encoder=encoder, name="held", max_drop=lost / 2
     )
     assert report.evaluation.drop == 0
-    assert report.kept == ("decoder/head",)
+    assert report.layers_in_float == ("decoder/head",)
     assert len(report.ranking) == 7
     variant = open_bundle(sore.folder).variant("held")
     assert variant.provenance.endswith("from fp32, float: decoder/head")
@@ -70,9 +70,9 @@ def test_the_budget_is_of_the_metric(sore: Bundle, images: list[Inputs]) -> None
     loose = quantize_bundle(sore.folder, "int4-weights", data, max_drop=70, name="loose")
     assert loose.evaluation.drop == pytest.approx(200 / 3)
     assert loose.evaluation.drop_unit == "exact"
-    assert (loose.kept, loose.ranking) == ((), ())
+    assert (loose.layers_in_float, loose.ranking) == ((), ())
     tight = quantize_bundle(sore.folder, "int4-weights", data, max_drop=60, name="tight")
-    assert (tight.evaluation.drop, tight.kept) == (0, ("decoder/head",))
+    assert (tight.evaluation.drop, tight.layers_in_float) == (0, ("decoder/head",))
     assert tight.evaluation.samples == 3
 
 

@@ -50,7 +50,7 @@ def test_a_sore_layer_is_ranked_first(
     assert head.layer.name == "decoder/head"
     # the whole head against the rounding of a sound layer
     assert head.kl_mean_nats > 1000 * second.kl_mean_nats
-    assert head.per_parameter == head.kl_mean_nats / (32 * 13)
+    assert head.kl_per_parameter == head.kl_mean_nats / (32 * 13)
     assert stages == [("sensitivity", done, 7) for done in range(8)]
 
 
