@@ -1,7 +1,8 @@
-"""How far the logits of a variant are from those of another, token by token.
+"""Compares the logits of two variants token by token, with teacher forcing.
 
-Both are fed the same tokens, those that the first one chose (teacher forcing): so one wrong token
-does not spoil what follows, and differences show that are too small to change a token yet.
+The teacher, usually the float variant, decodes the samples once. Every student then gets the
+teacher's tokens as its input. So one different token does not change the rest of a sequence, and
+differences are measured that are too small to change a token.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ from hybrid_deploy.runtime.generation.options import GREEDY
 from hybrid_deploy.runtime.session.session import Session
 
 MAX_RECORDED_BYTES = 256 << 20
-"""A teacher keeps at most about so much: inputs, and the logits of every step."""
+"""About the largest number of bytes that a teacher records: its inputs and all logits."""
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """How far the logits of a student are from its teacher's.
+    """How far the logits of a student are from those of its teacher.
 
-    A logit that is not a number makes the numbers infinite, not the measurement fail.
+    If the student has a logit that is NaN, the divergences and the difference are infinite.
 
     Attributes:
-        sequences: how many were compared.
-        steps: how many tokens of all sequences, one distribution each.
+        sequences: number of compared sequences.
+        steps: number of compared tokens over all sequences; each has one distribution.
         kl_mean_nats: mean Kullback-Leibler divergence of the student's distribution from the
-            teacher's, which is 0 where they are equal.
-        kl_max_nats: the largest of a step.
-        largest_difference: of a logit.
-        same_argmax: share of the steps with the same likeliest token, within 0..1.
+            teacher's over all steps; 0 if all are equal.
+        kl_max_nats: largest Kullback-Leibler divergence of a step.
+        largest_difference: largest absolute difference of two logits.
+        same_argmax_share: share of the steps with the same likeliest token, within 0..1.
     """
 
     sequences: int
@@ -59,7 +60,7 @@ class Divergence:
 
 
 class Teacher:
-    """What a variant says of some samples, recorded once to compare any number of others."""
+    """The recorded tokens and logits of one variant, to compare any number of other variants."""
 
     def __init__(
         self,
@@ -70,14 +71,15 @@ class Teacher:
         threads: int | None = None,
         max_bytes: int = MAX_RECORDED_BYTES,
     ) -> None:
-        """Decodes the samples with the variant.
+        """Decodes the samples greedily with the variant and records every call.
 
         Args:
-            bundle: gives the generation defaults.
-            variant: name of the variant that teaches.
+            bundle: has the variant and the generation defaults.
+            variant: name of the teacher's variant.
             samples: encoder inputs by name, batch first.
-            threads: CPU threads within an operator; None leaves it to the backend.
-            most_bytes: stop when so much is kept; what is left is not compared.
+            threads: number of CPU threads of one operator; None leaves the choice to the backend.
+            max_bytes: recording stops when it takes this many bytes; the samples that remain are
+                not compared.
 
         Raises:
             CalibrationError: there is not one sample.
@@ -91,9 +93,8 @@ class Teacher:
         for batch in batches(samples, batch_size(bundle, variant)):
             results, _ = session.run_arrays(batch.inputs, options=GREEDY)
             lengths = [len(result.tokens) for result in results[: len(batch.sample_rows)]]
-            self._batches.append(
-                _RecordedBatch(batch.inputs, np.array(lengths), tuple(recorder.calls))
-            )
+            calls = tuple(recorder.calls)
+            self._batches.append(_RecordedBatch(batch.inputs, np.array(lengths), calls))
             if recorder.bytes_left <= 0:
                 break
         if not self._batches:
@@ -101,29 +102,29 @@ class Teacher:
 
     @property
     def sequences(self) -> int:
-        """How many sequences are kept."""
-        return sum(len(lesson.lengths) for lesson in self._batches)
+        """Number of recorded sequences."""
+        return sum(len(batch.lengths) for batch in self._batches)
 
     @property
     def first_inputs(self) -> Inputs:
-        """The first batch of encoder inputs."""
+        """Encoder inputs of the first recorded batch, by name."""
         return self._batches[0].inputs
 
     def divergence(self, student: Backend | Session) -> Divergence:
         """Feeds a student the teacher's tokens and compares the logits of every step.
 
         Args:
-            student: another variant of the bundle, loaded into a backend.
+            student: a backend or a session that holds another variant of the bundle.
 
         Raises:
-            InputError: the student takes other inputs.
+            InputError: the recorded inputs do not fit the student.
             BackendError: the student does not run.
         """
         backend = student.backend if isinstance(student, Session) else student
         compared = [
-            _compare_step(rows, others)
-            for lesson in self._batches
-            for rows, others in lesson.replay(backend)
+            _compare_step(teacher_logits, student_logits)
+            for batch in self._batches
+            for teacher_logits, student_logits in batch.replay(backend)
         ]
         kl = np.concatenate([step.kl_nats for step in compared])
         return Divergence(
@@ -137,16 +138,17 @@ class Teacher:
 
 
 def kl_divergence(teacher: FloatArray, student: FloatArray) -> NDArray[np.float64]:
-    """Returns the Kullback-Leibler divergence of softmax distributions, in nats.
+    """Returns the Kullback-Leibler divergence of the student's softmax from the teacher's, in nats.
 
     Args:
-        teacher: logits (rows, vocabulary); a token of logit -infinity never comes.
-        student: logits (rows, vocabulary).
+        teacher: logits (rows, vocabulary) float32; -infinity means probability 0.
+        student: logits (rows, vocabulary) float32.
 
     Returns:
-        (rows,), infinite where the student excludes what the teacher does not, or has NaN.
+        (rows,) float64; infinite where the student has NaN, or has probability 0 for a token that
+        is possible for the teacher.
     """
-    with np.errstate(invalid="ignore"):  # infinities are dealt with below
+    with np.errstate(invalid="ignore"):  # infinite logits make NaN, which is replaced below
         log_p, log_q = _log_softmax(teacher), _log_softmax(student)
         terms = np.where(np.isneginf(log_p), 0, np.exp(log_p) * (log_p - log_q))
     total = np.maximum(terms.sum(-1), 0)  # rounding may leave a tiny negative sum
@@ -155,23 +157,23 @@ def kl_divergence(teacher: FloatArray, student: FloatArray) -> NDArray[np.float6
 
 @dataclass(frozen=True)
 class _RecordedBatch:
-    """One batch: its inputs, how many tokens each sequence has, and every call."""
+    """One batch of the teacher: the encoder inputs, the sequences' lengths in tokens, all calls."""
 
     inputs: Inputs
     lengths: IntArray
     calls: Sequence[RecordedCall]
 
     def replay(self, backend: Backend) -> Iterator[tuple[FloatArray, FloatArray]]:
-        """Yields the logits of both, (rows, vocabulary), of the sequences that go on."""
+        """Yields per call the recorded and the new logits, (unfinished sequences, vocabulary)."""
         decoding = backend.start(self.inputs)
-        for step, turn in enumerate(self.calls):
-            logits, going_on = turn.replay(decoding), np.flatnonzero(self.lengths > step)
-            yield turn.logits[going_on], logits[going_on]
+        for step, call in enumerate(self.calls):
+            logits, unfinished = call.replay(decoding), np.flatnonzero(self.lengths > step)
+            yield call.logits[unfinished], logits[unfinished]
 
 
 @dataclass(frozen=True)
 class _StepComparison:
-    """One step of a batch."""
+    """Differences of one step: `kl_nats` (sequences,), `same_argmax` is a number of sequences."""
 
     kl_nats: NDArray[np.float64]
     largest_difference: float
@@ -179,7 +181,7 @@ class _StepComparison:
 
 
 def _compare_step(teacher: FloatArray, student: FloatArray) -> _StepComparison:
-    with np.errstate(invalid="ignore"):  # where both are infinite there is no difference
+    with np.errstate(invalid="ignore"):  # two equal infinite logits would make NaN
         differences = np.where(teacher == student, 0, np.abs(teacher - student))
     largest = float(differences.max())
     same = (teacher.argmax(-1) == student.argmax(-1)) & ~np.isnan(student.max(-1))
