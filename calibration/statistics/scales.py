@@ -117,9 +117,9 @@ def check_scales(scales: Scales, bundle: Bundle, variant: str) -> None:
     Raises:
         CalibrationError: they belong to another model, or to other weights.
     """
-    if other := mismatch_with(scales.provenance, bundle, variant):
+    if mismatch := mismatch_with(scales.provenance, bundle, variant):
         raise CalibrationError(
-            f"the scales are of {other}, not of {bundle.manifest.name} {variant} in "
+            f"the scales are of {mismatch}, not of {bundle.manifest.name} {variant} in "
             f"{bundle.folder}; calibrate this bundle"
         )
 
