@@ -122,7 +122,7 @@ class Recipe:
 
     @property
     def is_emulated(self) -> bool:
-        """Whether it is evaluated by an emulation in float32: no CPU kernels compute in bfloat16."""
+        """Whether an emulation in float32 evaluates it: no CPU kernels compute in bfloat16."""
         return "bf16" in (self.encoder.value, self.decoder.value)
 
     @property

@@ -143,7 +143,7 @@ def evaluate(
     backend = load_backend(DEFAULT_BACKEND, bundle, variant, BackendOptions(threads))
     divergence = teacher.divergence(backend)
     progress("logits", total, total)
-    check_prefill(bundle, backend, teacher.first_inputs)
+    check_prefill(bundle, backend, teacher.first_batch)
     outputs = decode_all(bundle, variant, evaluation_set, progress, stage="check", backend=backend)
     texts = _labelled_texts(evaluation_set, reference, outputs)
     return Evaluation(

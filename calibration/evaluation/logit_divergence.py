@@ -106,7 +106,7 @@ class Teacher:
         return sum(len(batch.lengths) for batch in self._batches)
 
     @property
-    def first_inputs(self) -> Inputs:
+    def first_batch(self) -> Inputs:
         """Encoder inputs of the first recorded batch, by name."""
         return self._batches[0].inputs
 

@@ -115,7 +115,7 @@ def open_evaluation_set(
 
 def _usable(samples: Samples) -> tuple[tuple[int, ...], tuple[SkippedSample, ...]]:
     """Reads every sample; returns the indices of those that can be used, and the skipped ones."""
-    problems = [samples.problem_of(index) for index in range(len(samples))]
+    problems = [samples.problem_with(index) for index in range(len(samples))]
     usable = tuple(index for index, problem in enumerate(problems) if problem is None)
     skipped = tuple(problem for problem in problems if problem is not None)
     if not usable:

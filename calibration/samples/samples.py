@@ -102,7 +102,7 @@ class Samples:
         source_index, item = self._items[index]
         return str(item) if isinstance(item, Path) else f"sample {source_index}"
 
-    def problem_of(self, index: int) -> SkippedSample | None:
+    def problem_with(self, index: int) -> SkippedSample | None:
         """Reads a sample and returns why it cannot be used; None if it can be used."""
         try:
             self._read(index)
@@ -118,7 +118,7 @@ class Samples:
         """
         usable = []
         for index, item in enumerate(self._items):
-            problem = self.problem_of(index)
+            problem = self.problem_with(index)
             if problem is None:
                 usable.append(item)
             else:

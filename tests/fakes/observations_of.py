@@ -1,4 +1,4 @@
-"""Scales as a calibration would have given them."""
+"""Scales with given ranges, as a calibration returns them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels, Provenance, Scales, StoredChannels
 from hybrid_deploy.contract import GraphRole
 
-_NOBODY = Provenance(
+_PROVENANCE = Provenance(
     model="m", variant="fp32", graphs={}, weights={}, samples=1, samples_sha256="", steps=1,
     method="minmax", producer="test",
 )  # fmt: skip
@@ -19,14 +19,14 @@ def scales_of(
     channels: Mapping[str, Channels] | None = None,
     role: GraphRole = GraphRole.ENCODER,
 ) -> Scales:
-    """Returns scales of one graph."""
-    numbers = {name: StoredChannels.of(seen) for name, seen in (channels or {}).items()}
-    return Scales(_NOBODY, {role.value: dict(ranges)}, {role.value: numbers})
+    """Returns the scales of one graph with these ranges and channel magnitudes."""
+    stored = {name: StoredChannels.of(of_tensor) for name, of_tensor in (channels or {}).items()}
+    return Scales(_PROVENANCE, {role.value: dict(ranges)}, {role.value: stored})
 
 
-def together(parts: Iterable[Scales]) -> Scales:
-    """Returns the scales of several graphs as one."""
-    every = list(parts)
-    ranges = {role: of for part in every for role, of in part.ranges.items()}
-    channels = {role: of for part in every for role, of in part.channels.items()}
-    return Scales(_NOBODY, ranges, channels)
+def merged_scales(parts: Iterable[Scales]) -> Scales:
+    """Merges the scales of different graphs."""
+    scales = list(parts)
+    ranges = {role: ranges for part in scales for role, ranges in part.ranges.items()}
+    channels = {role: channels for part in scales for role, channels in part.channels.items()}
+    return Scales(_PROVENANCE, ranges, channels)

@@ -22,7 +22,7 @@ from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
 from tests.closeness import float32_error, largest
-from tests.fakes.edited_bundle import lively
+from tests.fakes.edited_bundle import with_varied_tokens
 from tests.runtime.backends.onnxruntime.test_shared_memory import ranked, without_beam_step
 
 Images = list[dict[str, NDArray[np.float32]]]
@@ -65,7 +65,7 @@ def largest_logit(bundle: Bundle, image: dict[str, NDArray[np.float32]]) -> floa
 
 @pytest.mark.usefixtures("small_counts")
 def test_every_form_finds_what_it_finds_with_copies(bundle: Bundle, images: Images) -> None:
-    folder = lively(bundle).folder
+    folder = with_varied_tokens(bundle).folder
     floats = searched(open_bundle(folder), "fp32", images)
     logit = largest_logit(open_bundle(folder), images[0])  # a total is a mean of scores
     assert len({row[0][0] for row in floats}) > 3, "or it proves nothing"

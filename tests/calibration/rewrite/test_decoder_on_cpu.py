@@ -34,7 +34,7 @@ from hybrid_deploy.runtime.backends.onnxruntime.decoding import OnnxRuntimeDecod
 from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.session.session import Session
 from tests.closeness import assert_close_in_float32, largest
-from tests.fakes.edited_bundle import lively, with_close_logits
+from tests.fakes.edited_bundle import with_close_logits, with_varied_tokens
 
 Images = list[dict[str, NDArray[np.float32]]]
 
@@ -102,7 +102,7 @@ FIRST = np.array([3, 2, 1])
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_float_form_gives_the_tokens_of_float(bundle: Bundle, images: Images, batch: int) -> None:
-    report = quantize_bundle(lively(bundle).folder, "fp32-cpu")
+    report = quantize_bundle(with_varied_tokens(bundle).folder, "fp32-cpu")
     assert report.samples == 0, "needs none"
     assert report.bundle.variant("fp32-cpu").precision == Precision("fp32-cpu", "fp32-cpu")
     assert report.bundle.variant("fp32-cpu").refine is None, "so few words are projected in float"
@@ -119,7 +119,7 @@ def test_float_form_gives_the_tokens_of_float(bundle: Bundle, images: Images, ba
 @pytest.mark.usefixtures("small_counts")
 @pytest.mark.parametrize("batch", [1, 3])
 def test_two_stages_give_the_tokens_of_float(bundle: Bundle, images: Images, batch: int) -> None:
-    done = quantize_bundle(lively(bundle).folder, "fp32-cpu").bundle
+    done = quantize_bundle(with_varied_tokens(bundle).folder, "fp32-cpu").bundle
     assert operators(done, "fp32-cpu", GraphRole.STEP)["DynamicQuantizeMatMul"] == 1
     assert operators(done, "fp32-cpu", GraphRole.PREFILL)["DynamicQuantizeMatMul"] == 1
     for role in (GraphRole.PREFILL, GraphRole.STEP):
@@ -137,7 +137,7 @@ def test_two_stages_give_the_tokens_of_float(bundle: Bundle, images: Images, bat
 @pytest.mark.usefixtures("small_counts")
 def test_only_the_step_waits_busily_and_the_refine_graph_has_no_threads(bundle: Bundle) -> None:
     """Threads that spin after an encoder or a refine graph would take the step's cores."""
-    done = quantize_bundle(lively(bundle).folder, "fp32-cpu").bundle
+    done = quantize_bundle(with_varied_tokens(bundle).folder, "fp32-cpu").bundle
     backend = OnnxRuntimeBackend(done, "fp32-cpu", BackendOptions(threads=3))
     sessions = {
         "encoder": backend.encoder_session,
@@ -162,7 +162,7 @@ def test_only_the_step_waits_busily_and_the_refine_graph_has_no_threads(bundle: 
 
 @pytest.mark.usefixtures("small_counts")
 def test_rough_logits_are_within_the_margin_and_become_true(bundle: Bundle, images: Images) -> None:
-    done = quantize_bundle(lively(bundle).folder, "fp32-cpu").bundle
+    done = quantize_bundle(with_varied_tokens(bundle).folder, "fp32-cpu").bundle
     float_, cpu = (prompted(loaded(done, name), images) for name in ("fp32", "fp32-cpu"))
     rough_ones = 0
     for turn, token in enumerate(TOKENS):
@@ -185,7 +185,7 @@ def test_rough_logits_are_within_the_margin_and_become_true(bundle: Bundle, imag
 
 @pytest.mark.usefixtures("small_counts")
 def test_a_prompt_is_rough_and_true_too(bundle: Bundle, images: Images) -> None:
-    done = quantize_bundle(lively(bundle).folder, "fp32-cpu").bundle
+    done = quantize_bundle(with_varied_tokens(bundle).folder, "fp32-cpu").bundle
     batch = widened(images[:1], 3)[0]
     true = loaded(done, "fp32").start(batch).prefill(*PROMPT).copy()
     decoding = loaded(done, "fp32-cpu").start(batch)
