@@ -49,8 +49,8 @@ class Metric:
             raise UsageError(f"the metric {self.name} failed: {kind}: {error}") from error
         if not isinstance(value, Real) or not math.isfinite(value):
             raise UsageError(
-                f"the metric {self.name} gave {value!r}; it must give a finite number, larger if "
-                "better"
+                f"the metric {self.name} returned {value!r}; it must return a finite number, "
+                "larger if better"
             )
         return float(value)
 

@@ -49,7 +49,7 @@ class Statistics(Protocol):
         ...
 
 
-StatisticsT = TypeVar("Kept", bound=Statistics)
+StatisticsT = TypeVar("StatisticsT", bound=Statistics)
 WatchedTensors = Mapping[GraphRole, Mapping[str, Callable[[], StatisticsT]]]
 """The tensors to observe by graph and name, each with the function that makes its statistics."""
 

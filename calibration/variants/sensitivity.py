@@ -85,8 +85,8 @@ def rank_layers(
     recipe = replace(recipe, decoder=recipe.decoder.portable)
     progress("sensitivity", 0, len(layers))
     for done, layer in enumerate(layers, start=1):
-        others = [other.name for other in model.layers if other is not layer]
-        graphs = model.quantized(recipe, others)
+        other_layers = [other.name for other in model.layers if other is not layer]
+        graphs = model.quantized(recipe, other_layers)
         with trial_variant(model.bundle, model.variant, _TRIAL, recipe, graphs) as bundle:
             student = load_backend(DEFAULT_BACKEND, bundle, _TRIAL, BackendOptions(threads=1))
             divergence = teacher.divergence(student)

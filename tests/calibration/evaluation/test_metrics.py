@@ -61,7 +61,7 @@ def test_metric_that_returns_no_finite_number(value: object, shown: str) -> None
     with pytest.raises(UsageError) as caught:
         metric.measure(EXPECTED, DECODED)
     assert str(caught.value) == (
-        f"the metric mine gave {shown}; it must give a finite number, larger if better"
+        f"the metric mine returned {shown}; it must return a finite number, larger if better"
     )
 
 
