@@ -1,4 +1,7 @@
-"""From a bundle and samples to scales: opened, observed, kept for the next run, merged."""
+"""Calibration: turns a bundle and samples into observations, and these into scales.
+
+Observations are cached on disk, so another run or another method decodes no sample again.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,14 @@ from hybrid_deploy.calibration.graphs.float_graphs import (
     check_float_variant,
     prepared_graphs,
 )
-from hybrid_deploy.calibration.observation.collect import WHOLE, observe_samples
+from hybrid_deploy.calibration.observation.collect import ALL_SAMPLES, observe_samples
 from hybrid_deploy.calibration.observation.observations import Observations, read_observations
-from hybrid_deploy.calibration.samples.samples import Samples, SkippedSample, Source, samples_of
+from hybrid_deploy.calibration.samples.samples import (
+    Samples,
+    SampleSource,
+    SkippedSample,
+    samples_of,
+)
 from hybrid_deploy.calibration.statistics.fingerprint import fingerprint_of, mismatch_with
 from hybrid_deploy.calibration.statistics.scales import Scales
 from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole
@@ -28,11 +36,11 @@ from hybrid_deploy.progress import Progress, silent
 
 
 @dataclass(frozen=True)
-class Observed:
-    """What was seen of a bundle's activations.
+class ObservationReport:
+    """The result of observing a bundle's activations.
 
     Attributes:
-        observations: over all samples, or over those of a shard.
+        observations: statistics of the activations over all samples, or over those of a shard.
         skipped: samples that could not be used and were left out.
     """
 
@@ -42,29 +50,29 @@ class Observed:
 
 def observe_bundle(
     path: str | Path,
-    source: Source | None = None,
+    source: SampleSource | None = None,
     *,
     golden: bool = False,
     skip_bad: bool = False,
-    shard: tuple[int, int] = WHOLE,
+    shard: tuple[int, int] = ALL_SAMPLES,
     variant: str = FLOAT_VARIANT,
     progress: Progress = silent,
-) -> Observed:
-    """Decodes samples with a float variant of a bundle and gives what its activations held.
+) -> ObservationReport:
+    """Decodes samples with a float variant of a bundle and returns statistics of its activations.
 
-    What was seen is kept on disk: a run that ended early goes on where it was.
+    The observations are cached on disk: a run that ended early continues there.
 
     Args:
         path: the bundle's folder.
-        source: samples, as `samples_of` takes them.
+        source: the samples, as `samples_of` takes them.
         golden: take the bundle's golden samples too.
         skip_bad: leave out samples that cannot be used.
-        shard: (k, n) decodes the k-th of every n samples, k from 0.
+        shard: (k, n) decodes only the k-th of every n samples, k from 0.
         variant: name of the float32 variant.
-        progress: called with the number of samples done, as stage `calibrate`.
+        progress: called with the number of finished samples, as stage `calibrate`.
 
     Raises:
-        UsageError: the variant is no float one.
+        UsageError: the variant is not float32.
         InputError: the bundle, the variant or a sample is missing or cannot be used.
         CalibrationError: there is no sample, or an activation is NaN or infinite.
     """
@@ -72,25 +80,30 @@ def observe_bundle(
     check_float_variant(bundle, variant)
     samples = samples_of(bundle, source, golden=golden, skip_bad=skip_bad, variant=variant)
     graphs = prepared_graphs(bundle, variant)
-    seen = observe(bundle, variant, graphs, samples, shard=shard, progress=progress)
-    return Observed(seen, samples.skipped)
+    observations = observe(bundle, variant, graphs, samples, shard=shard, progress=progress)
+    return ObservationReport(observations, samples.skipped)
 
 
 def merge_files(
     path: str | Path, files: Sequence[Path], *, variant: str = FLOAT_VARIANT
-) -> Observed:
-    """Adds up what runs over shards of the samples have saved.
+) -> ObservationReport:
+    """Merges the observations that runs over shards of the samples have saved.
+
+    Args:
+        path: the bundle's folder.
+        files: files of observations, at least one.
+        variant: name of the float32 variant that was observed.
 
     Raises:
         InputError: the bundle or a file does not exist.
-        CalibrationError: a file holds no observations, those of another model or of other
-            versions than the others, or samples that another file holds.
+        CalibrationError: a file holds no observations, belongs to another model, was written by
+            other versions than the first file, or has a sample that another file has.
     """
     bundle = open_bundle(Path(path))
-    found = [_of_bundle(file, bundle, variant) for file in files]
-    for other in found[1:]:
-        found[0].merge(other)
-    return Observed(found[0])
+    merged, *others = [_read_checked(file, bundle, variant) for file in files]
+    for observations in others:
+        merged.merge(observations)
+    return ObservationReport(merged)
 
 
 def calibrate(
@@ -101,7 +114,15 @@ def calibrate(
     method: str,
     progress: Progress = silent,
 ) -> Scales:
-    """Returns the scales of a float variant; see `observe` for what is kept.
+    """Returns the scales of a float variant.
+
+    Args:
+        bundle: the bundle that has the variant.
+        variant: name of the float variant.
+        graphs: the variant's graphs, as `prepared_graphs` returns them.
+        samples: the samples to decode.
+        method: name of the method that chooses ranges, one of `range_methods.METHODS`.
+        progress: called with the number of finished samples, as stage `calibrate`.
 
     Raises:
         UsageError: there is no such method.
@@ -117,38 +138,43 @@ def observe(
     graphs: Mapping[GraphRole, ir.Model],
     samples: Samples,
     *,
-    shard: tuple[int, int] = WHOLE,
+    shard: tuple[int, int] = ALL_SAMPLES,
     progress: Progress = silent,
 ) -> Observations:
-    """Decodes samples, or takes up what an earlier run over the same ones has kept.
+    """Returns the observations of samples; decodes only those that the cache does not have.
 
     Args:
-        bundle: that the variant is of.
+        bundle: the bundle that has the variant.
         variant: name of the float variant.
-        graphs: of the variant, as `prepared_graphs` gives them.
-        samples: what to decode.
-        shard: (k, n) decodes the k-th of every n samples, k from 0.
-        progress: called with the number of samples done, as stage `calibrate`.
+        graphs: the variant's graphs, as `prepared_graphs` returns them.
+        samples: the samples to decode.
+        shard: (k, n) decodes only the k-th of every n samples, k from 0.
+        progress: called with the number of finished samples, as stage `calibrate`.
+
+    Raises:
+        InputError: a sample cannot be used.
+        CalibrationError: an activation is NaN or infinite.
     """
-    state = kept_observations_file(bundle, variant, samples, shard)
+    state = observations_cache_file(bundle, variant, samples, shard)
     return observe_samples(
         bundle, variant, graphs, samples, state=state, shard=shard, progress=progress
     )
 
 
-def kept_observations_file(
-    bundle: Bundle, variant: str, samples: Samples, shard: tuple[int, int] = WHOLE
+def observations_cache_file(
+    bundle: Bundle, variant: str, samples: Samples, shard: tuple[int, int] = ALL_SAMPLES
 ) -> Path | None:
-    """Names the file that keeps the observations of these samples, for another run or method.
+    """Returns the path of the cached observations of these samples.
 
-    A damaged one is removed. None where nothing can be written.
+    The file need not exist; a damaged one is deleted. The path is None if the cache folder cannot
+    be written to.
     """
-    made_with = msgspec.json.encode([fingerprint_of(bundle, variant), samples.sha256, shard])
-    path = cache_folder("calibration") / f"{hashlib.sha256(made_with).hexdigest()}.npz"
+    key = msgspec.json.encode([fingerprint_of(bundle, variant), samples.sha256, shard])
+    path = cache_folder("calibration") / f"{hashlib.sha256(key).hexdigest()}.npz"
     try:
         read_observations(path)
     except CalibrationError:
-        path.unlink(missing_ok=True)  # damaged, and made again
+        path.unlink(missing_ok=True)  # damaged, so that the next run writes it again
     except InputError:
         pass
     try:
@@ -158,11 +184,12 @@ def kept_observations_file(
     return path if os.access(path.parent, os.W_OK) else None
 
 
-def _of_bundle(file: Path, bundle: Bundle, variant: str) -> Observations:
-    found = read_observations(file)
-    if other := mismatch_with(found.origin, bundle, variant):
+def _read_checked(file: Path, bundle: Bundle, variant: str) -> Observations:
+    """Reads observations and checks that they belong to the variant."""
+    observations = read_observations(file)
+    if mismatch := mismatch_with(observations.fingerprint, bundle, variant):
         raise CalibrationError(
-            f"{file} holds observations of {other}, not of {bundle.manifest.name} {variant} in "
+            f"{file} holds observations of {mismatch}, not of {bundle.manifest.name} {variant} in "
             f"{bundle.folder}; collect them from this bundle"
         )
-    return found
+    return observations

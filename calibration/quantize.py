@@ -1,4 +1,7 @@
-"""From a float variant of a bundle to a quantized one: calibrate, rewrite, evaluate, commit."""
+"""Quantization: makes a quantized variant of a float variant and adds it to the bundle.
+
+The steps are: calibrate, rewrite the graphs, evaluate, add the variant.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid_deploy.calibration.recipes import recipe_for
-from hybrid_deploy.calibration.samples.samples import SkippedSample, Source
-from hybrid_deploy.calibration.variants.auto_select import CHOSEN, Candidate, choose, cpu_candidates
+from hybrid_deploy.calibration.samples.samples import SampleSource, SkippedSample
+from hybrid_deploy.calibration.variants.auto_select import (
+    CHOSEN_VERDICT,
+    Candidate,
+    choose_fastest,
+    cpu_candidates,
+)
 from hybrid_deploy.calibration.variants.request import QuantizationInputs, check_recipe, open_job
 from hybrid_deploy.calibration.variants.variant_builder import QuantizeReport, VariantBuilder
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.progress import Progress, silent
 
 DEFAULT_MAX_DROP = 0.5
+"""The budget of `quantize_automatically`, in `Evaluation.drop_unit`."""
 
 
 @dataclass(frozen=True)
 class AutomaticReport:
-    """What came of trying variants.
+    """The result of an automatic quantization.
 
     Attributes:
-        candidates: what was tried.
-        chosen: the variant that was added; None if none is worth it.
+        candidates: the variants that were evaluated and timed.
+        chosen: report on the variant that was added; None if no variant was added.
         skipped: samples that could not be used and were left out.
     """
 
@@ -34,7 +43,7 @@ class AutomaticReport:
 def quantize_bundle(
     path: str | Path,
     precision: str | None = None,
-    samples: Source | QuantizationInputs | None = None,
+    samples: SampleSource | QuantizationInputs | None = None,
     *,
     encoder: str | None = None,
     decoder: str | None = None,
@@ -51,27 +60,29 @@ def quantize_bundle(
 
     Args:
         path: the bundle's folder.
-        precision: one of `recipes.PRECISIONS`; may be left out where a component is given.
-        samples: typical inputs, or `QuantizationInputs`: scales, an evaluation set, a metric.
-        encoder: another form for the encoder, one of `EncoderForm`.
-        decoder: another form for the decoder, one of `DecoderForm`.
-        block_size: how many of the decoder's weights share a scale.
-        floats: what the numbers are that are not quantized, `fp32` or `fp16`.
-        target: a device, one of `device_support.DEVICES`; a precision that it lacks is refused.
-        max_drop: how much worse than float the variant may be, in `Evaluation.drop_unit`; layers
-            go back to float until that holds.
-        name: of the new variant; the precision's if not given.
+        precision: name of the precision, one of `recipes.PRECISIONS`; may be None if `encoder` or
+            `decoder` is given.
+        samples: typical inputs to calibrate with, or `QuantizationInputs`, which may also hold
+            scales, an evaluation set and a metric.
+        encoder: a form of `EncoderForm` in place of the precision's form of the encoder.
+        decoder: a form of `DecoderForm` in place of the precision's form of the decoder.
+        block_size: number of decoder weights that share a scale; None leaves it to the precision.
+        floats: type of the numbers that are not quantized, `fp32` or `fp16`; None means `fp32`.
+        target: the device, one of `device_support.DEVICES`; a precision that it lacks is an error.
+        max_drop: how much worse than float the variant may be, in `Evaluation.drop_unit`; the most
+            sensitive layers stay in float if needed. None sets no limit.
+        name: name of the new variant; None takes the precision's name.
         source: name of the float32 variant to quantize.
         force: replace a variant of that name.
-        progress: called with how far each stage is.
+        progress: called during all stages.
 
     Raises:
         UsageError: unknown precision, method, metric or target, the target lacks the precision,
             samples are missing, or the source is not float32.
         InputError: the bundle, the source variant or a sample is missing or cannot be read.
         OutputExistsError: the bundle has that variant and `force` is not given.
-        CalibrationError: an activation or a weight does not fit the precision, or the budget does
-            not hold whatever stays float.
+        CalibrationError: an activation or a weight does not fit the precision, or the drop exceeds
+            `max_drop` even with all layers in float.
         BackendError: the new variant does not run, or its logits are not finite.
     """
     recipe = recipe_for(
@@ -98,18 +109,18 @@ def quantize_automatically(
 ) -> AutomaticReport:
     """Adds the fastest variant that holds a budget, as measured with ONNX Runtime on this CPU.
 
-    A variant that is no faster than the float one is never added.
+    Only a variant that is faster than the float variant is added.
 
     Args:
         path: the bundle's folder.
-        data: samples, and what the variants are compared on.
+        data: the samples to calibrate with, and those that the variants are compared on.
         max_drop: how much worse than float a variant may be, in `Evaluation.drop_unit`.
-        threads: CPU threads within an operator; None leaves it to the backend.
-        block_size: how many of the decoder's weights share a scale.
-        name: of the new variant; the precision's if not given.
+        threads: number of CPU threads of one operator; None leaves the choice to the backend.
+        block_size: number of decoder weights that share a scale; None leaves it to the recipe.
+        name: name of the new variant; None takes the precision's name.
         source: name of the float32 variant to quantize.
         force: replace a variant of that name.
-        progress: called with how far each stage is.
+        progress: called during all stages.
 
     Raises:
         HybridDeployError: as `quantize_bundle` does.
@@ -119,12 +130,12 @@ def quantize_automatically(
     for recipe in recipes:
         check_recipe(job.bundle, source, recipe, name or recipe.name, target="cpu", force=force)
     for recipe in recipes:
-        job.model.scales_for(recipe)  # missing samples are missed before anything is tried
-    work = VariantBuilder(job, progress)
-    candidates = choose([work.evaluate(recipe, threads) for recipe in recipes], max_drop)
-    chosen = next((c.recipe for c in candidates if c.verdict == CHOSEN), None)
+        job.model.scales_for(recipe)  # raises the error of missing samples before any evaluation
+    builder = VariantBuilder(job, progress)
+    candidates = choose_fastest([builder.evaluate(recipe, threads) for recipe in recipes], max_drop)
+    chosen = next((c.recipe for c in candidates if c.verdict == CHOSEN_VERDICT), None)
     skipped = job.skipped
     if chosen is None:
         return AutomaticReport(tuple(candidates), None, skipped)
-    report = work.build(chosen, name or chosen.name, None, force=force)
+    report = builder.build(chosen, name or chosen.name, None, force=force)
     return AutomaticReport(tuple(candidates), report, skipped)

@@ -1,4 +1,4 @@
-"""The precisions that a bundle can be quantized to, and what each means per component."""
+"""The precisions that a bundle can be quantized to, each described by a recipe per component."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from typing import TypeVar
 from hybrid_deploy.errors import UsageError
 
 BFLOAT16_OPSET = 22
-"""The first operator set whose convolutions and trigonometry know bfloat16."""
+"""The first ONNX operator set whose convolutions and trigonometric functions take bfloat16."""
 
 INT4_OPSET = 21
-"""The first operator set with int4, and with scales per block."""
+"""The first ONNX operator set with int4, and with one scale per block of weights."""
 
 FLOAT8_OPSET = 19
-"""The first operator set with floats of 8 bits."""
+"""The first ONNX operator set with 8-bit floats."""
 
 BLOCK_SIZES = (32, 64, 128)
+"""The numbers of weights that may share a scale."""
+
 FLOATS = ("fp32", "fp16")
-WIDE = frozenset({"fp32", "fp16", "bf16", "fp32-cpu"})
-"""The forms of either component that have no numbers of 8 bits or fewer."""
+"""The types of the numbers that a recipe does not quantize; the first is the default."""
+
+FLOAT_FORMS = frozenset({"fp32", "fp16", "bf16", "fp32-cpu"})
+"""The forms of either component whose numbers all have 16 or 32 bits."""
 
 
 class EncoderForm(str, Enum):
-    """What becomes of the encoder's numbers."""
+    """The number types of the encoder; `-cpu` forms use operators of ONNX Runtime's CPU backend."""
 
     FLOAT = "fp32"
     HALF = "fp16"
@@ -36,7 +40,7 @@ class EncoderForm(str, Enum):
 
 
 class DecoderForm(str, Enum):
-    """What becomes of the decoder's numbers, in prefill and step alike."""
+    """The number types of the decoder's graphs; a `-cpu` form as in `EncoderForm`."""
 
     FLOAT = "fp32"
     HALF = "fp16"
@@ -51,12 +55,12 @@ class DecoderForm(str, Enum):
 
     @property
     def portable(self) -> DecoderForm:
-        """What the numbers are, whatever operators compute with them."""
+        """The form with the same numbers in standard ONNX operators; itself if not for the CPU."""
         return _PORTABLE.get(self, self)
 
     @property
     def is_for_cpu(self) -> bool:
-        """Whether only ONNX Runtime's CPU kernels run it."""
+        """Whether only ONNX Runtime's CPU kernels run this form."""
         return self in _PORTABLE
 
 
@@ -70,28 +74,28 @@ _PORTABLE = {
 _Form = TypeVar("_Form", EncoderForm, DecoderForm)
 _CALIBRATED = frozenset({"int8", "int8-cpu", "fp8"})
 _CALIBRATED_DECODERS = frozenset({"int8", "fp8"})
-_OLDEST_OPSETS = {
+_MIN_OPSETS = {
     "bf16": BFLOAT16_OPSET,
     "fp8": FLOAT8_OPSET,
     "int8-weights": INT4_OPSET,
     "int4-weights": INT4_OPSET,
 }
-_HALF_SCALES_OPSET = 19
-"""The first whose scales may be float16."""
+_FLOAT16_SCALES_OPSET = 19
+"""The first ONNX operator set whose scales may be float16."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One precision.
+    """The description of one precision.
 
     Attributes:
-        name: as given on the command line, and the default name of the variant.
-        encoder: what becomes of the encoder.
-        decoder: what becomes of prefill and step.
-        summary: what it is good for, in one line.
-        block_size: how many weights of the decoder share a scale, where they divide so; None for
-            the form's own choice.
-        floats: what the numbers are that are not quantized, `fp32` or `fp16`.
+        name: name of the precision on the command line, and the default name of the variant.
+        encoder: form of the encoder.
+        decoder: form of the decoder's graphs.
+        summary: one line on the use of the precision.
+        block_size: number of decoder weights that share a scale, where it divides their number;
+            None leaves it to the form.
+        floats: type of the numbers that are not quantized, `fp32` or `fp16`.
     """
 
     name: str
@@ -102,41 +106,41 @@ class Recipe:
     floats: str = "fp32"
 
     @property
-    def has_halves(self) -> bool:
+    def has_float16(self) -> bool:
         """Whether some numbers are float16."""
         return "fp16" in (self.encoder.value, self.decoder.value, self.floats)
 
     @property
     def needs_scales(self) -> bool:
-        """Whether samples must be run to learn the ranges of activations."""
+        """Whether the recipe quantizes activations, whose ranges need samples."""
         return self.encoder.value in _CALIBRATED or self.decoder.value in _CALIBRATED_DECODERS
 
     @property
     def uses_scales(self) -> bool:
-        """Whether it is better with samples."""
+        """Whether the recipe needs samples, or is more accurate with them."""
         return self.needs_scales or self.decoder.portable is DecoderForm.INT4_WEIGHTS
 
     @property
     def is_emulated(self) -> bool:
-        """Whether its tokens are those of an emulation: no CPU kernels compute in it."""
+        """Whether an emulation in float32 evaluates it: no CPU kernels compute in bfloat16."""
         return "bf16" in (self.encoder.value, self.decoder.value)
 
     @property
-    def oldest_opset(self) -> int:
-        """The first ONNX operator set whose operators know it."""
-        halves = _HALF_SCALES_OPSET if self.quantizes and self.has_halves else 18
+    def min_opset(self) -> int:
+        """The oldest ONNX operator set that can express the recipe."""
+        scales_opset = _FLOAT16_SCALES_OPSET if self.quantizes and self.has_float16 else 18
         forms = (self.encoder.value, self.decoder.portable.value)
-        return max(halves, *(_OLDEST_OPSETS.get(form, 18) for form in forms))
+        return max(scales_opset, *(_MIN_OPSETS.get(form, 18) for form in forms))
 
     @property
-    def known_opset(self) -> int:
-        """The oldest of those that a model can be exported with."""
-        return 21 if self.oldest_opset <= 21 else 24
+    def export_opset(self) -> int:
+        """The oldest operator set from `min_opset` on that a model can be exported with."""
+        return 21 if self.min_opset <= 21 else 24
 
     @property
     def quantizes(self) -> bool:
-        """Whether numbers of 8 bits or fewer come in, layer by layer."""
-        return not {self.encoder.value, self.decoder.value} <= WIDE
+        """Whether the recipe quantizes layers to numbers of 8 bits or fewer."""
+        return not {self.encoder.value, self.decoder.value} <= FLOAT_FORMS
 
 
 _RECIPES = (
@@ -203,17 +207,20 @@ def recipe_for(
     block_size: int | None = None,
     floats: str | None = None,
 ) -> Recipe:
-    """Returns the precision of that name, or the mix of two components.
+    """Returns the recipe of a named precision, or of a mix of an encoder and a decoder form.
 
     Args:
-        name: one of PRECISIONS; may be None where a component is given.
-        encoder: an EncoderForm, in place of the named precision's.
-        decoder: a DecoderForm, in place of the named precision's.
-        block_size: one of BLOCK_SIZES, for weights alone.
-        floats: one of FLOATS, for the numbers that are not quantized.
+        name: one of PRECISIONS; may be None if `encoder` or `decoder` is given, and then means
+            float32 for the other one.
+        encoder: an `EncoderForm` in place of the named precision's form of the encoder.
+        decoder: a `DecoderForm` in place of the named precision's form of the decoder.
+        block_size: number of decoder weights that share a scale, one of BLOCK_SIZES; only for
+            decoders whose weights alone are quantized.
+        floats: type of the numbers that are not quantized, one of FLOATS; None means `fp32`.
 
     Raises:
-        UsageError: there is no such name, component or block; the message lists those there are.
+        UsageError: there is no such name, form, block size or float type (the message lists the
+            possible ones), or they do not fit together.
     """
     if name is not None and name not in RECIPES:
         raise UsageError(f"unknown precision {name!r}; choose one of: {', '.join(PRECISIONS)}")
@@ -221,8 +228,7 @@ def recipe_for(
         raise UsageError(f"name a precision: {', '.join(PRECISIONS)}")
     recipe = Recipe("", EncoderForm.FLOAT, DecoderForm.FLOAT) if name is None else RECIPES[name]
     if encoder is not None:
-        form = _form(EncoderForm, encoder, "encoder")
-        recipe = replace(recipe, encoder=form)
+        recipe = replace(recipe, encoder=_form(EncoderForm, encoder, "encoder"))
     if decoder is not None:
         recipe = replace(recipe, decoder=_form(DecoderForm, decoder, "decoder"))
     recipe = next(
@@ -232,7 +238,7 @@ def recipe_for(
     if (recipe.encoder, recipe.decoder) == (EncoderForm.FLOAT, DecoderForm.FLOAT):
         raise UsageError("encoder and decoder both stay fp32; name another form for one of them")
     if block_size is not None:
-        recipe = _in_blocks(recipe, block_size)
+        recipe = _with_block_size(recipe, block_size)
     return recipe if floats in (None, FLOATS[0]) else _with_floats(recipe, floats)
 
 
@@ -240,11 +246,11 @@ def _form(forms: type[_Form], name: str, component: str) -> _Form:
     try:
         return forms(name)
     except ValueError:
-        known = ", ".join(form.value for form in forms)
-        raise UsageError(f"unknown {component} form {name!r}; choose one of: {known}") from None
+        names = ", ".join(form.value for form in forms)
+        raise UsageError(f"unknown {component} form {name!r}; choose one of: {names}") from None
 
 
-def _in_blocks(recipe: Recipe, block_size: int) -> Recipe:
+def _with_block_size(recipe: Recipe, block_size: int) -> Recipe:
     if block_size not in BLOCK_SIZES:
         sizes = ", ".join(map(str, BLOCK_SIZES))
         raise UsageError(f"no block of {block_size} weights; choose one of: {sizes}")
@@ -257,7 +263,7 @@ def _in_blocks(recipe: Recipe, block_size: int) -> Recipe:
 
 
 def _with_floats(recipe: Recipe, floats: str | None) -> Recipe:
-    """Lets the numbers that a recipe does not quantize be float16."""
+    """Returns the recipe with another type of the numbers that it does not quantize."""
     if floats not in FLOATS:
         raise UsageError(f"unknown floats {floats!r}; choose one of: {', '.join(FLOATS)}")
     for_cpu = recipe.encoder in (EncoderForm.INT8_CPU, EncoderForm.FLOAT_CPU)

@@ -1,4 +1,4 @@
-"""What one variant makes of all samples."""
+"""Decodes all samples with one variant."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.samples.batches import Place, batch_size, batches
+from hybrid_deploy.calibration.samples.batches import SampleRow, batch_size, batches
 from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.progress import Progress, silent
@@ -22,11 +22,11 @@ from hybrid_deploy.runtime.session.session import GenerationResult, Session
 
 @dataclass(frozen=True)
 class DecodedSet:
-    """The sequences of a variant, in the order of the samples.
+    """The sequences that one variant decodes, in the order of the samples.
 
     Attributes:
-        samples: for each sequence, the number of the sample that it was read from.
-        tokens: for each sequence, its new tokens.
+        samples: for each sequence, the index of its sample; a sample may hold several sequences.
+        tokens: for each sequence, its generated tokens without the prompt.
         texts: for each sequence, its text; None if the bundle has no vocabulary.
     """
 
@@ -45,17 +45,17 @@ def decode_all(
     backend: Backend | None = None,
     threads: int | None = None,
 ) -> DecodedSet:
-    """Decodes all samples with one variant, those of equal shape together.
+    """Decodes all samples greedily with one variant; samples of equal shape form a batch.
 
     Args:
-        bundle: gives the generation defaults and the vocabulary.
+        bundle: has the variant, the generation defaults and the vocabulary.
         variant: name of the variant.
         samples: encoder inputs by name, batch first.
-        progress: called with the number of samples that were begun.
-        stage: name under which progress is reported.
-        backend: the variant, if it is loaded already.
-        threads: CPU threads within an operator, if it is loaded now; None leaves it to the
-            backend.
+        progress: called with the number of samples that are decoded at least in part.
+        stage: name of the stage in calls of `progress`.
+        backend: the backend that holds the variant; loaded here if None.
+        threads: number of CPU threads of one operator, used if the backend is loaded here; None
+            leaves the choice to the backend.
 
     Raises:
         InputError: a sample does not fit the model.
@@ -64,15 +64,16 @@ def decode_all(
     if backend is None:
         backend = load_backend(DEFAULT_BACKEND, bundle, variant, BackendOptions(threads))
     session = Session(bundle, variant, backend)
-    found: dict[Place, GenerationResult] = {}
+    results_by_row: dict[SampleRow, GenerationResult] = {}
     for batch in batches(samples, batch_size(bundle, variant)):
         results, _ = session.run_arrays(batch.inputs, options=GREEDY)
-        found |= zip(batch.places, results, strict=False)  # a fixed batch may be filled up
-        progress(stage, len({sample for sample, _ in found}), len(samples))
-    places = sorted(found)
-    texts = [text for place in places if (text := found[place].text) is not None]
+        # not strict: a batch of fixed size may end with repeated rows
+        results_by_row |= zip(batch.sample_rows, results, strict=False)
+        progress(stage, len({sample for sample, _ in results_by_row}), len(samples))
+    rows = sorted(results_by_row)
+    texts = [text for row in rows if (text := results_by_row[row].text) is not None]
     return DecodedSet(
-        samples=tuple(sample for sample, _ in places),
-        tokens=tuple(found[place].tokens for place in places),
+        samples=tuple(sample for sample, _ in rows),
+        tokens=tuple(results_by_row[row].tokens for row in rows),
         texts=None if bundle.manifest.vocabulary is None else tuple(texts),
     )

@@ -1,4 +1,4 @@
-"""What a variant costs in accuracy: read everything with two variants and compare."""
+"""Measures what a variant loses in accuracy: decodes all samples with two variants and compares."""
 
 from __future__ import annotations
 
@@ -24,13 +24,19 @@ from hybrid_deploy.runtime.backends.registry import (
     load_backend,
 )
 
-MOST_LOGITS = 128
-"""The logits of at most so many samples are compared, evenly spread."""
+MAX_LOGIT_SAMPLES = 128
+"""The largest number of samples whose logits are compared; they are evenly spaced."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A metric of both variants."""
+    """The value of one metric for the variant and for its reference.
+
+    Attributes:
+        metric: the metric.
+        value: its value for the texts of the variant.
+        reference: its value for the texts of the reference variant.
+    """
 
     metric: Metric
     value: float
@@ -38,25 +44,25 @@ class Score:
 
     @property
     def drop(self) -> float:
-        """How much worse the variant is, in units of the metric."""
+        """How much worse the variant is, in units of the metric; negative if it is better."""
         return self.metric.drop(self.reference, self.value)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a variant compares with the one it was made from.
+    """How a variant compares with its reference, the float variant that it was made from.
 
     Attributes:
-        variant: its name.
-        reference: name of the other one.
-        samples: how many inputs both have read.
-        agreement: how many tokens are the same.
-        divergence: how far its logits are from the reference's, fed the same tokens.
-        accuracy: against the true texts; None if none is known.
-        reference_accuracy: that of the reference.
-        score: a metric that was asked for.
-        size_bytes: of the variant's files.
-        reference_size_bytes: of the reference's files.
+        variant: name of the variant.
+        reference: name of the reference variant.
+        samples: number of samples that both variants decoded.
+        agreement: number of tokens and sequences that are equal.
+        divergence: distance of the variant's logits from the reference's, for the same tokens.
+        accuracy: error rates of the variant's texts; None if no true text is known.
+        reference_accuracy: error rates of the reference's texts; None if no true text is known.
+        score: values of the requested metric; None if no metric was requested.
+        size_bytes: size of the variant's files.
+        reference_size_bytes: size of the reference's files.
     """
 
     variant: str
@@ -72,7 +78,7 @@ class Evaluation:
 
     @property
     def drop(self) -> float:
-        """How much worse the variant is, negative if it is better: what `drop_unit` says."""
+        """How much worse the variant is, in `drop_unit`; negative if it is better."""
         if self.score is not None:
             return self.score.drop
         if self.accuracy is not None and self.reference_accuracy is not None:
@@ -81,7 +87,7 @@ class Evaluation:
 
     @property
     def drop_unit(self) -> str:
-        """The metric's name, else `CER points` if texts are known, else `% of tokens`."""
+        """Unit of `drop`: the metric's name, `CER points` if texts are known, or `% of tokens`."""
         if self.score is not None:
             return self.score.metric.name
         return "% of tokens" if self.accuracy is None else "CER points"
@@ -99,24 +105,24 @@ def evaluate(
     teacher: Teacher | None = None,
     threads: int | None = None,
 ) -> Evaluation:
-    """Reads all samples with a variant and compares it with its reference.
+    """Decodes all samples with a variant and compares it with its reference.
 
     Args:
         bundle: has both variants.
-        reference_variant: name of the one that is taken as right.
-        variant: name of the one to evaluate.
-        evaluation_set: what is read.
-        metric: a measure of the texts besides the usual ones.
-        progress: called with how far the stages `reference`, `logits` and `check` are.
-        reference: the samples as the reference variant decodes them; decoded here if not given.
-        teacher: a `Teacher` of the reference variant on any samples; if not given, one is made of
-            at most `MOST_LOGITS` of these.
-        threads: CPU threads within an operator; None leaves it to the backend.
+        reference_variant: name of the variant that counts as correct.
+        variant: name of the variant to evaluate.
+        evaluation_set: the samples, with their true texts where they are known.
+        metric: a metric of the texts, measured in addition to the error rates.
+        progress: called during the stages `reference`, `logits` and `check`.
+        reference: the sequences of the reference variant; decoded here if None.
+        teacher: a `Teacher` of the reference variant on any samples; if None, one is recorded here
+            on at most `MAX_LOGIT_SAMPLES` of the samples.
+        threads: number of CPU threads of one operator; None leaves the choice to the backend.
 
     Raises:
-        UsageError: a metric is given, and no true text is known; or it does not give a number.
-        InputError: a sample cannot be read, or has one text for several sequences.
-        MissingDependencyError: texts are known, and jiwer is not installed.
+        UsageError: a metric is given and no true text is known, or the metric fails.
+        InputError: a sample cannot be read, or a true text belongs to several sequences.
+        MissingDependencyError: true texts are known, and jiwer is not installed.
         BackendError: a variant does not run, or its logits are not finite.
     """
     if metric is not None:
@@ -132,21 +138,21 @@ def evaluate(
     )
     progress("logits", 0, total)
     teacher = teacher or Teacher(
-        bundle, reference_variant, evaluation_set.thinned(MOST_LOGITS), threads=threads
+        bundle, reference_variant, evaluation_set.evenly_spaced(MAX_LOGIT_SAMPLES), threads=threads
     )
     backend = load_backend(DEFAULT_BACKEND, bundle, variant, BackendOptions(threads))
     divergence = teacher.divergence(backend)
     progress("logits", total, total)
-    check_prefill(bundle, backend, teacher.first_inputs)
-    readings = decode_all(bundle, variant, evaluation_set, progress, stage="check", backend=backend)
-    texts = _texts(evaluation_set, reference, readings)
+    check_prefill(bundle, backend, teacher.first_batch)
+    outputs = decode_all(bundle, variant, evaluation_set, progress, stage="check", backend=backend)
+    texts = _labelled_texts(evaluation_set, reference, outputs)
     return Evaluation(
         variant=variant,
         reference=reference_variant,
         samples=total,
-        agreement=compare_tokens(list(zip(reference.tokens, readings.tokens, strict=True))),
+        agreement=compare_tokens(list(zip(reference.tokens, outputs.tokens, strict=True))),
         divergence=divergence,
-        accuracy=None if texts is None else measure_accuracy(texts.expected, texts.given),
+        accuracy=None if texts is None else measure_accuracy(texts.expected, texts.decoded),
         reference_accuracy=(
             None if texts is None else measure_accuracy(texts.expected, texts.reference)
         ),
@@ -157,12 +163,12 @@ def evaluate(
 
 
 def check_metric(metric: Metric, evaluation_set: EvaluationSet) -> None:
-    """Checks that a metric has something to compare with.
+    """Checks that at least one sample has a true text, which every metric needs.
 
     Raises:
         UsageError: no true text is known.
     """
-    if not evaluation_set.labelled:
+    if not evaluation_set.labelled_count:
         raise UsageError(
             f"the metric {metric.name} needs true texts, and no sample has one; name a folder with "
             "a labels.csv (columns file, text)"
@@ -170,42 +176,43 @@ def check_metric(metric: Metric, evaluation_set: EvaluationSet) -> None:
 
 
 @dataclass(frozen=True)
-class _Texts:
-    """The true texts, and what both variants gave instead."""
+class _LabelledTexts:
+    """The true texts, and the texts that the reference and the variant decode for them."""
 
     expected: list[str]
     reference: list[str]
-    given: list[str]
+    decoded: list[str]
 
 
-def _texts(
-    evaluation_set: EvaluationSet, reference: DecodedSet, readings: DecodedSet
-) -> _Texts | None:
-    """Returns the sequences whose true text is known; None if there are none."""
-    if not evaluation_set.labelled:
+def _labelled_texts(
+    evaluation_set: EvaluationSet, reference: DecodedSet, outputs: DecodedSet
+) -> _LabelledTexts | None:
+    """Returns the texts of all sequences whose true text is known; None if there are none."""
+    labels = evaluation_set.labelled_count
+    if not labels:
         return None
-    assert reference.texts is not None and readings.texts is not None, "labels need a vocabulary"
-    texts = evaluation_set.expected
-    expected = [texts[sample] for sample in readings.samples]
-    rows = zip(expected, reference.texts, readings.texts, strict=True)
-    known = [(text, a, b) for text, a, b in rows if text is not None]
-    if len(known) != evaluation_set.labelled:
+    assert reference.texts is not None and outputs.texts is not None, "labels need a vocabulary"
+    texts = evaluation_set.expected_texts
+    expected = [texts[sample] for sample in outputs.samples]
+    rows = zip(expected, reference.texts, outputs.texts, strict=True)
+    labelled = [(text, a, b) for text, a, b in rows if text is not None]
+    if len(labelled) != labels:
         raise InputError(
-            f"{evaluation_set.labelled} true texts were given for {len(known)} sequences; give "
-            "each labelled sample as one sequence"
+            f"{labels} true texts were given for {len(labelled)} sequences; give each labelled "
+            "sample as one sequence"
         )
-    return _Texts(*(list(column) for column in zip(*known, strict=True)))
+    return _LabelledTexts(*(list(column) for column in zip(*labelled, strict=True)))
 
 
-def _score(metric: Metric, texts: _Texts) -> Score:
+def _score(metric: Metric, texts: _LabelledTexts) -> Score:
     return Score(
         metric=metric,
-        value=metric.measure(texts.expected, texts.given),
+        value=metric.measure(texts.expected, texts.decoded),
         reference=metric.measure(texts.expected, texts.reference),
     )
 
 
 def _size_bytes(bundle: Bundle, variant: str) -> int:
-    """Sums the files beside a variant's graphs, which the manifest may not list yet."""
+    """Returns the size of a variant's files; read from disk, as the manifest may lack them."""
     home = bundle.graph_path(variant, GraphRole.ENCODER).parent
     return sum(path.stat().st_size for path in home.rglob("*") if path.is_file())

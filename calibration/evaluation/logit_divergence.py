@@ -1,7 +1,8 @@
-"""How far the logits of a variant are from those of another, token by token.
+"""Compares the logits of two variants token by token, with teacher forcing.
 
-Both are fed the same tokens, those that the first one chose (teacher forcing): so one wrong token
-does not spoil what follows, and differences show that are too small to change a token yet.
+The teacher, usually the float variant, decodes the samples once. Every student then gets the
+teacher's tokens as its input. So one different token does not change the rest of a sequence, and
+differences are measured that are too small to change a token.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.calibration.evaluation.recording_backend import RecordingBackend, Turn
+from hybrid_deploy.calibration.evaluation.recording_backend import RecordedCall, RecordingBackend
 from hybrid_deploy.calibration.samples.batches import batch_size, batches
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import CalibrationError
@@ -30,24 +31,24 @@ from hybrid_deploy.runtime.backends.registry import (
 from hybrid_deploy.runtime.generation.options import GREEDY
 from hybrid_deploy.runtime.session.session import Session
 
-MOST_BYTES = 256 << 20
-"""A teacher keeps at most about so much: inputs, and the logits of every step."""
+MAX_RECORDED_BYTES = 256 << 20
+"""About the largest number of bytes that a teacher records: its inputs and all logits."""
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """How far the logits of a student are from its teacher's.
+    """How far the logits of a student are from those of its teacher.
 
-    A logit that is not a number makes the numbers infinite, not the measurement fail.
+    If the student has a logit that is NaN, the divergences and the difference are infinite.
 
     Attributes:
-        sequences: how many were compared.
-        steps: how many tokens of all sequences, one distribution each.
+        sequences: number of compared sequences.
+        steps: number of compared tokens over all sequences; each has one distribution.
         kl_mean_nats: mean Kullback-Leibler divergence of the student's distribution from the
-            teacher's, which is 0 where they are equal.
-        kl_max_nats: the largest of a step.
-        largest_difference: of a logit.
-        same_argmax: share of the steps with the same likeliest token, within 0..1.
+            teacher's over all steps; 0 if all are equal.
+        kl_max_nats: largest Kullback-Leibler divergence of a step.
+        largest_difference: largest absolute difference of two logits.
+        same_argmax_share: share of the steps with the same likeliest token, within 0..1.
     """
 
     sequences: int
@@ -55,11 +56,11 @@ class Divergence:
     kl_mean_nats: float
     kl_max_nats: float
     largest_difference: float
-    same_argmax: float
+    same_argmax_share: float
 
 
 class Teacher:
-    """What a variant says of some samples, recorded once to compare any number of others."""
+    """The recorded tokens and logits of one variant, to compare any number of other variants."""
 
     def __init__(
         self,
@@ -68,16 +69,17 @@ class Teacher:
         samples: Iterable[Inputs],
         *,
         threads: int | None = None,
-        most_bytes: int = MOST_BYTES,
+        max_bytes: int = MAX_RECORDED_BYTES,
     ) -> None:
-        """Decodes the samples with the variant.
+        """Decodes the samples greedily with the variant and records every call.
 
         Args:
-            bundle: gives the generation defaults.
-            variant: name of the variant that teaches.
+            bundle: has the variant and the generation defaults.
+            variant: name of the teacher's variant.
             samples: encoder inputs by name, batch first.
-            threads: CPU threads within an operator; None leaves it to the backend.
-            most_bytes: stop when so much is kept; what is left is not compared.
+            threads: number of CPU threads of one operator; None leaves the choice to the backend.
+            max_bytes: recording stops when it takes this many bytes; the samples that remain are
+                not compared.
 
         Raises:
             CalibrationError: there is not one sample.
@@ -85,43 +87,44 @@ class Teacher:
             BackendError: the variant does not run, or its logits are not finite.
         """
         backend = load_backend(DEFAULT_BACKEND, bundle, variant, BackendOptions(threads))
-        recorder = RecordingBackend(backend, most_bytes)
+        recorder = RecordingBackend(backend, max_bytes)
         session = Session(bundle, variant, recorder)
-        self._lessons: list[_Lesson] = []
+        self._batches: list[_RecordedBatch] = []
         for batch in batches(samples, batch_size(bundle, variant)):
             results, _ = session.run_arrays(batch.inputs, options=GREEDY)
-            lengths = [len(result.tokens) for result in results[: len(batch.places)]]
-            self._lessons.append(_Lesson(batch.inputs, np.array(lengths), tuple(recorder.turns)))
+            lengths = [len(result.tokens) for result in results[: len(batch.sample_rows)]]
+            calls = tuple(recorder.calls)
+            self._batches.append(_RecordedBatch(batch.inputs, np.array(lengths), calls))
             if recorder.bytes_left <= 0:
                 break
-        if not self._lessons:
+        if not self._batches:
             raise CalibrationError("there are no samples to compare logits on; give at least one")
 
     @property
     def sequences(self) -> int:
-        """How many sequences are kept."""
-        return sum(len(lesson.lengths) for lesson in self._lessons)
+        """Number of recorded sequences."""
+        return sum(len(batch.lengths) for batch in self._batches)
 
     @property
-    def first_inputs(self) -> Inputs:
-        """The first batch of encoder inputs."""
-        return self._lessons[0].inputs
+    def first_batch(self) -> Inputs:
+        """Encoder inputs of the first recorded batch, by name."""
+        return self._batches[0].inputs
 
     def divergence(self, student: Backend | Session) -> Divergence:
         """Feeds a student the teacher's tokens and compares the logits of every step.
 
         Args:
-            student: another variant of the bundle, loaded into a backend.
+            student: a backend or a session that holds another variant of the bundle.
 
         Raises:
-            InputError: the student takes other inputs.
+            InputError: the recorded inputs do not fit the student.
             BackendError: the student does not run.
         """
         backend = student.backend if isinstance(student, Session) else student
         compared = [
-            _compare(rows, others)
-            for lesson in self._lessons
-            for rows, others in lesson.repeated(backend)
+            _compare_step(teacher_logits, student_logits)
+            for batch in self._batches
+            for teacher_logits, student_logits in batch.replay(backend)
         ]
         kl = np.concatenate([step.kl_nats for step in compared])
         return Divergence(
@@ -130,21 +133,22 @@ class Teacher:
             kl_mean_nats=float(kl.mean()),
             kl_max_nats=float(kl.max()),
             largest_difference=max(step.largest_difference for step in compared),
-            same_argmax=sum(step.same_argmax for step in compared) / len(kl),
+            same_argmax_share=sum(step.same_argmax for step in compared) / len(kl),
         )
 
 
 def kl_divergence(teacher: FloatArray, student: FloatArray) -> NDArray[np.float64]:
-    """Returns the Kullback-Leibler divergence of softmax distributions, in nats.
+    """Returns the Kullback-Leibler divergence of the student's softmax from the teacher's, in nats.
 
     Args:
-        teacher: logits (rows, vocabulary); a token of logit -infinity never comes.
-        student: logits (rows, vocabulary).
+        teacher: logits (rows, vocabulary) float32; -infinity means probability 0.
+        student: logits (rows, vocabulary) float32.
 
     Returns:
-        (rows,), infinite where the student excludes what the teacher does not, or has NaN.
+        (rows,) float64; infinite where the student has NaN, or has probability 0 for a token that
+        is possible for the teacher.
     """
-    with np.errstate(invalid="ignore"):  # infinities are dealt with below
+    with np.errstate(invalid="ignore"):  # infinite logits make NaN, which is replaced below
         log_p, log_q = _log_softmax(teacher), _log_softmax(student)
         terms = np.where(np.isneginf(log_p), 0, np.exp(log_p) * (log_p - log_q))
     total = np.maximum(terms.sum(-1), 0)  # rounding may leave a tiny negative sum
@@ -152,36 +156,36 @@ def kl_divergence(teacher: FloatArray, student: FloatArray) -> NDArray[np.float6
 
 
 @dataclass(frozen=True)
-class _Lesson:
-    """One batch: its inputs, how many tokens each sequence has, and every call."""
+class _RecordedBatch:
+    """One batch of the teacher: the encoder inputs, the sequences' lengths in tokens, all calls."""
 
     inputs: Inputs
     lengths: IntArray
-    turns: Sequence[Turn]
+    calls: Sequence[RecordedCall]
 
-    def repeated(self, backend: Backend) -> Iterator[tuple[FloatArray, FloatArray]]:
-        """Yields the logits of both, (rows, vocabulary), of the sequences that go on."""
+    def replay(self, backend: Backend) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Yields per call the recorded and the new logits, (unfinished sequences, vocabulary)."""
         decoding = backend.start(self.inputs)
-        for step, turn in enumerate(self.turns):
-            logits, going_on = turn.repeat(decoding), np.flatnonzero(self.lengths > step)
-            yield turn.logits[going_on], logits[going_on]
+        for step, call in enumerate(self.calls):
+            logits, unfinished = call.replay(decoding), np.flatnonzero(self.lengths > step)
+            yield call.logits[unfinished], logits[unfinished]
 
 
 @dataclass(frozen=True)
-class _Comparison:
-    """One step of a batch."""
+class _StepComparison:
+    """Differences of one step: `kl_nats` (sequences,), `same_argmax` is a number of sequences."""
 
     kl_nats: NDArray[np.float64]
     largest_difference: float
     same_argmax: int
 
 
-def _compare(teacher: FloatArray, student: FloatArray) -> _Comparison:
-    with np.errstate(invalid="ignore"):  # where both are infinite there is no difference
+def _compare_step(teacher: FloatArray, student: FloatArray) -> _StepComparison:
+    with np.errstate(invalid="ignore"):  # two equal infinite logits would make NaN
         differences = np.where(teacher == student, 0, np.abs(teacher - student))
     largest = float(differences.max())
     same = (teacher.argmax(-1) == student.argmax(-1)) & ~np.isnan(student.max(-1))
-    return _Comparison(
+    return _StepComparison(
         kl_nats=kl_divergence(teacher, student),
         largest_difference=np.inf if np.isnan(largest) else largest,
         same_argmax=int(same.sum()),

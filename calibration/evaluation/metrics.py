@@ -1,4 +1,4 @@
-"""How good texts are, in one number: character and word errors, exact match, or a user's own."""
+"""Metrics of texts: character and word error rate, exact match, or a function of the user."""
 
 from __future__ import annotations
 
@@ -12,32 +12,36 @@ from hybrid_deploy.accuracy import character_error_percent, exact_percent, word_
 from hybrid_deploy.errors import HybridDeployError, UsageError
 from hybrid_deploy.user_functions import import_function
 
-Function: TypeAlias = Callable[[list[str], list[str]], float]
-"""Takes the true texts and the given ones, gives one number."""
+MetricFunction: TypeAlias = Callable[[list[str], list[str]], float]
+"""Takes the list of true texts and the list of decoded texts; returns one number."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure of texts.
+    """A metric that compares decoded texts with the true texts.
 
     Attributes:
-        name: what it is called in reports.
-        function: what computes it.
-        larger_is_better: false of errors.
+        name: name of the metric in reports.
+        function: computes the metric.
+        larger_is_better: whether a larger value is better; False for error rates.
     """
 
     name: str
-    function: Function
+    function: MetricFunction
     larger_is_better: bool = True
 
-    def measure(self, expected: Sequence[str], given: Sequence[str]) -> float:
-        """Computes it on true texts and what was given instead.
+    def measure(self, expected: Sequence[str], decoded: Sequence[str]) -> float:
+        """Returns the value of the metric for decoded texts.
+
+        Args:
+            expected: the true texts.
+            decoded: the texts that a variant decodes, in the same order.
 
         Raises:
-            UsageError: the function fails, or does not give a number.
+            UsageError: the function fails, or does not return a finite number.
         """
         try:
-            value = self.function(list(expected), list(given))
+            value = self.function(list(expected), list(decoded))
         except HybridDeployError:
             raise
         except Exception as error:
@@ -45,13 +49,13 @@ class Metric:
             raise UsageError(f"the metric {self.name} failed: {kind}: {error}") from error
         if not isinstance(value, Real) or not math.isfinite(value):
             raise UsageError(
-                f"the metric {self.name} gave {value!r}; it must give a finite number, larger if "
-                "better"
+                f"the metric {self.name} returned {value!r}; it must return a finite number, "
+                "larger if better"
             )
         return float(value)
 
     def drop(self, before: float, after: float) -> float:
-        """Returns how much worse it became, negative if it became better."""
+        """Returns how much worse `after` is than `before`; negative if it is better."""
         return before - after if self.larger_is_better else after - before
 
 
@@ -60,13 +64,15 @@ BUILT_IN = {
     "wer": Metric("wer", word_error_percent, larger_is_better=False),
     "exact": Metric("exact", exact_percent),
 }
-"""All in percent."""
+"""The metrics that need no code of the user, by name; all are in percent."""
 
 
 def load_metric(spec: str) -> Metric:
-    """Returns a built-in metric by its name, or imports `package.module:function`.
+    """Returns a built-in metric by its name, or the metric of a function of the user.
 
-    Such a function takes the list of true texts and the list of given ones; larger is better.
+    Args:
+        spec: name of a metric in `BUILT_IN`, or `package.module:function`. Such a function takes
+            the list of true texts and the list of decoded texts; a larger number is better.
 
     Raises:
         UsageError: there is no such metric, module or function.
@@ -75,6 +81,6 @@ def load_metric(spec: str) -> Metric:
         return BUILT_IN[spec]
     module_name, colon, function_name = spec.partition(":")
     if not (module_name and colon and function_name):
-        known = ", ".join(BUILT_IN)
-        raise UsageError(f"unknown metric {spec!r}; choose {known} or package.module:function")
+        names = ", ".join(BUILT_IN)
+        raise UsageError(f"unknown metric {spec!r}; choose {names} or package.module:function")
     return Metric(spec, import_function(module_name, function_name))

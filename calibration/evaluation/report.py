@@ -1,4 +1,4 @@
-"""An evaluation for people and for programs."""
+"""Formats an evaluation: as a text of a few lines, or as a record of named numbers."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ _BYTES_PER_MB = 1e6
 
 
 def describe(evaluation: Evaluation) -> str:
-    """Says in two to four lines how small and how right a variant is."""
-    other = _name(evaluation.reference)
+    """Returns a text of two to four lines that states a variant's size and accuracy."""
+    reference = _name(evaluation.reference)
     lines = [
         f"{evaluation.variant}: {evaluation.size_bytes / _BYTES_PER_MB:.2f} MB "
-        f"({other} {evaluation.reference_size_bytes / _BYTES_PER_MB:.2f} MB, "
+        f"({reference} {evaluation.reference_size_bytes / _BYTES_PER_MB:.2f} MB, "
         f"{100 * evaluation.size_bytes / evaluation.reference_size_bytes:.0f} %)"
     ]
     if evaluation.accuracy is not None and evaluation.reference_accuracy is not None:
-        lines.append(_accuracy_line(evaluation.accuracy, evaluation.reference_accuracy, other))
+        lines.append(_accuracy_line(evaluation.accuracy, evaluation.reference_accuracy, reference))
     score = evaluation.score
     if score is not None:
-        lines.append(f"{score.metric.name}: {score.value:.4g} ({other} {score.reference:.4g})")
-    return "\n".join([*lines, _agreement_line(evaluation, other)])
+        lines.append(f"{score.metric.name}: {score.value:.4g} ({reference} {score.reference:.4g})")
+    return "\n".join([*lines, _agreement_line(evaluation, reference)])
 
 
 def evaluation_record(evaluation: Evaluation) -> dict[str, object]:
-    """Returns the numbers by name, the unit last; those that were not measured are None."""
+    """Returns the numbers by name; a name ends in its unit, a number not measured is None."""
     agreement, divergence = evaluation.agreement, evaluation.divergence
     score = evaluation.score
     return {
@@ -49,28 +49,28 @@ def evaluation_record(evaluation: Evaluation) -> dict[str, object]:
         "kl_mean_nats": divergence.kl_mean_nats,
         "kl_max_nats": divergence.kl_max_nats,
         "largest_logit_difference": divergence.largest_difference,
-        "same_argmax_share": divergence.same_argmax,
+        "same_argmax_share": divergence.same_argmax_share,
         "drop": evaluation.drop,
         "drop_unit": evaluation.drop_unit,
     }
 
 
-def _accuracy_line(accuracy: Accuracy, reference: Accuracy, other: str) -> str:
-    parts = [f"CER {accuracy.cer_percent:.2f} % ({other} {reference.cer_percent:.2f} %)"]
+def _accuracy_line(accuracy: Accuracy, reference: Accuracy, reference_name: str) -> str:
+    parts = [f"CER {accuracy.cer_percent:.2f} % ({reference_name} {reference.cer_percent:.2f} %)"]
     if accuracy.wer_percent is not None:
         parts.append(f"WER {accuracy.wer_percent:.2f} % ({reference.wer_percent:.2f} %)")
     parts.append(f"exact {accuracy.exact_percent:.1f} % ({reference.exact_percent:.1f} %)")
     return f"{', '.join(parts)} on {accuracy.lines} labelled inputs"
 
 
-def _agreement_line(evaluation: Evaluation, other: str) -> str:
-    seen, logits = evaluation.agreement, evaluation.divergence
+def _agreement_line(evaluation: Evaluation, reference_name: str) -> str:
+    agreement, logits = evaluation.agreement, evaluation.divergence
     compared = "logits"
-    if logits.sequences < seen.sequences:
+    if logits.sequences < agreement.sequences:
         compared = f"logits of {logits.sequences} sequences"
     return (
-        f"{seen.same_sequences} of {seen.sequences} sequences and "
-        f"{seen.same_tokens} of {seen.tokens} tokens as in {other}; "
+        f"{agreement.same_sequences} of {agreement.sequences} sequences and "
+        f"{agreement.same_tokens} of {agreement.tokens} tokens as in {reference_name}; "
         f"{compared}: KL mean {logits.kl_mean_nats:.2g}, "
         f"largest difference {logits.largest_difference:.2g}"
     )

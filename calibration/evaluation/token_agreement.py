@@ -1,4 +1,4 @@
-"""Does a variant run in all its graphs, and does it say what another one says?"""
+"""Compares the tokens of two variants, and checks that a variant's prefill graph runs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hybrid_deploy.runtime.backends.protocol import Backend
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often two variants give the same tokens.
+    """How many tokens and sequences of two variants are equal.
 
     Attributes:
-        sequences: how many were decoded with both.
-        same_sequences: how many have the same tokens throughout.
-        tokens: length of all sequences, the longer of each two.
-        same_tokens: tokens that are the same at the same place.
+        sequences: number of sequences that both variants decoded.
+        same_sequences: number of sequences whose tokens are all equal.
+        tokens: sum over the sequences of the longer of the two lengths, in tokens.
+        same_tokens: number of tokens that are equal at the same index.
     """
 
     sequences: int
@@ -31,15 +31,15 @@ class Agreement:
 
     @property
     def token_share(self) -> float:
-        """Share of the tokens that are the same, within 0..1."""
+        """Share of the tokens that are equal, within 0..1; 1 if there are none."""
         return self.same_tokens / self.tokens if self.tokens else 1.0
 
 
 def check_prefill(bundle: Bundle, backend: Backend, inputs: Inputs) -> None:
-    """Runs prefill, which a prompt of one token leaves out.
+    """Runs the prefill graph once; decoding never runs it if the prompt is one token.
 
     Raises:
-        BackendError: it does not run, or its logits are not finite.
+        BackendError: the prefill graph does not run, or its logits are not finite.
     """
     decoding = backend.start(inputs)
     defaults = bundle.manifest.generation
@@ -50,7 +50,7 @@ def check_prefill(bundle: Bundle, backend: Backend, inputs: Inputs) -> None:
 
 
 def compare_tokens(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Agreement:
-    """Counts what pairs of sequences have in common, place by place."""
+    """Counts the equal tokens and sequences in pairs of token sequences, index by index."""
     return Agreement(
         sequences=len(pairs),
         same_sequences=sum(a == b for a, b in pairs),

@@ -1,4 +1,4 @@
-"""Calibration through the real generation loop: what the activations hold while samples decode."""
+"""Decodes samples with the runtime's generation loop and collects statistics of the activations."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from hybrid_deploy.calibration.observation.observations import (
 from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.observation.tensor_labels import label_of
 from hybrid_deploy.calibration.qdq.linear_operators import cpu_tensors_to_quantize, linear_operators
-from hybrid_deploy.calibration.samples.samples import Samples, hash_of
+from hybrid_deploy.calibration.samples.samples import Samples, sample_sha256
 from hybrid_deploy.calibration.statistics.fingerprint import Fingerprint, fingerprint_of
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, CalibrationError, InputError
 from hybrid_deploy.progress import Progress, silent
 
-WHOLE = (0, 1)
-"""The shard that is all samples."""
+ALL_SAMPLES = (0, 1)
+"""The shard (k, n) that consists of all samples."""
 
 _SAVE_EVERY_S = 10.0
-_PRODUCTS = frozenset({"Gemm", "MatMul"})
+_MATRIX_PRODUCTS = frozenset({"Gemm", "MatMul"})
 
 
 def observe_samples(
@@ -40,48 +40,50 @@ def observe_samples(
     samples: Samples,
     *,
     state: Path | None = None,
-    shard: tuple[int, int] = WHOLE,
+    shard: tuple[int, int] = ALL_SAMPLES,
     progress: Progress = silent,
 ) -> Observations:
-    """Decodes the samples with the float graphs and gives what their activations held.
+    """Decodes the samples with the float graphs and returns statistics of their activations.
 
     Args:
-        bundle: gives the generation defaults.
-        variant: name of the variant that the graphs are from.
-        graphs: float32, as they will be quantized; they are not changed.
-        samples: what to decode.
-        state: a file that keeps what was seen, every few seconds and when a run ends early; what
-            is in it already is not decoded again.
-        shard: (k, n) decodes the k-th of every n samples, k from 0, to be merged with the others.
-        progress: called with the number of samples done, as stage `calibrate`.
+        bundle: has the variant and the generation defaults.
+        variant: name of the variant that the graphs belong to.
+        graphs: the float32 graphs that will be quantized; they are not changed.
+        samples: the samples to decode.
+        state: file to which the observations are saved every few seconds, and at the end even if
+            the run fails; samples that the file already has are not decoded again. None saves
+            nothing.
+        shard: (k, n) decodes only the k-th of every n samples, k from 0; the observations of all
+            shards can be merged.
+        progress: called with the number of finished samples, as stage `calibrate`.
 
     Raises:
         CalibrationError: an activation is NaN or infinite (the message names the tensor), or the
-            state is of another bundle or other samples.
+            state file belongs to another bundle or to other samples.
         InputError: a sample does not fit the model.
     """
-    found = _begun(state, fingerprint_of(bundle, variant))
+    observations = _resumed(state, fingerprint_of(bundle, variant))
     number, count = shard
     indices = range(number, len(samples), count)
     progress("calibrate", 0, len(indices))
-    watched = {role: _statistics(model, role) for role, model in graphs.items()}
+    watched = {role: _statistics_factories(model, role) for role, model in graphs.items()}
     with tempfile.TemporaryDirectory(prefix="hybrid-deploy-calibrate-") as folder:
         model, saved = ObservedModel(bundle, graphs, Path(folder), watched), time.monotonic()
         try:
             for done, index in enumerate(indices, start=1):
-                _observe(model, samples, index, found)
+                _observe_sample(model, samples, index, observations)
                 if state is not None and time.monotonic() - saved > _SAVE_EVERY_S:
-                    found.save(state)
+                    observations.save(state)
                     saved = time.monotonic()
                 progress("calibrate", done, len(indices))
         finally:
-            if state is not None and found.samples:
-                found.save(state)
-    return found
+            if state is not None and observations.samples:
+                observations.save(state)
+    return observations
 
 
 def watched_tensors(model: ir.Model, role: GraphRole) -> list[ir.Value]:
-    """Returns the tensors of a graph that may be quantized, in any form, in the graph's order."""
+    """Returns the tensors of a graph that any precision may quantize, in the graph's order."""
     if role is GraphRole.ENCODER:
         watched = set(cpu_tensors_to_quantize(model.graph))
     else:
@@ -90,12 +92,14 @@ def watched_tensors(model: ir.Model, role: GraphRole) -> list[ir.Value]:
     return [value for value in (*model.graph.inputs, *computed) if value in watched]
 
 
-def _statistics(model: ir.Model, role: GraphRole) -> dict[str, Callable[[], TensorStatistics]]:
-    """Returns what is kept of each tensor: of those that meet a matrix, every channel too."""
+def _statistics_factories(
+    model: ir.Model, role: GraphRole
+) -> dict[str, Callable[[], TensorStatistics]]:
+    """Returns per tensor what makes its empty statistics; matrix inputs have them by channel."""
     matrix_inputs = {
         linear.activation
         for linear in linear_operators(model.graph)
-        if linear.node.op_type in _PRODUCTS
+        if linear.node.op_type in _MATRIX_PRODUCTS
     }
     return {
         str(value.name): partial(
@@ -105,38 +109,41 @@ def _statistics(model: ir.Model, role: GraphRole) -> dict[str, Callable[[], Tens
     }
 
 
-def _observe(
-    model: ObservedModel[TensorStatistics], samples: Samples, index: int, found: Observations
+def _observe_sample(
+    model: ObservedModel[TensorStatistics],
+    samples: Samples,
+    index: int,
+    observations: Observations,
 ) -> None:
-    """Decodes a sample, unless that was done before."""
+    """Decodes a sample and adds its statistics, unless the observations already have it."""
     inputs = samples[index]
-    sha256 = hash_of(inputs)
-    if _is_known(found, index, sha256):
+    sha256 = sample_sha256(inputs)
+    if _is_observed(observations, index, sha256):
         return
-    model.begin(index)
+    model.begin_sample(index)
     try:
         steps = model.decode(inputs)
     except (BackendError, CalibrationError, InputError) as error:
         raise type(error)(f"{error} ({samples.name_of(index)})") from error
-    found.add(index, SampleRecord(sha256, steps), model.seen)
+    observations.add(index, SampleRecord(sha256, steps), model.statistics)
 
 
-def _begun(state: Path | None, origin: Fingerprint) -> Observations:
-    """Returns what an earlier run kept, or nothing yet."""
+def _resumed(state: Path | None, fingerprint: Fingerprint) -> Observations:
+    """Returns the observations that an earlier run saved, or empty ones."""
     if state is None or not state.exists():
-        return Observations(origin)
-    found = read_observations(state)
-    if found.origin != origin:
+        return Observations(fingerprint)
+    observations = read_observations(state)
+    if observations.fingerprint != fingerprint:
         raise CalibrationError(
             f"{state} holds observations of another bundle or version; name another file"
         )
-    return found
+    return observations
 
 
-def _is_known(found: Observations, index: int, sha256: str) -> bool:
-    known = found.samples.get(index)
-    if known is not None and known.sha256 != sha256:
+def _is_observed(observations: Observations, index: int, sha256: str) -> bool:
+    record = observations.samples.get(index)
+    if record is not None and record.sha256 != sha256:
         raise CalibrationError(
             f"sample {index} is not the one that was observed before; name another state file"
         )
-    return known is not None
+    return record is not None

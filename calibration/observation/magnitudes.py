@@ -1,4 +1,4 @@
-"""The largest magnitude of every tensor: which of them a short float could not hold."""
+"""Records the largest magnitude of every tensor, which shows the tensors that overflow float16."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ from hybrid_deploy.progress import Progress, silent
 
 
 class Magnitude:
-    """The largest finite magnitude; masks hold infinities by design, which any float holds."""
+    """The largest finite magnitude of one tensor.
+
+    Infinities do not count: attention masks hold them on purpose, and every float type has them.
+
+    Attributes:
+        largest: the largest finite magnitude so far; 0 before the first observation.
+    """
 
     def __init__(self) -> None:
         self.largest = 0.0
 
     def observe(self, array: NDArray[np.float32], sample: int) -> None:
-        """Adds what the tensor held once."""
+        """Adds one value of the tensor, an array of any shape; the sample does not matter."""
         if array.size == 0:
             return
         largest = max(-float(array.min()), float(array.max()))
@@ -39,17 +45,17 @@ def observe_magnitudes(
     samples: Samples,
     progress: Progress = silent,
 ) -> dict[GraphRole, dict[str, float]]:
-    """Decodes the samples and gives the largest finite magnitude of every float32 tensor.
+    """Decodes the samples and returns the largest finite magnitude of every float32 tensor.
 
     Args:
-        bundle: gives the generation defaults.
-        graphs: float32; they are not changed.
-        samples: what to decode.
-        progress: called with the number of samples done, as stage `overflow`.
+        bundle: has the generation defaults.
+        graphs: float32 graphs; they are not changed.
+        samples: the samples to decode.
+        progress: called with the number of finished samples, as stage `overflow`.
 
     Returns:
-        Magnitudes by graph and tensor, of all that nodes compute; a graph that no sample needs
-        (prefill, where a prompt is one token) is not among them.
+        Magnitudes by graph and tensor, for all outputs of nodes. A graph that never runs is
+        absent, such as prefill if the prompt is one token.
 
     Raises:
         CalibrationError: the logits are NaN or infinite.
@@ -62,12 +68,12 @@ def observe_magnitudes(
             model.decode(inputs)
             progress("overflow", done, len(samples))
     return {
-        GraphRole(role): {name: magnitude.largest for name, magnitude in seen.items()}
-        for role, seen in model.seen.items()
+        GraphRole(role): {name: magnitude.largest for name, magnitude in magnitudes.items()}
+        for role, magnitudes in model.statistics.items()
     }
 
 
 def _computed(model: ir.Model) -> list[str]:
-    """Names the float32 outputs of all nodes."""
+    """Returns the names of the float32 outputs of all nodes."""
     values = (value for node in model.graph for value in node.outputs)
     return [str(v.name) for v in values if v.name and v.dtype is ir.DataType.FLOAT]

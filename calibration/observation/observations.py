@@ -1,4 +1,8 @@
-"""All that calibration saw, sample by sample: it can be saved, resumed, merged, and used again."""
+"""The observations of a calibration, sample by sample; they can be saved, resumed and merged.
+
+A file of observations is an `.npz`: the array `about` holds JSON (`_About`), and the array
+`ROLE/NUMBER/KEY` holds one array of the statistics of the NUMBER-th tensor of that graph.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,8 @@ import numpy as np
 
 from hybrid_deploy.bundle.atomic_write import write_file
 from hybrid_deploy.calibration.statistics.fingerprint import Fingerprint
-from hybrid_deploy.calibration.statistics.range_methods import method_of
-from hybrid_deploy.calibration.statistics.scales import ChannelNumbers, Provenance, Scales
+from hybrid_deploy.calibration.statistics.range_methods import range_method
+from hybrid_deploy.calibration.statistics.scales import Provenance, Scales, StoredChannels
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.errors import CalibrationError, InputError
 
@@ -26,135 +30,145 @@ _DAMAGED = (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, msgs
 
 
 class SampleRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A sample that was decoded: its hash as the encoder got it, and the number of steps."""
+    """A decoded sample.
+
+    Attributes:
+        sha256: SHA-256 of its encoder inputs.
+        steps: number of decoding steps, with the prefill as one.
+    """
 
     sha256: str
     steps: int
 
 
 class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    layout: Literal[2]  # of the arrays; 1 had no channels
+    layout: Literal[2]  # version of the arrays' layout; layout 1 had no channels
     origin: Fingerprint
     samples: dict[int, SampleRecord]
     tensors: dict[str, list[str]]
 
 
-Tensors = dict[str, dict[str, TensorStatistics]]
-"""Statistics by graph and tensor."""
+StatisticsByTensor = dict[str, dict[str, TensorStatistics]]
+"""Statistics by the role of the graph and the name of the tensor."""
 
 
 @dataclass
 class Observations:
-    """What the tensors of a float variant held while samples were decoded.
+    """Statistics of the tensors of a float variant, collected while samples were decoded.
 
     Attributes:
-        origin: what was run.
-        samples: by index, those that were decoded to their end.
+        fingerprint: the model, files and versions that were run.
+        samples: the samples that were decoded to their end, by their index.
         tensors: statistics over these samples, by graph and tensor.
     """
 
-    origin: Fingerprint
+    fingerprint: Fingerprint
     samples: dict[int, SampleRecord] = field(default_factory=dict)
-    tensors: Tensors = field(default_factory=dict)
+    tensors: StatisticsByTensor = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
-        """How many decoding steps were run, over all samples."""
+        """Number of decoding steps over all samples."""
         return sum(record.steps for record in self.samples.values())
 
     @property
     def tensor_count(self) -> int:
-        """How many tensors were seen, in all graphs."""
+        """Number of observed tensors over all graphs."""
         return sum(len(statistics) for statistics in self.tensors.values())
 
-    def add(self, index: int, record: SampleRecord, seen: Tensors) -> None:
-        """Adds a sample with what the tensors held for it."""
-        self._take_in(seen)
+    def add(self, index: int, record: SampleRecord, tensors: StatisticsByTensor) -> None:
+        """Adds a sample with the statistics of its tensors."""
+        self._merge_tensors(tensors)
         self.samples[index] = record
 
     def merge(self, other: Observations) -> None:
-        """Adds what was seen in another run, of other samples.
+        """Adds the observations of another run over other samples; `other` stays unchanged.
 
         Raises:
-            CalibrationError: it ran other graphs or versions, or one of these samples.
+            CalibrationError: the other run used other graphs or versions, or has a sample that
+                these observations have.
         """
-        if other.origin != self.origin:
+        if other.fingerprint != self.fingerprint:
+            ours, theirs = _described(self.fingerprint), _described(other.fingerprint)
             raise CalibrationError(
-                f"observations of {_named(self.origin)} and of {_named(other.origin)} do not add "
-                "up; collect both from the same bundle, with the same versions"
+                f"observations of {ours} and of {theirs} cannot be merged; collect both from the "
+                "same bundle, with the same versions"
             )
         if both := self.samples.keys() & other.samples.keys():
             raise CalibrationError(f"sample {min(both)} is in both observations; give each once")
-        self._take_in(other.tensors)
+        self._merge_tensors(other.tensors)
         self.samples |= other.samples
 
     def scales(self, method: str) -> Scales:
-        """Returns the ranges of all tensors.
+        """Returns the scales: ranges of all tensors, and magnitudes of the channels.
+
+        Args:
+            method: name of the method that chooses a range, one of `range_methods.METHODS`.
 
         Raises:
             UsageError: there is no such method.
         """
-        choose, digest = method_of(method), hashlib.sha256()
+        choose_range, digest = range_method(method), hashlib.sha256()
         for index in sorted(self.samples):
             digest.update(bytes.fromhex(self.samples[index].sha256))
         return Scales(
             provenance=Provenance(
-                model=self.origin.model,
-                variant=self.origin.variant,
-                graphs=self.origin.graphs,
-                weights=self.origin.weights,
+                model=self.fingerprint.model,
+                variant=self.fingerprint.variant,
+                graphs=self.fingerprint.graphs,
+                weights=self.fingerprint.weights,
                 samples=len(self.samples),
                 samples_sha256=digest.hexdigest(),
                 steps=self.steps,
                 method=method,
-                producer=self.origin.producer,
+                producer=self.fingerprint.producer,
             ),
             ranges={
-                role: {name: choose(statistics[name]) for name in sorted(statistics)}
+                role: {name: choose_range(statistics[name]) for name in sorted(statistics)}
                 for role, statistics in sorted(self.tensors.items())
             },
-            channels=self._channels(),
+            channels=self._stored_channels(),
         )
 
     def save(self, path: Path) -> None:
-        """Writes everything to one file, which holds the old content or the new, never a part."""
+        """Writes the observations to one file, which is replaced as a whole, never in part."""
         names = {role: list(statistics) for role, statistics in self.tensors.items()}
-        about = _About(2, self.origin, self.samples, names)
+        about = _About(2, self.fingerprint, self.samples, names)
         arrays = {_ABOUT: np.frombuffer(msgspec.json.encode(about), np.uint8)}
         for role, statistics in self.tensors.items():
-            for number, one in enumerate(statistics.values()):
-                arrays |= {f"{role}/{number}/{key}": a for key, a in one.arrays().items()}
+            for number, tensor in enumerate(statistics.values()):
+                arrays |= {f"{role}/{number}/{key}": a for key, a in tensor.arrays().items()}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, buffer.getvalue())
 
-    def _take_in(self, tensors: Tensors) -> None:
+    def _merge_tensors(self, tensors: StatisticsByTensor) -> None:
         for role, statistics in tensors.items():
-            known = self.tensors.setdefault(role, {})
+            merged = self.tensors.setdefault(role, {})
             for name, new in statistics.items():
-                if name not in known:
-                    known[name] = TensorStatistics(new.tensor, by_channel=new.channels is not None)
-                known[name].merge(new)
+                if name not in merged:
+                    merged[name] = TensorStatistics(new.tensor, by_channel=new.channels is not None)
+                merged[name].merge(new)
 
-    def _channels(self) -> dict[str, dict[str, ChannelNumbers]]:
-        found = {
+    def _stored_channels(self) -> dict[str, dict[str, StoredChannels]]:
+        channels_by_role = {
             role: {
-                name: ChannelNumbers.of(seen.channels())
+                name: StoredChannels.of(channels.summary())
                 for name in sorted(statistics)
-                if (seen := statistics[name].channels) is not None
+                if (channels := statistics[name].channels) is not None
             }
             for role, statistics in sorted(self.tensors.items())
         }
-        return {role: channels for role, channels in found.items() if channels}
+        return {role: channels for role, channels in channels_by_role.items() if channels}
 
 
 def read_observations(path: Path) -> Observations:
-    """Reads what `save` wrote.
+    """Reads observations that `Observations.save` wrote.
 
     Raises:
-        InputError: there is no such file.
-        CalibrationError: it does not hold observations.
+        InputError: the file does not exist.
+        CalibrationError: the file does not hold observations, or is damaged.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist")
@@ -163,14 +177,14 @@ def read_observations(path: Path) -> Observations:
             raise zipfile.BadZipFile("it is no .npz file")
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             about = msgspec.json.decode(file[_ABOUT].tobytes(), type=_About)
-            tensors: Tensors = {}
+            tensors: StatisticsByTensor = {}
             for role, names in about.tensors.items():
                 tensors[role] = {}
                 for number, name in enumerate(names):
                     by_channel = f"{role}/{number}/rows" in file
                     keys = _KEYS + _CHANNEL_KEYS if by_channel else _KEYS
                     arrays = {key: file[f"{role}/{number}/{key}"] for key in keys}
-                    tensors[role][name] = TensorStatistics.of_arrays(f"{role}/{name}", arrays)
+                    tensors[role][name] = TensorStatistics.from_arrays(f"{role}/{name}", arrays)
     except _DAMAGED as error:
         raise CalibrationError(
             f"{path} does not hold observations: {error}; collect them again"
@@ -178,5 +192,5 @@ def read_observations(path: Path) -> Observations:
     return Observations(about.origin, about.samples, tensors)
 
 
-def _named(origin: Fingerprint) -> str:
-    return f"{origin.model} {origin.variant} ({origin.producer})"
+def _described(fingerprint: Fingerprint) -> str:
+    return f"{fingerprint.model} {fingerprint.variant} ({fingerprint.producer})"

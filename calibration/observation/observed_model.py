@@ -1,8 +1,8 @@
-"""The float graphs under observation: every tensor to watch is one more output.
+"""The float graphs of a bundle, with every tensor to observe as one more output.
 
-They decode as a device would: an input is encoded once, then decoded token by token with the
-bundle's own generation defaults. So a tensor of the step graph is seen at every position, with the
-caches that the model itself filled, and not with random inputs.
+Samples are decoded as at runtime: an input is encoded once, then decoded token by token with the
+bundle's generation defaults. So a tensor of the step graph is observed at every position, with
+caches that the model itself filled, not with random inputs.
 """
 
 from __future__ import annotations
@@ -42,25 +42,32 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Statistics(Protocol):
-    """What is kept of a tensor."""
+    """Statistics of one tensor, such as `TensorStatistics` or `Magnitude`."""
 
     def observe(self, array: NDArray[np.float32], sample: int) -> None:
-        """Adds what the tensor held once for a sample."""
+        """Adds one value of the tensor, an array of any shape, computed for a sample."""
         ...
 
 
-Kept = TypeVar("Kept", bound=Statistics)
-Watched = Mapping[GraphRole, Mapping[str, Callable[[], Kept]]]
-"""The tensors to watch, by graph, with what makes their empty statistics."""
+StatisticsT = TypeVar("StatisticsT", bound=Statistics)
+WatchedTensors = Mapping[GraphRole, Mapping[str, Callable[[], StatisticsT]]]
+"""The tensors to observe by graph and name, each with the function that makes its statistics."""
 
 
-class ObservedModel(Generic[Kept]):
-    """The float graphs of a bundle, observed at the given tensors, or at none.
+class ObservedModel(Generic[StatisticsT]):
+    """The float graphs of a bundle, which record statistics of chosen tensors when they run.
 
     Attributes:
-        seen: statistics since the last `begin`, by graph and tensor.
-        caches: what the step graph returns for the next step, by name.
-        has_prefill: whether there is a graph for prompts.
+        statistics: statistics since the last `begin_sample`, by graph and tensor.
+        caches: the cache inputs of the step graph, by name.
+        has_prefill: whether there is a prefill graph.
+
+    Args:
+        bundle: has the generation defaults.
+        graphs: float32 graphs; they are not changed.
+        folder: an empty folder for copies of the graphs with more outputs; it must outlive this
+            object.
+        watched: the tensors to observe; None observes no tensor.
     """
 
     def __init__(
@@ -68,7 +75,7 @@ class ObservedModel(Generic[Kept]):
         bundle: Bundle,
         graphs: Mapping[GraphRole, ir.Model],
         folder: Path,
-        watched: Watched[Kept] | None = None,
+        watched: WatchedTensors[StatisticsT] | None = None,
     ) -> None:
         self._watched = watched or {}
         copies = {
@@ -76,27 +83,27 @@ class ObservedModel(Generic[Kept]):
             for role, model in graphs.items()
         }
         specs = save_graphs(copies, folder, ".")
-        returned = {spec.name for spec in specs[GraphRole.STEP].outputs}
+        step_outputs = {spec.name for spec in specs[GraphRole.STEP].outputs}
         self._manifest = bundle.manifest
         self._specs = specs
         self._sessions = {
             role: make_session(folder / spec.file, threads=None) for role, spec in specs.items()
         }
         self._sample = 0
-        self.seen: dict[str, dict[str, Kept]] = {}
+        self.statistics: dict[str, dict[str, StatisticsT]] = {}
         self.caches = {
             spec.name: spec
             for spec in specs[GraphRole.STEP].inputs
-            if next_cache(spec.name) in returned
+            if next_cache(spec.name) in step_outputs
         }
         self.has_prefill = GraphRole.PREFILL in graphs
 
-    def begin(self, sample: int) -> None:
-        """Forgets what was seen; what comes belongs to the sample of that index."""
-        self._sample, self.seen = sample, {}
+    def begin_sample(self, sample: int) -> None:
+        """Drops all statistics and begins to observe the sample of that index."""
+        self._sample, self.statistics = sample, {}
 
     def start(self, inputs: Arrays) -> ObservedDecoding:
-        """Encodes a batch, and makes ready to decode it.
+        """Encodes a batch and returns its decoding.
 
         Raises:
             InputError: the batch does not fit the model.
@@ -105,7 +112,7 @@ class ObservedModel(Generic[Kept]):
         return ObservedDecoding(self, batch, self.run(GraphRole.ENCODER, inputs))
 
     def decode(self, inputs: Arrays) -> int:
-        """Decodes a batch to its end and gives the number of steps.
+        """Decodes a batch to its end and returns the number of steps, the prefill as one.
 
         Raises:
             InputError: the batch does not fit the model.
@@ -118,34 +125,49 @@ class ObservedModel(Generic[Kept]):
         return 1 + len(decodes.step_ms)
 
     def run(self, role: GraphRole, arrays: Arrays) -> dict[str, NDArray[Any]]:
-        """Runs a graph and observes it; inputs that it does not take are left out."""
+        """Runs a graph, observes its tensors and returns its outputs by name.
+
+        Args:
+            role: the graph.
+            arrays: the graph's inputs by name; further arrays are ignored.
+
+        Raises:
+            BackendError: the graph does not run.
+        """
         spec = self._specs[role]
-        fed = {each.name: arrays[each.name] for each in spec.inputs}
-        names = [each.name for each in spec.outputs]
+        inputs = {tensor.name: arrays[tensor.name] for tensor in spec.inputs}
+        names = [tensor.name for tensor in spec.outputs]
         try:
-            outputs = dict(zip(names, self._sessions[role].run(names, fed), strict=True))
+            outputs = dict(zip(names, self._sessions[role].run(names, inputs), strict=True))
         except Exception as error:
             raise BackendError(f"onnxruntime failed in the {role.value} graph: {error}") from error
-        seen = self.seen.setdefault(role.value, {})
-        for name, empty in self._watched.get(role, {}).items():
-            if name not in seen:
-                seen[name] = empty()
-            seen[name].observe(outputs[name] if name in outputs else arrays[name], self._sample)
+        statistics = self.statistics.setdefault(role.value, {})
+        for name, make_statistics in self._watched.get(role, {}).items():
+            if name not in statistics:
+                statistics[name] = make_statistics()
+            array = outputs[name] if name in outputs else arrays[name]
+            statistics[name].observe(array, self._sample)
         return outputs
 
 
 class ObservedDecoding:
-    """One batch that is decoded under observation: a `runtime.backend.Decoding`."""
+    """The decoding of one batch whose tensors are observed: a `runtime.backends.protocol.Decoding`.
 
-    def __init__(self, model: ObservedModel[Any], batch: int, memory: Arrays) -> None:
+    Args:
+        model: the observed graphs.
+        batch: number of sequences.
+        encoder_outputs: the memory, and caches where the encoder returns some, by name.
+    """
+
+    def __init__(self, model: ObservedModel[Any], batch: int, encoder_outputs: Arrays) -> None:
         self._model = model
         self._batch = batch
-        self._memory = {n: array for n, array in memory.items() if n not in model.caches}
+        self._memory = {n: array for n, array in encoder_outputs.items() if n not in model.caches}
         self._caches = {
-            name: memory[name] if name in memory else _empty_cache(spec, batch)
+            name: encoder_outputs[name] if name in encoder_outputs else _empty_cache(spec, batch)
             for name, spec in model.caches.items()
         }
-        self._before = self._caches
+        self._previous_caches = self._caches
 
     @property
     def batch(self) -> int:
@@ -153,23 +175,23 @@ class ObservedDecoding:
         return self._batch
 
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
-        """Decodes several tokens per sequence."""
+        """Decodes several tokens per sequence; returns logits (batch, vocabulary) of the last."""
         if not self._model.has_prefill:
-            return prefill_by_steps(self.step, self._keep, tokens, position, last)
+            return prefill_by_steps(self.step, self._undo_step, tokens, position, last)
         return self._run(GraphRole.PREFILL, {TOKENS: tokens, POSITION: position, LAST: last})
 
     def step(self, token: IntArray, position: IntArray) -> FloatArray:
-        """Decodes one token per sequence."""
+        """Decodes one token per sequence; returns logits (batch, vocabulary)."""
         return self._run(GraphRole.STEP, {TOKEN: token, POSITION: position})
 
-    def _keep(self, rows: IntArray) -> None:
-        """Takes back the newest step for these sequences."""
+    def _undo_step(self, rows: IntArray) -> None:
+        """Restores the caches of these sequences to those before the newest step."""
         for name, array in self._caches.items():
-            array[rows] = self._before[name][rows]
+            array[rows] = self._previous_caches[name][rows]
 
     def _run(self, role: GraphRole, arrays: Arrays) -> FloatArray:
         outputs = self._model.run(role, {**arrays, **self._memory, **self._caches})
-        self._before = self._caches
+        self._previous_caches = self._caches
         self._caches = {cache_of(n): a for n, a in outputs.items() if is_next_cache(n)}
         logits: FloatArray = outputs[LOGITS]
         if not np.isfinite(logits).all():
@@ -181,11 +203,11 @@ class ObservedDecoding:
 
 
 def _instrumented(model: ir.Model, names: Iterable[str]) -> ir.Model:
-    """Copies a graph and lets it return the named tensors too; its inputs need not be."""
+    """Copies a graph and adds the named tensors to its outputs, except inputs and outputs."""
     copy = model.clone()
-    outside = {value.name for value in (*copy.graph.inputs, *copy.graph.outputs)}
+    interface = {value.name for value in (*copy.graph.inputs, *copy.graph.outputs)}
     values = {value.name: value for node in copy.graph for value in node.outputs}
-    copy.graph.outputs.extend(values[name] for name in names if name not in outside)
+    copy.graph.outputs.extend(values[name] for name in names if name not in interface)
     return copy
 
 

@@ -1,6 +1,7 @@
-"""What a user knows a tensor by: its graph and name, and the layer of the model that it comes from.
+"""Labels that tell a user which tensor of the model a message is about.
 
-Exported nodes carry no module names, but weights keep theirs.
+A label states the graph, the tensor's name, and the PyTorch module that computes the tensor. An
+exported node has no module name, but the names of weights start with that of their module.
 """
 
 from __future__ import annotations
@@ -11,31 +12,31 @@ from hybrid_deploy.contract import GraphRole
 
 
 def label_of(role: GraphRole, value: ir.Value) -> str:
-    """Names a tensor for messages, as `encoder/relu (Relu after encoder.stages.0)`."""
+    """Returns the label of a tensor, such as `encoder/relu (Relu after encoder.stages.0)`."""
     name, node = f"{role.value}/{value.name}", value.producer()
     if node is None:
         return name
     if module := _module(node):
         return f"{name} ({node.op_type} of {module})"
-    before = _nearest_module(node)
-    return f"{name} ({node.op_type} after {before})" if before else f"{name} ({node.op_type})"
+    previous = _nearest_module(node)
+    return f"{name} ({node.op_type} after {previous})" if previous else f"{name} ({node.op_type})"
 
 
 def _nearest_module(node: ir.Node) -> str | None:
-    """Goes up from a node, level by level, to one with a weight of the model."""
-    level, seen = [node], {node}
+    """Searches the predecessors of a node, the nearest first, for one that has a module."""
+    level, visited = [node], {node}
     while level:
-        for each in level:
-            if module := _module(each):
+        for candidate in level:
+            if module := _module(candidate):
                 return module
-        above = dict.fromkeys(n for each in level for n in each.predecessors() if n not in seen)
-        seen |= above.keys()
+        above = dict.fromkeys(p for n in level for p in n.predecessors() if p not in visited)
+        visited |= above.keys()
         level = list(above)
     return None
 
 
 def _module(node: ir.Node) -> str | None:
-    """Returns the module that a node's weight belongs to: `encoder.stages.0` of its `.weight`."""
+    """Returns the module of a node's weight: `encoder.stages.0` for `encoder.stages.0.weight`."""
     for value in node.inputs:
         if value is not None and value.const_value is not None and "." in str(value.name):
             return str(value.name).rpartition(".")[0]

@@ -129,7 +129,7 @@ class _ActivationStatistics:
                 name, key = str(linear.activation.name), self.weight_keys[linear.node]
                 if name in ranges:
                     previous_range = self._ranges.get(key, ranges[name])
-                    self._ranges[key] = previous_range.joined(ranges[name])
+                    self._ranges[key] = previous_range.union(ranges[name])
                 if name in channels:
                     previous_channels = self.channels.get(key, channels[name])
                     self.channels[key] = _joined_channels(previous_channels, channels[name])
@@ -141,7 +141,7 @@ class _ActivationStatistics:
             activation_range = self._ranges.get(self.weight_keys[linear.node])
             if activation_range is not None:
                 name = str(linear.activation.name)
-                ranges[name] = ranges.get(name, activation_range).joined(activation_range)
+                ranges[name] = ranges.get(name, activation_range).union(activation_range)
         return ranges
 
 

@@ -1,4 +1,4 @@
-"""Encoder inputs as arrays: read from `.npz` files, and checked against what the encoder takes."""
+"""Reads encoder inputs from `.npz` files and checks arrays against the encoder's inputs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def read_arrays(path: Path, encoder: GraphSpec | None) -> Arrays:
     """Reads the encoder inputs of one sample from a `.npz` file.
 
     Args:
-        path: holds arrays by the names of the encoder's inputs, batch first; others are ignored.
-        encoder: what takes them; None takes whatever is there.
+        path: the file; its arrays have the names of the encoder's inputs, batch first. Arrays of
+            other names are ignored.
+        encoder: the encoder graph that takes the arrays; if None, all arrays are returned.
 
     Raises:
         InputError: the file cannot be read, or does not fit the encoder; the message names it.
@@ -37,27 +38,33 @@ def read_arrays(path: Path, encoder: GraphSpec | None) -> Arrays:
         raise InputError(f"{path} is not a {ARRAYS_SUFFIX} file")
     try:
         with np.load(path, allow_pickle=False) as file:
-            wanted = file.files if encoder is None else [spec.name for spec in encoder.inputs]
-            names = wanted if set(wanted) <= set(file.files) else file.files
+            expected = file.files if encoder is None else [spec.name for spec in encoder.inputs]
+            # if one is missing, all arrays are read, so that the error message can list them
+            names = expected if set(expected) <= set(file.files) else file.files
             arrays = {name: file[name] for name in names}
     except _UNREADABLE as error:
         raise InputError(f"{path} is a damaged {ARRAYS_SUFFIX} file: {error}") from error
-    return fitting(str(path), arrays, encoder)
+    return checked_arrays(str(path), arrays, encoder)
 
 
-def fitting(name: str, arrays: Arrays, encoder: GraphSpec | None) -> Arrays:
-    """Returns the arrays of a sample back if they are what an encoder takes.
+def checked_arrays(name: str, arrays: Arrays, encoder: GraphSpec | None) -> Arrays:
+    """Checks the names, types and shapes of a sample's arrays and returns the same arrays.
+
+    Args:
+        name: the sample's name in the message of an error.
+        arrays: the arrays by name, batch first.
+        encoder: the encoder graph that takes the arrays; None checks nothing.
 
     Raises:
-        InputError: they are not; the message names the sample and what the encoder takes.
+        InputError: the arrays do not fit the encoder; the message states what it takes.
     """
     if encoder is None:
         return arrays
     try:
         check_inputs(encoder, arrays)
     except InputError as error:
-        takes = ", ".join(
-            f"{each.name}: {each.dtype} {'x'.join(map(str, each.shape))}" for each in encoder.inputs
+        expected = ", ".join(
+            f"{spec.name}: {spec.dtype} {'x'.join(map(str, spec.shape))}" for spec in encoder.inputs
         )
-        raise InputError(f"{name}: {error}; the encoder takes {takes}") from error
+        raise InputError(f"{name}: {error}; the encoder takes {expected}") from error
     return arrays

@@ -1,4 +1,4 @@
-"""Inputs of equal shape run together: fewer calls for the same tokens."""
+"""Groups sequences of equal shape into batches, so that fewer calls decode the same tokens."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import InputError
 
-_MOST_WAITING = 64
-"""At most so many sequences wait in memory for others of their shape."""
+_MAX_PENDING = 64
+"""The largest number of sequences that are held in RAM until their batch is full."""
 
-Place: TypeAlias = tuple[int, int]
-"""Where a sequence comes from: the number of the sample, and the row within it."""
+SampleRow: TypeAlias = tuple[int, int]
+"""Origin of a sequence: the index of its sample, and the index of its row within the sample."""
 
 _Shape: TypeAlias = tuple[tuple[str, np.dtype[np.generic], tuple[int, ...]], ...]
-_Waiting: TypeAlias = list[tuple[Place, Inputs]]
+_Group: TypeAlias = list[tuple[SampleRow, Inputs]]
 
 
 @dataclass(frozen=True)
 class BatchSize:
-    """How many sequences the graphs of a variant take at once.
+    """How many sequences the graphs of a variant take in one call.
 
     Attributes:
-        largest: at most so many.
-        is_fixed: always so many.
+        largest: the largest number of sequences.
+        is_fixed: whether every call must have exactly that number of sequences.
     """
 
     largest: int
@@ -38,44 +38,49 @@ class BatchSize:
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences that run together.
+    """Sequences that are decoded in one batch.
 
     Attributes:
-        places: where each sequence comes from.
-        inputs: encoder inputs by name, batch first; rows past the places repeat the last one.
+        sample_rows: the origin of each sequence.
+        inputs: encoder inputs by name, batch first. A batch of fixed size may have more rows than
+            `sample_rows`; these repeat the last sequence.
     """
 
-    places: tuple[Place, ...]
+    sample_rows: tuple[SampleRow, ...]
     inputs: Inputs
 
 
 def batch_size(bundle: Bundle, variant: str) -> BatchSize:
-    """Returns the batch that a variant was exported for."""
-    first = bundle.graph(variant, GraphRole.ENCODER).inputs[0].shape[0]
-    if isinstance(first, int):
-        return BatchSize(first, is_fixed=True)
-    return BatchSize(bundle.manifest.dims[first].max)
+    """Returns the batch size that a variant was exported for."""
+    batch_dim = bundle.graph(variant, GraphRole.ENCODER).inputs[0].shape[0]
+    if isinstance(batch_dim, int):
+        return BatchSize(batch_dim, is_fixed=True)
+    return BatchSize(bundle.manifest.dims[batch_dim].max)
 
 
 def batches(samples: Iterable[Inputs], size: BatchSize) -> Iterator[Batch]:
-    """Groups the sequences of samples by shape; those of one shape keep their order.
+    """Yields batches of sequences of equal shape; those of one shape keep their order.
+
+    Args:
+        samples: encoder inputs by name, batch first; each row is one sequence.
+        size: the number of sequences of a batch.
 
     Raises:
-        InputError: the arrays of a sample disagree on how many sequences there are.
+        InputError: the arrays of a sample differ in their number of sequences.
     """
-    waiting: dict[_Shape, _Waiting] = {}
-    for number, sample in enumerate(samples):
+    pending: dict[_Shape, _Group] = {}
+    for index, sample in enumerate(samples):
         for row, inputs in enumerate(_rows(sample)):
             shape = _shape(inputs)
-            group = waiting.setdefault(shape, [])
-            group.append(((number, row), inputs))
+            group = pending.setdefault(shape, [])
+            group.append(((index, row), inputs))
             if len(group) == size.largest:
-                yield _joined(waiting.pop(shape), size)
-            elif sum(map(len, waiting.values())) > _MOST_WAITING:
-                fullest = max(waiting, key=lambda key: len(waiting[key]))
-                yield _joined(waiting.pop(fullest), size)
-    for group in waiting.values():
-        yield _joined(group, size)
+                yield _concatenated(pending.pop(shape), size)
+            elif sum(map(len, pending.values())) > _MAX_PENDING:
+                fullest = max(pending, key=lambda key: len(pending[key]))
+                yield _concatenated(pending.pop(fullest), size)
+    for group in pending.values():
+        yield _concatenated(group, size)
 
 
 def _rows(sample: Inputs) -> Iterator[Inputs]:
@@ -93,9 +98,11 @@ def _shape(inputs: Inputs) -> _Shape:
     return tuple((name, inputs[name].dtype, inputs[name].shape) for name in sorted(inputs))
 
 
-def _joined(group: _Waiting, size: BatchSize) -> Batch:
-    places = tuple(place for place, _ in group)
+def _concatenated(group: _Group, size: BatchSize) -> Batch:
+    sample_rows = tuple(sample_row for sample_row, _ in group)
     rows = [inputs for _, inputs in group]
     if size.is_fixed:
         rows += rows[-1:] * (size.largest - len(rows))
-    return Batch(places, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+    return Batch(
+        sample_rows, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    )

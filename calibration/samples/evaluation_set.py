@@ -1,4 +1,4 @@
-"""What variants are evaluated on: inputs with, where it is known, the text that is right."""
+"""Evaluation sets: samples with their true texts, where these are known."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hybrid_deploy.bundle.manifest import TensorSpec
 from hybrid_deploy.calibration.samples.samples import (
     Inputs,
     Samples,
+    SampleSource,
     SkippedSample,
-    Source,
     open_samples,
 )
 from hybrid_deploy.contract import GraphRole
@@ -24,60 +24,63 @@ from hybrid_deploy.errors import CalibrationError, UsageError
 
 Item: TypeAlias = str | Path | Inputs
 EvaluationSource: TypeAlias = str | Path | Iterable[Item | tuple[Item, str | None]]
-"""A folder (with its `labels.csv`, if it has one), a file, or files, encoder inputs by name (batch
-first) and pairs of such an input with its text, as they come."""
+"""A folder (with its `labels.csv`, if it has one), a file, or an iterable. An item of the iterable
+is a file, encoder inputs by name (batch first), or a pair of one of these and its true text."""
 
 _DTYPES = {"float": np.float32, "int64": np.int64, "bool": np.bool_}
 
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Inputs with the text they should give, as far as it is known.
+    """Samples to decode, with their true texts where these are known.
+
+    Iterating over the set yields the encoder inputs of the samples at `indices`.
 
     Attributes:
-        samples: the inputs; files are read when they are needed.
-        texts: for each sample its true text, None where nobody said it.
-        chosen: numbers of the samples that count, in their order.
+        samples: all samples; a file is read when its sample is needed.
+        texts: the true text of each of `samples`, None if it is not known.
+        indices: indices into `samples` of the samples that belong to the set, ascending.
         skipped: samples that cannot be used and were left out.
     """
 
     samples: Samples
     texts: tuple[str | None, ...]
-    chosen: tuple[int, ...]
+    indices: tuple[int, ...]
     skipped: tuple[SkippedSample, ...] = ()
 
     @classmethod
     def unlabelled(cls, samples: Samples) -> EvaluationSet:
-        """Returns the set of all these samples, none of which has a true text."""
+        """Returns the set of all these samples, without true texts."""
         return cls(samples, (None,) * len(samples), tuple(range(len(samples))))
 
     def __len__(self) -> int:
-        return len(self.chosen)
+        return len(self.indices)
 
     def __iter__(self) -> Iterator[Inputs]:
-        """Yields the encoder inputs of each chosen sample.
+        """Yields the encoder inputs of each sample of the set.
 
         Raises:
             InputError: a file cannot be read; the message names it.
         """
-        return map(self.samples.__getitem__, self.chosen)
+        return map(self.samples.__getitem__, self.indices)
 
     @property
-    def expected(self) -> list[str | None]:
-        """The true text of each chosen sample, None where nobody said it."""
-        return [self.texts[number] for number in self.chosen]
+    def expected_texts(self) -> list[str | None]:
+        """The true text of each sample of the set, None if it is not known."""
+        return [self.texts[index] for index in self.indices]
 
     @property
-    def labelled(self) -> int:
-        """How many of these texts are known."""
-        return sum(text is not None for text in self.expected)
+    def labelled_count(self) -> int:
+        """Number of samples of the set whose true text is known."""
+        return sum(text is not None for text in self.expected_texts)
 
-    def thinned(self, most: int) -> EvaluationSet:
-        """Returns at most so many of the samples, evenly spread."""
-        count = len(self.chosen)
-        if count <= most:
+    def evenly_spaced(self, max_samples: int) -> EvaluationSet:
+        """Returns a set of at most `max_samples` of the samples, evenly spaced in their order."""
+        count = len(self.indices)
+        if count <= max_samples:
             return self
-        return replace(self, chosen=tuple(self.chosen[i * count // most] for i in range(most)))
+        spaced = tuple(self.indices[i * count // max_samples] for i in range(max_samples))
+        return replace(self, indices=spaced)
 
 
 def open_evaluation_set(
@@ -85,20 +88,19 @@ def open_evaluation_set(
 ) -> EvaluationSet:
     """Returns the evaluation set of a folder, of files or of an iterable.
 
-    Without a source these are the bundle's golden samples, or zeros if it has none. The text of a
-    golden sample is what the original model made of it, not the truth, so it is no label.
-
     Args:
-        source: where the inputs come from.
-        bundle: says what an input must be.
+        source: the samples; None takes the bundle's golden samples, or one input of zeros if it
+            has none. Golden samples get no true text: the text in the bundle is the output of the
+            original model, which may be wrong.
+        bundle: its preprocessing turns a file into encoder inputs.
         skip_bad: read every sample once and leave out those that cannot be used.
 
     Raises:
         InputError: a folder or a file does not exist, or the labels are wrong.
-        CalibrationError: there is not one sample.
+        CalibrationError: there is no sample, or none can be used.
         UsageError: there are labels, and the bundle has no vocabulary to compare them with.
     """
-    items, texts = _labelled(source, bundle)
+    items, texts = _split_labels(source, bundle)
     samples = open_samples(items, bundle.manifest.preprocess, bundle.folder)
     if texts is None:
         texts = [None] * len(samples)
@@ -107,28 +109,24 @@ def open_evaluation_set(
             f"the samples have true texts, but {bundle.folder} has no vocabulary to write its "
             "tokens as text; leave the texts out, or export it with a vocabulary"
         )
-    chosen, skipped = _sound(samples) if skip_bad else (tuple(range(len(samples))), ())
-    return EvaluationSet(samples, tuple(texts), chosen, skipped)
+    indices, skipped = _usable(samples) if skip_bad else (tuple(range(len(samples))), ())
+    return EvaluationSet(samples, tuple(texts), indices, skipped)
 
 
-def _sound(samples: Samples) -> tuple[tuple[int, ...], tuple[SkippedSample, ...]]:
-    """Reads every sample; gives the numbers of those that can be used, and what is with the others.
-
-    Raises:
-        CalibrationError: none can be used.
-    """
-    problems = [samples.problem_of(number) for number in range(len(samples))]
-    sound = tuple(number for number, problem in enumerate(problems) if problem is None)
+def _usable(samples: Samples) -> tuple[tuple[int, ...], tuple[SkippedSample, ...]]:
+    """Reads every sample; returns the indices of those that can be used, and the skipped ones."""
+    problems = [samples.problem_with(index) for index in range(len(samples))]
+    usable = tuple(index for index, problem in enumerate(problems) if problem is None)
     skipped = tuple(problem for problem in problems if problem is not None)
-    if not sound:
+    if not usable:
         raise CalibrationError(f"none of the inputs can be used: {skipped[0].reason}")
-    return sound, skipped
+    return usable, skipped
 
 
-def _labelled(
+def _split_labels(
     source: EvaluationSource | None, bundle: Bundle
-) -> tuple[Source, list[str | None] | None]:
-    """Takes inputs and texts apart; None if there are no texts at all."""
+) -> tuple[SampleSource, list[str | None] | None]:
+    """Returns the inputs and, separately, their texts; None in place of texts if there are none."""
     if source is None:
         golden = [bundle.folder / sample.file for sample in bundle.manifest.golden]
         return golden or [typical_inputs(bundle)], None
@@ -142,11 +140,15 @@ def _labelled(
         item if isinstance(item, tuple) and len(item) == 2 else (item, None) for item in source
     ]
     items = [item for item, _ in pairs]
-    return cast("Source", items), [text for _, text in pairs]  # a mix is taken as well
+    # the type names files or arrays, but `Samples` also takes a mixed list
+    return cast("SampleSource", items), [text for _, text in pairs]
 
 
 def typical_inputs(bundle: Bundle) -> Inputs:
-    """Returns one input of zeros, every dimension of typical size: it shows what runs at all."""
+    """Returns encoder inputs of zeros, every dimension of its typical size.
+
+    They stand in where a bundle has no samples: a variant must at least run on them.
+    """
     variant = next(iter(bundle.manifest.variants))
     specs = bundle.graph(variant, GraphRole.ENCODER).inputs
     return {spec.name: np.zeros(_sizes(bundle, spec), _DTYPES[spec.dtype]) for spec in specs}

@@ -1,4 +1,4 @@
-"""Calibration samples: files or arrays in, encoder inputs out, one sample at a time."""
+"""Samples of files or arrays, turned into encoder inputs one sample at a time."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.manifest import GraphSpec
-from hybrid_deploy.calibration.samples.array_files import ARRAYS_SUFFIX, fitting, read_arrays
+from hybrid_deploy.calibration.samples.array_files import ARRAYS_SUFFIX, checked_arrays, read_arrays
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import CalibrationError, InputError
 from hybrid_deploy.runtime.preprocess.prepare import file_kind, prepare
 
 Inputs: TypeAlias = Mapping[str, NDArray[Any]]
-Source: TypeAlias = str | Path | Sequence[str | Path] | Iterable[Inputs]
+SampleSource: TypeAlias = str | Path | Sequence[str | Path] | Iterable[Inputs]
 """A folder, a file, files, or encoder inputs by name (batch first).
 
-Files are of the kind that the model reads, or `.npz`: the encoder inputs of one sample, by name.
+A file is of the kind that the model reads, or an `.npz` file that holds the encoder inputs of one
+sample by name.
 """
 
 
@@ -32,8 +33,8 @@ class SkippedSample:
     """A sample that cannot be used and was left out.
 
     Attributes:
-        name: its path, or its place where it is no file.
-        reason: what is wrong with it, in a line that names it.
+        name: the sample's path, or `sample` and its index in the source if it is not a file.
+        reason: why it cannot be used, in one line that names the sample.
     """
 
     name: str
@@ -41,10 +42,16 @@ class SkippedSample:
 
 
 class Samples:
-    """Samples that can be gone through more than once; files are read anew each time.
+    """Samples that can be iterated more than once; every iteration reads the files again.
 
     Attributes:
-        skipped: those that were left out when the samples were opened.
+        skipped: samples that cannot be used and were left out by `skip_bad`.
+
+    Args:
+        items: files, or encoder inputs by name.
+        preprocess: the steps that turn a file into encoder inputs.
+        bundle: the bundle's folder, which holds the tokenizer of a model that takes text.
+        encoder: the encoder graph that arrays are checked against; None checks nothing.
     """
 
     def __init__(
@@ -54,7 +61,8 @@ class Samples:
         bundle: Path | None = None,
         encoder: GraphSpec | None = None,
     ) -> None:
-        self._items = tuple(enumerate(items))  # with their places, which they keep
+        # each item with its index in the source, which names it even after others are left out
+        self._items = tuple(enumerate(items))
         self._preprocess = preprocess
         self._bundle = bundle
         self._encoder = encoder
@@ -64,10 +72,7 @@ class Samples:
         return len(self._items)
 
     def __add__(self, other: Samples) -> Samples:
-        """Returns these samples, then those of `other`; no file is read.
-
-        Both must be samples of the same bundle.
-        """
+        """Returns these samples followed by those of `other`, of the same bundle; reads no file."""
         joined = Samples((), self._preprocess, self._bundle, self._encoder)
         joined._items = self._items + other._items
         joined.skipped = self.skipped + other.skipped
@@ -93,12 +98,12 @@ class Samples:
             raise InputError(f"{error}; --skip-bad leaves it out") from error
 
     def name_of(self, index: int) -> str:
-        """Returns the path of a sample, or its place where it is no file."""
-        place, item = self._items[index]
-        return str(item) if isinstance(item, Path) else f"sample {place}"
+        """Returns the path of a sample, or its index in the source if it is not a file."""
+        source_index, item = self._items[index]
+        return str(item) if isinstance(item, Path) else f"sample {source_index}"
 
-    def problem_of(self, index: int) -> SkippedSample | None:
-        """Reads a sample and gives what is wrong with it; None if it can be used."""
+    def problem_with(self, index: int) -> SkippedSample | None:
+        """Reads a sample and returns why it cannot be used; None if it can be used."""
         try:
             self._read(index)
         except InputError as error:
@@ -109,34 +114,34 @@ class Samples:
         """Reads every sample once and leaves out those that cannot be used.
 
         Raises:
-            CalibrationError: none is left.
+            CalibrationError: no sample can be used.
         """
-        sound = []
+        usable = []
         for index, item in enumerate(self._items):
-            problem = self.problem_of(index)
+            problem = self.problem_with(index)
             if problem is None:
-                sound.append(item)
+                usable.append(item)
             else:
                 self.skipped += (problem,)
-        if not sound:
+        if not usable:
             raise CalibrationError(
                 f"none of the {len(self)} samples can be used: {self.skipped[0].reason}"
             )
-        self._items = tuple(sound)
+        self._items = tuple(usable)
 
     @property
     def sha256(self) -> str:
-        """Hash of all samples, in their order."""
+        """SHA-256 of the encoder inputs of all samples, in their order."""
         digest = hashlib.sha256()
         for inputs in self:
-            digest.update(bytes.fromhex(hash_of(inputs)))
+            digest.update(bytes.fromhex(sample_sha256(inputs)))
         return digest.hexdigest()
 
     def _read(self, index: int) -> Inputs:
         _, item = self._items[index]
         name = self.name_of(index)
         if not isinstance(item, Path):
-            return fitting(name, item, self._encoder)
+            return checked_arrays(name, item, self._encoder)
         if item.suffix.lower() == ARRAYS_SUFFIX:
             return read_arrays(item, self._encoder)
         try:
@@ -147,8 +152,8 @@ class Samples:
             raise InputError(f"{name}: {error}") from error
 
 
-def hash_of(inputs: Inputs) -> str:
-    """Returns the SHA-256 of a sample as the encoder gets it."""
+def sample_sha256(inputs: Inputs) -> str:
+    """Returns the SHA-256 of one sample's encoder inputs: names, types, shapes and contents."""
     digest = hashlib.sha256()
     for name in sorted(inputs):
         array = np.ascontiguousarray(inputs[name])
@@ -159,83 +164,90 @@ def hash_of(inputs: Inputs) -> str:
 
 def samples_of(
     bundle: Bundle,
-    source: Source | None = None,
+    source: SampleSource | None = None,
     *,
     golden: bool = False,
     skip_bad: bool = False,
     variant: str = FLOAT_VARIANT,
 ) -> Samples:
-    """Returns samples for a bundle: its golden ones, those of a source, or both.
+    """Returns samples for a bundle: its golden samples, those of a source, or both.
 
     Args:
-        bundle: says what a sample must be.
-        source: where samples come from; a folder is not searched below its first level.
-        golden: take the bundle's golden samples, before the others.
-        skip_bad: leave out what cannot be used; `Samples.skipped` names it.
-        variant: whose encoder takes the samples.
+        bundle: its preprocessing turns a file into encoder inputs.
+        source: the samples; of a folder only the files at its top level are taken.
+        golden: take the bundle's golden samples too; they come before those of the source.
+        skip_bad: leave out samples that cannot be used; `Samples.skipped` names them.
+        variant: name of the variant whose encoder checks the arrays.
 
     Raises:
-        InputError: the folder does not exist, or a file does not and bad ones are not skipped.
-        CalibrationError: there is not one sample.
+        InputError: the folder does not exist, or a file does not exist and `skip_bad` is False.
+        CalibrationError: there is no sample, or none can be used.
     """
     preprocess = bundle.manifest.preprocess
     items = list[Path | Inputs](golden_samples(bundle)) if golden else []
     if source is not None:
-        items += _items(source, preprocess, missing=skip_bad)
+        items += _items(source, preprocess, allow_missing=skip_bad)
     encoder = bundle.variant(variant).encoder
-    samples = Samples(_some(items), preprocess, bundle.folder, encoder)
+    samples = Samples(_not_empty(items), preprocess, bundle.folder, encoder)
     if skip_bad:
         samples.skip_bad()
     return samples
 
 
-def open_samples(source: Source, preprocess: Preprocess, bundle: Path | None = None) -> Samples:
+def open_samples(
+    source: SampleSource, preprocess: Preprocess, bundle: Path | None = None
+) -> Samples:
     """Returns the samples of a folder, of files or of an iterable.
 
     Args:
-        source: where they come from; a folder is not searched below its first level.
-        preprocess: how a file becomes the encoder's input.
+        source: the samples; of a folder only the files at its top level are taken.
+        preprocess: the steps that turn a file into encoder inputs.
         bundle: the bundle's folder, which holds the tokenizer of a model that takes text.
 
     Raises:
         InputError: the folder or a file does not exist.
-        CalibrationError: there is not one sample.
+        CalibrationError: there is no sample.
     """
-    return Samples(_some(_items(source, preprocess, missing=False)), preprocess, bundle)
+    items = _items(source, preprocess, allow_missing=False)
+    return Samples(_not_empty(items), preprocess, bundle)
 
 
 def golden_samples(bundle: Bundle) -> list[Path]:
-    """Returns the files that a bundle brings as samples.
+    """Returns the paths of a bundle's golden samples.
 
     Raises:
-        CalibrationError: it brings none.
+        CalibrationError: the bundle has none.
     """
     if not bundle.manifest.golden:
         raise CalibrationError(f"{bundle.folder} has no golden samples; give --samples FOLDER")
     return [bundle.folder / sample.file for sample in bundle.manifest.golden]
 
 
-def _items(source: Source, preprocess: Preprocess, *, missing: bool) -> list[Path | Inputs]:
-    """Lists the samples of a source; single files may be missing if that is allowed."""
+def _items(
+    source: SampleSource, preprocess: Preprocess, *, allow_missing: bool
+) -> list[Path | Inputs]:
+    """Lists the samples of a source; with `allow_missing`, single files need not exist."""
     if isinstance(source, (str, Path)):
         path = Path(source)
         if not path.exists():
             raise InputError(f"{path} does not exist")
         return list(_files(path, preprocess)) if path.is_dir() else [path]
-    items = [Path(item) if isinstance(item, (str, Path)) else _mapping(item) for item in source]
+    items = [
+        Path(item) if isinstance(item, (str, Path)) else _checked_mapping(item) for item in source
+    ]
     for item in items:
-        if isinstance(item, Path) and not item.is_file() and not missing:
+        if isinstance(item, Path) and not item.is_file() and not allow_missing:
             raise InputError(f"{item} {'is no file' if item.exists() else 'does not exist'}")
     return items
 
 
-def _some(items: list[Path | Inputs]) -> list[Path | Inputs]:
+def _not_empty(items: list[Path | Inputs]) -> list[Path | Inputs]:
     if not items:
         raise CalibrationError("no calibration samples were given; give at least one")
     return items
 
 
-def _mapping(item: object) -> Inputs:
+def _checked_mapping(item: object) -> Inputs:
     if not isinstance(item, Mapping):
         raise InputError(
             "a sample must be a file, or arrays by the names of the encoder's inputs; "
@@ -245,10 +257,10 @@ def _mapping(item: object) -> Inputs:
 
 
 def _files(folder: Path, preprocess: Preprocess) -> list[Path]:
-    """Lists the files that the model reads, or `.npz` files where there are none."""
+    """Lists the files of the kind that the model reads, or the `.npz` files if there are none."""
     kind = file_kind(preprocess)
-    there = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    paths = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     for suffixes in (kind.suffixes, {ARRAYS_SUFFIX}):
-        if found := [path for path in there if path.suffix.lower() in suffixes]:
-            return found
+        if matching := [path for path in paths if path.suffix.lower() in suffixes]:
+            return matching
     raise CalibrationError(f"{folder} holds no {kind.name}; name a folder with calibration samples")

@@ -1,7 +1,7 @@
-"""What each channel of a tensor held, in numbers that add up: the last axis of a product's input.
+"""Statistics of the channels of a tensor that is the input of a matrix product.
 
-Largest and mean magnitudes are what moving the scale of a channel into the weight starts from
-(Xiao et al., SmoothQuant, 2022; Lin et al., AWQ, 2023).
+A channel is an index of the last axis. The largest and the mean magnitude of each channel decide
+how much of its scale moves into the weight (Xiao et al., SmoothQuant, 2022; Lin et al., AWQ, 2023).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 _UNITS_PER_ONE = 2.0**24
-_LARGEST_SUM = 2**61  # two of them do not overflow
+_LARGEST_SUM = 2**61  # the sum of two of them fits int64
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Magnitudes by channel.
+    """The magnitudes of each channel.
 
     Attributes:
-        largest: (channels,) float32.
-        mean: (channels,) float32.
+        largest: (channels,) float32, largest magnitude of each channel.
+        mean: (channels,) float32, mean magnitude of each channel.
     """
 
     largest: NDArray[np.float32]
@@ -31,12 +31,13 @@ class Channels:
 
 
 class ChannelStatistics:
-    """Magnitudes by index of the last axis; adding up is exact, in whatever order.
+    """Statistics by channel; merging is exact, so its order does not matter.
 
     Attributes:
-        largest: (channels,) float32.
-        sums: (channels,) int64 in units of 2^-24; a sum stays at 2^61 (a total of 1.4e11).
-        rows: how many numbers there were of each channel.
+        largest: (channels,) float32, largest magnitude of each channel.
+        sums: (channels,) int64, sum of the magnitudes of each channel in units of 2^-24; a sum is
+            limited to 2^61, which is a total of 1.4e11.
+        rows: number of observed values of each channel.
     """
 
     def __init__(self) -> None:
@@ -44,13 +45,13 @@ class ChannelStatistics:
         self.sums: NDArray[np.int64] = np.zeros(0, np.int64)
         self.rows = 0
 
-    def channels(self) -> Channels:
-        """Returns what was observed; at least one row."""
+    def summary(self) -> Channels:
+        """Returns the largest and mean magnitudes; at least one row must have been observed."""
         mean = self.sums / (self.rows * _UNITS_PER_ONE)
         return Channels(self.largest, mean.astype(np.float32))
 
     def observe(self, magnitudes: NDArray[np.float64]) -> None:
-        """Adds magnitudes that are float32 numbers, (rows, channels)."""
+        """Adds magnitudes, (rows, channels) float64; each of them must be a float32 number."""
         sums = np.rint(magnitudes * _UNITS_PER_ONE).sum(axis=0)
         self._add(
             magnitudes.max(axis=0).astype(np.float32),
@@ -59,21 +60,21 @@ class ChannelStatistics:
         )
 
     def merge(self, other: ChannelStatistics) -> None:
-        """Adds what was observed elsewhere of the same tensor."""
+        """Adds statistics of the same tensor from another run."""
         if other.rows:
             self._add(other.largest, other.sums, other.rows)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Returns the statistics as arrays, to be written to disk."""
+        """Returns the statistics as arrays by name, to be written to a file."""
         return {"largest": self.largest, "sums": self.sums, "rows": np.array(self.rows, np.int64)}
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ChannelStatistics:
-        """Reads what `arrays` gave."""
-        made = cls()
-        made.largest, made.sums = arrays["largest"], arrays["sums"]
-        made.rows = int(arrays["rows"])
-        return made
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> ChannelStatistics:
+        """Returns the statistics that `arrays` returned; they keep the arrays without a copy."""
+        statistics = cls()
+        statistics.largest, statistics.sums = arrays["largest"], arrays["sums"]
+        statistics.rows = int(arrays["rows"])
+        return statistics
 
     def _add(self, largest: NDArray[np.float32], sums: NDArray[np.int64], rows: int) -> None:
         if self.rows:

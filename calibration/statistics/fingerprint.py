@@ -1,4 +1,4 @@
-"""What was run: a variant of a model, known by the hashes of its files."""
+"""Fingerprints: which model, variant, files and versions something was calibrated with."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from hybrid_deploy.bundle.bundle import Bundle
 
 
 class Fingerprint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was run.
+    """Identifies a variant of a model, and the software that ran it.
 
     Attributes:
         model: name of the bundle's model.
         variant: name of the float variant.
-        graphs: SHA-256 of its graph files, by role.
-        weights: SHA-256 of its weight files, by name: retrained graphs may look the same.
+        graphs: SHA-256 of the variant's graph files, by role.
+        weights: SHA-256 of the variant's weight files, by name; they differ after a new training,
+            while the graphs may stay equal.
         producer: the versions of hybrid-deploy and ONNX Runtime.
     """
 
@@ -31,7 +32,7 @@ class Fingerprint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HasFingerprint(Protocol):
-    """What was learned of a model says which one it is."""
+    """A record of calibration that names the model it belongs to."""
 
     @property
     def model(self) -> str:
@@ -40,20 +41,20 @@ class HasFingerprint(Protocol):
 
     @property
     def graphs(self) -> dict[str, str]:
-        """SHA-256 of the graph files."""
+        """SHA-256 of the graph files, by role."""
         ...
 
     @property
     def weights(self) -> dict[str, str]:
-        """SHA-256 of the weight files."""
+        """SHA-256 of the weight files, by name."""
         ...
 
 
 def fingerprint_of(bundle: Bundle, variant: str) -> Fingerprint:
-    """Names what observations of a variant are made with."""
+    """Returns the fingerprint of a variant, with the installed versions as the producer."""
     files, graphs = bundle.manifest.files, bundle.graphs(variant)
-    homes = {Path(graph.file).parent for graph in graphs.values()}
-    named = {graph.file for graph in graphs.values()}
+    folders = {Path(graph.file).parent for graph in graphs.values()}
+    graph_files = {graph.file for graph in graphs.values()}
     return Fingerprint(
         model=bundle.manifest.name,
         variant=variant,
@@ -61,19 +62,19 @@ def fingerprint_of(bundle: Bundle, variant: str) -> Fingerprint:
         weights={
             name: record.sha256
             for name, record in files.items()
-            if Path(name).parent in homes and name not in named
+            if Path(name).parent in folders and name not in graph_files
         },
         producer=f"hybrid-deploy {__version__}, onnxruntime {ort.__version__}",
     )
 
 
-def mismatch_with(made: HasFingerprint, bundle: Bundle, variant: str) -> str | None:
-    """Says what else something was made of; None if it was made of this variant."""
-    here = fingerprint_of(bundle, variant)
-    if made.model != here.model:
-        return f"another model ({made.model})"
-    if made.graphs != here.graphs:
-        return f"another model (other graphs of {made.model})"
-    if sorted(made.weights.values()) != sorted(here.weights.values()):
-        return f"another model ({made.model} with other weights)"
+def mismatch_with(recorded: HasFingerprint, bundle: Bundle, variant: str) -> str | None:
+    """Describes the other model that a record belongs to; None if it belongs to this variant."""
+    expected = fingerprint_of(bundle, variant)
+    if recorded.model != expected.model:
+        return f"another model ({recorded.model})"
+    if recorded.graphs != expected.graphs:
+        return f"another model (other graphs of {recorded.model})"
+    if sorted(recorded.weights.values()) != sorted(expected.weights.values()):
+        return f"another model ({recorded.model} with other weights)"
     return None

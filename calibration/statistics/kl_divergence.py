@@ -1,8 +1,10 @@
-"""The bound that changes a distribution least when it is quantized, by Kullback-Leibler divergence.
+"""Chooses the bound of a range by the least Kullback-Leibler divergence.
 
-Migacz, 8-bit inference with TensorRT (2017): over 2048 even bins, what is cut off counts for the
-last bin, the rest is merged into the 128 magnitudes of int8 and spread again over the bins that
-held something. Zeros, of which a Relu makes many, are exact in any scale and do not count.
+After Migacz, 8-bit inference with TensorRT (2017). The histogram of magnitudes has 2048 bins of
+equal width. For each bound that is tried, the counts beyond the bound are added to the last bin
+within it. This distribution is compared with its quantized form: the bins within the bound are
+merged into the 128 magnitudes of int8, and each merged count is spread evenly over those of its
+bins that were not empty. Zeros are left out: they are exact with any scale, and a Relu makes many.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BINS, _LEVELS = 2048, 128
-_STEP = 16  # of the bounds tried, in bins
+_STEP = 16  # distance between two tried bounds, in bins
 
 
 def least_divergence_bound(
@@ -20,17 +22,17 @@ def least_divergence_bound(
     upper: NDArray[np.float64],
     largest: float,
 ) -> float:
-    """Returns the bound, at least a 16th of the largest magnitude.
+    """Returns the bound of least divergence, at least a 16th of the largest magnitude.
 
     Args:
-        counts: (bins,) of a histogram of magnitudes, zeros left out.
-        lower: (bins,) smallest magnitude of each bin.
-        upper: (bins,) largest magnitude of each bin.
-        largest: magnitude.
+        counts: (bins,) int64, a histogram of the magnitudes without zeros.
+        lower: (bins,) float64, smallest magnitude of each bin.
+        upper: (bins,) float64, largest magnitude of each bin.
+        largest: the largest magnitude of all.
     """
-    even = _even_bins(counts, lower, upper, largest)
+    histogram = _even_bins(counts, lower, upper, largest)
     ends = range(_LEVELS, _BINS + 1, _STEP)
-    divergences = [_divergence(even, end) for end in ends]
+    divergences = [_divergence(histogram, end) for end in ends]
     return largest * ends[int(np.argmin(divergences))] / _BINS
 
 
@@ -40,27 +42,27 @@ def _even_bins(
     upper: NDArray[np.float64],
     largest: float,
 ) -> NDArray[np.float64]:
-    """Spreads counts evenly over bins of equal width."""
+    """Returns the histogram over `_BINS` bins of equal width; a bin's counts spread evenly."""
     edges = np.linspace(0, largest, _BINS + 1)
     knots = np.concatenate([[lower[0]], upper])
     below = np.concatenate([[0.0], np.cumsum(counts)])
     return np.diff(np.interp(edges, knots, below))
 
 
-def _divergence(even: NDArray[np.float64], end: int) -> float:
-    """Returns the divergence in nats if everything from bin `end` on is cut off."""
-    wanted = even[:end].copy()
-    wanted[-1] += even[end:].sum()
+def _divergence(histogram: NDArray[np.float64], end: int) -> float:
+    """Returns the divergence in nats if magnitudes from bin `end` on are clipped."""
+    clipped = histogram[:end].copy()
+    clipped[-1] += histogram[end:].sum()
     level = np.arange(end) * _LEVELS // end
-    held = even[:end] > 0
-    mass = np.bincount(level, weights=even[:end], minlength=_LEVELS)
-    room = np.bincount(level, weights=held, minlength=_LEVELS)
-    spread = np.where(held, mass[level] / np.maximum(room[level], 1), 0.0)
-    if not spread.any():
+    occupied = histogram[:end] > 0
+    level_counts = np.bincount(level, weights=histogram[:end], minlength=_LEVELS)
+    level_bins = np.bincount(level, weights=occupied, minlength=_LEVELS)
+    quantized = np.where(occupied, level_counts[level] / np.maximum(level_bins[level], 1), 0.0)
+    if not quantized.any():
         return float("inf")
-    p, q = wanted / wanted.sum(), spread / spread.sum()
-    some = p > 0
-    # a bin that holds only what was cut off would be infinitely unlikely: as in the source, it is
-    # given next to nothing
+    p, q = clipped / clipped.sum(), quantized / quantized.sum()
+    possible = p > 0
+    # a last bin that holds only clipped counts has q = 0, an infinite divergence; as in the source,
+    # q gets a tiny value instead
     floor = np.finfo(np.float32).eps
-    return float((p[some] * np.log(p[some] / np.maximum(q[some], floor))).sum())
+    return float((p[possible] * np.log(p[possible] / np.maximum(q[possible], floor))).sum())

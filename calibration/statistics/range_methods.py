@@ -1,7 +1,7 @@
-"""How the range of an activation is chosen from its statistics.
+"""The methods that choose the range of an activation from its statistics.
 
-A range that covers everything wastes int8 steps on rare outliers; one that cuts too much off
-distorts them. The methods differ in what they weigh.
+A range that covers all values spends int8 steps on rare outliers; a narrower range clips values.
+Each method balances the two in its own way.
 """
 
 from __future__ import annotations
@@ -17,58 +17,62 @@ from hybrid_deploy.calibration.statistics.tensor_statistics import UPPER_BOUNDS,
 from hybrid_deploy.errors import UsageError
 
 PERCENTILE = 99.99
-"""Share of the magnitudes that `percentile` keeps, in percent."""
+"""Share of the magnitudes that `percentile` covers, in percent."""
 
 AVERAGING = 0.01
-"""Weight of each new sample in `moving-average`, as in PyTorch's observer of that name."""
+"""Weight of each new sample in `moving-average`, as in PyTorch's MovingAverageMinMaxObserver."""
 
 _LEVELS = 127  # positive steps of symmetric int8
-_OCTAVES_TRIED = 6  # bounds down to a 64th of the largest magnitude
+_OCTAVES_TRIED = 6  # `mse` tries bounds down to a 64th of the largest magnitude
 _BOUNDS_PER_OCTAVE = 16
-_POINTS = np.array([0.125, 0.375, 0.625, 0.875])  # of a bin, where errors are taken
+_POINTS = np.array([0.125, 0.375, 0.625, 0.875])  # where `mse` takes errors, in widths of a bin
 
 
 def minmax(statistics: TensorStatistics) -> Range:
-    """Covers everything."""
+    """Returns the range from the smallest to the largest value."""
     return Range(statistics.low, statistics.high)
 
 
 def moving_average(statistics: TensorStatistics) -> Range:
-    """Averages the extremes of the samples, in the samples' order."""
-    low, high = statistics.low, statistics.high  # refuses what was never observed
-    for number, sample in enumerate(sorted(statistics.extremes)):
+    """Returns the exponential moving average of the samples' extremes, in the samples' order."""
+    low, high = statistics.low, statistics.high  # raises an error if nothing was observed
+    for position, sample in enumerate(sorted(statistics.extremes)):
         smallest, largest = statistics.extremes[sample]
-        weight = AVERAGING if number else 1.0
+        weight = AVERAGING if position else 1.0
         low, high = low + weight * (smallest - low), high + weight * (largest - high)
     return Range(low, high)
 
 
 def percentile(statistics: TensorStatistics) -> Range:
-    """Covers PERCENTILE of all magnitudes, at most one bin more."""
+    """Returns the range that covers PERCENTILE of all magnitudes, rounded up to a whole bin."""
     counts = statistics.counts
-    wanted = PERCENTILE / 100 * int(counts.sum())
-    return _cut(statistics, UPPER_BOUNDS[int(np.searchsorted(np.cumsum(counts), wanted))])
+    covered = PERCENTILE / 100 * int(counts.sum())
+    return _clipped_range(
+        statistics, UPPER_BOUNDS[int(np.searchsorted(np.cumsum(counts), covered))]
+    )
 
 
 def mse(statistics: TensorStatistics) -> Range:
-    """Makes the mean squared error of the quantized numbers least."""
+    """Returns the range with the least mean squared error of the quantized values."""
     largest = max(abs(statistics.low), abs(statistics.high))
     if largest <= UPPER_BOUNDS[0]:
-        return _cut(statistics, largest)
-    held = _held(statistics, largest)
-    tried = largest * 2.0 ** (-np.arange(_OCTAVES_TRIED * _BOUNDS_PER_OCTAVE) / _BOUNDS_PER_OCTAVE)
-    errors = [_squared_error(*held, float(bound)) for bound in tried]
-    return _cut(statistics, float(tried[int(np.argmin(errors))]))
+        return _clipped_range(statistics, largest)
+    bins = _occupied_bins(statistics, largest)
+    octaves = np.arange(_OCTAVES_TRIED * _BOUNDS_PER_OCTAVE) / _BOUNDS_PER_OCTAVE
+    bounds = largest * 2.0 ** (-octaves)
+    errors = [_squared_error(*bins, float(bound)) for bound in bounds]
+    return _clipped_range(statistics, float(bounds[int(np.argmin(errors))]))
 
 
 def entropy(statistics: TensorStatistics) -> Range:
-    """Makes the distribution of the quantized numbers most like the original (Kullback-Leibler)."""
+    """Returns the range with the least Kullback-Leibler divergence of the quantized values."""
     largest = max(abs(statistics.low), abs(statistics.high))
-    counts, lower, upper = _held(statistics, largest)
-    some = lower > 0  # the first bin holds the zeros
-    if not some.any():
-        return _cut(statistics, largest)
-    return _cut(statistics, least_divergence_bound(counts[some], lower[some], upper[some], largest))
+    counts, lower, upper = _occupied_bins(statistics, largest)
+    nonzero = lower > 0  # the first bin holds the zeros
+    if not nonzero.any():
+        return _clipped_range(statistics, largest)
+    bound = least_divergence_bound(counts[nonzero], lower[nonzero], upper[nonzero], largest)
+    return _clipped_range(statistics, bound)
 
 
 _METHODS: dict[str, Callable[[TensorStatistics], Range]] = {
@@ -81,11 +85,11 @@ _METHODS: dict[str, Callable[[TensorStatistics], Range]] = {
 METHODS = tuple(_METHODS)
 
 
-def method_of(name: str) -> Callable[[TensorStatistics], Range]:
-    """Returns the method of that name.
+def range_method(name: str) -> Callable[[TensorStatistics], Range]:
+    """Returns the method of that name: a function from statistics to a range.
 
     Raises:
-        UsageError: there is none; the message lists those there are.
+        UsageError: there is no such method; the message lists all methods.
     """
     if name not in _METHODS:
         raise UsageError(f"unknown method {name!r}; choose one of: {', '.join(METHODS)}")
@@ -95,17 +99,18 @@ def method_of(name: str) -> Callable[[TensorStatistics], Range]:
 _Floats = NDArray[np.float64]
 
 
-def _held(
+def _occupied_bins(
     statistics: TensorStatistics, largest: float
 ) -> tuple[NDArray[np.int64], _Floats, _Floats]:
-    """Returns the bins that hold something: counts, smallest and largest magnitudes."""
-    held = np.flatnonzero(statistics.counts)
-    upper = np.minimum(UPPER_BOUNDS[held], largest)
-    lower = np.where(held > 0, UPPER_BOUNDS[held - 1], 0.0)
-    return statistics.counts[held], lower, upper
+    """Returns counts, smallest and largest magnitudes of the bins that are not empty."""
+    occupied = np.flatnonzero(statistics.counts)
+    upper = np.minimum(UPPER_BOUNDS[occupied], largest)
+    lower = np.where(occupied > 0, UPPER_BOUNDS[occupied - 1], 0.0)
+    return statistics.counts[occupied], lower, upper
 
 
-def _cut(statistics: TensorStatistics, bound: float) -> Range:
+def _clipped_range(statistics: TensorStatistics, bound: float) -> Range:
+    """Returns the range of all values, limited to magnitudes up to a bound."""
     low, high = statistics.low, statistics.high
     return Range(max(low, -float(bound)), min(high, float(bound)))
 
@@ -116,6 +121,7 @@ def _squared_error(
     upper: NDArray[np.float64],
     bound: float,
 ) -> float:
+    """Returns the summed squared error of int8 with that bound, from points within each bin."""
     scale = bound / _LEVELS
     points = lower[:, None] + (upper - lower)[:, None] * _POINTS
     quantized = np.minimum(np.round(points / scale), _LEVELS) * scale

@@ -1,4 +1,4 @@
-"""What calibration learned, as the readable `scales.json` of a variant."""
+"""Scales: the result of a calibration, stored as the readable `scales.json` of a variant."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ SCALES_FILE = "scales.json"
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the ranges come from.
+    """The model, the samples and the method that scales come from.
 
     Attributes:
         model: name of the bundle's model.
         variant: name of the float variant that was run.
-        graphs: SHA-256 of its graph files, by role.
-        weights: SHA-256 of its weight files, by name.
-        samples: how many samples were run.
-        samples_sha256: hash of the samples as the encoder got them.
-        steps: how many decoding steps were run, over all samples.
-        method: name of the observer.
+        graphs: SHA-256 of the variant's graph files, by role.
+        weights: SHA-256 of the variant's weight files, by name.
+        samples: number of samples that were run.
+        samples_sha256: SHA-256 over the encoder inputs of all samples.
+        steps: number of decoding steps over all samples.
+        method: name of the method that chose the ranges.
         producer: the versions of hybrid-deploy and ONNX Runtime.
     """
 
@@ -44,58 +44,64 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     producer: str
 
 
-class ChannelNumbers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`Channels` as a `scales.json` has them: the shortest decimals that give the float32."""
+class StoredChannels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`Channels` as `scales.json` stores them, as decimals that read back to the same float32.
+
+    Attributes:
+        largest: largest magnitude of each channel.
+        mean: mean magnitude of each channel.
+    """
 
     largest: tuple[float, ...]
     mean: tuple[float, ...]
 
     @classmethod
-    def of(cls, channels: Channels) -> ChannelNumbers:
-        """Writes arrays down."""
+    def of(cls, channels: Channels) -> StoredChannels:
+        """Returns the stored form: for each float32, the shortest decimal that reads back to it."""
         return cls(*(tuple(float(str(x)) for x in a) for a in (channels.largest, channels.mean)))
 
     def arrays(self) -> Channels:
-        """Returns the arrays."""
+        """Returns the magnitudes as float32 arrays."""
         return Channels(np.array(self.largest, np.float32), np.array(self.mean, np.float32))
 
 
 class Scales(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the activations held, by graph and tensor.
+    """The ranges and channel magnitudes of activations, by the role of the graph and the tensor.
 
     Attributes:
-        provenance: where it comes from.
-        ranges: of every tensor that may be quantized.
-        channels: of the tensors that meet the weight of a product.
+        provenance: the model, the samples and the method that the scales come from.
+        ranges: the range of every tensor that may be quantized.
+        channels: the channel magnitudes of tensors that a weight matrix is multiplied with.
     """
 
     provenance: Provenance
     ranges: dict[str, dict[str, Range]]
-    channels: dict[str, dict[str, ChannelNumbers]]
+    channels: dict[str, dict[str, StoredChannels]]
 
     def of(self, role: GraphRole) -> dict[str, Range]:
-        """Returns the ranges of one graph by tensor; empty if the graph was never run."""
+        """Returns the ranges of one graph by tensor; empty if the graph never ran."""
         return self.ranges.get(role.value, {})
 
     def channels_of(self, role: GraphRole) -> dict[str, Channels]:
-        """Returns the channels of one graph by tensor; empty if the graph was never run."""
-        return {name: each.arrays() for name, each in self.channels.get(role.value, {}).items()}
+        """Returns the channel magnitudes of one graph by tensor; empty if the graph never ran."""
+        channels = self.channels.get(role.value, {})
+        return {name: stored.arrays() for name, stored in channels.items()}
 
 
 def encode_scales(scales: Scales) -> bytes:
-    """Returns the bytes of a `scales.json`: readable, the channels of a tensor in one line."""
-    bare = msgspec.structs.replace(scales, channels={})
-    text = msgspec.json.format(msgspec.json.encode(bare), indent=1).decode()
-    rows = _block(1, {r: _block(2, _lines(tensors)) for r, tensors in scales.channels.items()})
-    return (text.removesuffix("{}\n}") + rows + "\n}\n").encode()
+    """Returns the bytes of a `scales.json`: indented, with the channels of a tensor in one line."""
+    without_channels = msgspec.structs.replace(scales, channels={})
+    text = msgspec.json.format(msgspec.json.encode(without_channels), indent=1).decode()
+    channels = {role: _block(2, _lines(tensors)) for role, tensors in scales.channels.items()}
+    return (text.removesuffix("{}\n}") + _block(1, channels) + "\n}\n").encode()
 
 
 def read_scales(path: Path) -> Scales:
     """Reads a `scales.json`.
 
     Raises:
-        InputError: there is no such file.
-        CalibrationError: it does not hold scales, or those of an older version.
+        InputError: the file does not exist.
+        CalibrationError: the file does not hold scales, or was written by an older version.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist")
@@ -106,25 +112,26 @@ def read_scales(path: Path) -> Scales:
 
 
 def check_scales(scales: Scales, bundle: Bundle, variant: str) -> None:
-    """Checks that scales are those of a float variant.
+    """Checks that scales belong to a float variant.
 
     Raises:
-        CalibrationError: they are of another model, or of other weights.
+        CalibrationError: they belong to another model, or to other weights.
     """
-    if other := mismatch_with(scales.provenance, bundle, variant):
+    if mismatch := mismatch_with(scales.provenance, bundle, variant):
         raise CalibrationError(
-            f"the scales are of {other}, not of {bundle.manifest.name} {variant} in "
+            f"the scales are of {mismatch}, not of {bundle.manifest.name} {variant} in "
             f"{bundle.folder}; calibrate this bundle"
         )
 
 
-def _lines(tensors: Mapping[str, ChannelNumbers]) -> dict[str, str]:
+def _lines(tensors: Mapping[str, StoredChannels]) -> dict[str, str]:
     return {name: msgspec.json.encode(numbers).decode() for name, numbers in tensors.items()}
 
 
 def _block(depth: int, entries: Mapping[str, str]) -> str:
-    """Writes a JSON object of encoded values, one a line."""
+    """Returns a JSON object of encoded values, one entry per line."""
     lines = [
-        f"{' ' * (depth + 1)}{msgspec.json.encode(k).decode()}: {v}" for k, v in entries.items()
+        f"{' ' * (depth + 1)}{msgspec.json.encode(key).decode()}: {value}"
+        for key, value in entries.items()
     ]
     return "{\n" + ",\n".join(lines) + "\n" + " " * depth + "}" if lines else "{}"

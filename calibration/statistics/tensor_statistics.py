@@ -1,7 +1,7 @@
-"""What a tensor held, in a form that adds up: shards and interrupted runs give what one run gives.
+"""Statistics of the values of a tensor, which every method of choosing a range works from.
 
-Every method of choosing a range works from the same statistics, so that samples are run once. All
-numbers in them are counts and extremes: adding them up is exact, in whatever order.
+The statistics consist of counts and extremes, so merging them is exact and its order does not
+matter: shards and interrupted runs lead to the same scales as one run.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ from hybrid_deploy.errors import CalibrationError
 BINS_PER_OCTAVE = 256
 """A bin of the histogram is 0.27 % wide: a third of the largest step of int8."""
 
-_OCTAVES = (-40, 40)  # magnitudes from 1e-12 to 1e12 are told apart
+_OCTAVES = (-40, 40)  # the bins cover magnitudes from 1e-12 to 1e12
 _BINS = (_OCTAVES[1] - _OCTAVES[0]) * BINS_PER_OCTAVE + 1
 
 UPPER_BOUNDS: NDArray[np.float64] = 2.0 ** (np.arange(_BINS) / BINS_PER_OCTAVE + _OCTAVES[0])
-"""The largest magnitude of each bin; the first bin holds zeros too."""
+"""(bins,) float64, the largest magnitude of each bin; the first bin also holds the zeros."""
 
 
 class TensorStatistics:
     """A histogram of magnitudes in fixed logarithmic bins, and the extremes of every sample.
 
     Attributes:
-        tensor: what it is called in messages.
-        counts: (bins,) int64, how many magnitudes fell into each bin of UPPER_BOUNDS.
-        extremes: smallest and largest number, by the index of the sample.
-        channels: what each index of the last axis held, if that is wanted.
+        tensor: the tensor's label in messages.
+        counts: (bins,) int64, number of magnitudes in each bin of UPPER_BOUNDS.
+        extremes: smallest and largest value of each sample, by the index of the sample.
+        channels: statistics of each index of the last axis; None unless `by_channel`.
+
+    Args:
+        tensor: the tensor's label in messages.
+        by_channel: whether to keep statistics by channel too.
     """
 
     def __init__(self, tensor: str, *, by_channel: bool = False) -> None:
@@ -43,24 +47,24 @@ class TensorStatistics:
 
     @property
     def low(self) -> float:
-        """The smallest number.
+        """The smallest value.
 
         Raises:
             CalibrationError: nothing was observed.
         """
-        return min(low for low, _ in self._seen().values())
+        return min(low for low, _ in self._observed_extremes().values())
 
     @property
     def high(self) -> float:
-        """The largest number.
+        """The largest value.
 
         Raises:
             CalibrationError: nothing was observed.
         """
-        return max(high for _, high in self._seen().values())
+        return max(high for _, high in self._observed_extremes().values())
 
     def observe(self, array: NDArray[np.float32], sample: int) -> None:
-        """Adds an array of any shape that the tensor held for a sample.
+        """Adds one value of the tensor, an array of any shape, computed for a sample.
 
         Raises:
             CalibrationError: the array holds NaN or infinity.
@@ -73,20 +77,20 @@ class TensorStatistics:
                 f"{self.tensor} holds NaN or infinity on these samples; "
                 "check the samples, then the model's weights"
             )
-        before = self.extremes.get(sample, (low, high))
-        self.extremes[sample] = min(before[0], low), max(before[1], high)
-        magnitude = np.abs(array.astype(np.float64).reshape(-1))
-        octave = np.log2(np.maximum(magnitude, UPPER_BOUNDS[0])) - _OCTAVES[0]
-        bins = np.minimum(np.ceil(octave * BINS_PER_OCTAVE), _BINS - 1).astype(np.int64)
+        earlier = self.extremes.get(sample, (low, high))
+        self.extremes[sample] = min(earlier[0], low), max(earlier[1], high)
+        magnitudes = np.abs(array.astype(np.float64).reshape(-1))
+        octaves = np.log2(np.maximum(magnitudes, UPPER_BOUNDS[0])) - _OCTAVES[0]
+        bins = np.minimum(np.ceil(octaves * BINS_PER_OCTAVE), _BINS - 1).astype(np.int64)
         self.counts += np.bincount(bins, minlength=_BINS)
         if self.channels is not None:
-            self.channels.observe(magnitude.reshape(-1, array.shape[-1]))
+            self.channels.observe(magnitudes.reshape(-1, array.shape[-1]))
 
     def merge(self, other: TensorStatistics) -> None:
-        """Adds what was observed of the same tensor for other samples.
+        """Adds statistics of the same tensor over other samples; `other` stays unchanged.
 
         Raises:
-            ValueError: both have seen the same sample.
+            ValueError: both statistics have the same sample.
         """
         if both := self.extremes.keys() & other.extremes.keys():
             raise ValueError(f"{self.tensor}: sample {min(both)} was observed twice")
@@ -96,29 +100,30 @@ class TensorStatistics:
             self.channels.merge(other.channels)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Returns the statistics as arrays for a file: only the bins that hold something."""
+        """Returns the statistics as arrays by name for a file; empty bins are left out."""
         bins = np.flatnonzero(self.counts)
-        order = sorted(self.extremes)
+        samples = sorted(self.extremes)
         return {
             "bins": bins,
             "counts": self.counts[bins],
-            "samples": np.array(order, np.int64),
-            "extremes": np.array([self.extremes[i] for i in order], np.float64).reshape(-1, 2),
+            "samples": np.array(samples, np.int64),
+            "extremes": np.array([self.extremes[i] for i in samples], np.float64).reshape(-1, 2),
             **(self.channels.arrays() if self.channels is not None else {}),
         }
 
     @classmethod
-    def of_arrays(cls, tensor: str, arrays: Mapping[str, NDArray[Any]]) -> TensorStatistics:
-        """Reads what `arrays` gave."""
-        made = cls(tensor)
+    def from_arrays(cls, tensor: str, arrays: Mapping[str, NDArray[Any]]) -> TensorStatistics:
+        """Returns the statistics that `arrays` returned, under that label."""
+        statistics = cls(tensor)
         if "rows" in arrays:
-            made.channels = ChannelStatistics.of_arrays(arrays)
-        made.counts[arrays["bins"]] = arrays["counts"]
+            statistics.channels = ChannelStatistics.from_arrays(arrays)
+        statistics.counts[arrays["bins"]] = arrays["counts"]
         pairs = zip(arrays["samples"].tolist(), arrays["extremes"].tolist(), strict=True)
-        made.extremes = {sample: (low, high) for sample, (low, high) in pairs}
-        return made
+        statistics.extremes = {sample: (low, high) for sample, (low, high) in pairs}
+        return statistics
 
-    def _seen(self) -> dict[int, tuple[float, float]]:
+    def _observed_extremes(self) -> dict[int, tuple[float, float]]:
+        """Returns the extremes, of which there is at least one."""
         if not self.extremes:
             raise CalibrationError(f"{self.tensor} was never computed; give more samples")
         return self.extremes

@@ -1,4 +1,4 @@
-"""Choosing the fastest variant that keeps its answers right, by measuring on this machine."""
+"""Chooses the fastest variant that holds an accuracy budget, by measuring on this machine."""
 
 from __future__ import annotations
 
@@ -28,14 +28,21 @@ COLUMNS = (
     Column("speedup", "x float", digits=2),
     Column("verdict", "verdict"),
 )
-_ROUNDS = 6  # an even number, half of them backwards
+_ROUNDS = 6  # an even number: half of the rounds run the variants in reverse order
 _TIMED_SAMPLES = 12
-_LEAST_SPEEDUP = 1.03  # under it, a gain is within the noise of the measurement
+_MIN_SPEEDUP = 1.03  # a smaller gain is within the noise of the measurement
 _BYTES_PER_MB = 1e6
+
+CHOSEN_VERDICT = "chosen"
+_HOLDS_BUDGET_VERDICT = "holds the budget"
 
 
 def cpu_candidates(block_size: int | None = None) -> list[Recipe]:
-    """Returns the recipes that may be fastest with ONNX Runtime on a CPU."""
+    """Returns the recipes that may be the fastest with ONNX Runtime on a CPU.
+
+    Args:
+        block_size: number of decoder weights that share a scale; None leaves it to the recipe.
+    """
     return [
         recipe_for("fp32-cpu"),
         *(
@@ -48,32 +55,35 @@ def cpu_candidates(block_size: int | None = None) -> list[Recipe]:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A variant that was tried.
+    """A variant that was evaluated and timed.
 
     Attributes:
-        recipe: what its numbers are.
-        evaluation: how right it is; None if it does not run.
-        total_ms: median time of an input from the encoder to the last token; NaN if not measured.
-        speedup: median ratio of the float variant's time to its own, measured in turns.
-        sure_speedup: lower quartile of that ratio.
-        verdict: `chosen`, `holds the budget`, or why it is out.
+        recipe: the recipe of the variant.
+        evaluation: how the variant compares with float; None if it failed.
+        total_ms: median time of a sample in ms, from the encoder to the last token; NaN if the
+            variant failed.
+        speedup: median over samples and rounds of the float variant's time divided by this
+            variant's time; NaN if the variant failed.
+        speedup_lower_quartile: lower quartile of that ratio; NaN if the variant failed.
+        verdict: `chosen`, `holds the budget`, or the reason why it cannot be chosen; empty before
+            `choose_fastest`.
     """
 
     recipe: Recipe
     evaluation: Evaluation | None
     total_ms: float
     speedup: float
-    sure_speedup: float
+    speedup_lower_quartile: float
     verdict: str
 
     def record(self) -> dict[str, object]:
         """Returns a row for the table of COLUMNS."""
-        seen = self.evaluation
+        evaluation = self.evaluation
         return {
             "variant": self.recipe.name,
-            "size_mb": None if seen is None else seen.size_bytes / _BYTES_PER_MB,
-            "drop": None if seen is None else seen.drop,
-            "drop_unit": None if seen is None else seen.drop_unit,
+            "size_mb": None if evaluation is None else evaluation.size_bytes / _BYTES_PER_MB,
+            "drop": None if evaluation is None else evaluation.drop,
+            "drop_unit": None if evaluation is None else evaluation.drop_unit,
             "total_ms": self.total_ms,
             "speedup": self.speedup,
             "verdict": self.verdict,
@@ -82,17 +92,17 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Speed:
-    """How long an input takes.
+    """How fast a variant decodes samples.
 
     Attributes:
-        total_ms: median over inputs and turns.
-        speedup: median of the float variant's time by its own, input by input.
-        sure_speedup: lower quartile of that.
+        total_ms: median time of a sample in ms, over samples and rounds.
+        speedup: median over samples and rounds of the reference's time divided by the variant's.
+        speedup_lower_quartile: lower quartile of that ratio.
     """
 
     total_ms: float
     speedup: float
-    sure_speedup: float
+    speedup_lower_quartile: float
 
 
 def measure_speeds(
@@ -101,15 +111,17 @@ def measure_speeds(
     samples: EvaluationSet,
     threads: int | None,
 ) -> dict[str, Speed]:
-    """Times variants in turns, sample by sample, so that a busy machine is slow for all alike.
+    """Returns the speed of each variant.
 
-    Every other turn goes backwards: who runs second finds caches that the first one has filled.
+    Every sample is decoded by all variants in turn before the next sample, so that a busy machine
+    slows all of them. Every second round reverses their order, as a later variant profits from CPU
+    caches that an earlier one has filled.
 
     Args:
-        bundles: by variant, a bundle that has it.
-        reference: the variant that the others are compared with; one of the names.
-        samples: what is decoded; a dozen of them, evenly spread.
-        threads: CPU threads within an operator; None leaves it to the backend.
+        bundles: for each variant's name, a bundle that has it.
+        reference: name of the variant that the others are compared with; a key of `bundles`.
+        samples: the samples; at most a dozen of them are decoded, evenly spaced.
+        threads: number of CPU threads of one operator; None leaves the choice to the backend.
 
     Raises:
         BackendError: a variant does not run.
@@ -121,14 +133,14 @@ def measure_speeds(
         for name, bundle in bundles.items()
     }
     times: dict[str, list[float]] = {name: [] for name in sessions}
-    for turn in range(_ROUNDS + 1):
-        order = list(sessions) if turn % 2 else list(reversed(sessions))
-        for inputs in samples.thinned(_TIMED_SAMPLES):
+    for round_ in range(_ROUNDS + 1):
+        order = list(sessions) if round_ % 2 else list(reversed(sessions))
+        for inputs in samples.evenly_spaced(_TIMED_SAMPLES):
             for name in order:
                 _, timings = sessions[name].run_arrays(inputs, options=GREEDY)
-                if turn:  # the first one warms up
+                if round_:  # the first round warms up
                     times[name].append(timings.total_ms)
-    return {name: _speed(times[reference], of) for name, of in times.items()}
+    return {name: _speed(times[reference], times_ms) for name, times_ms in times.items()}
 
 
 def _speed(reference: Sequence[float], times: Sequence[float]) -> Speed:
@@ -137,29 +149,31 @@ def _speed(reference: Sequence[float], times: Sequence[float]) -> Speed:
     return Speed(statistics.median(times), median, quartile)
 
 
-def choose(candidates: Sequence[Candidate], max_drop: float) -> list[Candidate]:
-    """Says of each candidate whether it is out, and why, and which is chosen: the fastest left."""
-    judged = [_judged(candidate, max_drop) for candidate in candidates]
-    left = [c for c in judged if c.verdict == _HOLDS]
-    if not left:
+def choose_fastest(candidates: Sequence[Candidate], max_drop: float) -> list[Candidate]:
+    """Returns the candidates with their verdicts; the fastest that may be chosen is `chosen`.
+
+    Args:
+        candidates: the variants that were evaluated and timed.
+        max_drop: the largest allowed `Evaluation.drop`, in its unit.
+    """
+    judged = [_with_own_verdict(candidate, max_drop) for candidate in candidates]
+    eligible = [c for c in judged if c.verdict == _HOLDS_BUDGET_VERDICT]
+    if not eligible:
         return judged
-    best = max(left, key=lambda candidate: candidate.speedup)
-    return [_with_verdict(c, CHOSEN) if c is best else c for c in judged]
+    fastest = max(eligible, key=lambda candidate: candidate.speedup)
+    return [_with_verdict(c, CHOSEN_VERDICT) if c is fastest else c for c in judged]
 
 
-CHOSEN = "chosen"
-_HOLDS = "holds the budget"
-
-
-def _judged(candidate: Candidate, max_drop: float) -> Candidate:
-    seen = candidate.evaluation
-    if seen is None:
+def _with_own_verdict(candidate: Candidate, max_drop: float) -> Candidate:
+    """Returns a candidate with the verdict that follows from its own measurements."""
+    evaluation = candidate.evaluation
+    if evaluation is None:
         return candidate
-    if seen.drop > max_drop:
-        return _with_verdict(candidate, f"loses more than {max_drop:g} {seen.drop_unit}")
-    if candidate.speedup < _LEAST_SPEEDUP or candidate.sure_speedup < 1:
+    if evaluation.drop > max_drop:
+        return _with_verdict(candidate, f"loses more than {max_drop:g} {evaluation.drop_unit}")
+    if candidate.speedup < _MIN_SPEEDUP or candidate.speedup_lower_quartile < 1:
         return _with_verdict(candidate, "not faster than float")
-    return _with_verdict(candidate, _HOLDS)
+    return _with_verdict(candidate, _HOLDS_BUDGET_VERDICT)
 
 
 def _with_verdict(candidate: Candidate, verdict: str) -> Candidate:

@@ -1,4 +1,4 @@
-"""The float variant of a bundle, with what samples teach of it, as the source of all others."""
+"""The float variant of a bundle with its calibration, from which all other variants are made."""
 
 from __future__ import annotations
 
@@ -27,17 +27,23 @@ from hybrid_deploy.progress import Progress, silent
 
 
 class FloatModel:
-    """A float variant that is quantized, once or several times.
+    """A float variant that can be quantized any number of times, and is calibrated at most once.
 
     Attributes:
-        bundle: that has it.
-        variant: its name.
-        samples: what activations are learned from; None if none were given.
-        method: how the range of an activation is chosen.
+        bundle: the bundle that has the variant.
+        variant: name of the float variant.
+        samples: the samples to calibrate with; None if none were given.
+        method: name of the method that chooses ranges, one of `range_methods.METHODS`.
 
     Args:
-        golden: the bundle's golden samples, which float16 is tried on where there are no others.
-        scales_from_file: scales that were calibrated before, in place of samples.
+        bundle: the bundle that has the variant.
+        variant: name of the float variant.
+        samples: the samples to calibrate with.
+        method: name of the method that chooses ranges.
+        progress: called during the stages `calibrate` and `overflow`.
+        golden: the bundle's golden samples; without `samples`, they show which tensors overflow
+            float16.
+        scales_from_file: scales of an earlier calibration, used in place of samples.
     """
 
     def __init__(
@@ -61,12 +67,12 @@ class FloatModel:
 
     @cached_property
     def layers(self) -> list[Layer]:
-        """What can be quantized, layer by layer."""
+        """The layers of all graphs that can be quantized."""
         return layers_of(prepared_graphs(self.bundle, self.variant))
 
     @cached_property
     def scales(self) -> Scales | None:
-        """What calibration learned; None without samples."""
+        """The scales from the file or from calibration; None without either."""
         if self._scales_from_file is not None or self.samples is None:
             return self._scales_from_file
         graphs = prepared_graphs(self.bundle, self.variant)
@@ -76,29 +82,34 @@ class FloatModel:
 
     @cached_property
     def overflowing_tensors(self) -> dict[GraphRole, frozenset[str]]:
-        """The tensors that overflow float16 on the samples, or the golden ones where none are."""
+        """Names of the tensors that overflow float16 on the samples, by graph.
+
+        Without samples, the golden samples are used; without these, the result is empty.
+        """
         samples = self._golden if self.samples is None else self.samples
         if samples is None:
             return {}
         graphs = prepared_graphs(self.bundle, self.variant)
         for model in graphs.values():
             round_constants_to_half(model, FLOAT16)
-        seen = observe_magnitudes(self.bundle, graphs, samples, self._progress)
-        return {role: overflowing_tensors(magnitudes, FLOAT16) for role, magnitudes in seen.items()}
+        magnitudes = observe_magnitudes(self.bundle, graphs, samples, self._progress)
+        return {
+            role: overflowing_tensors(by_tensor, FLOAT16) for role, by_tensor in magnitudes.items()
+        }
 
     def quantized(
         self, recipe: Recipe, layers_in_float: Collection[str] = ()
     ) -> dict[GraphRole, ir.Model]:
-        """Returns the graphs of a recipe.
+        """Returns new graphs, rewritten as a recipe states.
 
         Args:
-            recipe: what becomes of each component.
-            layers_in_float: names of the layers that stay float.
+            recipe: the precision of each component.
+            layers_in_float: names of the layers that stay in float.
 
         Raises:
-            UsageError: the recipe needs scales, and there are no samples; or there is no layer of
-                a name.
-            CalibrationError: something does not fit the precision.
+            UsageError: the recipe needs scales and there are no samples, or there is no layer of
+                a given name.
+            CalibrationError: an activation or a weight does not fit the precision.
         """
         scales = self.scales_for(recipe)
         graphs = prepared_graphs(self.bundle, self.variant)
@@ -107,16 +118,16 @@ class FloatModel:
             if layers_in_float
             else None
         )
-        wide = self.overflowing_tensors if recipe.has_halves else {}
-        typical = {name: dim.typical for name, dim in self.bundle.manifest.dims.items()}
-        apply_recipe(recipe, graphs, scales, names, wide, typical)
+        overflowing = self.overflowing_tensors if recipe.has_float16 else {}
+        typical_sizes = {name: dim.typical for name, dim in self.bundle.manifest.dims.items()}
+        apply_recipe(recipe, graphs, scales, names, overflowing, typical_sizes)
         return graphs
 
     def scales_for(self, recipe: Recipe) -> Scales | None:
-        """Returns the scales if a recipe uses them.
+        """Returns the scales for a recipe; None if it uses none, or can do without them.
 
         Raises:
-            UsageError: it needs them, and there are no samples.
+            UsageError: the recipe needs scales, and there are no samples.
         """
         if not recipe.uses_scales:
             return None

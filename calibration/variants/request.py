@@ -1,4 +1,4 @@
-"""What is asked of a quantization, checked before any work begins."""
+"""Opens and checks the inputs of a quantization before any work begins."""
 
 from __future__ import annotations
 
@@ -15,34 +15,40 @@ from hybrid_deploy.calibration.samples.evaluation_set import (
     EvaluationSource,
     open_evaluation_set,
 )
-from hybrid_deploy.calibration.samples.samples import Samples, SkippedSample, Source, samples_of
-from hybrid_deploy.calibration.statistics.range_methods import method_of
+from hybrid_deploy.calibration.samples.samples import (
+    Samples,
+    SampleSource,
+    SkippedSample,
+    samples_of,
+)
+from hybrid_deploy.calibration.statistics.range_methods import range_method
 from hybrid_deploy.calibration.statistics.scales import Scales, check_scales, read_scales
 from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.device_support import check_precision, device_of
 from hybrid_deploy.errors import OutputExistsError, UsageError
 from hybrid_deploy.progress import Progress
 
-LARGEST_CHECK = 100
-"""Without an evaluation set, at most so many golden and calibration samples are compared."""
+MAX_DEFAULT_EVALUATION_SAMPLES = 100
+"""The largest number of golden and calibration samples that form the default evaluation set."""
 
 
 @dataclass(frozen=True)
 class QuantizationInputs:
-    """What quantization learns from and is judged by.
+    """The samples of a quantization: those to calibrate with, and those to evaluate variants on.
 
     Attributes:
-        samples: typical inputs, as `samples_of` takes them; they give the ranges of activations.
-        golden: take the bundle's golden samples too.
+        samples: typical inputs to calibrate with, as `samples_of` takes them.
+        golden: calibrate with the bundle's golden samples too.
         skip_bad: leave out samples that cannot be used.
-        scales: a scales.json in place of samples.
-        method: how the range of an activation is chosen, one of `range_methods.METHODS`.
-        evaluation: inputs, with their texts where they are known, to compare the variant on;
-            without them golden and calibration samples are used.
-        metric: `cer`, `wer`, `exact` or `package.module:function`.
+        scales: path of a `scales.json`, used in place of samples.
+        method: name of the method that chooses ranges, one of `range_methods.METHODS`.
+        evaluation: the samples to compare variants on, with true texts where they are known; None
+            takes golden and calibration samples.
+        metric: name of the metric: `cer`, `wer`, `exact` or `package.module:function`; None
+            measures the error rates only.
     """
 
-    samples: Source | None = None
+    samples: SampleSource | None = None
     golden: bool = False
     skip_bad: bool = False
     scales: Path | None = None
@@ -53,12 +59,12 @@ class QuantizationInputs:
 
 @dataclass(frozen=True)
 class QuantizationJob:
-    """A float model, opened to be quantized.
+    """The opened and checked inputs of a quantization.
 
     Attributes:
-        model: the float variant.
-        evaluation_set: what its variants are compared on.
-        metric: a measure of texts that was asked for.
+        model: the float variant to quantize.
+        evaluation_set: the samples that its variants are compared on.
+        metric: the requested metric of texts; None if none was requested.
     """
 
     model: FloatModel
@@ -67,37 +73,44 @@ class QuantizationJob:
 
     @property
     def bundle(self) -> Bundle:
-        """That has the float variant."""
+        """The bundle that has the float variant."""
         return self.model.bundle
 
     @property
     def skipped(self) -> tuple[SkippedSample, ...]:
         """Samples that cannot be used and were left out."""
-        learned = () if self.model.samples is None else self.model.samples.skipped
-        return learned + self.evaluation_set.skipped
+        calibration = () if self.model.samples is None else self.model.samples.skipped
+        return calibration + self.evaluation_set.skipped
 
 
 def open_job(
     path: str | Path, source: str, data: QuantizationInputs, progress: Progress
 ) -> QuantizationJob:
-    """Opens everything that a quantization needs.
+    """Opens the bundle, the samples, the scales and the metric of a quantization.
+
+    Args:
+        path: the bundle's folder.
+        source: name of the float32 variant to quantize.
+        data: the samples, or scales in place of samples.
+        progress: called during calibration.
 
     Raises:
-        UsageError: unknown method or metric, or the source is not float32.
+        UsageError: the method or the metric is unknown, the source is not float32, or both scales
+            and samples are given.
         InputError: the bundle, the variant or a sample is missing or cannot be read.
-        CalibrationError: there is no sample, or the scales are of another model.
+        CalibrationError: there is no sample, or the scales belong to another model.
     """
-    method_of(data.method)
+    range_method(data.method)
     metric = None if data.metric is None else load_metric(data.metric)
     bundle = open_bundle(Path(path))
     check_float_variant(bundle, source)
     if data.scales is not None and (data.samples is not None or data.golden):
         raise UsageError("scales come from a file or from samples; give one of the two")
     samples, golden = _open_samples(bundle, source, data)
-    learned = _joined(golden if data.golden else None, samples)
+    calibration = _concatenated(golden if data.golden else None, samples)
     scales = _scales_from_file(data, bundle, source)
     model = FloatModel(
-        bundle, source, learned, data.method, progress, golden=golden, scales_from_file=scales
+        bundle, source, calibration, data.method, progress, golden=golden, scales_from_file=scales
     )
     evaluation_set = _evaluation_set(bundle, data, samples, golden)
     if metric is not None:
@@ -108,21 +121,29 @@ def open_job(
 def check_recipe(
     bundle: Bundle, source: str, recipe: Recipe, name: str, *, target: str | None, force: bool
 ) -> None:
-    """Checks that a bundle can have a variant.
+    """Checks that a variant of a recipe can be added to a bundle.
+
+    Args:
+        bundle: the bundle.
+        source: name of the float32 variant to quantize.
+        recipe: the recipe of the new variant.
+        name: name of the new variant.
+        target: the device, one of `device_support.DEVICES`; None allows every precision.
+        force: whether a variant of that name may be replaced.
 
     Raises:
-        UsageError: the target or the bundle's opset does not know the precision, or the variant
+        UsageError: the target or the opset of the source lacks the precision, or the new variant
             would replace its source.
-        OutputExistsError: the bundle has that variant and `force` is not given.
+        OutputExistsError: the bundle has that variant and `force` is False.
     """
     if target is not None:
         device = device_of(target)
         check_precision(device, recipe.encoder.value, recipe.decoder.value, recipe.floats)
     opset = bundle.variant(source).opset
-    if opset < recipe.oldest_opset:
+    if opset < recipe.min_opset:
         raise UsageError(
-            f"{recipe.name} needs operators of opset {recipe.oldest_opset}, variant {source} of "
-            f"{bundle.folder} has {opset}; export it with --opset {recipe.known_opset}"
+            f"{recipe.name} needs operators of opset {recipe.min_opset}, variant {source} of "
+            f"{bundle.folder} has {opset}; export it with --opset {recipe.export_opset}"
         )
     if name == source:
         raise UsageError(f"variant {name} would replace its own source; give another name")
@@ -133,7 +154,7 @@ def check_recipe(
 def _open_samples(
     bundle: Bundle, variant: str, data: QuantizationInputs
 ) -> tuple[Samples | None, Samples | None]:
-    """Returns the given samples and the bundle's golden ones, each opened once; None for none."""
+    """Opens the calibration samples and the golden samples; None where there are none."""
     samples = golden = None
     if data.samples is not None:
         samples = samples_of(bundle, data.samples, skip_bad=data.skip_bad, variant=variant)
@@ -142,7 +163,7 @@ def _open_samples(
     return samples, golden
 
 
-def _joined(first: Samples | None, second: Samples | None) -> Samples | None:
+def _concatenated(first: Samples | None, second: Samples | None) -> Samples | None:
     if first is None or second is None:
         return second if first is None else first
     return first + second
@@ -159,9 +180,9 @@ def _scales_from_file(data: QuantizationInputs, bundle: Bundle, source: str) -> 
 def _evaluation_set(
     bundle: Bundle, data: QuantizationInputs, samples: Samples | None, golden: Samples | None
 ) -> EvaluationSet:
-    """Returns what variants are compared on: the given set, or golden and calibration samples.
+    """Opens the given evaluation set, or makes one of golden and calibration samples.
 
-    One input of zeros is compared where there are none of these.
+    Without any samples the set is one input of zeros.
     """
     if data.evaluation is not None:
         return open_evaluation_set(data.evaluation, bundle, skip_bad=data.skip_bad)
@@ -172,4 +193,4 @@ def _evaluation_set(
             else EvaluationSet.unlabelled(golden)
         )
     both = samples if golden is None else golden + samples
-    return EvaluationSet.unlabelled(both).thinned(LARGEST_CHECK)
+    return EvaluationSet.unlabelled(both).evenly_spaced(MAX_DEFAULT_EVALUATION_SAMPLES)

@@ -1,4 +1,4 @@
-"""How much each layer alone costs when it is quantized."""
+"""Ranks layers by how much the logits change when that layer alone is quantized."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
 from hybrid_deploy.calibration.qdq.layers import Layer
-from hybrid_deploy.calibration.recipes import WIDE, Recipe
+from hybrid_deploy.calibration.recipes import FLOAT_FORMS, Recipe
 from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.calibration.variants.trial_variant import trial_variant
 from hybrid_deploy.progress import Progress
@@ -29,12 +29,12 @@ _TRIAL = "one-layer"
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What becomes of the logits when one layer alone is quantized.
+    """How much the logits change when one layer alone is quantized.
 
     Attributes:
-        layer: the layer.
-        kl_mean_nats: mean Kullback-Leibler divergence from the float logits, fed the same tokens.
-        largest_difference: of a logit.
+        layer: the quantized layer.
+        kl_mean_nats: mean Kullback-Leibler divergence from the float logits, for the same tokens.
+        largest_difference: largest absolute difference from a float logit.
     """
 
     layer: Layer
@@ -42,8 +42,8 @@ class Sensitivity:
     largest_difference: float
 
     @property
-    def per_parameter(self) -> float:
-        """Divergence by the numbers that would stay float to avoid it."""
+    def kl_per_parameter(self) -> float:
+        """Mean divergence in nats divided by the number of weight values in the layer."""
         return self.kl_mean_nats / self.layer.parameter_count
 
     def record(self) -> dict[str, object]:
@@ -63,38 +63,40 @@ def rank_layers(
     teacher: Teacher,
     progress: Progress,
 ) -> list[Sensitivity]:
-    """Quantizes one layer after the other and measures the logits, in one pass.
+    """Quantizes each layer alone, measures the logits, and ranks the layers.
 
-    Forms for a CPU count as their portable ones: other operators are no matter of a layer.
+    A decoder form for the CPU is measured as its portable form: the ranking compares how layers
+    are rounded, whatever operators compute with them.
 
     Args:
-        model: what is quantized.
-        recipe: how.
-        teacher: the float variant on some samples.
-        progress: called with how far the stage `sensitivity` is.
+        model: the float model to quantize.
+        recipe: the precision of each component.
+        teacher: the recorded logits of the float variant on some samples.
+        progress: called with the number of measured layers, as stage `sensitivity`.
 
     Returns:
-        The layers that the recipe quantizes, the most sensitive first.
+        The sensitivity of every layer that the recipe quantizes, the most sensitive first.
 
     Raises:
         BackendError: a graph does not run.
     """
-    layers = [layer for layer in model.layers if _is_touched(layer, recipe)]
-    found: list[Sensitivity] = []
+    layers = [layer for layer in model.layers if _is_quantized(layer, recipe)]
+    ranking: list[Sensitivity] = []
     recipe = replace(recipe, decoder=recipe.decoder.portable)
     progress("sensitivity", 0, len(layers))
     for done, layer in enumerate(layers, start=1):
-        others = [other.name for other in model.layers if other is not layer]
-        graphs = model.quantized(recipe, others)
+        other_layers = [other.name for other in model.layers if other is not layer]
+        graphs = model.quantized(recipe, other_layers)
         with trial_variant(model.bundle, model.variant, _TRIAL, recipe, graphs) as bundle:
             student = load_backend(DEFAULT_BACKEND, bundle, _TRIAL, BackendOptions(threads=1))
-            seen = teacher.divergence(student)
-        found.append(Sensitivity(layer, seen.kl_mean_nats, seen.largest_difference))
+            divergence = teacher.divergence(student)
+        ranking.append(Sensitivity(layer, divergence.kl_mean_nats, divergence.largest_difference))
         progress("sensitivity", done, len(layers))
-    return sorted(found, key=lambda one: one.kl_mean_nats, reverse=True)
+    return sorted(ranking, key=lambda sensitivity: sensitivity.kl_mean_nats, reverse=True)
 
 
-def _is_touched(layer: Layer, recipe: Recipe) -> bool:
+def _is_quantized(layer: Layer, recipe: Recipe) -> bool:
+    """Returns whether the recipe quantizes the layer's component."""
     component, _, _ = layer.name.partition("/")
     form = recipe.encoder.value if component == "encoder" else recipe.decoder.value
-    return form not in WIDE
+    return form not in FLOAT_FORMS

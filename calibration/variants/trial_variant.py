@@ -1,4 +1,4 @@
-"""Variants that are tried before they enter a bundle, or never do."""
+"""Trial variants: written to a folder outside the bundle, to be evaluated there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ def described_variant(
     specs: Mapping[GraphRole, GraphSpec],
     provenance: str = "",
 ) -> Variant:
-    """Describes a variant that was made from another one."""
+    """Returns the manifest's entry of a variant that was made from another one.
+
+    Args:
+        bundle: the bundle.
+        source: name of the variant that the new variant was made from.
+        recipe: the precision of each component.
+        specs: the graphs of the new variant, by role.
+        provenance: a line that states how the variant was made.
+    """
     return Variant(
         precision=Precision(encoder=recipe.encoder.value, decoder=recipe.decoder.value),
         opset=bundle.variant(source).opset,
@@ -38,14 +46,17 @@ def described_variant(
 
 
 def with_variant(bundle: Bundle, name: str, variant: Variant, folder: Path) -> Bundle:
-    """Returns a bundle as if it had a variant whose files lie in a folder anywhere."""
-    home = folder.absolute()  # a relative file would be looked for in the bundle
-    placed = {
+    """Returns the bundle with one more variant, whose files lie in any folder.
+
+    Only the returned object has the variant; nothing is written.
+    """
+    home = folder.absolute()  # a relative path would be resolved within the bundle
+    specs = {
         role.value: msgspec.structs.replace(spec, file=str(home / Path(spec.file).name))
         for role in GraphRole
         if (spec := getattr(variant, role.value)) is not None
     }
-    variants = bundle.manifest.variants | {name: msgspec.structs.replace(variant, **placed)}
+    variants = bundle.manifest.variants | {name: msgspec.structs.replace(variant, **specs)}
     return Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, variants=variants))
 
 
@@ -57,17 +68,17 @@ def trial_variant(
     recipe: Recipe,
     graphs: Mapping[GraphRole, ir.Model],
 ) -> Iterator[Bundle]:
-    """Yields the bundle with a variant that is gone afterwards.
+    """Yields the bundle with a temporary variant, whose files are deleted on exit.
 
     Args:
-        bundle: stays as it is on disk.
+        bundle: the bundle; it does not change on disk.
         source: name of the variant that the graphs were made from.
-        name: of the new one.
-        recipe: what its numbers are.
-        graphs: of the variant; the weights in them become references to a temporary file.
+        name: name of the temporary variant.
+        recipe: the precision of each component.
+        graphs: the graphs of the variant; afterwards their weights refer to the deleted file.
     """
-    with TemporaryDirectory(prefix="hybrid-deploy-trial-") as written:
-        folder = Path(written)
+    with TemporaryDirectory(prefix="hybrid-deploy-trial-") as directory:
+        folder = Path(directory)
         specs = save_graphs(graphs, folder, ".", bundle.manifest.dims)
         variant = described_variant(bundle, source, recipe, specs)
         yield with_variant(bundle, name, variant, folder)

@@ -1,4 +1,4 @@
-"""Making variants of a float model: rewritten, evaluated, and added to the bundle or given up."""
+"""Builds variants of a float model: rewrites, evaluates and adds them to the bundle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hybrid_deploy.calibration.half_precision.bfloat16_emulation import emulate_
 from hybrid_deploy.calibration.recipes import FLOATS, DecoderForm, EncoderForm, Recipe
 from hybrid_deploy.calibration.samples.samples import SkippedSample
 from hybrid_deploy.calibration.statistics.scales import SCALES_FILE, Scales, encode_scales
-from hybrid_deploy.calibration.variants.accuracy_budget import hold_budget
+from hybrid_deploy.calibration.variants.accuracy_budget import find_layers_in_float
 from hybrid_deploy.calibration.variants.auto_select import Candidate, measure_speeds
 from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.calibration.variants.request import QuantizationJob
@@ -37,20 +37,22 @@ _RANKING_SAMPLES = 8
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """What a quantization did.
+    """The result of a quantization.
 
     Attributes:
-        bundle: the bundle as it is now.
+        bundle: the bundle with the new variant.
         variant: name of the new variant.
-        precision: name of its precision.
-        evaluation: how it compares with the float variant.
-        samples: how many samples gave the scales; 0 if none were needed.
+        precision: name of the variant's precision.
+        evaluation: how the variant compares with the float variant.
+        samples: number of samples that the scales come from; 0 if no scales are used.
         skipped: samples that could not be used and were left out.
-        emulated: whether its tokens are those of an emulation in float32, since no CPU kernels
-            compute in the precision.
-        kept: layers that stay float so that the budget holds.
-        ranking: the layers by what each costs alone; empty where nobody had to know.
-        wide: tensors that stay float32, since float16 overflowed on the samples.
+        emulated: whether the evaluation ran an emulation in float32, because no CPU kernels compute
+            in the precision.
+        layers_in_float: names of the layers that stay in float so that the budget holds.
+        ranking: the layers by sensitivity, the most sensitive first; empty if the budget holds
+            without layers in float, or there is no budget.
+        tensors_in_float32: tensors that stay in float32 because they overflow float16 on the
+            samples, as `graph/tensor`.
     """
 
     bundle: Bundle
@@ -60,23 +62,23 @@ class QuantizeReport:
     samples: int
     skipped: tuple[SkippedSample, ...] = ()
     emulated: bool = False
-    kept: tuple[str, ...] = ()
+    layers_in_float: tuple[str, ...] = ()
     ranking: tuple[Sensitivity, ...] = ()
-    wide: tuple[str, ...] = ()
+    tensors_in_float32: tuple[str, ...] = ()
 
 
 @dataclass
 class VariantBuilder:
-    """Makes the variants of one job.
+    """Builds and evaluates the variants of one job.
 
     Attributes:
-        job: the float model, and what its variants are compared on.
-        progress: called with how far each stage is.
+        job: the float model, and the samples that its variants are compared on.
+        progress: called during all stages.
     """
 
     job: QuantizationJob
     progress: Progress
-    _readings: DecodedSet | None = field(default=None)
+    _reference_outputs: DecodedSet | None = field(default=None)
     _teacher: Teacher | None = field(default=None)
 
     @property
@@ -87,82 +89,109 @@ class VariantBuilder:
     def build(
         self, recipe: Recipe, name: str, max_drop: float | None, *, force: bool
     ) -> QuantizeReport:
-        """Makes a variant, evaluates it, and adds it to the bundle."""
-        kept: tuple[str, ...] = ()
+        """Builds a variant, evaluates it, and adds it to the bundle.
+
+        Args:
+            recipe: the precision of each component.
+            name: name of the new variant.
+            max_drop: the largest allowed `Evaluation.drop`; None sets no budget.
+            force: whether a variant of that name may be replaced.
+
+        Raises:
+            HybridDeployError: as `quantize_bundle` does; the bundle stays as it was.
+        """
+        layers_in_float: tuple[str, ...] = ()
         ranking: tuple[Sensitivity, ...] = ()
         scales = self.model.scales_for(recipe)
         if max_drop is not None:
-            kept, ranking = self._held(recipe, max_drop)
+            layers_in_float, ranking = self._choose_layers_in_float(recipe, max_drop)
         self.progress("rewrite", 0, 1)
-        graphs = self.model.quantized(recipe, kept)
+        graphs = self.model.quantized(recipe, layers_in_float)
         with staged_variant(self.job.bundle, name, force=force) as staged:
-            trial = self._write(staged, recipe, graphs, scales, kept)
+            trial = self._write(staged, recipe, graphs, scales, layers_in_float)
             if recipe.is_emulated:
-                evaluation = self._evaluated_emulation(recipe, kept)
+                evaluation = self._evaluate_emulation(recipe, layers_in_float)
             else:
-                evaluation = self._evaluated(trial, staged.folder.name)
-        done = open_bundle(self.job.bundle.folder)
-        size_bytes = done.variant_size_bytes(name)
+                evaluation = self._evaluate_variant(trial, staged.folder.name)
+        bundle = open_bundle(self.job.bundle.folder)
+        size_bytes = bundle.variant_size_bytes(name)
         return QuantizeReport(
-            bundle=done,
+            bundle=bundle,
             variant=name,
             precision=recipe.name,
             evaluation=replace(evaluation, variant=name, size_bytes=size_bytes),
             samples=0 if scales is None else scales.provenance.samples,
             skipped=self.job.skipped,
             emulated=recipe.is_emulated,
-            kept=kept,
+            layers_in_float=layers_in_float,
             ranking=ranking,
-            wide=self._wide(recipe),
+            tensors_in_float32=self._tensors_in_float32(recipe),
         )
 
     def evaluate(self, recipe: Recipe, threads: int | None) -> Candidate:
-        """Evaluates and times a variant that does not enter the bundle."""
+        """Evaluates and times a variant that is not added to the bundle.
+
+        Args:
+            recipe: the precision of each component.
+            threads: number of CPU threads of one operator; None leaves the choice to the backend.
+
+        Returns:
+            The candidate; if the variant fails, its verdict states why.
+
+        Raises:
+            UsageError: the recipe needs samples, or a metric fails.
+        """
         name, source = recipe.name, self.model.variant
         try:
             graphs = self.model.quantized(recipe)
             with trial_variant(self.job.bundle, source, name, recipe, graphs) as bundle:
-                evaluation = self._evaluated(bundle, name)
+                evaluation = self._evaluate_variant(bundle, name)
                 bundles = {source: self.job.bundle, name: bundle}
                 speed = measure_speeds(bundles, source, self.job.evaluation_set, threads)[name]
         except UsageError:
             raise
         except HybridDeployError as error:
-            unknown = float("nan")
-            return Candidate(recipe, None, unknown, unknown, unknown, f"failed: {error}")
-        return Candidate(recipe, evaluation, speed.total_ms, speed.speedup, speed.sure_speedup, "")
+            nan = float("nan")
+            return Candidate(recipe, None, nan, nan, nan, f"failed: {error}")
+        return Candidate(
+            recipe, evaluation, speed.total_ms, speed.speedup, speed.speedup_lower_quartile, ""
+        )
 
-    def _held(
+    def _choose_layers_in_float(
         self, recipe: Recipe, max_drop: float
     ) -> tuple[tuple[str, ...], tuple[Sensitivity, ...]]:
-        """Finds the layers that have to stay float, and the ranking that led to them."""
-        whole = self._measured(recipe, ())
-        if whole.drop <= max_drop:
+        """Returns the layers that must stay in float, and the ranking that they come from."""
+        fully_quantized = self._evaluate_trial(recipe, ())
+        if fully_quantized.drop <= max_drop:
             return (), ()
         if not recipe.quantizes:
             raise CalibrationError(
-                f"the budget of {max_drop:g} {whole.drop_unit} does not hold: {recipe.name} loses "
-                f"{whole.drop:.2f}; no variant was written"
+                f"the budget of {max_drop:g} {fully_quantized.drop_unit} does not hold: "
+                f"{recipe.name} loses {fully_quantized.drop:.2f}; no variant was written"
             )
-        some = self.job.evaluation_set.thinned(_RANKING_SAMPLES)
-        teacher = Teacher(self.job.bundle, self.model.variant, some, threads=1)
-        ranking = rank_layers(self.model, _in_float(recipe), teacher, self.progress)
-        kept = hold_budget(max_drop, ranking, lambda names: self._measured(recipe, names))
-        return kept.names, tuple(ranking)
+        samples = self.job.evaluation_set.evenly_spaced(_RANKING_SAMPLES)
+        teacher = Teacher(self.job.bundle, self.model.variant, samples, threads=1)
+        ranking = rank_layers(self.model, _without_bfloat16(recipe), teacher, self.progress)
+        choice = find_layers_in_float(
+            max_drop, ranking, lambda names: self._evaluate_trial(recipe, names)
+        )
+        return choice.names, tuple(ranking)
 
-    def _measured(self, recipe: Recipe, kept: Sequence[str]) -> Evaluation:
-        """Evaluates a variant that does not enter the bundle."""
+    def _evaluate_trial(self, recipe: Recipe, layers_in_float: Sequence[str]) -> Evaluation:
+        """Evaluates a variant that is not added to the bundle."""
         if recipe.is_emulated:
-            return self._evaluated_emulation(recipe, kept)
-        graphs = self.model.quantized(recipe, kept)
+            return self._evaluate_emulation(recipe, layers_in_float)
+        graphs = self.model.quantized(recipe, layers_in_float)
         source, name = self.model.variant, recipe.name
         with trial_variant(self.job.bundle, source, name, recipe, graphs) as bundle:
-            return self._evaluated(bundle, name)
+            return self._evaluate_variant(bundle, name)
 
-    def _evaluated(self, bundle: Bundle, name: str) -> Evaluation:
+    def _evaluate_variant(self, bundle: Bundle, name: str) -> Evaluation:
         source, samples = self.model.variant, self.job.evaluation_set
-        if self._readings is None:
-            self._readings = decode_all(bundle, source, samples, self.progress, stage="reference")
+        if self._reference_outputs is None:
+            self._reference_outputs = decode_all(
+                bundle, source, samples, self.progress, stage="reference"
+            )
         if self._teacher is None:
             self._teacher = Teacher(bundle, source, samples)
         return evaluate(
@@ -172,21 +201,21 @@ class VariantBuilder:
             samples,
             metric=self.job.metric,
             progress=self.progress,
-            reference=self._readings,
+            reference=self._reference_outputs,
             teacher=self._teacher,
         )
 
-    def _evaluated_emulation(self, recipe: Recipe, kept: Sequence[str]) -> Evaluation:
-        """Evaluates float graphs that round as bfloat16 does where the recipe says so."""
-        in_float = _in_float(recipe)
-        graphs = self.model.quantized(in_float, kept)
+    def _evaluate_emulation(self, recipe: Recipe, layers_in_float: Sequence[str]) -> Evaluation:
+        """Evaluates float graphs that round to bfloat16 in the components that are bfloat16."""
+        float_recipe = _without_bfloat16(recipe)
+        graphs = self.model.quantized(float_recipe, layers_in_float)
         for role, model in graphs.items():
             form = recipe.encoder if role is GraphRole.ENCODER else recipe.decoder
             if form.value == "bf16":
                 emulate_bfloat16(model)
         source = self.model.variant
-        with trial_variant(self.job.bundle, source, _EMULATION, in_float, graphs) as bundle:
-            return self._evaluated(bundle, _EMULATION)
+        with trial_variant(self.job.bundle, source, _EMULATION, float_recipe, graphs) as bundle:
+            return self._evaluate_variant(bundle, _EMULATION)
 
     def _write(
         self,
@@ -194,26 +223,28 @@ class VariantBuilder:
         recipe: Recipe,
         graphs: Mapping[GraphRole, ir.Model],
         scales: Scales | None,
-        kept: Sequence[str],
+        layers_in_float: Sequence[str],
     ) -> Bundle:
-        """Fills the staging folder; gives the bundle as if the folder were a variant."""
+        """Fills the staging folder; returns the bundle with that folder as one more variant."""
         bundle, source = self.job.bundle, self.model.variant
         specs = save_graphs(graphs, staged.folder, staged.home, bundle.manifest.dims)
         if scales is not None:
             (staged.folder / SCALES_FILE).write_bytes(encode_scales(scales))
-        provenance = _provenance(source, recipe, scales, kept)
+        provenance = _provenance(source, recipe, scales, layers_in_float)
         staged.variant = described_variant(bundle, source, recipe, specs, provenance)
         return with_variant(bundle, staged.folder.name, staged.variant, staged.folder)
 
-    def _wide(self, recipe: Recipe) -> tuple[str, ...]:
-        if not recipe.has_halves:
+    def _tensors_in_float32(self, recipe: Recipe) -> tuple[str, ...]:
+        if not recipe.has_float16:
             return ()
-        wide = self.model.overflowing_tensors.items()
-        return tuple(f"{role.value}/{name}" for role, names in wide for name in sorted(names))
+        overflowing = self.model.overflowing_tensors.items()
+        return tuple(
+            f"{role.value}/{name}" for role, names in overflowing for name in sorted(names)
+        )
 
 
-def _in_float(recipe: Recipe) -> Recipe:
-    """Returns a recipe that leaves float32 what would be bfloat16."""
+def _without_bfloat16(recipe: Recipe) -> Recipe:
+    """Returns the recipe with float32 in place of bfloat16."""
     encoder, decoder = recipe.encoder, recipe.decoder
     return replace(
         recipe,
@@ -222,13 +253,16 @@ def _in_float(recipe: Recipe) -> Recipe:
     )
 
 
-def _provenance(source: str, recipe: Recipe, scales: Scales | None, kept: Sequence[str]) -> str:
-    made = f"hybrid-deploy {__version__} from {source}"
+def _provenance(
+    source: str, recipe: Recipe, scales: Scales | None, layers_in_float: Sequence[str]
+) -> str:
+    """Returns the manifest's line on how a variant was made."""
+    line = f"hybrid-deploy {__version__} from {source}"
     if recipe.floats != FLOATS[0]:
-        made += f", other floats {recipe.floats}"
+        line += f", other floats {recipe.floats}"
     if recipe.block_size is not None:
-        made += f", blocks of {recipe.block_size}"
+        line += f", blocks of {recipe.block_size}"
     if scales is not None:
         origin = scales.provenance
-        made += f", {origin.method} over {origin.samples} samples {origin.samples_sha256[:12]}"
-    return f"{made}, float: {' '.join(kept)}" if kept else made
+        line += f", {origin.method} over {origin.samples} samples {origin.samples_sha256[:12]}"
+    return f"{line}, float: {' '.join(layers_in_float)}" if layers_in_float else line

@@ -1,4 +1,4 @@
-"""Small graphs built by hand, for all tests of this folder."""
+"""A fixture that builds small graphs from text, for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEADER = '<ir_version: 10, opset_import: ["" : 24]>\n'
 
 @pytest.fixture
 def build() -> Build:
-    """Builds a graph from ONNX text and its constants."""
+    """Returns a function that builds a graph from ONNX text and its constants by name."""
 
     def from_text(text: str, constants: Mapping[str, NDArray[Any]]) -> ir.Model:
         proto = onnx.parser.parse_model(_HEADER + text)

@@ -1,4 +1,4 @@
-"""Scales of a bundle: kept between runs, merged from shards, refused where they are foreign."""
+"""Observations of a bundle: cached between runs, merged from shards, refused for other models."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hybrid_deploy.bundle.bundle import Bundle, seal_bundle
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.calibration.calibrate import (
     calibrate,
-    kept_observations_file,
     merge_files,
+    observations_cache_file,
     observe_bundle,
 )
 from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
@@ -34,17 +34,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_one_shot_iterator_and_its_progress(bundle: Bundle, images: Images) -> None:
-    told: list[tuple[str, int, int]] = []
-    observed = observe_bundle(
-        bundle.folder, (image for image in images), progress=lambda *stage: told.append(stage)
+    progress: list[tuple[str, int, int]] = []
+    report = observe_bundle(
+        bundle.folder, (image for image in images), progress=lambda *stage: progress.append(stage)
     )
-    assert told == [("calibrate", done, 3) for done in range(4)]
-    scales = observed.observations.scales("minmax")
+    assert progress == [("calibrate", done, 3) for done in range(4)]
+    scales = report.observations.scales("minmax")
     assert scales.provenance.samples == 3
     check_scales(scales, bundle, "fp32")
 
 
-def test_another_method_decodes_nothing_again(
+def test_another_method_decodes_no_sample_again(
     bundle: Bundle, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graphs, samples = prepared_graphs(bundle, "fp32"), samples_of(bundle, images)
@@ -58,28 +58,30 @@ def test_merged_shards_equal_one_run(bundle: Bundle, images: Images, tmp_path: P
     files = [tmp_path / f"{number}.npz" for number in range(2)]
     for number, file in enumerate(files):
         observe_bundle(bundle.folder, images, shard=(number, 2)).observations.save(file)
-    whole = observe_bundle(bundle.folder, images).observations
+    all_samples = observe_bundle(bundle.folder, images).observations
     merged = merge_files(bundle.folder, files[::-1]).observations
     for method in ("minmax", "entropy"):
-        assert encode_scales(merged.scales(method)) == encode_scales(whole.scales(method))
+        assert encode_scales(merged.scales(method)) == encode_scales(all_samples.scales(method))
 
 
-def test_each_shard_is_kept_by_itself(bundle: Bundle, images: Images, cache: Path) -> None:
+def test_each_shard_has_its_own_cache_file(bundle: Bundle, images: Images, cache: Path) -> None:
     for number in range(2):
         observe_bundle(bundle.folder, images, shard=(number, 2))
-    kept = [sorted(read_observations(file).samples) for file in cache.rglob("*.npz")]
-    assert sorted(kept) == [[0, 2], [1]]
+    cached = [sorted(read_observations(file).samples) for file in cache.rglob("*.npz")]
+    assert sorted(cached) == [[0, 2], [1]]
 
 
-def test_shards_that_do_not_belong(bundle: Bundle, images: Images, tmp_path: Path) -> None:
+def test_shards_that_cannot_be_merged(bundle: Bundle, images: Images, tmp_path: Path) -> None:
     file = tmp_path / "part.npz"
-    part = observe_bundle(bundle.folder, images, shard=(0, 2)).observations
-    part.save(file)
+    shard = observe_bundle(bundle.folder, images, shard=(0, 2)).observations
+    shard.save(file)
     with pytest.raises(CalibrationError) as caught:
         merge_files(bundle.folder, [file, file])
     assert str(caught.value) == "sample 0 is in both observations; give each once"
-    part.origin = msgspec.structs.replace(part.origin, weights={"fp32/weights.bin": "ab"})
-    part.save(file)
+    shard.fingerprint = msgspec.structs.replace(
+        shard.fingerprint, weights={"fp32/weights.bin": "ab"}
+    )
+    shard.save(file)
     with pytest.raises(CalibrationError) as caught:
         merge_files(bundle.folder, [file])
     assert str(caught.value) == (
@@ -88,28 +90,28 @@ def test_shards_that_do_not_belong(bundle: Bundle, images: Images, tmp_path: Pat
     )
 
 
-def test_a_damaged_kept_file_is_made_again(bundle: Bundle, images: Images) -> None:
+def test_a_damaged_cache_file_is_deleted(bundle: Bundle, images: Images) -> None:
     samples = samples_of(bundle, images)
-    kept = kept_observations_file(bundle, "fp32", samples)
-    assert kept is not None
-    kept.write_bytes(b"damaged")
-    assert kept_observations_file(bundle, "fp32", samples) == kept
-    assert not kept.exists()
+    cache_file = observations_cache_file(bundle, "fp32", samples)
+    assert cache_file is not None
+    cache_file.write_bytes(b"damaged")
+    assert observations_cache_file(bundle, "fp32", samples) == cache_file
+    assert not cache_file.exists()
 
 
-def test_a_cache_that_cannot_be_made(
+def test_a_cache_folder_that_cannot_be_made(
     bundle: Bundle, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
-    assert kept_observations_file(bundle, "fp32", samples_of(bundle, images)) is None
+    assert observations_cache_file(bundle, "fp32", samples_of(bundle, images)) is None
     assert len(observe_bundle(bundle.folder, images).observations.samples) == 3
 
 
 def test_only_float_variants_are_observed(bundle: Bundle, images: Images) -> None:
-    found = bundle.manifest.variants["fp32"]
-    precision = msgspec.structs.replace(found.precision, encoder="int8")
-    variants = {"int8": msgspec.structs.replace(found, precision=precision)}
+    float_variant = bundle.manifest.variants["fp32"]
+    precision = msgspec.structs.replace(float_variant.precision, encoder="int8")
+    variants = {"int8": msgspec.structs.replace(float_variant, precision=precision)}
     manifest = msgspec.structs.replace(bundle.manifest, variants=variants)
     seal_bundle(bundle.folder, manifest)
     with pytest.raises(UsageError) as caught:

@@ -57,7 +57,7 @@ def test_variant_is_added_and_checked(
     assert report.evaluation.size_bytes == report.bundle.variant_size_bytes(precision)
     assert _weights(report.bundle, precision) < largest_share * _weights(bundle, "fp32")
     assert report.evaluation.agreement.sequences == 3
-    # biases of up to 0.9 keep the tiny model's logits apart: rounding does not change a token
+    # biases of up to 0.9 keep the logits of the tiny model far apart, so rounding changes no token
     assert report.evaluation.agreement.token_share == 1.0
 
 
@@ -66,7 +66,7 @@ def _weights(bundle: Bundle, variant: str) -> int:
     return (bundle.folder / home / "weights.bin").stat().st_size
 
 
-def test_scales_lie_beside_the_graphs(bundle: Bundle, images: Images) -> None:
+def test_scales_are_stored_beside_the_graphs(bundle: Bundle, images: Images) -> None:
     report = quantize_bundle(bundle.folder, "int8", QuantizationInputs(images, method="percentile"))
     scales = read_scales(bundle.folder / "int8" / "scales.json")
     assert (scales.provenance.method, scales.provenance.samples) == ("percentile", 3)
@@ -82,7 +82,7 @@ def test_prefill_and_step_share_int8_weights(bundle: Bundle, images: Images) -> 
         onnx.load(report.bundle.graph_path("int8", role), load_external_data=False).graph
         for role in (GraphRole.PREFILL, GraphRole.STEP)
     ]
-    places = [
+    offsets = [
         {
             entry.value
             for tensor in graph.initializer
@@ -92,14 +92,14 @@ def test_prefill_and_step_share_int8_weights(bundle: Bundle, images: Images) -> 
         }
         for graph in graphs
     ]
-    assert places[0] == places[1] != set()
+    assert offsets[0] == offsets[1] != set()
 
 
-def test_half_graphs_hold_no_float32_product(bundle: Bundle) -> None:
+def test_float16_graphs_have_no_float32_weights(bundle: Bundle) -> None:
     report = quantize_bundle(bundle.folder, "fp16")
     assert report.samples == 0
-    seen = report.evaluation.agreement
-    assert seen.sequences == 1, "without samples an input of zeros is decoded"
+    sequences = report.evaluation.agreement.sequences
+    assert sequences == 1, "without samples one input of zeros is decoded"
     for role in report.bundle.graphs("fp16"):
         model = onnx.load(report.bundle.graph_path("fp16", role))
         onnx.checker.check_model(model, full_check=True)
@@ -134,7 +134,7 @@ def test_quantized_source_is_refused(bundle: Bundle) -> None:
     with pytest.raises(
         UsageError, match=r"variant fp16 of .* is already quantized .* quantize fp32"
     ):
-        quantize_bundle(bundle.folder, "fp16", name="twice", source="fp16")
+        quantize_bundle(bundle.folder, "fp16", name="second", source="fp16")
 
 
 def test_existing_variant_needs_force(bundle: Bundle, images: Images) -> None:
@@ -146,7 +146,7 @@ def test_existing_variant_needs_force(bundle: Bundle, images: Images) -> None:
     assert set(report.bundle.manifest.variants) == {"fp32", "fp16"}
 
 
-def test_another_method_needs_no_new_run(
+def test_another_method_decodes_no_sample_again(
     bundle: Bundle, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
@@ -156,15 +156,15 @@ def test_another_method_needs_no_new_run(
         quantize_bundle(
             bundle.folder, "int8", QuantizationInputs(images, method="mse"), name="int8-mse"
         )
-    (kept,) = (tmp_path / "cache" / "calibration").iterdir()
-    kept.write_bytes(b"damaged")
+    (cache_file,) = (tmp_path / "cache" / "calibration").iterdir()
+    cache_file.write_bytes(b"damaged")
     report = quantize_bundle(bundle.folder, "int8", images, name="again")
     scales = [read_scales(bundle.folder / name / SCALES_FILE) for name in ("int8", "again")]
     assert scales[0] == scales[1]
     assert report.samples == 3
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(
+def test_quantization_works_without_a_writable_cache(
     bundle: Bundle, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -204,14 +204,16 @@ def test_components_mix(bundle: Bundle, images: Images) -> None:
     report = quantize_bundle(bundle.folder, None, data, encoder="int8", decoder="fp16")
     assert report.variant == "int8+fp16"
     encoder = report.bundle.graph("int8+fp16", GraphRole.ENCODER)
-    assert {spec.dtype for spec in encoder.outputs} == {"float16"}, "the memory fits the decoder"
+    assert {spec.dtype for spec in encoder.outputs} == {"float16"}, (
+        "the memory has the decoder's type"
+    )
     report = quantize_bundle(bundle.folder, "fp16", data, decoder="int4-weights", block_size=32)
     assert report.variant == "fp16+int4-weights"
     encoder = report.bundle.graph(report.variant, GraphRole.ENCODER)
     assert {spec.dtype for spec in encoder.outputs} == {"float"}
 
 
-def test_scales_of_a_file_are_those_of_samples(
+def test_scales_from_a_file_make_the_same_weights(
     bundle: Bundle, images: Images, tmp_path: Path
 ) -> None:
     quantize_bundle(bundle.folder, "int8", images)

@@ -9,7 +9,7 @@ from hybrid_deploy.calibration.recipes import (
 from hybrid_deploy.errors import UsageError
 
 
-def test_unknown_precision_lists_those_there_are() -> None:
+def test_unknown_precision_lists_all_precisions() -> None:
     with pytest.raises(UsageError) as caught:
         recipe_for("int3")
     assert str(caught.value) == (
@@ -18,28 +18,26 @@ def test_unknown_precision_lists_those_there_are() -> None:
     )
 
 
-def test_only_rounded_activations_need_scales() -> None:
-    needing = {name for name in PRECISIONS if recipe_for(name).needs_scales}
-    assert needing == {"int8", "int8-full", "int8-cpu", "int4-cpu", "fp8"}
+def test_only_quantized_activations_need_scales() -> None:
+    names = {name for name in PRECISIONS if recipe_for(name).needs_scales}
+    assert names == {"int8", "int8-full", "int8-cpu", "int4-cpu", "fp8"}
     assert recipe_for("int4-weights").uses_scales
     assert not recipe_for("int8-weights").uses_scales
     assert not recipe_for("fp32-cpu").uses_scales
 
 
 def test_a_decoder_for_the_cpu_needs_the_scales_of_its_portable_form() -> None:
-    eight, four = (
+    int8, int4 = (
         recipe_for(None, encoder="fp32-cpu", decoder=decoder)
         for decoder in ("int8-cpu", "int4-cpu")
     )
-    assert not eight.needs_scales and not eight.uses_scales
-    assert not four.needs_scales and four.uses_scales
+    assert not int8.needs_scales and not int8.uses_scales
+    assert not int4.needs_scales and int4.uses_scales
 
 
 @pytest.mark.parametrize(("name", "opset"), [("fp32-cpu", 18), ("int8-cpu", 21), ("int4-cpu", 21)])
-def test_forms_for_the_cpu_want_the_operators_of_their_portable_forms(
-    name: str, opset: int
-) -> None:
-    assert recipe_for(name).oldest_opset == opset
+def test_forms_for_the_cpu_need_the_opset_of_their_portable_forms(name: str, opset: int) -> None:
+    assert recipe_for(name).min_opset == opset
 
 
 def test_forms_for_the_cpu_have_portable_ones() -> None:
@@ -57,11 +55,11 @@ def test_components_mix() -> None:
     assert (mixed.name, mixed.encoder, mixed.decoder, mixed.block_size) == (
         "int8-cpu+int4-weights", EncoderForm.INT8_CPU, DecoderForm.INT4_WEIGHTS, 32,
     )  # fmt: skip
-    assert mixed.needs_scales and mixed.oldest_opset == 21
+    assert mixed.needs_scales and mixed.min_opset == 21
 
 
 @pytest.mark.parametrize(
-    ("precision", "floats", "oldest", "exported"),
+    ("precision", "floats", "min_opset", "export_opset"),
     [
         ("fp16", "fp32", 18, 21),
         ("int8-full", "fp32", 18, 21),
@@ -70,21 +68,21 @@ def test_components_mix() -> None:
         ("bf16", "fp32", 22, 24),
     ],
 )
-def test_oldest_operators_of_a_precision(
-    precision: str, floats: str, oldest: int, exported: int
+def test_min_opset_of_a_precision(
+    precision: str, floats: str, min_opset: int, export_opset: int
 ) -> None:
     recipe = recipe_for(precision, floats=floats)
-    assert (recipe.oldest_opset, recipe.known_opset) == (oldest, exported)
+    assert (recipe.min_opset, recipe.export_opset) == (min_opset, export_opset)
     assert recipe_for("int8", decoder="fp16").name == "int8+fp16"
 
 
-def test_a_mix_that_has_a_name_goes_by_it() -> None:
+def test_a_mix_that_equals_a_named_precision_has_its_name() -> None:
     assert recipe_for(None, encoder="int8", decoder="int8-weights") == recipe_for("int8")
     assert recipe_for(None, encoder="int8-cpu", decoder="int4-cpu") == recipe_for("int4-cpu")
 
 
 @pytest.mark.parametrize(
-    ("request_", "words"),
+    ("arguments", "message"),
     [
         ({"name": None}, "name a precision: fp16"),
         ({"name": None, "encoder": "int3"}, "unknown encoder form 'int3'; choose one of: fp32"),
@@ -97,6 +95,6 @@ def test_a_mix_that_has_a_name_goes_by_it() -> None:
         ({"name": "fp16", "block_size": 32}, "fp16 has no weights in blocks"),
     ],
 )
-def test_wrong_requests(request_: dict[str, str], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        recipe_for(**request_)  # type: ignore[arg-type]
+def test_wrong_requests(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        recipe_for(**arguments)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Whether this processor's kernels multiply bytes exactly, as int8 variants suppose."""
+"""Checks whether ONNX Runtime multiplies 8-bit integers exactly on this processor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-SATURATES = (
+SATURATION_REASON = (
     "this processor's kernels add two products of bytes in 16 bits, which saturate: it has no "
     "integer dot products (VNNI)"
 )
@@ -17,11 +17,11 @@ _WIDTH = 32
 
 @cache
 def byte_products_are_exact() -> bool:
-    """Whether ONNX Runtime's product of uint8 and int8 is exact here, where terms are largest.
+    """Returns whether the product of uint8 and int8 matrices is exact for the largest values.
 
-    Without VNNI its kernels for x86 add pairs of products as signed 16 bits: two of 255 * 127 do
-    not fit. So an int8 variant is as good as it should be on some processors only, and how close it
-    is to float is tested on those.
+    Without VNNI, the kernels of ONNX Runtime for x86 add pairs of products in signed 16 bits, where
+    two products of 255 * 127 do not fit. There an int8 variant is less accurate than its weights
+    allow, so the tests of its accuracy run only on processors with exact products.
     """
     model = onnx.parser.parse_model(
         f"""<ir_version: 10, opset_import: ["" : 21]>

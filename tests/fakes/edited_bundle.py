@@ -1,4 +1,4 @@
-"""A bundle with other weights: what its quantization costs is then known beforehand."""
+"""Bundles with edited weights, so that the cost of their quantization is known beforehand."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
 from hybrid_deploy.onnx_graphs.files import load_graphs, save_graphs
 
 Edit = Callable[[str, NDArray[Any]], None]
-"""Told the name of a weight, changes its numbers in place."""
+"""Takes the name of a weight and its array, and changes the array in place."""
 
 
-def edited(bundle: Bundle, edit: Edit) -> Bundle:
-    """Returns the bundle with other weights in its float variant, on disk too."""
+def with_edited_weights(bundle: Bundle, edit: Edit) -> Bundle:
+    """Edits the weights of the float variant on disk and returns the new bundle."""
     graphs = load_graphs(bundle, "fp32")
     for model in graphs.values():
         for value in model.graph.initializers.values():
@@ -36,11 +36,11 @@ def edited(bundle: Bundle, edit: Edit) -> Bundle:
     return open_bundle(bundle.folder)
 
 
-def with_sore_head(bundle: Bundle) -> Bundle:
-    """Returns a bundle that loses its head with 8 bits, and nothing in float.
+def with_sensitive_head(bundle: Bundle) -> Bundle:
+    """Returns a bundle whose head fails with 8-bit weights and works in float.
 
-    One row of the head's weight dwarfs the others, which are zero beside it once they share a
-    scale. Its activation is zero, so that it counts for nothing.
+    One row of the head's weight is so large that all other weights are rounded to zero when they
+    share its scale. The activation of that row is zero, so the row has no effect in float.
     """
 
     def edit(name: str, array: NDArray[Any]) -> None:
@@ -49,26 +49,26 @@ def with_sore_head(bundle: Bundle) -> Bundle:
         if name in ("decoder.layers.0.norm3.weight", "decoder.layers.0.norm3.bias"):
             array[0] = 0
 
-    return edited(bundle, edit)
+    return with_edited_weights(bundle, edit)
 
 
-def lively(bundle: Bundle) -> Bundle:
-    """Returns a bundle that reads various tokens: no biases, and larger matrices."""
+def with_varied_tokens(bundle: Bundle) -> Bundle:
+    """Returns a bundle that decodes various tokens: its biases are 0, its matrices are doubled."""
 
     def edit(name: str, array: NDArray[Any]) -> None:
         if name.endswith("bias"):
             array[...] = 0
-        elif array.ndim == 2 and name != "flatten":  # which is the table of positions
+        elif array.ndim == 2 and name != "flatten":  # `flatten` is the table of positions
             array *= 2
 
-    return edited(bundle, edit)
+    return with_edited_weights(bundle, edit)
 
 
 def with_close_logits(bundle: Bundle) -> Bundle:
-    """Returns a bundle whose logits are so large that float16 cannot tell them apart."""
+    """Returns a bundle whose logits are so large that they are equal in float16."""
 
     def edit(name: str, array: NDArray[Any]) -> None:
         if name == "head.bias":
             array += 3e4
 
-    return edited(bundle, edit)
+    return with_edited_weights(bundle, edit)

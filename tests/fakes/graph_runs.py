@@ -1,4 +1,4 @@
-"""Graphs of the tests, run in ONNX Runtime as they are and after a pass."""
+"""Runs graphs of the tests in ONNX Runtime, before or after a pass."""
 
 from __future__ import annotations
 
@@ -18,18 +18,22 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def cleaned(model: ir.Model) -> ir.Model:
-    """Removes what a pass left unused."""
+    """Removes the nodes and constants that a pass left unused; returns the same model."""
     RemoveUnusedNodesPass()(model)
     drop_unused_constants(model.graph)
     return model
 
 
 def operators(model: ir.Model) -> Counter[str]:
+    """Returns how many nodes of each operator a graph has."""
     return Counter(node.op_type for node in model.graph)
 
 
 def run(model: ir.Model, inputs: Arrays) -> dict[str, NDArray[Any]]:
-    """Runs a graph; caches are updated in place in copies of what is given, as backends do."""
+    """Runs a graph and returns its outputs by name.
+
+    As in the backends, a cache output shares the buffer of its input; the given arrays are copied.
+    """
     session = ort.InferenceSession(
         ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -38,8 +42,8 @@ def run(model: ir.Model, inputs: Arrays) -> dict[str, NDArray[Any]]:
         name: ort.OrtValue.ortvalue_from_numpy(array.copy()) for name, array in inputs.items()
     }
     binding = session.io_binding()
-    for given in session.get_inputs():
-        binding.bind_ortvalue_input(given.name, values[given.name])
+    for graph_input in session.get_inputs():
+        binding.bind_ortvalue_input(graph_input.name, values[graph_input.name])
     caches = {next_cache(name): value for name, value in values.items()}
     for name in names:
         if is_next_cache(name):

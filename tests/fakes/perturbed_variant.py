@@ -1,4 +1,4 @@
-"""A second variant for tests: the float one with its weights changed a little."""
+"""A second variant for tests: the float variant with noise added to its weights."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from hybrid_deploy.onnx_graphs.files import load_graphs, save_graphs
 
 
 def with_perturbed(bundle: Bundle, amount: float, name: str = "perturbed") -> Bundle:
-    """Returns the bundle with one more variant; the manifest on disk does not know of it.
+    """Returns the bundle with one more variant, which the manifest on disk does not list.
 
     Args:
-        bundle: its folder gets the files.
-        amount: standard deviation of the noise, as a share of each weight's own.
-        name: of the variant and its folder.
+        bundle: the bundle; the variant's files are written to its folder.
+        amount: standard deviation of the noise, as a multiple of each weight's own.
+        name: name of the variant and of its folder.
     """
     graphs = load_graphs(bundle, "fp32")
     for model in graphs.values():
         for value in model.graph.initializers.values():
             if value.dtype is ir.DataType.FLOAT and value.const_value is not None:
                 weight = value.const_value.numpy()
-                rng = np.random.default_rng(weight.size)  # equal weights stay equal
+                rng = np.random.default_rng(
+                    weight.size
+                )  # the same weight of two graphs gets the same noise
                 noise = amount * weight.std() * rng.standard_normal(weight.shape)
                 value.const_value = ir.tensor((weight + noise).astype(np.float32), name=value.name)
     add_beam_step(graphs)

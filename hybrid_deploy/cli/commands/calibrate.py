@@ -19,7 +19,7 @@ from hybrid_deploy.cli.progress import stage_bars
 from hybrid_deploy.errors import InputError, OutputExistsError, UsageError
 
 if TYPE_CHECKING:
-    from hybrid_deploy.calibration.calibrate import Observed
+    from hybrid_deploy.calibration.calibrate import ObservationReport
 
 _DEFAULT_METHOD = "minmax"
 _OBSERVATIONS_SUFFIX = ".npz"
@@ -89,18 +89,18 @@ def calibrate(
     as one run.
     """
     from hybrid_deploy.calibration.calibrate import merge_files, observe_bundle
-    from hybrid_deploy.calibration.observation.collect import WHOLE
-    from hybrid_deploy.calibration.statistics.range_methods import method_of
+    from hybrid_deploy.calibration.observation.collect import ALL_SAMPLES
+    from hybrid_deploy.calibration.statistics.range_methods import range_method
 
     _check_request(bool(merge), samples is not None or golden, skip_bad, shard, method)
     _check_output(output, shard, force=force)
-    method_of(method or _DEFAULT_METHOD)
+    range_method(method or _DEFAULT_METHOD)
     if merge:
         observed = merge_files(bundle, merge)
     else:
         with stage_bars() as show:
             observed = observe_bundle(
-                bundle, samples, golden=golden, skip_bad=skip_bad, shard=shard or WHOLE,
+                bundle, samples, golden=golden, skip_bad=skip_bad, shard=shard or ALL_SAMPLES,
                 progress=show,
             )  # fmt: skip
     log_skipped(observed.skipped)
@@ -135,7 +135,7 @@ def _check_output(output: Path, shard: Shard | None, *, force: bool) -> None:
         raise OutputExistsError(output)
 
 
-def _write(observed: Observed, output: Path, method: str | None) -> None:
+def _write(observed: ObservationReport, output: Path, method: str | None) -> None:
     """Writes scales by a method, or observations where there is none."""
     from hybrid_deploy.bundle.atomic_write import write_file
     from hybrid_deploy.calibration.statistics.scales import encode_scales
@@ -147,7 +147,7 @@ def _write(observed: Observed, output: Path, method: str | None) -> None:
     write_file(output, encode_scales(observed.observations.scales(method)))
 
 
-def _line(observed: Observed, output: Path, method: str | None) -> str:
+def _line(observed: ObservationReport, output: Path, method: str | None) -> str:
     seen = observed.observations
     skipped = f", {len(observed.skipped)} samples left out" if observed.skipped else ""
     return (
@@ -156,7 +156,7 @@ def _line(observed: Observed, output: Path, method: str | None) -> str:
     )
 
 
-def _json(observed: Observed, output: Path, method: str | None) -> str:
+def _json(observed: ObservationReport, output: Path, method: str | None) -> str:
     import json
 
     seen = observed.observations

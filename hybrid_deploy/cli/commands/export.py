@@ -157,9 +157,9 @@ def _check_short(job: ExportJob, dtype: str) -> None:
     if not job.spec.generation.start_tokens:
         raise UsageError(f"--dtype {dtype} decodes both variants to compare them; give --start")
     recipe = recipe_for(dtype)
-    if job.form.opset < recipe.oldest_opset:
+    if job.form.opset < recipe.min_opset:
         raise UsageError(
-            f"--dtype {dtype} needs --opset {recipe.known_opset}, got {job.form.opset}"
+            f"--dtype {dtype} needs --opset {recipe.export_opset}, got {job.form.opset}"
         )
 
 

@@ -161,13 +161,15 @@ def summary(report: QuantizeReport) -> str:
     lines = [describe(report.evaluation)]
     if report.emulated:
         lines.append("emulated in float32: no CPU kernels compute in bfloat16")
-    if report.wide:
-        lines.append(f"float32, since float16 overflows: {', '.join(report.wide)}")
+    if report.tensors_in_float32:
+        lines.append(f"float32, since float16 overflows: {', '.join(report.tensors_in_float32)}")
     if report.ranking:
         rows = [one.record() for one in report.ranking[:_MOST_RANKED]]
         lines.append(f"the most sensitive of {len(report.ranking)} layers, each quantized alone:")
         lines.append(render(rows, COLUMNS, "table").rstrip())
-        lines.append(f"back in float to hold the budget: {', '.join(report.kept) or 'none'}")
+        lines.append(
+            f"back in float to hold the budget: {', '.join(report.layers_in_float) or 'none'}"
+        )
     return "\n".join(lines)
 
 
@@ -225,8 +227,8 @@ def _json(report: QuantizeReport) -> str:
             "calibration_samples": report.samples,
             "skipped": [{"sample": one.name, "reason": one.reason} for one in report.skipped],
             "emulated": report.emulated,
-            "kept_float": list(report.kept),
-            "wide": list(report.wide),
+            "kept_float": list(report.layers_in_float),
+            "wide": list(report.tensors_in_float32),
             "ranking": [one.record() for one in report.ranking],
             **evaluation_record(report.evaluation),
         }

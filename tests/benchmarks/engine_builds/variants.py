@@ -29,6 +29,6 @@ def make_variants(bundle: Path, samples: Path, precisions: Sequence[str] = PRECI
     opset = open_bundle(bundle).variant(FLOAT).opset
     for precision in precisions:
         for floats in (FLOAT,) if precision in _WITHOUT_OTHER_FLOATS else (FLOAT, "fp16"):
-            if recipe_for(precision, floats=floats).oldest_opset <= opset:
+            if recipe_for(precision, floats=floats).min_opset <= opset:
                 names.append(quantize_bundle(bundle, precision, samples, floats=floats).variant)
     return names

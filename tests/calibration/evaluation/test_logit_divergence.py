@@ -33,8 +33,8 @@ ONE_THREAD = BackendOptions(threads=1)
 
 
 @dataclass
-class Shifted:
-    """A backend that adds to the logits of another."""
+class ShiftedBackend:
+    """A backend that adds a constant vector to the logits of another backend."""
 
     backend: Backend
     shift: FloatArray
@@ -69,7 +69,7 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return shares
 
 
-def test_kl_is_that_of_the_formula() -> None:
+def test_kl_divergence_equals_its_formula() -> None:
     rng = np.random.default_rng(0)
     teacher, student = rng.standard_normal((2, 5, 7)).astype(np.float32)
     p, q = softmax(teacher.astype(np.float64)), softmax(student.astype(np.float64))
@@ -79,44 +79,45 @@ def test_kl_is_that_of_the_formula() -> None:
     )
 
 
-def test_kl_of_infinities() -> None:
-    never = np.array([[1, 2, -np.inf]], np.float32)
-    two = np.array([[1, 2, 3]], np.float32)
-    assert kl_divergence(never, never) == 0
-    assert np.isfinite(kl_divergence(never, two))
-    assert kl_divergence(two, never) == np.inf
-    assert kl_divergence(two, np.full_like(two, np.nan)) == np.inf
+def test_kl_divergence_of_infinite_and_nan_logits() -> None:
+    excluding = np.array([[1, 2, -np.inf]], np.float32)
+    finite = np.array([[1, 2, 3]], np.float32)
+    assert kl_divergence(excluding, excluding) == 0
+    assert np.isfinite(kl_divergence(excluding, finite))
+    assert kl_divergence(finite, excluding) == np.inf
+    assert kl_divergence(finite, np.full_like(finite, np.nan)) == np.inf
 
 
 def test_a_variant_does_not_diverge_from_itself(bundle: Bundle, images: list[Inputs]) -> None:
     teacher = Teacher(bundle, "fp32", [*images, images[0]], threads=1)
-    # six tokens of each sample, the one of which there are two in one batch
-    found = teacher.divergence(load(bundle))
-    assert found == Divergence(4, 24, 0.0, 0.0, 0.0, 1.0)
+    # four sequences of six tokens; the sample that occurs twice forms a batch of two
+    divergence = teacher.divergence(load(bundle))
+    assert divergence == Divergence(4, 24, 0.0, 0.0, 0.0, 1.0)
     session = load_session(bundle.folder, threads=1)
-    assert teacher.divergence(session) == found, "a session is taken as well"
+    assert teacher.divergence(session) == divergence, "a session is accepted as a student too"
 
 
 def test_shifted_logits(bundle: Bundle, images: list[Inputs]) -> None:
     backend = load(bundle)
     (tokens,) = decode_all(bundle, "fp32", images[:1], threads=1).tokens
     shift = np.linspace(0, 1, len(VOCABULARY), dtype=np.float32)
-    found = Teacher(bundle, "fp32", images[:1], threads=1).divergence(Shifted(backend, shift))
-    decoding, kl, logit = backend.start(images[0]), [], 0.0
+    teacher = Teacher(bundle, "fp32", images[:1], threads=1)
+    divergence = teacher.divergence(ShiftedBackend(backend, shift))
+    decoding, kl, largest_logit = backend.start(images[0]), [], 0.0
     zero = np.zeros(1, np.int64)
     logits = decoding.prefill(np.array([[1, 3]]), zero, zero + 1)
     for index, token in enumerate(tokens):
-        given = logits.astype(np.float64)
-        logit = max(logit, largest(given))
-        p, q = softmax(given), softmax((logits + shift).astype(np.float64))
+        unshifted = logits.astype(np.float64)
+        largest_logit = max(largest_logit, largest(unshifted))
+        p, q = softmax(unshifted), softmax((logits + shift).astype(np.float64))
         kl.append(float((p * np.log(p / q)).sum()))
         logits = decoding.step(np.array([token]), np.array([2 + index]))
-    # float64 on both sides
-    assert found.kl_mean_nats == pytest.approx(np.mean(kl), rel=1e-9)
-    assert found.kl_max_nats == pytest.approx(max(kl), rel=1e-9)
+    # both sides compute in float64
+    assert divergence.kl_mean_nats == pytest.approx(np.mean(kl), rel=1e-9)
+    assert divergence.kl_max_nats == pytest.approx(max(kl), rel=1e-9)
     # the shifted logits are rounded to float32
-    off = float32_error(logit + 1, roundings=2)
-    assert found.largest_difference == pytest.approx(1.0, rel=0, abs=off)
+    tolerance = float32_error(largest_logit + 1, roundings=2)
+    assert divergence.largest_difference == pytest.approx(1.0, rel=0, abs=tolerance)
 
 
 def test_a_perturbed_variant_diverges_more_with_more_noise(
@@ -130,14 +131,14 @@ def test_a_perturbed_variant_diverges_more_with_more_noise(
     assert less.kl_mean_nats <= less.kl_max_nats
 
 
-def test_nan_is_infinitely_far(bundle: Bundle, images: list[Inputs]) -> None:
+def test_nan_logits_make_the_divergence_infinite(bundle: Bundle, images: list[Inputs]) -> None:
     teacher = Teacher(bundle, "fp32", images, threads=1)
-    found = teacher.divergence(Shifted(load(bundle), np.array(np.nan, np.float32)))
-    assert found == Divergence(3, 18, np.inf, np.inf, np.inf, 0.0)
+    divergence = teacher.divergence(ShiftedBackend(load(bundle), np.array(np.nan, np.float32)))
+    assert divergence == Divergence(3, 18, np.inf, np.inf, np.inf, 0.0)
 
 
 def test_sequences_of_unequal_length(tiny_bundle: Bundle) -> None:
-    """A sequence that has ended does not count while others of its batch go on."""
+    """A sequence that has ended is not compared while others of its batch continue."""
     rng = np.random.default_rng(0)
     images = {"image": rng.standard_normal((12, 1, 8, 24)).astype(np.float32)}
     tokens = decode_all(tiny_bundle, "fp32", [images], threads=1).tokens
@@ -147,8 +148,8 @@ def test_sequences_of_unequal_length(tiny_bundle: Bundle) -> None:
     ending = Bundle(tiny_bundle.folder, manifest)
     lengths = [row.index(end) + 1 if end in row else len(row) for row in tokens]
     assert len(set(lengths)) > 1
-    found = Teacher(ending, "fp32", [images], threads=1).divergence(load(ending))
-    assert found == Divergence(12, sum(lengths), 0.0, 0.0, 0.0, 1.0)
+    divergence = Teacher(ending, "fp32", [images], threads=1).divergence(load(ending))
+    assert divergence == Divergence(12, sum(lengths), 0.0, 0.0, 0.0, 1.0)
 
 
 def test_decoder_without_prefill(tmp_path: Path) -> None:
@@ -163,8 +164,8 @@ def test_decoder_without_prefill(tmp_path: Path) -> None:
     assert teacher.divergence(load(noisy, "perturbed")).kl_max_nats > 0
 
 
-def test_memory_is_bounded(bundle: Bundle, images: list[Inputs]) -> None:
-    teacher = Teacher(bundle, "fp32", images, threads=1, most_bytes=1)
+def test_recording_stops_at_max_bytes(bundle: Bundle, images: list[Inputs]) -> None:
+    teacher = Teacher(bundle, "fp32", images, threads=1, max_bytes=1)
     assert teacher.sequences == 1
     assert teacher.divergence(load(bundle)).steps == 1
 

@@ -11,21 +11,23 @@ from hybrid_deploy.runtime.backends.registry import (
 from hybrid_deploy.runtime.session.session import Session
 
 
-def test_every_call_is_kept_and_can_be_repeated(bundle: Bundle, images: list[Inputs]) -> None:
+def test_every_call_is_recorded_and_can_be_replayed(bundle: Bundle, images: list[Inputs]) -> None:
     backend = load_backend(DEFAULT_BACKEND, bundle, "fp32", BackendOptions(threads=1))
     recorder = RecordingBackend(backend, bytes_left=1 << 20)
     (result,), _ = Session(bundle, "fp32", recorder).run_arrays(images[0])
-    # two start tokens go through prefill, every other token but the last through a step
-    assert [turn.last is not None for turn in recorder.turns] == [True, *[False] * 5]
-    assert tuple(turn.logits.argmax() for turn in recorder.turns) == result.tokens
+    # prefill takes the two start tokens, and a step takes every generated token but the last
+    assert [call.last is not None for call in recorder.calls] == [True, *[False] * 5]
+    assert tuple(call.logits.argmax() for call in recorder.calls) == result.tokens
     decoding = backend.start(images[0])
-    for turn in recorder.turns:
-        np.testing.assert_array_equal(turn.repeat(decoding), turn.logits)
+    for call in recorder.calls:
+        np.testing.assert_array_equal(call.replay(decoding), call.logits)
 
 
-def test_recording_stops_where_there_is_no_room(bundle: Bundle, images: list[Inputs]) -> None:
+def test_only_the_first_call_is_recorded_without_bytes_left(
+    bundle: Bundle, images: list[Inputs]
+) -> None:
     backend = load_backend(DEFAULT_BACKEND, bundle, "fp32", BackendOptions(threads=1))
     recorder = RecordingBackend(backend, bytes_left=0)
     (result,), _ = Session(bundle, "fp32", recorder).run_arrays(images[0])
     assert len(result.tokens) == 6
-    assert len(recorder.turns) == 1
+    assert len(recorder.calls) == 1

@@ -18,7 +18,7 @@ from tests.closeness import assert_close_in_float32
 Images = list[dict[str, NDArray[np.float32]]]
 
 
-def test_every_graph_and_every_step_is_seen(bundle: Bundle, images: Images) -> None:
+def test_every_graph_and_every_step_is_observed(bundle: Bundle, images: Images) -> None:
     graphs = load_graphs(bundle, "fp32")
     before = {role: len(model.graph.outputs) for role, model in graphs.items()}
     done: list[tuple[str, int, int]] = []
@@ -27,7 +27,7 @@ def test_every_graph_and_every_step_is_seen(bundle: Bundle, images: Images) -> N
         bundle, "fp32", graphs, samples, progress=lambda *p: done.append(p)
     ).scales("minmax")
     assert done == [("calibrate", count, 3) for count in range(4)]
-    # two start tokens of at most 8: one prefill and 5 steps for each sample
+    # at most 8 tokens, 2 of them the prompt: one prefill and 5 steps for each sample
     assert scales.provenance.steps == 3 * 6
     assert set(scales.ranges) == {"encoder", "prefill", "step"}
     image = np.concatenate([sample["image"].ravel() for sample in images])
@@ -36,7 +36,7 @@ def test_every_graph_and_every_step_is_seen(bundle: Bundle, images: Images) -> N
 
 
 def test_step_ranges_are_those_of_the_real_loop(bundle: Bundle, images: Images) -> None:
-    """The first matrix of a step meets embedding + position: recomputed from the tokens."""
+    """The input of a step's first matrix product is recomputed: embedding plus position."""
     session = load_session(bundle.folder)
     graphs = load_graphs(bundle, "fp32")
     step = graphs[GraphRole.STEP].graph
@@ -45,7 +45,7 @@ def test_step_ranges_are_those_of_the_real_loop(bundle: Bundle, images: Images) 
     assert first is not None
     assert first.name is not None
     samples = open_samples(images, bundle.manifest.preprocess)
-    seen = (
+    observed = (
         observe_samples(bundle, "fp32", graphs, samples)
         .scales("minmax")
         .of(GraphRole.STEP)[first.name]
@@ -53,8 +53,8 @@ def test_step_ranges_are_those_of_the_real_loop(bundle: Bundle, images: Images) 
     results = [session.run_arrays(sample)[0][0] for sample in images]
     rows = _embedded(step, [token for r in results for token in r.tokens[:-1]])
     positions = _positions(step)
-    fed = rows + np.tile(positions[2:7], (len(images), 1))
-    assert_close_in_float32([seen.low, seen.high], [fed.min(), fed.max()])
+    expected = rows + np.tile(positions[2:7], (len(images), 1))
+    assert_close_in_float32([observed.low, observed.high], [expected.min(), expected.max()])
 
 
 def _embedded(step: ir.Graph, tokens: list[int]) -> NDArray[np.float32]:
@@ -77,7 +77,7 @@ def _positions(step: ir.Graph) -> NDArray[np.float32]:
     return positions.reshape(positions.shape[0], -1)
 
 
-def test_nan_is_refused_by_tensor(bundle: Bundle, images: Images) -> None:
+def test_nan_in_an_input_is_refused_with_its_name(bundle: Bundle, images: Images) -> None:
     images[1]["image"][0, 0, 3, 3] = np.nan
     samples = open_samples(images, bundle.manifest.preprocess)
     with pytest.raises(CalibrationError, match=r"^encoder/image holds NaN or infinity"):
@@ -91,9 +91,9 @@ def test_nan_names_the_layer_and_the_sample(bundle: Bundle, images: Images) -> N
     scale = norm.inputs[1]
     assert scale is not None
     assert scale.const_value is not None
-    poisoned = scale.const_value.numpy().copy()
-    poisoned[0] = np.inf
-    scale.const_value = ir.tensor(poisoned, name=scale.name)
+    scale_with_infinity = scale.const_value.numpy().copy()
+    scale_with_infinity[0] = np.inf
+    scale.const_value = ir.tensor(scale_with_infinity, name=scale.name)
     with pytest.raises(CalibrationError) as caught:
         observe_samples(bundle, "fp32", graphs, samples_of(bundle, images[:1]))
     assert str(caught.value) == (
@@ -102,26 +102,27 @@ def test_nan_names_the_layer_and_the_sample(bundle: Bundle, images: Images) -> N
     )
 
 
-def test_channels_of_what_meets_a_matrix(bundle: Bundle, images: Images) -> None:
+def test_channels_of_inputs_of_matrix_products(bundle: Bundle, images: Images) -> None:
     graphs = prepared_graphs(bundle, "fp32")
     scales = observe_samples(bundle, "fp32", graphs, samples_of(bundle, images)).scales("minmax")
     for role, model in graphs.items():
         products = [
             linear for linear in linear_operators(model.graph) if linear.node.op_type != "Conv"
         ]
-        found = scales.channels_of(role)
-        assert found.keys() == {linear.activation.name for linear in products}
+        channels_by_tensor = scales.channels_of(role)
+        assert channels_by_tensor.keys() == {linear.activation.name for linear in products}
         for linear in products:
-            channels = found[str(linear.activation.name)]
+            channels = channels_by_tensor[str(linear.activation.name)]
             weight = linear.weight.const_value
             assert weight is not None
             assert channels.largest.shape == (weight.shape[1 - linear.channel_axis],)
-            seen = scales.of(role)[str(linear.activation.name)]
-            assert float(channels.largest.max()) == max(-seen.low, seen.high)
-            assert (channels.mean <= channels.largest + 2**-24).all()  # its unit
+            range_ = scales.of(role)[str(linear.activation.name)]
+            assert float(channels.largest.max()) == max(-range_.low, range_.high)
+            # the mean is rounded to its unit of 2^-24
+            assert (channels.mean <= channels.largest + 2**-24).all()
 
 
-def test_sample_that_does_not_fit(bundle: Bundle) -> None:
+def test_sample_of_the_wrong_shape_is_refused(bundle: Bundle) -> None:
     samples = open_samples(
         [{"image": np.zeros((1, 3, 32, 32), np.float32)}], bundle.manifest.preprocess
     )

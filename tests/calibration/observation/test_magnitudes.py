@@ -12,28 +12,29 @@ from hybrid_deploy.contract import GraphRole
 Images = list[dict[str, NDArray[np.float32]]]
 
 
-def test_every_tensor_of_every_graph(bundle: Bundle, images: Images) -> None:
+def test_most_tensors_of_every_graph_have_a_magnitude(bundle: Bundle, images: Images) -> None:
     graphs, samples = prepared_graphs(bundle, "fp32"), samples_of(bundle, images)
     done: list[tuple[str, int, int]] = []
-    found = observe_magnitudes(bundle, graphs, samples, lambda *p: done.append(p))
+    magnitudes_by_graph = observe_magnitudes(bundle, graphs, samples, lambda *p: done.append(p))
     assert done == [("overflow", count, 3) for count in range(1, 4)]
-    assert list(found) == [GraphRole.ENCODER, GraphRole.PREFILL, GraphRole.STEP]
+    assert list(magnitudes_by_graph) == [GraphRole.ENCODER, GraphRole.PREFILL, GraphRole.STEP]
     scales = observe_samples(bundle, "fp32", graphs, samples).scales("minmax")
-    for role, magnitudes in found.items():
+    for role, magnitudes in magnitudes_by_graph.items():
         computed = {value.name for node in graphs[role].graph for value in node.outputs}
         assert len(magnitudes) > len(computed) / 2
         assert magnitudes.keys() <= computed
-        for name, seen in scales.of(role).items():
+        for name, range_ in scales.of(role).items():
             if name in computed:
-                # all tensors being outputs keeps kernels from being fused, which rounds otherwise
-                assert magnitudes[name] == pytest.approx(max(-seen.low, seen.high), rel=1e-4)
+                # here every tensor is an output, which prevents fusions: they round differently
+                expected = max(-range_.low, range_.high)
+                assert magnitudes[name] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("numbers", "largest"),
     [([1, -3, 2], 3), ([-np.inf, 2, -1], 2), ([np.nan, -7], 7), ([np.inf], 0), ([], 0)],
 )
-def test_only_finite_numbers_count(numbers: list[float], largest: float) -> None:
+def test_only_finite_values_count(numbers: list[float], largest: float) -> None:
     magnitude = Magnitude()
     magnitude.observe(np.array(numbers, np.float32), 0)
     assert magnitude.largest == largest

@@ -1,4 +1,4 @@
-"""Shards, interrupted runs and saved files give, bit for bit, what one run gives."""
+"""Shards, interrupted runs and saved files lead to the same bytes of scales as one run."""
 
 from __future__ import annotations
 
@@ -56,25 +56,27 @@ def test_shards_in_any_order_equal_one_run(run: Run) -> None:
 
 def test_a_saved_file_holds_everything(run: Run, tmp_path: Path) -> None:
     observations = run()
-    observations.save(tmp_path / "seen" / "all.npz")
-    assert all_scales(read_observations(tmp_path / "seen" / "all.npz")) == all_scales(observations)
+    observations.save(tmp_path / "folder" / "all.npz")
+    assert all_scales(read_observations(tmp_path / "folder" / "all.npz")) == all_scales(
+        observations
+    )
 
 
-def test_an_interrupted_run_goes_on(run: Run, tmp_path: Path) -> None:
+def test_an_interrupted_run_continues(run: Run, tmp_path: Path) -> None:
     def interrupt(stage: str, done: int, total: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
 
-    state, counted = tmp_path / "state.npz", list[int]()
+    state, progress = tmp_path / "state.npz", list[int]()
     with pytest.raises(KeyboardInterrupt):
         run(state=state, progress=interrupt)
     assert sorted(read_observations(state).samples) == [0, 1]
-    resumed = run(state=state, progress=lambda stage, done, total: counted.append(done))
-    assert counted == [0, 1, 2, 3]
+    resumed = run(state=state, progress=lambda stage, done, total: progress.append(done))
+    assert progress == [0, 1, 2, 3]
     assert all_scales(resumed) == all_scales(run())
 
 
-def test_what_was_seen_is_not_decoded_again(
+def test_observed_samples_are_not_decoded_again(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(state=tmp_path / "state.npz")
@@ -95,18 +97,18 @@ collect._SAVE_EVERY_S = 0.0  # after every sample, as in a long run
 bundle = open_bundle(Path(sys.argv[1]))
 samples = open_samples([dict(np.load(f)) for f in sys.argv[3:]], bundle.manifest.preprocess)
 
-def die(stage, done, total):
+def kill_self(stage, done, total):
     if done == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
 graphs = load_graphs(bundle, "fp32")
 collect.observe_samples(
-    bundle, "fp32", graphs, samples, state=Path(sys.argv[2]), progress=die
+    bundle, "fp32", graphs, samples, state=Path(sys.argv[2]), progress=kill_self
 )
 """
 
 
-def test_a_killed_run_goes_on(run: Run, bundle: Bundle, images: Images, tmp_path: Path) -> None:
+def test_a_killed_run_continues(run: Run, bundle: Bundle, images: Images, tmp_path: Path) -> None:
     files = [tmp_path / f"{index}.npz" for index in range(len(images))]
     for file, image in zip(files, images, strict=True):
         np.savez(file, allow_pickle=False, **image)
@@ -119,26 +121,32 @@ def test_a_killed_run_goes_on(run: Run, bundle: Bundle, images: Images, tmp_path
     assert all_scales(run(state=state)) == all_scales(run())
 
 
-def test_what_does_not_add_up(run: Run) -> None:
-    whole, part = run(), run(shard=(1, 3))
+def test_observations_that_cannot_be_merged(run: Run) -> None:
+    all_samples, shard = run(), run(shard=(1, 3))
     with pytest.raises(CalibrationError, match="sample 1 is in both observations; give each once"):
-        whole.merge(part)
-    other = Observations(origin=type(whole.origin)("another", "fp32", {}, {}, "x 1.0"))
-    with pytest.raises(CalibrationError, match=r"of tiny fp32 .* and of another fp32 .* add up"):
-        whole.merge(other)
+        all_samples.merge(shard)
+    other = Observations(
+        fingerprint=type(all_samples.fingerprint)("another", "fp32", {}, {}, "x 1.0")
+    )
+    with pytest.raises(
+        CalibrationError, match=r"of tiny fp32 .* and of another fp32 .* cannot be merged"
+    ):
+        all_samples.merge(other)
 
 
-def test_new_weights_under_the_same_graphs_are_another_origin(bundle: Bundle) -> None:
+def test_new_weights_of_the_same_graphs_have_another_fingerprint(bundle: Bundle) -> None:
     files = dict(bundle.manifest.files)
     (weights,) = (name for name in files if name.startswith("fp32/weights"))
     files[weights] = msgspec.structs.replace(files[weights], sha256="0" * 64)
     retrained = Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, files=files))
-    before, after = (fingerprint_of(one, "fp32") for one in (bundle, retrained))
+    before, after = (fingerprint_of(each, "fp32") for each in (bundle, retrained))
     assert before.graphs == after.graphs
     assert before != after
 
 
-def test_a_state_of_other_samples(run: Run, bundle: Bundle, images: Images, tmp_path: Path) -> None:
+def test_a_state_file_of_other_samples_is_refused(
+    run: Run, bundle: Bundle, images: Images, tmp_path: Path
+) -> None:
     run(state=tmp_path / "state.npz", shard=(0, 3))
     images[0]["image"] += 0.5
     changed = open_samples(images, bundle.manifest.preprocess)
@@ -149,15 +157,15 @@ def test_a_state_of_other_samples(run: Run, bundle: Bundle, images: Images, tmp_
 
 
 def test_files_that_hold_no_observations(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "seen.npz"
-    with pytest.raises(InputError, match=r"seen\.npz does not exist"):
+    path = tmp_path / "observations.npz"
+    with pytest.raises(InputError, match=r"observations\.npz does not exist"):
         read_observations(path)
     run(shard=(0, 3)).save(path)
-    sound = path.read_bytes()
+    intact = path.read_bytes()
     np.savez(tmp_path / "other.npz", a=np.zeros(2))
     for damaged in (
         b"",
-        sound[: len(sound) // 2],
+        intact[: len(intact) // 2],
         b"x" * 100,
         (tmp_path / "other.npz").read_bytes(),
     ):
@@ -167,7 +175,7 @@ def test_files_that_hold_no_observations(run: Run, tmp_path: Path) -> None:
 
 
 def test_observations_of_an_older_layout(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "seen.npz"
+    path = tmp_path / "observations.npz"
     run(shard=(0, 3)).save(path)
     with np.load(path) as file:
         arrays = dict(file)

@@ -22,8 +22,8 @@ from hybrid_deploy.calibration.rewrite.encoder import quantize_encoder
 from hybrid_deploy.calibration.statistics.ranges import Range
 from tests.calibration.rewrite.test_encoder import checked, optimized
 from tests.closeness import assert_close_in_float32
-from tests.fakes.byte_products import SATURATES, byte_products_are_exact
-from tests.fakes.observations_of import scales_of
+from tests.fakes.byte_products import SATURATION_REASON, byte_products_are_exact
+from tests.fakes.scales_of import scales_of
 
 Build = Callable[..., ir.Model]
 
@@ -78,7 +78,7 @@ def test_a_product_and_its_bias_are_one_operator(
     actual = session.run(None, {"x": x})[0]
     assert_close_in_float32(actual, expected)
     if not byte_products_are_exact():
-        pytest.skip(SATURATES)
+        pytest.skip(SATURATION_REASON)
     exact = np.maximum(x @ weight + bias, 0)
     # 255 steps for the activations, 254 for each channel's weights
     assert 0 < np.abs(actual - exact).max() < 0.03 * exact.max()

@@ -17,7 +17,7 @@ from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
 from tests.closeness import float32_error, largest
-from tests.fakes.edited_bundle import lively
+from tests.fakes.edited_bundle import with_varied_tokens
 from tests.runtime.backends.onnxruntime.test_shared_memory import ranked, without_beam_step
 
 Images = list[dict[str, NDArray[np.float32]]]
@@ -60,7 +60,7 @@ def largest_logit(bundle: Bundle, image: dict[str, NDArray[np.float32]]) -> floa
 
 @pytest.mark.usefixtures("without_size_limits")
 def test_shared_memory_finds_the_sequences_of_copied_memory(bundle: Bundle, images: Images) -> None:
-    folder = lively(bundle).folder
+    folder = with_varied_tokens(bundle).folder
     floats = beam_searched(open_bundle(folder), "fp32", images)
     logit = largest_logit(open_bundle(folder), images[0])  # a score is a mean of log-probabilities
     assert len({row[0][0] for row in floats}) > 3, "the inputs have different sequences"

@@ -15,8 +15,8 @@ from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels
 from hybrid_deploy.contract import GraphRole
 from tests.calibration.rewrite.test_encoder import checked, optimized
-from tests.fakes.byte_products import SATURATES, byte_products_are_exact
-from tests.fakes.observations_of import scales_of, together
+from tests.fakes.byte_products import SATURATION_REASON, byte_products_are_exact
+from tests.fakes.scales_of import merged_scales, scales_of
 
 Build = Callable[..., ir.Model]
 Constants = dict[str, NDArray[np.float32]]
@@ -114,7 +114,7 @@ def test_activations_are_quantized_too(
         disabled_optimizers=["ReluQuantRewrite"],
     )
     if form is DecoderForm.INT8 and not byte_products_are_exact():
-        pytest.skip(SATURATES)
+        pytest.skip(SATURATION_REASON)
     actual = session.run(None, {"x": x})[0]
     assert 0 < np.abs(actual - expected).max() < 0.08 * np.abs(expected).max()
 
@@ -177,7 +177,7 @@ def test_scales_depend_on_the_means_of_the_step(build: Build, rng: np.random.Gen
             )
             for role, mean in ((GraphRole.STEP, step), (GraphRole.PREFILL, prefill))
         ]
-        quantize_decoder(graphs, together(parts), DecoderForm.INT4_WEIGHTS)
+        quantize_decoder(graphs, merged_scales(parts), DecoderForm.INT4_WEIGHTS)
         return run(graphs[GraphRole.STEP], x)
 
     both_spread = quantized(spread, spread)

@@ -29,7 +29,7 @@ from hybrid_deploy.runtime.backends.onnxruntime.decoding import OnnxRuntimeDecod
 from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.session.session import Session
 from tests.closeness import assert_close_in_float32, largest
-from tests.fakes.edited_bundle import lively, with_close_logits
+from tests.fakes.edited_bundle import with_close_logits, with_varied_tokens
 
 Images = list[dict[str, NDArray[np.float32]]]
 
@@ -99,7 +99,7 @@ FIRST = np.array([3, 2, 1])
 def test_the_float_form_returns_the_tokens_of_float(
     bundle: Bundle, images: Images, batch: int
 ) -> None:
-    report = quantize_bundle(lively(bundle).folder, "fp32-cpu")
+    report = quantize_bundle(with_varied_tokens(bundle).folder, "fp32-cpu")
     assert report.samples == 0, "the form needs no samples"
     assert report.bundle.variant("fp32-cpu").precision == Precision("fp32-cpu", "fp32-cpu")
     assert report.bundle.variant("fp32-cpu").refine is None, (
@@ -118,7 +118,7 @@ def test_the_float_form_returns_the_tokens_of_float(
 @pytest.mark.usefixtures("without_size_limits")
 @pytest.mark.parametrize("batch", [1, 3])
 def test_two_stages_return_the_tokens_of_float(bundle: Bundle, images: Images, batch: int) -> None:
-    quantized = quantize_bundle(lively(bundle).folder, "fp32-cpu").bundle
+    quantized = quantize_bundle(with_varied_tokens(bundle).folder, "fp32-cpu").bundle
     assert operators(quantized, "fp32-cpu", GraphRole.STEP)["DynamicQuantizeMatMul"] == 1
     assert operators(quantized, "fp32-cpu", GraphRole.PREFILL)["DynamicQuantizeMatMul"] == 1
     for role in (GraphRole.PREFILL, GraphRole.STEP):
@@ -136,7 +136,7 @@ def test_two_stages_return_the_tokens_of_float(bundle: Bundle, images: Images, b
 @pytest.mark.usefixtures("without_size_limits")
 def test_only_the_step_spins_and_the_refine_graph_has_no_threads(bundle: Bundle) -> None:
     """Threads that spin after an encoder or a refine graph would occupy the step's cores."""
-    quantized = quantize_bundle(lively(bundle).folder, "fp32-cpu").bundle
+    quantized = quantize_bundle(with_varied_tokens(bundle).folder, "fp32-cpu").bundle
     backend = OnnxRuntimeBackend(quantized, "fp32-cpu", BackendOptions(threads=3))
     sessions = {
         "encoder": backend.encoder_session,
@@ -163,7 +163,7 @@ def test_only_the_step_spins_and_the_refine_graph_has_no_threads(bundle: Bundle)
 def test_approximate_logits_are_within_the_error_bound_and_refined_ones_exact(
     bundle: Bundle, images: Images
 ) -> None:
-    quantized = quantize_bundle(lively(bundle).folder, "fp32-cpu").bundle
+    quantized = quantize_bundle(with_varied_tokens(bundle).folder, "fp32-cpu").bundle
     float_, cpu = (
         decoding_behind_prompts(loaded(quantized, name), images) for name in ("fp32", "fp32-cpu")
     )
@@ -190,7 +190,7 @@ def test_approximate_logits_are_within_the_error_bound_and_refined_ones_exact(
 
 @pytest.mark.usefixtures("without_size_limits")
 def test_a_prefill_returns_approximate_and_exact_logits(bundle: Bundle, images: Images) -> None:
-    quantized = quantize_bundle(lively(bundle).folder, "fp32-cpu").bundle
+    quantized = quantize_bundle(with_varied_tokens(bundle).folder, "fp32-cpu").bundle
     batch = batched(images[:1], 3)[0]
     expected = loaded(quantized, "fp32").start(batch).prefill(*PROMPT).copy()
     decoding = loaded(quantized, "fp32-cpu").start(batch)

@@ -15,8 +15,8 @@ from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError
-from tests.fakes.byte_products import SATURATES, byte_products_are_exact
-from tests.fakes.observations_of import scales_of
+from tests.fakes.byte_products import SATURATION_REASON, byte_products_are_exact
+from tests.fakes.scales_of import scales_of
 
 Build = Callable[..., ir.Model]
 
@@ -146,7 +146,7 @@ def test_projections_of_one_tensor_become_integer_products(
     assert operators["MatMulIntegerToFloat"] == 2
     x = rng.uniform(-3, 3, (1, 5, 32)).astype(np.float32)
     if not byte_products_are_exact():
-        pytest.skip(SATURATES)
+        pytest.skip(SATURATION_REASON)
     expected = x @ constants["w1"]
     error = np.abs(session.run(None, {"x": x})[0] - expected).max()
     assert error < 0.03 * np.abs(expected).max()

@@ -16,21 +16,21 @@ ENCODER = GraphSpec(
     ),
     (),
 )
-TAKES = "; the encoder takes image: float batchx1x32xwidth, width: int64 batch"
+ENCODER_INPUTS = "; the encoder takes image: float batchx1x32xwidth, width: int64 batch"
 IMAGE, WIDTH = np.zeros((2, 1, 32, 48), np.float32), np.array([40, 48])
 
 
 def test_the_encoders_inputs_are_read_and_others_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, label=np.array([3]), width=WIDTH, image=IMAGE)
-    found = read_arrays(path, ENCODER)
-    assert list(found) == ["image", "width"]
-    np.testing.assert_array_equal(found["width"], WIDTH)
+    arrays = read_arrays(path, ENCODER)
+    assert list(arrays) == ["image", "width"]
+    np.testing.assert_array_equal(arrays["width"], WIDTH)
     assert set(read_arrays(path, None)) == {"label", "image", "width"}
 
 
 @pytest.mark.parametrize(
-    ("arrays", "wrong"),
+    ("arrays", "problem"),
     [
         ({"img": IMAGE}, "expected the inputs ['image', 'width'], got ['img']"),
         ({"image": IMAGE}, "expected the inputs ['image', 'width'], got ['image']"),
@@ -45,25 +45,25 @@ def test_the_encoders_inputs_are_read_and_others_ignored(tmp_path: Path) -> None
         ({"image": IMAGE[:1], "width": WIDTH}, "the inputs disagree on the batch size: [1, 2]"),
     ],
 )
-def test_arrays_that_do_not_fit(tmp_path: Path, arrays: dict[str, Any], wrong: str) -> None:
+def test_arrays_that_do_not_fit(tmp_path: Path, arrays: dict[str, Any], problem: str) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, **arrays)
     with pytest.raises(InputError) as caught:
         read_arrays(path, ENCODER)
-    assert str(caught.value) == f"{path}: {wrong}{TAKES}"
+    assert str(caught.value) == f"{path}: {problem}{ENCODER_INPUTS}"
 
 
-def test_files_that_hold_no_arrays(tmp_path: Path) -> None:
+def test_files_that_are_missing_or_damaged(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with pytest.raises(InputError, match=r"a\.npz does not exist"):
         read_arrays(path, ENCODER)
     np.savez(path, image=IMAGE, width=WIDTH)
-    sound = path.read_bytes()
-    for content in (b"", b"text", sound[:-40]):
+    intact = path.read_bytes()
+    for content in (b"", b"text", intact[:-40]):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"a\.npz is not a \.npz file"):
             read_arrays(path, ENCODER)
-    path.write_bytes(sound[:200] + b"x" * 200 + sound[400:])
+    path.write_bytes(intact[:200] + b"x" * 200 + intact[400:])
     with pytest.raises(InputError, match=r"a\.npz is a damaged \.npz file: .*CRC"):
         read_arrays(path, ENCODER)
     np.savez(path, image=np.array([{}], object), width=WIDTH)

@@ -27,9 +27,13 @@ def widths(samples: Iterable[Inputs]) -> list[int]:
 
 def test_folder_with_labels(bundle: Bundle, folder: Path) -> None:
     (folder / "labels.csv").write_text("file,text\nc.png,12\na.png,\n")
-    found = open_evaluation_set(folder, bundle)
-    assert (len(found), found.labelled, found.expected) == (2, 2, ["12", ""])
-    assert widths(found) == [64, 32]
+    evaluation_set = open_evaluation_set(folder, bundle)
+    assert (len(evaluation_set), evaluation_set.labelled_count, evaluation_set.expected_texts) == (
+        2,
+        2,
+        ["12", ""],
+    )
+    assert widths(evaluation_set) == [64, 32]
 
 
 def test_bad_files_are_left_out_with_their_texts(bundle: Bundle, folder: Path) -> None:
@@ -37,9 +41,9 @@ def test_bad_files_are_left_out_with_their_texts(bundle: Bundle, folder: Path) -
     (folder / "c.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"c\.png"):
         list(open_evaluation_set(folder, bundle))
-    found = open_evaluation_set(folder, bundle, skip_bad=True)
-    assert (found.expected, widths(found)) == (["7", "3"], [48, 32])
-    (skipped,) = found.skipped
+    evaluation_set = open_evaluation_set(folder, bundle, skip_bad=True)
+    assert (evaluation_set.expected_texts, widths(evaluation_set)) == (["7", "3"], [48, 32])
+    (skipped,) = evaluation_set.skipped
     assert skipped.name == str(folder / "c.png")
     for name in ("a.png", "b.png"):
         (folder / name).write_bytes(b"")
@@ -48,46 +52,48 @@ def test_bad_files_are_left_out_with_their_texts(bundle: Bundle, folder: Path) -
 
 
 def test_folder_without_labels(bundle: Bundle, folder: Path) -> None:
-    found = open_evaluation_set(str(folder), bundle)
-    assert (found.expected, found.labelled) == ([None] * 3, 0)
-    assert widths(found) == [32, 48, 64]
+    evaluation_set = open_evaluation_set(str(folder), bundle)
+    assert (evaluation_set.expected_texts, evaluation_set.labelled_count) == ([None] * 3, 0)
+    assert widths(evaluation_set) == [32, 48, 64]
     assert widths(open_evaluation_set(folder / "b.png", bundle)) == [48]
 
 
 def test_files_arrays_and_pairs(bundle: Bundle, folder: Path, images: list[Inputs]) -> None:
     source: list[Path | Inputs | tuple[Path | str | Inputs, str | None]]
     source = [(folder / "c.png", "12"), images[1], (images[0], "3"), (str(folder / "a.png"), None)]
-    found = open_evaluation_set(iter(source), bundle)
-    assert found.expected == ["12", None, "3", None]
-    assert found.labelled == 2
-    assert widths(found) == [64, 48, 32, 32]
+    evaluation_set = open_evaluation_set(iter(source), bundle)
+    assert evaluation_set.expected_texts == ["12", None, "3", None]
+    assert evaluation_set.labelled_count == 2
+    assert widths(evaluation_set) == [64, 48, 32, 32]
 
 
 def test_golden_samples_have_no_true_text(tiny_bundle: Bundle) -> None:
-    found = open_evaluation_set(None, tiny_bundle)
-    assert found.expected == [None]
-    assert widths(found) == [20]
+    evaluation_set = open_evaluation_set(None, tiny_bundle)
+    assert evaluation_set.expected_texts == [None]
+    assert widths(evaluation_set) == [20]
 
 
-def test_zeros_where_there_is_nothing_else(bundle: Bundle) -> None:
+def test_zeros_without_any_samples(bundle: Bundle) -> None:
     (inputs,) = open_evaluation_set(None, bundle)
     assert inputs["image"].shape == (1, 1, 32, 64)
     assert not inputs["image"].any()
 
 
-def test_thinned(bundle: Bundle) -> None:
+def test_evenly_spaced(bundle: Bundle) -> None:
     source = [({"image": np.zeros((1, 1, 32, 32 + i), np.float32)}, str(i)) for i in range(10)]
-    found = open_evaluation_set(source, bundle).thinned(4)
-    assert (len(found), found.expected) == (4, ["0", "2", "5", "7"])
-    assert widths(found) == [32, 34, 37, 39]
-    assert found.thinned(4) is found
+    evaluation_set = open_evaluation_set(source, bundle).evenly_spaced(4)
+    assert (len(evaluation_set), evaluation_set.expected_texts) == (4, ["0", "2", "5", "7"])
+    assert widths(evaluation_set) == [32, 34, 37, 39]
+    assert evaluation_set.evenly_spaced(4) is evaluation_set
 
 
 def test_texts_need_a_vocabulary(bundle: Bundle, images: list[Inputs]) -> None:
-    mute = Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, vocabulary=None))
-    assert len(open_evaluation_set(images, mute)) == 3
+    without_vocabulary = Bundle(
+        bundle.folder, msgspec.structs.replace(bundle.manifest, vocabulary=None)
+    )
+    assert len(open_evaluation_set(images, without_vocabulary)) == 3
     with pytest.raises(UsageError) as caught:
-        open_evaluation_set([(images[0], "1")], mute)
+        open_evaluation_set([(images[0], "1")], without_vocabulary)
     assert str(caught.value) == (
         f"the samples have true texts, but {bundle.folder} has no vocabulary to write its tokens "
         "as text; leave the texts out, or export it with a vocabulary"

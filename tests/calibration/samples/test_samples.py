@@ -22,19 +22,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_folder_gives_its_images_in_order(folder: Path) -> None:
+def test_images_of_a_folder_in_their_order(folder: Path) -> None:
     samples = open_samples(folder, IMAGE)
     assert len(samples) == 2
     assert [inputs["image"].shape for inputs in samples] == [(1, 1, 32, 64), (1, 1, 32, 48)]
-    assert len(list(samples)) == 2, "samples can be gone through again"
+    assert len(list(samples)) == 2, "samples can be iterated again"
 
 
 def test_arrays_and_mappings(tmp_path: Path) -> None:
     array = np.ones((1, 3), np.float32)
     np.save(tmp_path / "x.npy", array)
     from_file = open_samples([tmp_path / "x.npy"], ARRAY)
-    given = open_samples(({"features": array} for _ in range(1)), ARRAY)
-    assert from_file.sha256 == given.sha256
+    from_memory = open_samples(({"features": array} for _ in range(1)), ARRAY)
+    assert from_file.sha256 == from_memory.sha256
 
 
 def test_hash_depends_on_content(folder: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_picture_that_is_too_wide_is_named(folder: Path) -> None:
         list(open_samples(folder, IMAGE))
 
 
-def test_a_file_alone(folder: Path) -> None:
+def test_a_single_file(folder: Path) -> None:
     (only,) = open_samples(str(folder / "a.jpg"), IMAGE)
     assert only["image"].shape == (1, 1, 32, 64)
     with pytest.raises(InputError, match=r"nowhere does not exist"):
@@ -78,7 +78,7 @@ def test_a_file_alone(folder: Path) -> None:
         open_samples([folder], IMAGE)
 
 
-def test_what_is_no_sample_at_all() -> None:
+def test_items_that_are_no_samples_are_refused() -> None:
     with pytest.raises(InputError, match="the names of the encoder's inputs; got ndarray"):
         open_samples(np.zeros((2, 1, 32, 64)), IMAGE)
 
@@ -100,12 +100,12 @@ def test_arrays_by_the_encoders_input_names(npz: Path, tiny_bundle: Bundle, bund
         list(samples_of(tiny_bundle, npz))
 
 
-def test_files_of_the_models_kind_go_before_arrays(npz: Path, bundle: Bundle) -> None:
+def test_files_of_the_models_kind_are_preferred_to_arrays(npz: Path, bundle: Bundle) -> None:
     Image.new("L", (40, 32), 128).save(npz / "a.png")
     assert len(samples_of(bundle, npz)) == 1
 
 
-def test_golden_samples_alone_and_with_others(npz: Path, tiny_bundle: Bundle) -> None:
+def test_golden_samples_come_before_other_samples(npz: Path, tiny_bundle: Bundle) -> None:
     golden = golden_samples(tiny_bundle)
     assert golden == [tiny_bundle.folder / "golden" / "page.png"]
     (only,) = samples_of(tiny_bundle, golden=True)
@@ -135,14 +135,14 @@ def test_bad_samples_are_left_out_and_named(folder: Path, npz: Path, bundle: Bun
     assert len(samples_of(bundle, files, skip_bad=True).skipped) == 2
 
 
-def test_bad_arrays_keep_their_places(bundle: Bundle) -> None:
+def test_samples_keep_their_names_after_bad_ones_are_left_out(bundle: Bundle) -> None:
     arrays = [{"image": np.zeros((1, 1, height, 32), np.float32)} for height in (32, 8, 32)]
     samples = samples_of(bundle, iter(arrays), skip_bad=True)
     assert [bad.name for bad in samples.skipped] == ["sample 1"]
     assert samples.name_of(1) == "sample 2"
 
 
-def test_nothing_but_bad_samples(folder: Path, bundle: Bundle) -> None:
+def test_only_bad_samples_are_an_error(folder: Path, bundle: Bundle) -> None:
     for name in ("a.jpg", "b.png"):
         (folder / name).write_text("text")
     with pytest.raises(CalibrationError) as caught:

@@ -31,15 +31,15 @@ def same(a: ChannelStatistics, b: ChannelStatistics) -> bool:
 
 
 def test_largest_is_exact_and_mean_is_close(rows: Rows) -> None:
-    found = observed(rows).channels()
-    np.testing.assert_array_equal(found.largest, np.abs(rows).max(0))
-    # a number is rounded to 2^-24, which is 2^-25 at most; then the mean to float32
-    np.testing.assert_allclose(found.mean, np.abs(rows).mean(0, dtype=float), 1e-7, 2**-25)
-    assert found.mean.dtype == np.float32
+    channels = observed(rows).summary()
+    np.testing.assert_array_equal(channels.largest, np.abs(rows).max(0))
+    # each value is rounded to 2^-24, an error of at most 2^-25; then the mean to float32
+    np.testing.assert_allclose(channels.mean, np.abs(rows).mean(0, dtype=float), 1e-7, 2**-25)
+    assert channels.mean.dtype == np.float32
 
 
-def test_any_split_in_any_order_gives_the_same_bits(rows: Rows) -> None:
-    whole, rng = observed(rows), np.random.default_rng(0)
+def test_any_split_merged_in_any_order_has_the_same_bits(rows: Rows) -> None:
+    unsplit, rng = observed(rows), np.random.default_rng(0)
     for _ in range(10):
         cuts = np.sort(rng.choice(np.arange(1, 60), 3, replace=False))
         parts = [observed(part) for part in np.split(rows, cuts)]
@@ -47,7 +47,7 @@ def test_any_split_in_any_order_gives_the_same_bits(rows: Rows) -> None:
         for index in rng.permutation(4):
             merged.merge(parts[index])
         merged.merge(ChannelStatistics())
-        assert same(merged, whole)
+        assert same(merged, unsplit)
 
 
 def test_channels_are_those_of_the_last_axis(rows: Rows) -> None:
@@ -55,18 +55,18 @@ def test_channels_are_those_of_the_last_axis(rows: Rows) -> None:
     assert same(observed(rows[0], rows[1]), observed(rows[:2]))
 
 
-def test_a_sum_that_overflows_stays_at_its_bound() -> None:
-    found = observed(*[np.full((1, 2), 3e38, np.float32)] * 3)
-    assert (found.sums == 2**61).all()
-    assert found.channels().largest.tolist() == [np.float32(3e38)] * 2
+def test_a_sum_is_limited() -> None:
+    statistics = observed(*[np.full((1, 2), 3e38, np.float32)] * 3)
+    assert (statistics.sums == 2**61).all()
+    assert statistics.summary().largest.tolist() == [np.float32(3e38)] * 2
 
 
-def test_arrays_hold_everything(rows: Rows) -> None:
+def test_statistics_are_restored_from_their_arrays(rows: Rows) -> None:
     statistics = TensorStatistics("x", by_channel=True)
     statistics.observe(rows, 0)
-    again = TensorStatistics.of_arrays("x", statistics.arrays())
-    assert again.channels is not None
+    restored = TensorStatistics.from_arrays("x", statistics.arrays())
+    assert restored.channels is not None
     assert statistics.channels is not None
-    assert same(again.channels, statistics.channels)
-    plain = TensorStatistics.of_arrays("x", TensorStatistics("x").arrays())
-    assert plain.channels is None
+    assert same(restored.channels, statistics.channels)
+    without_channels = TensorStatistics.from_arrays("x", TensorStatistics("x").arrays())
+    assert without_channels.channels is None

@@ -12,7 +12,9 @@ def test_scales_cover_the_range() -> None:
     ("low", "high", "scale", "zero_point"),
     [(0, 2.55, 0.01, 0), (-2.55, 0, 0.01, 255), (-1, 1.55, 0.01, 100), (1, 2.55, 0.01, 0)],
 )
-def test_unsigned_numbers_hold_zero(low: float, high: float, scale: float, zero_point: int) -> None:
-    seen = Range(low, high)
-    assert seen.unsigned_scale == pytest.approx(scale)
-    assert seen.unsigned_zero_point == zero_point
+def test_unsigned_numbers_represent_zero_exactly(
+    low: float, high: float, scale: float, zero_point: int
+) -> None:
+    range_ = Range(low, high)
+    assert range_.unsigned_scale == pytest.approx(scale)
+    assert range_.unsigned_zero_point == zero_point

@@ -10,9 +10,9 @@ from hybrid_deploy.calibration.statistics.channel_statistics import Channels
 from hybrid_deploy.calibration.statistics.fingerprint import fingerprint_of
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import (
-    ChannelNumbers,
     Provenance,
     Scales,
+    StoredChannels,
     check_scales,
     encode_scales,
     read_scales,
@@ -20,15 +20,15 @@ from hybrid_deploy.calibration.statistics.scales import (
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, InputError
 
-FLOATS = Channels(np.array([0.1, 3e-9, 7], np.float32), np.array([1 / 3, 0, 2**24], np.float32))
+CHANNELS = Channels(np.array([0.1, 3e-9, 7], np.float32), np.array([1 / 3, 0, 2**24], np.float32))
 SCALES = Scales(
     provenance=Provenance(
         "digits", "fp32", {"step": "ab"}, {"w": "ef"}, 3, "cd", 12, "minmax", "x 1.0"
     ),
     ranges={"encoder": {"image": Range(-2.0, 0.10000000149011612)}},
     channels={
-        "encoder": {"a": ChannelNumbers.of(FLOATS), 'b "quoted"': ChannelNumbers.of(FLOATS)},
-        "step": {"c": ChannelNumbers.of(FLOATS)},
+        "encoder": {"a": StoredChannels.of(CHANNELS), 'b "quoted"': StoredChannels.of(CHANNELS)},
+        "step": {"c": StoredChannels.of(CHANNELS)},
     },
 )
 
@@ -38,11 +38,11 @@ def test_round_trip(scales: Scales, tmp_path: Path) -> None:
     path = tmp_path / "scales.json"
     path.write_bytes(encode_scales(scales))
     assert read_scales(path) == scales
-    assert path.read_text().count("\n") > 10, "readable: one entry a line"
+    assert path.read_text().count("\n") > 10, "readable: one entry per line"
     assert list(json.loads(path.read_text())) == ["provenance", "ranges", "channels"]
 
 
-def test_channels_take_one_short_line_a_tensor() -> None:
+def test_channels_of_a_tensor_take_one_short_line() -> None:
     lines = encode_scales(SCALES).decode().splitlines()
     assert lines[-4:] == [
         '   "c": {"largest":[0.1,3e-9,7.0],"mean":[0.33333334,0.0,16777216.0]}',
@@ -52,20 +52,20 @@ def test_channels_take_one_short_line_a_tensor() -> None:
     ]
 
 
-def test_channels_come_back_bit_for_bit(tmp_path: Path) -> None:
+def test_channels_are_restored_bit_for_bit(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     largest = np.exp(rng.uniform(-80, 80, 1000)).astype(np.float32)
-    numbers = ChannelNumbers.of(Channels(largest, largest))
+    stored = StoredChannels.of(Channels(largest, largest))
     path = tmp_path / "scales.json"
     path.write_bytes(
-        encode_scales(msgspec.structs.replace(SCALES, channels={"step": {"c": numbers}}))
+        encode_scales(msgspec.structs.replace(SCALES, channels={"step": {"c": stored}}))
     )
-    found = read_scales(path).channels_of(GraphRole.STEP)["c"]
-    assert found.largest.dtype == np.float32
-    np.testing.assert_array_equal(found.largest, largest)
+    channels = read_scales(path).channels_of(GraphRole.STEP)["c"]
+    assert channels.largest.dtype == np.float32
+    np.testing.assert_array_equal(channels.largest, largest)
 
 
-def test_graph_that_was_never_run_has_no_ranges() -> None:
+def test_graph_that_never_ran_has_no_ranges() -> None:
     assert SCALES.of(GraphRole.ENCODER) == SCALES.ranges["encoder"]
     assert SCALES.of(GraphRole.PREFILL) == {}
     assert SCALES.channels_of(GraphRole.PREFILL) == {}
@@ -93,11 +93,19 @@ def test_scales_of_an_older_version(tmp_path: Path) -> None:
 
 
 def scales_of(bundle: Bundle, **changes: object) -> Scales:
-    origin = msgspec.structs.replace(fingerprint_of(bundle, "fp32"), **changes)
-    made = Provenance(
-        origin.model, "fp32", origin.graphs, origin.weights, 3, "cd", 12, "minmax", "x 1.0"
+    fingerprint = msgspec.structs.replace(fingerprint_of(bundle, "fp32"), **changes)
+    provenance = Provenance(
+        fingerprint.model,
+        "fp32",
+        fingerprint.graphs,
+        fingerprint.weights,
+        3,
+        "cd",
+        12,
+        "minmax",
+        "x 1.0",
     )
-    return msgspec.structs.replace(SCALES, provenance=made)
+    return msgspec.structs.replace(SCALES, provenance=provenance)
 
 
 def test_scales_of_the_same_files_pass(bundle: Bundle) -> None:
@@ -108,17 +116,17 @@ def test_scales_of_the_same_files_pass(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "what"),
+    ("changes", "mismatch"),
     [
         ({"model": "lines"}, "lines"),
         ({"graphs": {"step": "ab"}}, "other graphs of tiny"),
         ({"weights": {"fp32/weights.bin": "ab"}}, "tiny with other weights"),
     ],
 )
-def test_scales_of_another_model(bundle: Bundle, changes: dict[str, object], what: str) -> None:
+def test_scales_of_another_model(bundle: Bundle, changes: dict[str, object], mismatch: str) -> None:
     with pytest.raises(CalibrationError) as caught:
         check_scales(scales_of(bundle, **changes), bundle, "fp32")
     assert str(caught.value) == (
-        f"the scales are of another model ({what}), not of tiny fp32 in {bundle.folder}; "
+        f"the scales are of another model ({mismatch}), not of tiny fp32 in {bundle.folder}; "
         "calibrate this bundle"
     )

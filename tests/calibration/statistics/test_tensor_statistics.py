@@ -26,7 +26,7 @@ def test_every_number_falls_into_its_bin(arrays: list[np.ndarray]) -> None:
     statistics = observed(arrays)
     magnitudes = np.sort(np.abs(np.concatenate([a.ravel() for a in arrays]).astype(np.float64)))
     below = np.searchsorted(magnitudes, UPPER_BOUNDS, side="right")
-    # the logarithm that finds a bin may be off by a rounding at its very edge
+    # the logarithm that finds a bin may be rounded to the neighbour at the edge of a bin
     assert np.abs(np.cumsum(statistics.counts) - below).max() <= 1
     assert statistics.counts.sum() == magnitudes.size
     everything = np.stack(arrays)
@@ -40,7 +40,7 @@ def test_shards_in_any_order_equal_one_run(arrays: list[np.ndarray]) -> None:
     assert list(late.arrays()["samples"]) == [0, 1, 2]
 
 
-def test_a_sample_that_is_seen_at_many_steps(arrays: list[np.ndarray]) -> None:
+def test_extremes_of_a_sample_cover_all_its_steps(arrays: list[np.ndarray]) -> None:
     statistics = TensorStatistics("x")
     for array in arrays:
         statistics.observe(array, sample=7)
@@ -48,21 +48,21 @@ def test_a_sample_that_is_seen_at_many_steps(arrays: list[np.ndarray]) -> None:
     assert statistics.extremes == {7: (everything.min(), everything.max())}
 
 
-def test_the_same_sample_does_not_count_twice(arrays: list[np.ndarray]) -> None:
+def test_the_same_sample_in_both_statistics_is_refused(arrays: list[np.ndarray]) -> None:
     with pytest.raises(ValueError, match="sample 1 was observed twice"):
         observed(arrays).merge(observed(arrays[1:], first=1))
 
 
-def test_arrays_hold_everything(arrays: list[np.ndarray]) -> None:
+def test_statistics_are_restored_from_their_arrays(arrays: list[np.ndarray]) -> None:
     statistics = observed(arrays)
-    again = TensorStatistics.of_arrays("step/linear", statistics.arrays())
-    assert same(again, statistics)
-    empty = TensorStatistics.of_arrays("x", TensorStatistics("x").arrays())
+    restored = TensorStatistics.from_arrays("step/linear", statistics.arrays())
+    assert same(restored, statistics)
+    empty = TensorStatistics.from_arrays("x", TensorStatistics("x").arrays())
     assert same(empty, TensorStatistics("x"))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_none_are_refused_by_name(bad: float) -> None:
+def test_nan_and_infinity_are_refused_with_the_tensor(bad: float) -> None:
     with pytest.raises(CalibrationError, match=r"^step/linear holds NaN or infinity"):
         observed([np.array([1, bad, 2], np.float32)])
 

@@ -1,4 +1,4 @@
-"""Trying variants on this machine, and adding the fastest that holds the budget."""
+"""Evaluates and times variants on this machine and adds the fastest that holds the budget."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.quantize import quantize_automatically
 from hybrid_deploy.calibration.samples.samples import Inputs
-from hybrid_deploy.calibration.variants.auto_select import CHOSEN, Speed
+from hybrid_deploy.calibration.variants.auto_select import CHOSEN_VERDICT, Speed
 from hybrid_deploy.calibration.variants.request import QuantizationInputs
 from hybrid_deploy.errors import BackendError, UsageError
-from tests.fakes.edited_bundle import with_sore_head
+from tests.fakes.edited_bundle import with_sensitive_head
 
 CANDIDATES = ["fp32-cpu", "fp32-cpu+int8-cpu", "fp32-cpu+int4-cpu", "int8-cpu", "int4-cpu"]
 Timed = Callable[[Mapping[str, float]], None]
@@ -21,7 +21,7 @@ Timed = Callable[[Mapping[str, float]], None]
 
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> Timed:
-    """Says how fast variants are, in place of a clock; the others fail."""
+    """Sets the measured speedups of variants; variants without a speedup fail."""
 
     def set_speeds(speedups: Mapping[str, float]) -> None:
         def speeds(bundles: Mapping[str, Bundle], reference: str, *_: object) -> dict[str, Speed]:
@@ -42,28 +42,33 @@ def files(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
 
 
-def test_what_is_measured_decides(bundle: Bundle, images: list[Inputs]) -> None:
+def test_the_measurements_decide(bundle: Bundle, images: list[Inputs]) -> None:
     report = quantize_automatically(bundle.folder, QuantizationInputs(images), threads=1)
-    assert [one.recipe.name for one in report.candidates] == CANDIDATES
-    assert all(one.total_ms > 0 and one.speedup > 0 for one in report.candidates)
+    assert [candidate.recipe.name for candidate in report.candidates] == CANDIDATES
+    assert all(c.total_ms > 0 and c.speedup > 0 for c in report.candidates)
     fast = {
-        one.recipe.name: one.speedup
-        for one in report.candidates
-        if one.speedup >= 1.03 and one.sure_speedup >= 1
+        candidate.recipe.name: candidate.speedup
+        for candidate in report.candidates
+        if candidate.speedup >= 1.03 and candidate.speedup_lower_quartile >= 1
     }
-    chosen = [one.recipe.name for one in report.candidates if one.verdict == CHOSEN]
+    chosen = [
+        candidate.recipe.name
+        for candidate in report.candidates
+        if candidate.verdict == CHOSEN_VERDICT
+    ]
     assert chosen == ([max(fast, key=lambda name: fast[name])] if fast else [])
     assert set(open_bundle(bundle.folder).manifest.variants) == {"fp32", *chosen}
-    left = {one.verdict for one in report.candidates} - {CHOSEN, "holds the budget"}
-    assert left <= {"not faster than float"}
+    refusals = {candidate.verdict for candidate in report.candidates}
+    refusals -= {CHOSEN_VERDICT, "holds the budget"}
+    assert refusals <= {"not faster than float"}
     assert (report.chosen is not None) == bool(chosen)
 
 
 def test_the_fastest_is_added(bundle: Bundle, images: list[Inputs], timed: Timed) -> None:
     timed({"fp32-cpu": 1.5, "fp32-cpu+int8-cpu": 2.0, "fp32-cpu+int4-cpu": 1.8, "int8-cpu": 0.9})
     report = quantize_automatically(bundle.folder, QuantizationInputs(images), name="best")
-    assert [one.verdict for one in report.candidates] == [
-        "holds the budget", CHOSEN, "holds the budget", "not faster than float",
+    assert [candidate.verdict for candidate in report.candidates] == [
+        "holds the budget", CHOSEN_VERDICT, "holds the budget", "not faster than float",
         "failed: out of memory",
     ]  # fmt: skip
     assert report.chosen is not None
@@ -82,7 +87,7 @@ def test_nothing_is_added_that_is_not_faster(
     before = files(bundle.folder)
     report = quantize_automatically(bundle.folder, QuantizationInputs(images))
     assert report.chosen is None
-    assert {one.verdict for one in report.candidates} == {"not faster than float"}
+    assert {candidate.verdict for candidate in report.candidates} == {"not faster than float"}
     assert files(bundle.folder) == before
     assert open_bundle(bundle.folder) == bundle
 
@@ -91,17 +96,17 @@ def test_nothing_is_added_that_loses_too_much(
     bundle: Bundle, images: list[Inputs], timed: Timed
 ) -> None:
     timed(dict.fromkeys(CANDIDATES, 2.0) | {"fp32-cpu": 1.0})
-    sore = with_sore_head(bundle)
-    report = quantize_automatically(sore.folder, QuantizationInputs(images), max_drop=99)
+    sensitive = with_sensitive_head(bundle)
+    report = quantize_automatically(sensitive.folder, QuantizationInputs(images), max_drop=99)
     assert report.chosen is None
-    verdicts = {one.recipe.name: one.verdict for one in report.candidates}
+    verdicts = {c.recipe.name: c.verdict for c in report.candidates}
     assert verdicts == dict.fromkeys(CANDIDATES[1:], "loses more than 99 % of tokens") | {
         "fp32-cpu": "not faster than float"
     }
-    assert open_bundle(sore.folder) == sore
+    assert open_bundle(sensitive.folder) == sensitive
 
 
-def test_wrong_requests_are_refused_before_anything_is_tried(
+def test_wrong_requests_are_refused_before_any_evaluation(
     bundle: Bundle, images: list[Inputs], timed: Timed
 ) -> None:
     timed({})

@@ -1,4 +1,4 @@
-"""A budget of accuracy, from `quantize_bundle` to the files of the variant."""
+"""An accuracy budget, from `quantize_bundle` to the files of the variant."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.calibration.variants.request import QuantizationInputs
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError
-from tests.fakes.edited_bundle import with_close_logits, with_sore_head
+from tests.fakes.edited_bundle import with_close_logits, with_sensitive_head
 
 
 @pytest.fixture
-def sore(bundle: Bundle) -> Bundle:
-    return with_sore_head(bundle)
+def sensitive(bundle: Bundle) -> Bundle:
+    return with_sensitive_head(bundle)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -28,51 +28,58 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def float_weights(bundle: Bundle, variant: str) -> set[str]:
-    """Names the matrices of both decoder graphs that are float32."""
-    found = set()
+    """Returns the names of the float32 matrices of both decoder graphs."""
+    names = set()
     for role in (GraphRole.PREFILL, GraphRole.STEP):
         graph = onnx.load(bundle.graph_path(variant, role), load_external_data=False).graph
-        found |= {
+        names |= {
             tensor.name
             for tensor in graph.initializer
             if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name.endswith("_transposed")
         }
-    return found
+    return names
 
 
-@pytest.mark.parametrize("encoder", [None, "bf16"])  # the latter is evaluated by an emulation
-def test_a_layer_stays_float_so_that_the_budget_holds(
-    sore: Bundle, images: list[Inputs], encoder: str | None
+@pytest.mark.parametrize("encoder", [None, "bf16"])  # a bf16 encoder is evaluated by an emulation
+def test_a_layer_stays_in_float_so_that_the_budget_holds(
+    sensitive: Bundle, images: list[Inputs], encoder: str | None
 ) -> None:
-    whole = quantize_bundle(sore.folder, "int8-weights", images, encoder=encoder, name="whole")
-    lost = whole.evaluation.drop
-    assert (lost, whole.kept, whole.ranking) == (100, (), ())
+    quantized = quantize_bundle(
+        sensitive.folder, "int8-weights", images, encoder=encoder, name="quantized"
+    )
+    drop = quantized.evaluation.drop
+    assert (drop, quantized.layers_in_float, quantized.ranking) == (100, (), ())
     report = quantize_bundle(
-        sore.folder, "int8-weights", images, encoder=encoder, name="held", max_drop=lost / 2
+        sensitive.folder,
+        "int8-weights",
+        images,
+        encoder=encoder,
+        name="within-budget",
+        max_drop=drop / 2,
     )
     assert report.evaluation.drop == 0
-    assert report.kept == ("decoder/head",)
+    assert report.layers_in_float == ("decoder/head",)
     assert len(report.ranking) == 7
-    variant = open_bundle(sore.folder).variant("held")
+    variant = open_bundle(sensitive.folder).variant("within-budget")
     assert variant.provenance.endswith("from fp32, float: decoder/head")
-    assert "float:" not in report.bundle.variant("whole").provenance
-    assert float_weights(report.bundle, "whole") == set()
-    assert float_weights(report.bundle, "held") == {"head.weight_transposed"}
+    assert "float:" not in report.bundle.variant("quantized").provenance
+    assert float_weights(report.bundle, "quantized") == set()
+    assert float_weights(report.bundle, "within-budget") == {"head.weight_transposed"}
 
 
-def test_the_budget_is_of_the_metric(sore: Bundle, images: list[Inputs]) -> None:
-    texts = decode_all(sore, "fp32", images).texts
+def test_the_budget_is_in_units_of_the_metric(sensitive: Bundle, images: list[Inputs]) -> None:
+    texts = decode_all(sensitive, "fp32", images).texts
     assert texts is not None
-    # float reads two of three lines as they are labelled, the sore variant none
+    # float decodes two of three texts as labelled, the quantized variant none
     labels = [texts[0], texts[1], texts[2][::-1] + "0"]
     pairs = list(zip(images, labels, strict=True))
     data = QuantizationInputs(images[:1], evaluation=pairs, metric="exact")
-    loose = quantize_bundle(sore.folder, "int4-weights", data, max_drop=70, name="loose")
+    loose = quantize_bundle(sensitive.folder, "int4-weights", data, max_drop=70, name="loose")
     assert loose.evaluation.drop == pytest.approx(200 / 3)
     assert loose.evaluation.drop_unit == "exact"
-    assert (loose.kept, loose.ranking) == ((), ())
-    tight = quantize_bundle(sore.folder, "int4-weights", data, max_drop=60, name="tight")
-    assert (tight.evaluation.drop, tight.kept) == (0, ("decoder/head",))
+    assert (loose.layers_in_float, loose.ranking) == ((), ())
+    tight = quantize_bundle(sensitive.folder, "int4-weights", data, max_drop=60, name="tight")
+    assert (tight.evaluation.drop, tight.layers_in_float) == (0, ("decoder/head",))
     assert tight.evaluation.samples == 3
 
 

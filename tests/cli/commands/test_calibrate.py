@@ -152,7 +152,7 @@ from hybrid_deploy.cli import start
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # off in what runs in the background
 collect._SAVE_EVERY_S = 0.0  # after every sample, as in a long run
-stop, seen, hash_of = int(sys.argv.pop(1)), [], collect.hash_of
+stop, seen, hash_of = int(sys.argv.pop(1)), [], collect.sample_sha256
 
 def stopping(inputs):
     seen.append(inputs)
@@ -160,7 +160,7 @@ def stopping(inputs):
         os.kill(os.getpid(), stop)
     return hash_of(inputs)
 
-collect.hash_of = stopping
+collect.sample_sha256 = stopping
 start()
 """
 

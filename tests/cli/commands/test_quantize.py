@@ -23,7 +23,7 @@ from hybrid_deploy.calibration.statistics.scales import read_scales
 from hybrid_deploy.calibration.variants.auto_select import Speed
 from hybrid_deploy.cli import main
 from hybrid_deploy.runtime.preprocess.prepare import prepare
-from tests.fakes.edited_bundle import edited, with_sore_head
+from tests.fakes.edited_bundle import with_edited_weights, with_sensitive_head
 
 Run = Callable[..., Result]
 
@@ -160,7 +160,7 @@ def test_scales_of_a_file(run: Run, lines: Path, here: Path) -> None:
 def test_scales_of_another_model(run: Run, lines: Path, bundle: Bundle) -> None:
     calibrate = ["calibrate", "tiny.bundle", "--samples", "lines", "-o", "scales.json"]
     assert CliRunner().invoke(main, calibrate).exit_code == 0
-    edited(bundle, overflow)
+    with_edited_weights(bundle, overflow)
     result = run("--precision", "int8", "--scales", "scales.json")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
@@ -226,7 +226,7 @@ def test_own_metric(run: Run, labels: Path, here: Path, monkeypatch: pytest.Monk
 def test_the_layers_that_hold_a_budget_are_named(
     run: Run, lines: Path, bundle: Bundle, here: Path
 ) -> None:
-    with_sore_head(bundle)
+    with_sensitive_head(bundle)
     options = ("--precision", "int8-weights", "--samples", lines, "--max-drop", 1)
     result = run(*options)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -300,7 +300,7 @@ def test_auto_adds_nothing_that_is_not_faster(
 
 
 def test_the_layer_that_overflows_is_named(run: Run, lines: Path, bundle: Bundle) -> None:
-    edited(bundle, overflow)
+    with_edited_weights(bundle, overflow)
     result = run("--precision", "int8", "--samples", "lines")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == (
