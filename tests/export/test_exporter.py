@@ -156,7 +156,7 @@ def test_a_bundle_that_differs_is_not_written(
     def wrong(*arguments: object) -> None:
         raise ParityError("the exported graphs differ from the model; no bundle was written")
 
-    monkeypatch.setattr(gate, "check_prompts", wrong)
+    monkeypatch.setattr(gate, "compare_random_prompts", wrong)
     with pytest.raises(ParityError):
         run_export(tiny_export, tmp_path / "out.bundle")
     assert list(tmp_path.iterdir()) == []
