@@ -168,7 +168,7 @@ def run_export(
         OutputExistsError: `out` exists and `force` is not given.
     """
     check_model(job.model)
-    job = _without_caches(job)
+    job = _with_incremental_parts(job)
     stages = StageTimes(progress)
     with staged_bundle(Path(out), force=force) as folder:
         inputs = {name: as_batch_of_two(value) for name, value in job.example.items()}
@@ -184,13 +184,13 @@ def run_export(
     return ExportReport(path=Path(out), parity=parity, stage_seconds=stages.seconds)
 
 
-def _without_caches(job: ExportJob) -> ExportJob:
-    """Turns off the caches of the Hugging Face models inside a user's own class."""
+def _with_incremental_parts(job: ExportJob) -> ExportJob:
+    """Replaces the Hugging Face models inside a user's own class by incremental copies."""
     if has_custom_step(job.model) or not any(map(is_hugging_face, job.model.modules())):
         return job
-    from hybrid_deploy.export.huggingface.adapter import plain_if_equal
+    from hybrid_deploy.export.huggingface.adapter import incremental_copy_if_equal
 
-    return replace(job, model=plain_if_equal(job.model, job.example))
+    return replace(job, model=incremental_copy_if_equal(job.model, job.example))
 
 
 def head_of(name: str) -> Head:

@@ -120,7 +120,7 @@ def reference_memory(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tens
 
 
 def arrays_of(inputs: Mapping[str, Tensor]) -> Inputs:
-    """Returns the inputs as NumPy arrays, which share the memory of the tensors."""
+    """Returns the inputs as NumPy arrays, which share the buffers of the tensors."""
     return {name: value.numpy() for name, value in inputs.items()}
 
 

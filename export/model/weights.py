@@ -70,8 +70,8 @@ def _unwrapped(loaded: Any, path: Path) -> dict[str, Tensor]:
     )
     if wrong_name is not None:
         raise InputError(
-            f"{path} holds {wrong_name!r} of type {type(loaded[wrong_name]).__name__}, where only weights by "
-            "name were expected; save model.state_dict() alone"
+            f"{path} holds {wrong_name!r} of type {type(loaded[wrong_name]).__name__}, where only "
+            "weights by name were expected; save model.state_dict() alone"
         )
     if all(name.startswith(_PARALLEL_PREFIX) for name in loaded):
         return {name.removeprefix(_PARALLEL_PREFIX): value for name, value in loaded.items()}

@@ -18,7 +18,7 @@ pytest.importorskip("transformers", reason="Hugging Face models need the extra '
 import transformers as hf
 
 from hybrid_deploy.errors import InputError, UnsupportedModelError
-from hybrid_deploy.export.huggingface.adapter import adapt, load, plain_if_equal
+from hybrid_deploy.export.huggingface.adapter import adapt, load, incremental_copy_if_equal
 from hybrid_deploy.export.huggingface.architectures import HuggingFaceModel
 from tests.closeness import assert_close_in_float32
 from tests.models.zoo.captioner import VOCABULARY
@@ -145,7 +145,7 @@ def test_a_padding_token_has_the_position_that_generate_gives_it() -> None:
 def test_an_own_class_around_a_hugging_face_decoder() -> None:
     (case,) = OWN_CLASS
     model = case.model()
-    changed = plain_if_equal(model, case.inputs(2, case.sizes[0]))
+    changed = incremental_copy_if_equal(model, case.inputs(2, case.sizes[0]))
     assert changed is not model
     start = EagerBackend(case, changed).start
     assert compare(case, model, start, [Scenario(32, (1, 3, 2))], steps=LENGTH).passed
@@ -164,7 +164,7 @@ class Deceptive(CnnWithGpt2):
 
 def test_a_copy_that_computes_something_else_is_not_taken() -> None:
     model = Deceptive().eval()
-    assert plain_if_equal(model, OWN_CLASS[0].inputs(2, 32)) is model
+    assert incremental_copy_if_equal(model, OWN_CLASS[0].inputs(2, 32)) is model
 
 
 @pytest.mark.parametrize(
