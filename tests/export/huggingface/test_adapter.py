@@ -23,7 +23,7 @@ from hybrid_deploy.export.huggingface.architectures import HuggingFaceModel
 from tests.closeness import assert_close_in_float32
 from tests.models.zoo.captioner import VOCABULARY
 from tests.models.zoo.eager import EagerBackend
-from tests.models.zoo.huggingface import CASES, MODELS, gpt2_config, pair
+from tests.models.zoo.huggingface import CASES, MODELS, gpt2_config, model_and_adapter
 from tests.models.zoo.own_class import OWN_CLASS, CnnWithGpt2
 from tests.models.zoo.reference import Scenario, compare, greedy
 
@@ -34,7 +34,7 @@ STEPPED = ("beit-gpt2", "whisper", "bart", "t5")
 
 @lru_cache(maxsize=1)  # pytest runs the tests of one model after another
 def built(name: str) -> tuple[hf.PreTrainedModel, HuggingFaceModel]:
-    return pair(name)
+    return model_and_adapter(name)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -110,7 +110,7 @@ def until_end(row: list[int]) -> list[int]:
 
 
 def test_the_model_itself_does_not_change() -> None:
-    model = pair("vit-roberta")[0].train()
+    model = model_and_adapter("vit-roberta")[0].train()
     before = {name: type(module) for name, module in model.named_modules()}
     config = model.config.to_dict()
     adapted = adapt(model)
@@ -188,7 +188,7 @@ def test_half_precision_weights_are_refused() -> None:
 
 
 def test_a_folder_is_loaded_with_the_class_that_it_names(tmp_path: Path) -> None:
-    model = pair("mbart")[0]
+    model = model_and_adapter("mbart")[0]
     model.half().save_pretrained(tmp_path)
     loaded = load(tmp_path)
     assert type(loaded) is hf.MBartForConditionalGeneration

@@ -21,7 +21,7 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
 
 
-def sevens(model: nn.Module) -> dict[str, Tensor]:
+def state_of_sevens(model: nn.Module) -> dict[str, Tensor]:
     """Returns a state of the model in which every number is 7."""
     return {name: torch.full_like(value, 7) for name, value in model.state_dict().items()}
 
@@ -32,7 +32,7 @@ def assert_loaded(model: nn.Module) -> None:
 
 
 def test_a_safetensors_file_is_loaded(model: nn.Module, tmp_path: Path) -> None:
-    save_file(sevens(model), tmp_path / "w.safetensors")
+    save_file(state_of_sevens(model), tmp_path / "w.safetensors")
     load_weights(model, tmp_path / "w.safetensors")
     assert_loaded(model)
 
@@ -42,7 +42,7 @@ def test_a_safetensors_file_is_loaded(model: nn.Module, tmp_path: Path) -> None:
 def test_files_of_torch_save_are_loaded(
     model: nn.Module, tmp_path: Path, wrapper: str | None, suffix: str
 ) -> None:
-    state = sevens(model)
+    state = state_of_sevens(model)
     content: Any = state if wrapper is None else {wrapper: state, "epoch": 3}
     torch.save(content, tmp_path / f"w{suffix}")
     load_weights(model, tmp_path / f"w{suffix}")
@@ -50,7 +50,7 @@ def test_files_of_torch_save_are_loaded(
 
 
 def test_the_prefix_of_distributed_training_is_removed(model: nn.Module, tmp_path: Path) -> None:
-    state = {f"module.{name}": value for name, value in sevens(model).items()}
+    state = {f"module.{name}": value for name, value in state_of_sevens(model).items()}
     torch.save(state, tmp_path / "w.pt")
     load_weights(model, tmp_path / "w.pt")
     assert_loaded(model)
@@ -77,7 +77,7 @@ def test_a_pickled_model_is_refused(model: nn.Module, tmp_path: Path) -> None:
 
 
 def test_names_and_shapes_that_do_not_fit_are_refused(model: nn.Module, tmp_path: Path) -> None:
-    state = sevens(model)
+    state = state_of_sevens(model)
     state["0.weight"] = torch.zeros(5, 3)
     state["head.bias"] = state.pop("1.bias")
     save_file(state, tmp_path / "w.safetensors")
@@ -95,7 +95,7 @@ def test_only_the_first_names_are_listed(model: nn.Module, tmp_path: Path) -> No
 
 
 def test_content_other_than_weights_is_refused(model: nn.Module, tmp_path: Path) -> None:
-    torch.save({**sevens(model), "epoch": 3}, tmp_path / "w.pt")
+    torch.save({**state_of_sevens(model), "epoch": 3}, tmp_path / "w.pt")
     assert refusal(model, tmp_path / "w.pt") == (
         " holds 'epoch' of type int, where only weights by name were expected; "
         "save model.state_dict() alone"
