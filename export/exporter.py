@@ -24,7 +24,6 @@ from hybrid_deploy.export.export_job import (
     ExportJob,
     GraphForm,
     InputOptions,
-    ModelSpec,
     SimpleAxes,
 )
 from hybrid_deploy.export.make_job import (
@@ -208,9 +207,7 @@ def head_of(name: str) -> Head:
 
 __all__ = [
     "CHECK",
-    "ExportJob",
     "ExportReport",
-    "ModelSpec",
     "export_model",
     "head_of",
     "run_export",

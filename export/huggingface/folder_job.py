@@ -66,18 +66,17 @@ def varying_axes(inputs: tuple[EncoderInput, ...], example: Mapping[str, Tensor]
     """
     axes: dict[str, dict[int, DynamicAxis]] = {}
     for spec in inputs:
-        length = _length_axis(spec)
-        if length is not None:
-            names = (spec.name, str(getattr(spec, "mask", None)))
-            axes |= {name: {1: length} for name in names if name in example}
+        if isinstance(spec, (TextInput, AudioInput)) and (length := _length_axis(spec)):
+            names = (spec.name, spec.mask)
+            axes |= {name: {1: length} for name in names if name is not None and name in example}
     return axes
 
 
-def _length_axis(spec: EncoderInput) -> DynamicAxis | None:
+def _length_axis(spec: TextInput | AudioInput) -> DynamicAxis | None:
     if isinstance(spec, TextInput):
         added = len(spec.prefix) + len(spec.suffix)
         return _range("text", added + _SHORTEST_TEXT, spec.max_length)
-    if not isinstance(spec, AudioInput) or isinstance(spec.features, LogMel):
+    if isinstance(spec.features, LogMel):
         return None
     is_waveform = isinstance(spec.features, Waveform)
     rate = spec.sampling_rate if is_waveform else _FRAMES_PER_SECOND

@@ -40,7 +40,8 @@ class EncodePart(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Returns the memory: one or several tensors, batch first."""
-        memory: Any = self.model.encode(*inputs)  # type: ignore[operator]
+        model: Any = self.model
+        memory = model.encode(*inputs)
         return tuple(memory) if isinstance(memory, (tuple, list)) else (memory,)
 
 

@@ -65,7 +65,9 @@ def test_models_without_an_incremental_form_are_refused(refusal: Refusal, tmp_pa
     message = str(caught.value)
     assert re.search(refusal.message, message), message
     if refusal.line is not None:
-        assert re.search(refusal.place(), message), f"{refusal.place()} is not in: {message}"
+        assert re.search(refusal.line_pattern(), message), (
+            f"{refusal.line_pattern()} is not in: {message}"
+        )
     assert not (tmp_path / "bundle").exists()
 
 

@@ -18,7 +18,7 @@ from hybrid_deploy.report import Column, render
 from tests.models.zoo.case import Case
 from tests.models.zoo.cases import FAMILIES, all_cases, find
 from tests.models.zoo.check import NEWEST_OPSET, TARGET, Result
-from tests.models.zoo.job import check_named
+from tests.models.zoo.job import check_by_name
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "tensorrt-rtx", "transformers")
 _TERMINAL_WIDTH, _PAGE_WIDTH = 36, 240  # largest number of characters of a verdict
@@ -45,7 +45,8 @@ def zoo(
 ) -> None:
     """Check the models NAMES of the zoo, or all of them.
 
-    What goes wrong with a model is its verdict; the run goes on. Exit code 1 if any is not ok.
+    An error becomes the verdict of its model, and the run continues. The exit code is 1 unless all
+    models are ok.
     """
     cases = _chosen(names, families, fast=fast)
     versions = _opsets(opsets)
@@ -98,7 +99,7 @@ def _checked(
     """Yields the results of the cases in order; several processes check them."""
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         futures = [
-            pool.submit(check_named, case.name, f"[{number}/{len(cases)}]", opsets, tensorrt)
+            pool.submit(check_by_name, case.name, f"[{number}/{len(cases)}]", opsets, tensorrt)
             for number, case in enumerate(cases, 1)
         ]
         for future in futures:

@@ -49,7 +49,7 @@ class Refusal:
             sizes=(9,),
         )
 
-    def place(self) -> str:
+    def line_pattern(self) -> str:
         """Returns a regular expression for the file and number of the line in a message."""
         assert self.line is not None
         lines = Path(__file__).read_text(encoding="utf-8").splitlines()
