@@ -1,6 +1,8 @@
-"""From torch models to bundles of ONNX graphs that decode one token at a time.
+"""Exports torch models as bundles of ONNX graphs that decode one token at a time.
 
-What is named below is loaded when it is first used, since torch takes seconds to import.
+A torch module with encode and decode, an example of its inputs and a ModelSpec enter; a bundle
+leaves. Nothing here may import calibration or the command line. The names below are loaded at
+their first use, since importing torch takes seconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The files of a bundle: graphs with their weights, golden samples, the manifest."""
+"""Writes the files of a bundle: graphs with their weights, golden samples, the manifest."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from hybrid_deploy.runtime.session.session import Session
 
 @dataclass(frozen=True)
 class WrittenGraphs:
-    """The float variant as it lies in the bundle's folder.
+    """The float32 variant after its graphs are written to the bundle's folder.
 
     Attributes:
-        variant: its graphs, for the manifest.
-        dims: the range of every symbolic dimension.
-        generation: how decoding starts and ends, as far as the graphs allow.
+        variant: entry of the manifest that describes the graphs.
+        dims: range of every symbolic dimension of the graphs, by name.
+        generation: the job's generation defaults, with one beam where the batch is fixed.
     """
 
     variant: Variant
@@ -63,26 +63,32 @@ def write_graphs(
     dims: Mapping[str, DimRange],
     folder: Path,
 ) -> WrittenGraphs:
-    """Writes graphs, which return logits, and the job's own files.
+    """Writes the graphs, which return logits, and the job's additional files.
 
     Args:
-        job: what the export was asked for.
-        graphs: the encoder, the step and, unless it steps by itself, the prefill.
-        dims: the ranges of their symbolic dimensions.
-        folder: of the bundle.
+        job: the model and the options of the export.
+        graphs: encoder, step and, unless the model has its own step, prefill; changed in place
+            where the job fixes the batch size.
+        dims: range of every symbolic dimension of the graphs, by name.
+        folder: the bundle's folder, which exists.
+
+    Returns:
+        The description of the written graphs.
     """
     for name, content in job.spec.files.items():
         (folder / name).write_bytes(content)
     form, dims, generation = job.form, dict(dims), job.spec.generation
     if form.batch is not None:
-        generation = msgspec.structs.replace(generation, beams=1)  # beams need room for them
+        generation = msgspec.structs.replace(
+            generation, beams=1
+        )  # a fixed batch has no room for beams
         dims[BATCH_DIM] = DimRange(form.batch, form.batch, form.batch)
         for model in graphs.values():
             fix_batch(model, form.batch)
     written = dict(graphs)
     if form.head is Head.LOGITS:
         add_beam_step(written)
-    specs = save_graphs(written, _created(folder / FLOAT_VARIANT), FLOAT_VARIANT, dims)
+    specs = save_graphs(written, _make_folder(folder / FLOAT_VARIANT), FLOAT_VARIANT, dims)
     variant = Variant(
         precision=Precision(encoder=FLOAT_VARIANT, decoder=FLOAT_VARIANT),
         opset=form.opset,
@@ -97,7 +103,7 @@ def write_graphs(
 def manifest_of(
     job: ExportJob, written: WrittenGraphs, golden: tuple[GoldenSample, ...] = ()
 ) -> Manifest:
-    """Returns the manifest of a bundle; `seal_bundle` adds the hash of every file."""
+    """Returns the manifest of a bundle without file hashes, which `seal_bundle` adds."""
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=job.spec.name,
@@ -115,18 +121,24 @@ def manifest_of(
 
 
 def write_golden(bundle: Bundle, job: ExportJob) -> tuple[GoldenSample, ...]:
-    """Writes the golden files with what the model itself makes of each.
+    """Writes the golden files, and decodes each of them with the model itself.
+
+    Returns:
+        One golden sample for each file: its path in the bundle, its tokens and its text.
 
     Raises:
-        InputError: a file cannot be read as the job's `preprocess` says.
+        UsageError: the job has golden files but no start tokens.
+        InputError: a file does not fit the job's `preprocess`.
     """
     generation = job.spec.generation
     if job.golden and not generation.start_tokens:
-        raise UsageError("golden samples need start tokens; give start_tokens or leave them out")
+        raise UsageError(
+            "golden samples need start tokens; give start_tokens or leave out the golden samples"
+        )
     session = Session(bundle, FLOAT_VARIANT, FullRerun(job.model, generation.max_length))
     samples = []
     for name, content in job.golden.items():
-        (_created(bundle.folder / "golden") / name).write_bytes(content)
+        (_make_folder(bundle.folder / "golden") / name).write_bytes(content)
     for path in (bundle.folder / "golden" / name for name in job.golden):
         if not is_companion_text(path, job.spec.preprocess):
             (result,), _ = session.run_files([path])
@@ -135,13 +147,18 @@ def write_golden(bundle: Bundle, job: ExportJob) -> tuple[GoldenSample, ...]:
 
 
 def replace_head(job: ExportJob, bundle: Bundle, written: WrittenGraphs) -> WrittenGraphs:
-    """Makes prefill and step return the job's head, after comparing it with the logits.
+    """Replaces the logits of prefill and step by the job's head, and compares the two.
+
+    Args:
+        job: names the head; with `logits` nothing changes.
+        bundle: holds the graphs, which return logits.
+        written: description of these graphs.
 
     Returns:
-        The description of the graphs as they are then.
+        The description of the graphs after the replacement.
 
     Raises:
-        ParityError: a head gives other tokens than the logits.
+        ParityError: a head returns other tokens than the logits.
     """
     head = job.form.head
     if head is Head.LOGITS:
@@ -164,7 +181,7 @@ def replace_head(job: ExportJob, bundle: Bundle, written: WrittenGraphs) -> Writ
 
 
 def _random_feeds(bundle: Bundle, role: GraphRole) -> dict[str, np.ndarray]:
-    """Returns random inputs of a decoder graph, to compare the head with the logits."""
+    """Returns random inputs of a decoder graph, by name."""
     rng = np.random.default_rng(0)
     sizes = {name: dim.typical for name, dim in bundle.manifest.dims.items()}
     feeds: dict[str, np.ndarray] = {}
@@ -179,6 +196,6 @@ def _random_feeds(bundle: Bundle, role: GraphRole) -> dict[str, np.ndarray]:
     return feeds
 
 
-def _created(folder: Path) -> Path:
+def _make_folder(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     return folder

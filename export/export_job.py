@@ -1,4 +1,4 @@
-"""What an export is asked for: a model, an example of its input, and what the bundle says of it."""
+"""The request for an export: a model, an example of its inputs, and its description."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from hybrid_deploy.export.model.interface import Inputs
 OPSET = 24
 OPSETS = (24, 21, 18)
 TOP_K = 8
-"""How many tokens the `topk` head returns, or all if the vocabulary is smaller."""
+"""Number of tokens that the `topk` head returns; a smaller vocabulary is returned whole."""
 
 Arrays: TypeAlias = "Tensor | Sequence[Tensor | NDArray[Any]] | Mapping[str, Tensor | NDArray[Any]]"
-"""Encoder inputs: one, several in the order of `encode`, or by name."""
+"""Encoder inputs: one tensor, several in the order of `encode`'s parameters, or by name."""
 
 SimpleAxes = Mapping[str, Mapping[int, "tuple[str, int, int] | DynamicAxis"]]
-"""For each encoder input its varying axes, each as (name, smallest, largest) or a DynamicAxis."""
+"""By encoder input and axis: (name, smallest size, largest size), or a DynamicAxis."""
 
 
 @dataclass(frozen=True)
 class GraphForm:
-    """What the graphs look like.
+    """The form of the exported graphs.
 
     Attributes:
         opset: version of the ONNX operator set: 24, or 21 and 18 for older runtimes.
-        head: what prefill and step return besides the caches.
-        batch: the one batch size that the graphs take; None takes any.
+        head: output of prefill and step besides the caches: logits, argmax or topk.
+        batch: the only batch size that the graphs accept; None accepts every size.
     """
 
     opset: int = OPSET
@@ -47,20 +47,20 @@ class GraphForm:
 
     def __post_init__(self) -> None:
         if self.opset not in OPSETS:
-            known = ", ".join(map(str, OPSETS))
-            raise UsageError(f"opset {self.opset} is not supported; choose one of: {known}")
+            supported = ", ".join(map(str, OPSETS))
+            raise UsageError(f"opset {self.opset} is not supported; choose one of: {supported}")
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"a batch of {self.batch} is not possible; give 1 or more")
 
 
 @dataclass(frozen=True)
 class InputOptions:
-    """How the encoder inputs are made, and how far their sizes vary.
+    """The preprocessing of the encoder inputs, and the range of their sizes.
 
     Attributes:
-        preprocess: how a file becomes the encoder's input; None takes arrays as they are.
-        dynamic: for each encoder input, its varying axes besides the batch.
-        max_batch: largest batch that engines are built for.
+        preprocess: steps that turn a file into the encoder's input; None reads arrays unchanged.
+        dynamic: varying axes besides the batch, by encoder input.
+        max_batch: largest batch size that engines are built for.
     """
 
     preprocess: Preprocess | None = None
@@ -70,16 +70,17 @@ class InputOptions:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a bundle says of its model besides the graphs.
+    """The description of a model that the bundle stores beside the graphs.
 
     Attributes:
-        name: what the model is called.
-        generation: how decoding starts and ends; `max_length` becomes the caches' capacity.
-        preprocess: how a file becomes the encoder's input.
-        vocabulary: what the tokens mean, if they are text.
-        dynamic: for each encoder input, its varying axes besides the batch.
-        max_batch: largest batch that engines are built for.
-        files: more files of the bundle (name to content), a tokenizer for one.
+        name: name of the model.
+        generation: start tokens, end tokens and the other defaults of decoding; its `max_length`
+            becomes the capacity of the caches in tokens.
+        preprocess: steps that turn a file into the encoder's input.
+        vocabulary: text of each token, or a tokenizer; None if the tokens are no text.
+        dynamic: varying axes besides the batch, by encoder input.
+        max_batch: largest batch size that engines are built for.
+        files: additional files of the bundle, by name; a tokenizer, for example.
     """
 
     name: str
@@ -96,13 +97,14 @@ class ExportJob:
     """Everything that an export needs.
 
     Attributes:
-        model: has `encode(*inputs) -> memory` (batch first) and the full-sequence
-            `decode(tokens, *memory) -> logits`; in eval mode.
-        example: encoder inputs by name, in the order of `encode`; any batch size.
-        spec: what the bundle says of the model.
-        checks: batches of encoder inputs that the model and the graphs both decode.
-        golden: files (name to content) that go into the bundle with what the model makes of them.
-        form: what the graphs look like.
+        model: module in eval mode with `encode(*inputs) -> memory` (batch first) and the
+            full-sequence `decode(tokens, *memory) -> logits`.
+        example: encoder inputs by name, in the order of `encode`'s parameters; any batch size.
+        spec: description of the model for the bundle.
+        checks: batches of encoder inputs that the parity gate decodes with model and graphs.
+        golden: contents of sample files, by name; the bundle stores each with the tokens that
+            the model decodes from it.
+        form: form of the exported graphs.
     """
 
     model: nn.Module

@@ -1,4 +1,4 @@
-"""The whole way from a torch model to a bundle: trace, analyse, lower, check, write."""
+"""Exports a torch model as a bundle: trace, analyse, lower, check, write."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from hybrid_deploy.export.export_job import (
     ExportJob,
     GraphForm,
     InputOptions,
-    ModelSpec,
     SimpleAxes,
 )
 from hybrid_deploy.export.make_job import (
@@ -42,12 +41,12 @@ from hybrid_deploy.progress import Progress, silent
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export did.
+    """The result of an export.
 
     Attributes:
-        path: the bundle.
-        parity: how the graphs compare with the model.
-        stage_seconds: time of each stage.
+        path: folder of the bundle.
+        parity: counts and largest difference from the comparison of graphs and model.
+        stage_seconds: duration of each stage in seconds, by the stage's name.
     """
 
     path: Path
@@ -80,35 +79,44 @@ def export_model(
     """Exports a trained model into a bundle that decodes one token at a time.
 
     Args:
-        model: in eval mode, with `encode(*inputs) -> memory` (a tensor or several, batch first)
-            and the full-sequence `decode(tokens, *memory) -> logits (batch, length, vocabulary)`;
-            or with `initial_state(*memory) -> state` and `step(token (batch,), state, *memory)
-            -> logits (batch, vocabulary), state` in place of `decode`; or a Hugging Face
-            encoder-decoder model.
-        example_inputs: inputs of `encode`: a tensor, several in the order of its parameters, or
-            by name; None makes them of a Hugging Face model's config.
-        out: the bundle's folder.
-        max_length: most tokens of a sequence, the start tokens included; the caches' capacity.
-        start_tokens: what decoding begins with; without, a bundle is run with a prompt.
-        end_tokens: each of them ends a sequence.
-        pad_token: what a finished sequence is fed while others go on.
-        preprocess: how files become inputs; without, they are arrays (`.npy`, `.npz`).
-        vocabulary: what the tokens mean, if they are text.
-        dynamic: varying axes besides the batch: `{"image": {3: ("width", 32, 512)}}`, each with
-            its name, smallest and largest size.
-        max_batch: largest batch that TensorRT engines are built for.
-        batch: fixes the batch dimension of all graphs to this number.
+        model: module in eval mode, with `encode(*inputs) -> memory` (a tensor or several, batch
+            first) and the full-sequence `decode(tokens, *memory) -> logits (batch, length,
+            vocabulary)`; or with `initial_state(*memory) -> state` and `step(token (batch,),
+            state, *memory) -> logits (batch, vocabulary), state` in place of `decode`; or a
+            Hugging Face encoder-decoder model.
+        example_inputs: inputs of `encode`: one tensor, several in the order of its parameters,
+            or by name; None makes them from the config of a Hugging Face model.
+        out: folder of the bundle.
+        max_length: largest number of tokens of a sequence, start tokens included; also the
+            capacity of the caches.
+        start_tokens: token ids that every sequence begins with; if there are none, every run of
+            the bundle needs a prompt.
+        end_tokens: token ids that end a sequence.
+        pad_token: token id that the step reads for a finished sequence of a batch.
+        preprocess: steps that turn a file into the encoder's input; None reads arrays (`.npy`,
+            `.npz`).
+        vocabulary: text of each token, or a tokenizer; None if the tokens are no text.
+        dynamic: varying axes besides the batch, each with its name, smallest and largest size:
+            `{"image": {3: ("width", 32, 512)}}`.
+        max_batch: largest batch size that TensorRT engines are built for.
+        batch: fixed batch size of all graphs; None leaves it variable.
         opset: version of the ONNX operator set: 24, 21 or 18.
-        head: `logits`, or `argmax` or `topk` computed in the graph in their place.
-        checks: batches of inputs that the model and the graphs both decode before anything is
-            written; random prompts on the example are compared in any case.
-        golden: files (name to content) for `verify`, which the bundle keeps with their tokens.
-        name: what the model is called; its class if not given.
-        force: replace an existing bundle.
-        progress: called when a stage begins and ends, and with the inputs compared in `CHECK`.
+        head: output of prefill and step: `logits`, or `argmax` or `topk`, which the graph
+            computes from them.
+        checks: batches of inputs that the parity gate decodes with the model and the graphs; it
+            always compares random prompts on the example.
+        golden: contents of sample files for `verify`, by name; the bundle stores them with their
+            tokens.
+        name: name of the model; None takes the name of its class.
+        force: whether to replace an existing bundle.
+        progress: called when a stage begins and ends, and in stage `CHECK` with the number of
+            inputs compared.
+
+    Returns:
+        The path of the bundle, the result of the parity gate and the time of each stage.
 
     Raises:
-        UsageError: an argument does not fit the model or the others.
+        UsageError: an argument does not fit the model or another argument.
         UnsupportedModelError: the model cannot be decoded incrementally.
         ParityError: the graphs differ from the model.
         OutputExistsError: `out` exists and `force` is not given.
@@ -140,13 +148,17 @@ def run_export(
     force: bool = False,
     progress: Progress = silent,
 ) -> ExportReport:
-    """Exports what a job describes.
+    """Exports the model of a job as a bundle.
 
     Args:
-        job: the model, and what goes with it.
-        out: the bundle's folder.
-        force: replace an existing bundle.
-        progress: called when a stage begins and ends, and with the inputs compared in `CHECK`.
+        job: the model, its example and its description.
+        out: folder of the bundle.
+        force: whether to replace an existing bundle.
+        progress: called when a stage begins and ends, and in stage `CHECK` with the number of
+            inputs compared.
+
+    Returns:
+        The path of the bundle, the result of the parity gate and the time of each stage.
 
     Raises:
         UnsupportedModelError: the model cannot be decoded incrementally.
@@ -155,7 +167,7 @@ def run_export(
         OutputExistsError: `out` exists and `force` is not given.
     """
     check_model(job.model)
-    job = _with_plain_parts(job)
+    job = _with_incremental_parts(job)
     stages = StageTimes(progress)
     with staged_bundle(Path(out), force=force) as folder:
         inputs = {name: as_batch_of_two(value) for name, value in job.example.items()}
@@ -171,33 +183,31 @@ def run_export(
     return ExportReport(path=Path(out), parity=parity, stage_seconds=stages.seconds)
 
 
-def _with_plain_parts(job: ExportJob) -> ExportJob:
-    """Lets Hugging Face models inside a class of the user's own run without caches of theirs."""
+def _with_incremental_parts(job: ExportJob) -> ExportJob:
+    """Replaces the Hugging Face models inside a user's own class by incremental copies."""
     if has_custom_step(job.model) or not any(map(is_hugging_face, job.model.modules())):
         return job
-    from hybrid_deploy.export.huggingface.adapter import plain_if_equal
+    from hybrid_deploy.export.huggingface.adapter import incremental_copy_if_equal
 
-    return replace(job, model=plain_if_equal(job.model, job.example))
+    return replace(job, model=incremental_copy_if_equal(job.model, job.example))
 
 
 def head_of(name: str) -> Head:
-    """Returns the head of that name.
+    """Returns the head with the given name.
 
     Raises:
-        UsageError: there is none; the message lists those there are.
+        UsageError: no head has this name; the message lists the names.
     """
     try:
         return Head(name)
     except ValueError:
-        known = ", ".join(head.value for head in Head)
-        raise UsageError(f"unknown head {name!r}; choose one of: {known}") from None
+        names = ", ".join(head.value for head in Head)
+        raise UsageError(f"unknown head {name!r}; choose one of: {names}") from None
 
 
 __all__ = [
     "CHECK",
-    "ExportJob",
     "ExportReport",
-    "ModelSpec",
     "export_model",
     "head_of",
     "run_export",

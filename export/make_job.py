@@ -1,4 +1,4 @@
-"""An export job made of plain arguments: tensors, token ids, (name, smallest, largest)."""
+"""Makes an export job from plain arguments: tensors, token ids, (name, smallest, largest)."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from hybrid_deploy.export.model.dynamic_axes import (
 from hybrid_deploy.export.model.interface import arrays_of, check_model
 
 
-def named_inputs(model: nn.Module, given: Arrays) -> dict[str, Tensor]:
-    """Returns encoder inputs by the names of `encode`'s parameters, in their order.
+def named_inputs(model: nn.Module, inputs: Arrays) -> dict[str, Tensor]:
+    """Returns encoder inputs as CPU tensors, by the names of `encode`'s parameters in their order.
 
     Raises:
-        UsageError: the names or the number differ, or the batch sizes do.
+        UsageError: the names, the number of inputs or their batch sizes do not fit.
     """
-    names, required = _parameters(model, given)
-    if isinstance(given, Mapping):
-        unknown = [name for name in given if name not in names]
-        missing = [name for name in required if name not in given]
+    names, required = _parameters(model, inputs)
+    if isinstance(inputs, Mapping):
+        unknown = [name for name in inputs if name not in names]
+        missing = [name for name in required if name not in inputs]
         if unknown or missing:
             raise UsageError(
-                f"encode takes the inputs {', '.join(names)}, got {', '.join(given) or 'none'}"
+                f"encode takes the inputs {', '.join(names)}, got {', '.join(inputs) or 'none'}"
             )
-        values = {name: _tensor(given[name]) for name in names if name in given}
+        values = {name: _tensor(inputs[name]) for name in names if name in inputs}
     else:
-        listed = [given] if isinstance(given, Tensor) else list(given)
+        listed = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         if not len(required) <= len(listed) <= len(names):
             raise UsageError(
                 f"encode takes {len(required)} inputs ({', '.join(names)}), got {len(listed)}"
@@ -60,15 +60,19 @@ def named_inputs(model: nn.Module, given: Arrays) -> dict[str, Tensor]:
 
 
 def input_names(model: nn.Module) -> list[str]:
-    """Names the inputs of `encode` that have no default, in their order."""
+    """Returns the names of `encode`'s parameters without a default, in their order."""
     return _parameters(model, {})[1] or ["input_0"]
 
 
 def dynamic_axes(dynamic: SimpleAxes, example: Mapping[str, Tensor]) -> DynamicAxes:
-    """Completes varying axes: the typical size is the example's, as far as the range allows.
+    """Returns the varying axes with their typical size: the example's, limited to the range.
+
+    Args:
+        dynamic: varying axes as the user writes them.
+        example: encoder inputs by name, batch first.
 
     Raises:
-        UsageError: there is no such input or axis, or the range is none.
+        UsageError: the model has no such input or axis, or a range is empty.
     """
     return {
         name: {axis: _axis(name, axis, value, example) for axis, value in axes.items()}
@@ -76,9 +80,9 @@ def dynamic_axes(dynamic: SimpleAxes, example: Mapping[str, Tensor]) -> DynamicA
     }
 
 
-def token_ids(given: int | Sequence[int]) -> tuple[int, ...]:
-    """Returns token ids as a tuple; one may be given alone."""
-    return (given,) if isinstance(given, int) else tuple(int(token) for token in given)
+def token_ids(tokens: int | Sequence[int]) -> tuple[int, ...]:
+    """Returns one token id or several as a tuple."""
+    return (tokens,) if isinstance(tokens, int) else tuple(int(token) for token in tokens)
 
 
 def make_job(
@@ -93,21 +97,21 @@ def make_job(
     golden: Mapping[str, bytes] | None = None,
     name: str | None = None,
 ) -> ExportJob:
-    """Completes a model and its example to a job.
+    """Returns the export job of a model and its example.
 
     Args:
-        model: as `export_model` takes it.
-        example_inputs: as `export_model` takes them.
-        generation: how decoding starts and ends.
-        inputs: how the encoder inputs are made.
-        vocabulary: what the tokens mean, if they are text.
-        form: what the graphs look like.
-        checks: batches of encoder inputs that the model and the graphs both decode.
-        golden: files (name to content) for `verify`.
-        name: of the model; its class if not given.
+        model: module that `export_model` accepts.
+        example_inputs: encoder inputs that `export_model` accepts.
+        generation: start tokens, end tokens and the other defaults of decoding.
+        inputs: preprocessing of the encoder inputs, and the range of their sizes.
+        vocabulary: text of each token, or a tokenizer; None if the tokens are no text.
+        form: form of the exported graphs.
+        checks: batches of encoder inputs that the parity gate decodes with model and graphs.
+        golden: contents of sample files for `verify`, by name.
+        name: name of the model; None takes the name of its class.
 
     Raises:
-        UsageError: an argument does not fit the model or the others.
+        UsageError: an argument does not fit the model or another argument.
         UnsupportedModelError: the model has no `encode` and `decode`.
     """
     label = name or type(model).__name__
@@ -120,14 +124,14 @@ def make_job(
             f"max_length is {generation.max_length}; two tokens are the least to decode"
         )
     example = named_inputs(model, example_inputs)
-    first, *others = example
+    first_input, *more_inputs = example
     return ExportJob(
         model=model,
         example=example,
         spec=ModelSpec(
             name=label,
             generation=generation,
-            preprocess=inputs.preprocess or ArrayInput(first, tuple(others)),
+            preprocess=inputs.preprocess or ArrayInput(first_input, tuple(more_inputs)),
             vocabulary=vocabulary,
             dynamic=dynamic_axes(inputs.dynamic, example),
             max_batch=inputs.max_batch,
@@ -139,7 +143,7 @@ def make_job(
 
 
 def _adapted(model: nn.Module, example: Arrays | None) -> tuple[nn.Module, Arrays | None]:
-    """Returns a Hugging Face model encode() and decode(), and an example; leaves others alone."""
+    """Returns a Hugging Face model with encode(), decode() and an example; others unchanged."""
     if not is_hugging_face(model):
         return model, example
     from hybrid_deploy.export.huggingface.adapter import adapt
@@ -150,28 +154,28 @@ def _adapted(model: nn.Module, example: Arrays | None) -> tuple[nn.Module, Array
 
 
 def is_hugging_face(module: nn.Module) -> bool:
-    """Returns whether a module is a model of transformers, without importing that."""
+    """Returns whether a module is a transformers model, without importing transformers."""
     bases = {f"{base.__module__}.{base.__name__}" for base in type(module).__mro__}
     return "transformers.modeling_utils.PreTrainedModel" in bases
 
 
-def _parameters(model: nn.Module, given: Arrays) -> tuple[list[str], list[str]]:
-    """Names the parameters of encode, and those of them that have no default."""
+def _parameters(model: nn.Module, inputs: Arrays) -> tuple[list[str], list[str]]:
+    """Returns the names of all parameters of encode, and of those without a default."""
     encode: Any = model.encode
     parameters = list(inspect.signature(encode).parameters.values())
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        names = list(getattr(model, "input_names", ()) or (given if _is_mapping(given) else ()))
+        names = list(getattr(model, "input_names", ()) or (inputs if _is_mapping(inputs) else ()))
         if names:
             return names, names
-        count = 1 if isinstance(given, Tensor) else len(given)
+        count = 1 if isinstance(inputs, Tensor) else len(inputs)
         names = [f"input_{index}" for index in range(count)]
         return names, names
     named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return [p.name for p in named], [p.name for p in named if p.default is p.empty]
 
 
-def _is_mapping(given: Arrays) -> bool:
-    return isinstance(given, Mapping)
+def _is_mapping(inputs: Arrays) -> bool:
+    return isinstance(inputs, Mapping)
 
 
 def _tensor(value: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""The two routes from a model to its graphs: derived from `decode`, or by a step of its own."""
+"""Lowers a model to graphs: derived from its `decode`, or from a step that it brings."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from hybrid_deploy.export.trace.capture import capture_decoder
 
 @dataclass(frozen=True)
 class LoweredModel:
-    """A model as graphs, which return logits.
+    """A model as ONNX graphs, whose decoder returns logits.
 
     Attributes:
-        graphs: the encoder, the step and, unless the model brought a step, the prefill.
-        dims: the ranges of their symbolic dimensions.
-        vocabulary_size: number of tokens.
+        graphs: encoder, step and, unless the model has its own step, prefill.
+        dims: range of every symbolic dimension of the graphs, by name.
+        vocabulary_size: number of tokens in the vocabulary, the width of the logits.
     """
 
     graphs: Mapping[GraphRole, ir.Model]
@@ -42,20 +42,20 @@ class LoweredModel:
 
 
 def lower_model(job: ExportJob, inputs: Mapping[str, Tensor], stages: StageTimes) -> LoweredModel:
-    """Turns a job's model into graphs.
+    """Returns a job's model as graphs.
 
     Args:
-        job: what the export was asked for.
-        inputs: example inputs of the encoder, a batch of two.
-        stages: told what takes how long.
+        job: the model and the options of the export.
+        inputs: example inputs of the encoder by name, a batch of two.
+        stages: measures the stages `trace`, `analyse` and `lower`.
 
     Raises:
         UnsupportedModelError: the model cannot be decoded incrementally.
         UsageError: a token lies outside the model's vocabulary.
         ExportError: an operator has no translation to ONNX.
     """
-    route = _lower_custom_step if has_custom_step(job.model) else _lower_derived
-    return route(job, inputs, stages)
+    lower = _lower_custom_step if has_custom_step(job.model) else _lower_derived
+    return lower(job, inputs, stages)
 
 
 def _lower_derived(
@@ -83,24 +83,26 @@ def _lower_custom_step(
 ) -> LoweredModel:
     spec = job.spec
     with stages.timed("analyse"):
-        own = examine_custom_step(job.model, inputs, spec.dynamic)
-        _check_tokens(spec.generation, own.vocabulary_size)
+        custom_step = examine_custom_step(job.model, inputs, spec.dynamic)
+        _check_tokens(spec.generation, custom_step.vocabulary_size)
         check_batch(job.model, inputs, spec.generation.max_length)
     with stages.timed("lower"):
-        graphs = lower_custom_step(own, spec.dynamic, job.form.opset)
+        graphs = lower_custom_step(custom_step, spec.dynamic, job.form.opset)
     batch = {BATCH_DIM: DimRange(1, 1, spec.max_batch)}
     return LoweredModel(
-        graphs, batch | own.dims | declared_ranges(spec.dynamic), own.vocabulary_size
+        graphs,
+        batch | custom_step.dims | declared_ranges(spec.dynamic),
+        custom_step.vocabulary_size,
     )
 
 
 def _check_tokens(generation: GenerationDefaults, vocabulary_size: int) -> None:
-    named = [
+    special_tokens = [
         *(("start", token) for token in generation.start_tokens),
         *(("end", token) for token in generation.end_tokens),
         ("pad", generation.pad_token),
     ]
-    for kind, token in named:
+    for kind, token in special_tokens:
         if not 0 <= token < vocabulary_size:
             raise UsageError(
                 f"{kind} token {token} is outside the model's vocabulary of {vocabulary_size}"

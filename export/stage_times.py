@@ -1,4 +1,4 @@
-"""The stages of an export, with their times."""
+"""Measures the stages of an export."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hybrid_deploy.progress import Progress, silent
 
 
 class StageTimes:
-    """Times the stages, and reports when each begins and ends.
+    """Measures the time of each stage, and reports when it begins and ends.
 
     Attributes:
-        progress: called at both ends of a stage; the work inside may call it in between.
-        seconds: time of each finished stage.
+        progress: called when a stage begins and ends; the work inside a stage may call it too.
+        seconds: duration of each finished stage in seconds, by the stage's name.
     """
 
     def __init__(self, progress: Progress = silent) -> None:
@@ -23,7 +23,7 @@ class StageTimes:
 
     @contextmanager
     def timed(self, stage: str, parts: int = 1) -> Iterator[None]:
-        """Times the block as one stage of `parts` parts."""
+        """Measures the block as one stage, and reports it as `parts` parts."""
         began = time.perf_counter()
         self.progress(stage, 0, parts)
         yield

@@ -1,5 +1,6 @@
 """Hugging Face models and folders as export jobs.
 
-What `save_pretrained` wrote comes in; a model with encode and decode, the generation settings, the
-tokenizer and the preprocessing leave.
+A transformers model or a folder that `save_pretrained` wrote enters; a module with encode and
+decode, generation defaults, tokenizer files and preprocessing leave. Nothing here may import
+lowering or parity.
 """

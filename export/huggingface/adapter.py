@@ -1,4 +1,4 @@
-"""Hugging Face encoder-decoder models, exported without an adapter written by the user."""
+"""Adapts Hugging Face encoder-decoder models, so that the user need not write an adapter."""
 
 from __future__ import annotations
 
@@ -21,94 +21,95 @@ except ImportError as error:
     raise MissingDependencyError("transformers", "hf") from error
 
 from hybrid_deploy.export.huggingface.architectures import ADAPTERS, HuggingFaceModel
-from hybrid_deploy.export.huggingface.attention import with_plain_attention
-from hybrid_deploy.export.huggingface.example_inputs import example_inputs, known_inputs
-from hybrid_deploy.export.huggingface.modules import with_token_modules
+from hybrid_deploy.export.huggingface.attention import use_plain_attention
+from hybrid_deploy.export.huggingface.example_inputs import example_inputs, supported_inputs
+from hybrid_deploy.export.huggingface.modules import with_incremental_modules
 from hybrid_deploy.export.model.interface import reference_logits, reference_memory
 from hybrid_deploy.export.model.substitution import Model, shared_copy
 from hybrid_deploy.export.trace.refusal import first_line
 
-_NOISE = 1e-4  # relative to the largest logit: float32 sums in another order
+_TOLERANCE = 1e-4  # of the largest logit; float32 sums in another order differ by less
 _CHECK_LENGTH = 6
-_KNOWN = (
+_SUPPORTED = (
     "VisionEncoderDecoder, Whisper, Speech2Text, Moonshine, BART, mBART, Marian, Pegasus, T5, "
     "Pix2Struct, Florence-2, BLIP captioning"
 )
 
 
 def adapt(model: PreTrainedModel, example: Mapping[str, Tensor] | None = None) -> HuggingFaceModel:
-    """Returns a model as the exporter takes it.
+    """Returns a model with the `encode` and `decode` that the exporter needs.
 
-    The result works on a copy that shares the model's parameters: the model itself is left as it
-    is. Modules that look at all tokens at once are replaced in the copy (huggingface_modules.py),
-    the attention and its masks are torch's (huggingface_attention.py), and it is checked on the
-    example that the logits are the model's own.
+    The result holds a copy that shares the model's parameters; the model itself does not change.
+    In the copy, modules that read all tokens at once are replaced (modules.py), and attention and
+    masks are torch's (attention.py). Its logits on the example must equal the model's own.
 
     Args:
-        model: an encoder-decoder model with a language head, float32.
-        example: encoder inputs by name; made from the config if not given.
+        model: encoder-decoder model with a language head, float32.
+        example: encoder inputs by name, batch first; None makes them from the config.
 
     Raises:
-        UnsupportedModelError: the class is not supported, or the copy gives other logits.
+        UnsupportedModelError: the class is not supported, or the copy returns other_types logits.
     """
     adapter = next((a for a in ADAPTERS if a.fits(model)), None)
-    if adapter is None or not set(adapter.inputs_of(model)) <= set(known_inputs()):
+    if adapter is None or not set(adapter.inputs_of(model)) <= set(supported_inputs()):
         raise _unsupported(type(model).__name__)
-    other = {str(p.dtype) for p in model.parameters() if p.dtype != torch.float32}
-    if other:
+    other_types = {str(p.dtype) for p in model.parameters() if p.dtype != torch.float32}
+    if other_types:
         raise UnsupportedModelError(
-            f"{type(model).__name__} has parameters of type {sorted(other)[0]}; call model.float() "
-            "first, precision is chosen after the export"
+            f"{type(model).__name__} has parameters of type {sorted(other_types)[0]}; call "
+            "model.float() first, precision is chosen after the export"
         )
-    adapted = adapter(plain(model, adapter.encoder_of(model))).eval()
+    adapted = adapter(incremental_copy(model, adapter.encoder_of(model))).eval()
     inputs = example_inputs(model.config, adapted.input_names) if example is None else example
     adapted.example = {name: inputs[name] for name in adapted.input_names}
     _check_equal(adapted, model)
     return adapted
 
 
-def plain(model: Model, encoder: nn.Module | None = None) -> Model:
+def incremental_copy(model: Model, encoder: nn.Module | None = None) -> Model:
     """Returns a copy of a model whose Hugging Face parts can be decoded token by token.
 
-    For a class of your own that has `encode` and `decode` and uses a Hugging Face decoder: the copy
-    keeps no cache, attends with plain masks, and has no module that looks at all tokens at once.
+    It serves a user's own class that has `encode` and `decode` and uses a Hugging Face decoder. The
+    copy uses no cache, attends with boolean masks that depend on positions and padding alone, and
+    has no decoder module that reads all tokens at once.
 
     Args:
-        model: is or holds Hugging Face models; left as it is. The copy shares its parameters.
-        encoder: a part of it whose modules are kept.
+        model: a Hugging Face model, or a module that holds some; it does not change. The copy
+            shares its parameters.
+        encoder: part of the model whose modules are not replaced.
     """
-    clone = with_token_modules(model, encoder)
-    with_plain_attention(clone)
+    clone = with_incremental_modules(model, encoder)
+    use_plain_attention(clone)
     return clone
 
 
 @torch.no_grad()
-def plain_if_equal(model: nn.Module, inputs: Mapping[str, Tensor]) -> nn.Module:
-    """Returns the plain copy of a class that uses Hugging Face models, if it computes the same.
+def incremental_copy_if_equal(model: nn.Module, inputs: Mapping[str, Tensor]) -> nn.Module:
+    """Returns an incremental copy that computes the same logits, else the model itself.
 
     Args:
-        model: has `encode` and `decode`.
-        inputs: example inputs of the encoder.
+        model: module with `encode` and `decode` that holds Hugging Face models.
+        inputs: example inputs of the encoder by name, batch first.
     """
     if isinstance(model, HuggingFaceModel):
-        return model  # it holds a copy already
-    copy, tokens = plain(model).eval(), torch.ones(1, _CHECK_LENGTH, dtype=torch.int64)
+        return model  # its constructor received an incremental copy
+    copy, tokens = incremental_copy(model).eval(), torch.ones(1, _CHECK_LENGTH, dtype=torch.int64)
     row = tuple(value[:1] for value in inputs.values())
     with _quiet():
-        wanted, given = (
+        expected, actual = (
             reference_logits(m, reference_memory(m, row), tokens) for m in (model, copy)
         )
-    return copy if _difference(given, wanted) <= _NOISE else model
+    return copy if _difference(actual, expected) <= _TOLERANCE else model
 
 
 def load(folder: Path) -> PreTrainedModel:
-    """Loads a model from a folder as `save_pretrained` writes it, in float32, without a network.
+    """Returns the model of a folder that `save_pretrained` wrote, in float32 and eval mode.
 
-    The class is the one that config.json names; no code in the folder is run.
+    config.json class_names the class. No code of the folder runs, and no network is used.
 
     Raises:
-        InputError: there is no model in the folder, or its weights are not safetensors.
-        UnsupportedModelError: transformers has no class of the model's name.
+        InputError: the folder has no model, or its weights are not safetensors.
+        UnsupportedModelError: transformers has no model class with the name in config.json.
     """
     config = folder / "config.json"
     if not config.is_file():
@@ -121,11 +122,11 @@ def load(folder: Path) -> PreTrainedModel:
             if pickles
             else f"{folder} has no model.safetensors; give a folder that save_pretrained wrote"
         )
-    names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or ["unnamed"]
-    kind = _model_class(str(names[0]))
+    class_names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or ["unnamed"]
+    model_class = _model_class(str(class_names[0]))
     with _quiet():
         try:
-            model: PreTrainedModel = kind.from_pretrained(
+            model: PreTrainedModel = model_class.from_pretrained(
                 folder,
                 local_files_only=True,
                 trust_remote_code=False,
@@ -134,44 +135,45 @@ def load(folder: Path) -> PreTrainedModel:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"{folder} cannot be loaded as {names[0]}: {first_line(error)}"
+                f"{folder} cannot be loaded as {class_names[0]}: {first_line(error)}"
             ) from error
     return model.eval()
 
 
 def _model_class(name: str) -> Any:
-    """Finds a class of transformers that is a model."""
-    found = getattr(transformers, name, None)
-    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+    """Returns the model class of transformers with the given name."""
+    model_class = getattr(transformers, name, None)
+    if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
         raise _unsupported(name)
-    return found
+    return model_class
 
 
 @torch.no_grad()
 def _check_equal(adapted: HuggingFaceModel, model: PreTrainedModel) -> None:
-    """Checks that the adapter gives the logits of the model's own forward on the example."""
+    """Checks on the example that the adapter returns the logits of the model's own forward."""
     inputs = adapted.example
     tokens = torch.arange(3, 3 + _CHECK_LENGTH)[None]
     with _quiet():
-        wanted = adapted.logits_of(shared_copy(model).eval(), tokens, **inputs)
-        given = adapted.decode(tokens, *adapted.encode(*inputs.values()))
-    difference = _difference(given, wanted)
-    if not difference <= _NOISE:
+        expected = adapted.logits_of(shared_copy(model).eval(), tokens, **inputs)
+        actual = adapted.decode(tokens, *adapted.encode(*inputs.values()))
+    difference = _difference(actual, expected)
+    if not difference <= _TOLERANCE:
         raise UnsupportedModelError(
             f"{type(model).__name__} gives other logits with plain attention (relative "
             f"difference {difference:.1e}); write a class around it that has encode() and decode()"
         )
 
 
-def _difference(given: Tensor, wanted: Tensor) -> float:
-    return float((given - wanted).abs().max() / wanted.abs().max().clamp(min=1))
+def _difference(actual: Tensor, expected: Tensor) -> float:
+    """Returns the largest difference of any logit, relative to the largest logit above 1."""
+    return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences what transformers logs and shows."""
+    """Turns off the logs, warnings and progress had_progress_bars of transformers."""
     level = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
+    had_progress_bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -180,13 +182,13 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         transformers.logging.set_verbosity(level)
-        if bars:
+        if had_progress_bars:
             transformers.logging.enable_progress_bar()
 
 
 def _unsupported(name: str) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{name} is not an encoder-decoder model that is known here ({_KNOWN} and what is built "
-        "like them); write a small class around it with encode(inputs) -> memory and "
-        "decode(tokens, memory) -> logits"
+        f"{name} is not an encoder-decoder model that hybrid-deploy supports ({_SUPPORTED} "
+        "and models built like them); write a small class around it with encode(inputs) -> memory "
+        "and decode(tokens, memory) -> logits"
     )

@@ -1,7 +1,7 @@
 """Hugging Face encoder-decoder models as `encode(*inputs) -> memory` and `decode(tokens, *memory)`.
 
-`HuggingFaceModel` serves all models that follow transformers' own interface, where `forward` takes
-`encoder_outputs` and `decoder_input_ids`; a class derived from it each model that does not.
+`HuggingFaceModel` adapts all models with the usual interface of transformers, where `forward` takes
+`encoder_outputs` and `decoder_input_ids`. Each model with another interface has a derived class.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-_MASKED = ("flattened_patches", "input_ids", "input_values")
+_INPUTS_WITH_MASK = ("flattened_patches", "input_ids", "input_values")
 
 
 class HuggingFaceModel(nn.Module):
-    """A Hugging Face encoder-decoder model, ready for the exporter.
+    """A Hugging Face encoder-decoder model with the interface of the exporter.
 
     Args:
-        model: the adapter's own copy, already made incremental.
+        model: copy for this adapter, whose decoder reads no cache and every token separately.
 
     Attributes:
-        input_names: the encoder's inputs, named as `forward` and the processor name them. With
-            an `attention_mask` (1 for what is no padding), which is also the last memory tensor.
+        input_names: names of the encoder's inputs, the same as in `forward` and in the processor.
+            An `attention_mask` (1 for real data, 0 for padding) is also the last memory tensor.
+        example: example inputs of the encoder by name, batch first; `adapt` sets them.
     """
 
     input_names: tuple[str, ...]
@@ -40,29 +41,29 @@ class HuggingFaceModel(nn.Module):
     def fits(cls, model: PreTrainedModel) -> bool:
         """Returns whether this class adapts a model."""
         names = set(inspect.signature(model.forward).parameters)
-        wanted = {"encoder_outputs", "decoder_input_ids", model.main_input_name}
-        return wanted <= names and type(model).__name__.endswith(_WITH_LOGITS)
+        required = {"encoder_outputs", "decoder_input_ids", model.main_input_name}
+        return required <= names and type(model).__name__.endswith(_WITH_LOGITS)
 
     @classmethod
     def inputs_of(cls, model: PreTrainedModel) -> tuple[str, ...]:
-        """Names the encoder's inputs."""
+        """Returns the names of the encoder's inputs."""
         name = str(model.main_input_name)
-        return (name, "attention_mask") if name in _MASKED else (name,)
+        return (name, "attention_mask") if name in _INPUTS_WITH_MASK else (name,)
 
     @classmethod
     def encoder_of(cls, model: PreTrainedModel) -> nn.Module:
-        """Returns the part of a model that the decoder does not need."""
+        """Returns the encoder, whose modules stay as they are."""
         encoder: nn.Module = model.get_encoder()
         return encoder
 
     @classmethod
     def logits_of(cls, model: PreTrainedModel, tokens: Tensor, **inputs: Tensor) -> Tensor:
-        """Returns the logits that a model's own forward gives, for comparison."""
+        """Returns the logits of a model's own forward, (batch, length, vocabulary)."""
         logits: Tensor = model(**inputs, decoder_input_ids=tokens, use_cache=False).logits
         return logits
 
     def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Returns the encoder's hidden states, and the mask of their padding if there is one."""
+        """Returns the encoder's hidden states and, for inputs with a mask, the mask."""
         named = dict(zip(self.input_names, inputs, strict=True))
         hidden: Tensor = self.encoder_of(self.model)(**named)[0]
         return (hidden, *inputs[1:])
@@ -83,7 +84,7 @@ class HuggingFaceModel(nn.Module):
 def _logits_behind_mask(
     model: Any, head: str, tokens: Tensor, hidden: Tensor, mask: Tensor
 ) -> Tensor:
-    """Runs a decoder and its head on memory that comes with a mask of its own."""
+    """Returns the logits of a decoder that reads hidden states and their mask."""
     rows = model.model.decoder(
         tokens, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
     )[0]
@@ -92,7 +93,7 @@ def _logits_behind_mask(
 
 
 class MaskWithMemory(HuggingFaceModel):
-    """Moonshine: the encoder gives the mask of its own output, and takes none for the decoder."""
+    """Moonshine: the encoder returns the mask of its output, which `forward` cannot take."""
 
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
@@ -100,7 +101,7 @@ class MaskWithMemory(HuggingFaceModel):
         return type(model).__name__ == "MoonshineForConditionalGeneration"
 
     def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Returns the hidden states and their mask."""
+        """Returns the hidden states (batch, memory, width) and their mask (batch, memory)."""
         samples, mask = inputs
         outputs: Any = self.encoder_of(self.model)(samples, attention_mask=mask)
         return outputs.last_hidden_state, outputs.attention_mask
@@ -111,7 +112,7 @@ class MaskWithMemory(HuggingFaceModel):
 
 
 class SubsampledMask(HuggingFaceModel):
-    """Speech2Text: the encoder's mask is shorter than its input's."""
+    """Speech2Text: the encoder shortens its input, so the memory needs a shorter mask."""
 
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
@@ -120,11 +121,11 @@ class SubsampledMask(HuggingFaceModel):
 
     @classmethod
     def inputs_of(cls, model: PreTrainedModel) -> tuple[str, ...]:
-        """Names the encoder's inputs."""
+        """Returns the names of the encoder's inputs."""
         return ("input_features", "attention_mask")
 
     def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Returns the hidden states and their mask."""
+        """Returns the hidden states (batch, memory, width) and their mask (batch, memory)."""
         features, mask = inputs
         encoder: Any = self.encoder_of(self.model)
         hidden: Tensor = encoder(features, attention_mask=mask)[0]
@@ -137,7 +138,7 @@ class SubsampledMask(HuggingFaceModel):
 
 
 class ImageInPrompt(HuggingFaceModel):
-    """Florence-2: the encoder reads a prompt, in which placeholders stand for the image."""
+    """Florence-2: the encoder reads a prompt with placeholder tokens for the image features."""
 
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
@@ -146,16 +147,16 @@ class ImageInPrompt(HuggingFaceModel):
 
     @classmethod
     def inputs_of(cls, model: PreTrainedModel) -> tuple[str, ...]:
-        """Names the encoder's inputs."""
+        """Returns the names of the encoder's inputs."""
         return ("pixel_values", "input_ids", "attention_mask")
 
     def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Returns the hidden states of image and prompt, and the prompt's mask."""
+        """Returns the hidden states of the prompt, image features included, and its mask."""
         pixels, prompt, mask = inputs
         model: Any = self.model.model
         features: Tensor = model.get_image_features(pixels).pooler_output
         rows = model.get_input_embeddings()(prompt)
-        # masked_scatter by row: the n-th placeholder takes the n-th feature
+        # masked_scatter within each row: the n-th placeholder takes the n-th feature
         placeholders = prompt == self.model.config.image_token_id
         index = (placeholders.cumsum(1) - 1).clamp(0, features.shape[1] - 1)
         picked = features.gather(1, index.unsqueeze(-1).expand(-1, -1, features.shape[2]))
@@ -165,7 +166,7 @@ class ImageInPrompt(HuggingFaceModel):
 
 
 class PlacedPatches(HuggingFaceModel):
-    """Pix2Struct: each patch begins with its row and column, which index tables."""
+    """Pix2Struct: each patch begins with its row and column numbers, which index tables."""
 
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
@@ -173,14 +174,14 @@ class PlacedPatches(HuggingFaceModel):
         return type(model).__name__ == "Pix2StructForConditionalGeneration"
 
     def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Returns the hidden states and the patches' mask; places stay within the tables."""
+        """Returns the hidden states and the mask; limits row and column to the tables."""
         patches, mask = inputs
-        places = patches[..., :2].clamp(0, self.model.config.vision_config.seq_len - 1)
-        return super().encode(torch.cat([places, patches[..., 2:]], -1), mask)
+        row_and_column = patches[..., :2].clamp(0, self.model.config.vision_config.seq_len - 1)
+        return super().encode(torch.cat([row_and_column, patches[..., 2:]], -1), mask)
 
 
 class CaptionFromImage(HuggingFaceModel):
-    """BLIP captioning: a text decoder that is called with the image's hidden states."""
+    """BLIP captioning: the text decoder is called directly with the image's hidden states."""
 
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
@@ -195,7 +196,7 @@ class CaptionFromImage(HuggingFaceModel):
 
     @classmethod
     def logits_of(cls, model: PreTrainedModel, tokens: Tensor, **inputs: Tensor) -> Tensor:
-        """Returns the logits that a model's own forward gives, for comparison."""
+        """Returns the logits of a model's own forward, (batch, length, vocabulary)."""
         logits: Tensor = model(**inputs, input_ids=tokens).logits
         return logits
 
@@ -215,6 +216,6 @@ ADAPTERS: tuple[type[HuggingFaceModel], ...] = (
     CaptionFromImage,
     HuggingFaceModel,
 )
-"""The adapters; the first that fits a model is its."""
+"""Adapter classes; the first one that fits a model adapts it."""
 
 _WITH_LOGITS = ("ForConditionalGeneration", "LMHeadModel", "EncoderDecoderModel", "MTModel")

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder says besides its weights, carried over into a bundle."""
+"""Imports the settings of a Hugging Face folder: generation, preprocessing, tokenizer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKENIZER_FILE = "tokenizer.json"
 SOURCE_TOKENIZER_FILE = "source_tokenizer.json"
 TOKENS = "input_ids"
 
-_NEEDS_A_PROCESSOR = {
+_REQUIRED_PROCESSORS = {
     "vision-encoder-decoder": "an image processor",
     "pix2struct": "an image processor",
     "blip": "an image processor",
@@ -35,21 +35,21 @@ _NEEDS_A_PROCESSOR = {
     "speech-encoder-decoder": "a feature extractor",
     "moonshine": "a feature extractor",
 }
-_ASKS_A_QUESTION = ("BlipForQuestionAnswering", "Florence2ForConditionalGeneration")
+_IMAGE_AND_TEXT_MODELS = ("BlipForQuestionAnswering", "Florence2ForConditionalGeneration")
 _TEXT_POSITIONS = ("max_source_positions", "max_position_embeddings", "n_positions")
-_LONGEST_TEXT = 512
+_DEFAULT_TEXT_LENGTH = 512
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What goes into a bundle besides the graphs.
+class ImportedSettings:
+    """The settings of a folder in the terms of a bundle.
 
     Attributes:
-        generation: how decoding starts, stops and chooses.
-        preprocess: what the encoder takes, under the names of transformers.
-        vocabulary: the tokenizer; None if the folder has none.
-        files: what the bundle holds for them, by name.
-        warnings: what is not carried over, or recorded and not followed; one line each.
+        generation: start tokens, end tokens and the other defaults of decoding.
+        preprocess: encoder inputs, with the names that transformers gives them.
+        vocabulary: description of the tokenizer; None if the folder has none.
+        files: contents of the tokenizer files for the bundle, by name.
+        warnings: one line for each setting that the bundle does not follow.
     """
 
     generation: GenerationDefaults
@@ -66,20 +66,21 @@ def import_settings(
     *,
     language: str | None = None,
     task: str | None = None,
-) -> Settings:
-    """Reads generation config, processor and tokenizer of a folder.
+) -> ImportedSettings:
+    """Returns the generation settings, preprocessing and tokenizer of a folder.
 
     Args:
-        folder: as `save_pretrained` of the model, its processor and its tokenizer writes it.
-        model_config: the config of the loaded model; None reads `config.json` alone.
-        max_length: largest number of tokens, the start tokens included; None takes the config's.
-        language: what a multilingual Whisper hears, `de` or `german`; None takes the config's.
-        task: of Whisper, `transcribe` or `translate`; None takes the config's.
+        folder: folder that `save_pretrained` of model, processor and tokenizer wrote.
+        model_config: config of the loaded model; None reads only `config.json`.
+        max_length: largest number of tokens, start tokens included; None takes the config's.
+        language: language that a multilingual Whisper hears, such as `de` or `german`; None takes
+            the config's.
+        task: task of Whisper, `transcribe` or `translate`; None takes the config's.
 
     Raises:
         InputError: a file of the folder cannot be read.
-        UnsupportedModelError: a setting that changes the result cannot be carried over.
-        ExportError: what is needed is missing.
+        UnsupportedModelError: a setting changes the tokens, and the runtime has no counterpart.
+        ExportError: the folder lacks a file or setting that the model needs.
     """
     opened = open_folder(folder, model_config)
     generation = generation_of(opened, max_length, language, task)
@@ -94,41 +95,41 @@ def import_settings(
         if tokenizer.encoder is not None:
             files[SOURCE_TOKENIZER_FILE] = tokenizer.encoder
     preprocess = _preprocess(opened, tokenizer, generation)
-    return Settings(generation, preprocess, vocabulary, files, opened.warnings)
+    return ImportedSettings(generation, preprocess, vocabulary, files, opened.warnings)
 
 
 def _preprocess(
     folder: ModelFolder, tokenizer: ImportedTokenizer | None, generation: GenerationDefaults
 ) -> Preprocess:
-    first: EncoderInput | None = input_of(folder)
-    if first is None:
-        needed = _NEEDS_A_PROCESSOR.get(folder.model_type)
+    image_or_audio: EncoderInput | None = input_of(folder)
+    if image_or_audio is None:
+        needed = _REQUIRED_PROCESSORS.get(folder.model_type)
         if needed is not None:
             raise ExportError(
                 f"{folder.path} has no preprocessor_config.json and the model needs {needed}; save "
                 "it there with save_pretrained"
             )
         return _text(folder, tokenizer, generation)
-    if folder.architecture in _ASKS_A_QUESTION:
-        return (first, _text(folder, tokenizer, generation))
-    return first
+    if folder.architecture in _IMAGE_AND_TEXT_MODELS:
+        return (image_or_audio, _text(folder, tokenizer, generation))
+    return image_or_audio
 
 
 def _text(
     folder: ModelFolder, tokenizer: ImportedTokenizer | None, generation: GenerationDefaults
 ) -> TextInput:
-    """Returns the text input."""
+    """Returns the description of an encoder input of text."""
     if tokenizer is None:
         raise ExportError(
             f"{folder.path} has no tokenizer and the encoder takes text; save it there with "
             "save_pretrained"
         )
-    known = (tokenizer.max_length, *map(folder.encoder_value, _TEXT_POSITIONS))
-    lengths = [length for length in known if length is not None]
+    limits = (tokenizer.max_length, *map(folder.encoder_value, _TEXT_POSITIONS))
+    lengths = [length for length in limits if length is not None]
     return TextInput(
         name=TOKENS,
         tokenizer=TOKENIZER_FILE if tokenizer.encoder is None else SOURCE_TOKENIZER_FILE,
-        max_length=min(lengths, default=_LONGEST_TEXT),
+        max_length=min(lengths, default=_DEFAULT_TEXT_LENGTH),
         mask=MASK,
         pad_token=generation.pad_token,
         prefix=_placeholders(folder) if folder.model_type == "florence2" else (),
@@ -137,12 +138,12 @@ def _text(
 
 
 def _placeholders(folder: ModelFolder) -> tuple[int, ...]:
-    """Returns the tokens that stand for the picture in Florence-2's text."""
+    """Returns the placeholder tokens for the image in Florence-2's text."""
     settings = processor_settings(folder) or {}
     token, count = folder.model.get("image_token_id"), settings.get("image_seq_length")
     if token is None or count is None:
         raise ExportError(
-            f"{folder.path} does not say image_token_id and image_seq_length; save the model and "
+            f"{folder.path} has no image_token_id or image_seq_length; save the model and "
             "its processor there again"
         )
     return (int(token),) * int(count)

@@ -1,4 +1,4 @@
-"""Example inputs of a Hugging Face encoder, of the sizes that its config tells."""
+"""Makes example inputs of a Hugging Face encoder, with the sizes in its config."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ _FLORENCE_SIDE = 768
 
 
 def example_inputs(config: Any, names: Sequence[str]) -> dict[str, Tensor]:
-    """Returns random inputs of one sample.
+    """Returns random inputs with a batch size of one, by name.
 
     Args:
-        config: the model's.
-        names: the inputs that are wanted.
+        config: config of the model.
+        names: names of the encoder's inputs; an `attention_mask` follows the input it belongs to.
     """
     generator = torch.Generator().manual_seed(0)
-    made: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
     for name in names:
         if name == "attention_mask":
-            last = list(made.values())[-1]
-            made[name] = torch.ones(last.shape[:2], dtype=torch.int64)
+            masked = list(inputs.values())[-1]
+            inputs[name] = torch.ones(masked.shape[:2], dtype=torch.int64)
         else:
-            made[name] = _MAKERS[name](config, generator)
-    return made
+            inputs[name] = _MAKERS[name](config, generator)
+    return inputs
 
 
-def known_inputs() -> tuple[str, ...]:
-    """Names the inputs that an example can be made of."""
+def supported_inputs() -> tuple[str, ...]:
+    """Returns the names of the inputs that `example_inputs` can make."""
     return (*_MAKERS, "attention_mask")
 
 
 def _image(config: Any, generator: torch.Generator) -> Tensor:
-    """Makes pixel_values, (1, channels, height, width) float32."""
+    """Returns pixel_values, (1, channels, height, width) float32."""
     encoder = _part(config, "encoder", "vision_config")
     size = _first(encoder, "image_size", default=None)
     size = _side(encoder) if size is None else size
@@ -50,7 +50,7 @@ def _image(config: Any, generator: torch.Generator) -> Tensor:
 
 
 def _spectrogram(config: Any, generator: torch.Generator) -> Tensor:
-    """Makes input_features: Whisper's (1, bins, frames), or (1, frames, bins) float32."""
+    """Returns input_features float32: Whisper's (1, bins, frames), else (1, frames, bins)."""
     positions = config.max_source_positions
     bins = getattr(config, "num_mel_bins", None)
     if bins is not None:
@@ -60,12 +60,12 @@ def _spectrogram(config: Any, generator: torch.Generator) -> Tensor:
 
 
 def _audio(config: Any, generator: torch.Generator) -> Tensor:
-    """Makes input_values, (1, samples) float32."""
+    """Returns input_values, (1, samples) float32."""
     return torch.randn(1, _AUDIO_SAMPLES, generator=generator)
 
 
 def _prompt(config: Any, generator: torch.Generator) -> Tensor:
-    """Makes input_ids, (1, length) int64, with placeholders for an image where there is one."""
+    """Returns input_ids, (1, length) int64; a model with images needs placeholders in front."""
     text = _part(config, "text_config", "encoder")
     ids = torch.randint(2, text.vocab_size, (1, _PROMPT_TOKENS), generator=generator)
     image_token = getattr(config, "image_token_id", None)
@@ -78,18 +78,18 @@ def _prompt(config: Any, generator: torch.Generator) -> Tensor:
 
 
 def _patches(config: Any, generator: torch.Generator) -> Tensor:
-    """Makes flattened_patches, (1, patches, 2 + values) float32: row, column, then pixels."""
+    """Returns flattened_patches, (1, patches, 2 + values) float32: row, column, then pixels."""
     vision = config.vision_config
     count = min(_PATCHES, vision.seq_len)
     columns = int(count**0.5)
-    places = torch.arange(columns * columns)
-    values = torch.randn(1, len(places), vision.patch_embed_hidden_size, generator=generator)
-    rows, across = places // columns + 1, places % columns + 1
-    return torch.cat([torch.stack([rows, across], -1)[None].float(), values], -1)
+    indices = torch.arange(columns * columns)
+    values = torch.randn(1, len(indices), vision.patch_embed_hidden_size, generator=generator)
+    row_numbers, column_numbers = indices // columns + 1, indices % columns + 1
+    return torch.cat([torch.stack([row_numbers, column_numbers], -1)[None].float(), values], -1)
 
 
 def _side(vision: Any) -> int:
-    """Returns the side of Florence-2's images: the processor's, if there are positions for it."""
+    """Returns the side of Florence-2's images in pixels, limited by its position table."""
     return int(min(_FLORENCE_SIDE, vision.max_position_embeddings * math.prod(vision.patch_stride)))
 
 
@@ -103,10 +103,11 @@ _MAKERS: dict[str, Callable[[Any, torch.Generator], Tensor]] = {
 
 
 def _part(config: Any, *names: str) -> Any:
-    """Returns the config of a part of the model; the whole config if it has no parts."""
+    """Returns the first config of a part with one of these names; else the whole config."""
     return _first(config, *names, default=config)
 
 
 def _first(config: Any, *names: str, default: Any) -> Any:
+    """Returns the first of these attributes that is not None."""
     values = (getattr(config, name, None) for name in names)
     return next((value for value in values if value is not None), default)

@@ -1,4 +1,4 @@
-"""The settings in a Hugging Face model folder, looked up where transformers looks them up."""
+"""Reads the settings of a Hugging Face model folder with the precedence of transformers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _ENCODER_PARTS = ("encoder", "vision_config", "audio_config")
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """The JSON files of a folder as `save_pretrained` writes it.
+    """The settings of a folder that `save_pretrained` wrote.
 
     Attributes:
-        path: the folder.
-        model: `config.json`, completed with the defaults of its class.
-        generation: `generation_config.json`; None if there is none, and `model` has its settings.
-        warnings: what was found and is not carried over, one line each.
+        path: path of the folder.
+        model: content of `config.json`, completed with the defaults of its class.
+        generation: content of `generation_config.json`; None if the file does not exist, and then
+            `model` has the generation settings.
+        warnings: one line for each setting that the bundle does not follow.
     """
 
     path: Path
@@ -32,20 +33,20 @@ class ModelFolder:
 
     @property
     def model_type(self) -> str:
-        """The kind of model, as transformers calls it."""
+        """The `model_type` of the config, such as `whisper`; empty if it has none."""
         return str(self.model.get("model_type", ""))
 
     @property
     def architecture(self) -> str:
-        """The class of the model."""
+        """The name of the model's class; empty if the config names none."""
         return str((self.model.get("architectures") or ("",))[0])
 
     def decoder_value(self, name: str) -> Any:
-        """Returns a setting of the model or of its decoder; None if there is none."""
+        """Returns a setting of the model, else of its decoder; None if neither has it."""
         return self._model_value(name, _DECODER_PARTS)
 
     def encoder_value(self, name: str) -> Any:
-        """Returns a setting of the model's encoder or of the model; None if there is none."""
+        """Returns a setting of the encoder, else of the model; None if neither has it."""
         parts = [self.model.get(part) for part in _ENCODER_PARTS]
         for part in (*parts, self.model):
             if isinstance(part, Mapping) and part.get(name) is not None:
@@ -53,29 +54,29 @@ class ModelFolder:
         return None
 
     def generation_value(self, name: str) -> Any:
-        """Returns a setting of generate(); None if there is none.
+        """Returns a setting of generate(); None if the folder does not have it.
 
-        As in transformers, a `generation_config.json` makes those in `config.json` void.
+        As in transformers, `config.json` counts only if `generation_config.json` does not exist.
         """
         if self.generation is not None:
             return self.generation.get(name)
         return self.decoder_value(name)
 
     def token(self, name: str) -> Any:
-        """Returns a special token of generate(), which falls back to the model's."""
+        """Returns a special token from the generation settings, else from the model's config."""
         value = self.generation_value(name)
         return self.decoder_value(name) if value is None else value
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Reads a JSON file of the folder; None if there is none.
+        """Returns the content of a JSON file of the folder; None if it does not exist.
 
         Raises:
-            InputError: the file is no JSON object.
+            InputError: the file is not a JSON object.
         """
         return _read_json(self.path / name)
 
     def warn(self, line: str) -> None:
-        """Notes what is not carried over."""
+        """Adds a warning of one line."""
         self.warnings.append(line)
 
     def _model_value(self, name: str, parts: tuple[str, ...]) -> Any:
@@ -86,15 +87,15 @@ class ModelFolder:
 
 
 def open_folder(path: Path, model_config: Any) -> ModelFolder:
-    """Reads a folder.
+    """Returns the settings of a folder.
 
     Args:
-        path: the folder.
-        model_config: the config of the loaded model, which has the defaults that the file leaves
-            out; None takes the file alone.
+        path: path of the folder.
+        model_config: config of the loaded model, which has the defaults that `config.json` leaves
+            out; None reads only the file.
 
     Raises:
-        InputError: there is no such folder, or a file is no JSON object.
+        InputError: the folder does not exist, or a file is not a JSON object.
     """
     if not path.is_dir():
         raise InputError(f"{path} is not a folder; give one that save_pretrained has written")
@@ -106,10 +107,14 @@ def open_folder(path: Path, model_config: Any) -> ModelFolder:
 
 
 def token_ids(value: Any, name: str) -> tuple[int, ...]:
-    """Returns token ids that are written as none, one or a list.
+    """Returns the token ids of a setting that is None, one id or a list.
+
+    Args:
+        value: value of the setting.
+        name: name of the setting, for the message.
 
     Raises:
-        ExportError: they are something else.
+        ExportError: the value is something else.
     """
     listed = [] if value is None else value if isinstance(value, (list, tuple)) else [value]
     if not all(isinstance(token, int) for token in listed):

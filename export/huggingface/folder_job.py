@@ -1,4 +1,4 @@
-"""A Hugging Face folder as an export job: model, settings, and which axes vary."""
+"""Makes an export job of a Hugging Face folder: model, settings and varying axes."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ from hybrid_deploy.export.model.dynamic_axes import (
 )
 from hybrid_deploy.runtime.preprocess.prepare import as_tuple
 
-_LONGEST_SECONDS = 30.0  # where the folder names no limit
+_LONGEST_SECONDS = 30.0  # for a folder without a limit
 _SHORTEST_SECONDS = 0.1
-_FRAMES_PER_SECOND = 100  # Kaldi's
-_SHORTEST_TEXT = 2
+_FRAMES_PER_SECOND = 100  # of Kaldi's filter banks
+_SHORTEST_TEXT = 2  # tokens
 
 
 def job_from_folder(folder: Path, max_length: int | None = None) -> tuple[ExportJob, list[str]]:
-    """Makes the job of a folder as `save_pretrained` wrote it.
+    """Returns the export job of a folder that `save_pretrained` wrote, and its warnings.
 
     Args:
-        folder: holds the model, and what its input and output need: processor, tokenizer.
-        max_length: most tokens of a sequence; None takes the model's.
+        folder: holds the model, its processor and its tokenizer.
+        max_length: largest number of tokens of a sequence, start tokens included; None takes the
+            config's.
 
     Returns:
-        The job, and a line for each setting of the folder that is not carried over.
+        The job, and one line for each setting of the folder that the bundle does not follow.
 
     Raises:
         InputError: a file is missing or cannot be read.
-        UnsupportedModelError: the model or one of its settings has no counterpart.
-        ExportError: what is needed is missing.
+        UnsupportedModelError: the class is not supported, or the runtime has no counterpart of a
+            setting that changes the tokens.
+        ExportError: the folder lacks a file or setting that the model needs.
     """
     model = load(folder)
     settings = import_settings(folder, model.config, max_length)
@@ -56,25 +58,29 @@ def job_from_folder(folder: Path, max_length: int | None = None) -> tuple[Export
 
 
 def varying_axes(inputs: tuple[EncoderInput, ...], example: Mapping[str, Tensor]) -> DynamicAxes:
-    """Finds the axes that follow the length of a text or an utterance; pictures have one size."""
+    """Returns the axes that follow the length of a text or an utterance; images have one size.
+
+    Args:
+        inputs: descriptions of the encoder's inputs.
+        example: example inputs of the encoder by name; other inputs get no axis.
+    """
     axes: dict[str, dict[int, DynamicAxis]] = {}
-    for each in inputs:
-        found = _axis(each)
-        if found is not None:
-            names = (each.name, str(getattr(each, "mask", None)))
-            axes |= {name: {1: found} for name in names if name in example}
+    for spec in inputs:
+        if isinstance(spec, (TextInput, AudioInput)) and (length := _length_axis(spec)):
+            names = (spec.name, spec.mask)
+            axes |= {name: {1: length} for name in names if name is not None and name in example}
     return axes
 
 
-def _axis(each: EncoderInput) -> DynamicAxis | None:
-    if isinstance(each, TextInput):
-        fixed = len(each.prefix) + len(each.suffix)
-        return _range("text", fixed + _SHORTEST_TEXT, each.max_length)
-    if not isinstance(each, AudioInput) or isinstance(each.features, LogMel):
+def _length_axis(spec: TextInput | AudioInput) -> DynamicAxis | None:
+    if isinstance(spec, TextInput):
+        added = len(spec.prefix) + len(spec.suffix)
+        return _range("text", added + _SHORTEST_TEXT, spec.max_length)
+    if isinstance(spec.features, LogMel):
         return None
-    is_waveform = isinstance(each.features, Waveform)
-    rate = each.sampling_rate if is_waveform else _FRAMES_PER_SECOND
-    longest = _LONGEST_SECONDS if each.max_seconds is None else each.max_seconds
+    is_waveform = isinstance(spec.features, Waveform)
+    rate = spec.sampling_rate if is_waveform else _FRAMES_PER_SECOND
+    longest = _LONGEST_SECONDS if spec.max_seconds is None else spec.max_seconds
     smallest, largest = round(rate * _SHORTEST_SECONDS), round(rate * longest)
     return _range("samples" if is_waveform else "frames", smallest, largest)
 

@@ -1,4 +1,4 @@
-"""From a Hugging Face generation config to the generation defaults of a bundle."""
+"""Translates a Hugging Face generation config to the generation defaults of a bundle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hybrid_deploy.errors import ExportError, UnsupportedModelError
 from hybrid_deploy.export.huggingface.folder import ModelFolder, token_ids
 from hybrid_deploy.export.huggingface.whisper import whisper_prompt
 
-_REFUSED: dict[str, tuple[Any, ...]] = {
+_NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "sequence_bias": (),
     "encoder_repetition_penalty": (1.0,),
     "encoder_no_repeat_ngram_size": (0,),
@@ -20,35 +20,35 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "stop_strings": (),
     "watermarking_config": (),
 }
-"""Settings that change which tokens are made and have no counterpart, with their neutral values."""
+"""Settings that change the tokens and that the runtime lacks, with their neutral values."""
 
 _POSITIONS = ("max_target_positions", "max_position_embeddings", "n_positions")
-_SPEAKS_MANY = ("mbart", "m2m_100", "nllb-moe", "seamless_m4t")
+_MULTILINGUAL_TYPES = ("mbart", "m2m_100", "nllb-moe", "seamless_m4t")
 
 
 def generation_of(
     folder: ModelFolder, max_length: int | None, language: str | None, task: str | None
 ) -> GenerationDefaults:
-    """Returns how a model's generate() decodes, as far as a device can.
+    """Returns the generation defaults with which the runtime decodes like a model's generate().
 
     Args:
-        folder: the model's settings.
-        max_length: largest number of tokens, the start tokens included; None takes the config's.
-        language: what a multilingual Whisper hears; None takes the config's.
-        task: of Whisper, `transcribe` or `translate`; None takes the config's.
+        folder: settings of the model.
+        max_length: largest number of tokens, start tokens included; None takes the config's.
+        language: language that a multilingual Whisper hears; None takes the config's.
+        task: task of Whisper, `transcribe` or `translate`; None takes the config's.
 
     Raises:
-        UnsupportedModelError: a setting that changes the tokens cannot be carried over.
-        ExportError: what is needed is missing.
+        UnsupportedModelError: a setting changes the tokens, and the runtime has no counterpart.
+        ExportError: a setting that the model needs is missing or does not fit.
     """
-    _refuse_what_has_no_counterpart(folder)
+    _refuse_unknown_settings(folder)
     if (language or task) and folder.model_type != "whisper":
         raise ExportError(f"{folder.model_type} takes no language or task; leave them out")
     start = _start_tokens(folder, language, task)
     ends = _end_tokens(folder)
     length = _max_length(folder, max_length, start)
     forced_first = folder.generation_value("forced_bos_token_id")
-    if forced_first is None and folder.model_type in _SPEAKS_MANY:
+    if forced_first is None and folder.model_type in _MULTILINGUAL_TYPES:
         folder.warn(
             "generation_config.json names no forced_bos_token_id, so the model itself chooses the "
             "target language"
@@ -63,7 +63,7 @@ def generation_of(
         max_length=length,
         min_length=_min_length(folder, start),
         suppressed=_suppressed(folder, ends),
-        begin_suppressed=_known(folder, "begin_suppress_tokens"),
+        begin_suppressed=_real_tokens(folder, "begin_suppress_tokens"),
         forced=() if forced_first is None else ((1, int(forced_first)),),
         forced_end=_forced_end(folder),
         repetition_penalty=float(folder.generation_value("repetition_penalty") or 1.0),
@@ -74,8 +74,8 @@ def generation_of(
     )
 
 
-def _refuse_what_has_no_counterpart(folder: ModelFolder) -> None:
-    for name, neutral in _REFUSED.items():
+def _refuse_unknown_settings(folder: ModelFolder) -> None:
+    for name, neutral in _NEUTRAL_VALUES.items():
         value = folder.generation_value(name)
         if value is not None and value not in neutral:
             raise UnsupportedModelError(
@@ -86,7 +86,7 @@ def _refuse_what_has_no_counterpart(folder: ModelFolder) -> None:
 
 def _start_tokens(folder: ModelFolder, language: str | None, task: str | None) -> tuple[int, ...]:
     if folder.model_type == "blip":
-        # BLIP begins every text with the start token of its text model, and says so nowhere.
+        # BLIP's generate() begins with this token, which no config calls a start token
         start = token_ids(folder.decoder_value("bos_token_id"), "bos_token_id")[:1]
     else:
         start = token_ids(folder.token("decoder_start_token_id"), "decoder_start_token_id")
@@ -114,20 +114,21 @@ def _pad_token(folder: ModelFolder, ends: tuple[int, ...]) -> int:
     return (pad or ends or (0,))[0]
 
 
-def _max_length(folder: ModelFolder, wanted: int | None, start: tuple[int, ...]) -> int:
-    if wanted is not None:
-        if wanted <= len(start):
+def _max_length(folder: ModelFolder, max_length: int | None, start: tuple[int, ...]) -> int:
+    if max_length is not None:
+        if max_length <= len(start):
             raise ExportError(
-                f"a largest length of {wanted} leaves no token after the {len(start)} start tokens"
+                f"a largest length of {max_length} leaves no token after the {len(start)} start "
+                "tokens"
             )
-        return wanted
+        return max_length
     positions = next((p for p in map(folder.decoder_value, _POSITIONS) if p is not None), None)
-    new = folder.generation_value("max_new_tokens")
-    length = len(start) + new if new else folder.generation_value("max_length") or positions
+    added = folder.generation_value("max_new_tokens")
+    length = len(start) + added if added else folder.generation_value("max_length") or positions
     if length is None:
-        raise ExportError(f"{folder.path} says no max_length; give the largest number of tokens")
-    if folder.model_type == "whisper" and not new:
-        # Its generate() does not count the prompt, as far as there are positions.
+        raise ExportError(f"{folder.path} has no max_length; give the largest number of tokens")
+    if folder.model_type == "whisper" and not added:
+        # Whisper's generate() does not count the prompt, as long as the positions suffice
         length = min(length + len(start), positions)
     if positions is not None and length > positions:
         folder.warn(f"max_length is {length}, the decoder has {positions} positions; those count")
@@ -136,8 +137,8 @@ def _max_length(folder: ModelFolder, wanted: int | None, start: tuple[int, ...])
 
 
 def _min_length(folder: ModelFolder, start: tuple[int, ...]) -> int:
-    new = folder.generation_value("min_new_tokens")
-    return max(int(folder.generation_value("min_length") or 0), len(start) + new if new else 0)
+    added = folder.generation_value("min_new_tokens")
+    return max(int(folder.generation_value("min_length") or 0), len(start) + added if added else 0)
 
 
 def _suppressed(folder: ModelFolder, ends: tuple[int, ...]) -> tuple[int, ...]:
@@ -149,11 +150,11 @@ def _suppressed(folder: ModelFolder, ends: tuple[int, ...]) -> tuple[int, ...]:
             "runtime only single ones; remove them from generation_config.json"
         )
     single = [word[0] for word in words if word and word[0] not in ends]
-    return tuple(dict.fromkeys((*single, *_known(folder, "suppress_tokens"))))
+    return tuple(dict.fromkeys((*single, *_real_tokens(folder, "suppress_tokens"))))
 
 
-def _known(folder: ModelFolder, name: str) -> tuple[int, ...]:
-    """Returns token ids without those that stand for nothing: Whisper writes -1 for none."""
+def _real_tokens(folder: ModelFolder, name: str) -> tuple[int, ...]:
+    """Returns the token ids of a setting without -1, which Whisper writes for no token."""
     tokens = token_ids(folder.generation_value(name), name)
     return tuple(token for token in tokens if token >= 0)
 

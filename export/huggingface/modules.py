@@ -1,8 +1,14 @@
-"""Modules of Hugging Face decoders that look at all tokens at once, and what stands in for them.
+"""Replaces modules of Hugging Face decoders that read all tokens at once.
 
-Positions that are counted over the tokens that are no padding (a cumulative sum) become positions
-that every token knows of itself. This is what `generate()` computes, where a token is alone and its
-position is the length of the cache; a full run differs only behind a padding token.
+    positions:        table[padding + cumsum(tokens != padding)]    (reads all tokens)
+      becomes         table[padding + 1 + index of the token]
+    T5 cross layer:   scores + zeros(1, heads, tokens, memory)      (one row per token)
+      becomes         scores + zeros(1, 1, 1, 1)
+    TrOCR attention:  bmm -> softmax -> bmm, with heads in the batch axis
+      becomes         scaled_dot_product_attention(batch, heads, tokens, width)
+
+The new positions are those of `generate()`, which reads one token at a time and takes the length of
+the cache as its position. A full run differs only for tokens after a padding token.
 """
 
 from __future__ import annotations
@@ -17,15 +23,15 @@ from hybrid_deploy.export.model.substitution import Factory, Model, substitute
 
 
 def rows_by_token(table: Tensor, tokens: Tensor, padding: int) -> Tensor:
-    """Returns each token's position row: from `padding + 1` on, `padding` for a padding token.
+    """Returns the position vector of each token: row `padding + 1` and the following ones.
 
     Args:
-        table: (positions, width).
+        table: (positions, width) float32, the position vectors.
         tokens: (batch, length) int64.
-        padding: the padding token, and the row of the table that it has for a position.
+        padding: id of the padding token, and the row of the table that it takes.
 
     Returns:
-        (batch, length, width).
+        (batch, length, width) float32.
     """
     first = padding + 1
     steps = table[first : first + tokens.shape[1]]
@@ -33,11 +39,11 @@ def rows_by_token(table: Tensor, tokens: Tensor, padding: int) -> Tensor:
 
 
 class SinusoidalPositions(nn.Module):
-    """Fairseq's sinusoidal positions, known to every token by itself.
+    """Fairseq's sinusoidal positions, which depend on a token's index alone.
 
     Args:
-        table: (positions, width).
-        padding: the padding token.
+        table: (positions, width) float32, the position vectors.
+        padding: id of the padding token.
     """
 
     table: Tensor
@@ -48,15 +54,15 @@ class SinusoidalPositions(nn.Module):
         self.padding = padding
 
     def forward(self, input_ids: Tensor, *_: object, **__: object) -> Tensor:
-        """Returns the rows of the tokens' positions, (batch, length, width)."""
+        """Returns the position vectors of the tokens, (batch, length, width)."""
         return rows_by_token(self.table, input_ids, self.padding)
 
 
 class RobertaEmbeddings(nn.Module):
-    """RoBERTa's embeddings, with positions known to every token by itself.
+    """RoBERTa's embeddings, with positions that depend on a token's index alone.
 
     Args:
-        old: has the tables and the norm.
+        old: RoBERTa's embedding module, whose tables and norm are taken.
     """
 
     def __init__(self, old: Any) -> None:
@@ -77,13 +83,13 @@ class RobertaEmbeddings(nn.Module):
 
 
 class CrossAttentionWithoutBias(nn.Module):
-    """T5's cross-attention layer without the table of zeros that it takes for a position bias.
+    """T5's cross-attention layer with a single zero in place of its table of zero biases.
 
-    The table has a row per token and a column per memory position, so it would be made anew at
-    every step.
+    The table has a row per token and a column per memory position, so every step would make it
+    again.
 
     Args:
-        layer: the layer.
+        layer: T5's cross-attention layer.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -91,7 +97,7 @@ class CrossAttentionWithoutBias(nn.Module):
         self.layer = layer
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Calls the layer with a position bias that is a single zero."""
+        """Returns the outputs of the layer, called with a position bias (1, 1, 1, 1) of zero."""
         kwargs["position_bias"] = torch.zeros(
             1, 1, 1, 1, dtype=hidden_states.dtype, device=hidden_states.device
         )
@@ -99,10 +105,10 @@ class CrossAttentionWithoutBias(nn.Module):
 
 
 class FusedTrOCRAttention(nn.Module):
-    """TrOCR's attention by torch's fused one, which keeps the heads apart from the batch.
+    """TrOCR's attention by torch's fused operator, with a separate axis for the heads.
 
     Args:
-        old: has the projections.
+        old: TrOCR's attention module, whose projections are taken.
     """
 
     def __init__(self, old: Any) -> None:
@@ -120,7 +126,7 @@ class FusedTrOCRAttention(nn.Module):
         attention_mask: Tensor | None = None,
         **_: object,
     ) -> tuple[Tensor, None]:
-        """Attends to `key_value_states`, or to the tokens themselves."""
+        """Returns attention to `key_value_states`, or self-attention if there are none."""
         attended = hidden_states if key_value_states is None else key_value_states
         query = self._split(self.query(hidden_states))
         key, value = self._split(self.key(attended)), self._split(self.value(attended))
@@ -128,28 +134,28 @@ class FusedTrOCRAttention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2)), None
 
     def _split(self, rows: Tensor) -> Tensor:
-        """Puts the heads beside the batch, (batch, heads, length, width)."""
+        """Returns rows (batch, length, width) as (batch, heads, length, width of a head)."""
         return rows.view(*rows.shape[:2], self.heads, -1).transpose(1, 2)
 
 
-def with_token_modules(model: Model, encoder: nn.Module | None = None) -> Model:
-    """Returns a copy of a model in which no decoder module looks at all tokens at once.
+def with_incremental_modules(model: Model, encoder: nn.Module | None = None) -> Model:
+    """Returns a copy of a model in which no decoder module reads all tokens at once.
 
     Args:
-        model: is or holds Hugging Face models; left as it is.
-        encoder: a part of it that is kept as it is.
+        model: a Hugging Face model, or a module that holds some; it does not change.
+        encoder: part of the model whose modules are not replaced.
     """
-    kept = set() if encoder is None else set(encoder.modules())
-    found = {
+    encoder_modules = set() if encoder is None else set(encoder.modules())
+    factories = {
         path: _FACTORIES[type(module).__name__]
         for path, module in model.named_modules()
-        if type(module).__name__ in _FACTORIES and module not in kept
+        if type(module).__name__ in _FACTORIES and module not in encoder_modules
     }
-    return substitute(model, found)
+    return substitute(model, factories)
 
 
 def _unpadded(old: Any) -> nn.Module:
-    """Keeps Moonshine's heads at their own width; they are padded for another kind of kernel."""
+    """Returns Moonshine's attention without the padding of its heads for certain GPU kernels."""
     old.head_dim_padding = 0
     module: nn.Module = old
     return module
@@ -174,4 +180,4 @@ _FACTORIES: dict[str, Factory] = {
     "UMT5LayerCrossAttention": CrossAttentionWithoutBias,
     "XLMRobertaEmbeddings": RobertaEmbeddings,
 }
-"""What stands in for the modules of a class."""
+"""Factory of the replacement, by the class name of the module."""

@@ -1,4 +1,4 @@
-"""From a Hugging Face image processor or feature extractor to the inputs of a bundle."""
+"""Translates a Hugging Face image processor or feature extractor to an input of a bundle."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ _RESAMPLE: tuple[Resample, ...] = (
 )  # fmt: skip
 _KALDI_HOP_S = 0.010
 
-Settings = Mapping[str, Any]
+ProcessorSettings = Mapping[str, Any]
+"""Settings of an image processor or feature extractor, by name."""
 
 
 def input_of(folder: ModelFolder) -> EncoderInput | None:
-    """Returns what a picture or speech goes through; None if the folder has no processor.
+    """Returns the encoder input of images or audio; None if the folder has no processor.
 
     Raises:
-        UnsupportedModelError: the processor is not known here, or does what a device does not.
+        UnsupportedModelError: the processor, or one of its settings, is not supported.
     """
     settings = processor_settings(folder)
     if settings is None:
@@ -55,31 +56,31 @@ def input_of(folder: ModelFolder) -> EncoderInput | None:
         return _AUDIO[kind](folder, _with_defaults(kind, settings))
     kind = kind.removesuffix("FeatureExtractor").removesuffix("ImageProcessor")
     if kind not in _IMAGES:
-        known = ", ".join((*_IMAGES, *_AUDIO))
+        supported = ", ".join((*_IMAGES, *_AUDIO))
         raise UnsupportedModelError(
-            f"{folder.path} has a processor {name or 'without a type'}; known are {known}. "
+            f"{folder.path} has a processor {name or 'without a type'}; known are {supported}. "
             "Describe its steps with a PixelsInput, or give arrays with an ArrayInput"
         )
     return _IMAGES[kind](folder, _with_defaults(f"{kind}ImageProcessor", settings))
 
 
-def processor_settings(folder: ModelFolder) -> Settings | None:
-    """Reads the settings of the image processor or feature extractor, wherever they are."""
-    whole = folder.read("processor_config.json") or {}
-    parts = (whole.get("image_processor"), whole.get("feature_extractor"))
+def processor_settings(folder: ModelFolder) -> ProcessorSettings | None:
+    """Returns the settings of the image processor or feature extractor; None without a file."""
+    combined = folder.read("processor_config.json") or {}
+    parts = (combined.get("image_processor"), combined.get("feature_extractor"))
     nested = next((part for part in parts if part), None)
     return nested or folder.read("preprocessor_config.json")
 
 
-def _with_defaults(kind: str, settings: Settings) -> Settings:
-    """Completes settings with the defaults of their class."""
-    found: Any = getattr(transformers, f"{kind}Pil", None) or getattr(transformers, kind)
-    complete: Settings = found.from_dict(dict(settings)).to_dict()
+def _with_defaults(kind: str, settings: ProcessorSettings) -> ProcessorSettings:
+    """Returns settings completed with the defaults of their class."""
+    processor_class: Any = getattr(transformers, f"{kind}Pil", None) or getattr(transformers, kind)
+    complete: ProcessorSettings = processor_class.from_dict(dict(settings)).to_dict()
     return complete
 
 
-def _plain(folder: ModelFolder, settings: Settings) -> PixelsInput:
-    """Resize, then crop: what most image processors do."""
+def _plain(folder: ModelFolder, settings: ProcessorSettings) -> PixelsInput:
+    """Returns the steps of most image processors: resize, then crop."""
     if settings.get("do_pad"):
         raise UnsupportedModelError(
             f"{folder.path} pads after normalising (do_pad), which the runtime does not have; "
@@ -93,19 +94,19 @@ def _plain(folder: ModelFolder, settings: Settings) -> PixelsInput:
     return _pixels(settings, steps)
 
 
-def _resize(folder: ModelFolder, settings: Settings) -> PixelStep:
+def _resize(folder: ModelFolder, settings: ProcessorSettings) -> PixelStep:
     size, resample = settings["size"], _resample(settings)
-    given = {name for name, value in size.items() if value is not None}
-    if given == {"height", "width"}:
+    names = {name for name, value in size.items() if value is not None}
+    if names == {"height", "width"}:
         return Resize(size["height"], size["width"], resample)
-    if given == {"max_height", "max_width"}:
+    if names == {"max_height", "max_width"}:
         return ResizeWithin(size["max_height"], size["max_width"], resample)
-    if "shortest_edge" in given and given <= {"shortest_edge", "longest_edge"}:
+    if "shortest_edge" in names and names <= {"shortest_edge", "longest_edge"}:
         return ResizeShortestEdge(size["shortest_edge"], size.get("longest_edge"), resample)
     raise _odd_size(folder, "size", size)
 
 
-def _donut(folder: ModelFolder, settings: Settings) -> PixelsInput:
+def _donut(folder: ModelFolder, settings: ProcessorSettings) -> PixelsInput:
     height, width = _height_width(folder, settings, "size")
     resample = _resample(settings)
     steps: list[PixelStep] = []
@@ -120,7 +121,7 @@ def _donut(folder: ModelFolder, settings: Settings) -> PixelsInput:
     return _pixels(settings, steps)
 
 
-def _nougat(folder: ModelFolder, settings: Settings) -> PixelsInput:
+def _nougat(folder: ModelFolder, settings: ProcessorSettings) -> PixelsInput:
     height, width = _height_width(folder, settings, "size")
     steps: list[PixelStep] = []
     if settings.get("do_crop_margin"):
@@ -136,7 +137,7 @@ def _nougat(folder: ModelFolder, settings: Settings) -> PixelsInput:
     return _pixels(settings, steps)
 
 
-def _pix2struct(folder: ModelFolder, settings: Settings) -> PatchesInput:
+def _pix2struct(folder: ModelFolder, settings: ProcessorSettings) -> PatchesInput:
     if settings.get("is_vqa"):
         raise UnsupportedModelError(
             f"{folder.path} writes the question into the picture (is_vqa), which the runtime does "
@@ -148,7 +149,7 @@ def _pix2struct(folder: ModelFolder, settings: Settings) -> PatchesInput:
     )
 
 
-def _pixels(settings: Settings, steps: list[PixelStep]) -> PixelsInput:
+def _pixels(settings: ProcessorSettings, steps: list[PixelStep]) -> PixelsInput:
     scale = float(settings["rescale_factor"]) if settings.get("do_rescale") else None
     if not settings.get("do_normalize"):
         return PixelsInput(PIXELS, tuple(steps), "RGB", scale)
@@ -161,14 +162,14 @@ def _per_channel(value: Any) -> tuple[float, ...]:
     return tuple(map(float, numbers))
 
 
-def _resample(settings: Settings) -> Resample:
+def _resample(settings: ProcessorSettings) -> Resample:
     value = settings.get("resample", 2)
     if isinstance(value, int):
         return _RESAMPLE[value]
     return cast(Resample, str(getattr(value, "value", value)).lower())
 
 
-def _height_width(folder: ModelFolder, settings: Settings, name: str) -> tuple[int, int]:
+def _height_width(folder: ModelFolder, settings: ProcessorSettings, name: str) -> tuple[int, int]:
     size = settings[name]
     if not isinstance(size, Mapping) or not (size.get("height") and size.get("width")):
         raise _odd_size(folder, name, size)
@@ -182,7 +183,7 @@ def _odd_size(folder: ModelFolder, name: str, size: Any) -> ExportError:
     )
 
 
-def _whisper(folder: ModelFolder, settings: Settings) -> AudioInput:
+def _whisper(folder: ModelFolder, settings: ProcessorSettings) -> AudioInput:
     _note_dither(folder, settings)
     rate = int(settings["sampling_rate"])
     features = LogMel(
@@ -194,7 +195,7 @@ def _whisper(folder: ModelFolder, settings: Settings) -> AudioInput:
     return AudioInput(FEATURES, rate, features, padding=float(settings["padding_value"]))
 
 
-def _speech_to_text(folder: ModelFolder, settings: Settings) -> AudioInput:
+def _speech_to_text(folder: ModelFolder, settings: ProcessorSettings) -> AudioInput:
     _note_dither(folder, settings)
     normalizes = bool(settings["do_ceptral_normalize"])
     features = FilterBank(
@@ -213,7 +214,7 @@ def _speech_to_text(folder: ModelFolder, settings: Settings) -> AudioInput:
     )
 
 
-def _wav2vec2(folder: ModelFolder, settings: Settings) -> AudioInput:
+def _wav2vec2(folder: ModelFolder, settings: ProcessorSettings) -> AudioInput:
     return AudioInput(
         WAVEFORM,
         int(settings["sampling_rate"]),
@@ -223,12 +224,12 @@ def _wav2vec2(folder: ModelFolder, settings: Settings) -> AudioInput:
     )
 
 
-def _note_dither(folder: ModelFolder, settings: Settings) -> None:
+def _note_dither(folder: ModelFolder, settings: ProcessorSettings) -> None:
     if settings.get("dither"):
         folder.warn(f"dither of {settings['dither']} is left out, it would be random")
 
 
-_IMAGES: dict[str, Callable[[ModelFolder, Settings], EncoderInput]] = {
+_IMAGES: dict[str, Callable[[ModelFolder, ProcessorSettings], EncoderInput]] = {
     "ViT": _plain,
     "DeiT": _plain,
     "Beit": _plain,
@@ -238,7 +239,7 @@ _IMAGES: dict[str, Callable[[ModelFolder, Settings], EncoderInput]] = {
     "Nougat": _nougat,
     "Pix2Struct": _pix2struct,
 }
-_AUDIO: dict[str, Callable[[ModelFolder, Settings], EncoderInput]] = {
+_AUDIO: dict[str, Callable[[ModelFolder, ProcessorSettings], EncoderInput]] = {
     "WhisperFeatureExtractor": _whisper,
     "Speech2TextFeatureExtractor": _speech_to_text,
     "Wav2Vec2FeatureExtractor": _wav2vec2,

@@ -1,4 +1,4 @@
-"""A Hugging Face tokenizer as one `tokenizer.json`, which a device reads without transformers."""
+"""Converts a Hugging Face tokenizer to `tokenizer.json`, which needs no transformers to read."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ _FILES = (
 )  # fmt: skip
 _SPACE = "▁"
 _TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
-_MANY = 1 << 16
+_NO_LIMIT = 1 << 16  # transformers writes a huge number for no largest length
+_ALL_SPACES = 1 << 16  # more than any text begins or ends with
 _UNKNOWN_PENALTY = 10.0  # SentencePiece's kUnkPenalty
-_UNIGRAM = _NORMAL_PIECE = 1  # of TrainerSpec.ModelType and of SentencePiece.Type
+_UNIGRAM = _NORMAL_PIECE = 1  # in TrainerSpec.ModelType and in SentencePiece.Type
 
 
 @dataclass(frozen=True)
 class ImportedTokenizer:
-    """What a tokenizer is made of on a device.
+    """A tokenizer in the form that the runtime reads.
 
     Attributes:
-        decoder: reads token ids, a `tokenizer.json`.
-        encoder: makes token ids of the encoder's text; None if it is the same.
-        skip: ids that are not part of the text.
-        tidy: whether spaces before punctuation are taken out.
-        suffix: what follows the encoder's text and `encoder` does not add itself.
-        max_length: largest number of tokens; None if it is not said.
+        decoder: content of the `tokenizer.json` that turns token ids into text.
+        encoder: content of the `tokenizer.json` that turns the encoder's text into token ids; None
+            if `decoder` does both.
+        skip: token ids that are not part of the text.
+        tidy: whether decoding removes spaces before punctuation.
+        suffix: token ids to add after the encoder's text, since `encoder` does not add them.
+        max_length: largest number of tokens of a text; None if the folder sets none.
     """
 
     decoder: bytes
@@ -52,7 +54,7 @@ def import_tokenizer(folder: ModelFolder) -> ImportedTokenizer | None:
     """Returns the tokenizer of a folder; None if it has none.
 
     Raises:
-        ExportError: the tokenizer cannot be loaded or carried over.
+        ExportError: the tokenizer cannot be loaded or converted.
     """
     if not any((folder.path / name).is_file() for name in _FILES):
         return None
@@ -71,7 +73,7 @@ def import_tokenizer(folder: ModelFolder) -> ImportedTokenizer | None:
         return _marian(folder, loaded)
     if name == "Speech2TextTokenizer":
         if loaded.do_upper_case:
-            folder.warn("the tokenizer asks for capitals (do_upper_case); the text comes as it is")
+            folder.warn("the tokenizer asks for capitals (do_upper_case); the text stays as it is")
         return ImportedTokenizer(
             decoder=_pieces_only(loaded.encoder, loaded.unk_token),
             encoder=None,
@@ -86,19 +88,20 @@ def import_tokenizer(folder: ModelFolder) -> ImportedTokenizer | None:
 
 
 def _load(folder: ModelFolder) -> Any:
-    """Loads a tokenizer with transformers, without a network."""
+    """Returns the tokenizer of a folder as transformers loads it without a network."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return AutoTokenizer.from_pretrained(
                 folder.path, local_files_only=True, trust_remote_code=False
             )
-    except Exception as error:  # transformers raises whatever its libraries do
+    except Exception as error:  # transformers passes on the errors of its libraries
         reason = first_line(error)
         raise ExportError(f"the tokenizer in {folder.path} cannot be loaded: {reason}") from error
 
 
 def _content(backend: tokenizers.Tokenizer) -> bytes:
+    """Returns the `tokenizer.json` of a tokenizer that neither pads nor truncates."""
     copy = tokenizers.Tokenizer.from_str(backend.to_str())
     copy.no_padding()
     copy.no_truncation()
@@ -106,7 +109,7 @@ def _content(backend: tokenizers.Tokenizer) -> bytes:
 
 
 def _special_ids(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
-    """Returns special tokens, and Whisper's timestamps, which its decode() leaves out too."""
+    """Returns the ids of special tokens and of Whisper's timestamps, which decode() leaves out."""
     added = backend.get_added_tokens_decoder()
     return tuple(
         sorted(
@@ -118,7 +121,7 @@ def _special_ids(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
 
 
 def _tidies(loaded: Any, backend: tokenizers.Tokenizer) -> bool:
-    """Returns whether decode() takes out spaces; transformers leaves BPE alone unless forced."""
+    """Returns whether decode() removes spaces; transformers does so for BPE only if forced."""
     if not getattr(loaded, "clean_up_tokenization_spaces", False):
         return False
     forced = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
@@ -127,11 +130,11 @@ def _tidies(loaded: Any, backend: tokenizers.Tokenizer) -> bool:
 
 def _max_length(loaded: Any) -> int | None:
     length = getattr(loaded, "model_max_length", None)
-    return length if isinstance(length, int) and length < _MANY else None
+    return length if isinstance(length, int) and length < _NO_LIMIT else None
 
 
 def _marian(folder: ModelFolder, loaded: Any) -> ImportedTokenizer:
-    """Makes two tokenizers: Marian's pieces come from SentencePiece, their ids from vocab.json."""
+    """Returns two tokenizers: Marian's pieces come from SentencePiece, ids from vocab.json."""
     if getattr(loaded, "separate_vocabs", False):
         vocabulary: Mapping[str, int] = loaded.target_encoder
     else:
@@ -150,7 +153,7 @@ def _marian(folder: ModelFolder, loaded: Any) -> ImportedTokenizer:
 
 
 def _unigram(folder: ModelFolder, loaded: Any) -> bytes:
-    """Makes a tokenizer of Marian's source.spm that gives the ids of its vocab.json."""
+    """Returns a tokenizer with the pieces of Marian's source.spm and the ids of its vocab.json."""
     import sentencepiece.sentencepiece_model_pb2 as schema
 
     model: Any = schema.ModelProto()  # type: ignore[attr-defined]  # made by protobuf
@@ -159,36 +162,40 @@ def _unigram(folder: ModelFolder, loaded: Any) -> bytes:
         raise ExportError(f"{folder.path}/source.spm is not a unigram model, which Marian has")
     scores = {piece.piece: piece.score for piece in model.pieces if piece.type == _NORMAL_PIECE}
     codes = getattr(loaded, "supported_language_codes", None) or []
-    special = [*codes, loaded.unk_token, loaded.eos_token, loaded.pad_token]
-    # A piece that source.spm does not have must match no text: it gets a name from a private area.
-    # Single characters do match, where nothing else does: SentencePiece gives an unknown character
-    # as it is, and Marian finds it in vocab.json.
+    special_tokens = [*codes, loaded.unk_token, loaded.eos_token, loaded.pad_token]
+    # A piece that source.spm does not have must match no text, so its name begins with a character
+    # of Unicode's private area. Single characters match with the lowest score: SentencePiece
+    # returns an unknown character unchanged, and Marian looks it up in vocab.json.
     rows = [(f"\ue000{index}", 0.0) for index in range(max(loaded.encoder.values()) + 1)]
     unlikely = min(scores.values()) - _UNKNOWN_PENALTY
     for piece, index in loaded.encoder.items():
-        if piece in scores or piece in special or len(piece) == 1:
+        if piece in scores or piece in special_tokens or len(piece) == 1:
             rows[index] = (piece, scores.get(piece, unlikely))
     unknown = loaded.encoder[loaded.unk_token]
     tokenizer = tokenizers.Tokenizer(models.Unigram(rows, unk_id=unknown, byte_fallback=False))
     tokenizer.normalizer = _normalizer(model.normalizer_spec.precompiled_charsmap)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prepend_scheme="always")
     tokenizer.add_special_tokens(
-        [tokenizers.AddedToken(name, special=True, normalized=False) for name in special]
+        [tokenizers.AddedToken(name, special=True, normalized=False) for name in special_tokens]
     )
     return tokenizer.to_str().encode()
 
 
 def _normalizer(charsmap: bytes) -> normalizers.Normalizer:
-    """Returns SentencePiece's normaliser: its table of characters, and single spaces."""
+    """Returns SentencePiece's normalizer: its table of characters, then single spaces."""
     spaces = [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     table = [normalizers.Precompiled(charsmap)] if charsmap else []
     return normalizers.Sequence([*table, *spaces])
 
 
 def _pieces_only(vocabulary: Mapping[str, int], unknown: str) -> bytes:
-    """Makes a tokenizer that only decodes SentencePiece's pieces."""
+    """Returns a `tokenizer.json` that can only decode, and reads SentencePiece's pieces."""
     tokenizer = tokenizers.Tokenizer(models.WordLevel(dict(vocabulary), unk_token=unknown))
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(_SPACE, " "), decoders.Fuse(), decoders.Strip(" ", _MANY, _MANY)]
+        [
+            decoders.Replace(_SPACE, " "),
+            decoders.Fuse(),
+            decoders.Strip(" ", _ALL_SPACES, _ALL_SPACES),
+        ]
     )
     return tokenizer.to_str().encode()

@@ -1,4 +1,4 @@
-"""Whisper's prompt: what its generate() puts before the first token."""
+"""Builds Whisper's prompt, the tokens that its generate() puts before the text."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def whisper_prompt(
 ) -> tuple[int, ...]:
     """Returns start token, language, task and the token for no timestamps.
 
-    A multilingual Whisper finds out the language itself in transformers, with a decoder step of its
-    own before the first token. A bundle has the language in its prompt.
+    In transformers a multilingual Whisper detects the language with an additional decoder step. A
+    bundle fixes the language in its prompt.
 
     Args:
-        folder: the model's settings.
-        start: the start token.
-        language: a code as `de`, or an English name; None takes the config's.
-        task: None takes the config's.
+        folder: settings of the model.
+        start: token ids of the start, one token.
+        language: a code such as `de`, or an English name; None takes the config's.
+        task: `transcribe` or `translate`; None takes the config's.
 
     Raises:
-        ExportError: the language or task is unknown to the model.
+        ExportError: the model does not have the language or the task.
     """
     languages: dict[str, int] = folder.generation_value("lang_to_id") or {}
     tasks: dict[str, int] = folder.generation_value("task_to_id") or {}
@@ -38,19 +38,19 @@ def whisper_prompt(
     if language is None and languages and (len(prompt) < 2 or prompt[1] is None):
         language = DEFAULT_LANGUAGE
         folder.warn(
-            f"no language is named; {language} is taken, for a device does not detect it. Export "
-            "with language='de' for another"
+            f"no language is named; {language} is taken, since the runtime does not detect it. "
+            "Export with language='de' to choose another"
         )
     if language is not None:
         prompt[1:2] = [_language_id(language, languages)]
     if task is not None or (language is not None and tasks and not set(tasks.values()) & {*prompt}):
         prompt = [token for token in prompt if token not in tasks.values()]
         prompt.append(_task_id(task or TASKS[0], tasks))
-    silent = folder.generation_value("no_timestamps_token_id")
+    no_timestamps = folder.generation_value("no_timestamps_token_id")
     if folder.generation_value("return_timestamps"):
         folder.warn("timestamps are asked for; the bundle makes text without them")
-    if silent is not None and prompt[-1] != silent:
-        prompt = [*(token for token in prompt if token != silent), silent]
+    if no_timestamps is not None and prompt[-1] != no_timestamps:
+        prompt = [*(token for token in prompt if token != no_timestamps), no_timestamps]
     return tuple(token for token in prompt if token is not None)
 
 
@@ -69,16 +69,16 @@ def _forced(folder: ModelFolder) -> list[int | None]:
 def _language_id(language: str, languages: dict[str, int]) -> int:
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-    wanted = language.lower()
-    for token in (wanted, f"<|{wanted}|>", f"<|{TO_LANGUAGE_CODE.get(wanted)}|>"):
+    name = language.lower()
+    for token in (name, f"<|{name}|>", f"<|{TO_LANGUAGE_CODE.get(name)}|>"):
         if token in languages:
             return languages[token]
-    known = ", ".join(sorted(token.strip("<|>") for token in languages)) or "none, it is English"
-    raise ExportError(f"the model has no language {language!r}; it has: {known}")
+    names = ", ".join(sorted(token.strip("<|>") for token in languages)) or "none, it is English"
+    raise ExportError(f"the model has no language {language!r}; it has: {names}")
 
 
 def _task_id(task: str, tasks: dict[str, int]) -> int:
     if task not in tasks:
-        known = ", ".join(tasks) or "none, it only transcribes"
-        raise ExportError(f"the model has no task {task!r}; it has: {known}")
+        names = ", ".join(tasks) or "none, it only transcribes"
+        raise ExportError(f"the model has no task {task!r}; it has: {names}")
     return tasks[task]

@@ -1,4 +1,5 @@
-"""What is asked of a model: encode and decode, its weights, its varying axes.
+"""The user's torch module: its encode and decode, its weights, its inputs' varying axes.
 
-Everything here handles the user's own torch module and its inputs.
+A module, its example inputs and files of weights enter; checked modules, memory and logits leave.
+Nothing here may import another room of the exporter but trace.
 """

@@ -16,20 +16,33 @@ from hybrid_deploy.export.trace.refusal import first_line, user_line
 
 @dataclass(frozen=True)
 class DynamicAxis:
-    """An axis of an encoder input whose size varies, with its name and its range."""
+    """An axis of an encoder input whose size varies.
+
+    Attributes:
+        name: name of the symbolic dimension in the graphs.
+        sizes: smallest, typical and largest size.
+    """
 
     name: str
     sizes: DimRange
 
 
 DynamicAxes = Mapping[str, Mapping[int, DynamicAxis]]
-"""For each encoder input, its varying axes besides the batch."""
+"""Varying axes besides the batch: by name of the encoder input, then by axis."""
 
 
 def memory_axes(
     model: nn.Module, inputs: Mapping[str, Tensor], dynamic: DynamicAxes
 ) -> tuple[tuple[int, ...], ...]:
-    """Finds which axes of the memory vary when the inputs' dynamic axes do, by encoding two sizes.
+    """Returns the axes of the memory that vary with the inputs, found by encoding two sizes.
+
+    Args:
+        model: module with `encode`, in eval mode.
+        inputs: example inputs of the encoder by name, batch first.
+        dynamic: varying axes of the inputs.
+
+    Returns:
+        For each memory tensor, its varying axes besides the batch.
 
     Raises:
         UnsupportedModelError: encode() fails at one end of the declared ranges.
@@ -52,14 +65,17 @@ def memory_axes(
 
 
 def declared_ranges(dynamic: DynamicAxes) -> dict[str, DimRange]:
-    """Returns the ranges of the inputs' varying axes, by name."""
+    """Returns the ranges of the inputs' varying axes, by the name of the dimension."""
     return {axis.name: axis.sizes for axes in dynamic.values() for axis in axes.values()}
 
 
 def resized(inputs: Mapping[str, Tensor], dynamic: DynamicAxes, bound: str) -> dict[str, Tensor]:
-    """Returns the inputs with their varying axes at their `min`, `typical` or `max` size.
+    """Returns the inputs with their varying axes cut or repeated to another size.
 
-    They are cut, or repeated until they are long enough.
+    Args:
+        inputs: encoder inputs by name, batch first.
+        dynamic: varying axes of the inputs.
+        bound: size to take from each range: `min`, `typical` or `max`.
     """
     return {name: _resized(value, dynamic.get(name, {}), bound) for name, value in inputs.items()}
 
@@ -67,6 +83,6 @@ def resized(inputs: Mapping[str, Tensor], dynamic: DynamicAxes, bound: str) -> d
 def _resized(value: Tensor, axes: Mapping[int, DynamicAxis], bound: str) -> Tensor:
     for axis, varying in axes.items():
         size = getattr(varying.sizes, bound)
-        places = torch.arange(size) % value.shape[axis]
-        value = value.index_select(axis, places)
+        indices = torch.arange(size) % value.shape[axis]
+        value = value.index_select(axis, indices)
     return value

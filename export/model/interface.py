@@ -1,6 +1,6 @@
-"""What is asked of a model: `encode(inputs) -> memory` and `decode(tokens, memory) -> logits`.
+"""The interface of a model: `encode(*inputs) -> memory` and `decode(tokens, *memory) -> logits`.
 
-Or, in place of `decode`, a step of its own: `initial_state(*memory) -> state` and
+In place of `decode` a model may bring its own step: `initial_state(*memory) -> state` and
 `step(token, state, *memory) -> logits, state`.
 """
 
@@ -28,31 +28,32 @@ class Adapter(torch.nn.Module):
     def decode(self, tokens, memory):
         return self.model.decoder(tokens, memory)
 """
-"""What a model without `encode` and `decode` is wrapped in, for messages."""
+"""Example of a class that adds `encode` and `decode` to a model, for messages."""
 
 
 class EncodePart(nn.Module):
-    """The encoder of a model as a module of its own; gives a tuple of tensors."""
+    """The encoder of a model as a separate module that returns a tuple of tensors."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Returns the memory, each tensor batch first."""
-        memory: Any = self.model.encode(*inputs)  # type: ignore[operator]
+        """Returns the memory: one or several tensors, batch first."""
+        model: Any = self.model
+        memory = model.encode(*inputs)
         return tuple(memory) if isinstance(memory, (tuple, list)) else (memory,)
 
 
 class DecodePart(nn.Module):
-    """The decoder of a model as a module of its own; all steps after one another if need be."""
+    """The decoder of a model as a separate module; it runs a model's own step token by token."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, tokens: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
-        """Returns the logits (batch, length, vocabulary), then what other heads return."""
+        """Returns the logits (batch, length, vocabulary), then the outputs of other heads."""
         model: Any = self.model
         if callable(getattr(model, "decode", None)):
             return heads_of(model.decode(tokens, *memory))
@@ -64,22 +65,22 @@ class DecodePart(nn.Module):
 
 
 def heads_of(outputs: Any) -> tuple[Tensor, ...]:
-    """Returns what a decoder returned as a tuple, the logits first."""
+    """Returns the outputs of a decoder, a tensor or several, as a tuple with the logits first."""
     if isinstance(outputs, Mapping):
         outputs = outputs.values()
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
 def has_custom_step(model: nn.Module) -> bool:
-    """Returns whether a model brings a step of its own, so that none has to be derived."""
+    """Returns whether a model has its own step, so that the exporter derives none."""
     return all(callable(getattr(model, name, None)) for name in ("initial_state", "step"))
 
 
 def check_model(model: nn.Module) -> None:
-    """Checks that a model can be asked for what the exporter needs.
+    """Checks that a model has the methods of the interface and is in eval mode.
 
     Raises:
-        UnsupportedModelError: a method is missing, or the model is in training mode.
+        UnsupportedModelError: a method is missing, or a module is in training mode.
     """
     needed = ["encode"] if has_custom_step(model) else ["encode", "decode"]
     missing = [name for name in needed if not callable(getattr(model, name, None))]
@@ -99,7 +100,7 @@ def check_model(model: nn.Module) -> None:
 
 @torch.no_grad()
 def reference_logits(model: nn.Module, memory: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
-    """Returns the model's own logits of every position, (batch, length, vocabulary)."""
+    """Returns the model's own logits of every token, (batch, length, vocabulary)."""
     return reference_heads(model, memory, tokens)[0]
 
 
@@ -107,23 +108,23 @@ def reference_logits(model: nn.Module, memory: tuple[Tensor, ...], tokens: Tenso
 def reference_heads(
     model: nn.Module, memory: tuple[Tensor, ...], tokens: Tensor
 ) -> tuple[Tensor, ...]:
-    """Returns what all heads of the model return, the logits first, each (batch, length, width)."""
+    """Returns the outputs of all heads, the logits first, each (batch, length, width)."""
     heads: tuple[Tensor, ...] = DecodePart(model)(tokens, *memory)
     return heads
 
 
 @torch.no_grad()
 def reference_memory(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Returns what the model's own encoder returns, as a tuple."""
+    """Returns the memory of the model's own encoder as a tuple of tensors, batch first."""
     memory: tuple[Tensor, ...] = EncodePart(model)(*inputs)
     return memory
 
 
 def arrays_of(inputs: Mapping[str, Tensor]) -> Inputs:
-    """Returns tensors as the runtime takes them."""
+    """Returns the inputs as NumPy arrays, which share the buffers of the tensors."""
     return {name: value.numpy() for name, value in inputs.items()}
 
 
 def as_batch_of_two(value: Tensor) -> Tensor:
-    """Returns two examples: tracing takes a batch of one for a constant."""
+    """Returns the first two rows of a batch; tracing makes a batch size of one constant."""
     return torch.cat([value, value])[:2].contiguous()

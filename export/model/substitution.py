@@ -1,9 +1,9 @@
-"""Replacing a submodule of a model by an equivalent one that can be decoded token by token.
+"""Replaces submodules of a model by equivalent ones that can be decoded token by token.
 
-A decoder is refused when one of its submodules looks at all tokens at once although it would not
-have to: positions counted by a cumulative sum over the tokens, say. Such a submodule is replaced,
-not the model: `substitute` gives a copy of the model in which some modules are others, and which
-shares every parameter and buffer with the original. The original is left as it was.
+The exporter refuses a decoder if a submodule reads all tokens at once, for example to count
+positions by a cumulative sum over the tokens. `substitute` returns a copy of the model with another
+submodule in its place. The copy shares every parameter and buffer with the original, which does not
+change.
 
     model = substitute(model, {"decoder.positions": lambda old: RowWisePositions(old.weight)})
     model = substitute(model, {CountedPositions: RowWisePositions.of})
@@ -21,43 +21,44 @@ from torch import nn
 from hybrid_deploy.errors import UnsupportedModelError
 
 Factory = Callable[[nn.Module], nn.Module]
-"""Makes the replacement of a module; gets the copy's module and may change and return it."""
+"""Returns the replacement of a module; it may change the module of the copy and return it."""
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def substitute(model: Model, replacements: Mapping[str | type[nn.Module], Factory]) -> Model:
-    """Returns a copy of a model in which some modules are replaced.
+    """Returns a copy of a model with some modules replaced.
 
-    The export's parity gate compares the exported graphs with the model that it is given, so it
-    does not tell whether a replacement computes what the replaced module did: test that.
+    The parity gate compares the exported graphs with this copy, not with the original. Your own
+    test must show that a replacement computes the same as the module it replaces.
 
     Args:
-        model: left as it is.
-        replacements: by the path of a module, as in `named_modules()`, or by a class, which stands
-            for all modules of this class or of one derived from it. Paths go before classes. What
-            is inside a replaced module is not replaced.
+        model: the original, which does not change.
+        replacements: factories by the path of a module, as in `named_modules()`, or by a class,
+            which selects all its instances. A path takes precedence over a class. Modules inside
+            a replaced module are not replaced.
 
     Returns:
-        The copy. It shares the parameters and buffers; everything else is its own.
+        The copy, which shares only the parameters and buffers with the original.
 
     Raises:
-        UnsupportedModelError: a path or class is not in the model.
+        UnsupportedModelError: the model has no module with this path or class.
     """
     clone = shared_copy(model)
-    made: dict[nn.Module, nn.Module] = {}
-    used: set[str | type[nn.Module]] = set()
-    done: list[str] = []
+    new_modules: dict[nn.Module, nn.Module] = {}
+    used_keys: set[str | type[nn.Module]] = set()
+    replaced_paths: list[str] = []
     for path, module in list(clone.named_modules(remove_duplicate=False)):
         key = _key_of(path, module, replacements)
-        if key is None or not path or any(path.startswith(f"{outer}.") for outer in done):
+        inside_replaced = any(path.startswith(f"{outer}.") for outer in replaced_paths)
+        if key is None or not path or inside_replaced:
             continue
-        if module not in made:
-            made[module] = replacements[key](module).train(module.training)
-        clone.set_submodule(path, made[module])
-        used.add(key)
-        done.append(path)
-    for missing in replacements.keys() - used:
+        if module not in new_modules:
+            new_modules[module] = replacements[key](module).train(module.training)
+        clone.set_submodule(path, new_modules[module])
+        used_keys.add(key)
+        replaced_paths.append(path)
+    for missing in replacements.keys() - used_keys:
         name = missing if isinstance(missing, str) else missing.__name__
         raise UnsupportedModelError(
             f"{type(model).__name__} has no module {name} to replace; give a path of its "
@@ -67,7 +68,7 @@ def substitute(model: Model, replacements: Mapping[str | type[nn.Module], Factor
 
 
 def shared_copy(model: Model) -> Model:
-    """Returns a copy of a model that shares its parameters and buffers."""
+    """Returns a deep copy of a model that shares its parameters and buffers."""
     tensors = chain(model.parameters(), model.buffers())
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
@@ -75,7 +76,7 @@ def shared_copy(model: Model) -> Model:
 def _key_of(
     path: str, module: nn.Module, replacements: Mapping[str | type[nn.Module], Factory]
 ) -> str | type[nn.Module] | None:
-    """Finds the replacement that a module asks for."""
+    """Returns the key that selects a module: its path, or the first class that it belongs to."""
     if path in replacements:
         return path
     classes = (key for key in replacements if isinstance(key, type))

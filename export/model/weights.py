@@ -1,4 +1,4 @@
-"""Weights from a file into a model: safetensors, or tensors that torch saved."""
+"""Loads weights from a file into a model: safetensors, or tensors saved by torch.save."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ from hybrid_deploy.errors import InputError
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
-_PARALLEL = "module."  # what DistributedDataParallel puts before every name
-_SHOWN = 3
+_PARALLEL_PREFIX = "module."  # of every name under DistributedDataParallel
+_NAMES_SHOWN = 3
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Loads the weights of a file into a model; every name and shape must fit.
 
-    A checkpoint may hold them under `state_dict`, `model_state_dict` or `model`, and their names
-    may begin with the `module.` of DistributedDataParallel.
+    Args:
+        model: module whose parameters and buffers are overwritten.
+        path: file that ends in `.safetensors`, `.pt` or `.pth`. A checkpoint may hold the weights
+            under `state_dict`, `model_state_dict` or `model`; their names may begin with the
+            `module.` of DistributedDataParallel.
 
     Raises:
-        InputError: the file cannot be read without unpickling, or does not fit the model.
+        InputError: the file cannot be read without unpickling objects, or does not fit the model.
     """
     state = _unwrapped(_read(path), path)
     _check_fit(model, state, path)
@@ -42,7 +45,7 @@ def _read(path: Path) -> Any:
 
         try:
             return safetensors.torch.load_file(path)
-        except Exception as error:  # safetensors raises its own, and more
+        except Exception as error:  # safetensors raises its own errors and others
             raise InputError(f"{path} is not a safetensors file: {error}") from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -52,7 +55,7 @@ def _read(path: Path) -> Any:
             "you trust it: torch.save(torch.load(file, weights_only=False).state_dict(), "
             "'weights.pt')"
         ) from error
-    except Exception as error:  # a damaged file raises anything
+    except Exception as error:  # a damaged file raises errors of any type
         raise InputError(f"{path} is not a file that torch.save wrote") from error
 
 
@@ -62,27 +65,29 @@ def _unwrapped(loaded: Any, path: Path) -> dict[str, Tensor]:
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not loaded:
         raise InputError(f"{path} holds a {type(loaded).__name__}, weights by name were expected")
-    other = next((name for name, value in loaded.items() if not isinstance(value, Tensor)), None)
-    if other is not None:
+    wrong_name = next(
+        (name for name, value in loaded.items() if not isinstance(value, Tensor)), None
+    )
+    if wrong_name is not None:
         raise InputError(
-            f"{path} holds {other!r} of type {type(loaded[other]).__name__}, where only weights by "
-            "name were expected; save model.state_dict() alone"
+            f"{path} holds {wrong_name!r} of type {type(loaded[wrong_name]).__name__}, where only "
+            "weights by name were expected; save model.state_dict() alone"
         )
-    if all(name.startswith(_PARALLEL) for name in loaded):
-        return {name.removeprefix(_PARALLEL): value for name, value in loaded.items()}
+    if all(name.startswith(_PARALLEL_PREFIX) for name in loaded):
+        return {name.removeprefix(_PARALLEL_PREFIX): value for name, value in loaded.items()}
     return dict(loaded)
 
 
 def _check_fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    wanted = model.state_dict()
+    expected = model.state_dict()
     problems = []
-    if missing := [name for name in wanted if name not in state]:
+    if missing := [name for name in expected if name not in state]:
         problems.append(f"missing {_some(missing)}")
-    if unexpected := [name for name in state if name not in wanted]:
+    if unexpected := [name for name in state if name not in expected]:
         problems.append(f"unexpected {_some(unexpected)}")
     shapes = [
         f"{name} of {tuple(state[name].shape)} where the model has {tuple(value.shape)}"
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
     if shapes:
@@ -92,5 +97,5 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
 
 
 def _some(names: Sequence[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

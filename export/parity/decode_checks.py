@@ -1,4 +1,4 @@
-"""What a decoder must not do, found by its effect: look ahead, or look at other sequences."""
+"""Checks by the effect on the logits that a model neither looks ahead nor mixes sequences."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from torch import Tensor, nn
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.model.interface import reference_logits, reference_memory
 
-_NOISE = 1e-4  # of float32 sums in another order
+_TOLERANCE = 1e-4  # float32 sums in another order differ by less
 
 
 def check_causal(model: nn.Module, inputs: Mapping[str, Tensor], length: int) -> None:
-    """Checks that no token changes the logits before it, on random tokens.
+    """Checks on random tokens that no token changes the logits of an earlier one.
 
     Args:
-        model: in eval mode.
-        inputs: example inputs of the encoder, any batch.
-        length: how many tokens to decode.
+        model: module in eval mode.
+        inputs: example inputs of the encoder by name, any batch size.
+        length: number of tokens to decode.
 
     Raises:
         UnsupportedModelError: the decoder is not causal.
     """
     memory = reference_memory(model, tuple(inputs.values()))
     generator, batch = torch.Generator().manual_seed(0), memory[0].shape[0]
-    start = torch.ones(batch, length, dtype=torch.int64)
-    vocabulary = reference_logits(model, memory, start).shape[-1]
-    tokens = torch.randint(vocabulary, (batch, length), generator=generator)
+    ones = torch.ones(batch, length, dtype=torch.int64)
+    vocabulary_size = reference_logits(model, memory, ones).shape[-1]
+    tokens = torch.randint(vocabulary_size, (batch, length), generator=generator)
     changed = tokens.clone()
-    changed[:, length // 2 :] = (tokens[:, length // 2 :] + 1) % vocabulary
-    first, second = (
+    changed[:, length // 2 :] = (tokens[:, length // 2 :] + 1) % vocabulary_size
+    before, after = (
         reference_logits(model, memory, t)[:, : length // 2] for t in (tokens, changed)
     )
-    if not torch.allclose(first, second, atol=_NOISE, equal_nan=True):
+    if not torch.allclose(before, after, atol=_TOLERANCE, equal_nan=True):
         raise UnsupportedModelError(
             "decode() is not causal: tokens change the logits of the tokens before them, so they "
             "cannot be decoded one by one; give its self-attention a causal mask"
@@ -42,37 +42,42 @@ def check_causal(model: nn.Module, inputs: Mapping[str, Tensor], length: int) ->
 
 
 def check_batch(model: nn.Module, inputs: Mapping[str, Tensor], length: int) -> None:
-    """Checks that no sequence of a batch changes what is computed for another.
+    """Checks that no sequence of a batch changes the memory or the logits of another.
 
     Args:
-        model: in eval mode.
-        inputs: example inputs of the encoder, at least two.
-        length: how many tokens to decode.
+        model: module in eval mode.
+        inputs: example inputs of the encoder by name, a batch of at least two.
+        length: number of tokens to decode.
 
     Raises:
-        UnsupportedModelError: encoder or decoder mixes the sequences of a batch.
+        UnsupportedModelError: the encoder or the decoder mixes the sequences of a batch.
     """
     generator = torch.Generator().manual_seed(1)
-    pair = tuple(varied(value[:2]) for value in inputs.values())
-    alone = tuple(value[:1] for value in pair)
-    together, single = reference_memory(model, pair), reference_memory(model, alone)
-    if not all(_same(a[:1], b) for a, b in zip(together, single, strict=True)):
+    pair = tuple(with_distinct_rows(value[:2]) for value in inputs.values())
+    first_row = tuple(value[:1] for value in pair)
+    pair_memory, row_memory = reference_memory(model, pair), reference_memory(model, first_row)
+    if not all(_close(a[:1], b) for a, b in zip(pair_memory, row_memory, strict=True)):
         raise UnsupportedModelError(
             "encode() mixes the inputs of a batch: an input's memory changes with the inputs "
             "beside it; compute every input by itself"
         )
     tokens = torch.randint(2, (2, length), generator=generator)
-    both = reference_logits(model, together, tokens)
-    first = reference_logits(model, single, tokens[:1])
-    if not _same(both[:1], first):
+    pair_logits = reference_logits(model, pair_memory, tokens)
+    row_logits = reference_logits(model, row_memory, tokens[:1])
+    if not _close(pair_logits[:1], row_logits):
         raise UnsupportedModelError(
             "decode() mixes the sequences of a batch: a sequence's logits change with the "
             "sequences beside it; compute every sequence by itself"
         )
 
 
-def varied(value: Tensor) -> Tensor:
-    """Returns an input whose second row differs from the first, within the example's values."""
+def with_distinct_rows(value: Tensor) -> Tensor:
+    """Returns a copy of an input with a changed second row, within the range of its values.
+
+    Args:
+        value: (batch, ...), two rows or more. Floats of the second row are halved, or 1 if all
+            are 0; integers and booleans are put in reverse order.
+    """
     pair = value.clone()
     if value.is_floating_point():
         pair[1] = value[1] / 2 if bool(value[1].any()) else 1
@@ -81,8 +86,8 @@ def varied(value: Tensor) -> Tensor:
     return pair
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def _close(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or not a.is_floating_point():
         return torch.equal(a, b)
     scale = float(b.abs().nan_to_num().max()) + 1
-    return torch.allclose(a, b, atol=_NOISE * scale, rtol=0, equal_nan=True)
+    return torch.allclose(a, b, atol=_TOLERANCE * scale, rtol=0, equal_nan=True)

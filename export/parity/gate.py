@@ -1,4 +1,4 @@
-"""The gate of an export: which inputs and prompts the model and its graphs are compared on."""
+"""Chooses the inputs and prompts on which an export compares the model with its graphs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hybrid_deploy.export.parity.compare import (
     compare_greedy,
     compare_random_prompts,
 )
-from hybrid_deploy.export.parity.decode_checks import varied
+from hybrid_deploy.export.parity.decode_checks import with_distinct_rows
 from hybrid_deploy.export.trace.refusal import first_line
 from hybrid_deploy.progress import Progress, silent
 from hybrid_deploy.runtime.backends.protocol import Backend
@@ -30,9 +30,9 @@ from hybrid_deploy.runtime.backends.registry import (
 )
 
 CHECK = "check"
-"""Stage of an export in which the graphs are compared with the model."""
+"""Name of the stage in which an export compares the graphs with the model."""
 
-_EXAMPLES = 2
+_EXAMPLE_BATCH = 2
 _FEW_TOKENS = 4
 
 
@@ -42,31 +42,37 @@ def check_export(
     vocabulary_size: int,
     progress: Progress = silent,
 ) -> Parity:
-    """Compares random prompts on the example, at all its sizes, then every input of the job.
+    """Compares the graphs with the model: random prompts on the example, then every check input.
 
     Args:
-        job: the model and the inputs.
-        bundle: the graphs, which return logits; it need not be sealed.
-        vocabulary_size: of the model.
-        progress: called with the number of inputs compared so far, as stage `CHECK`.
+        job: the model, its example and the batches to check.
+        bundle: holds the graphs, which return logits; it need not be sealed.
+        vocabulary_size: number of tokens in the model's vocabulary.
+        progress: called in stage `CHECK` with the number of inputs compared so far.
+
+    Returns:
+        Sequences and steps of the check inputs, and the largest difference of any logit.
 
     Raises:
-        ParityError: a token differs, or a logit by more than parity.LARGEST_DIFFERENCE.
+        ParityError: a token differs, or a logit by more than compare.LARGEST_DIFFERENCE.
+        UnsupportedModelError: the encoder graph fails at one end of the declared ranges.
     """
     backend = load_backend(DEFAULT_BACKEND, bundle, FLOAT_VARIANT, BackendOptions())
     model, generation, batch = job.model, job.spec.generation, job.form.batch
-    pairs = {name: varied(as_batch_of_two(value)) for name, value in job.example.items()}
-    examples = _resized(arrays_of(pairs), batch or _EXAMPLES)
-    prompts = compare_random_prompts(model, backend, generation, examples, vocabulary_size)
+    example = {
+        name: with_distinct_rows(as_batch_of_two(value)) for name, value in job.example.items()
+    }
+    batch_inputs = _with_batch(arrays_of(example), batch or _EXAMPLE_BATCH)
+    prompts = compare_random_prompts(model, backend, generation, batch_inputs, vocabulary_size)
     parity = Parity(largest_difference=prompts.largest_difference)
     if job.spec.dynamic:
-        _check_sizes(job, backend, pairs, vocabulary_size)
+        _check_sizes(job, backend, example, vocabulary_size)
     checks = job.checks if batch is None else rebatched(job.checks, batch)
-    compared = _reported(checks, input_count(job.checks), progress)
+    reported_checks = _reported(checks, input_count(job.checks), progress)
     if generation.start_tokens:
-        parity.add(compare_greedy(model, backend, generation, compared))
+        parity.add(compare_greedy(model, backend, generation, reported_checks))
         return parity
-    for inputs in compared:
+    for inputs in reported_checks:
         parity.add(compare_random_prompts(model, backend, generation, inputs, vocabulary_size))
     return parity
 
@@ -77,45 +83,46 @@ def input_count(batches: Iterable[Inputs]) -> int:
 
 
 def _reported(batches: Iterable[Inputs], total: int, progress: Progress) -> Iterator[Inputs]:
-    """Yields the batches, and reports each as done when the next one is asked for."""
+    """Yields the batches, and reports each of them before it yields the next."""
     done = 0
     for inputs in batches:
         yield inputs
         done += input_count([inputs])
-        progress(CHECK, min(done, total), total)  # a fixed batch repeats inputs to fill up
+        progress(CHECK, min(done, total), total)  # a fixed batch ends with repeated inputs
 
 
 def _check_sizes(
-    job: ExportJob, backend: Backend, pairs: Mapping[str, Tensor], vocabulary_size: int
+    job: ExportJob, backend: Backend, example: Mapping[str, Tensor], vocabulary_size: int
 ) -> None:
-    """Compares a few tokens at both ends of the sizes that the inputs may have."""
-    few = msgspec.structs.replace(
+    """Compares a few tokens at the smallest and at the largest size of the inputs."""
+    short_generation = msgspec.structs.replace(
         job.spec.generation, max_length=min(_FEW_TOKENS, job.spec.generation.max_length)
     )
     for bound in ("min", "max"):
-        inputs = arrays_of(resized(pairs, job.spec.dynamic, bound))
-        inputs = _resized(inputs, job.form.batch or _EXAMPLES)
+        inputs = arrays_of(resized(example, job.spec.dynamic, bound))
+        inputs = _with_batch(inputs, job.form.batch or _EXAMPLE_BATCH)
         sizes = ", ".join("x".join(map(str, array.shape[1:])) for array in inputs.values())
         try:
-            compare_random_prompts(job.model, backend, few, inputs, vocabulary_size)
+            compare_random_prompts(job.model, backend, short_generation, inputs, vocabulary_size)
         except BackendError as error:
             raise UnsupportedModelError(
                 f"the exported encoder does not work for inputs of size {sizes}, which the "
-                "dynamic axes allow: a recurrent layer, or a size used as a Python number, fixes "
-                f"it; change that, or narrow the range ({first_line(error)[:120]})"
+                "dynamic axes allow: a recurrent layer, or a size used as a Python number, makes "
+                f"it constant; change the encoder, or narrow the range ({first_line(error)[:120]})"
             ) from error
 
 
 def rebatched(batches: Iterable[Inputs], size: int) -> Iterator[Inputs]:
-    """Cuts batches into batches of one size; the last of each repeats its last input."""
+    """Yields batches of a fixed size; the last one of each given batch repeats its last input."""
     for inputs in batches:
         count = len(next(iter(inputs.values())))
         for start in range(0, count, size):
-            part = {name: value[start : start + size] for name, value in inputs.items()}
-            yield _resized(part, size)
+            slice_inputs = {name: value[start : start + size] for name, value in inputs.items()}
+            yield _with_batch(slice_inputs, size)
 
 
-def _resized(inputs: Inputs, size: int) -> Inputs:
+def _with_batch(inputs: Inputs, size: int) -> Inputs:
+    """Returns the first `size` inputs; a shorter batch repeats its last input."""
     return {
         name: value[np.minimum(np.arange(size), len(value) - 1)] for name, value in inputs.items()
     }

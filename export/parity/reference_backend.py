@@ -1,4 +1,4 @@
-"""The original model as a backend: every token is decoded by a full re-run, as PyTorch users do."""
+"""The model itself as a backend of the runtime: it decodes every token by a full re-run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 
 
 class FullRerun:
-    """Serves the runtime's loop with a model's own logits: slow, and right by definition.
+    """A backend whose logits are the model's own: slow, and correct by definition.
 
     Args:
-        model: has `encode` and `decode`, in eval mode.
-        max_length: how many tokens are decoded at most.
+        model: module in eval mode with `encode` and `decode`.
+        max_length: largest number of tokens of a sequence.
     """
 
     name = "pytorch"
@@ -30,14 +30,14 @@ class FullRerun:
         self._max_length = max_length
 
     def start(self, inputs: Mapping[str, NDArray[Any]]) -> FullRerunDecoding:
-        """Encodes a batch and makes ready to decode it."""
+        """Encodes a batch of inputs, and returns its decoding."""
         memory = reference_memory(self._model, tuple(map(torch.from_numpy, inputs.values())))
         batch = len(next(iter(inputs.values())))
         return FullRerunDecoding(self._model, memory, batch, self._max_length)
 
 
 class FullRerunDecoding:
-    """One batch: all tokens so far are decoded again for every new one."""
+    """One batch of sequences; every call decodes all their tokens again."""
 
     def __init__(
         self, model: nn.Module, memory: tuple[Tensor, ...], batch: int, max_length: int
@@ -48,33 +48,33 @@ class FullRerunDecoding:
         self._tokens = np.zeros((batch, max_length), np.int64)
 
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
-        """Decodes several tokens per sequence."""
+        """Decodes several tokens per sequence; returns (batch, vocabulary) float32 logits."""
         for row, start, new in zip(self._tokens, position, tokens, strict=True):
             row[start : start + len(new)] = new[: len(row) - start]
         return self._logits(position + last)
 
     @property
     def resizable(self) -> bool:
-        """Any number of sequences will do."""
+        """Whether `select` may change the number of sequences: always."""
         return True
 
     def reorder(self, rows: IntArray) -> None:
-        """Lets every sequence go on from what another one of the same input was."""
+        """Continues sequence i from the tokens of sequence `rows[i]`, which has the same input."""
         self._tokens = self._tokens[rows]
 
     def select(self, rows: IntArray) -> FullRerunDecoding:
-        """Returns the decoding of chosen sequences."""
+        """Returns a decoding of the chosen sequences."""
         memory = tuple(tensor[torch.from_numpy(rows)] for tensor in self._memory)
         chosen = FullRerunDecoding(self._model, memory, len(rows), self._tokens.shape[1])
         chosen._tokens = self._tokens[rows]
         return chosen
 
     def expand_beams(self, count: int) -> FullRerunDecoding:
-        """Returns the decoding in which every sequence is `count` beams."""
+        """Returns a decoding with `count` copies of every sequence, side by side."""
         return self.select(np.repeat(np.arange(self.batch), count))
 
     def step(self, token: IntArray, position: IntArray) -> FloatArray:
-        """Decodes one token per sequence."""
+        """Decodes one token per sequence; returns (batch, vocabulary) float32 logits."""
         self._tokens[np.arange(self.batch), position] = token
         return self._logits(position)
 

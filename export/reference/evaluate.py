@@ -1,4 +1,4 @@
-"""Reading lines with the model in PyTorch, and how well it reads them."""
+"""Reads lines with the model in PyTorch, and scores the texts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from hybrid_deploy.export.reference.vocabulary import END, MAX_LENGTH, START, te
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How well lines were read.
+class LineScores:
+    """The accuracy of a model on lines.
 
     Attributes:
-        lines: How many lines.
-        character_error_rate: Edits over characters, 0 at best.
-        exact_match: Share of lines without any error, 0-1.
+        lines: number of lines.
+        character_error_rate: edits divided by characters, 0 for no error.
+        exact_match: share of lines without any error, 0 to 1.
     """
 
     lines: int
@@ -34,12 +34,12 @@ class Reading:
 def read_lines(
     model: LineReader, images: Sequence[NDArray[np.uint8]], batch_size: int = 64
 ) -> list[str]:
-    """Returns the text of each image, decoded greedily by running the whole sequence every step.
+    """Returns the text of each image, decoded greedily by a full re-run for every token.
 
     Args:
-        model: In eval mode.
-        images: Grayscale images, each (32, width) uint8.
-        batch_size: Lines read together; each batch is padded to its widest.
+        model: model in eval mode.
+        images: grayscale images, each (32, width) uint8.
+        batch_size: number of lines decoded together; they are padded to the widest.
     """
     texts: list[str] = []
     for start in range(0, len(images), batch_size):
@@ -50,11 +50,11 @@ def read_lines(
     return texts
 
 
-def score_lines(model: LineReader, lines: Sequence[Line]) -> Reading:
-    """Returns how well the model reads the lines.
+def score_lines(model: LineReader, lines: Sequence[Line]) -> LineScores:
+    """Returns the accuracy of the model on lines.
 
     Raises:
-        MissingDependencyError: If jiwer is not installed.
+        MissingDependencyError: jiwer is not installed.
     """
     try:
         import jiwer
@@ -62,18 +62,18 @@ def score_lines(model: LineReader, lines: Sequence[Line]) -> Reading:
         raise MissingDependencyError("jiwer", extra="reference") from error
 
     expected = [line.text for line in lines]
-    read = read_lines(model, [line.image for line in lines])
-    matches = sum(text == truth for text, truth in zip(read, expected, strict=True))
-    return Reading(
+    texts = read_lines(model, [line.image for line in lines])
+    exact_matches = sum(text == truth for text, truth in zip(texts, expected, strict=True))
+    return LineScores(
         lines=len(lines),
-        character_error_rate=float(jiwer.cer(expected, read)),
-        exact_match=matches / len(lines),
+        character_error_rate=float(jiwer.cer(expected, texts)),
+        exact_match=exact_matches / len(lines),
     )
 
 
 @torch.inference_mode()
 def _read_batch(model: LineReader, image: Tensor) -> Tensor:
-    """Tokens (batch, length) from image (batch, 1, 32, width); rows may run on past their end."""
+    """Returns tokens (batch, length) of an image; rows may have tokens after the end token."""
     memory = model.encode(image)
     tokens = torch.full((len(image), 1), START)
     while tokens.shape[1] < MAX_LENGTH and not (tokens == END).any(dim=1).all():

@@ -1,4 +1,4 @@
-"""Turns an 8x8 scan of a digit into ink of a random size, slant and pen."""
+"""Draws an 8x8 scan of a digit as ink of a random size, slant and pen."""
 
 from __future__ import annotations
 
@@ -15,9 +15,21 @@ _MAX_HEIGHT_PX = 32
 
 @dataclass(frozen=True)
 class Hand:
-    """How one line is written: sizes in pixels, angles in degrees, gray levels 0-255.
+    """The handwriting of one line.
 
-    `spread` is how far single digits stray from the line's size, slant and rotation (0-1).
+    Attributes:
+        height_px: height of a digit in pixels.
+        aspect: factor of a digit's width.
+        slant: horizontal shift per pixel of height.
+        rotation_degrees: rotation of a digit.
+        pen_threshold: ink level, 0 to 1, below which the paper stays blank.
+        pen_softness: range of ink levels, 0 to 1, from blank paper to full ink.
+        gap_px: smallest and largest gap between two digits in pixels.
+        jitter_px: standard deviation of a digit's vertical shift in pixels.
+        spread: variation of single digits from the line's size, slant and rotation, 0 to 1.
+        paper: gray level of the paper, 0 to 255.
+        ink: gray level of the ink, 0 to 255.
+        noise: standard deviation of the gray levels.
     """
 
     height_px: float
@@ -36,7 +48,7 @@ class Hand:
 
 @dataclass(frozen=True)
 class HandRanges:
-    """The ranges that the hand of a line is drawn from."""
+    """Ranges from which the handwriting of a line is drawn; the fields are those of Hand."""
 
     height_px: tuple[float, float]
     aspect: tuple[float, float]
@@ -50,7 +62,7 @@ class HandRanges:
     noise: tuple[float, float]
 
     def draw(self, rng: np.random.Generator) -> Hand:
-        """Returns one hand."""
+        """Returns a random handwriting."""
         widest_gap = rng.uniform(*self.gap_px)
         return Hand(
             height_px=rng.uniform(*self.height_px),
@@ -80,7 +92,7 @@ VARIED = HandRanges(
     ink=(0, 110),
     noise=(0, 8),
 )
-"""For training lines."""
+"""Ranges for training lines."""
 
 MILD = HandRanges(
     height_px=(17, 27),
@@ -94,19 +106,25 @@ MILD = HandRanges(
     ink=(0, 90),
     noise=(0, 6),
 )
-"""For test lines."""
+"""Ranges for test lines."""
 
 
 def draw_digit(
     scan: NDArray[np.uint8], hand: Hand, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Returns the ink (height, width) float32, 0-1, of one scan (8, 8), cropped to the ink."""
-    stray = rng.normal(0, hand.spread, size=4)
-    height = float(np.clip(hand.height_px * (1 + 0.05 * stray[0]), 12, 29))
+    """Returns the ink of one digit, (height, width) float32 from 0 to 1, without blank edges.
+
+    Args:
+        scan: (8, 8) uint8, 255 for full ink.
+        hand: handwriting of the line.
+        rng: source of this digit's variation.
+    """
+    variation = rng.normal(0, hand.spread, size=4)
+    height = float(np.clip(hand.height_px * (1 + 0.05 * variation[0]), 12, 29))
     scale_y = height / scan.shape[0]
-    scale_x = scale_y * hand.aspect * (1 + 0.05 * stray[1])
-    slant = hand.slant + 0.05 * stray[2]
-    angle = math.radians(hand.rotation_degrees + 3 * stray[3])
+    scale_x = scale_y * hand.aspect * (1 + 0.05 * variation[1])
+    slant = hand.slant + 0.05 * variation[2]
+    angle = math.radians(hand.rotation_degrees + 3 * variation[3])
 
     side = math.ceil(1.6 * height)
     enlarged = _enlarge(scan, scale_x, scale_y, slant, angle, side)
@@ -122,14 +140,21 @@ def _enlarge(
     angle: float,
     side: int,
 ) -> NDArray[np.float32]:
-    """Scales, slants and rotates a scan about its centre onto a square of ink, bicubic, 0-1."""
+    """Returns a scan scaled, slanted and rotated about its center: (side, side), ink 0 to 1."""
     cos, sin = math.cos(angle), math.sin(angle)
-    # the inverse of rotation @ shear @ scale: Pillow maps output to input,
+    # Pillow needs the inverse of rotation @ shear @ scale, from output to input pixels:
     # x' = ax + by + c and y' = dx + ey + f
     a, b = (cos - slant * sin) / scale_x, (sin + slant * cos) / scale_x
     d, e = -sin / scale_y, cos / scale_y
-    centre, middle = scan.shape[0] / 2 + _MARGIN, side / 2
-    coefficients = (a, b, centre - (a + b) * middle, d, e, centre - (d + e) * middle)
+    scan_center, output_center = scan.shape[0] / 2 + _MARGIN, side / 2
+    coefficients = (
+        a,
+        b,
+        scan_center - (a + b) * output_center,
+        d,
+        e,
+        scan_center - (d + e) * output_center,
+    )
     padded = np.zeros((scan.shape[0] + 2 * _MARGIN, scan.shape[1] + 2 * _MARGIN), dtype=np.uint8)
     padded[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN] = scan
     image = Image.fromarray(padded).transform(
@@ -139,7 +164,7 @@ def _enlarge(
 
 
 def _crop(ink: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Cuts the blank edges off, and what is too high for a line."""
+    """Returns the ink without blank edges, and without rows beyond the height of a line."""
     visible = ink > 0.2
     rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
     cropped = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

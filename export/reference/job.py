@@ -1,4 +1,4 @@
-"""The reference models as export jobs, and their lines as files."""
+"""Makes export jobs of the reference models, and writes lines as image files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from hybrid_deploy.export.reference.vocabulary import END, MAX_LENGTH, PAD, STAR
 from hybrid_deploy.runtime.preprocess.image import batch_images
 
 _GOLDEN_LINES = 8
-_CHECKED_TOGETHER = 20
+_CHECK_BATCH = 20
 _MAX_WIDTH_PX = 512
 
 PREPROCESS = ImageInput(
@@ -50,21 +50,21 @@ PREPROCESS = ImageInput(
 
 
 def feature_map() -> ExportJob:
-    """Returns the model whose memory is a row of feature vectors."""
+    """Returns the job of the model whose memory has one token for every 8 pixels of width."""
     return line_job(load_reference("feature-map"), "digits-feature-map")
 
 
 def pooled() -> ExportJob:
-    """Returns the model whose memory is one vector."""
+    """Returns the job of the model whose memory is one pooled token."""
     return line_job(load_reference("pooled"), "digits-pooled")
 
 
 def line_job(model: LineReader, name: str) -> ExportJob:
-    """Returns the job of any model that reads the lines.
+    """Returns the job of any model that reads lines of digits.
 
     Args:
-        model: In eval mode.
-        name: Of the model, for its bundle.
+        model: model in eval mode.
+        name: name of the model in its bundle.
     """
     lines = held_out_lines()
     width = DynamicAxis("width", DimRange(MIN_WIDTH_PX, 192, _MAX_WIDTH_PX))
@@ -86,15 +86,21 @@ def line_job(model: LineReader, name: str) -> ExportJob:
 
 
 def held_out_lines() -> list[Line]:
-    """Returns the held-out lines, always the same."""
+    """Returns the held-out lines, the same at every call."""
     return compose_lines("test", TEST_LINES, TEST_SEED)
 
 
 def write_lines(folder: Path, split: Split, count: int, seed: int = TEST_SEED) -> list[Path]:
-    """Writes lines as PNG files, with a labels.csv beside them.
+    """Writes lines as PNG files, and their texts as labels.csv beside them.
+
+    Args:
+        folder: folder of the files; it is created if missing.
+        split: scans to draw from.
+        count: number of lines.
+        seed: seed of the lines.
 
     Returns:
-        The files, in the order of the labels.
+        The paths of the PNG files, in the order of the labels.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = compose_lines(split, count, seed)
@@ -109,7 +115,7 @@ def write_lines(folder: Path, split: Split, count: int, seed: int = TEST_SEED) -
 
 
 def png(line: Line) -> bytes:
-    """Returns a line as the content of a PNG file."""
+    """Returns the image of a line as the content of a PNG file."""
     content = io.BytesIO()
     Image.fromarray(line.image).save(content, format="PNG")
     return content.getvalue()
@@ -118,6 +124,6 @@ def png(line: Line) -> bytes:
 def _batches(lines: Sequence[Line]) -> list[Inputs]:
     images = [Image.fromarray(line.image) for line in lines]
     return [
-        batch_images(images[start : start + _CHECKED_TOGETHER], PREPROCESS)
-        for start in range(0, len(images), _CHECKED_TOGETHER)
+        batch_images(images[start : start + _CHECK_BATCH], PREPROCESS)
+        for start in range(0, len(images), _CHECK_BATCH)
     ]

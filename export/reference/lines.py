@@ -1,8 +1,8 @@
-"""Lines of handwritten digits, composed from the 8x8 scans that come with scikit-learn.
+"""Composes lines of handwritten digits from the 8x8 scans of scikit-learn.
 
-The scans are split once, by scan: no scan of a test line was ever seen in training. Their source
-(UCI "Optical Recognition of Handwritten Digits") does not name the writers, so one writer's scans
-may be on both sides.
+Every scan belongs to one split, so no training line contains a scan of a test line. The source (UCI
+"Optical Recognition of Handwritten Digits") does not name the writers, so both splits may hold
+scans of one writer.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ LONGEST_LINE = 10
 WIDTH_MULTIPLE_PX = 16
 MIN_WIDTH_PX = 32
 TEST_LINES, TEST_SEED = 600, 1
-"""The held-out lines that training, export and quickstart all measure on."""
+"""Number and seed of the held-out lines, on which training, export and quickstart measure."""
 
 READING_MARGIN_PX = 32
-"""White paper to the right of a line when it is read; training varies it."""
+"""Width in pixels of white paper added to the right of a line for reading; training varies it."""
 
 _SPLIT_SEED = 2024
 _TEST_SCANS = 397
@@ -39,7 +39,12 @@ _UNEVEN_INK = 20.0
 
 @dataclass(frozen=True)
 class Line:
-    """One line: dark ink on white paper, image (32, width) uint8, and its digits as text."""
+    """One line of digits.
+
+    Attributes:
+        image: (32, width) uint8, dark ink on white paper.
+        text: the digits.
+    """
 
     image: NDArray[np.uint8]
     text: str
@@ -47,7 +52,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Scans:
-    """The scans of one split: ink (count, 8, 8) uint8 0-255, the digits, the original indices."""
+    """The scans of one split.
+
+    Attributes:
+        ink: (count, 8, 8) uint8, 255 for full ink.
+        digits: (count,) int64, 0 to 9.
+        indices: (count,) int64, index of each scan in scikit-learn's data set.
+    """
 
     ink: NDArray[np.uint8]
     digits: NDArray[np.int64]
@@ -55,18 +66,18 @@ class Scans:
 
 
 def compose_lines(split: Split, count: int, seed: int, longest: int = LONGEST_LINE) -> list[Line]:
-    """Returns lines of 1 to `longest` digits; the same arguments give the same lines.
+    """Returns lines of 1 to `longest` digits; equal arguments return equal lines.
 
-    Training lines vary more than test lines do.
+    Training lines vary more than test lines.
 
     Args:
-        split: Whose scans to draw from: "train" or "test".
-        count: How many lines.
-        seed: Which lines.
-        longest: The largest number of digits in a line.
+        split: scans to draw from: "train" or "test".
+        count: number of lines.
+        seed: seed of the lines.
+        longest: largest number of digits in a line.
 
     Raises:
-        MissingDependencyError: If scikit-learn is not installed.
+        MissingDependencyError: scikit-learn is not installed.
     """
     scans = load_scans(split)
     rng = np.random.default_rng([seed, SPLITS.index(split)])
@@ -78,7 +89,7 @@ def load_scans(split: Split) -> Scans:
     """Returns the scans of one split, stratified by digit: 1400 train, 397 test.
 
     Raises:
-        MissingDependencyError: If scikit-learn is not installed.
+        MissingDependencyError: scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
@@ -97,14 +108,14 @@ def load_scans(split: Split) -> Scans:
 
 
 def batch_images(images: Sequence[NDArray[np.uint8]], margin_px: int = 0) -> NDArray[np.float32]:
-    """Returns images (batch, 1, 32, width) float32, normalised, padded with white on the right.
+    """Returns one batch (batch, 1, 32, width) float32, in which paper is 0 and black ink -2.
 
-    The width is that of the widest image and the margin, rounded up to a multiple of 16, at least
-    32. Paper becomes 0 and black ink -2.
+    All images are padded with white on the right. The width is that of the widest image plus the
+    margin, at least 32, rounded up to a multiple of 16.
 
     Args:
-        images: Grayscale images, each (32, width) uint8.
-        margin_px: Columns of white to the right of the widest.
+        images: grayscale images, each (32, width) uint8.
+        margin_px: number of white columns to the right of the widest image.
     """
     widest = max(MIN_WIDTH_PX, *(image.shape[1] + margin_px for image in images))
     width = -(-widest // WIDTH_MULTIPLE_PX) * WIDTH_MULTIPLE_PX
@@ -115,7 +126,7 @@ def batch_images(images: Sequence[NDArray[np.uint8]], margin_px: int = 0) -> NDA
 
 
 def _compose_line(scans: Scans, split: Split, rng: np.random.Generator, longest: int) -> Line:
-    """Draws the digits of one line in one hand, side by side on one paper."""
+    """Returns a line of random digits, side by side in one handwriting on one paper."""
     training = split == "train"
     hand = (VARIED if training else MILD).draw(rng)
     chosen = rng.integers(len(scans.digits), size=rng.integers(1, longest + 1))
@@ -141,15 +152,15 @@ def _compose_line(scans: Scans, split: Split, rng: np.random.Generator, longest:
 
 
 def _new_ink(scans: Scans, index: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Makes a scan that was never scanned: blended with another of its digit, with uneven ink.
+    """Returns a new scan (8, 8): a blend with another scan of the same digit, with uneven ink.
 
-    Blending fills the gaps between few examples, as SMOTE does (https://arxiv.org/abs/1106.1813).
+    Blending makes examples between the few that exist, like SMOTE (https://arxiv.org/abs/1106.1813).
     """
     ink = scans.ink[index].astype(np.float32)
     if rng.random() < _BLENDED_SHARE:
-        alike = np.flatnonzero(scans.digits == scans.digits[index])
+        same_digit = np.flatnonzero(scans.digits == scans.digits[index])
         share = rng.uniform(0.5, 1.0)
-        ink = share * ink + (1 - share) * scans.ink[rng.choice(alike)]
+        ink = share * ink + (1 - share) * scans.ink[rng.choice(same_digit)]
     uneven = rng.normal(0, rng.uniform(0, _UNEVEN_INK), ink.shape) * (ink > 0)
     new: NDArray[np.uint8] = np.clip(ink + uneven, 0, _PAPER).astype(np.uint8)
     return new

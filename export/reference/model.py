@@ -1,7 +1,7 @@
 """The reference hybrid model: a CNN reads the image, a Transformer decoder writes the digits.
 
-It is written as its users write such models: an ordinary decoder over the whole sequence, with no
-key-value cache. Deriving the incremental decoder is the work of `hybrid_deploy.export`.
+It is written the ordinary way, with a decoder over the whole sequence and no key-value cache.
+`hybrid_deploy.export` derives the incremental decoder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ FORMS: tuple[EncoderForm, ...] = ("feature-map", "pooled")
 
 
 class LineReader(nn.Module):
-    """What training and scoring ask of a model that reads lines."""
+    """The interface of a model that reads lines, for training and scoring.
+
+    Attributes:
+        encoder: encoder of the image.
+        embedding: embedding of the tokens, whose width is d_model.
+    """
 
     encoder: MemoryEncoder
     embedding: nn.Embedding
@@ -36,8 +41,8 @@ class LineReader(nn.Module):
         """Returns the memory of a batch of images.
 
         Args:
-            image: (batch, 1, 32, width) float32, paper 0 and ink down to -2; the width a multiple
-                of 16, at most 2048.
+            image: (batch, 1, 32, width) float32, 0 for paper and -2 for black ink; the width is a
+                multiple of 16 and at most 2048.
 
         Returns:
             (batch, memory tokens, d_model) float32.
@@ -46,11 +51,11 @@ class LineReader(nn.Module):
         return memory
 
     def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
-        """Returns the logits of the token that follows each given token.
+        """Returns the logits of the token after each given token.
 
         Args:
-            tokens: (batch, length) int64, beginning with start; the length at most MAX_LENGTH.
-            memory: What `encode` returned.
+            tokens: (batch, length) int64 with the start token first and at most MAX_LENGTH tokens.
+            memory: memory that `encode` returns.
 
         Returns:
             (batch, length, vocabulary) float32.
@@ -63,16 +68,16 @@ class LineReader(nn.Module):
 
 
 class DigitReader(LineReader):
-    """Reads a line of handwritten digits, one digit per decoding step.
+    """A model that reads a line of handwritten digits, one digit per decoding step.
 
     Args:
-        encoder: "feature-map" keeps one memory token for every 8 pixels of width; "pooled" ends in
-            global average pooling and keeps a single one.
-        d_model: Width of the memory and of the decoder.
-        heads: Attention heads.
-        layers: Decoder layers.
-        d_feedforward: Hidden width of the feed-forward blocks.
-        dropout: Dropout probability inside the decoder while training.
+        encoder: "feature-map" makes one memory token for every 8 pixels of width; "pooled" makes
+            one memory token by global average pooling.
+        d_model: width of the memory and of the decoder.
+        heads: number of attention heads.
+        layers: number of decoder layers.
+        d_feedforward: hidden width of the feed-forward blocks.
+        dropout: dropout probability inside the decoder during training.
     """
 
     positions: Tensor
@@ -92,7 +97,7 @@ class DigitReader(LineReader):
             FeatureMapEncoder(d_model) if encoder == "feature-map" else PooledEncoder(d_model)
         )
         self.embedding = nn.Embedding(len(VOCABULARY), d_model, padding_idx=PAD)
-        # forward multiplies by sqrt(d_model): start at unit variance, like the positions
+        # decode multiplies by sqrt(d_model), so the product has unit variance like the positions
         nn.init.normal_(self.embedding.weight, std=d_model**-0.5)
         self.register_buffer(
             "positions", sinusoidal_positions(MAX_LENGTH, d_model), persistent=False
@@ -102,7 +107,7 @@ class DigitReader(LineReader):
         self.head = nn.Linear(d_model, len(VOCABULARY))
 
     def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
-        """Returns logits (batch, length, vocabulary) of the token after each given token."""
+        """Returns the logits (batch, length, vocabulary) of the token after each given token."""
         length = tokens.shape[1]
         embedded = self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim)
         embedded = embedded + self.positions[:length]
@@ -116,7 +121,7 @@ def load_reference(form: str) -> DigitReader:
     """Returns the trained reference model of one form, in eval mode.
 
     Raises:
-        InputError: If `form` is not "feature-map" or "pooled".
+        InputError: `form` is not "feature-map" or "pooled".
     """
     if not _is_form(form):
         raise InputError(f"expected a reference form of {' or '.join(FORMS)}, got {form!r}")

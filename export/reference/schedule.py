@@ -1,4 +1,4 @@
-"""The course of a training run."""
+"""The schedule of a training run: learning rate and length of the lines."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from hybrid_deploy.export.reference.lines import LONGEST_LINE
 PEAK_LEARNING_RATE = 2e-3
 WARM_UP = 0.08
 FULL_LENGTH_FROM = 0.3
+"""Shares of the training: end of the warm-up, and first lines of full length."""
 
 
 class Schedule:
-    """How far training is, in steps or in time, whichever ends first; and what follows from it."""
+    """Counts the steps of a training run, and sets learning rate and line length from them.
+
+    Args:
+        steps: number of optimizer steps.
+        seconds_limit: longest training time in seconds; None sets no limit. The schedule then
+            follows the steps or the time, whichever is further.
+    """
 
     def __init__(self, steps: int, seconds_limit: float | None) -> None:
         self._steps = steps
@@ -23,13 +30,13 @@ class Schedule:
 
     @property
     def done(self) -> float:
-        """The share of the training that is behind, 0-1."""
+        """The finished share of the training, 0 to 1."""
         elapsed = time.monotonic() - self._started
         return min(1.0, max(self._step / self._steps, elapsed / self._seconds_limit))
 
     @property
     def learning_rate(self) -> float:
-        """Linear warm-up, then half a cosine down to zero."""
+        """The learning rate: a linear warm-up, then half a cosine down to zero."""
         if self.done < WARM_UP:
             return PEAK_LEARNING_RATE * (0.02 + 0.98 * self.done / WARM_UP)
         cooled = (self.done - WARM_UP) / (1 - WARM_UP)
@@ -37,10 +44,10 @@ class Schedule:
 
     @property
     def longest_line(self) -> int:
-        """The largest number of digits in a line: from 3 up."""
+        """The largest number of digits in a line, which grows from 3 to the full length."""
         grown = round(3 + (LONGEST_LINE - 3) * self.done / FULL_LENGTH_FROM)
         return min(LONGEST_LINE, grown)
 
     def advance(self) -> None:
-        """Counts one step."""
+        """Counts one finished step."""
         self._step += 1

@@ -1,4 +1,4 @@
-"""The whole export of a tiny model, and the gate that stops a wrong one."""
+"""Tests the export of a tiny model, and the parity gate that refuses wrong graphs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_every_symbolic_dimension_has_a_range(tiny_bundle: Bundle) -> None:
     assert (dims["memory"].min, dims["memory"].typical, dims["memory"].max) == (2, 6, 16)
 
 
-def test_step_graph_is_lean(tiny_bundle: Bundle) -> None:
+def test_the_step_graph_has_only_the_operators_it_needs(tiny_bundle: Bundle) -> None:
     step = load_graphs(tiny_bundle, "fp32")[GraphRole.STEP]
     operators = [node.op_type for node in step.graph]
     assert operators.count("TensorScatter") == 2
@@ -82,7 +82,7 @@ def test_step_graph_is_lean(tiny_bundle: Bundle) -> None:
     assert mask is not None
     assert mask.dtype is ir.DataType.BOOL
     assert not any(node.attributes.get_int("is_causal", 0) for node in attention)
-    for node in step.graph:  # the hidden state has two dimensions
+    for node in step.graph:  # the hidden state has the axes batch and width
         if node.op_type == "MatMul":
             assert node.inputs[0] is not None
             assert node.inputs[0].shape is not None
@@ -94,7 +94,7 @@ def test_weights_are_shared_and_written_once(tiny_bundle: Bundle, tiny_model: nn
     file = tiny_bundle.folder / "fp32" / "weights.bin"
     parameters = sum(p.numel() * 4 for p in tiny_model.parameters())
     assert weight_bytes(graphs) <= parameters
-    places = {
+    byte_ranges = {
         role: {
             (value.const_value.offset or 0, value.const_value.length or 0)
             for value in model.graph.initializers.values()
@@ -102,8 +102,11 @@ def test_weights_are_shared_and_written_once(tiny_bundle: Bundle, tiny_model: nn
         }
         for role, model in graphs.items()
     }
-    assert places[GraphRole.STEP] == places[GraphRole.PREFILL]
-    assert max(offset + length for offset, length in places[GraphRole.STEP]) <= file.stat().st_size
+    assert byte_ranges[GraphRole.STEP] == byte_ranges[GraphRole.PREFILL]
+    assert (
+        max(offset + length for offset, length in byte_ranges[GraphRole.STEP])
+        <= file.stat().st_size
+    )
 
 
 def test_weights_keep_their_names(tiny_bundle: Bundle) -> None:
@@ -112,7 +115,7 @@ def test_weights_keep_their_names(tiny_bundle: Bundle) -> None:
     assert "decoder.layers.0.linear1.weight_transposed" in names
 
 
-def test_nothing_of_the_exporters_machine_is_in_the_graphs(tiny_bundle: Bundle) -> None:
+def test_the_graphs_hold_no_path_of_the_exporting_machine(tiny_bundle: Bundle) -> None:
     for role in tiny_bundle.graphs("fp32"):
         content = tiny_bundle.graph_path("fp32", role).read_bytes()
         assert str(Path.cwd()).encode() not in content
@@ -127,7 +130,7 @@ def test_existing_output_is_refused_before_any_work(
     assert reports == []
 
 
-def test_the_gate_sees_a_small_change(
+def test_the_gate_refuses_a_small_change_of_the_model(
     tiny_bundle: Bundle, tiny_export: ExportJob, tiny_logit: float
 ) -> None:
     backend = load_backend("onnxruntime", tiny_bundle, "fp32", BackendOptions())
@@ -138,7 +141,7 @@ def test_the_gate_sees_a_small_change(
     assert parity.steps >= 4
     assert parity.largest_difference < float32_error(tiny_logit)
     bias = model.get_parameter("head.bias")
-    assert tiny_logit < 16, "for larger logits the gate accepts more"
+    assert tiny_logit < 16, "the gate accepts a larger difference for larger logits"
     change = 2 * LARGEST_DIFFERENCE
     with torch.no_grad():
         bias[3] += change
@@ -153,23 +156,23 @@ def test_the_gate_sees_a_small_change(
 def test_a_bundle_that_differs_is_not_written(
     tmp_path: Path, tiny_export: ExportJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(*arguments: object) -> None:
+    def refuse(*arguments: object) -> None:
         raise ParityError("the exported graphs differ from the model; no bundle was written")
 
-    monkeypatch.setattr(gate, "compare_random_prompts", wrong)
+    monkeypatch.setattr(gate, "compare_random_prompts", refuse)
     with pytest.raises(ParityError):
         run_export(tiny_export, tmp_path / "out.bundle")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_training_mode_is_refused(tmp_path: Path, tiny_export: ExportJob) -> None:
+def test_a_model_in_training_mode_is_refused(tmp_path: Path, tiny_export: ExportJob) -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     model.encode = model.decode = model.forward  # type: ignore[assignment]
     with pytest.raises(UnsupportedModelError, match=r"call model\.eval\(\) first"):
         run_export(replace(tiny_export, model=model), tmp_path / "out.bundle")
 
 
-def test_model_without_encode_is_refused(tmp_path: Path, tiny_export: ExportJob) -> None:
+def test_a_model_without_encode_is_refused(tmp_path: Path, tiny_export: ExportJob) -> None:
     job = replace(tiny_export, model=nn.Linear(2, 2).eval())
     with pytest.raises(
         UnsupportedModelError, match=r"Linear has no encode\(\) and no decode\(\); wrap it"
@@ -181,7 +184,7 @@ def test_model_without_encode_is_refused(tmp_path: Path, tiny_export: ExportJob)
 def plain_path(
     tiny_model: nn.Module, tiny_logit: float, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A model exported with nothing but an example: two sequences at a time, top tokens."""
+    """A bundle exported without generation settings, with a fixed batch of two and head topk."""
     out = tmp_path_factory.mktemp("plain") / "plain.bundle"
     reports: list[tuple[str, int, int]] = []
     report = export_model(
@@ -199,13 +202,13 @@ def plain_path(
     assert report.parity.largest_difference < float32_error(tiny_logit)
     assert list(report.stage_seconds) == ["trace", "analyse", "lower", "check", "write"]
     assert reports[:4] == [("trace", 0, 1), ("trace", 1, 1), ("analyse", 0, 1), ("analyse", 1, 1)]
-    assert [done for stage, done, total in reports if stage == "check"] == [0, 2, 3, 3]  # of 3
+    assert [done for stage, done, total in reports if stage == "check"] == [0, 2, 3, 3]
     assert [stage for stage, done, _ in reports if done == 0] == list(report.stage_seconds)
     assert all(seconds > 0 for seconds in report.stage_seconds.values())
     return out
 
 
-def test_a_plain_model_needs_nothing_else(plain_path: Path) -> None:
+def test_an_export_without_generation_settings_has_defaults(plain_path: Path) -> None:
     manifest = open_bundle(plain_path).manifest
     assert (manifest.name, manifest.capacity) == ("TinyReader", 8)
     assert manifest.generation == GenerationDefaults((), (), 0, 8)
@@ -214,7 +217,7 @@ def test_a_plain_model_needs_nothing_else(plain_path: Path) -> None:
     assert [path.name for path in plain_path.parent.iterdir()] == [plain_path.name]
 
 
-def test_a_fixed_batch_is_the_only_one(plain_path: Path) -> None:
+def test_a_fixed_batch_accepts_no_other_size(plain_path: Path) -> None:
     bundle = open_bundle(plain_path)
     assert bundle.manifest.dims["batch"] == DimRange(2, 2, 2)
     for role, graph in bundle.graphs("fp32").items():
@@ -236,7 +239,7 @@ def test_a_fixed_batch_is_the_only_one(plain_path: Path) -> None:
 
 
 @pytest.mark.parametrize("role", [GraphRole.STEP, GraphRole.PREFILL])
-def test_top_tokens_in_the_place_of_logits(
+def test_top_tokens_replace_the_logits(
     plain_path: Path, tiny_bundle: Bundle, role: GraphRole
 ) -> None:
     bundle = open_bundle(plain_path)
@@ -263,7 +266,7 @@ def test_top_tokens_in_the_place_of_logits(
     assert_close_in_float32(scores, np.take_along_axis(logits, tokens, -1))
 
 
-def test_other_heads_are_for_a_loop_of_ones_own(plain_path: Path) -> None:
+def test_session_and_quantization_refuse_other_heads(plain_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         load_session(plain_path)
     assert str(caught.value) == (
@@ -274,7 +277,7 @@ def test_other_heads_are_for_a_loop_of_ones_own(plain_path: Path) -> None:
         quantize_bundle(plain_path, "fp16")
 
 
-def test_argmax_head(tmp_path: Path, tiny_bundle: Bundle) -> None:
+def test_the_argmax_head_is_compared_with_the_logits(tmp_path: Path, tiny_bundle: Bundle) -> None:
     path = tiny_bundle.graph_path("fp32", GraphRole.STEP)
     model, new = load_graphs(tiny_bundle, "fp32")[GraphRole.STEP], path.with_name("argmax.onnx")
     attach_head(model, Head.ARGMAX, top_k=0)
@@ -314,7 +317,7 @@ def test_argmax_head(tmp_path: Path, tiny_bundle: Bundle) -> None:
         ),
     ],
 )
-def test_tokens_that_the_model_does_not_know(
+def test_tokens_outside_the_vocabulary_are_refused(
     tmp_path: Path, tiny_model: nn.Module, token: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError) as caught:

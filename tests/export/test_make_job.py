@@ -1,4 +1,4 @@
-"""Plain arguments become a job, or one clear line."""
+"""Tests that plain arguments become a job, or are refused with one line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class TwoInputs(nn.Module):
         return memory
 
 
-def tokens(max_length: int, end: tuple[int, ...] = ()) -> GenerationDefaults:
+def generation(max_length: int, end: tuple[int, ...] = ()) -> GenerationDefaults:
     return GenerationDefaults((), end, pad_token=0, max_length=max_length)
 
 
@@ -51,21 +51,21 @@ def model() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "inputs",
     [
         [IMAGE, QUESTION],
         (IMAGE.numpy(), QUESTION),
         {"question": QUESTION.numpy(), "image": IMAGE},
     ],
 )
-def test_inputs_are_named_after_the_parameters_of_encode(model: nn.Module, given: Any) -> None:
-    named = named_inputs(model, given)
+def test_inputs_are_named_after_the_parameters_of_encode(model: nn.Module, inputs: Any) -> None:
+    named = named_inputs(model, inputs)
     assert list(named) == ["image", "question"]
     assert named["question"].shape == (2, 5)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("inputs", "message"),
     [
         (IMAGE, "encode takes 2 inputs (image, question, scale), got 1"),
         ([IMAGE] * 4, "encode takes 2 inputs (image, question, scale), got 4"),
@@ -88,24 +88,24 @@ def test_inputs_are_named_after_the_parameters_of_encode(model: nn.Module, given
         ),
     ],
 )
-def test_inputs_that_do_not_fit(model: nn.Module, given: Any, message: str) -> None:
+def test_inputs_that_do_not_fit_are_refused(model: nn.Module, inputs: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        named_inputs(model, given)
+        named_inputs(model, inputs)
     assert str(caught.value) == message
 
 
-def test_varying_axes_in_short_and_in_full(model: nn.Module) -> None:
-    full = DynamicAxis("letters", DimRange(1, 2, 9))
+def test_varying_axes_as_tuples_and_as_dynamic_axes(model: nn.Module) -> None:
+    letters = DynamicAxis("letters", DimRange(1, 2, 9))
     dynamic: SimpleAxes = {
         "image": {1: ("height", 1, 8), 2: ("width", 8, 64)},
-        "question": {1: full},
+        "question": {1: letters},
     }
-    job = make_job(model, [IMAGE, QUESTION], tokens(9), InputOptions(dynamic=dynamic))
+    job = make_job(model, [IMAGE, QUESTION], generation(9), InputOptions(dynamic=dynamic))
     assert job.spec.dynamic["image"] == {
         1: DynamicAxis("height", DimRange(1, 3, 8)),
-        2: DynamicAxis("width", DimRange(8, 8, 64)),  # the example's 4 is below the range
+        2: DynamicAxis("width", DimRange(8, 8, 64)),  # the example has size 4, below the range
     }
-    assert job.spec.dynamic["question"] == {1: full}
+    assert job.spec.dynamic["question"] == {1: letters}
 
 
 @pytest.mark.parametrize(
@@ -122,15 +122,15 @@ def test_varying_axes_in_short_and_in_full(model: nn.Module) -> None:
         ({"image": {2: ("w", 8, 8)}}, "image cannot vary from 8 to 8; the range is empty"),
     ],
 )
-def test_axes_that_do_not_fit(model: nn.Module, dynamic: Any, message: str) -> None:
+def test_axes_that_do_not_fit_are_refused(model: nn.Module, dynamic: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        make_job(model, [IMAGE, QUESTION], tokens(9), InputOptions(dynamic=dynamic))
+        make_job(model, [IMAGE, QUESTION], generation(9), InputOptions(dynamic=dynamic))
     assert str(caught.value) == message
 
 
-def test_what_is_not_given(model: nn.Module) -> None:
+def test_optional_arguments_have_defaults(model: nn.Module) -> None:
     checks: list[Arrays] = [{"question": np.ones((1, 5)), "image": IMAGE[:1]}]
-    job = make_job(model, [IMAGE, QUESTION], tokens(9, end=(2,)), checks=checks)
+    job = make_job(model, [IMAGE, QUESTION], generation(9, end=(2,)), checks=checks)
     assert job.spec.name == "TwoInputs"
     assert job.spec.preprocess == ArrayInput("image", ("question",))
     assert (job.spec.generation.start_tokens, job.spec.generation.end_tokens) == ((), (2,))
@@ -138,11 +138,11 @@ def test_what_is_not_given(model: nn.Module) -> None:
     assert list(job.checks[0]) == ["image", "question"]
 
 
-def test_what_must_be_given(model: nn.Module) -> None:
+def test_an_example_and_two_tokens_are_required(model: nn.Module) -> None:
     with pytest.raises(UsageError, match=r"^TwoInputs needs example_inputs: a tensor for each"):
-        make_job(model, None, tokens(9))
+        make_job(model, None, generation(9))
     with pytest.raises(UsageError, match=r"^max_length is 1; two tokens are the least to decode$"):
-        make_job(model, [IMAGE, QUESTION], tokens(1))
+        make_job(model, [IMAGE, QUESTION], generation(1))
 
 
 @pytest.mark.parametrize(
@@ -152,25 +152,25 @@ def test_what_must_be_given(model: nn.Module) -> None:
         ({"batch": 0}, "a batch of 0 is not possible; give 1 or more"),
     ],
 )
-def test_forms_that_are_none(form: dict[str, Any], message: str) -> None:
+def test_impossible_forms_are_refused(form: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         GraphForm(**form)
     assert str(caught.value) == message
 
 
-def test_unknown_head() -> None:
+def test_an_unknown_head_is_refused() -> None:
     with pytest.raises(
         UsageError, match=r"^unknown head 'beam'; choose one of: logits, argmax, topk$"
     ):
         head_of("beam")
 
 
-def test_the_refusal_shows_an_adapter_that_works(model: nn.Module) -> None:
+def test_the_refusal_of_a_model_shows_a_working_adapter(model: nn.Module) -> None:
     class Inner(nn.Module):
         encoder, decoder = nn.Linear(2, 3), nn.Bilinear(2, 3, 4)
 
     with pytest.raises(UnsupportedModelError) as caught:
-        make_job(Inner().eval(), IMAGE, tokens(9))
+        make_job(Inner().eval(), IMAGE, generation(9))
     line, _, code = str(caught.value).partition("\n\n")
     assert line == (
         "Inner has no encode() and no decode(); wrap it in a module with encode(*inputs) -> memory "

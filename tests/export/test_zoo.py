@@ -1,4 +1,4 @@
-"""The zoo: ordinary models become incremental decoders, or are refused with a reason."""
+"""Tests the zoo: ordinary models become incremental decoders, or are refused with a reason."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ EAGER_FAMILIES = ("torch", "handwritten", "prefix", "image", "signal", "padded")
 CASES = tuple(
     case for index, case in enumerate(all_cases(EAGER_FAMILIES)) if case.fast or index % 6 == 0
 )
-"""Some of every family: tracing takes seconds. `make zoo` goes through all."""
+"""Some models of every family, since tracing takes seconds; `make zoo` checks all."""
 
 EXPORTED = [case for case in CASES if case.fast]
-STEPS = 12  # enough to pass every prompt and to feed tokens back
+STEPS = 12  # enough for every prompt and some tokens that are fed back
 
 
-def named(case: Case | Refusal) -> str:
+def name_of(case: Case | Refusal) -> str:
     return case.name
 
 
@@ -40,16 +40,16 @@ def assert_identical(comparison: Comparison) -> None:
     assert comparison.close, comparison
 
 
-@pytest.mark.parametrize("case", CASES, ids=named)
+@pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_every_step_equals_the_full_run(case: Case) -> None:
     model = case.model()
     check_case(case, model)
-    chosen = scenarios(case)[-1:]  # unequal prompts; the second size, if there is one
+    chosen = scenarios(case)[-1:]  # prompts of unequal lengths, at the last input size
     assert_identical(compare(case, model, EagerBackend(case, model).start, chosen, STEPS))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", EXPORTED, ids=named)
+@pytest.mark.parametrize("case", EXPORTED, ids=name_of)
 def test_exported_graphs_equal_the_full_run(case: Case, tmp_path: Path) -> None:
     model = case.model()
     comparison = compare_bundle(case, model, export(case, model, tmp_path / "bundle"))
@@ -57,23 +57,25 @@ def test_exported_graphs_equal_the_full_run(case: Case, tmp_path: Path) -> None:
     assert comparison.distinct >= LEAST_DISTINCT
 
 
-@pytest.mark.parametrize("refusal", REFUSALS, ids=named)
-def test_what_cannot_be_incremental_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+@pytest.mark.parametrize("refusal", REFUSALS, ids=name_of)
+def test_models_without_an_incremental_form_are_refused(refusal: Refusal, tmp_path: Path) -> None:
     case = refusal.case
     with pytest.raises(UnsupportedModelError) as caught:
         export(case, case.model(), tmp_path / "bundle")
     message = str(caught.value)
     assert re.search(refusal.message, message), message
     if refusal.line is not None:
-        assert re.search(refusal.place(), message), f"{refusal.place()} is not in: {message}"
+        assert re.search(refusal.line_pattern(), message), (
+            f"{refusal.line_pattern()} is not in: {message}"
+        )
     assert not (tmp_path / "bundle").exists()
 
 
 def test_a_wrong_decoder_is_noticed() -> None:
-    """The comparison can fail: a model is not equal to its sister with other weights."""
+    """The comparison can fail: a model with other weights decodes other tokens."""
     case = EXPORTED[0]
-    sister = case.model(seed=1)
-    comparison = compare(case, sister, EagerBackend(case, case.model()).start, steps=STEPS)
+    other_weights = case.model(seed=1)
+    comparison = compare(case, other_weights, EagerBackend(case, case.model()).start, steps=STEPS)
     assert comparison.identical < comparison.tokens
     assert not comparison.passed
 
@@ -87,6 +89,6 @@ def test_greedy_decoding_feeds_its_own_tokens_back() -> None:
     assert logits.argmax(-1).tolist() == tokens.tolist()
 
 
-def test_the_names_are_unique() -> None:
+def test_the_names_of_the_cases_are_unique() -> None:
     names = [case.name for case in all_cases(EAGER_FAMILIES)]
     assert len(set(names)) == len(names)

@@ -26,7 +26,7 @@ from tests.benchmarks.generation_equality.equality import (
     is_blip,
 )
 from tests.models.zoo.check import export
-from tests.models.zoo.huggingface import CASES, MODELS, pair
+from tests.models.zoo.huggingface import CASES, MODELS, model_and_adapter
 
 _COLUMNS = (
     Column("name", "model"),
@@ -59,7 +59,7 @@ def main(names: tuple[str, ...], out: Path | None) -> None:
 
 def _row(name: str) -> tuple[dict[str, object], bool]:
     began = time.perf_counter()
-    model, adapted = pair(name)
+    model, adapted = model_and_adapter(name)
     case = dataclasses.replace(CASES[name], max_length=LENGTH)
     with tempfile.TemporaryDirectory(prefix="generation-") as folder:
         bundle = export(case, adapted, Path(folder, "bundle"))

@@ -25,7 +25,7 @@ from tests.benchmarks.generation_equality.equality import (
     ragged_end,
 )
 from tests.models.zoo.check import export
-from tests.models.zoo.huggingface import CASES, pair
+from tests.models.zoo.huggingface import CASES, model_and_adapter
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,7 +38,7 @@ def _quiet() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["bart", "whisper", "vit-trocr"])
 def test_the_loop_and_the_search_give_what_generate_gives(name: str) -> None:
-    model, adapted = pair(name)
+    model, adapted = model_and_adapter(name)
     start = FullRerun(adapted, LENGTH).start
     greedy = compare(name, model, start, GREEDY)
     beamed = compare(name, model, start, BEAMED)
@@ -50,7 +50,7 @@ def test_the_loop_and_the_search_give_what_generate_gives(name: str) -> None:
 
 @pytest.mark.slow
 def test_an_exported_model_gives_what_generate_gives(tmp_path: Path) -> None:
-    model, adapted = pair("t5")
+    model, adapted = model_and_adapter("t5")
     case = dataclasses.replace(CASES["t5"], max_length=LENGTH)
     bundle = export(case, adapted, tmp_path / "bundle")
     start = load_backend("onnxruntime", bundle, "fp32", BackendOptions(threads=1)).start

@@ -1,4 +1,4 @@
-"""Hugging Face models without a line of adapter: their own logits, their own greedy tokens."""
+"""Tests that adapted Hugging Face models compute their own logits and greedy tokens."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ pytest.importorskip("transformers", reason="Hugging Face models need the extra '
 import transformers as hf
 
 from hybrid_deploy.errors import InputError, UnsupportedModelError
-from hybrid_deploy.export.huggingface.adapter import adapt, load, plain_if_equal
+from hybrid_deploy.export.huggingface.adapter import adapt, incremental_copy_if_equal, load
 from hybrid_deploy.export.huggingface.architectures import HuggingFaceModel
 from tests.closeness import assert_close_in_float32
 from tests.models.zoo.captioner import VOCABULARY
 from tests.models.zoo.eager import EagerBackend
-from tests.models.zoo.huggingface import CASES, MODELS, gpt2_config, pair
+from tests.models.zoo.huggingface import CASES, MODELS, gpt2_config, model_and_adapter
 from tests.models.zoo.own_class import OWN_CLASS, CnnWithGpt2
 from tests.models.zoo.reference import Scenario, compare, greedy
 
 LENGTH = 14
 STEPPED = ("beit-gpt2", "whisper", "bart", "t5")
-"""Some of each kind, since tracing takes seconds; `make zoo` goes through all of them."""
+"""A model of each kind, since tracing takes seconds; `make zoo` checks all models."""
 
 
-@lru_cache(maxsize=1)  # the tests of a model follow each other
+@lru_cache(maxsize=1)  # pytest runs the tests of one model after another
 def built(name: str) -> tuple[hf.PreTrainedModel, HuggingFaceModel]:
-    return pair(name)
+    return model_and_adapter(name)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,10 +52,10 @@ def test_logits_are_those_of_the_models_own_forward(name: str) -> None:
     inputs = CASES[name].inputs(3, CASES[name].sizes[-1])
     assert tuple(inputs) == adapted.input_names == tuple(adapted.example)
     tokens = torch.randint(1, VOCABULARY, (3, LENGTH))
-    wanted = own_logits(model, inputs, tokens)
-    given = adapted.decode(tokens, *adapted.encode(*inputs.values()))
-    assert given.shape == (3, LENGTH, VOCABULARY)
-    assert_close_in_float32(given, wanted)
+    expected = own_logits(model, inputs, tokens)
+    actual = adapted.decode(tokens, *adapted.encode(*inputs.values()))
+    assert actual.shape == (3, LENGTH, VOCABULARY)
+    assert_close_in_float32(actual, expected)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -74,26 +74,26 @@ def test_greedy_tokens_are_those_of_generate(name: str) -> None:
 def test_every_step_equals_the_full_run(name: str) -> None:
     _, adapted = built(name)
     case = dataclasses.replace(CASES[name], max_length=LENGTH)
-    found = compare(
+    comparison = compare(
         case, adapted, EagerBackend(case, adapted).start, [Scenario(case.sizes[-1], (1, 4, 2))]
     )
-    assert found.passed, found
+    assert comparison.passed, comparison
 
 
 def own_logits(model: hf.PreTrainedModel, inputs: dict[str, Tensor], tokens: Tensor) -> Tensor:
-    """The model's forward as its documentation calls it."""
+    """Returns the logits of the model's forward, called as in its documentation."""
     name = "input_ids" if model.config.model_type == "blip" else "decoder_input_ids"
     logits: Tensor = model(**inputs, **{name: tokens}).logits
     return logits
 
 
 def generated(model: hf.PreTrainedModel, inputs: dict[str, Tensor]) -> list[list[int]]:
-    """What generate() makes, first token included, without its padding behind the end."""
+    """Returns the tokens of generate(), start token included, without padding after the end."""
     config = model.generation_config
     config.eos_token_id = config.forced_eos_token_id = None
     options: dict[str, Any] = {"do_sample": False, "num_beams": 1, "max_length": LENGTH}
     if isinstance(model, hf.WhisperForConditionalGeneration):
-        # its own generate() is for checkpoints that know languages and timestamps
+        # Whisper's own generate() needs checkpoints with languages and timestamps
         tokens = hf.GenerationMixin.generate(model, **inputs, **options)
     elif isinstance(model, hf.BlipForConditionalGeneration):
         return [until_end(row) for row in model.generate(**inputs, **options).tolist()]
@@ -105,12 +105,12 @@ def generated(model: hf.PreTrainedModel, inputs: dict[str, Tensor]) -> list[list
 
 
 def until_end(row: list[int]) -> list[int]:
-    """BLIP's generate() always ends at its separator, token 2."""
+    """Returns a row up to its first token 2, the separator, which always ends BLIP's generate()."""
     return row[: row.index(2) + 1] if 2 in row else row
 
 
-def test_the_model_itself_is_left_alone() -> None:
-    model = pair("vit-roberta")[0].train()
+def test_the_model_itself_does_not_change() -> None:
+    model = model_and_adapter("vit-roberta")[0].train()
     before = {name: type(module) for name, module in model.named_modules()}
     config = model.config.to_dict()
     adapted = adapt(model)
@@ -125,7 +125,7 @@ def test_the_model_itself_is_left_alone() -> None:
 def test_a_padding_token_has_the_position_that_generate_gives_it() -> None:
     model, adapted = built("vit-roberta")
     inputs = CASES["vit-roberta"].inputs(1, 32)
-    tokens = torch.tensor([[1, 7, 0, 0, 9]])  # padding in between, as a model may write it
+    tokens = torch.tensor([[1, 7, 0, 0, 9]])  # a model may produce padding between other tokens
     with torch.no_grad():
         memory = model.encoder(**inputs)
         cache, steps = None, []
@@ -138,21 +138,21 @@ def test_a_padding_token_has_the_position_that_generate_gives_it() -> None:
             )
             cache = out.past_key_values
             steps.append(out.logits[:, -1])
-        given = adapted.decode(tokens, *adapted.encode(*inputs.values()))
-    assert_close_in_float32(given, torch.stack(steps, 1))
+        actual = adapted.decode(tokens, *adapted.encode(*inputs.values()))
+    assert_close_in_float32(actual, torch.stack(steps, 1))
 
 
-def test_an_own_class_around_a_hugging_face_decoder() -> None:
+def test_a_users_class_around_a_hugging_face_decoder() -> None:
     (case,) = OWN_CLASS
     model = case.model()
-    changed = plain_if_equal(model, case.inputs(2, case.sizes[0]))
-    assert changed is not model
-    start = EagerBackend(case, changed).start
+    copy = incremental_copy_if_equal(model, case.inputs(2, case.sizes[0]))
+    assert copy is not model
+    start = EagerBackend(case, copy).start
     assert compare(case, model, start, [Scenario(32, (1, 3, 2))], steps=LENGTH).passed
 
 
 class Deceptive(CnnWithGpt2):
-    """Returns other logits as soon as its modules are others."""
+    """Returns other logits after it is copied."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -162,9 +162,9 @@ class Deceptive(CnnWithGpt2):
         return super().decode(tokens, memory) + float(self.identity != id(self))
 
 
-def test_a_copy_that_computes_something_else_is_not_taken() -> None:
+def test_a_copy_with_other_logits_is_not_used() -> None:
     model = Deceptive().eval()
-    assert plain_if_equal(model, OWN_CLASS[0].inputs(2, 32)) is model
+    assert incremental_copy_if_equal(model, OWN_CLASS[0].inputs(2, 32)) is model
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_copy_that_computes_something_else_is_not_taken() -> None:
         lambda: hf.ViTModel(MODELS["vit-trocr"]().config.encoder),
     ],
 )
-def test_what_has_no_encoder_or_no_head_is_refused(model: Any) -> None:
+def test_a_model_without_encoder_or_head_is_refused(model: Any) -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         adapt(model())
     assert "encode(inputs) -> memory and decode(tokens, memory) -> logits" in str(caught.value)
@@ -188,7 +188,7 @@ def test_half_precision_weights_are_refused() -> None:
 
 
 def test_a_folder_is_loaded_with_the_class_that_it_names(tmp_path: Path) -> None:
-    model = pair("mbart")[0]
+    model = model_and_adapter("mbart")[0]
     model.half().save_pretrained(tmp_path)
     loaded = load(tmp_path)
     assert type(loaded) is hf.MBartForConditionalGeneration
@@ -196,10 +196,10 @@ def test_a_folder_is_loaded_with_the_class_that_it_names(tmp_path: Path) -> None
     inputs = CASES["mbart"].inputs(1, 8)
     tokens = torch.randint(1, VOCABULARY, (1, LENGTH))
     with torch.no_grad():
-        wanted = own_logits(model.float(), inputs, tokens)
-        given = own_logits(loaded, inputs, tokens)
-    assert given.dtype == torch.float32
-    assert_close_in_float32(given, wanted)
+        expected = own_logits(model.float(), inputs, tokens)
+        actual = own_logits(loaded, inputs, tokens)
+    assert actual.dtype == torch.float32
+    assert_close_in_float32(actual, expected)
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:

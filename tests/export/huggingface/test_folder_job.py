@@ -1,4 +1,4 @@
-"""A Hugging Face folder all the way to a bundle, and which of its axes vary."""
+"""Tests the export of a Hugging Face folder, and the axes that vary."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ START = 2
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny captioner as save_pretrained writes it."""
+    """A folder with a tiny captioner that save_pretrained wrote."""
     path = tmp_path_factory.mktemp("models") / "captioner"
     torch.manual_seed(0)
     sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -66,15 +66,15 @@ def test_a_folder_becomes_a_bundle_in_one_command(folder: Path, tmp_path: Path) 
     picture = tmp_path / "p.png"
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(picture)
-    (read,), _ = load_session(out).run_files([picture])
+    (line,), _ = load_session(out).run_files([picture])
     model = transformers.VisionEncoderDecoderModel.from_pretrained(folder)
     processor = transformers.ViTImageProcessorPil.from_pretrained(folder)
     values = processor(Image.open(picture), return_tensors="pt").pixel_values
-    wanted = model.generate(values, max_length=10, num_beams=1, do_sample=False)[0].tolist()
-    assert [START, *read.tokens] == wanted
+    expected = model.generate(values, max_length=10, num_beams=1, do_sample=False)[0].tolist()
+    assert [START, *line.tokens] == expected
 
 
-def test_a_folder_describes_itself(folder: Path, tmp_path: Path) -> None:
+def test_options_that_the_folder_already_sets_are_refused(folder: Path, tmp_path: Path) -> None:
     args = ["export", str(folder), "--start", "1", "--weights", "w.pt", "-o", str(tmp_path / "o")]
     result = CliRunner().invoke(main, args)
     assert (result.exit_code, result.stdout) == (2, "")
@@ -83,7 +83,7 @@ def test_a_folder_describes_itself(folder: Path, tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_without_a_model(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["export", str(tmp_path), "-o", str(tmp_path / "o")])
     assert result.exit_code == 2
     assert result.stderr == (
@@ -105,10 +105,10 @@ def test_axes_that_follow_a_length(
     spec: EncoderInput, axis: tuple[str, int, int, int] | None
 ) -> None:
     example = {"x": torch.zeros(1, 4), "mask": torch.ones(1, 4)}
-    found = varying_axes((spec,), example)
+    axes = varying_axes((spec,), example)
     if axis is None:
-        assert found == {}
+        assert axes == {}
     else:
         name, *sizes = axis
-        wanted = {1: DynamicAxis(name, DimRange(*sizes))}
-        assert found == {"x": wanted, "mask": wanted}
+        expected = {1: DynamicAxis(name, DimRange(*sizes))}
+        assert axes == {"x": expected, "mask": expected}

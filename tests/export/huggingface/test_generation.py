@@ -1,7 +1,7 @@
-"""A folder's settings on the device say what generate() of transformers says.
+"""Tests that the runtime with imported settings decodes the tokens of generate().
 
-The model itself decodes here, by running the whole sequence for every token: whether the exported
-graphs compute the same is tested elsewhere.
+The model itself decodes here, by a full re-run for every token. Other tests compare the exported
+graphs with the model.
 """
 
 from __future__ import annotations
@@ -34,25 +34,26 @@ VOCABULARY, MAX_LENGTH = 80, 14
 
 
 def save_tokenizer(folder: Path) -> None:
+    """Trains a unigram tokenizer on SENTENCES, and saves it."""
     special = ["<s>", "<pad>", "</s>", "<unk>"]
-    made = tokenizers.Tokenizer(tokenizers.models.Unigram())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-    made.decoder = tokenizers.decoders.Metaspace()
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    tokenizer.decoder = tokenizers.decoders.Metaspace()
     trainer = tokenizers.trainers.UnigramTrainer(
         vocab_size=60, special_tokens=special, unk_token="<unk>"
     )
-    made.train_from_iterator(SENTENCES, trainer)
-    made.post_processor = tokenizers.processors.TemplateProcessing(
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", pad_token="<pad>", eos_token="</s>"
+        tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>"
     ).save_pretrained(folder)
 
 
 def save_model(folder: Path, kind: str, config: Any, generation: dict[str, Any]) -> Any:
+    """Saves a model with seeded weights and a tokenizer, and returns the model."""
     torch.manual_seed(0)
-
     model = getattr(transformers, kind)(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -65,7 +66,7 @@ def save_model(folder: Path, kind: str, config: Any, generation: dict[str, Any])
 
 
 def open_session(folder: Path) -> tuple[Session, list[str]]:
-    """Returns a folder as a device would have it, with the model in place of the graphs."""
+    """Returns the session of a folder, with the model as its backend, and the warnings."""
     job, warnings = job_from_folder(folder)
     spec, bundle = job.spec, folder.parent / "bundle"
     bundle.mkdir()
@@ -92,14 +93,14 @@ def open_session(folder: Path) -> tuple[Session, list[str]]:
     return Session(Bundle(bundle, manifest), "fp32", rerun), warnings
 
 
-RULES = {
+GENERATION = {
     "forced_bos_token_id": 0, "forced_eos_token_id": 2, "min_length": 9,
     "no_repeat_ngram_size": 2, "repetition_penalty": 1.3, "bad_words_ids": [[5], [9]],
     "suppress_tokens": [7, 11], "begin_suppress_tokens": [12],
 }  # fmt: skip
 
 
-def test_bart_with_every_rule(tmp_path: Path) -> None:
+def test_bart_with_every_setting(tmp_path: Path) -> None:
     folder = tmp_path / "bart"
     config = transformers.BartConfig(
         vocab_size=VOCABULARY, d_model=16, encoder_layers=1, decoder_layers=1,
@@ -110,25 +111,25 @@ def test_bart_with_every_rule(tmp_path: Path) -> None:
         "decoder_start_token_id": 2, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,
         "max_length": MAX_LENGTH, "num_beams": 1, "do_sample": False,
     }  # fmt: skip
-    model = save_model(folder, "BartForConditionalGeneration", config, common | RULES)
+    model = save_model(folder, "BartForConditionalGeneration", config, common | GENERATION)
     session, warnings = open_session(folder)
     assert warnings == []
     loaded = transformers.AutoTokenizer.from_pretrained(folder)
-    seen = set()
+    distinct = set()
     for text in ("the lazy dog", "pack my jugs over the fox", "brown"):
         encoded = loaded(text, return_tensors="pt")
         inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
-        wanted = model.generate(**inputs)[0, 1:].tolist()
+        expected = model.generate(**inputs)[0, 1:].tolist()
         (result,), _ = session.run_files([], texts=[text])
-        assert list(result.tokens) == wanted
-        assert result.text == loaded.decode(wanted, skip_special_tokens=True)
-        seen.add(result.tokens)
-    assert len(seen) > 1
-    # a prompt, as decoder_input_ids of generate()
+        assert list(result.tokens) == expected
+        assert result.text == loaded.decode(expected, skip_special_tokens=True)
+        distinct.add(result.tokens)
+    assert len(distinct) > 1
+    # generate() takes a prompt as decoder_input_ids
     prompt = [2, 0, 20, 21]
-    wanted = model.generate(**inputs, decoder_input_ids=torch.tensor([prompt]))[0, 4:].tolist()
+    expected = model.generate(**inputs, decoder_input_ids=torch.tensor([prompt]))[0, 4:].tolist()
     (result,), _ = session.run_files([], texts=["brown"], prompt=prompt[1:])
-    assert list(result.tokens) == wanted
+    assert list(result.tokens) == expected
 
 
 def test_whisper_with_language_and_task(tmp_path: Path) -> None:
@@ -159,8 +160,8 @@ def test_whisper_with_language_and_task(tmp_path: Path) -> None:
     (result,), _ = session.run_files([path])
     signal = samples.astype(np.float32) / 32768
     features = extractor(signal, sampling_rate=16000, return_tensors="pt")
-    wanted = model.generate(features["input_features"])[0].tolist()
-    given = list(result.tokens)
-    # Whisper's generate() leaves out the prompt and the end token.
-    assert [token for token in given if token != 2] == wanted
-    assert len(set(given)) > 1
+    expected = model.generate(features["input_features"])[0].tolist()
+    actual = list(result.tokens)
+    # Whisper's generate() leaves out the prompt and the end token
+    assert [token for token in actual if token != 2] == expected
+    assert len(set(actual)) > 1

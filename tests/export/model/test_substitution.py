@@ -1,4 +1,4 @@
-"""Replacing submodules: what is shared, what is left alone, what is refused."""
+"""Tests that a copy with replaced modules shares weights and leaves the original unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDTH = 4
 
 
 class Doubled(nn.Module):
-    """Stands for a linear layer."""
+    """Doubles the output of the module that it replaces."""
 
     def __init__(self, old: nn.Module) -> None:
         super().__init__()
@@ -26,6 +26,8 @@ class Doubled(nn.Module):
 
 
 class Net(nn.Module):
+    """Three linear layers, of which two are one module."""
+
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU())
@@ -40,8 +42,8 @@ class Net(nn.Module):
 def test_a_path_is_replaced_in_a_copy_that_shares_the_weights() -> None:
     net, x = Net().eval(), torch.randn(3, WIDTH)
     changed = substitute(net, {"first.0": Doubled})
-    wanted = net.third(net.second(net.norm(2 * net.first(x))))
-    assert_close_in_float32(changed(x), wanted)
+    expected = net.third(net.second(net.norm(2 * net.first(x))))
+    assert_close_in_float32(changed(x), expected)
     assert isinstance(net.first[0], nn.Linear)
     with torch.no_grad():
         net.first[0].weight.zero_()
@@ -51,19 +53,21 @@ def test_a_path_is_replaced_in_a_copy_that_shares_the_weights() -> None:
     assert not changed.training and not changed.first[0].training
 
 
-def test_a_class_is_replaced_wherever_it_is_and_once_where_it_is_shared() -> None:
+def test_every_module_of_a_class_is_replaced_and_a_shared_one_once() -> None:
     changed = substitute(Net(), {nn.Linear: Doubled})
     assert isinstance(changed.first[0], Doubled) and isinstance(changed.second, Doubled)
     assert changed.second is changed.third
-    assert isinstance(changed.second.old, nn.Linear), "what is inside a replacement is kept"
+    assert isinstance(changed.second.old, nn.Linear), (
+        "modules inside a replacement are not replaced"
+    )
 
 
-def test_a_path_goes_before_a_class() -> None:
+def test_a_path_takes_precedence_over_a_class() -> None:
     changed = substitute(Net(), {nn.Linear: Doubled, "first.0": lambda old: nn.Identity()})
     assert isinstance(changed.first[0], nn.Identity) and isinstance(changed.second, Doubled)
 
 
-def test_a_copy_changes_alone() -> None:
+def test_a_change_of_the_copy_does_not_change_the_original() -> None:
     net = Net()
     copy = shared_copy(net)
     copy.first = nn.Sequential()
@@ -71,7 +75,7 @@ def test_a_copy_changes_alone() -> None:
     assert next(copy.parameters()) is net.norm.weight
 
 
-def test_what_is_not_there_is_refused() -> None:
+def test_a_missing_path_or_class_is_refused() -> None:
     with pytest.raises(UnsupportedModelError, match=r"Net has no module head to replace"):
         substitute(Net(), {"head": Doubled})
     with pytest.raises(UnsupportedModelError, match=r"Net has no module Conv1d to replace"):

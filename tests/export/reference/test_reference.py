@@ -1,3 +1,5 @@
+"""Tests the reference model: its lines, its shapes, its training and its shipped weights."""
+
 from __future__ import annotations
 
 import builtins
@@ -12,25 +14,25 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from hybrid_deploy.errors import InputError, MissingDependencyError
-from hybrid_deploy.export.reference import (
+from hybrid_deploy.export.reference import train
+from hybrid_deploy.export.reference.evaluate import read_lines, score_lines
+from hybrid_deploy.export.reference.lines import (
+    SPLITS,
+    Split,
+    batch_images,
+    compose_lines,
+    load_scans,
+)
+from hybrid_deploy.export.reference.model import FORMS, DigitReader, EncoderForm, load_reference
+from hybrid_deploy.export.reference.schedule import Schedule
+from hybrid_deploy.export.reference.vocabulary import (
     END,
-    FORMS,
     MAX_LENGTH,
     START,
     VOCABULARY,
-    DigitReader,
-    batch_images,
-    compose_lines,
-    load_reference,
-    read_lines,
-    score_lines,
     text_from_tokens,
     tokens_from_text,
-    train,
 )
-from hybrid_deploy.export.reference.lines import SPLITS, Split, load_scans
-from hybrid_deploy.export.reference.model import EncoderForm
-from hybrid_deploy.export.reference.schedule import Schedule
 from tests.closeness import assert_close_in_float32
 
 SIX_COLUMNS_PX = 48
@@ -56,9 +58,9 @@ def test_every_split_holds_every_digit_about_equally_often(split: Split) -> None
 
 def test_the_same_seed_composes_the_same_lines() -> None:
     first, again = compose_lines("test", 5, seed=3), compose_lines("test", 5, seed=3)
-    for one, other in zip(first, again, strict=True):
-        assert one.text == other.text
-        np.testing.assert_array_equal(one.image, other.image)
+    for line, same_line in zip(first, again, strict=True):
+        assert line.text == same_line.text
+        np.testing.assert_array_equal(line.image, same_line.image)
 
 
 def test_another_seed_or_split_composes_other_lines() -> None:
@@ -108,7 +110,7 @@ def test_batches_hold_paper_as_zero_and_ink_as_minus_two() -> None:
     np.testing.assert_array_equal(batch[1], 0)
 
 
-def test_text_survives_the_vocabulary() -> None:
+def test_text_becomes_tokens_and_text_again() -> None:
     assert len(VOCABULARY) == 13
     assert tokens_from_text("07") == [START, 3, 10, END]
     assert text_from_tokens([START, 3, 10, END, 5]) == "07"
@@ -117,7 +119,7 @@ def test_text_survives_the_vocabulary() -> None:
 
 
 @pytest.mark.parametrize(("form", "columns"), [("feature-map", 6), ("pooled", 1)])
-def test_shapes(form: EncoderForm, columns: int) -> None:
+def test_memory_and_logits_have_the_documented_shapes(form: EncoderForm, columns: int) -> None:
     model = untrained(form)
     image = torch.zeros(2, 1, 32, SIX_COLUMNS_PX)
     assert model.encode(image).shape == (2, columns, 96)
@@ -132,7 +134,7 @@ def test_later_tokens_never_change_earlier_logits(form: EncoderForm) -> None:
     changed = tokens.clone()
     changed[0, 3:] = 11
     before, after = model.decode(tokens, memory), model.decode(changed, memory)
-    # the same sums in the same order, so nothing but exactly equal
+    # both add the same numbers in the same order, so the logits are exactly equal
     torch.testing.assert_close(after[:, :3], before[:, :3], rtol=0, atol=0)
     assert not torch.allclose(after[:, 3:], before[:, 3:])
 
@@ -155,9 +157,9 @@ def test_the_model_exports_with_a_dynamic_batch_and_width(form: EncoderForm) -> 
 
 @pytest.mark.parametrize(("form", "worst"), [("feature-map", 0.05), ("pooled", 0.3)])
 def test_the_shipped_weights_read_held_out_lines(form: str, worst: float) -> None:
-    reading = score_lines(load_reference(form), compose_lines("test", 20, seed=1))
-    assert reading.lines == 20
-    assert reading.character_error_rate <= worst
+    scores = score_lines(load_reference(form), compose_lines("test", 20, seed=1))
+    assert scores.lines == 20
+    assert scores.character_error_rate <= worst
 
 
 @pytest.mark.parametrize("extra_px", [16, 160])
@@ -180,9 +182,7 @@ def test_an_unknown_form_is_refused() -> None:
     assert str(caught.value) == "expected a reference form of feature-map or pooled, got 'fast'"
 
 
-def test_training_ends_with_a_score_and_a_file(
-    tmp_path: Path,
-) -> None:
+def test_training_ends_with_a_score_and_a_file(tmp_path: Path) -> None:
     arguments = ["--form", "feature-map", "--out", str(tmp_path), "--steps", "2"]
     arguments += ["--test-lines", "2"]
     result = CliRunner().invoke(train.main, arguments)

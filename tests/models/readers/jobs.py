@@ -8,10 +8,10 @@ from tests.models.readers.models import load_reader
 
 
 def deep() -> ExportJob:
-    """Returns the residual encoder with six decoder layers."""
+    """Returns the job of the reader with a residual encoder and six decoder layers."""
     return line_job(load_reader("deep"), "digits-deep")
 
 
 def hybrid() -> ExportJob:
-    """Returns the Transformer encoder with three decoder layers."""
+    """Returns the job of the reader with a Transformer encoder and three decoder layers."""
     return line_job(load_reader("hybrid"), "digits-hybrid")

@@ -1,4 +1,4 @@
-"""Two larger readers of digit lines, as their users would write them: no key-value cache."""
+"""Two larger readers of digit lines, written the ordinary way without a key-value cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ D_FEEDFORWARD = 256
 
 
 class Reader(LineReader):
-    """An encoder, and a pre-norm Transformer decoder over the whole sequence."""
+    """An encoder, and a pre-norm Transformer decoder over the whole sequence.
+
+    Args:
+        encoder: encoder of the image.
+        layers: number of decoder layers.
+    """
 
     positions: Tensor
 
@@ -31,7 +36,7 @@ class Reader(LineReader):
         super().__init__()
         self.encoder = encoder
         self.embedding = nn.Embedding(len(VOCABULARY), D_MODEL, padding_idx=PAD)
-        # decode multiplies by sqrt(d_model): start at unit variance, like the positions
+        # decode multiplies by sqrt(d_model), so the product has unit variance like the positions
         nn.init.normal_(self.embedding.weight, std=D_MODEL**-0.5)
         self.register_buffer(
             "positions", sinusoidal_positions(MAX_LENGTH, D_MODEL), persistent=False
@@ -43,7 +48,7 @@ class Reader(LineReader):
         self.head = nn.Linear(D_MODEL, len(VOCABULARY))
 
     def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
-        """Returns logits (batch, length, vocabulary) of the token after each given token."""
+        """Returns the logits (batch, length, vocabulary) of the token after each given token."""
         length = tokens.shape[1]
         embedded = self.embedding(tokens) * math.sqrt(D_MODEL) + self.positions[:length]
         mask = nn.Transformer.generate_square_subsequent_mask(length, device=tokens.device)
@@ -53,7 +58,7 @@ class Reader(LineReader):
 
 
 class ResidualEncoder(MemoryEncoder):
-    """Four stages of two basic blocks, as in ResNet-18, then the context of the line."""
+    """Four stages of two basic blocks as in ResNet-18, then a mix of the columns of the line."""
 
     positions: Tensor
 
@@ -64,7 +69,7 @@ class ResidualEncoder(MemoryEncoder):
             nn.MaxPool2d(2),
             *_stage(16, 16, stride=(1, 1)),
             *_stage(16, 32, stride=(2, 2)),
-            # the width is kept: a narrow 1 is only a few pixels wide
+            # the width stays: a narrow 1 is only a few pixels wide
             *_stage(32, 32, stride=(2, 1)),
             *_stage(32, 48, stride=(2, 1)),
             *_convolution(48, D_MODEL, (2, 1)),
@@ -169,7 +174,7 @@ def _convolution(
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
 ) -> list[nn.Module]:
-    """Convolution, batch normalisation, ReLU."""
+    """Returns convolution, batch normalization and ReLU."""
     return [
         nn.Conv2d(channels_in, channels_out, kernel, stride, padding, bias=False),
         nn.BatchNorm2d(channels_out),

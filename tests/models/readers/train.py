@@ -1,4 +1,4 @@
-"""Trains a reader and prints how well it reads.
+"""Trains a reader and prints its accuracy.
 
 Run as `python -m tests.models.readers.train --form deep`.
 """
@@ -18,7 +18,7 @@ from hybrid_deploy.export.reference.train import save_weights, train_model
 from tests.models.readers.models import FORMS, ReaderForm, build, weights_path
 
 STEPS: dict[ReaderForm, int] = {"deep": 1916, "hybrid": 2703}
-"""As many as the weights beside this file had; a time limit, not these, ended their training."""
+"""Number of optimizer steps of the shipped weights, whose training a time limit ended."""
 
 _STEPS_BETWEEN_REPORTS = 50
 
@@ -38,7 +38,7 @@ def main(
     started = time.monotonic()
     step = 0
 
-    def say(done: float, loss: float) -> None:
+    def report(done: float, loss: float) -> None:
         nonlocal step
         step += 1
         if step % _STEPS_BETWEEN_REPORTS == 0:
@@ -46,13 +46,13 @@ def main(
             click.echo(f"{done:.1%}, step {step}, {seconds:.0f} s: loss {loss:.4f}", err=True)
 
     schedule = Schedule(steps or STEPS[form], seconds_limit)
-    model = train_model(build(form), schedule, seed=seed, report=say)
+    model = train_model(build(form), schedule, seed=seed, report=report)
     seconds = time.monotonic() - started
     save_weights(model, out or weights_path(form))
-    reading = score_lines(model, held_out_lines())
+    scores = score_lines(model, held_out_lines())
     click.echo(
-        f"{form}: CER {reading.character_error_rate:.2%}, "
-        f"exact match {reading.exact_match:.1%} on {reading.lines} test lines; "
+        f"{form}: CER {scores.character_error_rate:.2%}, "
+        f"exact match {scores.exact_match:.1%} on {scores.lines} test lines; "
         f"trained in {seconds:.0f} s, {step} steps"
     )
 

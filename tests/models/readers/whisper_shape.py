@@ -1,4 +1,4 @@
-"""A model of Whisper tiny's shape with random weights: what its sizes and speeds would be."""
+"""A model with the shape of Whisper tiny and random weights, to measure sizes and speeds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SAMPLES = 2
 
 
 def whisper_shape() -> PreTrainedModel:
-    """Makes the model: 4 + 4 layers of width 384, biases and gains random too."""
+    """Returns the model: 4 + 4 layers of width 384 with random weights, biases and gains."""
     torch.manual_seed(0)
     config = hf.WhisperConfig(
         vocab_size=TOKENS,
@@ -34,7 +34,7 @@ def whisper_shape() -> PreTrainedModel:
     )
     model = hf.WhisperForConditionalGeneration(config).eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():  # zeros would be optimized away
+        for name, parameter in model.named_parameters():  # a graph optimizer would remove zeros
             if name.endswith(".bias"):
                 parameter.normal_(0, 0.02)
             elif "layer_norm.weight" in name:
@@ -43,7 +43,12 @@ def whisper_shape() -> PreTrainedModel:
 
 
 def write(out: Path, samples: Path) -> None:
-    """Exports the model, and writes two samples of noise to a folder."""
+    """Exports the model, and writes two samples of noise.
+
+    Args:
+        out: folder of the bundle; an existing one is replaced.
+        samples: folder of the samples; it is created if missing.
+    """
     features = torch.randn(1, BINS, FRAMES)
     export_model(
         whisper_shape(), features, out, max_length=_LENGTH, start_tokens=_START, force=True

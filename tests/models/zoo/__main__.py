@@ -1,4 +1,4 @@
-"""`python -m tests.models.zoo`: every case exported, compared, measured and built; one table."""
+"""`python -m tests.models.zoo`: exports, compares, measures and builds the cases of the zoo."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from hybrid_deploy.report import Column, render
 from tests.models.zoo.case import Case
 from tests.models.zoo.cases import FAMILIES, all_cases, find
 from tests.models.zoo.check import NEWEST_OPSET, TARGET, Result
-from tests.models.zoo.job import check_named
+from tests.models.zoo.job import check_by_name
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "tensorrt-rtx", "transformers")
-_NARROW, _WIDE = 36, 240  # characters of a verdict in the terminal and on the page
+_TERMINAL_WIDTH, _PAGE_WIDTH = 36, 240  # largest number of characters of a verdict
 
 
 @click.command()
@@ -45,7 +45,8 @@ def zoo(
 ) -> None:
     """Check the models NAMES of the zoo, or all of them.
 
-    What goes wrong with a model is its verdict; the run goes on. Exit code 1 if any is not ok.
+    An error becomes the verdict of its model, and the run continues. The exit code is 1 unless all
+    models are ok.
     """
     cases = _chosen(names, families, fast=fast)
     versions = _opsets(opsets)
@@ -56,7 +57,8 @@ def zoo(
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(page(results, versions, tensorrt=tensorrt), encoding="utf-8")
     click.echo(
-        render(_records(results, _NARROW), _columns(versions, tensorrt=tensorrt), "table"), nl=False
+        render(_records(results, _TERMINAL_WIDTH), _columns(versions, tensorrt=tensorrt), "table"),
+        nl=False,
     )
     click.echo(summary(results), err=True)
     if not all(result.ok for result in results):
@@ -64,9 +66,9 @@ def zoo(
 
 
 def page(results: Sequence[Result], opsets: Sequence[int], *, tensorrt: bool) -> str:
-    """Returns the table as a Markdown page that says when, where and how it was made."""
+    """Returns the table as a Markdown page with date, machine, versions and command."""
     versions = ", ".join(f"{name} {v}" for name in _PACKAGES if (v := _version(name)))
-    table = render(_records(results, _WIDE), _columns(opsets, tensorrt=tensorrt), "md")
+    table = render(_records(results, _PAGE_WIDTH), _columns(opsets, tensorrt=tensorrt), "md")
     command = " ".join(["python -m tests.models.zoo", *map(shlex.quote, sys.argv[1:])])
     return (
         "# The zoo\n\n"
@@ -81,23 +83,23 @@ def page(results: Sequence[Result], opsets: Sequence[int], *, tensorrt: bool) ->
 
 
 def summary(results: Sequence[Result]) -> str:
-    """Says how many cases are ok."""
-    good = sum(result.ok for result in results)
+    """Returns a sentence with the number of cases that are ok, and their largest difference."""
+    ok_count = sum(result.ok for result in results)
     tokens = sum(result.tokens or 0 for result in results if result.ok)
     worst = max((r.largest_difference or 0.0 for r in results if r.ok), default=0.0)
     return (
-        f"{good} of {len(results)} models are ok: {tokens} tokens identical, largest difference "
-        f"of a logit {worst:.1e}."
+        f"{ok_count} of {len(results)} models are ok: {tokens} tokens identical, largest "
+        f"difference of a logit {worst:.1e}."
     )
 
 
 def _checked(
     cases: Sequence[Case], opsets: tuple[int, ...], *, tensorrt: bool, jobs: int
 ) -> Iterator[Result]:
-    """Checks the cases, several at a time, and gives the results in their order."""
+    """Yields the results of the cases in order; several processes check them."""
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         futures = [
-            pool.submit(check_named, case.name, f"[{number}/{len(cases)}]", opsets, tensorrt)
+            pool.submit(check_by_name, case.name, f"[{number}/{len(cases)}]", opsets, tensorrt)
             for number, case in enumerate(cases, 1)
         ]
         for future in futures:
@@ -135,15 +137,15 @@ def _columns(opsets: Sequence[int], *, tensorrt: bool) -> list[Column]:
     ]
 
 
-def _records(results: Sequence[Result], widest: int) -> list[dict[str, object]]:
-    return [_record(result, widest) for result in results]
+def _records(results: Sequence[Result], max_width: int) -> list[dict[str, object]]:
+    return [_record(result, max_width) for result in results]
 
 
-def _record(result: Result, widest: int) -> dict[str, object]:
+def _record(result: Result, max_width: int) -> dict[str, object]:
     difference, step, rerun = result.largest_difference, result.step_ms, result.rerun_ms
     return {
         "name": result.name,
-        "verdict": _cell(result.verdict, widest),
+        "verdict": _cell(result.verdict, max_width),
         "difference": None if difference is None else f"{difference:.1e}",
         "tokens": None if result.tokens is None else f"{result.identical}/{result.tokens}",
         "step_ms": step,
@@ -151,15 +153,15 @@ def _record(result: Result, widest: int) -> dict[str, object]:
         "ratio": None if step is None or rerun is None else rerun / step,
         "nodes": result.nodes,
         "export_seconds": result.export_seconds,
-        "tensorrt": None if result.tensorrt is None else _cell(result.tensorrt, widest),
-        **{f"opset{opset}": _cell(verdict, widest) for opset, verdict in result.older.items()},
+        "tensorrt": None if result.tensorrt is None else _cell(result.tensorrt, max_width),
+        **{f"opset{opset}": _cell(verdict, max_width) for opset, verdict in result.older.items()},
     }
 
 
-def _cell(text: str, widest: int) -> str:
-    """Returns text that neither breaks a table nor makes it too wide."""
+def _cell(text: str, max_width: int) -> str:
+    """Returns text that fits a cell of a table: one line, shortened, with `|` escaped."""
     text = " ".join(text.split())
-    text = text if len(text) <= widest else f"{text[: widest - 3]}..."
+    text = text if len(text) <= max_width else f"{text[: max_width - 3]}..."
     return text.replace("|", "\\|")
 
 

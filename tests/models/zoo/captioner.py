@@ -1,4 +1,4 @@
-"""What the decoders of the zoo share: features for an input, an embedding, a head."""
+"""The common parts of the zoo's decoders: sizes, input projection, embedding, positions, head."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FEATURES = 24
 
 
 class Captioner(nn.Module):
-    """Features (batch, size, FEATURES) through a linear layer; subclasses write `decode`."""
+    """A linear encoder of features (batch, size, FEATURES); subclasses define `decode`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class ParameterPositions(nn.Module):
 
 
 class SinusoidalPositions(nn.Module):
-    """The positional encoding of PyTorch's tutorials, a buffer, with dropout behind it."""
+    """The positional encoding of PyTorch's tutorials: a buffer, then dropout."""
 
     pe: Tensor
 
@@ -77,7 +77,7 @@ class SinusoidalPositions(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root mean square norm as written in LLaMA."""
+    """Root mean square norm as in LLaMA."""
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()

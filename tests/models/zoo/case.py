@@ -1,4 +1,4 @@
-"""A case: one model of the zoo, the inputs it takes, and what of them varies."""
+"""A case of the zoo: one model, its inputs and their varying axes."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxis
 
 GAIN = 2.0
-"""The matrices' factor: with torch's own initial weights a greedy decoder repeats one token."""
+"""Factor of the weight matrices; with torch's initial weights a decoder repeats one token."""
 
-_OFFSET = 0.2  # of what torch initialises to 0 or 1: norms, biases, gates
+_OFFSET = 0.2  # scale of the noise on norms, biases and gates, which torch sets to 0 or 1
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model and how it is exported.
+    """One model and the options of its export.
 
     Attributes:
-        name: what it is called on the command line.
-        family: what it is listed under.
-        make: builds the model; its weights are seeded and made lively by `model`.
-        inputs: encoder inputs by name for (batch, size).
-        sizes: one input size, or several where an axis of the inputs is dynamic.
-        dynamic: for each input, the axes that follow the size: (axis, name, smallest, largest).
-        prompts: lengths of the prompts that are tried.
+        name: name of the case on the command line.
+        family: family that lists the case.
+        make: function that builds the model; `model` then seeds and changes its weights.
+        inputs: function of (batch, size) that returns the encoder inputs by name.
+        sizes: sizes of the inputs to check; several if an axis is dynamic.
+        dynamic: by input, the axes that follow the size: (axis, name, smallest, largest).
+        prompts: lengths of the prompts to check, in tokens.
         max_length: largest number of tokens, prompt included.
-        fast: exported to ONNX in the test suite too; all others there in PyTorch alone.
-        gain: factor of all weight matrices; more makes tokens vary, and float32 less exact.
-        seed: of the weights; some give a greedy decoder that repeats itself.
+        fast: whether the test suite exports the case to ONNX; it checks the others in PyTorch.
+        gain: factor of all weight matrices; a larger one makes the tokens vary, and the float32
+            rounding errors grow.
+        seed: seed of the weights; with some seeds a greedy decoder repeats one token.
     """
 
     name: str
@@ -50,17 +51,17 @@ class Case:
     seed: int = 0
 
     def model(self, seed: int | None = None) -> nn.Module:
-        """Builds the model with lively weights, its own or those of a seed, ready to run."""
+        """Returns the model in eval mode, with weights of a seed; None takes the case's seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed if seed is None else seed)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch.nn's remarks on its own fast path
+                warnings.simplefilter("ignore")  # torch.nn warns about its fast path
                 model = self.make()
-            _enliven(model, self.gain)
+            _randomize(model, self.gain)
         return model.eval()
 
     def axes(self) -> dict[str, dict[int, DynamicAxis]]:
-        """Returns the varying axes as the exporter takes them."""
+        """Returns the varying axes in the exporter's form."""
         typical = self.sizes[0]
         return {
             name: {
@@ -72,18 +73,18 @@ class Case:
 
 
 def random_floats(*shape: int, seed: int = 5) -> Tensor:
-    """Returns seeded standard normal numbers."""
+    """Returns seeded standard normal numbers, float32."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def random_tokens(vocabulary: int, *shape: int, seed: int = 6) -> Tensor:
-    """Returns seeded token ids, none of them 0, which pads."""
+    """Returns seeded token ids, int64, without the padding token 0."""
     return torch.randint(1, vocabulary, shape, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
-def _enliven(model: nn.Module, gain: float) -> None:
-    """Scales matrices and moves everything else off 0 and 1, so that no part is without effect."""
+def _randomize(model: nn.Module, gain: float) -> None:
+    """Scales the matrices and adds noise to all else, so that every parameter has an effect."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.mul_(gain)
@@ -97,7 +98,7 @@ def _enliven(model: nn.Module, gain: float) -> None:
 
 
 def build(
-    kind: Callable[..., nn.Module], *args: object, **options: object
+    model_class: Callable[..., nn.Module], *args: object, **options: object
 ) -> Callable[[], nn.Module]:
-    """Returns a `make` that calls `kind` with these arguments."""
-    return functools.partial(kind, *args, **options)
+    """Returns a function that builds a model of the class with these arguments."""
+    return functools.partial(model_class, *args, **options)

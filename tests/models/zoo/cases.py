@@ -1,4 +1,4 @@
-"""All cases of the zoo, by family. A family is imported when it is asked for."""
+"""Lists the cases of the zoo by family, and imports a family at its first use."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MODULES = {
     "huggingface": "tests.models.zoo.huggingface:HUGGINGFACE",
     "own-class": "tests.models.zoo.own_class:OWN_CLASS",
 }
-"""Where the cases of each family are: a module and its tuple of cases."""
+"""By family: its module, and the name of the tuple of its cases."""
 
 OPTIONAL = {"huggingface": "transformers", "own-class": "transformers"}
-"""Families that need a package of their own, and that package's name."""
+"""Families that need an optional package, with its name."""
 
 FAMILIES = tuple(_MODULES)
 
@@ -30,29 +30,30 @@ FAMILIES = tuple(_MODULES)
 def family(name: str) -> tuple[Case, ...]:
     """Returns the cases of one family."""
     module, cases = _MODULES[name].split(":")
-    found: tuple[Case, ...] = getattr(importlib.import_module(module), cases)
-    return found
+    family_cases: tuple[Case, ...] = getattr(importlib.import_module(module), cases)
+    return family_cases
 
 
 def all_cases(families: Iterable[str] = FAMILIES) -> tuple[Case, ...]:
-    """Returns the cases of several families, leaving out those whose package is missing."""
+    """Returns the cases of several families without those whose package is missing."""
     return tuple(case for name in families if _installed(name) for case in family(name))
 
 
 def find(name: str) -> Case:
-    """Returns the case of that name.
+    """Returns the case with the given name.
 
     Raises:
-        KeyError: there is none; the message lists those there are.
+        KeyError: no case has this name; the message lists the names.
     """
-    known: list[str] = []
-    for one in FAMILIES:
-        for case in all_cases([one]):
+    names: list[str] = []
+    for family_name in FAMILIES:
+        for case in all_cases([family_name]):
             if case.name == name:
                 return case
-            known.append(case.name)
-    raise KeyError(f"no case {name!r}; there are: {', '.join(known)}")
+            names.append(case.name)
+    raise KeyError(f"no case {name!r}; there are: {', '.join(names)}")
 
 
 def _installed(name: str) -> bool:
+    """Returns whether the package of a family is installed."""
     return name not in OPTIONAL or importlib.util.find_spec(OPTIONAL[name]) is not None

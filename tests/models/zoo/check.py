@@ -1,4 +1,4 @@
-"""The proof of one case: exported, then compared with its module; measured; built for TensorRT."""
+"""Checks one case: exports it, compares it with its module, measures it, builds it for TensorRT."""
 
 from __future__ import annotations
 
@@ -46,19 +46,21 @@ _STEP_RUNS, _RERUN_RUNS = 100, 15
 
 @dataclasses.dataclass
 class Result:
-    """What was found of one case; None where it was not measured or not reached.
+    """The results of one case; None for values that were not measured.
 
     Attributes:
-        verdict: `ok`, or what is wrong.
-        largest_difference: of any logit.
-        identical: how many greedy tokens are the module's own.
-        tokens: how many were decoded.
-        step_ms: median time of one step, one thread, at GREEDY_TOKENS tokens.
-        rerun_ms: median time of the module's run over GREEDY_TOKENS tokens, one thread.
-        nodes: of the step graph.
-        export_seconds: for the newest opset.
-        older: verdict for each older opset: the largest difference, or what is wrong.
-        tensorrt: `builds`, or TensorRT's reason.
+        name: name of the case.
+        family: family of the case.
+        verdict: `ok`, or the reason why the case fails.
+        largest_difference: largest absolute difference of any logit.
+        identical: number of greedy tokens that equal the module's.
+        tokens: number of tokens decoded.
+        step_ms: median time of one step at GREEDY_TOKENS tokens in ms, on one thread.
+        rerun_ms: median time of the module's run over GREEDY_TOKENS tokens in ms, on one thread.
+        nodes: number of nodes in the step graph.
+        export_seconds: time of the export with the newest opset in seconds.
+        older: by older opset, the largest difference, or the reason why the case fails.
+        tensorrt: `builds`, or the reason why TensorRT does not build the step.
     """
 
     name: str
@@ -76,15 +78,15 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        """Whether everything that was tried is right."""
+        """Whether every check passed."""
         return self.verdict == "ok"
 
 
 def export(case: Case, model: nn.Module, out: Path, opset: int = NEWEST_OPSET) -> Bundle:
-    """Exports a model; the one place that knows how the exporter is called.
+    """Exports the model of a case, and returns its bundle.
 
     Raises:
-        HybridDeployError: the exporter refused the model, or its own gate did.
+        HybridDeployError: the exporter or its parity gate refuses the model.
     """
     export_model(
         model,
@@ -109,7 +111,7 @@ def check(
     tensorrt: bool = True,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Result:
-    """Does everything for one case; what goes wrong becomes its verdict."""
+    """Checks one case; an error becomes its verdict."""
     result = Result(case.name, case.family)
     with tempfile.TemporaryDirectory(prefix="zoo-") as folder:
         with _verdict(result):
@@ -137,10 +139,10 @@ def check(
 
 
 def check_case(case: Case, model: nn.Module) -> None:
-    """Checks that a case proves something: its memory has an effect.
+    """Checks that the memory of a case has an effect on its logits.
 
     Raises:
-        ValueError: the logits are the same for different inputs.
+        ValueError: different inputs return the same logits.
     """
     effect = effect_of_memory(case, model)
     if not effect > LEAST_EFFECT:
@@ -150,14 +152,14 @@ def check_case(case: Case, model: nn.Module) -> None:
 def compare_bundle(
     case: Case, model: nn.Module, bundle: Bundle, *, chosen: int | None = None
 ) -> Comparison:
-    """Compares ONNX Runtime with the module, over all scenarios or the last few."""
+    """Compares ONNX Runtime with the module in the last `chosen` scenarios; None takes all."""
     backend = load_backend("onnxruntime", bundle, _VARIANT, BackendOptions(threads=1))
     picked = scenarios(case) if chosen is None else scenarios(case)[-chosen:]
     return compare(case, model, backend.start, picked)
 
 
 def measure(case: Case, model: nn.Module, bundle: Bundle) -> tuple[float, float]:
-    """Times one step and one full re-run, in ms, both at GREEDY_TOKENS tokens on one thread."""
+    """Returns the times in ms of one step and of one full re-run, at GREEDY_TOKENS tokens."""
     inputs = case.inputs(1, case.sizes[0])
     tokens = random_tokens(VOCABULARY, 1, GREEDY_TOKENS)
     backend = load_backend("onnxruntime", bundle, _VARIANT, BackendOptions(threads=1))
@@ -178,7 +180,7 @@ def measure(case: Case, model: nn.Module, bundle: Bundle) -> tuple[float, float]
 
 
 def build_step(bundle: Bundle, cache: Path) -> str:
-    """Builds the step graph in half precision for one GPU: `builds`, or the reason why not."""
+    """Builds the step in float16 for one GPU; returns `builds` or the reason of the failure."""
     from hybrid_deploy.calibration.quantize import quantize_bundle
     from hybrid_deploy.runtime.engines.build import build_engine
     from hybrid_deploy.runtime.engines.cache import EngineCache
@@ -195,31 +197,32 @@ def build_step(bundle: Bundle, cache: Path) -> str:
 
 
 def _older(case: Case, model: nn.Module, out: Path, opset: int) -> str:
-    """Returns the largest difference under an older opset, or what is wrong."""
+    """Returns the largest difference with an older opset, or the reason of the failure."""
     try:
-        compared = compare_bundle(case, model, export(case, model, out, opset), chosen=1)
+        comparison = compare_bundle(case, model, export(case, model, out, opset), chosen=1)
     except Exception as error:
         return _reason(error)
-    return f"{compared.largest_difference:.1e}" if compared.passed else _fault(compared)
+    return f"{comparison.largest_difference:.1e}" if comparison.passed else _fault(comparison)
 
 
-def _fill(result: Result, compared: Comparison) -> None:
-    result.largest_difference = compared.largest_difference
-    result.identical, result.tokens = compared.identical, compared.tokens
-    if not compared.passed:
-        result.verdict = _fault(compared)
-    elif compared.distinct < LEAST_DISTINCT:
-        result.verdict = f"proves little: {compared.distinct} different tokens"
+def _fill(result: Result, comparison: Comparison) -> None:
+    """Copies a comparison to the result of its case."""
+    result.largest_difference = comparison.largest_difference
+    result.identical, result.tokens = comparison.identical, comparison.tokens
+    if not comparison.passed:
+        result.verdict = _fault(comparison)
+    elif comparison.distinct < LEAST_DISTINCT:
+        result.verdict = f"proves little: {comparison.distinct} different tokens"
 
 
-def _fault(compared: Comparison) -> str:
-    same = f"{compared.identical}/{compared.tokens} tokens identical"
-    return f"differs: {same}, logits by {compared.largest_difference:.1e}"
+def _fault(comparison: Comparison) -> str:
+    identical = f"{comparison.identical}/{comparison.tokens} tokens identical"
+    return f"differs: {identical}, logits by {comparison.largest_difference:.1e}"
 
 
 @contextmanager
 def _verdict(result: Result) -> Iterator[None]:
-    """Makes any failure the verdict of its case: a run over all cases goes on."""
+    """Makes an error the verdict of its case, so that a run over all cases continues."""
     try:
         yield
     except Exception as error:
@@ -227,7 +230,7 @@ def _verdict(result: Result) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns an error in one line, with the first cause of it if there are several."""
+    """Returns an error in one line, followed by its first cause if it has one."""
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
     causes = [error]
     while causes[-1].__cause__ is not None and causes[-1].__cause__ not in causes:

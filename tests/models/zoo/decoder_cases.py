@@ -1,4 +1,4 @@
-"""The decoders of the zoo as cases: all read features (batch, size, width)."""
+"""The decoders of the zoo as cases; all encoders read features (batch, size, FEATURES)."""
 
 from __future__ import annotations
 
@@ -80,12 +80,14 @@ def _case(
     )
 
 
-def _written(name: str, attention: Callable[[], nn.Module], *, fast: bool = False) -> Case:
+def _handwritten(name: str, attention: Callable[[], nn.Module], *, fast: bool = False) -> Case:
     return _case("handwritten", name, build(HandWrittenDecoder, attention), fast=fast)
 
 
-def _unplaced(name: str, attention: Callable[[], nn.Module], *, fast: bool = False) -> Case:
-    """A case whose attention knows the positions, so that nothing is added to the tokens."""
+def _without_positions(
+    name: str, attention: Callable[[], nn.Module], *, fast: bool = False
+) -> Case:
+    """Returns a case whose attention encodes the positions, so no positions are added to tokens."""
     make = build(HandWrittenDecoder, attention, positions=nn.Identity)
     return _case("handwritten", name, make, fast=fast)
 
@@ -111,25 +113,25 @@ TORCH = (
 )
 
 HANDWRITTEN = (
-    _written("fused", Fused),
-    _written("unbound", Unbound),
-    _written("masked-fill", MaskedFill),
-    _written("einsum", Einsum),
-    _written("folded-heads", FoldedHeads),
-    _written("functional", Functional),
-    _written("sliding-window", SlidingWindow),
-    _written("query-key-norm", QueryKeyNorm),
-    _written("gqa-enable-gqa", GroupedEnableGqa),
-    _written("gqa-repeat-interleave", GroupedRepeatInterleave),
-    _written("gqa-repeat-kv", GroupedRepeatKv, fast=True),
-    _written("multi-query", MultiQuery),
-    _unplaced("rope-interleaved", RopeInterleaved),
-    _unplaced("rope-half", RopeHalf),
-    _unplaced("rope-cached", RopeCached),
-    _unplaced("rope-complex", RopeComplex),
-    _unplaced("alibi", Alibi),
-    _unplaced("alibi-fused", AlibiFused),
-    _unplaced("relative-bias", RelativeBias),
+    _handwritten("fused", Fused),
+    _handwritten("unbound", Unbound),
+    _handwritten("masked-fill", MaskedFill),
+    _handwritten("einsum", Einsum),
+    _handwritten("folded-heads", FoldedHeads),
+    _handwritten("functional", Functional),
+    _handwritten("sliding-window", SlidingWindow),
+    _handwritten("query-key-norm", QueryKeyNorm),
+    _handwritten("gqa-enable-gqa", GroupedEnableGqa),
+    _handwritten("gqa-repeat-interleave", GroupedRepeatInterleave),
+    _handwritten("gqa-repeat-kv", GroupedRepeatKv, fast=True),
+    _handwritten("multi-query", MultiQuery),
+    _without_positions("rope-interleaved", RopeInterleaved),
+    _without_positions("rope-half", RopeHalf),
+    _without_positions("rope-cached", RopeCached),
+    _without_positions("rope-complex", RopeComplex),
+    _without_positions("alibi", Alibi),
+    _without_positions("alibi-fused", AlibiFused),
+    _without_positions("relative-bias", RelativeBias),
     _case(
         "handwritten",
         "parallel-rmsnorm",

@@ -1,4 +1,4 @@
-"""The derived decoder in PyTorch, before ONNX: the quick half of the check."""
+"""The derived decoder as a backend in PyTorch, for quick checks without ONNX."""
 
 from __future__ import annotations
 
@@ -37,7 +37,14 @@ from tests.models.zoo.case import Case
 def plan_of(
     model: nn.Module, inputs: Mapping[str, Tensor], dynamic: DynamicAxes, max_length: int
 ) -> DecodePlan:
-    """Traces and analyses a model as the exporter does; `inputs` are a batch of two or more."""
+    """Returns the plan that the exporter derives from a model.
+
+    Args:
+        model: module in eval mode.
+        inputs: example inputs of the encoder by name, a batch of two or more.
+        dynamic: varying axes of the inputs.
+        max_length: largest number of tokens of a sequence.
+    """
     check_model(model)
     memory = reference_memory(model, tuple(inputs.values()))
     axes = memory_axes(model, inputs, dynamic)
@@ -48,7 +55,12 @@ def plan_of(
 
 
 class EagerBackend:
-    """Encoder, prefill and step as torch modules."""
+    """Encoder, prefill and step of a plan as torch modules.
+
+    Args:
+        case: inputs, sizes and largest length.
+        model: module in eval mode.
+    """
 
     def __init__(self, case: Case, model: nn.Module) -> None:
         self.plan = plan_of(model, case.inputs(2, case.sizes[0]), case.axes(), case.max_length)
@@ -56,14 +68,14 @@ class EagerBackend:
         self.prefill, self.step = PrefillGraph(self.plan), StepGraph(self.plan)
 
     def start(self, inputs: Mapping[str, NDArray[Any]]) -> EagerDecoding:
-        """Encodes a batch."""
+        """Encodes a batch of inputs, and returns its decoding."""
         with torch.no_grad():
             encoded = self.encoder(*(torch.from_numpy(value) for value in inputs.values()))
         return EagerDecoding(self, len(next(iter(inputs.values()))), encoded)
 
 
 class EagerDecoding:
-    """One batch, with its caches."""
+    """One batch of sequences with its memory and caches."""
 
     def __init__(self, backend: EagerBackend, batch: int, encoded: tuple[Tensor, ...]) -> None:
         self.batch = batch
@@ -72,11 +84,11 @@ class EagerDecoding:
         self._heads = len(head_names(backend.plan))
 
     def prefill(self, tokens: IntArray, position: IntArray, last: IntArray) -> FloatArray:
-        """Decodes several tokens per sequence."""
+        """Decodes several tokens per sequence; returns (batch, vocabulary) float32 logits."""
         return self._run(self._backend.prefill, tokens, position, last)
 
     def step(self, token: IntArray, position: IntArray) -> FloatArray:
-        """Decodes one token per sequence."""
+        """Decodes one token per sequence; returns (batch, vocabulary) float32 logits."""
         return self._run(self._backend.step, token, position)
 
     def _run(self, graph: nn.Module, *arrays: IntArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""The encoders of the zoo as cases, each with the inputs that it takes."""
+"""The encoders of the zoo as cases, each with its inputs."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _measured(batch: int, size: int) -> dict[str, Tensor]:
 
 
 def _true_widths(batch: int, size: int) -> Tensor:
-    """Returns widths in steps of eight: the last row is full, those before it are padded."""
+    """Returns (batch,) widths in steps of eight: the last row is full, earlier ones narrower."""
     return torch.tensor([max(8, size - 8 * (batch - 1 - row)) for row in range(batch)])
 
 

@@ -1,4 +1,4 @@
-"""Image encoders, small ones of the usual kinds, in front of one torch.nn decoder."""
+"""Small image encoders of the usual kinds, in front of one torch.nn decoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.models.zoo.torch_decoders import TorchDecoder
 
 
 class Encoded(TorchDecoder):
-    """Any encoder module in front of nn.TransformerDecoder."""
+    """An encoder module in front of nn.TransformerDecoder."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__(norm_first=True, final_norm=True)
@@ -24,10 +24,10 @@ class Encoded(TorchDecoder):
 
 
 class CNNEncoder(nn.Module):
-    """The article's encoder as printed: two convolutions, pooling, fully connected."""
+    """The encoder of a published article: two convolutions, pooling, one fully connected layer."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        super(CNNEncoder, self).__init__()  # noqa: UP008 - as printed
+        super(CNNEncoder, self).__init__()  # noqa: UP008 - as in the article
         self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=3, stride=1, padding=1)
         self.pool1 = nn.MaxPool2d(kernel_size=2, stride=2)
         self.conv2 = nn.Conv2d(64, 128, kernel_size=3, stride=1, padding=1)
@@ -45,7 +45,7 @@ class CNNEncoder(nn.Module):
 
 
 class ArticleModel(Encoded):
-    """The article's hybrid: one vector from the CNN is all that the decoder sees."""
+    """The article's hybrid model: the memory is one vector of the CNN."""
 
     def __init__(self) -> None:
         super().__init__(CNNEncoder(1, WIDTH))
@@ -71,7 +71,7 @@ class GlobalPooling(nn.Module):
 
 
 class FeatureMap(nn.Module):
-    """Convolutions whose every cell is one row of the memory."""
+    """Convolutions; each cell of their feature map is one row of the memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class FeatureMap(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Residual blocks with batch norm; the columns of the map become the memory."""
+    """Residual blocks with batch norm; each column of the feature map is one row of the memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class Residual(nn.Module):
 
 
 class ConvNeXt(nn.Module):
-    """A patch stem and depthwise blocks with channels last inside and a layer scale."""
+    """A patch stem and a depthwise block, channels last inside, with a layer scale."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class ConvNeXt(nn.Module):
 
 
 class MobileNet(nn.Module):
-    """Inverted residuals: relu6 and hardswish, squeeze and excitation."""
+    """An inverted residual with relu6, hardswish, squeeze and excitation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,14 +181,14 @@ class ConvThenTransformer(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = self.stem(image)
         height, width = x.shape[-2:]
-        places = self.rows(torch.arange(height))[:, None] + self.columns(torch.arange(width))
-        x = x.flatten(2).transpose(1, 2) + places.flatten(0, 1)
+        positions = self.rows(torch.arange(height))[:, None] + self.columns(torch.arange(width))
+        x = x.flatten(2).transpose(1, 2) + positions.flatten(0, 1)
         memory: Tensor = self.encoder(x)
         return memory
 
 
 class ConvThenLSTM(nn.Module):
-    """CRNN: the columns of a feature map through a bidirectional LSTM."""
+    """CRNN: a bidirectional LSTM over the columns of a feature map."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Decoders written by hand around the self-attentions: blocks, heads, gates."""
+"""Hand-written decoders: blocks, cross-attention, heads and gates around self-attentions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.models.zoo.self_attentions import SIZE, Fused
 
 
 class CrossAttention(nn.Module):
-    """Queries from the tokens, keys and values from the memory, in one projection."""
+    """Queries come from the tokens, keys and values from the memory by one projection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class CrossAttention(nn.Module):
 
 
 class WrittenOutCrossAttention(CrossAttention):
-    """The same with matmul and softmax."""
+    """CrossAttention with matmul and softmax."""
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         k, v = (heads(t) for t in self.pair(memory).chunk(2, dim=-1))
@@ -51,7 +51,7 @@ class WrittenOutCrossAttention(CrossAttention):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention, feed-forward: each after its norm, beside a residual."""
+    """Self-attention, cross-attention, feed-forward, each with a norm before and a residual."""
 
     def __init__(self, attention: nn.Module, cross: nn.Module) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Block(nn.Module):
 
 
 class ParallelBlock(nn.Module):
-    """Attention and feed-forward side by side after one RMS norm, as in GPT-J and PaLM."""
+    """Attention and feed-forward in parallel after one RMS norm, as in GPT-J and PaLM."""
 
     def __init__(self, attention: nn.Module, cross: nn.Module) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class ParallelBlock(nn.Module):
 
 
 class GatedBlock(nn.Module):
-    """Flamingo's: cross-attention through a tanh gate, before the language model's own block."""
+    """Flamingo's block: cross-attention with a tanh gate before the language model's block."""
 
     def __init__(self, attention: nn.Module, cross: nn.Module) -> None:
         super().__init__()
@@ -103,7 +103,14 @@ class GatedBlock(nn.Module):
 
 
 class HandWrittenDecoder(Captioner):
-    """Blocks of one kind around self-attentions of one kind."""
+    """Blocks of one kind around self-attentions of one kind.
+
+    Args:
+        attention: builds the self-attention of a block.
+        cross: builds the cross-attention of a block.
+        block: builds a block from both.
+        positions: builds the module that adds positions to the embedded tokens.
+    """
 
     def __init__(
         self,
@@ -123,7 +130,7 @@ class HandWrittenDecoder(Captioner):
         return logits
 
     def hidden(self, tokens: Tensor, memory: Tensor) -> Tensor:
-        """Returns the rows before the head."""
+        """Returns the hidden states before the head, (batch, length, WIDTH)."""
         x = self.positions(self.embedding(tokens))
         for block in self.blocks:
             x = block(x, memory)
@@ -132,7 +139,7 @@ class HandWrittenDecoder(Captioner):
 
 
 class TwoHeads(HandWrittenDecoder):
-    """Scores of the next token, and of the token after it; greedy decoding reads the first."""
+    """A decoder with logits of the next token and of the one after it."""
 
     def __init__(self) -> None:
         super().__init__(positions=ParameterPositions)
@@ -144,7 +151,7 @@ class TwoHeads(HandWrittenDecoder):
 
 
 class MeanPooledMemory(HandWrittenDecoder):
-    """No cross-attention: the mean of the memory is added to every token."""
+    """A decoder without cross-attention: the mean of the memory is added to every token."""
 
     def __init__(self) -> None:
         super().__init__(block=SelfOnlyBlock)
@@ -172,5 +179,5 @@ class SelfOnlyBlock(nn.Module):
 
 
 def heads(x: Tensor) -> Tensor:
-    """Splits the last axis into heads: (batch, heads, length, size)."""
+    """Returns x (batch, length, width) as (batch, heads, length, size)."""
     return x.view(x.shape[0], x.shape[1], HEADS, -1).transpose(1, 2)

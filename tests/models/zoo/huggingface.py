@@ -1,4 +1,4 @@
-"""Tiny Hugging Face models by family, built from configs, as transformers itself builds them."""
+"""Tiny Hugging Face models, built from configs, and their cases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.models.zoo.case import Case, random_floats, random_tokens
 POSITIONS = 80
 IMAGE = 32
 _TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
-_UNTIED = {"tie_word_embeddings": False}  # else a token is its own successor too often
+_UNTIED = {"tie_word_embeddings": False}  # tied weights make a token follow itself too often
 _SIZES = {
     "d_model": 32,
     "encoder_layers": 1,
@@ -30,7 +30,6 @@ _SIZES = {
     "decoder_ffn_dim": 48,
     "max_position_embeddings": POSITIONS,
 }
-_EVEN = {**_SIZES, "encoder_layers": 2}
 _BERT = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -61,7 +60,7 @@ _SWIN = {
 
 
 def image_to_text(encoder: Any, decoder: Any) -> PreTrainedModel:
-    """Puts an image encoder and a text decoder together."""
+    """Returns a model of an image encoder and a text decoder, given by their configs."""
     for name, value in {"is_decoder": True, "add_cross_attention": True}.items():
         setattr(decoder, name, value)
     config = hf.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
@@ -70,7 +69,7 @@ def image_to_text(encoder: Any, decoder: Any) -> PreTrainedModel:
 
 
 def trocr_config(**options: Any) -> Any:
-    """Makes a TrOCR decoder's config."""
+    """Returns the config of a TrOCR decoder."""
     sizes = {k: v for k, v in _SIZES.items() if k.startswith(("d_model", "decoder", "max"))}
     return hf.TrOCRConfig(
         vocab_size=VOCABULARY, cross_attention_hidden_size=24, **sizes, **_TOKENS, **options
@@ -78,7 +77,7 @@ def trocr_config(**options: Any) -> Any:
 
 
 def gpt2_config() -> Any:
-    """Makes a GPT-2 decoder's config."""
+    """Returns the config of a GPT-2 decoder."""
     return hf.GPT2Config(
         vocab_size=VOCABULARY,
         n_embd=32,
@@ -92,7 +91,7 @@ def gpt2_config() -> Any:
 
 
 def seq2seq(model: Any, config: Any, **options: Any) -> PreTrainedModel:
-    """Makes a model of BART's kind."""
+    """Returns a model with the interface of BART."""
     built: PreTrainedModel = model(
         config(vocab_size=VOCABULARY, **_SIZES, **_TOKENS, forced_eos_token_id=None, **options)
     )
@@ -103,7 +102,7 @@ def seq2seq(model: Any, config: Any, **options: Any) -> PreTrainedModel:
 
 
 def t5(**options: Any) -> PreTrainedModel:
-    """Makes a T5."""
+    """Returns a tiny T5."""
     return hf.T5ForConditionalGeneration(
         hf.T5Config(
             vocab_size=VOCABULARY,
@@ -122,7 +121,7 @@ def t5(**options: Any) -> PreTrainedModel:
 
 
 def whisper() -> PreTrainedModel:
-    """Makes a Whisper."""
+    """Returns a tiny Whisper."""
     sizes = {k: v for k, v in _SIZES.items() if k != "max_position_embeddings"}
     config = hf.WhisperConfig(
         vocab_size=VOCABULARY,
@@ -138,7 +137,7 @@ def whisper() -> PreTrainedModel:
 
 
 def speech_to_text() -> PreTrainedModel:
-    """Makes a Speech2Text."""
+    """Returns a tiny Speech2Text."""
     sizes = {k: v for k, v in _SIZES.items() if k != "max_position_embeddings"}
     config = hf.Speech2TextConfig(
         vocab_size=VOCABULARY,
@@ -155,7 +154,7 @@ def speech_to_text() -> PreTrainedModel:
 
 
 def moonshine() -> PreTrainedModel:
-    """Makes a Moonshine."""
+    """Returns a tiny Moonshine."""
     config = hf.MoonshineConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
@@ -172,7 +171,7 @@ def moonshine() -> PreTrainedModel:
 
 
 def pix2struct() -> PreTrainedModel:
-    """Makes a Pix2Struct."""
+    """Returns a tiny Pix2Struct."""
     text = {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
@@ -199,7 +198,7 @@ def pix2struct() -> PreTrainedModel:
 
 
 def florence2() -> PreTrainedModel:
-    """Makes a Florence-2."""
+    """Returns a tiny Florence-2."""
     vision = {
         "depths": [1, 1],
         "patch_size": [7, 3],
@@ -220,7 +219,7 @@ def florence2() -> PreTrainedModel:
 
 
 def blip() -> PreTrainedModel:
-    """Makes a BLIP captioner."""
+    """Returns a tiny BLIP captioner."""
     text = {**_BERT, "encoder_hidden_size": 24, "projection_dim": 16, "sep_token_id": 2}
     vision = {**_VIT, "projection_dim": 16}
     return hf.BlipForConditionalGeneration(hf.BlipConfig(text_config=text, vision_config=vision))
@@ -242,7 +241,7 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "donut": lambda: image_to_text(
         hf.DonutSwinConfig(**_SWIN),
-        # generate() takes the number of caches from encoder_layers
+        # generate() makes encoder_layers caches, so both sides need equally many layers
         hf.MBartConfig(
             vocab_size=VOCABULARY,
             scale_embedding=True,
@@ -265,11 +264,11 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "florence-2": florence2,
     "blip": blip,
 }
-"""Builds each model with its initial weights."""
+"""By name: function that builds the model with the initial weights of transformers."""
 
 
 def _padding(batch: int, size: int, unit: int = 1) -> Tensor:
-    """Returns a mask: the last row is full, those before it are padded, each more than the next."""
+    """Returns a mask (batch, size) int64: the last row is full, each earlier one shorter."""
     lengths = torch.tensor([max(2, size // unit - 2 * (batch - 1 - row)) for row in range(batch)])
     return (torch.arange(size)[None] < unit * lengths[:, None]).long()
 
@@ -298,20 +297,20 @@ def _text(batch: int, size: int) -> dict[str, Tensor]:
 
 
 def _patches(batch: int, size: int) -> dict[str, Tensor]:
-    places = torch.stack([torch.arange(size) // 4 + 1, torch.arange(size) % 4 + 1], -1)
-    patches = [places.expand(batch, -1, -1).float(), random_floats(batch, size, 12)]
+    row_and_column = torch.stack([torch.arange(size) // 4 + 1, torch.arange(size) % 4 + 1], -1)
+    patches = [row_and_column.expand(batch, -1, -1).float(), random_floats(batch, size, 12)]
     mask = _padding(batch, size)
     return {"flattened_patches": torch.cat(patches, -1) * mask[..., None], "attention_mask": mask}
 
 
 def _prompted(batch: int, size: int) -> dict[str, Tensor]:
-    image = torch.ones(batch, 17, dtype=torch.int64)
+    placeholders = torch.ones(batch, 17, dtype=torch.int64)
     mask = _padding(batch, size)
     prompt = random_tokens(VOCABULARY - 1, batch, size) * mask
     return {
         "pixel_values": random_floats(batch, 3, IMAGE, IMAGE),
-        "input_ids": torch.cat([image * 96, prompt], 1),
-        "attention_mask": torch.cat([image, mask], 1),
+        "input_ids": torch.cat([placeholders * 96, prompt], 1),
+        "attention_mask": torch.cat([placeholders, mask], 1),
     }
 
 
@@ -351,12 +350,12 @@ _GAINS_AND_SEEDS = {
     "t5": (2.0, 11),
     "t5-gated": (1.5, 0),
 }
-"""Weights with which tokens vary, and float32 is exact to some 1e-5 in PyTorch itself."""
+"""Gain and seed with which tokens vary, and float32 rounding stays near 1e-5 in PyTorch."""
 
 
 @torch.no_grad()
-def spread(model: PreTrainedModel) -> PreTrainedModel:
-    """Makes the weights larger than transformers' own, with which nothing has an effect."""
+def enlarge_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Enlarges a model's matrices: with initial weights the input has almost no effect."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.normal_(0, (parameter.numel() / len(parameter)) ** -0.5)
@@ -369,7 +368,7 @@ def _case(name: str) -> Case:
     return Case(
         name=f"hf-{name}",
         family="huggingface",
-        make=lambda: adapt(spread(MODELS[name]())),
+        make=lambda: adapt(enlarge_weights(MODELS[name]())),
         inputs=inputs,
         sizes=sizes,
         dynamic=dynamic,
@@ -382,15 +381,15 @@ CASES = {name: _case(name) for name in MODELS}
 HUGGINGFACE = tuple(CASES.values())
 
 
-def pair(name: str) -> tuple[PreTrainedModel, HuggingFaceModel]:
-    """Builds a model with lively weights, and its adapter, which shares them."""
-    made: list[HuggingFaceModel] = []
+def model_and_adapter(name: str) -> tuple[PreTrainedModel, HuggingFaceModel]:
+    """Returns a model with the weights of its case, and its adapter, which shares them."""
     originals: list[PreTrainedModel] = []
+    adapters: list[HuggingFaceModel] = []
 
     def make() -> HuggingFaceModel:
-        originals.append(spread(MODELS[name]()))
-        made.append(adapt(originals[0]))
-        return made[0]
+        originals.append(enlarge_weights(MODELS[name]()))
+        adapters.append(adapt(originals[0]))
+        return adapters[0]
 
     dataclasses.replace(CASES[name], make=make).model()
-    return originals[0].eval(), made[0]
+    return originals[0].eval(), adapters[0]

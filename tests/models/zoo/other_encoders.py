@@ -1,4 +1,4 @@
-"""Encoders of what is no single image: sound, video, text, two inputs, padded images."""
+"""Encoders of sound, video, text, two inputs and padded images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.models.zoo.torch_decoders import TorchDecoder
 
 
 class AudioStem(nn.Module):
-    """Whisper's: two 1-D convolutions over (batch, mels, frames), sinusoids, one encoder layer."""
+    """Whisper's stem: two 1-D convolutions over (batch, mels, frames), sinusoids, one layer."""
 
     def __init__(self, mels: int = 20) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Video3d(nn.Module):
 
 
 class VideoPerFrame(nn.Module):
-    """One 2-D CNN for every frame of (batch, frames, channels, height, width)."""
+    """One 2-D CNN for all frames of (batch, frames, channels, height, width)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class TextCNN(nn.Module):
 
 
 class ImageAndQuestion(nn.Module):
-    """A CNN's cells and a question's words, one behind the other."""
+    """Memory of a CNN's cells followed by a question's words."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class ImageAndQuestion(nn.Module):
 
 
 class PaddedMemory(TorchDecoder):
-    """A decoder whose encoder says which rows of the memory are padding."""
+    """A decoder whose encoder also returns which rows of the memory are padding."""
 
     def __init__(self) -> None:
         super().__init__(norm_first=True)
@@ -108,13 +108,13 @@ class PaddedMemory(TorchDecoder):
         return logits
 
     def columns(self, image: Tensor) -> Tensor:
-        """Returns one row for every four columns of the image."""
+        """Returns one row for every four pixel columns, (batch, width / 4, WIDTH)."""
         columns: Tensor = self.cnn(image).mean(dim=2).transpose(1, 2)
         return columns
 
 
 class WidthMask(PaddedMemory):
-    """The mask comes with the image, one value per pixel column: true where it is padding."""
+    """The mask is an input (batch, width) with one value per pixel column, true for padding."""
 
     def encode(self, image: Tensor, width_mask: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         memory = self.columns(image)
@@ -122,7 +122,7 @@ class WidthMask(PaddedMemory):
 
 
 class Lengths(PaddedMemory):
-    """The true widths come with the images; the mask is made of them."""
+    """The true widths are an input (batch,); encode() computes the mask from them."""
 
     def encode(self, image: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         memory = self.columns(image)
@@ -131,7 +131,7 @@ class Lengths(PaddedMemory):
 
 
 class AddedMask(PaddedMemory):
-    """Hand-written cross-attention; padding is an additive mask that decode() makes itself."""
+    """Hand-written cross-attention with an additive padding mask that decode() computes."""
 
     def __init__(self) -> None:
         super().__init__()

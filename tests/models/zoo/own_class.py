@@ -1,4 +1,4 @@
-"""Classes of the user's own around models of Hugging Face."""
+"""A user's own class around a Hugging Face model, and its case."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.models.zoo.huggingface import gpt2_config
 
 
 class CnnWithGpt2(nn.Module):
-    """A CNN, and a decoder from transformers called as in its documentation."""
+    """A CNN encoder, and a decoder of transformers called as in its documentation."""
 
     def __init__(self) -> None:
         super().__init__()

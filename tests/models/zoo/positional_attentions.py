@@ -1,4 +1,4 @@
-"""Causal self-attention that knows positions by itself: RoPE, ALiBi, T5's relative bias."""
+"""Causal self-attention that encodes positions: RoPE, ALiBi, T5's relative bias."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.models.zoo.self_attentions import SIZE, HandWritten
 
 
 class RopeInterleaved(HandWritten):
-    """Rotary positions over neighbouring pairs, computed on the way."""
+    """Rotary positions over neighboring pairs, computed in forward."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(turned(q), turned(k), v, is_causal=True)
+        return F.scaled_dot_product_attention(rotate_pairs(q), rotate_pairs(k), v, is_causal=True)
 
 
 class RopeHalf(HandWritten):
-    """Rotary positions over halves, as in LLaMA: cos and sin for position ids, rotate_half."""
+    """Rotary positions over halves as in LLaMA: cos and sin of position ids, rotate_half."""
 
     inv_freq: Tensor
 
@@ -39,7 +39,7 @@ class RopeHalf(HandWritten):
 
 
 class RopeCached(HandWritten):
-    """Rotary positions over halves from tables made once, looked up by position."""
+    """Rotary positions over halves, looked up by position in registered tables."""
 
     cos: Tensor
     sin: Tensor
@@ -65,11 +65,13 @@ class RopeComplex(HandWritten):
         rates = 10000.0 ** (-torch.arange(0, SIZE, 2).float() / SIZE)
         angles = torch.outer(torch.arange(q.shape[2]).float(), rates)
         turns = torch.polar(torch.ones_like(angles), angles)
-        return F.scaled_dot_product_attention(spun(q, turns), spun(k, turns), v, is_causal=True)
+        return F.scaled_dot_product_attention(
+            rotate_complex(q, turns), rotate_complex(k, turns), v, is_causal=True
+        )
 
 
 class Alibi(HandWritten):
-    """Scores fall with the distance, per head."""
+    """ALiBi: scores decrease with the distance, at a rate per head."""
 
     slopes: Tensor
 
@@ -87,7 +89,7 @@ class Alibi(HandWritten):
 
 
 class AlibiFused(Alibi):
-    """The same as one additive mask for scaled_dot_product_attention."""
+    """ALiBi as one additive mask of scaled_dot_product_attention."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         steps = torch.arange(q.size(2))
@@ -98,7 +100,12 @@ class AlibiFused(Alibi):
 
 
 class RelativeBias(HandWritten):
-    """T5's: a learned bias for each bucket of distances."""
+    """T5's relative bias: a learned value per head for each bucket of distances.
+
+    Args:
+        buckets: number of buckets.
+        furthest: distance from which all distances share the last bucket.
+    """
 
     def __init__(self, buckets: int = 16, furthest: int = 48) -> None:
         super().__init__()
@@ -116,7 +123,7 @@ class RelativeBias(HandWritten):
         return torch.matmul(weights, v)
 
     def bucket(self, relative: Tensor) -> Tensor:
-        """Numbers the distances as T5 does for a decoder."""
+        """Returns the bucket of each distance, as in T5's decoder."""
         distance = -torch.min(relative, torch.zeros_like(relative))
         exact = self.buckets // 2
         scale = (self.buckets - exact) / math.log(self.furthest / exact)
@@ -125,8 +132,8 @@ class RelativeBias(HandWritten):
         return torch.where(distance < exact, distance, large)
 
 
-def turned(x: Tensor) -> Tensor:
-    """Rotates neighbouring pairs by their position; (batch, heads, length, size)."""
+def rotate_pairs(x: Tensor) -> Tensor:
+    """Returns x (batch, heads, length, size) with neighboring pairs rotated by their position."""
     length, size = x.shape[-2:]
     rates = 10000.0 ** (-torch.arange(0, size, 2).float() / size)
     angles = torch.arange(length).float()[:, None] * rates
@@ -136,12 +143,12 @@ def turned(x: Tensor) -> Tensor:
 
 
 def rotate_half(x: Tensor) -> Tensor:
-    """Swaps the halves and negates one, as LLaMA does."""
+    """Returns x with its halves swapped and the first one negated, as in LLaMA."""
     x1, x2 = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
     return torch.cat((-x2, x1), dim=-1)
 
 
-def spun(x: Tensor, turns: Tensor) -> Tensor:
-    """Multiplies neighbouring pairs, read as complex numbers, by `turns` (length, size / 2)."""
+def rotate_complex(x: Tensor, turns: Tensor) -> Tensor:
+    """Returns x with neighboring pairs, as complex numbers, times `turns` (length, size / 2)."""
     pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * turns).flatten(3).type_as(x)

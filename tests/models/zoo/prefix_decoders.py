@@ -1,4 +1,4 @@
-"""Decoder-only models: the memory stands before the tokens, along the same axis."""
+"""Decoder-only models, where the memory precedes the tokens on the same axis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PREFIX_POSITIONS = 120
 
 
 class MaskedBlock(nn.Module):
-    """Self-attention over prefix and tokens with a given mask, and a feed-forward network."""
+    """Self-attention over prefix and tokens with a mask, and a feed-forward network."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,10 +30,10 @@ class MaskedBlock(nn.Module):
 
 
 class PrefixDecoder(Captioner):
-    """Image tokens, then text tokens, under one causal mask; logits of the text alone.
+    """A decoder of image tokens followed by text tokens; it returns logits of the text alone.
 
     Args:
-        bidirectional: the image tokens see one another.
+        bidirectional: whether image tokens attend to all image tokens; if not, the mask is causal.
     """
 
     def __init__(self, *, bidirectional: bool = False) -> None:
@@ -54,7 +54,7 @@ class PrefixDecoder(Captioner):
         return logits
 
     def mask(self, prefix: int, length: int) -> Tensor | None:
-        """Returns which key each row sees; None for the plain causal mask."""
+        """Returns a boolean mask (length, length) of visible keys; None for a causal mask."""
         if not self.bidirectional:
             return None
         past = torch.ones(length, length, dtype=torch.bool).tril()

@@ -1,4 +1,4 @@
-"""Models that bring a step of their own, each with the plain `decode` that the step must equal."""
+"""Models with their own step, and a full-sequence `decode` that the step must equal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LSTMState = tuple[Tensor, Tensor]
 
 
 class _Columns(nn.Module):
-    """A picture (batch, 1, 16, width) to columns (batch, width / 4, WIDTH)."""
+    """Turns an image (batch, 1, 16, width) into columns (batch, width / 4, WIDTH)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,13 +21,13 @@ class _Columns(nn.Module):
         self.projection = nn.Linear(64, WIDTH)
 
     def forward(self, image: Tensor) -> Tensor:
-        found = torch.relu(self.convolution(image))
-        columns: Tensor = self.projection(found.permute(0, 3, 1, 2).flatten(2))
+        features = torch.relu(self.convolution(image))
+        columns: Tensor = self.projection(features.permute(0, 3, 1, 2).flatten(2))
         return columns
 
 
 class AttendAndTell(nn.Module):
-    """An LSTM that looks at the columns anew for every token, as in Show, Attend and Tell."""
+    """An LSTM with attention to the columns at every token, as in Show, Attend and Tell."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class AttendAndTell(nn.Module):
 
 
 class TwoLayerGRU(nn.Module):
-    """A caption generator whose picture is only the first state."""
+    """A GRU whose first state is the image; no later step reads the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class TwoLayerGRU(nn.Module):
 
 
 class OwnCache(nn.Module):
-    """Attention over all tokens so far, with a cache written by hand and the position in it."""
+    """Attention over all tokens so far; its state is a hand-written cache and the position."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,12 +119,12 @@ class OwnCache(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         keys, values, position = state
         row = self.embedding(token) + vector
-        places = torch.arange(_CAPACITY)
-        here = (places == position.unsqueeze(1)).unsqueeze(-1)
-        keys = torch.where(here, self.key(row).unsqueeze(1), keys)
-        values = torch.where(here, self.value(row).unsqueeze(1), values)
+        slots = torch.arange(_CAPACITY)
+        is_newest = (slots == position.unsqueeze(1)).unsqueeze(-1)
+        keys = torch.where(is_newest, self.key(row).unsqueeze(1), keys)
+        values = torch.where(is_newest, self.value(row).unsqueeze(1), values)
         scores = (keys @ row.unsqueeze(-1)).squeeze(-1) / WIDTH**0.5
-        scores = scores.masked_fill(places > position.unsqueeze(1), -1e4)
+        scores = scores.masked_fill(slots > position.unsqueeze(1), -1e4)
         mixed = (scores.softmax(-1).unsqueeze(-1) * values).sum(1)
         return self.head(row + mixed), [keys, values, position + 1]
 
@@ -137,16 +137,16 @@ class OwnCache(nn.Module):
         return logits
 
 
-def _picture(batch: int, size: int) -> dict[str, Tensor]:
+def _image(batch: int, size: int) -> dict[str, Tensor]:
     return {"image": random_floats(batch, 1, 16, size)}
 
 
-def _case(name: str, kind: type[nn.Module], *, fast: bool = False) -> Case:
+def _case(name: str, model_class: type[nn.Module], *, fast: bool = False) -> Case:
     return Case(
         name,
         "recurrent",
-        build(kind),
-        _picture,
+        build(model_class),
+        _image,
         sizes=(32, 56),
         dynamic={"image": ((3, "width", 16, 64),)},
         max_length=_CAPACITY,

@@ -1,4 +1,4 @@
-"""What is right: the module itself, run again over all tokens of one sequence alone."""
+"""Compares a decoder with its module, which is run again over all tokens of each sequence."""
 
 from __future__ import annotations
 
@@ -17,34 +17,44 @@ from tests.models.zoo.captioner import VOCABULARY
 from tests.models.zoo.case import Case, random_tokens
 
 ROUNDINGS = 400
-"""Of whole models: 5e-5 of the largest logit, four times what the worst ones differ by.
+"""Accepted roundings of a whole model: 5e-5 of the largest logit, four times the worst case.
 
-Both sides round their sums in another order, in every layer and for every token before.
+The two sides add numbers in another order, in every layer and for every earlier token.
 """
 
 GREEDY_TOKENS = 64
+"""Number of tokens decoded after each prompt."""
+
 LEAST_DISTINCT = 8
+"""Smallest number of different tokens in a batch that makes a case meaningful."""
+
 LEAST_EFFECT = 1e-2
+"""Smallest difference of a logit between two inputs that makes a case meaningful."""
 
 Start = Callable[[Mapping[str, NDArray[Any]]], Decoding]
-"""Begins to decode a batch of encoder inputs."""
+"""Encodes a batch of inputs by name, and returns its decoding."""
 
 
 class HybridModel(Protocol):
-    """What a model of the zoo has."""
+    """The interface of a model of the zoo."""
 
     def encode(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Returns the memory."""
+        """Returns the memory, each tensor batch first."""
         ...
 
     def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Returns the logits of every position."""
+        """Returns the logits of every token, (batch, length, vocabulary)."""
         ...
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One batch to decode: its input size and the length of every sequence's prompt."""
+    """One batch to decode.
+
+    Attributes:
+        size: size of the inputs.
+        prompts: length of each sequence's prompt in tokens.
+    """
 
     size: int
     prompts: tuple[int, ...]
@@ -52,16 +62,15 @@ class Scenario:
 
 @dataclass
 class Comparison:
-    """How graphs compare with their module.
+    """The result of comparing a decoder with its module.
 
     Attributes:
-        largest_difference: of any logit before the first token that differs.
-        largest_logit: of the module.
-        identical: how many tokens were the same.
-        tokens: how many tokens were decoded. Those after a tie do not count: where the logits of
-            two tokens are closer than rounding, each side may go on with either.
-        distinct: how many different tokens there were in the batch that had fewest of them, of
-            those with several sequences.
+        largest_difference: largest difference of any logit, up to the first token that differs.
+        largest_logit: largest absolute logit of the module.
+        identical: number of equal tokens.
+        tokens: number of tokens decoded, without those after a tie: if the two largest logits
+            differ by less than rounding, the two sides may continue with different tokens.
+        distinct: smallest number of different tokens in a batch of several sequences.
     """
 
     largest_difference: float = 0.0
@@ -72,27 +81,27 @@ class Comparison:
 
     @property
     def close(self) -> bool:
-        """Whether all logits are the same, up to rounding."""
+        """Whether all logits are equal up to rounding."""
         return self.largest_difference <= float32_error(self.largest_logit, ROUNDINGS)
 
     @property
     def passed(self) -> bool:
-        """Whether all tokens are identical and all logits close."""
+        """Whether all tokens are identical and all logits are close."""
         return self.identical == self.tokens > 0 and self.close
 
 
 def scenarios(case: Case) -> list[Scenario]:
-    """Returns one sequence alone, three side by side, unequal prompts, and the second size."""
+    """Returns batches of one, of three, with unequal prompts, and with the last input size."""
     short, long = case.prompts[0], case.prompts[-1]
     first, last = case.sizes[0], case.sizes[-1]
     unequal = (short, long, (short + long) // 2)
-    found = [
+    batches = [
         Scenario(first, (short,)),
         Scenario(first, (long,) * 3),
         Scenario(first, unequal),
         Scenario(last, unequal),
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(batches))
 
 
 def compare(
@@ -102,7 +111,15 @@ def compare(
     chosen: Sequence[Scenario] | None = None,
     steps: int = GREEDY_TOKENS,
 ) -> Comparison:
-    """Decodes greedily with the graphs and with the module, each feeding itself."""
+    """Compares greedy decoding by a decoder and by its module; each reads its own tokens.
+
+    Args:
+        case: inputs and prompts.
+        model: the module, in eval mode.
+        start: starts the decoder that is compared.
+        chosen: scenarios to decode; None takes all scenarios of the case.
+        steps: number of tokens to decode.
+    """
     total = Comparison()
     for scenario in scenarios(case) if chosen is None else chosen:
         _compare(case, model, start, scenario, steps, total)
@@ -117,26 +134,30 @@ def _compare(
     prompts = random_tokens(VOCABULARY, batch, longest)
     lengths = np.array(scenario.prompts)
     steps = min(steps, case.max_length - longest + 1)
-    got_tokens, got = _decode(start, inputs, prompts.numpy(), lengths, steps)
+    actual_tokens, actual_logits = _decode(start, inputs, prompts.numpy(), lengths, steps)
     for row, length in enumerate(scenario.prompts):
         alone = {name: value[row : row + 1] for name, value in inputs.items()}
-        tokens, logits = greedy(model, alone, prompts[row, :length].tolist(), steps)
-        same = int(np.cumprod(tokens == got_tokens[row]).sum())
-        compared = min(same + 1, steps)  # the logits that made the first wrong token count
-        difference = np.abs(logits - got[row])[:compared].max()
+        expected_tokens, expected_logits = greedy(
+            model, alone, prompts[row, :length].tolist(), steps
+        )
+        identical = int(np.cumprod(expected_tokens == actual_tokens[row]).sum())
+        compared_steps = min(identical + 1, steps)  # the first wrong token's logits count too
+        difference = np.abs(expected_logits - actual_logits[row])[:compared_steps].max()
         total.largest_difference = float(np.fmax(total.largest_difference, difference))
         if np.isnan(difference):
             total.largest_difference = float("inf")
-        total.largest_logit = max(total.largest_logit, largest(logits))
-        total.identical += same
-        tie = same < steps and _is_tie(logits[same], int(got_tokens[row, same]))
-        total.tokens += same if tie else steps
+        total.largest_logit = max(total.largest_logit, largest(expected_logits))
+        total.identical += identical
+        tie = identical < steps and _is_tie(
+            expected_logits[identical], int(actual_tokens[row, identical])
+        )
+        total.tokens += identical if tie else steps
     if batch > 1:
-        total.distinct = min(total.distinct, len(np.unique(got_tokens)))
+        total.distinct = min(total.distinct, len(np.unique(actual_tokens)))
 
 
 def _is_tie(logits: NDArray[np.float32], other: int) -> bool:
-    """Whether rounding decides between the likeliest token and another one."""
+    """Returns whether the largest logit and that of another token differ by rounding alone."""
     return bool(logits.max() - logits[other] <= 2 * float32_error(largest(logits), ROUNDINGS))
 
 
@@ -161,7 +182,7 @@ def _decode(
 def greedy(
     model: nn.Module, inputs: Mapping[str, Tensor], prompt: Sequence[int], steps: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Decodes one sequence with the module's full re-run: tokens (steps,), logits (steps, V)."""
+    """Decodes one sequence by full re-runs; returns tokens (steps,) and logits (steps, V)."""
     memory = encoded(model, inputs)
     tokens, history = list(prompt), []
     for _ in range(steps):
@@ -173,20 +194,20 @@ def greedy(
 
 @torch.no_grad()
 def encoded(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """Returns the module's own memory."""
+    """Returns the module's own memory as a tuple of tensors, batch first."""
     memory = _hybrid(model).encode(*inputs.values())
     return memory if isinstance(memory, tuple) else (memory,)
 
 
 @torch.no_grad()
 def rerun(model: nn.Module, tokens: Tensor, memory: tuple[Tensor, ...]) -> Tensor:
-    """Returns the module's own logits of every position, those of its first head."""
+    """Returns the logits (batch, length, vocabulary) of the module's first head."""
     logits = _hybrid(model).decode(tokens, *memory)
     return logits[0] if isinstance(logits, tuple) else logits
 
 
 def effect_of_memory(case: Case, model: nn.Module) -> float:
-    """Returns how far the logits differ between two inputs, under the same tokens."""
+    """Returns the largest difference of a logit between two inputs, for the same tokens."""
     memory = encoded(model, case.inputs(2, case.sizes[0]))
     tokens = random_tokens(VOCABULARY, 1, 12).expand(2, -1)
     logits = rerun(model, tokens, memory)
@@ -194,6 +215,6 @@ def effect_of_memory(case: Case, model: nn.Module) -> float:
 
 
 def _hybrid(model: nn.Module) -> HybridModel:
-    hybrid: Any = model
-    found: HybridModel = hybrid
-    return found
+    untyped: Any = model
+    hybrid: HybridModel = untyped
+    return hybrid

@@ -1,7 +1,7 @@
-"""Models that must be refused, each with what the refusal must say.
+"""Models that the exporter must refuse, with the expected message of each refusal.
 
-A refusal is of use only when it names the cause (the operator), the place in the model (the module)
-and the line of the user's own code; here that is a line of this file.
+A refusal is useful only if it names the operator, the module and the line of the user's code; here
+this line is in this file.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from tests.models.zoo.torch_decoders import TorchDecoder
 
 @dataclass(frozen=True)
 class Refusal:
-    """A model that must be refused.
+    """A model that the exporter must refuse.
 
     Attributes:
-        name: what it is called.
-        make: builds the model, in the mode that it is exported in.
-        message: regular expression that the error's message must match.
-        line: text of the line in this file that the message must point to, if it has one cause.
+        name: name of the model.
+        make: function that builds the model.
+        message: regular expression that the message must match.
+        line: text of the line in this file that the message must name; None if it names no line.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Refusal:
 
     @property
     def case(self) -> Case:
-        """The model as a case, to export like any other."""
+        """The case that exports the model."""
         return Case(
             name=self.name,
             family="refused",
@@ -49,8 +49,8 @@ class Refusal:
             sizes=(9,),
         )
 
-    def place(self) -> str:
-        """Returns the expression that a message with file and line of the cause matches."""
+    def line_pattern(self) -> str:
+        """Returns a regular expression for the file and number of the line in a message."""
         assert self.line is not None
         lines = Path(__file__).read_text(encoding="utf-8").splitlines()
         numbers = [n for n, text in enumerate(lines, 1) if text.strip() == self.line]
@@ -59,10 +59,10 @@ class Refusal:
 
 
 class Embedded(TorchDecoder):
-    """A sound decoder; what is wrong happens in `embedded`, before it."""
+    """A correct decoder; subclasses make an error in `embedded`, before it."""
 
     def embedded(self, tokens: Tensor) -> Tensor:
-        """Returns the rows that enter the decoder."""
+        """Returns the input of the decoder, (batch, length, WIDTH)."""
         rows: Tensor = self.positions(self.embedding(tokens))
         return rows
 
@@ -82,7 +82,7 @@ class NoMask(Embedded):
 
 
 class NoMaskByHand(nn.Module):
-    """Hand-written self-attention that sees everything."""
+    """Hand-written self-attention without a mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class NoMaskByHand(nn.Module):
 
 
 class Convolution(Embedded):
-    """A convolution over the tokens that also sees the next one."""
+    """A convolution over each token and its two neighbors, so also the next token."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Convolution(Embedded):
 
 
 class CausalConvolution(Embedded):
-    """A convolution over this token and two before it: causal, but with a state of its own."""
+    """A convolution over each token and two earlier ones: causal, but it needs its own state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class CausalConvolution(Embedded):
 
 
 class RunningSum(Embedded):
-    """Every row is the sum of those up to it."""
+    """Every row is the sum of the rows up to it."""
 
     def embedded(self, tokens: Tensor) -> Tensor:
         rows = super().embedded(tokens)
@@ -142,7 +142,7 @@ class Recurrence(Embedded):
 
 
 class NormOverTokens(Embedded):
-    """Standardises every channel over the tokens."""
+    """Subtracts the mean over the tokens from every channel."""
 
     def embedded(self, tokens: Tensor) -> Tensor:
         rows = super().embedded(tokens)
@@ -164,7 +164,7 @@ class InstanceNorm(Embedded):
 
 
 class LooksAtLastToken(Embedded):
-    """Adds the last row to all."""
+    """Adds the last row to all rows."""
 
     def embedded(self, tokens: Tensor) -> Tensor:
         rows = super().embedded(tokens)
@@ -172,7 +172,7 @@ class LooksAtLastToken(Embedded):
 
 
 class DataDependent(Embedded):
-    """Python asks for the value of a tensor."""
+    """A Python condition depends on the value of a tensor."""
 
     def embedded(self, tokens: Tensor) -> Tensor:
         rows = super().embedded(tokens)
@@ -182,7 +182,7 @@ class DataDependent(Embedded):
 
 
 class LengthDependent(Embedded):
-    """Another program for an odd number of tokens."""
+    """An odd number of tokens runs other operators."""
 
     def embedded(self, tokens: Tensor) -> Tensor:
         rows = super().embedded(tokens)
@@ -192,7 +192,7 @@ class LengthDependent(Embedded):
 
 
 class LeftInTraining(Embedded):
-    """One dropout was left in training mode."""
+    """One dropout stays in training mode."""
 
     def eval(self) -> LeftInTraining:
         super().eval()
@@ -209,7 +209,7 @@ class LeftInTraining(Embedded):
 
 
 class FunctionalDropout(Embedded):
-    """F.dropout without `training=self.training` is on even after eval()."""
+    """F.dropout without `training=self.training` is active even after eval()."""
 
     def embedded(self, tokens: Tensor) -> Tensor:
         rows = super().embedded(tokens)
@@ -233,7 +233,7 @@ class BatchCoupledEncoder(Embedded):
 
 
 class NoDecode(nn.Module):
-    """A model with a forward() alone."""
+    """A model with encode() and forward(), but without decode()."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Causal self-attention as people write it by hand: masks, positions, heads."""
+"""Causal self-attention in the forms that users write by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ SIZE = WIDTH // HEADS
 
 
 class HandWritten(nn.Module):
-    """Three projections to heads and one back; subclasses write `attend`."""
+    """Projections to queries, keys and values, and one back; subclasses define `attend`.
+
+    Args:
+        key_heads: number of heads of keys and values.
+    """
 
     def __init__(self, key_heads: int = HEADS) -> None:
         super().__init__()
@@ -34,12 +38,12 @@ class HandWritten(nn.Module):
         return rows
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Mixes values; all (batch, heads, length, size)."""
+        """Returns the attended values; all tensors are (batch, heads, length, size)."""
         raise NotImplementedError
 
 
 class Fused(nn.Module):
-    """nanoGPT's: one projection for three, split, scaled_dot_product_attention."""
+    """nanoGPT's attention: one joint projection, split, scaled_dot_product_attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +51,7 @@ class Fused(nn.Module):
         self.c_proj = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, T, C = x.size()  # noqa: N806 - as nanoGPT writes it
+        B, T, C = x.size()  # noqa: N806 - the names of nanoGPT
         q, k, v = self.c_attn(x).split(WIDTH, dim=2)
         k = k.view(B, T, HEADS, C // HEADS).transpose(1, 2)
         q = q.view(B, T, HEADS, C // HEADS).transpose(1, 2)
@@ -58,7 +62,7 @@ class Fused(nn.Module):
 
 
 class Unbound(nn.Module):
-    """timm's: one projection, reshaped to (3, batch, heads, length, size) and unbound."""
+    """timm's attention: one projection, reshaped to (3, batch, heads, length, size), unbound."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +81,7 @@ class Unbound(nn.Module):
 
 
 class MaskedFill(HandWritten):
-    """A registered triangle, masked_fill, softmax."""
+    """Attention with a registered triangle, masked_fill and softmax."""
 
     bias: Tensor
 
@@ -94,7 +98,7 @@ class MaskedFill(HandWritten):
 
 
 class Einsum(HandWritten):
-    """einsum for both products, and the smallest float for what is masked."""
+    """Attention with einsum for both products, and the smallest float for masked scores."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         length = q.shape[2]
@@ -105,7 +109,7 @@ class Einsum(HandWritten):
 
 
 class FoldedHeads(HandWritten):
-    """Heads folded into the batch, torch.bmm, an added mask: fairseq's way."""
+    """fairseq's attention: heads folded into the batch, torch.bmm, an added mask."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         batch, heads, length, size = q.shape
@@ -117,7 +121,7 @@ class FoldedHeads(HandWritten):
 
 
 class SlidingWindow(HandWritten):
-    """Sees the last sixteen tokens only."""
+    """Attention to the last sixteen tokens only."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         length = q.size(2)
@@ -126,7 +130,7 @@ class SlidingWindow(HandWritten):
 
 
 class QueryKeyNorm(HandWritten):
-    """Normalised queries and keys, and scores held in bounds by tanh."""
+    """Attention with normalized queries and keys, and scores limited by tanh."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +145,7 @@ class QueryKeyNorm(HandWritten):
 
 
 class GroupedEnableGqa(HandWritten):
-    """Two key heads for four query heads, left to scaled_dot_product_attention."""
+    """Two key heads for four query heads, by scaled_dot_product_attention's enable_gqa."""
 
     def __init__(self) -> None:
         super().__init__(key_heads=2)
@@ -151,7 +155,7 @@ class GroupedEnableGqa(HandWritten):
 
 
 class GroupedRepeatInterleave(GroupedEnableGqa):
-    """Key heads repeated with repeat_interleave."""
+    """Key heads repeated by repeat_interleave."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         groups = HEADS // self.key_heads
@@ -160,7 +164,7 @@ class GroupedRepeatInterleave(GroupedEnableGqa):
 
 
 class GroupedRepeatKv(GroupedEnableGqa):
-    """Key heads repeated as in LLaMA's repeat_kv: expand and reshape."""
+    """Key heads repeated by LLaMA's repeat_kv: expand and reshape."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         length = q.size(2)
@@ -172,7 +176,7 @@ class GroupedRepeatKv(GroupedEnableGqa):
 
 
 class MultiQuery(HandWritten):
-    """One key head for all, by broadcasting."""
+    """One key head for all query heads, by broadcasting."""
 
     def __init__(self) -> None:
         super().__init__(key_heads=1)
@@ -183,7 +187,7 @@ class MultiQuery(HandWritten):
 
 
 class Functional(nn.Module):
-    """F.multi_head_attention_forward, length first."""
+    """Attention by F.multi_head_attention_forward, length first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -206,7 +210,7 @@ class Functional(nn.Module):
 
 
 def repeat_kv(x: Tensor, times: int) -> Tensor:
-    """Repeats key heads, as LLaMA does."""
+    """Returns x (batch, heads, length, size) with each head repeated, as in LLaMA."""
     batch, heads, length, size = x.shape
     if times == 1:
         return x

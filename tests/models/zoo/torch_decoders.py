@@ -1,4 +1,4 @@
-"""Decoders of torch.nn: TransformerDecoder in its forms, nn.Transformer, MultiheadAttention."""
+"""Decoders made of torch.nn: TransformerDecoder, Transformer and MultiheadAttention."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ from tests.models.zoo.captioner import (
 
 
 class TorchDecoder(Captioner):
-    """nn.TransformerDecoder, batch first, with a float mask."""
+    """nn.TransformerDecoder, batch first, with a float mask.
+
+    Args:
+        norm_first: whether each norm stands before its block.
+        activation: activation of the feed-forward network.
+        final_norm: whether a norm follows the last layer.
+        hint: value of `tgt_is_causal`.
+    """
 
     def __init__(
         self,
@@ -51,7 +58,7 @@ class TorchDecoder(Captioner):
 
 
 class LengthFirst(Captioner):
-    """As in PyTorch's tutorials: (length, batch, width), sinusoids, a scaled embedding."""
+    """The decoder of PyTorch's tutorials: (length, batch, width), sinusoids, scaled embedding."""
 
     def __init__(self, *, norm_first: bool = False, activation: str = "relu") -> None:
         super().__init__()
@@ -72,7 +79,7 @@ class LengthFirst(Captioner):
 
 
 class PaddingFromTokens(TorchDecoder):
-    """Masks the padding token as a key, and the future with a boolean mask."""
+    """A decoder that masks padding tokens as keys, and later tokens with a boolean mask."""
 
     def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
         length = tokens.size(1)
@@ -88,7 +95,7 @@ class PaddingFromTokens(TorchDecoder):
 
 
 class TiedAndScaled(TorchDecoder):
-    """One matrix for embedding and head, scaled by the root of the width."""
+    """A decoder with one matrix for embedding and head, scaled by the root of the width."""
 
     def __init__(self) -> None:
         super().__init__(norm_first=True, activation="gelu", final_norm=True)
@@ -106,7 +113,7 @@ class TiedAndScaled(TorchDecoder):
 
 
 class WholeTransformer(Captioner):
-    """nn.Transformer used whole: encode and decode are parts of one module."""
+    """nn.Transformer, whose encoder and decoder serve encode and decode."""
 
     def __init__(self, *, norm_first: bool = False) -> None:
         super().__init__()
@@ -127,7 +134,7 @@ class WholeTransformer(Captioner):
 
 
 class SwiGLULayer(nn.Module):
-    """Like nn.TransformerDecoderLayer, with a gated feed-forward network."""
+    """A layer like nn.TransformerDecoderLayer with a gated feed-forward network."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +170,7 @@ class SwiGLUDecoder(Captioner):
 
 
 class WithWeights(Captioner):
-    """nn.MultiheadAttention called in the shortest way: it computes weights that nobody reads."""
+    """nn.MultiheadAttention with default arguments, which also computes unused weights."""
 
     def __init__(self) -> None:
         super().__init__()
