@@ -77,12 +77,9 @@ class BeamAxis:
         if axis not in _unit_axes(value):
             raise NotFoldableError
         name, attributes = f"{value.name}_of_beams", list(node.attributes.values())
-        folded_node = ir.Node(
-            node.domain, node.op_type, inputs, attributes, num_outputs=1, name=name
-        )
-        self._graph.append(folded_node)
-        folded = _describe(folded_node, name, value, _folded_shape(value, axis))
-        self._set_folded(value, folded, axis)
+        copy = ir.Node(node.domain, node.op_type, inputs, attributes, num_outputs=1, name=name)
+        self._graph.append(copy)
+        self._set_folded(value, _describe(copy, name, value, _folded_shape(value, axis)), axis)
 
     def fold(self, value: ir.Value, from_end: int) -> ir.Value:
         """Returns the folded form of a value with a given beam axis.

@@ -147,7 +147,7 @@ def test_bad_export_jobs(run: Run, tmp_path: Path) -> None:
         "model": "expected package.module:factory, got 'model'",
         "no_such_module:job": "there is no module 'no_such_module'",
         "json:job": "json has no function 'job'",
-        "os:getcwd": "os:getcwd gave str, an ExportJob or a torch.nn.Module was expected",
+        "os:getcwd": "os:getcwd returned str, an ExportJob or a torch.nn.Module was expected",
     }.items():
         assert_refused(run("export", model, "-o", out), 2, words)
     assert list(tmp_path.iterdir()) == []

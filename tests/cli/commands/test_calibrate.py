@@ -101,7 +101,10 @@ def test_golden_samples(tiny_path: Path, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ("-o s.json", "there is nothing to decode; give --samples FOLDER, --golden or --merge"),
-        ("--golden --shard 1/2 -o s.json", "s.json is no .npz file, which a shard is written as"),
+        (
+            "--golden --shard 1/2 -o s.json",
+            "s.json would hold observations of a shard, which are .npz; name it s.npz",
+        ),
         ("--golden -o s.npz", "s.npz would hold scales, which are JSON; name it s.json"),
         ("--golden -o .", ". is a folder; name a file in it"),
         (

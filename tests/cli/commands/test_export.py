@@ -95,16 +95,16 @@ def wrong(tmp_path: Path, *args: object) -> str:
 
 def test_what_is_missing(tmp_path: Path, line: Path) -> None:
     assert wrong(tmp_path, MODEL) == (
-        "conftest:TinyReader gave a model, TinyReader; --example and --max-length must say what it "
-        "reads and how far it writes: --example line.png --max-length 64"
+        "conftest:TinyReader returned a model, TinyReader; give --example and --max-length to "
+        "describe it, as in --example line.png --max-length 64"
     )
-    assert "TinyReader; --max-length must say" in wrong(tmp_path, MODEL, "--example", line)
-    assert "TinyReader; --example must say" in wrong(tmp_path, MODEL, "--max-length", 8)
+    assert "TinyReader; give --max-length to" in wrong(tmp_path, MODEL, "--example", line)
+    assert "TinyReader; give --example to" in wrong(tmp_path, MODEL, "--max-length", 8)
 
 
 def test_a_job_describes_itself(tmp_path: Path) -> None:
     assert wrong(tmp_path, "conftest:job", "--start", 1, "--max-length", 9) == (
-        "conftest:job gave an ExportJob, which describes its model itself; "
+        "conftest:job returned an ExportJob, which describes its model itself; "
         "leave out --max-length, --start"
     )
 
@@ -129,7 +129,7 @@ def test_what_a_job_does_not_fix(tmp_path: Path) -> None:
 
 def test_factories_that_are_none(tmp_path: Path) -> None:
     assert wrong(tmp_path, "os:getcwd") == (
-        "os:getcwd gave str, an ExportJob or a torch.nn.Module was expected"
+        "os:getcwd returned str, an ExportJob or a torch.nn.Module was expected"
     )
     assert wrong(tmp_path, "torch.nn:Linear") == (
         "torch.nn:Linear must be called without arguments: "
@@ -176,7 +176,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, line: Path) -> None:
         ),
         (
             "a.npy", np.zeros((1, 1, 8, 16), np.float32), ("--dynamic", "image:3=8-16"),
-            "--dynamic is INPUT:AXIS=MIN..MAX, as image:3=32..512; got image:3=8-16",
+            "--dynamic expects INPUT:AXIS=MIN..MAX, such as image:3=32..512, got image:3=8-16",
         ),
         (
             "a.npy", np.zeros((1, 1, 8, 16), np.float32), ("--dtype", "fp16"),
@@ -205,7 +205,7 @@ def test_pictures_and_pixel_options() -> None:
         "L", 10, 20, (0.25,), (2.0,),
     )  # fmt: skip
     for options, message in {
-        ModelOptions(mean="x"): "--mean is numbers with commas between, got 'x'",
+        ModelOptions(mean="x"): "--mean expects numbers separated by commas, got 'x'",
         ModelOptions(std="1,2"): "--std has 2 numbers, mode RGB has 3 channels",
     }.items():
         with pytest.raises(UsageError) as caught:
@@ -217,6 +217,6 @@ def test_one_import_path_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text("def made():\n    return 3\n")
     try:
-        assert "mine:made gave int" in wrong(tmp_path, "mine:made")
+        assert "mine:made returned int" in wrong(tmp_path, "mine:made")
     finally:
         sys.modules.pop("mine", None)

@@ -229,7 +229,7 @@ def test_prompt_is_continued(answerer: Path, photo: Path) -> None:
 
 def test_bad_prompts(answerer: Path, photo: Path, tiny_path: Path, page: Path) -> None:
     run = ("run", answerer, photo, "--text", "what")
-    assert "expected token ids with commas" in refused(*run, "--prompt", "red")
+    assert "expected token ids separated by commas" in refused(*run, "--prompt", "red")
     assert "the prompt has token 99, the model's last is 11" in refused(*run, "--prompt", "99")
     message = refused("run", tiny_path, page, "--prompt-text", "abc")
     assert "has no tokenizer, so a prompt cannot be text; give token ids with --prompt" in message
