@@ -14,10 +14,10 @@ reads one token of each sequence. Both return the logits of the token that comes
 A beam step is a step for beam search. The beams of one input, the sequences that the search extends
 side by side, share the input's memory instead of reading a copy each.
 Approximate logits are computed from weights of few bits, and come with an error bound: how far a
-logit of the row can be from its exact value (for certain in `fp32-cpu`, by four standard deviations
-in quantized variants). A token whose approximate logit is more than two error bounds below the
-largest one cannot be the likeliest. The refine graph computes the exact logits of the tokens that
-remain, the candidates.
+logit of the row can be from its exact value. The bound holds always in `fp32-cpu`; in quantized
+variants it is four standard deviations of the error. A token whose approximate logit is more than
+two error bounds below the largest one cannot be the likeliest. The refine graph computes the exact
+logits of the tokens that remain, the candidates.
 A golden sample is an input file of the bundle together with the tokens and the text that the
 original PyTorch model computes from it; `hybrid-deploy verify` decodes it again.
 An engine is what TensorRT builds from one graph for one kind of GPU. Engines are kept in the cache
@@ -33,11 +33,12 @@ prefill   tokens, position, last, memory, caches -> logits, caches     several t
 step      token, position, memory, caches        -> logits, caches     one token per row
 
 The memory tensors are `cross_key_i` and `cross_value_i` (batch, heads, memory, head_dim) of the
-i-th cross-attention. The caches are `self_key_i` and `self_value_i` (batch, heads, capacity,
-head_dim) of the i-th self-attention. A graph returns every cache under its own name with `_next`
-appended; a backend binds both to one buffer. A cache is zeros before the first token, unless the
-encoder graph returns it under its own name: in decoder-only models the caches begin with the
-memory.
+i-th cross-attention. A mask of memory is `cross_mask_i`, and anything else that the decoder reads
+of the encoder's output is `cross_state_i`.
+The caches are `self_key_i` and `self_value_i` (batch, heads, capacity, head_dim) of the i-th
+self-attention. A graph returns every cache under its own name with `_next` appended; a backend
+binds both to one buffer. A cache is zeros before the first token, unless the encoder graph returns
+it under its own name: in decoder-only models the caches begin with the memory.
 
 A decoder that was written to read one token at a time, such as an LSTM, has no prefill graph. In
 place of caches it has states `recurrent_i` (batch, ...), which every step replaces as a whole. The

@@ -114,7 +114,7 @@ class _Rewriting:
                 memory.append(value)
                 self._kinds[value] = _Kind.INPUTS
                 _rename_batch_to_inputs(value)
-        self._axis = BeamAxis(graph, memory[0]) if memory else None
+        self._beams = BeamAxis(graph, memory[0]) if memory else None
 
     def run(self) -> bool:
         """Rewrites all nodes, and returns whether any node combines memory with a sequence.
@@ -122,33 +122,33 @@ class _Rewriting:
         Raises:
             NotFoldableError: a node combines them in a way that cannot be folded.
         """
-        if self._axis is None:
+        if self._beams is None:
             return False
         for node in list(self._graph):
-            self._visit(node, self._axis)
+            self._visit(node, self._beams)
         for index, value in enumerate(self._graph.outputs):
             if self._kind(value) is _Kind.INPUTS:
                 raise NotFoldableError
             if self._kind(value) is _Kind.FOLDED:
-                unfolded = self._axis.unfold(value)
+                unfolded = self._beams.unfold(value)
                 name, value.name = value.name, f"{value.name}_folded"
                 unfolded.name = name
                 self._graph.outputs[index] = unfolded
-        return self._axis.used
+        return self._beams.used
 
-    def _visit(self, node: ir.Node, axis: BeamAxis) -> None:
+    def _visit(self, node: ir.Node, beams: BeamAxis) -> None:
         if any(attribute.type in _GRAPHS for attribute in node.attributes.values()):
             raise NotFoldableError
         kinds = self._kinds_of_inputs(node)
         is_mixed = _Kind.FOLDED in kinds or kinds >= {_Kind.SEQUENCES, _Kind.INPUTS}
-        if is_mixed and self._fold(node, axis):
+        if is_mixed and self._fold(node, beams):
             kind = _Kind.FOLDED
         elif _Kind.INPUTS in kinds:
             if is_mixed:
                 raise NotFoldableError
             kind = _Kind.INPUTS
         elif _Kind.FOLDED in kinds:
-            self._unfold_inputs(node, axis)
+            self._unfold_inputs(node, beams)
             kind = _Kind.SEQUENCES
         else:
             kind = _Kind.SEQUENCES if _Kind.SEQUENCES in kinds else _Kind.FIXED
@@ -167,78 +167,78 @@ class _Rewriting:
             return {_Kind.FOLDED}  # the second input is a shape; folding computes its own
         return {self._kind(value) for value in node.inputs}
 
-    def _unfold_inputs(self, node: ir.Node, axis: BeamAxis) -> None:
-        if node.op_type in _RESHAPING and axis.unfold_reshape(node):
-            self._kinds[axis.unfold(node.outputs[0])] = _Kind.SEQUENCES
+    def _unfold_inputs(self, node: ir.Node, beams: BeamAxis) -> None:
+        if node.op_type in _RESHAPING and beams.unfold_reshape(node):
+            self._kinds[beams.unfold(node.outputs[0])] = _Kind.SEQUENCES
             return
         for index, value in enumerate(node.inputs):
             if value is not None and self._kind(value) is _Kind.FOLDED:
-                node.replace_input_with(index, axis.unfold(value))
+                node.replace_input_with(index, beams.unfold(value))
 
-    def _fold(self, node: ir.Node, axis: BeamAxis) -> bool:
+    def _fold(self, node: ir.Node, beams: BeamAxis) -> bool:
         """Folds the result of a node if it can, and returns whether it did."""
         if node.domain or len(node.outputs) != 1:
             return False
         if node.op_type in _RESHAPING:
-            return self._kind(node.inputs[0]) is _Kind.FOLDED and axis.fold_reshape(node)
+            return self._kind(node.inputs[0]) is _Kind.FOLDED and beams.fold_reshape(node)
         fold = _FOLDS.get(node.op_type)
-        return fold is not None and fold(self, node, axis)
+        return fold is not None and fold(self, node, beams)
 
-    def _fold_attention(self, node: ir.Node, axis: BeamAxis) -> bool:
+    def _fold_attention(self, node: ir.Node, beams: BeamAxis) -> bool:
         query, key, value, *optional = node.inputs
         mask = optional[0] if optional else None
         is_plain = not any(optional[1:]) and not node.attributes.get_int("is_causal", 0)
         reads_memory = self._kind(key) is self._kind(value) is _Kind.INPUTS
         if query is None or not is_plain or not reads_memory or rank_of(query) != _RANK:
             return False
-        rows = axis.fold(query, _ROWS)
+        rows = beams.fold(query, _ROWS)
         inputs = [rows, key, value]
         if mask is not None:
             differs = self._kind(mask) in (_Kind.SEQUENCES, _Kind.FOLDED)
-            inputs.append(axis.fold(mask, _ROWS) if differs else axis.expand_mask(mask, rows))
-        axis.add_folded(node, inputs, _RANK + _ROWS)
+            inputs.append(beams.fold(mask, _ROWS) if differs else beams.expand_mask(mask, rows))
+        beams.add_folded(node, inputs, _RANK + _ROWS)
         return True
 
-    def _fold_product(self, node: ir.Node, axis: BeamAxis) -> bool:
+    def _fold_product(self, node: ir.Node, beams: BeamAxis) -> bool:
         left, right = node.inputs
         if left is None or right is None or rank_of(left) != rank_of(right):
             return False
         if self._kind(right) is _Kind.INPUTS:
-            axis.add_folded(node, [axis.fold(left, _ROWS), right], rank_of(left) + _ROWS)
+            beams.add_folded(node, [beams.fold(left, _ROWS), right], rank_of(left) + _ROWS)
         elif self._kind(left) is _Kind.INPUTS:
-            axis.add_folded(node, [left, axis.fold(right, _COLUMNS)], rank_of(right) + _COLUMNS)
+            beams.add_folded(node, [left, beams.fold(right, _COLUMNS)], rank_of(right) + _COLUMNS)
         else:
             return False
         return True
 
-    def _fold_softmax(self, node: ir.Node, axis: BeamAxis) -> bool:
+    def _fold_softmax(self, node: ir.Node, beams: BeamAxis) -> bool:
         value = node.inputs[0]
         rank, softmax_axis = rank_of(value), node.attributes.get_int("axis", -1)
         assert value is not None, "rank_of raises an error for None"
-        beam_axis = axis.axis_of(value)
+        beam_axis = beams.axis_of(value)
         if softmax_axis % rank in (0, beam_axis):
             return False
-        axis.add_folded(node, [axis.fold(value, beam_axis - rank)], beam_axis)
+        beams.add_folded(node, [beams.fold(value, beam_axis - rank)], beam_axis)
         return True
 
-    def _fold_elementwise(self, node: ir.Node, axis: BeamAxis) -> bool:
+    def _fold_elementwise(self, node: ir.Node, beams: BeamAxis) -> bool:
         """Folds an element-wise node; inputs that do not differ between beams are broadcast."""
         kinds, rank = [self._kind(value) for value in node.inputs], rank_of(node.outputs[0])
         if _Kind.INPUTS not in kinds and _Kind.SEQUENCES in kinds:
             return False  # a residual sum, for example: its folded input is unfolded
-        beam_axes = [axis.axis_of(v) for v in node.inputs if v and self._kind(v) is _Kind.FOLDED]
+        beam_axes = [beams.axis_of(v) for v in node.inputs if v and self._kind(v) is _Kind.FOLDED]
         beam_axis = beam_axes[0] if beam_axes else rank + _ROWS
         inputs: list[ir.Value | None] = []
         for value in node.inputs:
             if value is not None and self._kind(value) in (_Kind.SEQUENCES, _Kind.FOLDED):
                 if rank_of(value) != rank:
                     return False
-                inputs.append(axis.fold(value, beam_axis - rank))
+                inputs.append(beams.fold(value, beam_axis - rank))
             elif value is None or self._is_same_for_beams(value, beam_axis, rank):
                 inputs.append(value)
             else:
                 return False
-        axis.add_folded(node, inputs, beam_axis)
+        beams.add_folded(node, inputs, beam_axis)
         return True
 
     def _is_same_for_beams(self, value: ir.Value, beam_axis: int, rank: int) -> bool:

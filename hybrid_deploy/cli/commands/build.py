@@ -63,7 +63,7 @@ class _BuildRequest:
     "--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
     help="Stop the build of an engine that takes longer; default: an hour.",
 )  # fmt: skip
-@click.option("--layers", is_flag=True, help="Show what TensorRT made of every graph.")
+@click.option("--layers", is_flag=True, help="Show the layers that TensorRT made from every graph.")
 @click.option("--list", "list_cache", is_flag=True, help="Show the engines in the cache instead.")
 @click.option("--clean", is_flag=True, help="Delete engines from the cache instead.")
 @click.option(
@@ -144,7 +144,7 @@ def _refuse_mixed_options(
 
 
 def _build_rows(bundle: Bundle, request: _BuildRequest) -> list[Row]:
-    """Builds every engine and returns its row; a failure is printed on stderr and becomes a row."""
+    """Builds every engine, and returns a row for each; a failure is also printed on stderr."""
     from hybrid_deploy.cli.build_output import built_row, failed_row
     from hybrid_deploy.cli.progress import BuildProgress
     from hybrid_deploy.runtime.engines.build import build_engine

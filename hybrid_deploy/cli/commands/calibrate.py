@@ -83,8 +83,8 @@ def calibrate(
 ) -> None:
     """Decode samples with the float variant of BUNDLE and write the ranges of its activations.
 
-    What was seen is kept in `calibration` of $HYBRID_DEPLOY_CACHE (default ~/.cache/hybrid_deploy):
-    a run that was interrupted goes on, another method needs no new run, and quantize takes it up.
+    Observations are kept in `calibration` of $HYBRID_DEPLOY_CACHE (default ~/.cache/hybrid_deploy):
+    an interrupted run is resumed, another method needs no new run, and quantize reuses them.
     Large sets of samples are split: each machine runs a shard, and --merge gives the same scales
     as one run.
     """

@@ -1,4 +1,4 @@
-"""`hybrid-deploy doctor`: what this machine can run."""
+"""`hybrid-deploy doctor`: what this machine has, and which backends run on it."""
 
 from __future__ import annotations
 

@@ -62,9 +62,10 @@ def export(
 
     FACTORY takes no arguments and returns a torch.nn.Module with encode() and decode(), which the
     options describe, or a hybrid_deploy.export.export_job.ExportJob, which describes itself: only
-    --weights, --opset, --head, --batch, --dtype and --name go with it, and replace what it says.
-    FOLDER is what save_pretrained wrote of a Hugging Face encoder-decoder model; --max-length goes
-    with it too. Nothing is written unless the exported graphs give the model's own tokens.
+    --weights, --opset, --head, --batch, --dtype and --name go with it, and replace its own values.
+    FOLDER is the folder that save_pretrained wrote of a Hugging Face encoder-decoder model;
+    --max-length goes with it too. Nothing is written unless the exported graphs decode the same
+    tokens as the model.
     """
     check_output(out, force)
     options = ModelOptions(**described)

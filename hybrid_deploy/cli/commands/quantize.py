@@ -127,9 +127,8 @@ def quantize(
     """Add a quantized variant to BUNDLE.
 
     Both variants decode the same inputs before the new one is added; the bundle stays as it was
-    when anything fails. What calibration saw is kept in `calibration` of $HYBRID_DEPLOY_CACHE
-    (default ~/.cache/hybrid_deploy): a run that was interrupted goes on, another method needs no
-    new run.
+    when anything fails. Observations are kept in `calibration` of $HYBRID_DEPLOY_CACHE (default
+    ~/.cache/hybrid_deploy): an interrupted run is resumed, and another method needs no new run.
     """
     from hybrid_deploy.calibration.quantize import quantize_bundle
     from hybrid_deploy.calibration.variants.request import QuantizationInputs

@@ -30,8 +30,8 @@ COLUMNS = (
 def verify(bundle: Path, backend: str, output_format: Format) -> None:
     """Check every file of BUNDLE, then decode its golden samples with every variant.
 
-    The golden samples hold what the original model makes of them. The float variant must give the
-    very same tokens; where a quantized one differs, or cannot run here, the row says so.
+    A golden sample holds the tokens of the original model. The float variant must decode the same
+    tokens; if a quantized variant differs, or cannot run on this machine, its row says so.
     """
     from hybrid_deploy.bundle.bundle import open_bundle
 

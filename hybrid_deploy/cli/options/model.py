@@ -37,8 +37,8 @@ def _click_options() -> list[Callable[[Any], Any]]:
         click.option("--mode", type=click.Choice(["L", "RGB"]), help="Default: the picture's."),
         click.option("--height", type=int, help="Pixels.  [default: the picture's]"),
         click.option("--width", type=int, help="Pixels.  [default: in proportion to the height]"),
-        click.option("--mean", help="Mean of the pixels in 0..1, one number or one per channel."),
-        click.option("--std", help="Standard deviation of the pixels, likewise.  [default: 0.5]"),
+        click.option("--mean", help="Mean of the pixels in 0..1, per channel: 0.5 or 0.4,0.4,0.4."),
+        click.option("--std", help="Standard deviation of pixels, per channel.  [default: 0.5]"),
     ]  # fmt: skip
 
 
