@@ -1,7 +1,7 @@
 """Deploy trained PyTorch hybrid models: export, quantize, build, run, profile.
 
-What is named below is loaded when it is first used, so that a device never needs what only a
-workstation has.
+Each public name is imported when it is first used: a device that calls `load_session` never imports
+the export, so it needs neither PyTorch nor ONNX.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_VERBS = {
+_HOMES = {  # public name -> module that defines it
     "GenerateOptions": "hybrid_deploy.runtime.generation.options",
     "build_engines": "hybrid_deploy.runtime.engines.build",
     "export_model": "hybrid_deploy.export.exporter",
@@ -20,10 +20,11 @@ _VERBS = {
     "quantize_bundle": "hybrid_deploy.calibration.quantize",
 }
 
-__all__ = ["__version__", *_VERBS]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _VERBS:
+    """Returns a public name from its module (PEP 562)."""
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_VERBS[name]), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m hybrid_deploy`."""
+"""The command line as `python -m hybrid_deploy`."""
 
 from hybrid_deploy.cli import start
 

@@ -1,4 +1,4 @@
-"""How right the text is: character and word error rate, and exact match."""
+"""Accuracy of decoded texts: character error rate, word error rate and exact match."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ _COLUMNS = ("file", "text")
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How texts compare with what they should be.
+    """Accuracy of texts against the expected ones.
 
     Attributes:
-        lines: how many were compared.
-        cer_percent: character errors (substituted, deleted, inserted) per character, in percent.
-        exact_percent: lines without any error, in percent.
-        wer_percent: word errors per word, in percent; None if no line has several words, since it
-            then says nothing new.
+        lines: number of texts that were compared.
+        cer_percent: errors (characters substituted, deleted or inserted) per expected character,
+            in percent.
+        exact_percent: share of the texts without any error, in percent.
+        wer_percent: word errors per expected word, in percent; None if no expected text has several
+            words, because each word error is then an inexact text.
     """
 
     lines: int
@@ -34,62 +35,69 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """An input with the text it should give."""
+    """An input file with its expected text.
+
+    Attributes:
+        file: path of the input.
+        text: text that the model is expected to decode from it.
+    """
 
     file: Path
     text: str
 
 
-def measure_accuracy(expected: Sequence[str], given: Sequence[str]) -> Accuracy:
-    """Compares texts pairwise.
+def measure_accuracy(expected: Sequence[str], actual: Sequence[str]) -> Accuracy:
+    """Returns the accuracy of texts, each compared with the expected text at its index.
 
     Raises:
         InputError: all the expected texts are empty.
         MissingDependencyError: jiwer is not installed.
     """
-    several = any(len(text.split()) > 1 for text in expected)
+    has_words = any(len(text.split()) > 1 for text in expected)
     return Accuracy(
         lines=len(expected),
-        cer_percent=character_error_percent(expected, given),
-        exact_percent=exact_percent(expected, given),
-        wer_percent=word_error_percent(expected, given) if several else None,
+        cer_percent=character_error_percent(expected, actual),
+        exact_percent=exact_percent(expected, actual),
+        wer_percent=word_error_percent(expected, actual) if has_words else None,
     )
 
 
-def character_error_percent(expected: Sequence[str], given: Sequence[str]) -> float:
-    """Returns the errors per expected character; what should be empty has one error a character.
+def character_error_percent(expected: Sequence[str], actual: Sequence[str]) -> float:
+    """Returns the errors per expected character, in percent.
+
+    Every character that is decoded where the expected text is empty counts as one error.
 
     Raises:
         InputError: all the expected texts are empty.
         MissingDependencyError: jiwer is not installed.
     """
-    lines, spurious = _split(expected, given)
+    lines, spurious = _split(expected, actual)
     return _error_percent(_jiwer().process_characters, lines, sum(map(len, spurious)))
 
 
-def word_error_percent(expected: Sequence[str], given: Sequence[str]) -> float:
-    """Returns the errors per expected word; words are what whitespace separates.
+def word_error_percent(expected: Sequence[str], actual: Sequence[str]) -> float:
+    """Returns the errors per expected word, in percent; whitespace separates words.
 
     Raises:
         InputError: all the expected texts are empty.
         MissingDependencyError: jiwer is not installed.
     """
-    lines, spurious = _split(expected, given)
+    lines, spurious = _split(expected, actual)
     return _error_percent(
         _jiwer().process_words, lines, sum(len(text.split()) for text in spurious)
     )
 
 
-def exact_percent(expected: Sequence[str], given: Sequence[str]) -> float:
-    """Returns the share of the texts that are right to the last character."""
-    return 100 * sum(a == b for a, b in zip(expected, given, strict=True)) / len(expected)
+def exact_percent(expected: Sequence[str], actual: Sequence[str]) -> float:
+    """Returns the share of the texts that equal the expected ones, in percent."""
+    return 100 * sum(a == b for a, b in zip(expected, actual, strict=True)) / len(expected)
 
 
 def load_labels(folder: Path) -> list[LabelledFile]:
-    """Reads the labels of a folder: `labels.csv` with the columns `file` and `text`, in UTF-8.
+    """Reads the labels of a folder: `labels.csv` in UTF-8 with the columns `file` and `text`.
 
     Raises:
-        InputError: there is no such folder or file, a row is wrong, or it names a missing file.
+        InputError: the file is missing, not UTF-8, has a wrong row, or names a missing input.
     """
     path = folder / LABELS_FILE
     if not path.is_file():
@@ -98,9 +106,8 @@ def load_labels(folder: Path) -> list[LabelledFile]:
             "input"
         )
     try:
-        with path.open(
-            newline="", encoding="utf-8-sig"
-        ) as file:  # a spreadsheet's mark is not text
+        # utf-8-sig: spreadsheets write a byte order mark, which is not part of the first column
+        with path.open(newline="", encoding="utf-8-sig") as file:
             labels = list(_rows(path, csv.DictReader(file)))
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text; convert it with iconv -t UTF-8") from error
@@ -123,8 +130,8 @@ def _rows(path: Path, reader: csv.DictReader[str]) -> Iterator[LabelledFile]:
         raise InputError(
             f"{path} needs the columns file and text, it has {', '.join(header) or 'none'}"
         )
-    if twice := [name for name in _COLUMNS if header.count(name) > 1]:
-        raise InputError(f"{path} has the column {twice[0]} twice")
+    if repeated := [name for name in _COLUMNS if header.count(name) > 1]:
+        raise InputError(f"{path} has the column {repeated[0]} twice")
     for row in reader:
         if not row["file"] or row["text"] is None:
             raise InputError(f"{path}, line {reader.line_num}: expected a file and its text")
@@ -132,13 +139,13 @@ def _rows(path: Path, reader: csv.DictReader[str]) -> Iterator[LabelledFile]:
 
 
 def _split(
-    expected: Sequence[str], given: Sequence[str]
+    expected: Sequence[str], actual: Sequence[str]
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Returns the pairs with something to find, and what was read where there is nothing.
+    """Returns the pairs whose expected text is not empty, and the actual texts of the others.
 
-    jiwer refuses an empty reference, or not, depending on its version.
+    Some versions of jiwer refuse an empty expected text.
     """
-    pairs = [(a.strip(), b.strip()) for a, b in zip(expected, given, strict=True)]
+    pairs = [(a.strip(), b.strip()) for a, b in zip(expected, actual, strict=True)]
     lines = [(a, b) for a, b in pairs if a]
     if not lines:
         raise InputError(
@@ -148,10 +155,10 @@ def _split(
 
 
 def _error_percent(process: Any, lines: Sequence[tuple[str, str]], inserted: int) -> float:
-    """Returns the errors of the lines and those inserted elsewhere, per expected unit."""
-    found = process([a for a, _ in lines], [b for _, b in lines])
-    wrong = found.substitutions + found.deletions
-    return float(100 * (wrong + found.insertions + inserted) / (found.hits + wrong))
+    """Returns the errors of the lines plus `inserted`, per expected unit, in percent."""
+    errors = process([a for a, _ in lines], [b for _, b in lines])
+    wrong = errors.substitutions + errors.deletions
+    return float(100 * (wrong + errors.insertions + inserted) / (errors.hits + wrong))
 
 
 def _jiwer() -> Any:

@@ -1,4 +1,4 @@
-"""Where this machine keeps what can be made again: engines, observations."""
+"""The cache folder of this machine: engines, observations and hashes, which can be made again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 CACHE_VARIABLE = "HYBRID_DEPLOY_CACHE"
+"""Environment variable that names the cache folder."""
 
 
 def cache_folder(kind: str) -> Path:
-    """Returns `kind` in $HYBRID_DEPLOY_CACHE, by default in ~/.cache/hybrid_deploy."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return (Path(named) if named else Path.home() / ".cache" / "hybrid_deploy") / kind
+    """Returns the folder `kind` in $HYBRID_DEPLOY_CACHE, by default in ~/.cache/hybrid_deploy."""
+    folder = os.environ.get(CACHE_VARIABLE)
+    return (Path(folder) if folder else Path.home() / ".cache" / "hybrid_deploy") / kind

@@ -1,36 +1,65 @@
-"""The graph contract: names, shapes and roles of the tensors that cross a graph's border.
+"""The glossary of the toolkit, and the graph contract: the tensors that graphs take and return.
 
-A bundle variant holds three ONNX graphs. Dimensions in words are symbolic, the rest is fixed when
+Glossary
+
+A bundle is a folder with everything that a device needs to run a model: a manifest, the graphs and
+weights of one or more variants, tokenizer files and golden samples. A variant is the model in one
+precision (float32, float16, int8 and so on): its own ONNX graphs over its own weights.
+Memory is the encoder's output in the form in which the decoder reads it: the keys and values of
+every cross-attention. It is computed once for an input, and no token changes it.
+A cache holds the keys or values of self-attention for every token that the decoder has read. It has
+room for `capacity` tokens, and each call of the decoder writes the rows of its new tokens into it.
+Prefill is the call of the decoder that reads all tokens of a prompt at once. A step is a call that
+reads one token of each sequence. Both return the logits of the token that comes next.
+A beam step is a step for beam search. The beams of one input, the sequences that the search extends
+side by side, share the input's memory instead of reading a copy each.
+Approximate logits are computed from weights of few bits, and come with an error bound: how far a
+logit of the row can be from its exact value. The bound holds always in `fp32-cpu`; in quantized
+variants it is four standard deviations of the error. A token whose approximate logit is more than
+two error bounds below the largest one cannot be the likeliest. The refine graph computes the exact
+logits of the tokens that remain, the candidates.
+A golden sample is an input file of the bundle together with the tokens and the text that the
+original PyTorch model computes from it; `hybrid-deploy verify` decodes it again.
+An engine is what TensorRT builds from one graph for one kind of GPU. Engines are kept in the cache
+folder of a machine, not in the bundle.
+
+Graph contract
+
+A variant holds three ONNX graphs. Dimensions in words are symbolic, the other ones are fixed when
 the model is exported.
 
-encoder   the model's own inputs            -> the memory tensors, once per input
+encoder   inputs of the model                    -> memory             once per input
 prefill   tokens, position, last, memory, caches -> logits, caches     several tokens per row
 step      token, position, memory, caches        -> logits, caches     one token per row
 
-The memory tensors are whatever the decoder needs of the encoder's output, already projected:
-`cross_key_i` and `cross_value_i` (batch, heads, memory, head_dim) for every cross-attention.
-The caches are `self_key_i` and `self_value_i` (batch, heads, capacity, head_dim). A graph returns
-every cache under its own name with `_next` appended; a backend binds both to one buffer. A cache is
-empty (zeros) before the first token, unless the encoder graph returns it under its own name: in
-decoder-only models the caches begin with the memory.
-A decoder that steps by itself has no prefill graph, and in place of caches `recurrent_i`
-(batch, ...): what every step computes anew. The encoder graph gives the first of each, a backend
-keeps two buffers and uses them in turn.
-A variant whose logits are rough has a fourth graph, and prefill and step return more:
+The memory tensors are `cross_key_i` and `cross_value_i` (batch, heads, memory, head_dim) of the
+i-th cross-attention. A mask of memory is `cross_mask_i`, and anything else that the decoder reads
+of the encoder's output is `cross_state_i`.
+The caches are `self_key_i` and `self_value_i` (batch, heads, capacity, head_dim) of the i-th
+self-attention. A graph returns every cache under its own name with `_next` appended; a backend
+binds both to one buffer. A cache is zeros before the first token, unless the encoder graph returns
+it under its own name: in decoder-only models the caches begin with the memory.
 
-step      ...                               -> logits (rough), hidden, margin, caches
-refine    hidden, candidates                -> logits            the true ones of some tokens
+A decoder that was written to read one token at a time, such as an LSTM, has no prefill graph. In
+place of caches it has states `recurrent_i` (batch, ...), which every step replaces as a whole. The
+encoder graph returns the first value of each; a backend holds two buffers and uses them in turn.
 
-Where its memory allows, a variant has a step for beam searches, whose memory tensors begin with
-`inputs` in place of `batch`. `batch` is a multiple of it: the sequences of an input, its beams, lie
-side by side and share its memory. Its logits are true in any variant. No engine is built of it.
+A variant with approximate logits has a refine graph, and prefill and step have two more outputs,
+`hidden` and the error bound, whose tensor is named `margin`:
+
+step      token, position, memory, caches        -> approximate logits, hidden, margin, caches
+refine    hidden, candidates                     -> logits             exact, of the candidates
+
+A variant has a beam step if its graph allows one. There the first dimension of the memory tensors
+is `inputs` in place of `batch`. `batch` is a multiple of `inputs`: the beams of an input are
+neighbouring rows. The logits are exact in every variant. No engine is built from a beam step.
 
 beam_step token, position, memory, caches        -> logits, caches     one token per row
 
-A TensorRT engine of a graph that returns `logits` returns `next_token`, `next_position` and `score`
-too: what the next step is fed, without a way over the host.
-A variant exported with another head returns `next_token`, or `top_scores` and `top_tokens`, where
-the others return `logits`.
+A TensorRT engine of a graph with the output `logits` also returns `next_token`, `next_position` and
+`score`. The first two are the inputs of the next step, so they stay on the device.
+A variant that is exported with another head returns `next_token`, or `top_scores` and `top_tokens`,
+in place of `logits`.
 """
 
 from __future__ import annotations
@@ -38,72 +67,79 @@ from __future__ import annotations
 from enum import Enum
 
 FLOAT_VARIANT = "fp32"
-"""The variant that the export writes and that every other one is made of."""
+"""The float32 variant: the export writes it, and every other variant is made from it."""
 
 TOKEN = "token"
-"""Step input, (batch,) int64: the newest token of each row."""
+"""Step input, (batch,) int64: newest token of each row."""
 
 TOKENS = "tokens"
-"""Prefill input, (batch, length) int64: prompts, padded on the right."""
+"""Prefill input, (batch, length) int64: tokens of the prompts, padded on the right."""
 
 POSITION = "position"
-"""Step and prefill input, (batch,) int64: the position of each row's (first) token."""
+"""Step and prefill input, (batch,) int64: position of the first token that each row reads."""
 
 LAST = "last"
-"""Prefill input, (batch,) int64: index within `tokens` of each row's last real token."""
+"""Prefill input, (batch,) int64: index in `tokens` of each row's last token before the padding."""
 
 LOGITS = "logits"
-"""Step and prefill output, (batch, vocabulary) float32: scores of the token that comes next."""
+"""Step and prefill output, (batch, vocabulary) float32: unnormalised scores of the next token."""
 
 NEXT_TOKEN = "next_token"
-"""Output in place of the logits, (batch,) int64: the likeliest token.
+"""Output in place of the logits, (batch,) int64: likeliest token of each row.
 
-TensorRT engines return it beside the logits.
+TensorRT engines return it together with the logits.
 """
 
 NEXT_POSITION = "next_position"
-"""Output of TensorRT engines beside the logits, (batch,) int64: where `next_token` goes.
+"""Output of TensorRT engines, (batch,) int64: position of `next_token`.
 
-The position of the newest token plus one, at most capacity - 1.
+It is the position of the newest token plus one, and capacity - 1 at most.
 """
 
 SCORE = "score"
-"""Output of TensorRT engines beside the logits, (batch,) float32: log-probability of `next_token`.
+"""Output of TensorRT engines, (batch,) float32: log-probability of `next_token`.
 
-Not finite where the logits are not.
+It is not finite where the logits of the row are not.
 """
 
 TOP_SCORES = "top_scores"
-"""Output in place of the logits, (batch, k) float32: the k largest logits, in falling order."""
+"""Output in place of the logits, (batch, k) float32: k largest logits of each row, falling."""
 
 TOP_TOKENS = "top_tokens"
-"""Output beside `top_scores`, (batch, k) int64: their tokens."""
+"""Output beside `top_scores`, (batch, k) int64: tokens that these logits belong to."""
 
 HIDDEN = "hidden"
-"""Output beside rough logits, (batch, width) float32: the rows that are projected to them."""
+"""Output beside approximate logits, (batch, width) float32: rows that are projected to logits."""
 
 MARGIN = "margin"
-"""Output beside rough logits, (batch,) float32: how far each can be from the true one."""
+"""Output beside approximate logits, (batch,) float32: error bound of the logits of each row."""
 
 CANDIDATES = "candidates"
-"""Refine input, (candidates,) int64: the tokens whose true logits are wanted; and its dimension."""
+"""Refine input, (candidates,) int64: tokens to compute exact logits of; also its dimension."""
 
 NATIVE_OPSET = 24
-"""The first ONNX opset with Attention and TensorScatter as the graphs use them.
+"""First ONNX opset with the operators Attention and TensorScatter as the graphs use them.
 
-Graphs of an older one write attention out and update caches with ScatterElements.
+In graphs of an older opset, attention is products and Softmax, and ScatterElements updates caches.
 """
 
 BATCH_DIM = "batch"
+"""Dimension: number of rows, one for each sequence."""
+
 INPUTS_DIM = "inputs"
-"""First dimension of the memory tensors where several rows share them."""
+"""Dimension of a beam step: number of inputs, the first one of the memory tensors."""
 
 BEAMS_DIM = "beams"
-"""How many rows share a memory, inside of a graph: batch / inputs."""
+"""Dimension of values inside a beam step: number of beams of each input, batch / inputs."""
 
 LENGTH_DIM = "length"
+"""Dimension: number of tokens that each row of prefill reads."""
+
 MEMORY_DIM = "memory"
+"""Dimension: number of positions in the memory of an input."""
+
 CAPACITY_DIM = "capacity"
+"""Dimension: number of tokens that a cache has room for."""
 
 _NEXT = "_next"
 _CROSS = "cross_"
@@ -111,7 +147,7 @@ _RECURRENT = "recurrent_"
 
 
 class Head(str, Enum):
-    """What the decoder graphs return besides the caches."""
+    """Output of the decoder graphs besides the caches: logits, likeliest token, or k likeliest."""
 
     LOGITS = "logits"
     ARGMAX = "argmax"
@@ -119,7 +155,7 @@ class Head(str, Enum):
 
 
 class GraphRole(str, Enum):
-    """The graphs of a variant."""
+    """Role of a graph in its variant."""
 
     ENCODER = "encoder"
     PREFILL = "prefill"
@@ -129,48 +165,48 @@ class GraphRole(str, Enum):
 
 
 def next_cache(name: str) -> str:
-    """Returns the output name of the cache that enters a graph as `name`."""
+    """Returns the output name of the cache whose input name is `name`."""
     return name + _NEXT
 
 
 def is_next_cache(name: str) -> bool:
-    """Returns whether an output is an updated cache."""
+    """Returns whether an output is an updated cache, by its name."""
     return name.endswith(_NEXT)
 
 
 def cache_of(name: str) -> str:
-    """Returns the input name of the cache that leaves a graph as `name`."""
+    """Returns the input name of the cache whose output name is `name`."""
     return name.removesuffix(_NEXT)
 
 
 def is_memory(name: str) -> bool:
-    """Returns whether a tensor holds what the encoder made, which no token changes.
+    """Returns whether a tensor is memory, by its name.
 
-    A step may return memory under the name of a cache; it is what it was.
+    A step may return memory as `cross_..._next`, like a cache; its content is the same as before.
     """
     return name.startswith(_CROSS)
 
 
 def cross_name(kind: str, index: int) -> str:
-    """Names a memory tensor; kind is `key`, `value`, `mask` or `state` (anything else)."""
+    """Returns the name of a memory tensor; kind is `key`, `value`, `mask` or `state`."""
     return f"{_CROSS}{kind}_{index}"
 
 
 def head_name(index: int) -> str:
-    """Names what a further head of the decoder returns, (batch, width); head 0 are the logits."""
+    """Returns the name of the output (batch, width) of a further head; head 0 is the logits."""
     return f"head_{index}"
 
 
 def recurrent_name(index: int) -> str:
-    """Names what a decoder that steps by itself carries from token to token."""
+    """Returns the name of a recurrent state, which every step replaces as a whole."""
     return f"{_RECURRENT}{index}"
 
 
 def is_recurrent(name: str) -> bool:
-    """Returns whether an input or output is carried, not written into: it needs two buffers."""
+    """Returns whether a tensor is a recurrent state, by its name; a state needs two buffers."""
     return name.startswith(_RECURRENT)
 
 
 def self_name(kind: str, index: int) -> str:
-    """Names a cache; kind is `key`, `value` or `state`."""
+    """Returns the name of a cache; kind is `key`, `value` or `state`."""
     return f"self_{kind}_{index}"

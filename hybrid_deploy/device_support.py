@@ -1,4 +1,6 @@
-"""Which precisions a device computes in, so that nothing is made that it cannot run.
+"""The precisions that each kind of device computes in; others are refused before any work is done.
+
+A form is the precision of one component, encoder or decoder, as in `Precision` of a manifest.
 
 Sources: the support matrices of TensorRT 10 and TensorRT-RTX 1 by compute capability, builds with
 TensorRT-RTX 1.7, and the kernels of ONNX Runtime 1.32 on a CPU.
@@ -43,9 +45,9 @@ class Device:
     """A kind of device.
 
     Attributes:
-        name: as given on the command line.
-        title: what it is.
-        forms: what a component's numbers can be on it.
+        name: name of the device on the command line.
+        title: description of the device in messages.
+        forms: forms of a component that the device computes in.
     """
 
     name: str
@@ -53,7 +55,12 @@ class Device:
     forms: frozenset[str]
 
     def refusal(self, form: str, component: str) -> str | None:
-        """Says why a component cannot have that form on this device; None if it can."""
+        """Returns why the device does not compute a component in a form; None if it does.
+
+        Args:
+            form: precision of the component, such as `int8`.
+            component: `encoder` or `decoder`.
+        """
         if component == "encoder" and self.name == "cpu" and form in _CPU_SLOW:
             return _CPU_SLOW[form]
         if form in self.forms:
@@ -61,16 +68,16 @@ class Device:
         reasons = _CPU_REASONS if self.name == "cpu" else _REASONS
         if component == "decoder" and form in _DECODER_REASONS:
             reasons = _DECODER_REASONS
-        return reasons.get(form, "nothing there computes in it")
+        return reasons.get(form, "it has no kernels for it")
 
 
 def _capability_forms(capability: str) -> frozenset[str]:
-    number = int(capability)
-    return _ADA if number >= 89 else _AMPERE if number >= 80 else _TURING
+    version = int(capability)
+    return _ADA if version >= 89 else _AMPERE if version >= 80 else _TURING
 
 
 def _devices() -> dict[str, Device]:
-    named = [
+    devices = [
         Device("cpu", "a CPU with ONNX Runtime", _CPU),
         Device("orin", "Jetson Orin (sm_87)", _AMPERE),
         Device("thor", "Jetson Thor (sm_110)", _ADA),
@@ -78,20 +85,20 @@ def _devices() -> dict[str, Device]:
     for name, target in TARGETS.items():
         if target.capability is not None:
             forms = _capability_forms(target.capability)
-            named.append(Device(name, f"a GPU of compute capability {target.capability}", forms))
-    named.append(Device("rtx:any", "any GPU from Ampere on", _AMPERE))
-    return {device.name: device for device in named}
+            devices.append(Device(name, f"a GPU of compute capability {target.capability}", forms))
+    devices.append(Device("rtx:any", "any GPU from Ampere on", _AMPERE))
+    return {device.name: device for device in devices}
 
 
 DEVICES = _devices()
-"""Every device by its name."""
+"""Every device, by its name."""
 
 
 def device_of(name: str) -> Device:
     """Returns the device of that name.
 
     Raises:
-        UsageError: there is none; the message lists those there are.
+        UsageError: no device has that name; the message lists the valid names.
     """
     device = DEVICES.get(name.strip().lower())
     if device is None:
@@ -100,34 +107,34 @@ def device_of(name: str) -> Device:
 
 
 def check_precision(device: Device, encoder: str, decoder: str, floats: str = "fp32") -> None:
-    """Refuses what a device does not compute in.
+    """Refuses a precision that a device does not compute in.
 
     Args:
-        device: that the variant is for.
-        encoder: form of the encoder's numbers, as in a manifest.
-        decoder: form of the decoder's numbers.
-        floats: what is not quantized.
+        device: device that the variant is for.
+        encoder: form of the encoder, as in a manifest.
+        decoder: form of the decoder, as in a manifest.
+        floats: precision of the layers that are not quantized, `fp32` or `fp16`.
 
     Raises:
-        UsageError: it does not; the message says why, and what it computes in.
+        UsageError: the device lacks one of them; the message says why, and names what it has.
     """
     for component, form in (("encoder", encoder), ("decoder", decoder)):
-        rest = "fp16" if form in ("fp16", "bf16") else floats
-        for used in (form, rest):
-            reason = device.refusal(used, component)
+        unquantized = "fp16" if form in ("fp16", "bf16") else floats
+        for needed in (form, unquantized):
+            reason = device.refusal(needed, component)
             if reason is not None:
                 raise UsageError(
-                    f"{device.title} has no {used} for the {component}: {reason} "
+                    f"{device.title} has no {needed} for the {component}: {reason} "
                     f"({device.name} knows: {', '.join(sorted(device.forms))})"
                 )
 
 
 def tensorrt_refusal(encoder: str, decoder: str) -> str | None:
-    """Says why TensorRT cannot build a variant, whatever the GPU is; None if it is not its form.
+    """Returns why TensorRT cannot build a variant for any GPU; None if its forms do not prevent it.
 
     Args:
-        encoder: form of the encoder's numbers, as in a manifest.
-        decoder: form of the decoder's numbers.
+        encoder: form of the encoder, as in a manifest.
+        decoder: form of the decoder, as in a manifest.
     """
     for component, form in (("encoder", encoder), ("decoder", decoder)):
         if form in _CPU_ONLY:

@@ -1,25 +1,29 @@
-"""Every error that a user can meet.
+"""The tree of errors that the toolkit raises, with the exit code of a command that meets one.
 
 HybridDeployError               exit code 1: the work failed
 ├── UsageError                  exit code 2: the request itself is wrong
-│   ├── InputError              a given file or array cannot be used
-│   ├── OutputExistsError       the output is already there
-│   └── MissingDependencyError  a package is not installed; names the extra
-├── BundleError                 a bundle is missing, damaged or of another schema
+│   ├── InputError              an input file or array cannot be used
+│   ├── OutputExistsError       the output exists and --force is not given
+│   └── MissingDependencyError  a package is not installed; the message names the extra
+├── BundleError                 a bundle is damaged, incomplete or of another schema version
 ├── ExportError                 a model cannot be exported
-│   ├── UnsupportedModelError   the decoder cannot be made incremental
-│   └── ParityError             the exported graphs differ from the model
+│   ├── UnsupportedModelError   no step can be derived from the decoder
+│   └── ParityError             the exported graphs compute other tokens than the model
 ├── CalibrationError            samples or scales cannot be used
-├── BuildError                  TensorRT refused a graph or a build failed
-└── BackendError                a backend failed while running
-    └── CapacityError           a sequence outgrew the decoder's cache
+├── BuildError                  TensorRT refuses a graph, or the build of an engine fails
+└── BackendError                a backend fails while it computes
+    └── CapacityError           a sequence is longer than the decoder's cache
 """
 
 from __future__ import annotations
 
 
 class HybridDeployError(Exception):
-    """A failure with a one-line message that says what to do next."""
+    """A failure whose message is one line: what was expected, what was given, what to do next.
+
+    Attributes:
+        exit_code: exit code of the command line when this error ends a command.
+    """
 
     exit_code = 1
 
@@ -31,18 +35,23 @@ class UsageError(HybridDeployError):
 
 
 class InputError(UsageError):
-    """A given file or array cannot be used."""
+    """An input file or array cannot be used."""
 
 
 class OutputExistsError(UsageError):
-    """The output is already there and was not to be replaced."""
+    """The output exists, and the caller did not ask to replace it."""
 
     def __init__(self, path: object) -> None:
         super().__init__(f"{path} already exists; give --force to replace it")
 
 
 class MissingDependencyError(UsageError):
-    """A package that this request needs is not installed."""
+    """A package that this request needs is not installed.
+
+    Attributes:
+        package: name of the package.
+        extra: extra of hybrid-deploy that installs the package.
+    """
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
@@ -53,7 +62,7 @@ class MissingDependencyError(UsageError):
 
 
 class BundleError(HybridDeployError):
-    """A bundle is missing, damaged, or written by another version."""
+    """A bundle is damaged, incomplete, or of another schema version."""
 
 
 class ExportError(HybridDeployError):
@@ -61,11 +70,11 @@ class ExportError(HybridDeployError):
 
 
 class UnsupportedModelError(ExportError):
-    """The decoder cannot be made incremental; names the operator, module and source line."""
+    """No step can be derived from the decoder; the message names operator, module and line."""
 
 
 class ParityError(ExportError):
-    """The exported graphs do not compute what the model computes."""
+    """The exported graphs do not compute the tokens that the model computes."""
 
 
 class CalibrationError(HybridDeployError):
@@ -73,12 +82,12 @@ class CalibrationError(HybridDeployError):
 
 
 class BuildError(HybridDeployError):
-    """TensorRT refused a graph, or a build failed."""
+    """TensorRT refuses a graph, or the build of an engine fails."""
 
 
 class BackendError(HybridDeployError):
-    """A backend failed while running."""
+    """A backend fails while it computes."""
 
 
 class CapacityError(BackendError):
-    """A sequence outgrew the decoder's cache."""
+    """A sequence is longer than the decoder's cache."""

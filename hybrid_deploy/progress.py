@@ -1,4 +1,4 @@
-"""How far a piece of work is: the one way in which every part of the toolkit reports it."""
+"""The one form in which every part of the toolkit reports the progress of its work."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """A function that is called while a piece of work goes on."""
+    """A function that long work calls to report how many parts of a stage are finished."""
 
     def __call__(self, stage: str, done: int, total: int, /) -> None:
-        """Takes in how far one stage is.
+        """Reports the progress of one stage.
 
         Args:
             stage: name of the stage, such as `calibrate`.
@@ -19,17 +19,17 @@ class Progress(Protocol):
 
 
 def silent(stage: str, done: int, total: int, /) -> None:
-    """Ignores the progress: the default where a caller wants none."""
+    """Ignores a report of progress; the default of functions that take a Progress."""
 
 
 def part_of(progress: Progress, stage: str, before: int, total: int) -> Progress:
-    """Returns the progress of one piece of a larger stage.
+    """Returns a progress for one piece of a stage, which counts within the whole stage.
 
     Args:
-        progress: called for the whole stage.
+        progress: called with the counts of the whole stage.
         stage: name of the whole stage.
-        before: number of its parts that are finished before this piece begins.
-        total: number of its parts.
+        before: number of parts of the stage that are finished when the piece begins.
+        total: number of parts of the stage.
     """
 
     def report(piece: str, done: int, of: int, /) -> None:

@@ -1,4 +1,4 @@
-"""Records printed for people and for programs: table, JSON, Markdown, CSV."""
+"""Reports of records as a table, JSON, Markdown or CSV."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import msgspec
 Format = Literal["table", "json", "md", "csv"]
 FORMATS: tuple[Format, ...] = ("table", "json", "md", "csv")
 Record = Mapping[str, object]
+"""One row of a report: values by the keys of its columns."""
 
-_WIDEST = 240
+_TABLE_COLUMNS = 240
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class Column:
     """One column of a report.
 
     Attributes:
-        key: which value of a record it shows.
-        title: its heading, with the unit.
-        digits: decimals of a number; None shows the value as it is.
+        key: key of the value in a record.
+        title: heading of the column, with the unit.
+        digits: decimals of a number in tables; None shows the value as it is.
     """
 
     key: str
@@ -32,7 +33,7 @@ class Column:
     digits: int | None = None
 
     def text(self, record: Record) -> str:
-        """Returns the text of one cell; a value that is not there is a dash."""
+        """Returns the text of the cell for a record; a missing value is a dash."""
         value = record.get(self.key)
         if value is None:
             return "-"
@@ -44,11 +45,11 @@ class Column:
 def render(records: Sequence[Record], columns: Sequence[Column], output_format: Format) -> str:
     """Returns records as text that ends with a newline.
 
-    JSON and CSV hold the values as they are, under the columns' keys; tables are rounded.
+    JSON and CSV hold unrounded values under the columns' keys; table and Markdown are rounded.
     """
     if output_format == "json":
-        chosen = [{c.key: record.get(c.key) for c in columns} for record in records]
-        return msgspec.json.format(msgspec.json.encode(chosen), indent=1).decode() + "\n"
+        rows = [{c.key: record.get(c.key) for c in columns} for record in records]
+        return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode() + "\n"
     if output_format == "csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -81,5 +82,5 @@ def _table(records: Sequence[Record], columns: Sequence[Column]) -> str:
     for record in records:
         table.add_row(*(column.text(record) for column in columns))
     text = io.StringIO()
-    Console(file=text, width=_WIDEST, color_system=None, markup=False).print(table)
+    Console(file=text, width=_TABLE_COLUMNS, color_system=None, markup=False).print(table)
     return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines() if line.strip())

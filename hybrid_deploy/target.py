@@ -1,4 +1,4 @@
-"""Which GPU and which TensorRT an engine is built for."""
+"""The targets that engines are built for: a GPU, and the TensorRT product that builds."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ _LOCAL = "local"
 
 
 class Flavour(str, Enum):
-    """The two products that build engines; they share one API and one ONNX parser."""
+    """One of the two TensorRT products; they share one API and one ONNX parser."""
 
     RTX = "rtx"
     TENSORRT = "tensorrt"
 
     @property
     def product(self) -> str:
-        """The product's own name."""
+        """Name of the product as NVIDIA writes it."""
         return "TensorRT-RTX" if self is Flavour.RTX else "TensorRT"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What to build engines for.
+    """A kind of GPU to build engines for, and the product to build them with.
 
     Attributes:
-        flavour: The TensorRT to build with; None takes the one that is installed.
-        device: `sm_86` and the like, `any` (every GPU from Ampere on) or `local`.
+        flavour: TensorRT product that builds; None takes the one that is installed.
+        device: a compute capability such as `sm_86`; `any` for every GPU from Ampere on; or
+            `local` for the GPU of this machine.
     """
 
     flavour: Flavour | None
@@ -41,12 +42,12 @@ class Target:
 
     @property
     def capability(self) -> str | None:
-        """The compute capability without its dot, `86`; None where the target names none."""
+        """Compute capability without its dot, such as `86`; None for `any` and `local`."""
         return self.device.removeprefix("sm_") if self.device.startswith("sm_") else None
 
     @property
     def is_local(self) -> bool:
-        """Whether engines are built for the GPU of this machine, and need it present."""
+        """Whether engines are built for the GPU of this machine, which then must be present."""
         return self.device == _LOCAL
 
 
@@ -57,14 +58,14 @@ def _named_targets() -> dict[str, Target]:
 
 
 TARGETS = _named_targets()
-"""Every valid target by its name."""
+"""Every valid target, by its name."""
 
 
 def parse_target(text: str) -> Target:
     """Returns the target of that name: `rtx:sm_86`, `rtx:any`, `local`.
 
     Raises:
-        UsageError: there is no such target; the message lists those there are.
+        UsageError: no target has that name; the message lists the valid names.
     """
     try:
         return TARGETS[text.strip().lower()]

@@ -1,4 +1,4 @@
-"""Functions of the user's own modules, named on the command line."""
+"""Functions that a user names on the command line, imported from modules of the user."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hybrid_deploy.errors import UsageError
 
 
 def import_function(module_name: str, function_name: str) -> Callable[..., Any]:
-    """Imports a function; modules of the working directory are found too.
+    """Returns a function of a module; modules in the working directory are found too.
 
     Raises:
-        UsageError: there is no such module or function.
+        UsageError: the module does not exist, or has no such function.
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -28,5 +28,5 @@ def import_function(module_name: str, function_name: str) -> Callable[..., Any]:
     function = getattr(module, function_name, None)
     if not callable(function):
         raise UsageError(f"{module_name} has no function {function_name!r}")
-    found: Callable[..., Any] = function
-    return found
+    checked: Callable[..., Any] = function
+    return checked

@@ -1,8 +1,8 @@
-"""The deployable folder: its manifest, its files and their hashes.
+"""Bundles on disk: the manifest, the files that it names, and their hashes.
 
-`open_bundle` reads a bundle; `staged_bundle` and `staged_variant` in `bundle.py` write one. A
-device opens what a workstation wrote, so nothing here needs more than msgspec. What an export job
-says of its model is imported from here.
+A path enters `open_bundle` and a verified `Bundle` leaves; `staged_bundle` and `staged_variant` in
+`bundle.py` write one. A device opens bundles too, so nothing here may import PyTorch or ONNX. An
+export job describes its model with the structs below, which is why this room re-exports them.
 """
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle

@@ -1,4 +1,4 @@
-"""Writing to disk so that a reader sees all of it or nothing."""
+"""Atomic writes of files and folders: a reader sees the complete output or none."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from hybrid_deploy.errors import HybridDeployError, InputError, OutputExistsErro
 
 @contextmanager
 def staged_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yields an empty folder that becomes `target` when the block ends well.
+    """Yields an empty folder, and renames it to `target` when the block ends without an error.
 
-    The folder lies beside `target`, is flushed to disk and renamed. When the block raises, it is
-    removed and `target` stays as it was.
+    The folder is created beside `target`, and flushed to disk before it is renamed. When the block
+    raises an error, the folder is deleted and `target` stays as it was.
 
     Raises:
-        OutputExistsError: `target` exists and `force` is not given.
+        OutputExistsError: `target` exists and `force` is false.
+        InputError: `target` is a file.
         HybridDeployError: the disk is full or not writable.
     """
     if target.exists() and not force:
@@ -42,15 +43,15 @@ def staged_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def write_file(target: Path, data: bytes) -> None:
-    """Replaces the content of `target` in one step.
+    """Replaces the content of `target` in one step: by a rename, after it is flushed to disk.
 
     Raises:
         HybridDeployError: the disk is full or not writable.
     """
     with _disk_errors(target):
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

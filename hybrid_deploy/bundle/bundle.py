@@ -1,4 +1,4 @@
-"""The deployable folder: written whole or not at all, opened only when every hash holds."""
+"""Bundles: opened after their hashes are checked, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: its folder and its verified manifest."""
+    """An opened bundle, whose files had the hashes of the manifest.
+
+    Attributes:
+        folder: folder of the bundle.
+        manifest: content of its `manifest.json`.
+    """
 
     folder: Path
     manifest: Manifest
@@ -39,54 +44,54 @@ class Bundle:
         """Returns the variant of that name.
 
         Raises:
-            InputError: there is none; the message lists those there are.
+            InputError: no variant has that name; the message lists the variants of the bundle.
         """
         try:
             return self.manifest.variants[name]
         except KeyError:
-            known = ", ".join(self.manifest.variants)
+            names = ", ".join(self.manifest.variants)
             raise InputError(
-                f"{self.folder} has no variant {name!r} (it has {known}); "
+                f"{self.folder} has no variant {name!r} (it has {names}); "
                 f"make it with: hybrid-deploy quantize {self.folder} --precision {name}"
             ) from None
 
     def graph(self, variant: str, role: GraphRole) -> GraphSpec:
-        """Returns one graph of a variant, of those that `graphs` lists."""
+        """Returns one graph of a variant; the variant must have it, see `graphs`."""
         return self.graphs(variant)[role]
 
     def graphs(self, variant: str) -> dict[GraphRole, GraphSpec]:
-        """Returns the graphs of a variant; a decoder that steps by itself has no prefill."""
-        found = self.variant(variant)
-        specs = {role: getattr(found, role.value) for role in GraphRole}
+        """Returns the graphs of a variant; prefill, refine and beam step may be missing."""
+        described = self.variant(variant)
+        specs = {role: getattr(described, role.value) for role in GraphRole}
         return {role: spec for role, spec in specs.items() if spec is not None}
 
     def loop_graphs(self, variant: str) -> dict[GraphRole, GraphSpec]:
-        """Returns the graphs that every loop needs: all but the step of beam searches."""
+        """Returns the graphs that every decoding loop needs: all except the beam step."""
         graphs = self.graphs(variant)
         return {role: spec for role, spec in graphs.items() if role is not GraphRole.BEAM_STEP}
 
     def graph_path(self, variant: str, role: GraphRole) -> Path:
-        """Returns the path of one ONNX graph."""
+        """Returns the path of the ONNX file of one graph."""
         return self.folder / self.graph(variant, role).file
 
     def variant_size_bytes(self, name: str) -> int:
-        """Sums the files that a device needs for one variant."""
+        """Returns the size in bytes of the files in the folder of one variant."""
         home = _home(self.variant(name))
         files = self.manifest.files.items()
         return sum(record.size_bytes for file, record in files if Path(file).parts[0] == home)
 
 
 def open_bundle(path: Path, *, only: str | None = None) -> Bundle:
-    """Opens a bundle after checking its files against the manifest.
+    """Checks the files of a bundle against its manifest, and returns the bundle.
 
     Args:
-        path: the bundle's folder.
-        only: name of a variant. Then the files of others are not looked at, and a file that was
-            checked before is read again only if it changed. None reads every file.
+        path: folder of the bundle.
+        only: name of a variant. The files of other variants are then not checked, and a file whose
+            hash was checked before is hashed again only if it changed. None hashes every file.
 
     Raises:
-        InputError: there is no such folder, it is no bundle, or it has no such variant.
-        BundleError: a file is missing or differs, or the schema version is unknown.
+        InputError: the folder does not exist, is no bundle, or has no such variant.
+        BundleError: a file is missing or changed, or the schema version is unknown.
     """
     manifest_path = path / MANIFEST_FILE
     if not path.exists():
@@ -104,7 +109,7 @@ def open_bundle(path: Path, *, only: str | None = None) -> Bundle:
 
 
 def _files_for(bundle: Bundle, variant: str) -> dict[str, FileRecord]:
-    """Returns the files that one variant needs: its own, and those of no variant."""
+    """Returns the files in the folder of one variant, and those outside of any variant's folder."""
     own = _home(bundle.variant(variant))
     others = {_home(other) for other in bundle.manifest.variants.values()} - {own}
     files = bundle.manifest.files.items()
@@ -112,21 +117,23 @@ def _files_for(bundle: Bundle, variant: str) -> dict[str, FileRecord]:
 
 
 def _check_once(folder: Path, files: Mapping[str, FileRecord]) -> None:
-    known = HashCache(folder)
+    hashes = HashCache(folder)
     for name, record in files.items():
-        if known.sha256(name) != record.sha256:
+        if hashes.sha256(name) != record.sha256:
             _check_file(folder, name, record)
-            known.remember(name, record.sha256)
-    known.save()
+            hashes.remember(name, record.sha256)
+    hashes.save()
 
 
 @contextmanager
 def staged_bundle(target: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yields a folder to fill; seal it with `seal_bundle`, and it becomes `target` at the end.
+    """Yields an empty folder, and renames it to `target` when the block ends without an error.
+
+    The block writes the files of the bundle, and then its manifest with `seal_bundle`.
 
     Raises:
-        OutputExistsError: `target` exists and `force` is not given.
-        InputError: `target` exists and is not a bundle, so it is never replaced.
+        OutputExistsError: `target` exists and `force` is false.
+        InputError: `target` exists and is not a bundle; it is not replaced even with `force`.
     """
     if target.exists() and force and not (target / MANIFEST_FILE).is_file():
         raise InputError(f"{target} exists and is not a bundle; it is not replaced")
@@ -135,7 +142,11 @@ def staged_bundle(target: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def seal_bundle(folder: Path, manifest: Manifest) -> Manifest:
-    """Writes the manifest with the hash of every file that the folder holds."""
+    """Writes the manifest with the hash of every file in the folder.
+
+    Returns:
+        The manifest as it was written.
+    """
     sealed = msgspec.structs.replace(manifest, files=hash_files(folder))
     write_file(folder / MANIFEST_FILE, encode_manifest(sealed))
     return sealed
@@ -143,9 +154,12 @@ def seal_bundle(folder: Path, manifest: Manifest) -> Manifest:
 
 @dataclass
 class StagedVariant:
-    """Where a new variant's files go, and its description once it is known.
+    """A variant that is being written.
 
-    `home` is the name of the variant's folder within the bundle; `folder` is where to write now.
+    Attributes:
+        home: name that the variant's folder has in the finished bundle.
+        folder: folder to write the variant's files to.
+        variant: description of the variant; the block of `staged_variant` sets it.
     """
 
     home: str
@@ -155,17 +169,17 @@ class StagedVariant:
 
 @contextmanager
 def staged_variant(bundle: Bundle, name: str, *, force: bool = False) -> Iterator[StagedVariant]:
-    """Yields a place for a new variant's files; at the end the bundle gains the variant.
+    """Yields a folder for the files of a variant, and adds the variant to the bundle at the end.
 
-    The bundle stays what it was until its manifest is replaced, in one step; a variant that is
-    replaced keeps its folder until then.
+    The bundle changes in one step, when its manifest is replaced. The folder of a variant that is
+    replaced is deleted after that.
 
     Raises:
-        OutputExistsError: the bundle has that variant and `force` is not given.
+        OutputExistsError: the bundle has a variant of that name and `force` is false.
     """
     if name in bundle.manifest.variants and not force:
         raise OutputExistsError(f"variant {name} of {bundle.folder}")
-    from filelock import FileLock  # takes longer than the rest of this module's imports
+    from filelock import FileLock  # slower to import than the whole module
 
     with FileLock(bundle.folder.parent / f".{bundle.folder.name}.lock"):
         manifest_path = bundle.folder / MANIFEST_FILE
@@ -176,7 +190,7 @@ def staged_variant(bundle: Bundle, name: str, *, force: bool = False) -> Iterato
             yield staged
             assert staged.variant is not None, "a staged variant must be described"
         retired = current.variants.get(name)
-        files = _without(current.files, retired) | {
+        files = _files_without(current.files, retired) | {
             f"{home}/{file}": record for file, record in hash_files(bundle.folder / home).items()
         }
         variants = current.variants | {name: staged.variant}
@@ -187,28 +201,27 @@ def staged_variant(bundle: Bundle, name: str, *, force: bool = False) -> Iterato
 
 
 def _home(variant: Variant) -> str:
+    """Returns the name of the variant's folder in the bundle."""
     return Path(variant.encoder.file).parts[0]
 
 
 def _free_home(manifest: Manifest, name: str) -> str:
     taken = {_home(variant) for variant in manifest.variants.values()}
-    return (
-        name
-        if name not in taken
-        else next(
-            home for home in (f"{name}-{i}" for i in range(2, len(taken) + 3)) if home not in taken
-        )
-    )
+    candidates = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))]
+    return next(home for home in candidates if home not in taken)
 
 
-def _without(files: dict[str, FileRecord], variant: Variant | None) -> dict[str, FileRecord]:
+def _files_without(files: dict[str, FileRecord], variant: Variant | None) -> dict[str, FileRecord]:
     if variant is None:
         return files
     return {file: record for file, record in files.items() if Path(file).parts[0] != _home(variant)}
 
 
 def hash_files(folder: Path) -> dict[str, FileRecord]:
-    """Hashes every file below a folder but its manifest; keys are relative, with slashes."""
+    """Returns size and hash of every file below a folder, except the manifest.
+
+    Keys are paths relative to the folder, with slashes.
+    """
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST_FILE)
     return {p.relative_to(folder).as_posix(): _record(p) for p in files}
 

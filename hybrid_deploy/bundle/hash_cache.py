@@ -1,7 +1,8 @@
-"""Files whose hashes were computed before, so that a large model is not read twice to be loaded.
+"""The hashes of files that were checked before: loading a large model does not hash it again.
 
-What counts as unchanged is what counts for git's index: same file, size and time of modification,
-and that time lies so far back that a later change could not have left it as it is.
+A file counts as unchanged under the conditions of git's index (gitformat-index, "racy git"): inode,
+size and time of modification are the same, and that time was so long before the check that a later
+write would have changed it.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from hybrid_deploy.bundle.atomic_write import write_file
 from hybrid_deploy.cache_dir import cache_folder
 from hybrid_deploy.errors import HybridDeployError
 
-_CLOCK_TICK_NS = 2_000_000_000  # the coarsest that file systems count in
+_CLOCK_TICK_NS = 2_000_000_000  # coarsest clock of a file system: 2 s, FAT
 
 
-class _Known(msgspec.Struct, frozen=True):
+class _FileState(msgspec.Struct, frozen=True):
+    """Hash of a file, and what `stat` returned when it was hashed."""
+
     sha256: str
     size_bytes: int
     modified_ns: int
@@ -28,45 +31,49 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 class HashCache:
-    """Remembers the hashes of the files of one folder."""
+    """Hashes of the files of one folder, kept in the cache folder between processes.
+
+    Args:
+        folder: folder whose files are hashed; names of files are relative to it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         name = hashlib.sha256(str(self._folder).encode()).hexdigest()
         self._path = cache_folder("hashes") / f"{name}.json"
-        self._known = self._read()
+        self._states = self._read()
         self._changed = False
 
     def sha256(self, name: str) -> str | None:
-        """Returns the hash of a file if it did not change since it was remembered."""
-        known = self._known.get(name)
-        if known is None or known != self._state(name, known.sha256):
+        """Returns the remembered SHA-256 of a file; None if it is unknown or the file changed."""
+        state = self._states.get(name)
+        if state is None or state != self._state_now(name, state.sha256):
             return None
-        return known.sha256
+        return state.sha256
 
     def remember(self, name: str, sha256: str) -> None:
-        """Keeps the hash of a file that was just read."""
-        state = self._state(name, sha256)
+        """Remembers the SHA-256 of a file that was just read, unless the file is seconds old."""
+        state = self._state_now(name, sha256)
         if state is not None and time.time_ns() - state.modified_ns > _CLOCK_TICK_NS:
-            self._known[name] = state
+            self._states[name] = state
             self._changed = True
 
     def save(self) -> None:
-        """Writes what was remembered; where that cannot be, files are read again next time."""
+        """Writes the hashes to disk; if that fails, the files are hashed again next time."""
         if self._changed:
             with suppress(OSError, HybridDeployError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                write_file(self._path, msgspec.json.encode(self._known))
+                write_file(self._path, msgspec.json.encode(self._states))
 
-    def _state(self, name: str, sha256: str) -> _Known | None:
+    def _state_now(self, name: str, sha256: str) -> _FileState | None:
         try:
-            found = (self._folder / name).stat()
+            status = (self._folder / name).stat()
         except OSError:
             return None
-        return _Known(sha256, found.st_size, found.st_mtime_ns, found.st_ino)
+        return _FileState(sha256, status.st_size, status.st_mtime_ns, status.st_ino)
 
-    def _read(self) -> dict[str, _Known]:
+    def _read(self) -> dict[str, _FileState]:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, _Known])
+            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, _FileState])
         except (OSError, msgspec.MsgspecError):
             return {}

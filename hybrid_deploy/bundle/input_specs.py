@@ -1,14 +1,15 @@
-"""What an encoder takes, and how it is made of files: part of the schema of a manifest.
+"""The part of a manifest that describes how files become the inputs of the encoder.
 
-ImageInput      pictures of any width, as lines of text are
-PixelsInput     pictures through the steps of a Hugging Face image processor
-FramesInput     frames of a video, each as the pictures above
-PatchesInput    pictures cut into patches, as Pix2Struct takes them
-AudioInput      speech: log-mel, Kaldi filter bank or the waveform itself
-TextInput       text through a tokenizer of the bundle
-ArrayInput      arrays as they are
+ImageInput      pictures of one height and varying width, such as lines of text
+PixelsInput     pictures, by the steps of a Hugging Face image processor
+FramesInput     frames of a video, each by the steps of a PixelsInput
+PatchesInput    pictures cut into patches, for Pix2Struct
+AudioInput      speech, as log-mel features, Kaldi filter banks or the waveform
+TextInput       text, by a tokenizer of the bundle
+ArrayInput      arrays, unchanged
 
-An encoder of several inputs (a picture and a question) has one of these for each.
+An encoder with several inputs, such as a picture and a question, has one of these for each.
+`hybrid_deploy.runtime.preprocess` applies them.
 """
 
 from __future__ import annotations
@@ -18,17 +19,29 @@ from typing import Literal
 import msgspec
 
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
-"""The filters of Pillow; in the order of Pillow's own numbers, which Hugging Face writes."""
+"""Resampling filters of Pillow, in the order of their numbers in Hugging Face files."""
 
 
 class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="image"):
     """How a picture becomes the encoder's input `(batch, channels, height, width)` float32.
 
-    The picture is converted to `mode`, resized to `height` (keeping its proportions unless `width`
-    is fixed), mapped to `(value / 255 - mean) / std` per channel, and padded on the right with
-    `background`: `margin` columns, then up to `min_width` and a multiple of `width_multiple`.
-    `mask`, if the encoder takes one, is (batch, width): 1 where there is a picture, 0 where it was
-    padded.
+    The picture is converted to `mode`, resized, padded on the right, and mapped to
+    `(value / 255 - mean) / std` per channel.
+
+    Attributes:
+        name: name of the encoder's input.
+        mode: Pillow mode that pictures are converted to: `L` (1 channel) or `RGB` (3).
+        height: height in pixels that pictures are resized to.
+        width: width in pixels that pictures are resized to; None keeps their proportions.
+        width_multiple: number that the padded width is a multiple of.
+        min_width: smallest padded width in pixels.
+        max_width: largest padded width in pixels; wider pictures are refused.
+        margin: number of columns that are added to the right of the widest picture of a batch.
+        background: value 0..255 of the pixels that are added.
+        mean: mean of each channel, for values in 0..1.
+        std: standard deviation of each channel, for values in 0..1.
+        mask: name of the encoder's input (batch, width) int64 that is 1 in columns of the picture
+            and 0 in added columns; None if the encoder has none.
     """
 
     name: str
@@ -46,20 +59,36 @@ class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="i
 
 
 class CropMargin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="crop-margin"):
-    """Cuts off the bright margin of a page: what is not below `threshold` of its grey range."""
+    """Step that cuts the bright margins off a page.
+
+    Attributes:
+        threshold: value that pixels of the content are below, once the grey values of the page are
+            stretched to 0..255.
+    """
 
     threshold: int = 200
 
 
 class AlignLongAxis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="align-long-axis"):
-    """Turns a picture clockwise by 90 degrees if it lies while `height` x `width` stands."""
+    """Step that turns a picture by 90 degrees clockwise if its longer side is the other one.
+
+    Attributes:
+        height: height of the size whose longer side the picture's is compared with.
+        width: width of that size.
+    """
 
     height: int
     width: int
 
 
 class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="resize"):
-    """Resizes to exactly `height` x `width`."""
+    """Step that resizes a picture without keeping its proportions.
+
+    Attributes:
+        height: new height in pixels.
+        width: new width in pixels.
+        resample: resampling filter.
+    """
 
     height: int
     width: int
@@ -67,7 +96,14 @@ class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="resiz
 
 
 class ResizeShortestEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="shortest"):
-    """Resizes in proportion: the shortest edge to `edge`, the longest to at most `longest`."""
+    """Step that resizes a picture in proportion, by its shorter side.
+
+    Attributes:
+        edge: new length of the shorter side in pixels.
+        longest: largest length of the longer side in pixels, which may make `edge` smaller; None
+            for no limit.
+        resample: resampling filter.
+    """
 
     edge: int
     longest: int | None = None
@@ -75,7 +111,13 @@ class ResizeShortestEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class ResizeWithin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="within"):
-    """Resizes in proportion to the largest size within `height` x `width`."""
+    """Step that resizes a picture in proportion to the largest size that fits a rectangle.
+
+    Attributes:
+        height: height of the rectangle in pixels.
+        width: width of the rectangle in pixels.
+        resample: resampling filter.
+    """
 
     height: int
     width: int
@@ -83,9 +125,14 @@ class ResizeWithin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
 
 
 class Thumbnail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="thumbnail"):
-    """Shrinks in proportion into `height` x `width`, and never enlarges.
+    """Step that shrinks a picture in proportion until it fits a rectangle; it enlarges none.
 
-    `reducing_gap` is Pillow's: the picture is first reduced by a whole factor.
+    Attributes:
+        height: height of the rectangle in pixels.
+        width: width of the rectangle in pixels.
+        resample: resampling filter.
+        reducing_gap: argument of Pillow's `resize` that first shrinks by a whole factor, which is
+            faster; None resizes in one go.
     """
 
     height: int
@@ -95,14 +142,24 @@ class Thumbnail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="th
 
 
 class Pad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pad"):
-    """Puts the picture into the middle of a black `height` x `width`."""
+    """Step that puts a picture into the middle of a black rectangle.
+
+    Attributes:
+        height: height of the rectangle in pixels.
+        width: width of the rectangle in pixels.
+    """
 
     height: int
     width: int
 
 
 class CenterCrop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="center-crop"):
-    """Cuts out the middle `height` x `width`; what lies outside the picture is black."""
+    """Step that cuts the middle out of a picture; pixels outside the picture are black.
+
+    Attributes:
+        height: height of the result in pixels.
+        width: width of the result in pixels.
+    """
 
     height: int
     width: int
@@ -118,13 +175,21 @@ PixelStep = (
     | Pad
     | CenterCrop
 )
+"""A step of a Hugging Face image processor; pixels enter and leave as 8-bit values."""
 
 
 class PixelsInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pixels"):
-    """How a Hugging Face image processor makes `(batch, channels, height, width)` float32.
+    """How a picture becomes `(batch, channels, height, width)` float32, as in transformers.
 
-    The picture is converted to `mode`, goes through the `steps` in their order as 8-bit pixels, is
-    multiplied with `scale` and, where there is a `mean`, mapped to `(value - mean) / std`.
+    The fields are the settings of a Hugging Face image processor.
+
+    Attributes:
+        name: name of the encoder's input.
+        steps: steps that are applied to the 8-bit pixels, in this order.
+        mode: Pillow mode that pictures are converted to before the steps: `L` or `RGB`.
+        scale: factor that pixel values are multiplied with after the steps; None leaves 0..255.
+        mean: mean of each channel, subtracted after the scaling; empty for no normalisation.
+        std: standard deviation of each channel, which the difference is divided by.
     """
 
     name: str
@@ -138,10 +203,14 @@ class PixelsInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 class FramesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="frames"):
     """How the frames of a video become `(batch, frames, channels, height, width)` float32.
 
-    Each goes through the steps of `picture`. Of a longer video `frames` are taken at even
-    distances; a shorter one is filled up with zeros. With `channels_first` the result is
-    `(batch, channels, frames, height, width)`. `mask`, if the encoder takes one, is
-    (batch, frames): 1 where there is a frame.
+    Attributes:
+        name: name of the encoder's input.
+        picture: how each frame becomes an array.
+        frames: number of frames; a longer video is sampled at even distances, a shorter one is
+            padded with zeros.
+        channels_first: whether the array is `(batch, channels, frames, height, width)` instead.
+        mask: name of the encoder's input (batch, frames) int64 that is 1 for a frame and 0 for
+            padding; None if the encoder has none.
     """
 
     name: str
@@ -152,11 +221,20 @@ class FramesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
 
 
 class PatchesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="patches"):
-    """How Pix2Struct cuts a picture into `(batch, max_patches, 2 + patch)` float32.
+    """How a picture becomes patches `(batch, max_patches, 2 + height * width * 3)` float32.
 
-    The picture is normalised by its own mean and deviation, resized to as many whole patches as
-    `max_patches` holds, and cut; each patch is preceded by its row and column, counted from 1.
-    Rows of zeros fill up; `mask` (float32) is 1 where there is a patch.
+    The picture is resized in proportion to the largest grid of whole patches, and cut. Each patch
+    is preceded by its row and column, counted from 1; missing patches are zeros. This is the input
+    of Pix2Struct (arXiv:2210.03347).
+
+    Attributes:
+        name: name of the encoder's input.
+        mask: name of the encoder's input (batch, max_patches) float32 that is 1 for a patch and 0
+            for padding; None if the encoder has none.
+        max_patches: number of patches that the encoder takes.
+        patch_height: height of a patch in pixels.
+        patch_width: width of a patch in pixels.
+        normalize: whether a picture is first normalised by its own mean and standard deviation.
     """
 
     name: str
@@ -168,7 +246,14 @@ class PatchesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
 
 
 class LogMel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="log-mel"):
-    """Whisper's features `(batch, mels, frames)`: silence is added up to `samples`."""
+    """Log-mel features of Whisper, `(batch, mels, frames)`.
+
+    Attributes:
+        mels: number of mel bands.
+        fft: length of the Fourier transform in samples.
+        hop: distance of two frames in samples.
+        samples: number of samples that every utterance is padded to; longer ones are refused.
+    """
 
     mels: int
     fft: int
@@ -177,7 +262,13 @@ class LogMel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="log-m
 
 
 class FilterBank(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="filter-bank"):
-    """Kaldi's features `(batch, frames, mels)`, 25 ms every 10 ms, normalised per utterance."""
+    """Filter banks of Kaldi, `(batch, frames, mels)`: frames of 25 ms, 10 ms apart.
+
+    Attributes:
+        mels: number of mel bands.
+        center: whether the mean of each band over the utterance is subtracted.
+        scale: whether each band is divided by its standard deviation over the utterance.
+    """
 
     mels: int
     center: bool = True
@@ -185,16 +276,26 @@ class FilterBank(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="f
 
 
 class Waveform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="waveform"):
-    """The samples themselves `(batch, samples)`, within -1..1 or normalised per utterance."""
+    """The waveform, `(batch, samples)` with values within -1..1.
+
+    Attributes:
+        normalize: whether an utterance is normalised to mean 0 and variance 1.
+    """
 
     normalize: bool = False
 
 
 class AudioInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="audio"):
-    """How speech becomes an encoder's input, float32.
+    """How speech becomes the encoder's input, float32.
 
-    Utterances of unequal length are padded with `padding` on the right; `mask` (int64) is 1 where
-    there is sound. Without a mask a batch holds utterances of one length.
+    Attributes:
+        name: name of the encoder's input.
+        sampling_rate: samples per second that the encoder expects; other rates are refused.
+        features: features that are computed from the samples; they define the input's shape.
+        mask: name of the encoder's input int64 that is 1 for sound and 0 for padding; None if the
+            encoder has none, and then a batch holds utterances of one length.
+        padding: value that shorter utterances are padded with on the right.
+        max_seconds: longest utterance in seconds, longer ones are refused; None for no limit.
     """
 
     name: str
@@ -208,9 +309,16 @@ class AudioInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="a
 class TextInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="text"):
     """How text becomes token ids `(batch, length)` int64.
 
-    `tokenizer` is a file of the bundle in the format of Hugging Face tokenizers, which adds its own
-    special tokens; `prefix` and `suffix` come around those. Shorter texts are filled up with
-    `pad_token` on the right; `mask` (int64) is 1 where there is a token.
+    Attributes:
+        name: name of the encoder's input.
+        tokenizer: path of the tokenizer file, relative to the bundle; it is in the format of
+            Hugging Face tokenizers and adds its own special tokens.
+        max_length: largest number of tokens; longer texts are refused.
+        mask: name of the encoder's input (batch, length) int64 that is 1 for a token and 0 for
+            padding; None if the encoder has none.
+        pad_token: id of the token that shorter texts are padded with on the right.
+        prefix: ids of tokens that are put before those of the tokenizer.
+        suffix: ids of tokens that are put after those of the tokenizer.
     """
 
     name: str
@@ -223,9 +331,13 @@ class TextInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="te
 
 
 class ArrayInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="array"):
-    """The encoder takes arrays as they are, batch first.
+    """Arrays that become the encoder's inputs unchanged, batch first.
 
-    One array comes from a `.npy` file; with `others` all come by name from a `.npz` file.
+    Attributes:
+        name: name of the encoder's first input; if it is the only one, its array is read from a
+            `.npy` or `.npz` file.
+        others: names of the encoder's further inputs; if there are any, all arrays are read by
+            their names from one `.npz` file.
     """
 
     name: str
@@ -236,4 +348,4 @@ EncoderInput = (
     ImageInput | PixelsInput | FramesInput | PatchesInput | AudioInput | TextInput | ArrayInput
 )
 Preprocess = EncoderInput | tuple[EncoderInput, ...]
-"""One input, or one for each of several: at most one made of a file's content, and a text."""
+"""One input, or several, of which one may be read from a file and one may be a text beside it."""

@@ -1,4 +1,8 @@
-"""The schema of a bundle's `manifest.json`."""
+"""The schema of a bundle's `manifest.json`.
+
+`encode_manifest` writes a Manifest as JSON, `decode_manifest` reads it back and checks it. The
+names of the fields are keys of the JSON, so a change of one needs a new SCHEMA_VERSION.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,13 @@ SCHEMA_VERSION = 2
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One input or output of a graph; a string in `shape` is a symbolic dimension."""
+    """An input or output of a graph.
+
+    Attributes:
+        name: name of the tensor in the graph.
+        dtype: element type in small letters, as ONNX names it: `float`, `float16`, `int64`.
+        shape: size of each dimension; a string is the name of a symbolic dimension.
+    """
 
     name: str
     dtype: str
@@ -25,11 +35,16 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GraphCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What one call of a graph costs where every dimension is typical; see `graph_cost`.
+    """Work and traffic of one call of a graph, with every dimension at its typical size.
 
-    `flops` are those of products (two per multiply-add). `weight_bytes` are the weights read, of
-    an embedding table the rows that are looked up. `cache_bytes` and `input_bytes` are the
-    caches, and the other inputs, in full.
+    `hybrid_deploy.onnx_graphs.cost` counts them.
+
+    Attributes:
+        flops: floating-point operations of the matrix products, two per multiply-add.
+        weight_bytes: bytes of the weights that are read; of an embedding table, only the rows that
+            are looked up.
+        cache_bytes: bytes of all caches, in full.
+        input_bytes: bytes of all other inputs, in full.
     """
 
     flops: int
@@ -39,12 +54,19 @@ class GraphCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def read_bytes(self) -> int:
-        """Everything that one call reads."""
+        """Bytes that one call reads: weights, caches and other inputs."""
         return self.weight_bytes + self.cache_bytes + self.input_bytes
 
 
 class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One ONNX graph; `file` is relative to the bundle."""
+    """An ONNX graph of a variant.
+
+    Attributes:
+        file: path of the ONNX file, relative to the bundle.
+        inputs: inputs of the graph, in the order of the graph.
+        outputs: outputs of the graph, in the order of the graph.
+        cost: cost of one call; None if a shape that it depends on is unknown.
+    """
 
     file: str
     inputs: tuple[TensorSpec, ...]
@@ -53,18 +75,32 @@ class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Precision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the numbers of a variant are, per component."""
+    """Precision of a variant, by component.
+
+    Attributes:
+        encoder: precision of the encoder, such as `fp32` or `int8`.
+        decoder: precision of the decoder's graphs, such as `fp16` or `int8-weights`.
+    """
 
     encoder: str
     decoder: str
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One form of the model: its graphs over shared weight files.
+    """The model in one precision.
 
-    Without `prefill`, prompts are fed to `step` token by token. With `refine`, the logits of
-    prefill and step are rough, and it gives the true ones of some tokens. Without `beam_step`,
-    memory is copied for every beam.
+    Attributes:
+        precision: precision of the encoder and of the decoder.
+        opset: ONNX opset of the graphs.
+        encoder: graph that computes memory, once per input.
+        step: graph that reads one token of each sequence.
+        prefill: graph that reads a whole prompt; None if the step reads prompts token by token.
+        refine: graph that computes the exact logits of some tokens; None if the logits of `step`
+            and `prefill` are exact already.
+        beam_step: step whose beams share the memory of their input; None if memory is copied for
+            every beam.
+        provenance: how the variant was made, as text for people.
+        head: output of the decoder graphs besides the caches.
     """
 
     precision: Precision
@@ -79,16 +115,24 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tokens"):
-    """What the token ids mean: `tokens[id]`; ids in `special` are not part of the text."""
+    """The text of each token id, for models without a tokenizer file.
+
+    Attributes:
+        tokens: text of every token, by its id.
+        special: ids of tokens that are left out of the decoded text.
+    """
 
     tokens: tuple[str, ...]
     special: tuple[int, ...]
 
 
 class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tokenizer"):
-    """What the token ids mean, as a file of the bundle in the format of Hugging Face tokenizers.
+    """A tokenizer file in the format of Hugging Face tokenizers, which turns token ids into text.
 
-    Ids in `skip` are not part of the text; `tidy` takes out the spaces before punctuation.
+    Attributes:
+        file: path of the tokenizer file, relative to the bundle.
+        skip: ids of tokens that are left out of the decoded text.
+        tidy: whether spaces before punctuation are removed from the decoded text.
     """
 
     file: str
@@ -97,26 +141,29 @@ class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="to
 
 
 class GenerationDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How decoding starts, stops and chooses; the neutral defaults leave the logits as they are.
+    """Generation settings of a bundle; fields with a default leave greedy decoding unchanged.
 
-    Lengths count tokens and include the start tokens, and so do positions. The fields are those of
-    `generate()` in Hugging Face transformers.
+    Lengths and positions count tokens and include the start tokens. Every field means the same as
+    in `generate()` of Hugging Face transformers.
 
     Attributes:
-        start_tokens: what a sequence begins with.
-        end_tokens: each of them ends a sequence.
-        pad_token: what a finished sequence is fed while others go on.
-        max_length: largest length.
-        min_length: no end token comes before this length.
-        suppressed: tokens that never come.
-        begin_suppressed: tokens that do not come first.
-        forced: pairs of a position and the token that comes there.
-        forced_end: what comes last when `max_length` is reached.
-        repetition_penalty: over 1, tokens that were there become less likely.
-        no_repeat_ngram: no such number of tokens comes twice in the same order; 0 allows all.
-        beams: how many sequences a beam search keeps; 1 is greedy.
-        length_penalty: exponent of the length in a beam's score.
-        early_stopping: when a beam search ends.
+        start_tokens: ids of the tokens that every sequence begins with.
+        end_tokens: ids of the tokens that end a sequence.
+        pad_token: id of the token that the decoder reads for a finished sequence of a batch.
+        max_length: largest length of a sequence.
+        min_length: smallest length of a sequence before an end token may come.
+        suppressed: ids of the tokens that are never chosen.
+        begin_suppressed: ids of the tokens that are not chosen first after the start tokens.
+        forced: pairs (position, token id): this token is chosen at this position.
+        forced_end: id of the token that is chosen last when `max_length` is reached; None forces
+            none.
+        repetition_penalty: factor that makes tokens of the sequence less likely to be chosen again
+            if it is over 1; 1 changes nothing.
+        no_repeat_ngram: number n: no n tokens come twice in the same order; 0 allows them.
+        beams: number of sequences that beam search extends side by side; 1 decodes greedily.
+        length_penalty: exponent of the length by which the score of a beam is divided.
+        early_stopping: end of a beam search. True ends it with `beams` finished sequences, False
+            when a better one is unlikely, "never" when none is possible.
     """
 
     start_tokens: tuple[int, ...]
@@ -136,7 +183,13 @@ class GenerationDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class DimRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Smallest, typical and largest value of a symbolic dimension."""
+    """Range of a symbolic dimension.
+
+    Attributes:
+        min: smallest size.
+        typical: size for which costs are counted and engines are optimized.
+        max: largest size.
+    """
 
     min: int
     typical: int
@@ -144,7 +197,13 @@ class DimRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GoldenSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An input with what the original model makes of it."""
+    """An input of the bundle with the output of the original PyTorch model.
+
+    Attributes:
+        file: path of the input, relative to the bundle.
+        tokens: ids of the tokens that the original model generates for the input.
+        text: text of these tokens.
+    """
 
     file: str
     tokens: tuple[int, ...]
@@ -152,14 +211,34 @@ class GoldenSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file of the bundle must be."""
+    """Expected content of a file of the bundle.
+
+    Attributes:
+        sha256: SHA-256 of the content, in hexadecimal digits.
+        size_bytes: size of the file.
+    """
 
     sha256: str
     size_bytes: int
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything a device has to know about a bundle."""
+    """Content of a bundle's `manifest.json`.
+
+    Attributes:
+        schema_version: version of this schema, SCHEMA_VERSION when it is written.
+        name: name of the model.
+        producer: program and version that exported the model.
+        parameters: number of parameters of the original model.
+        capacity: number of tokens that the caches have room for.
+        dims: range of each symbolic dimension, by its name.
+        preprocess: how files become the inputs of the encoder.
+        vocabulary: how token ids become text; None if the results are token ids only.
+        generation: settings of generation that options of a call replace.
+        variants: variants of the bundle, by name.
+        golden: golden samples that `hybrid-deploy verify` decodes.
+        files: expected content of every other file of the bundle, by its path with slashes.
+    """
 
     schema_version: int
     name: str
@@ -176,22 +255,29 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The bytes of a manifest beside their SHA-256."""
+
     seal: str
     manifest: msgspec.Raw
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Returns the bytes of `manifest.json`: readable JSON, sealed with its own SHA-256."""
+    """Returns the bytes of `manifest.json`: indented JSON, sealed with its SHA-256."""
     body = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     seal = hashlib.sha256(body).hexdigest()
     return b'{"seal": "' + seal.encode() + b'", "manifest": ' + body + b"}\n"
 
 
 def decode_manifest(data: bytes, origin: str) -> Manifest:
-    """Reads the bytes of a `manifest.json`; `origin` names it in messages.
+    """Returns the manifest in the bytes of a `manifest.json`.
+
+    Args:
+        data: content of the file.
+        origin: name of the file in messages.
 
     Raises:
-        BundleError: not JSON, changed since it was written, or of another schema version.
+        BundleError: the bytes are not JSON, do not match their seal, or do not follow the schema;
+            or the schema version is another one.
     """
     try:
         sealed = msgspec.json.decode(data, type=_Sealed)

@@ -1,6 +1,8 @@
-"""The command line: one file per command, errors become exit codes here and nowhere else.
+"""The command line: arguments enter, reports go to stdout, progress and errors to stderr.
 
-Exit codes: 0 done, 1 the work failed, 2 the request is wrong, 130 interrupted.
+This file loads a command's module when it is called, and is the only place that turns errors into
+exit codes: 0 done, 1 the work failed, 2 the request is wrong, 130 interrupted. No module of this
+room may import PyTorch, ONNX or a backend before its command runs.
 """
 
 from __future__ import annotations
@@ -42,30 +44,38 @@ _EXTRAS = {
     "sympy": "export",
     "torch": "export",
 }
-"""Which extra installs a package that a command may need."""
+"""Packages that a command may need, with the extra of hybrid-deploy that installs each."""
 
 
 class CommandFailure(click.ClickException):
-    """An error that ends a command, with one line on stderr."""
+    """An error that ends a command with one line on stderr.
+
+    Args:
+        message: text of the error; line breaks become spaces.
+        exit_code: exit code of the process.
+    """
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(" ".join(message.split()))
         self.exit_code = exit_code  # type: ignore[misc]
 
     def show(self, file: Any = None) -> None:
-        """Prints the line."""
+        """Prints the line on stderr."""
         click.echo(f"error: {self.message}", err=True)
 
 
 class CommandGroup(click.Group):
-    """Loads a command's module when it is called, and turns errors into exit codes."""
+    """The group of all commands, which are loaded when they are called.
+
+    Its `invoke` turns errors into exit codes.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Returns the commands in the order of the work."""
+        """Returns the names of the commands, in the order in which a user needs them."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Loads one command."""
+        """Returns the command of that name, after importing its module; None if there is none."""
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"hybrid_deploy.cli.commands.{cmd_name}")
@@ -73,7 +83,11 @@ class CommandGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command."""
+        """Runs the command.
+
+        Raises:
+            CommandFailure: the command ended with an error that a user can act on.
+        """
         try:
             return super().invoke(ctx)
         except HybridDeployError as error:
@@ -117,13 +131,13 @@ def main() -> None:
 def start() -> None:
     """Runs `main` as a process: the console script and `python -m hybrid_deploy`.
 
-    CPython ends by the signal, whatever the exit code, if an interrupt ever passed through exec(),
-    which PyTorch's tracer calls; so an interrupted process ends here.
+    PyTorch's tracer calls exec(). Once a KeyboardInterrupt has passed through exec(), CPython ends
+    the process by the signal and ignores the exit code; `os._exit` keeps the exit code 130.
     """
     try:
         main()
-    except SystemExit as done:
-        if done.code == _INTERRUPTED:
+    except SystemExit as exit_request:
+        if exit_request.code == _INTERRUPTED:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(_INTERRUPTED)

@@ -1,4 +1,4 @@
-"""The reports of `build`: engines that were built, engines in the cache, their layers."""
+"""The reports of `build`: engines that were built, engines in the cache, layers of engines."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hybrid_deploy.target import Target
 
 Row = Mapping[str, object]
+"""Record of one engine, by the keys of the columns below."""
 
 _GRAPH = (Column("variant", "variant"), Column("graph", "graph"), Column("target", "target"))
 _BUILT = (
@@ -54,7 +55,13 @@ _FAILED = "failed"
 
 @dataclass(frozen=True)
 class GraphName:
-    """Which graph an engine is for, as far as it is known."""
+    """Graph that an engine was built from.
+
+    Attributes:
+        bundle: name of the bundle's model; None if it is unknown.
+        variant: name of the variant; None if it is unknown.
+        graph: role of the graph; None if it is unknown.
+    """
 
     bundle: str | None = None
     variant: str | None = None
@@ -62,7 +69,7 @@ class GraphName:
 
 
 def built_row(record: EngineRecord) -> Row:
-    """Describes an engine that is there now."""
+    """Returns the row of an engine that was built or found in the cache."""
     return {
         "variant": record.variant,
         "graph": record.role.value,
@@ -75,13 +82,13 @@ def built_row(record: EngineRecord) -> Row:
 
 
 def failed_row(variant: str, role: GraphRole, target: Target) -> Row:
-    """Describes an engine that was not built."""
+    """Returns the row of an engine whose build failed."""
     graph = {"variant": variant, "graph": role.value, "target": str(target)}
     return graph | {"seconds": None, "mb": None, "result": _FAILED, "layers": None}
 
 
 def cached_row(engine: CachedEngine, name: GraphName) -> Row:
-    """Describes an engine of the cache."""
+    """Returns the row of an engine in the cache."""
     shaped_by = engine.record.shaped_by if engine.record else {}
     flavour, version = shaped_by.get("flavour"), shaped_by.get("version")
     now = time()
@@ -102,26 +109,26 @@ def cached_row(engine: CachedEngine, name: GraphName) -> Row:
 
 
 def render_built(rows: list[Row], output_format: Format) -> str:
-    """Returns what was built; JSON has the layers too."""
+    """Returns the report of a build; JSON also holds the layers."""
     return render(rows, _with_layers(_BUILT, output_format), output_format)
 
 
 def render_cached(rows: list[Row], output_format: Format) -> str:
-    """Returns what the cache holds; tables shorten the keys, JSON has the layers too."""
+    """Returns the list of the cache; tables shorten the keys, JSON also holds the layers."""
     if output_format in ("table", "md"):
         rows = [{**row, "key": str(row["key"])[:_KEY_DIGITS]} for row in rows]
     return render(rows, _with_layers(_CACHED, output_format), output_format)
 
 
 def render_layers(rows: list[Row], output_format: Format) -> str:
-    """Returns what TensorRT made of every graph."""
+    """Returns the report of the layers that TensorRT made from every graph."""
     if output_format == "json":
         return render(rows, (*_GRAPH, _ALL_LAYERS), output_format)
     return render([{**row, **_layer_cells(row["layers"])} for row in rows], _LAYERS, output_format)
 
 
 def is_failed(row: Row) -> bool:
-    """Returns whether a row is that of an engine that was not built."""
+    """Returns whether a row is that of an engine whose build failed."""
     return row["result"] == _FAILED
 
 
@@ -142,11 +149,12 @@ def _layer_cells(layers: object) -> dict[str, object]:
         "caches_copied": len(layers.caches_copied),
         "weights_mb": _megabytes(layers.weight_bytes),
         "activations_mb": _megabytes(layers.activation_bytes),
-        "kernels": ", ".join(_kernel_words(layers)) or None,
+        "kernels": ", ".join(_kernel_counts(layers)) or None,
     }
 
 
-def _kernel_words(layers: LayerSummary) -> Iterable[str]:
+def _kernel_counts(layers: LayerSummary) -> Iterable[str]:
+    """Returns the number of kernels of each kind as text: `3 gemm fp16+fp32`."""
     return (f"{k.count} {k.kind} {'+'.join(k.types)}".rstrip() for k in layers.kernels)
 
 

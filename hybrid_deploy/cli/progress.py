@@ -1,6 +1,6 @@
-"""How far a command is, shown on stderr: bars, and lines with the time that a stage takes.
+"""The progress of a command on stderr: bars, and a line with the time of each finished stage.
 
-Each of these is a `hybrid_deploy.progress.Progress` that a library function calls.
+The bars and lines are a `hybrid_deploy.progress.Progress`, which a library function calls.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Progress]:
-    """Shows one bar with its time; yields the progress that moves it, whatever the stage."""
+    """Shows one bar with the elapsed time; yields the progress that moves it for any stage."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
@@ -62,30 +62,30 @@ def stage_bars() -> Iterator[Progress]:
 
 
 class StageLines:
-    """Prints a line with the time of every stage when it is finished.
+    """A progress that prints the time of every stage when the stage ends.
 
     Args:
-        bar: moved while the stage of its name goes on.
+        bar: progress that is called for one of the stages.
         bar_stage: name of that stage.
     """
 
     def __init__(self, bar: Progress, bar_stage: str) -> None:
         self._bar = bar
         self._bar_stage = bar_stage
-        self._began: dict[str, float] = {}
+        self._started_at: dict[str, float] = {}
 
     def __call__(self, stage: str, done: int, total: int, /) -> None:
-        """Takes in how far one stage is."""
+        """Reports the progress of one stage."""
         if stage == self._bar_stage:
             self._bar(stage, done, total)
         if done == 0:
-            self._began[stage] = perf_counter()
-        elif done == total and stage in self._began:
-            click.echo(f"{stage} {perf_counter() - self._began.pop(stage):.1f} s", err=True)
+            self._started_at[stage] = perf_counter()
+        elif done == total and stage in self._started_at:
+            click.echo(f"{stage} {perf_counter() - self._started_at.pop(stage):.1f} s", err=True)
 
 
 class _Ticking:
-    """The line of a build that goes on, rendered with its time so far."""
+    """The line of a running build, rendered with the elapsed time."""
 
     def __init__(self, message: str) -> None:
         self._message = message

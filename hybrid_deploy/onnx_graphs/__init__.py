@@ -1,4 +1,6 @@
-"""ONNX files of a bundle: read, written, priced, and given a step for beam searches.
+"""ONNX graphs as data: loaded, saved, counted and rewritten with onnx_ir.
 
-The one shared room that may import onnx_ir; the runtime never does.
+A bundle's ONNX files enter and `ir.Model` objects leave; `files` writes them back. This is the only
+room of the core that may import onnx_ir; it may not import PyTorch, and the runtime never imports
+this room.
 """

@@ -1,4 +1,16 @@
-"""Values whose beams have an axis: (inputs, ..., beams, ...) for (sequences, ..., 1, ...)."""
+"""Folded values: the sequences of an input, its beams, get an axis of their own.
+
+fold     value      (sequences, heads, 1, width)
+         Reshape    (inputs, beams, heads, width)
+         Transpose  (inputs, heads, beams, width)
+
+unfold   value      (inputs, heads, beams, width)
+         Transpose  (inputs, beams, heads, width)
+         Reshape    (sequences, heads, 1, width)
+
+The sketch has the beams in place of axis 2. Any axis of size 1 but the first can take them: it is
+called the beam axis of the folded value.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +24,29 @@ from hybrid_deploy.contract import BATCH_DIM, BEAMS_DIM, INPUTS_DIM
 
 Size = int | ir.SymbolicDim
 
-_MOVES = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
+_RESHAPING = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
 _ROWS = -2
 
 
 class NotFoldableError(Exception):
-    """A graph has no form whose beams share their memory."""
+    """The graph has no equivalent whose beams share their memory."""
 
 
 class BeamAxis:
-    """Adds what folds and unfolds values to a graph, each once; the graph is to be sorted then.
+    """Adds the nodes that fold and unfold values to a graph, once for each value.
 
-    A value is known by what the graph had in its place, (sequences, ..., 1, ...): an axis of one is
-    where its beams go.
+    Nodes are added to the end of the graph, which must be sorted afterwards. Every method takes
+    values of the original graph, (sequences, ..., 1, ...), and this class knows their folded form.
 
     Args:
-        graph: nodes are added to its end.
-        memory: tells how many inputs there are: (inputs, ...).
+        graph: graph that the nodes are added to.
+        memory: a memory tensor, (inputs, ...), whose first size is the number of inputs.
     """
 
     def __init__(self, graph: ir.Graph, memory: ir.Value) -> None:
         self._graph = graph
         self._folded: dict[tuple[ir.Value, int], ir.Value] = {}
-        self._places: dict[ir.Value, int] = {}
+        self._axes: dict[ir.Value, int] = {}
         self._unfolded: dict[ir.Value, ir.Value] = {}
         self._shapes: dict[tuple[ir.Value | int, ...], ir.Value] = {}
         self._sizes: dict[tuple[ir.Value, int], ir.Value] = {}
@@ -46,89 +58,98 @@ class BeamAxis:
         """Whether any value was folded."""
         return bool(self._folded)
 
-    def place(self, value: ir.Value) -> int:
-        """Returns the axis of the beams of what `add` or `move` has folded."""
-        return self._places[value]
+    def axis_of(self, value: ir.Value) -> int:
+        """Returns the beam axis of a value that `add_folded` or `fold_reshape` has folded."""
+        return self._axes[value]
 
-    def add(self, node: ir.Node, inputs: Sequence[ir.Value | None], place: int) -> None:
-        """Adds the node that gives the folded form of another node's result.
+    def add_folded(self, node: ir.Node, inputs: Sequence[ir.Value | None], axis: int) -> None:
+        """Adds a copy of a node that computes the folded form of the node's result.
 
         Args:
-            node: gives (sequences, ..., 1, ...).
-            inputs: of the new node.
-            place: axis of the beams in its result.
+            node: node whose result is (sequences, ..., 1, ...).
+            inputs: inputs of the copy, folded where they differ between beams.
+            axis: beam axis of the copy's result.
 
         Raises:
-            NotFoldableError: that axis is not of one.
+            NotFoldableError: the size of that axis is not 1 in the node's result.
         """
         value = node.outputs[0]
-        if place not in _ones(value):
+        if axis not in _unit_axes(value):
             raise NotFoldableError
         name, attributes = f"{value.name}_of_beams", list(node.attributes.values())
-        twin = ir.Node(node.domain, node.op_type, inputs, attributes, num_outputs=1, name=name)
-        self._graph.append(twin)
-        self._keep(value, _described(twin, name, value, _with_beams(value, place)), place)
+        copy = ir.Node(node.domain, node.op_type, inputs, attributes, num_outputs=1, name=name)
+        self._graph.append(copy)
+        self._set_folded(value, _describe(copy, name, value, _folded_shape(value, axis)), axis)
 
     def fold(self, value: ir.Value, from_end: int) -> ir.Value:
-        """Returns the form of a value whose beams are at an axis, counted from the end.
+        """Returns the folded form of a value with a given beam axis.
+
+        Args:
+            value: value of sequences, (sequences, ..., 1, ...).
+            from_end: beam axis, counted from the end: -1 is the last one.
 
         Raises:
-            NotFoldableError: the axis is not of one.
+            NotFoldableError: the size of that axis is not 1.
         """
-        place = rank_of(value) + from_end
-        if place not in _ones(value):
+        axis = rank_of(value) + from_end
+        if axis not in _unit_axes(value):
             raise NotFoldableError
-        if (value, place) not in self._folded:
-            known = self._places.get(value)
-            made = self._split(value, place) if known is None else self._turned(value, place, value)
-            self._folded[value, place] = made
-        return self._folded[value, place]
+        if (value, axis) not in self._folded:
+            is_folded = value in self._axes
+            self._folded[value, axis] = (
+                self._moved_beams(value, axis, value)
+                if is_folded
+                else self._folded_sequences(value, axis)
+            )
+        return self._folded[value, axis]
 
-    def unfolded(self, value: ir.Value) -> ir.Value:
-        """Returns what a folded value stands for, (sequences, ..., 1, ...)."""
+    def unfold(self, value: ir.Value) -> ir.Value:
+        """Returns the form (sequences, ..., 1, ...) of a value, computed from its folded form."""
         if value not in self._unfolded:
-            self._unfolded[value] = self._merged(value, value)
+            self._unfolded[value] = self._unfolded_as(value, value)
         return self._unfolded[value]
 
-    def unfold_into(self, node: ir.Node) -> bool:
-        """Lets what unfolds a value do what a node does that only adds or removes axes as well.
+    def unfold_reshape(self, node: ir.Node) -> bool:
+        """Replaces a node that only adds or removes axes of a folded value by the unfolding itself.
+
+        The Reshape that ends the unfolding then writes the shape of the node's result at once.
 
         Returns:
-            Whether it can; if not, nothing was changed.
+            Whether it does; if not, the graph is unchanged.
         """
         value, result = node.inputs[0], node.outputs[0]
-        assert value is not None, "these operators have an input"
-        if result.shape is None or not _is_batch(result.shape[0]) or _sizes(result) is None:
+        assert value is not None, "Reshape, Squeeze and Unsqueeze have an input"
+        if result.shape is None or not _is_batch(result.shape[0]) or _fixed_sizes(result) is None:
             return False
         if result.is_graph_output():  # its name must stay
             return False
-        self._unfolded[result] = self._merged(value, result)
+        self._unfolded[result] = self._unfolded_as(value, result)
         result.replace_all_uses_with(self._unfolded[result])
         return True
 
-    def move(self, node: ir.Node) -> bool:
-        """Folds what only moves the axis of one.
+    def fold_reshape(self, node: ir.Node) -> bool:
+        """Folds the result of a node that only moves the axis of size 1 of a folded value.
 
         Returns:
-            Whether it does; if not, nothing was changed.
+            Whether it does; if not, the graph is unchanged.
         """
         value, result = node.inputs[0], node.outputs[0]
-        assert value is not None, "these operators have an input"
+        assert value is not None, "Reshape, Squeeze and Unsqueeze have an input"
         if value.shape is None or result.shape is None:
             return False
-        before, after = _but_ones(value), _but_ones(result)
-        ones, alike = _ones(result), before is not None and before == after
-        if not alike or len(ones) != 1 or _ones(value) != [self.place(value)]:
+        before, after = _sizes_without_units(value), _sizes_without_units(result)
+        unit_axes, same_sizes = _unit_axes(result), before is not None and before == after
+        if not same_sizes or len(unit_axes) != 1 or _unit_axes(value) != [self.axis_of(value)]:
             return False
-        self._keep(result, self._turned(value, ones[0], result), ones[0])
+        self._set_folded(result, self._moved_beams(value, unit_axes[0], result), unit_axes[0])
         return True
 
-    def with_all_rows(self, mask: ir.Value, rows: ir.Value) -> ir.Value:
-        """Returns a mask with a row for every beam: ONNX Runtime does not repeat a single one.
+    def expand_mask(self, mask: ir.Value, rows: ir.Value) -> ir.Value:
+        """Returns a mask with a row for every beam; ONNX Runtime's Attention repeats no single row.
 
         Args:
-            mask: (..., 1, memory), the same for all beams.
-            rows: folded, (inputs, heads, beams, width).
+            mask: (..., 1, memory), the same for all beams of an input.
+            rows: folded queries, (inputs, heads, beams, width).
 
         Raises:
             NotFoldableError: the mask has several rows already.
@@ -137,61 +158,58 @@ class BeamAxis:
             rank = rank_of(mask)
             if mask.shape is None or rank < -_ROWS or mask.shape[_ROWS] != 1:
                 raise NotFoldableError
-            count = self._sizes_node("Shape", [rows], start=2, end=3)
-            one = self._numbers("beam_sizes_1", [1])
-            parts = [*[one] * (rank + _ROWS), count, one]
+            beams = self._sizes_node("Shape", [rows], start=2, end=3)
+            one = self._constant("beam_sizes_1", [1])
+            parts = [*[one] * (rank + _ROWS), beams, one]
             sizes = self._sizes_node("Concat", parts, axis=0)
             node = ir.node("Expand", [mask, sizes])
             self._graph.append(node)
-            shape = _with_beams(mask, rank + _ROWS)
-            self._masks[mask] = _described(node, f"{mask.name}_of_beams", mask, shape)
+            shape = _folded_shape(mask, rank + _ROWS)
+            self._masks[mask] = _describe(node, f"{mask.name}_of_beams", mask, shape)
         return self._masks[mask]
 
-    def _keep(self, value: ir.Value, folded: ir.Value, place: int) -> None:
-        self._places[value] = place
-        self._folded[value, place] = folded
+    def _set_folded(self, value: ir.Value, folded: ir.Value, axis: int) -> None:
+        self._axes[value] = axis
+        self._folded[value, axis] = folded
 
-    def _split(self, value: ir.Value, place: int) -> ir.Value:
-        """Folds a value of sequences."""
-        assert value.shape is not None, "its rank was asked for"
-        sizes, rest = (
-            list(value.shape),
-            [axis for axis in range(1, rank_of(value)) if axis != place],
-        )
-        source = _source(value) if _sizes(value) is not None else value
+    def _folded_sequences(self, value: ir.Value, axis: int) -> ir.Value:
+        """Adds the Reshape and Transpose that fold a value of sequences."""
+        assert value.shape is not None, "rank_of was called before"
+        rest = [index for index in range(1, rank_of(value)) if index != axis]
+        source = _source(value) if _fixed_sizes(value) is not None else value
         split = ir.node("Reshape", [source, self._shape_of([self._inputs, -1], value, rest)])
         order = [0, *range(2, len(rest) + 2)]
-        order.insert(place, 1)
-        turned = ir.node("Transpose", [split.outputs[0]], {"perm": order})
-        self._graph.extend([split, turned])
-        shape = ir.Shape([INPUTS_DIM, BEAMS_DIM, *(sizes[axis] for axis in rest)])
-        _described(split, f"{value.name}_split", value, shape)
-        shape = _with_beams(value, place)
-        return _described(turned, f"{value.name}_of_beams_{place}", value, shape)
+        order.insert(axis, 1)
+        transpose = ir.node("Transpose", [split.outputs[0]], {"perm": order})
+        self._graph.extend([split, transpose])
+        shape = ir.Shape([INPUTS_DIM, BEAMS_DIM, *(value.shape[index] for index in rest)])
+        _describe(split, f"{value.name}_split", value, shape)
+        shape = _folded_shape(value, axis)
+        return _describe(transpose, f"{value.name}_of_beams_{axis}", value, shape)
 
-    def _turned(self, value: ir.Value, place: int, result: ir.Value) -> ir.Value:
-        """Returns a folded value with its beams at another axis of one, shaped as `result` then."""
-        known = self.place(value)
-        order = [axis for axis in range(rank_of(value)) if axis != known]
-        order.insert(place, known)
-        node = ir.node("Transpose", [self._folded[value, known]], {"perm": order})
+    def _moved_beams(self, value: ir.Value, axis: int, result: ir.Value) -> ir.Value:
+        """Adds the Transpose to another beam axis; its output is the folded form of `result`."""
+        beam_axis = self.axis_of(value)
+        order = [index for index in range(rank_of(value)) if index != beam_axis]
+        order.insert(axis, beam_axis)
+        node = ir.node("Transpose", [self._folded[value, beam_axis]], {"perm": order})
         self._graph.append(node)
-        name, shape = f"{result.name}_of_beams_{place}", _with_beams(result, place)
-        return _described(node, name, result, shape)
+        name, shape = f"{result.name}_of_beams_{axis}", _folded_shape(result, axis)
+        return _describe(node, name, result, shape)
 
-    def _merged(self, value: ir.Value, result: ir.Value) -> ir.Value:
-        """Returns sequences again, in the shape of `result`, which has the same numbers."""
-        place = self.place(value)
-        order = [axis for axis in range(1, rank_of(value)) if axis != place]
-        folded = self._folded[value, place]
-        turned = ir.node("Transpose", [folded], {"perm": [0, place, *order]})
+    def _unfolded_as(self, value: ir.Value, result: ir.Value) -> ir.Value:
+        """Adds the Transpose and Reshape that unfold a value into the shape of `result`."""
+        axis = self.axis_of(value)
+        order = [index for index in range(1, rank_of(value)) if index != axis]
+        folded = self._folded[value, axis]
+        transpose = ir.node("Transpose", [folded], {"perm": [0, axis, *order]})
         sizes = self._shape_of([-1], result, range(1, rank_of(result)), like=folded)
-        merged = ir.node("Reshape", [turned.outputs[0], sizes])
-        self._graph.extend([turned, merged])
-        assert folded.shape is not None, "folded values are described"
-        shape = ir.Shape([folded.shape[axis] for axis in (0, place, *order)])
-        _described(turned, f"{value.name}_by_beam", value, shape)
-        return _described(merged, f"{result.name}_of_sequences", result, result.shape)
+        merge = ir.node("Reshape", [transpose.outputs[0], sizes])
+        self._graph.extend([transpose, merge])
+        assert folded.shape is not None, "_describe gave it a shape"
+        shape = ir.Shape([folded.shape[index] for index in (0, axis, *order)])
+        _describe(transpose, f"{value.name}_by_beam", value, shape)
+        return _describe(merge, f"{result.name}_of_sequences", result, result.shape)
 
     def _shape_of(
         self,
@@ -200,8 +218,11 @@ class BeamAxis:
         axes: Iterable[int],
         like: ir.Value | None = None,
     ) -> ir.Value:
-        """Returns a shape that ends in sizes of a value; those that vary are asked of `like`."""
-        assert value.shape is not None, "its rank was asked for"
+        """Returns a shape for Reshape: `begin`, then the sizes of a value along some axes.
+
+        Sizes that vary are read from `like` with Shape, by default from the value.
+        """
+        assert value.shape is not None, "rank_of was called before"
         parts: list[ir.Value | int] = list(begin)
         for axis in axes:
             size = value.shape[axis]
@@ -209,17 +230,19 @@ class BeamAxis:
         key = tuple(parts)
         if key not in self._shapes:
             runs = groupby(parts, key=lambda part: isinstance(part, int))
-            joined = [value for _, run in runs for value in self._run(list(run))]
-            alone = len(joined) == 1
-            self._shapes[key] = joined[0] if alone else self._sizes_node("Concat", joined, axis=0)
+            joined = [value for _, run in runs for value in self._as_values(list(run))]
+            is_single = len(joined) == 1
+            self._shapes[key] = (
+                joined[0] if is_single else self._sizes_node("Concat", joined, axis=0)
+            )
         return self._shapes[key]
 
-    def _run(self, parts: Sequence[ir.Value | int]) -> list[ir.Value]:
-        """Returns numbers that follow each other as one value, and other values as they are."""
+    def _as_values(self, parts: Sequence[ir.Value | int]) -> list[ir.Value]:
+        """Returns neighbouring numbers as one initializer, and values unchanged."""
         numbers = [part for part in parts if isinstance(part, int)]
         if not numbers:
             return [part for part in parts if isinstance(part, ir.Value)]
-        return [self._numbers(f"beam_sizes_{'_'.join(map(str, numbers))}", numbers)]
+        return [self._constant(f"beam_sizes_{'_'.join(map(str, numbers))}", numbers)]
 
     def _size(self, value: ir.Value, axis: int) -> ir.Value:
         if (value, axis) not in self._sizes:
@@ -233,7 +256,7 @@ class BeamAxis:
         node.outputs[0].dtype = ir.DataType.INT64
         return node.outputs[0]
 
-    def _numbers(self, name: str, numbers: Sequence[int]) -> ir.Value:
+    def _constant(self, name: str, numbers: Sequence[int]) -> ir.Value:
         if name not in self._graph.initializers:
             tensor = ir.tensor(np.array(numbers, np.int64), name=name)
             self._graph.register_initializer(ir.val(name, const_value=tensor))
@@ -241,43 +264,43 @@ class BeamAxis:
 
 
 def rank_of(value: ir.Value | None) -> int:
-    """Returns how many axes a value has.
+    """Returns the number of axes of a value.
 
     Raises:
-        NotFoldableError: nobody knows.
+        NotFoldableError: the value has no shape.
     """
     if value is None or value.shape is None:
         raise NotFoldableError
     return value.shape.rank()
 
 
-def _ones(value: ir.Value) -> list[int]:
-    """Returns the axes of one, besides the first."""
-    assert value.shape is not None, "its rank was asked for"
+def _unit_axes(value: ir.Value) -> list[int]:
+    """Returns the axes of size 1, without the first axis."""
+    assert value.shape is not None, "rank_of was called before"
     return [axis for axis, size in enumerate(value.shape) if axis and size == 1]
 
 
-def _sizes(value: ir.Value) -> tuple[int, ...] | None:
-    """Returns all sizes but the first; None if they vary."""
-    assert value.shape is not None, "its rank was asked for"
+def _fixed_sizes(value: ir.Value) -> tuple[int, ...] | None:
+    """Returns all sizes behind the first axis; None if one of them is symbolic."""
+    assert value.shape is not None, "rank_of was called before"
     sizes = list(value.shape)[1:]
     fixed = tuple(size for size in sizes if isinstance(size, int))
     return fixed if len(fixed) == len(sizes) else None
 
 
-def _but_ones(value: ir.Value) -> list[int | str] | None:
-    """Returns the sizes behind the first that are not one; None if one has no name."""
-    assert value.shape is not None, "its rank was asked for"
+def _sizes_without_units(value: ir.Value) -> list[int | str] | None:
+    """Returns the sizes behind the first axis that are not 1; None if one is unknown."""
+    assert value.shape is not None, "rank_of was called before"
     sizes = [size if isinstance(size, int) else size.value for size in value.shape[1:]]
-    named = [size for size in sizes if size is not None]
-    return None if len(named) < len(sizes) else [size for size in named if size != 1]
+    known = [size for size in sizes if size is not None]
+    return None if len(known) < len(sizes) else [size for size in known if size != 1]
 
 
-def _with_beams(value: ir.Value, place: int) -> ir.Shape:
-    """Returns the shape of a value's folded form."""
-    assert value.shape is not None, "its rank was asked for"
+def _folded_shape(value: ir.Value, axis: int) -> ir.Shape:
+    """Returns the shape of a value's folded form with this beam axis."""
+    assert value.shape is not None, "rank_of was called before"
     sizes: list[Size | str] = list(value.shape)
-    sizes[place] = BEAMS_DIM
+    sizes[axis] = BEAMS_DIM
     if _is_batch(value.shape[0]):
         sizes[0] = INPUTS_DIM
     return ir.Shape(sizes)
@@ -288,19 +311,20 @@ def _is_batch(size: Size) -> bool:
 
 
 def _source(value: ir.Value) -> ir.Value:
-    """Climbs to where the numbers of a value are, one row for each sequence, in the same order."""
+    """Returns the value that reshapes alone turn into this one, with a row for each sequence."""
     node = value.producer()
-    while node is not None and node.op_type in _MOVES and not node.domain:
+    while node is not None and node.op_type in _RESHAPING and not node.domain:
         before = node.inputs[0]
         if before is None or before.shape is None or not before.shape.rank():
             break
-        if not _is_batch(before.shape[0]) or _sizes(before) is None:
+        if not _is_batch(before.shape[0]) or _fixed_sizes(before) is None:
             break
         value, node = before, before.producer()
     return value
 
 
-def _described(node: ir.Node, name: str, like: ir.Value, shape: ir.Shape | None) -> ir.Value:
+def _describe(node: ir.Node, name: str, like: ir.Value, shape: ir.Shape | None) -> ir.Value:
+    """Sets name, type and shape of a node's output, and returns it."""
     value = node.outputs[0]
     value.name, value.type, value.shape = name, like.type, shape
     return value

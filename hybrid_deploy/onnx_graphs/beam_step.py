@@ -1,10 +1,21 @@
-"""The step of a beam search, made from the step graph: beams meet their memory all at once.
+"""The beam step, made from the step graph: all beams of an input read the same memory.
 
-In a step every sequence has a memory of its own. Beams of one input have the same, so a graph that
-takes (inputs, ...) of memory beside (inputs * beams, ...) of everything else reads it once for all.
-Where the row of a sequence meets memory, the beams of an input become rows of one matrix: queries
-(inputs * beams, heads, 1, width) become (inputs, heads, beams, width), keys and values stay as they
-are, and the result becomes (inputs * beams, heads, 1, width) again.
+In the step graph every sequence has its own memory. In the beam step the memory tensors have one
+entry for each input, and batch = inputs * beams. Where the row of a sequence meets memory, the
+beams of an input become the rows of one matrix, so that memory is read once for all of them.
+
+before  query (batch, heads, 1, width)      key, value (batch, heads, memory, width)
+        Attention(query, key, value)                    -> (batch, heads, 1, width)
+
+after   query (batch, heads, 1, width)      key, value (inputs, heads, memory, width)
+        Reshape   query                                 -> (inputs, beams, heads, width)
+        Transpose                                       -> (inputs, heads, beams, width)
+        Attention(query, key, value)                    -> (inputs, heads, beams, width)
+        Transpose                                       -> (inputs, beams, heads, width)
+        Reshape                                         -> (batch, heads, 1, width)
+
+Attention that is written out as MatMul, Softmax and element-wise operators is rewritten likewise:
+values stay folded from the first product with memory to the last (see `beam_axis`).
 """
 
 from __future__ import annotations
@@ -31,44 +42,44 @@ _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 class _Kind(Enum):
     """What the first axis of a value counts."""
 
-    FIXED = "nothing that varies with the batch"
+    FIXED = "nothing: the value does not depend on the batch"
     SEQUENCES = "sequences"
-    INPUTS = "inputs: the value was made of memory alone"
-    FOLDED = "sequences, and there is a form of the value whose beams have an axis"
+    INPUTS = "inputs: the value is computed from memory alone"
+    FOLDED = "sequences; the value also has a folded form, whose first axis counts inputs"
 
 
 def add_beam_step(
     graphs: MutableMapping[GraphRole, ir.Model], step: ir.Model | None = None
 ) -> None:
-    """Adds the step of beam searches to the graphs of a variant, if there is one.
+    """Adds the beam step to the graphs of a variant, if `beam_step` returns one.
 
     Args:
-        graphs: of the variant.
-        step: what to make it of; None takes the step.
+        graphs: graphs of the variant; the beam step is added to them.
+        step: graph that the beam step is made from; None takes the step of `graphs`.
     """
-    found = beam_step(step or graphs[GraphRole.STEP])
-    if found is not None:
-        graphs[GraphRole.BEAM_STEP] = found
+    model = beam_step(step or graphs[GraphRole.STEP])
+    if model is not None:
+        graphs[GraphRole.BEAM_STEP] = model
 
 
 def beam_step(step: ir.Model) -> ir.Model | None:
-    """Returns the step graph whose memory has a batch of its own, `inputs`.
+    """Returns the beam step of a step graph: the first size of its memory tensors is `inputs`.
 
     Args:
-        step: of any opset and precision; it is left as it is, and shares its weights.
+        step: graph of any opset and precision; it stays unchanged.
 
     Returns:
-        The graph; None where the batch is fixed, no memory is attended to, or memory is used in
-        another way than by operators whose rows are independent of each other.
+        A graph that shares the step's weights. None if the batch size is fixed, if no operator
+        combines memory with a sequence, or if one does in a way that cannot be folded.
     """
-    if not _is_resizable(step.graph):
+    if not _has_symbolic_batch(step.graph):
         return None
     model = step.clone()
     try:
-        met = _Rewriting(model.graph).run()
+        is_rewritten = _Rewriting(model.graph).run()
     except NotFoldableError:
         return None
-    if not met:
+    if not is_rewritten:
         return None
     RemoveUnusedNodesPass()(model)
     TopologicalSortPass()(model)
@@ -76,12 +87,13 @@ def beam_step(step: ir.Model) -> ir.Model | None:
     return model
 
 
-def _is_resizable(graph: ir.Graph) -> bool:
+def _has_symbolic_batch(graph: ir.Graph) -> bool:
     token = next((value for value in graph.inputs if value.name == TOKEN), None)
     return token is not None and _has_batch(token)
 
 
 def _has_batch(value: ir.Value) -> bool:
+    """Returns whether the first size of a value is `batch`."""
     if value.shape is None or not value.shape.rank():
         return False
     size = value.shape[0]
@@ -89,153 +101,153 @@ def _has_batch(value: ir.Value) -> bool:
 
 
 class _Rewriting:
-    """One pass over a graph, from its inputs to its outputs."""
+    """One pass over the nodes of a graph, from its inputs to its outputs."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._kinds: dict[ir.Value, _Kind] = {}
         memory = []
         for value in graph.inputs:
-            batched, from_encoder = _has_batch(value), is_memory(str(value.name))
-            self._kinds[value] = _Kind.SEQUENCES if batched else _Kind.FIXED
-            if batched and from_encoder:
+            has_batch = _has_batch(value)
+            self._kinds[value] = _Kind.SEQUENCES if has_batch else _Kind.FIXED
+            if has_batch and is_memory(str(value.name)):
                 memory.append(value)
                 self._kinds[value] = _Kind.INPUTS
-                _count_inputs(value)
-        self._axis = BeamAxis(graph, memory[0]) if memory else None
+                _rename_batch_to_inputs(value)
+        self._beams = BeamAxis(graph, memory[0]) if memory else None
 
     def run(self) -> bool:
-        """Rewrites all nodes; tells whether a sequence meets memory anywhere.
+        """Rewrites all nodes, and returns whether any node combines memory with a sequence.
 
         Raises:
-            NotFoldableError: they meet in a way that has no such form.
+            NotFoldableError: a node combines them in a way that cannot be folded.
         """
-        if self._axis is None:
+        if self._beams is None:
             return False
         for node in list(self._graph):
-            self._visit(node, self._axis)
+            self._visit(node, self._beams)
         for index, value in enumerate(self._graph.outputs):
             if self._kind(value) is _Kind.INPUTS:
                 raise NotFoldableError
             if self._kind(value) is _Kind.FOLDED:
-                whole = self._axis.unfolded(value)
+                unfolded = self._beams.unfold(value)
                 name, value.name = value.name, f"{value.name}_folded"
-                whole.name = name
-                self._graph.outputs[index] = whole
-        return self._axis.used
+                unfolded.name = name
+                self._graph.outputs[index] = unfolded
+        return self._beams.used
 
-    def _visit(self, node: ir.Node, axis: BeamAxis) -> None:
+    def _visit(self, node: ir.Node, beams: BeamAxis) -> None:
         if any(attribute.type in _GRAPHS for attribute in node.attributes.values()):
             raise NotFoldableError
         kinds = self._kinds_of_inputs(node)
-        mixed = _Kind.FOLDED in kinds or kinds >= {_Kind.SEQUENCES, _Kind.INPUTS}
-        if mixed and self._fold(node, axis):
+        is_mixed = _Kind.FOLDED in kinds or kinds >= {_Kind.SEQUENCES, _Kind.INPUTS}
+        if is_mixed and self._fold(node, beams):
             kind = _Kind.FOLDED
         elif _Kind.INPUTS in kinds:
-            if mixed:
+            if is_mixed:
                 raise NotFoldableError
             kind = _Kind.INPUTS
         elif _Kind.FOLDED in kinds:
-            self._unfold_inputs(node, axis)
+            self._unfold_inputs(node, beams)
             kind = _Kind.SEQUENCES
         else:
             kind = _Kind.SEQUENCES if _Kind.SEQUENCES in kinds else _Kind.FIXED
         for output in node.outputs:
             self._kinds[output] = kind
             if kind is _Kind.INPUTS:
-                _count_inputs(output)
+                _rename_batch_to_inputs(output)
 
     def _kind(self, value: ir.Value | None) -> _Kind:
         return _Kind.FIXED if value is None else self._kinds.get(value, _Kind.FIXED)
 
     def _kinds_of_inputs(self, node: ir.Node) -> set[_Kind]:
         if node.op_type == "Shape" and node.attributes.get_int("start", 0) > 0:
-            return {_Kind.FIXED}  # sizes behind the first are the same for all
+            return {_Kind.FIXED}  # only the first size depends on the batch
         if node.op_type in _RESHAPING and self._kind(node.inputs[0]) is _Kind.FOLDED:
-            return {_Kind.FOLDED}  # where it is folded, the sizes are known
+            return {_Kind.FOLDED}  # the second input is a shape; folding computes its own
         return {self._kind(value) for value in node.inputs}
 
-    def _unfold_inputs(self, node: ir.Node, axis: BeamAxis) -> None:
-        if node.op_type in _RESHAPING and axis.unfold_into(node):
-            self._kinds[axis.unfolded(node.outputs[0])] = _Kind.SEQUENCES
+    def _unfold_inputs(self, node: ir.Node, beams: BeamAxis) -> None:
+        if node.op_type in _RESHAPING and beams.unfold_reshape(node):
+            self._kinds[beams.unfold(node.outputs[0])] = _Kind.SEQUENCES
             return
         for index, value in enumerate(node.inputs):
             if value is not None and self._kind(value) is _Kind.FOLDED:
-                node.replace_input_with(index, axis.unfolded(value))
+                node.replace_input_with(index, beams.unfold(value))
 
-    def _fold(self, node: ir.Node, axis: BeamAxis) -> bool:
-        """Adds the node that computes the folded form of what a node gives, if there is one."""
+    def _fold(self, node: ir.Node, beams: BeamAxis) -> bool:
+        """Folds the result of a node if it can, and returns whether it did."""
         if node.domain or len(node.outputs) != 1:
             return False
         if node.op_type in _RESHAPING:
-            return self._kind(node.inputs[0]) is _Kind.FOLDED and axis.move(node)
+            return self._kind(node.inputs[0]) is _Kind.FOLDED and beams.fold_reshape(node)
         fold = _FOLDS.get(node.op_type)
-        return fold is not None and fold(self, node, axis)
+        return fold is not None and fold(self, node, beams)
 
-    def _fold_attention(self, node: ir.Node, axis: BeamAxis) -> bool:
-        query, key, value, *more = node.inputs
-        mask = more[0] if more else None
-        plain = not any(more[1:]) and not node.attributes.get_int("is_causal", 0)
-        memory = self._kind(key) is self._kind(value) is _Kind.INPUTS
-        if query is None or not plain or not memory or rank_of(query) != _RANK:
+    def _fold_attention(self, node: ir.Node, beams: BeamAxis) -> bool:
+        query, key, value, *optional = node.inputs
+        mask = optional[0] if optional else None
+        is_plain = not any(optional[1:]) and not node.attributes.get_int("is_causal", 0)
+        reads_memory = self._kind(key) is self._kind(value) is _Kind.INPUTS
+        if query is None or not is_plain or not reads_memory or rank_of(query) != _RANK:
             return False
-        rows = axis.fold(query, _ROWS)
+        rows = beams.fold(query, _ROWS)
         inputs = [rows, key, value]
         if mask is not None:
-            own = self._kind(mask) in (_Kind.SEQUENCES, _Kind.FOLDED)
-            inputs.append(axis.fold(mask, _ROWS) if own else axis.with_all_rows(mask, rows))
-        axis.add(node, inputs, _RANK + _ROWS)
+            differs = self._kind(mask) in (_Kind.SEQUENCES, _Kind.FOLDED)
+            inputs.append(beams.fold(mask, _ROWS) if differs else beams.expand_mask(mask, rows))
+        beams.add_folded(node, inputs, _RANK + _ROWS)
         return True
 
-    def _fold_product(self, node: ir.Node, axis: BeamAxis) -> bool:
+    def _fold_product(self, node: ir.Node, beams: BeamAxis) -> bool:
         left, right = node.inputs
         if left is None or right is None or rank_of(left) != rank_of(right):
             return False
         if self._kind(right) is _Kind.INPUTS:
-            axis.add(node, [axis.fold(left, _ROWS), right], rank_of(left) + _ROWS)
+            beams.add_folded(node, [beams.fold(left, _ROWS), right], rank_of(left) + _ROWS)
         elif self._kind(left) is _Kind.INPUTS:
-            axis.add(node, [left, axis.fold(right, _COLUMNS)], rank_of(right) + _COLUMNS)
+            beams.add_folded(node, [left, beams.fold(right, _COLUMNS)], rank_of(right) + _COLUMNS)
         else:
             return False
         return True
 
-    def _fold_softmax(self, node: ir.Node, axis: BeamAxis) -> bool:
+    def _fold_softmax(self, node: ir.Node, beams: BeamAxis) -> bool:
         value = node.inputs[0]
-        rank, along = rank_of(value), node.attributes.get_int("axis", -1)
-        assert value is not None, "its rank was asked for"
-        place = axis.place(value)
-        if along % rank in (0, place):
+        rank, softmax_axis = rank_of(value), node.attributes.get_int("axis", -1)
+        assert value is not None, "rank_of raises an error for None"
+        beam_axis = beams.axis_of(value)
+        if softmax_axis % rank in (0, beam_axis):
             return False
-        axis.add(node, [axis.fold(value, place - rank)], place)
+        beams.add_folded(node, [beams.fold(value, beam_axis - rank)], beam_axis)
         return True
 
-    def _fold_elementwise(self, node: ir.Node, axis: BeamAxis) -> bool:
-        """Keeps beams apart where everything else is the same for them."""
+    def _fold_elementwise(self, node: ir.Node, beams: BeamAxis) -> bool:
+        """Folds an element-wise node; inputs that do not differ between beams are broadcast."""
         kinds, rank = [self._kind(value) for value in node.inputs], rank_of(node.outputs[0])
         if _Kind.INPUTS not in kinds and _Kind.SEQUENCES in kinds:
-            return False  # such as what a result is added to: it is unfolded for that
-        places = [axis.place(v) for v in node.inputs if v and self._kind(v) is _Kind.FOLDED]
-        place = places[0] if places else rank + _ROWS
+            return False  # a residual sum, for example: its folded input is unfolded
+        beam_axes = [beams.axis_of(v) for v in node.inputs if v and self._kind(v) is _Kind.FOLDED]
+        beam_axis = beam_axes[0] if beam_axes else rank + _ROWS
         inputs: list[ir.Value | None] = []
         for value in node.inputs:
             if value is not None and self._kind(value) in (_Kind.SEQUENCES, _Kind.FOLDED):
                 if rank_of(value) != rank:
                     return False
-                inputs.append(axis.fold(value, place - rank))
-            elif value is None or self._is_same_for_beams(value, place, rank):
+                inputs.append(beams.fold(value, beam_axis - rank))
+            elif value is None or self._is_same_for_beams(value, beam_axis, rank):
                 inputs.append(value)
             else:
                 return False
-        axis.add(node, inputs, place)
+        beams.add_folded(node, inputs, beam_axis)
         return True
 
-    def _is_same_for_beams(self, value: ir.Value, place: int, rank: int) -> bool:
-        """Returns whether a value has no more than one number along the axis of the beams."""
-        own = rank_of(value)
-        if self._kind(value) is _Kind.INPUTS and own != rank:
+    def _is_same_for_beams(self, value: ir.Value, beam_axis: int, rank: int) -> bool:
+        """Returns whether a value is broadcast along the beam axis of a result with `rank` axes."""
+        own_rank = rank_of(value)
+        if self._kind(value) is _Kind.INPUTS and own_rank != rank:
             return False
-        assert value.shape is not None, "its rank was asked for"
-        return own < rank - place or value.shape[place - rank] == 1
+        assert value.shape is not None, "rank_of was called before"
+        return own_rank < rank - beam_axis or value.shape[beam_axis - rank] == 1
 
 
 _FOLDS: Mapping[str, Callable[[_Rewriting, ir.Node, BeamAxis], bool]] = {
@@ -247,7 +259,7 @@ _FOLDS: Mapping[str, Callable[[_Rewriting, ir.Node, BeamAxis], bool]] = {
 }
 
 
-def _count_inputs(value: ir.Value) -> None:
-    """Says that the first axis of what memory is made of counts inputs."""
+def _rename_batch_to_inputs(value: ir.Value) -> None:
+    """Renames the first dimension of a value that is computed from memory alone to `inputs`."""
     if value.shape is not None and _has_batch(value):
         value.shape = ir.Shape([INPUTS_DIM, *list(value.shape)[1:]])

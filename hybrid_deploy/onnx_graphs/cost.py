@@ -1,6 +1,6 @@
-"""What one call of a graph costs: floating-point operations, and bytes that it must read.
+"""The cost of one call of a graph: floating-point operations, and bytes that it must read.
 
-Counted from the graph itself, so it says what the work is and not how long a device takes.
+The cost is counted from the operators and shapes of the graph; no time is measured.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from hybrid_deploy.contract import cache_of, is_memory, is_next_cache
 
 _BITS_PER_BYTE = 8
 Sizes = Mapping[str, int]
-"""A number for each symbolic dimension."""
+"""Size of each symbolic dimension, by its name."""
 
 
 class _UnknownSizeError(Exception):
-    """A shape is not known in numbers."""
+    """A size that the cost depends on is unknown."""
 
 
 def graph_cost(model: ir.Model, sizes: Sizes) -> GraphCost | None:
-    """Counts what one call costs; None if the shape of a product is not known.
+    """Returns the cost of one call; None if the shape of a product, weight or input is unknown.
 
     Args:
-        model: its values have shapes; symbolic dimensions are those in `sizes`.
-        sizes: what to count for, usually the typical size of every dimension.
+        model: graph whose values have shapes with the symbolic dimensions of `sizes`.
+        sizes: sizes to count for, usually the typical one of every dimension.
 
     Returns:
-        Operations of MatMul, Gemm, Conv, ConvTranspose and Attention and of ONNX Runtime's own
-        forms of them, two per multiply-add; what is done per element (normalisation, activation,
-        softmax) is left out. Every weight counts once, of a table that is only looked up the rows
-        that are taken. Memory that a graph also returns is no cache.
+        Operations count for MatMul, Gemm, Conv, ConvTranspose and Attention, and for ONNX Runtime's
+        variants of them: two per multiply-add. Work per element (normalisation, activation,
+        softmax) counts nothing. Every weight counts once; of a table that only Gather reads, the
+        rows count that it takes. Memory that a graph also returns counts as input, not as cache.
     """
     try:
         return _count(model.graph, sizes)
@@ -54,8 +54,8 @@ def _count(graph: ir.Graph, sizes: Sizes) -> GraphCost:
 
 
 def _flops(node: ir.Node, sizes: Sizes) -> int:
-    count = _COUNTERS.get(node.op_type)
-    return 0 if count is None else 2 * count(node, sizes)
+    multiply_adds = _MULTIPLY_ADDS.get(node.op_type)
+    return 0 if multiply_adds is None else 2 * multiply_adds(node, sizes)
 
 
 def _matmul(node: ir.Node, sizes: Sizes) -> int:
@@ -79,9 +79,9 @@ def _conv_transpose(node: ir.Node, sizes: Sizes) -> int:
 
 
 def _attention(node: ir.Node, sizes: Sizes) -> int:
-    """Counts both products; the operands are (batch, heads, length, head_dim)."""
+    """Returns the multiply-adds of both products; operands are (batch, heads, length, head_dim)."""
     query, key, value = (_shape(node.inputs[i], sizes) for i in range(3))
-    if len(query) == 3:  # heads and head_dim are one axis: the same products
+    if len(query) == 3:  # (batch, length, heads * head_dim)
         return query[0] * query[1] * key[1] * (query[2] + value[2] * _query_heads(node))
     return math.prod(query[:3]) * key[2] * (query[3] + value[3])
 
@@ -93,23 +93,23 @@ def _query_heads(node: ir.Node) -> int:
 
 
 def _multi_head_attention(node: ir.Node, sizes: Sizes) -> int:
-    """Counts both products; the operands are (batch, length, width)."""
+    """Returns the multiply-adds of both products; operands are (batch, length, width)."""
     query, key, value = (_shape(node.inputs[i], sizes) for i in range(3))
     return query[0] * query[1] * key[1] * (query[2] + value[2])
 
 
 def _grouped_attention(node: ir.Node, sizes: Sizes) -> int:
-    """Counts both products over the whole cache, (batch, heads, capacity, head_dim)."""
+    """Returns the multiply-adds of both products with (batch, heads, capacity, head_dim) caches."""
     query, cache = (_shape(node.inputs[i], sizes) for i in (0, 3))
     heads = node.attributes.get_int("num_heads", 1)
     return query[0] * query[1] * heads * cache[2] * 2 * cache[3]
 
 
-def _matmul_of_bits(node: ir.Node, sizes: Sizes) -> int:
+def _matmul_n_bits(node: ir.Node, sizes: Sizes) -> int:
     return _elements(node.outputs[0], sizes) * node.attributes.get_int("K", 0)
 
 
-_COUNTERS: Mapping[str, Callable[[ir.Node, Sizes], int]] = {
+_MULTIPLY_ADDS: Mapping[str, Callable[[ir.Node, Sizes], int]] = {
     "Attention": _attention,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
@@ -119,24 +119,24 @@ _COUNTERS: Mapping[str, Callable[[ir.Node, Sizes], int]] = {
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
     "MatMulIntegerToFloat": _matmul,
-    "MatMulNBits": _matmul_of_bits,
+    "MatMulNBits": _matmul_n_bits,
     "MultiHeadAttention": _multi_head_attention,
 }
 
 
 def _read_bytes(value: ir.Value, sizes: Sizes) -> int:
-    """Returns what is read of a weight: all of it, or the rows that a lookup takes."""
+    """Returns the bytes that are read of a weight: all, or the rows that Gather takes."""
     if value.dtype is ir.DataType.INT64:
-        return 0  # shapes and indexes, no weight
-    users = [(node, index) for node, index in value.uses()]
+        return 0  # shapes and indexes, not weights
+    users = list(value.uses())
     if not users or any(node.op_type != "Gather" or index != 0 for node, index in users):
         return _bytes(value, sizes)
-    taken = 0
+    read_bytes = 0
     for node, _ in users:
         axis = node.attributes.get_int("axis", 0)
         rows = _shape(value, sizes)[axis]
-        taken += _bytes(value, sizes) // rows * min(rows, _elements(node.inputs[1], sizes))
-    return min(taken, _bytes(value, sizes))
+        read_bytes += _bytes(value, sizes) // rows * min(rows, _elements(node.inputs[1], sizes))
+    return min(read_bytes, _bytes(value, sizes))
 
 
 def _bytes(value: ir.Value, sizes: Sizes) -> int:

@@ -1,6 +1,7 @@
-"""ONNX graphs on disk: several graphs over one shared weight file.
+"""The ONNX files of a variant, loaded and saved: several graphs over one shared weight file.
 
-Sits between `runtime` and the two packages that make graphs, `export` and `calibration`.
+`export` and `calibration` save graphs with it; the runtime reads the files with ONNX Runtime or
+TensorRT instead.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from hybrid_deploy.contract import BATCH_DIM, BEAMS_DIM, INPUTS_DIM, GraphRole
 from hybrid_deploy.onnx_graphs.cost import graph_cost
 
 WEIGHTS_FILE = "weights.bin"
-_INLINE_BYTES = 256  # smaller tensors stay in the graph, where shape inference finds them
-_PAGE_BYTES = 4096  # where a large weight begins, so that it can be mapped
-_LINE_BYTES = 64  # where a small one begins
-_PLAIN = frozenset(
+_INLINE_BYTES = 256  # smaller tensors stay in the ONNX file, where shape inference reads them
+_PAGE_BYTES = 4096  # alignment of large weights, which makes them mappable
+_LINE_BYTES = 64  # alignment of small weights
+_NUMPY_TYPES = frozenset(
     {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8}
     | {ir.DataType.INT32, ir.DataType.INT64, ir.DataType.DOUBLE, ir.DataType.BOOL}
 )
 
 
 def load_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
-    """Loads the graphs of a variant; their weights stay on disk until they are read.
+    """Returns the graphs of a variant; their weights stay on disk until they are read.
 
-    The step of beam searches is left out: it is made anew of the step.
+    The beam step is left out, because it is made again from the step.
     """
     roles = bundle.loop_graphs(variant)
     return {role: ir.load(bundle.graph_path(variant, role)) for role in roles}
@@ -44,16 +45,17 @@ def save_graphs(
     home: str,
     dims: Mapping[str, DimRange] | None = None,
 ) -> dict[GraphRole, GraphSpec]:
-    """Writes graphs and their weights; a weight that several graphs use is written once.
+    """Writes graphs and their weights to a folder; equal weights are written once.
 
     Args:
-        models: the graphs; the weights in them become references to the written file.
-        folder: where to write.
-        home: what `folder` will be called in the bundle.
-        dims: the symbolic dimensions; where they are typical, the cost of each graph is counted.
+        models: graphs by role; their large weights become references to the written file.
+        folder: folder to write to.
+        home: name that the folder has in the bundle.
+        dims: ranges of the symbolic dimensions, to count the cost at typical sizes; None counts no
+            cost.
 
     Returns:
-        The description of each graph for the manifest.
+        Description of each graph for the manifest.
     """
     with (folder / WEIGHTS_FILE).open("wb") as file:
         store = _WeightStore(file, folder)
@@ -68,7 +70,14 @@ def save_graphs(
 
 
 def describe(model: ir.Model, file: str, dims: Mapping[str, DimRange] | None = None) -> GraphSpec:
-    """Describes a graph for the manifest: inputs, outputs and, where `dims` are given, cost."""
+    """Returns the description of a graph for the manifest.
+
+    Args:
+        model: graph to describe.
+        file: path of its ONNX file, relative to the bundle.
+        dims: ranges of the symbolic dimensions, to count the cost at typical sizes; None counts no
+            cost.
+    """
     typical = None if dims is None else _typical(dims)
     return GraphSpec(
         file=file,
@@ -79,39 +88,40 @@ def describe(model: ir.Model, file: str, dims: Mapping[str, DimRange] | None = N
 
 
 def _typical(dims: Mapping[str, DimRange]) -> dict[str, int]:
-    """Returns the size of every dimension, with one beam for each input."""
+    """Returns the typical size of every dimension; a beam step has one beam for each input."""
     sizes = {name: dim.typical for name, dim in dims.items()}
     return {INPUTS_DIM: sizes.get(BATCH_DIM, 1), BEAMS_DIM: 1, **sizes}
 
 
 def weight_bytes(models: Mapping[GraphRole, ir.Model]) -> int:
-    """Sums the weights of several graphs, each different one once."""
-    seen: dict[object, int] = {}
+    """Returns the size in bytes of the large weights of several graphs; equal ones count once."""
+    sizes: dict[object, int] = {}
     for model in models.values():
         for value in _large_weights(model):
             tensor = value.const_value
             assert tensor is not None
-            seen[_identity(tensor)] = tensor.nbytes
-    return sum(seen.values())
+            sizes[_identity(tensor)] = tensor.nbytes
+    return sum(sizes.values())
 
 
 class _WeightStore:
-    """Appends tensors to a file, equal ones once."""
+    """A file of tensors; equal tensors are stored once."""
 
     def __init__(self, file: BinaryIO, folder: Path) -> None:
         self._file = file
         self._folder = folder
-        self._known: dict[object, tuple[int, int]] = {}
+        self._written: dict[object, tuple[int, int]] = {}
 
     def add(self, tensor: ir.TensorProtocol | None) -> ir.ExternalTensor:
+        """Returns the tensor as a reference into the file, after writing it if it is new."""
         assert tensor is not None
         key = _identity(tensor)
-        if key not in self._known:
+        if key not in self._written:
             alignment = _PAGE_BYTES if tensor.nbytes >= _PAGE_BYTES else _LINE_BYTES
             self._file.write(b"\0" * (-self._file.tell() % alignment))
             offset = self._file.tell()
-            self._known[key] = (offset, self._file.write(_content(tensor)))
-        offset, length = self._known[key]
+            self._written[key] = (offset, self._file.write(_content(tensor)))
+        offset, length = self._written[key]
         return ir.ExternalTensor(
             WEIGHTS_FILE,
             offset,
@@ -124,13 +134,14 @@ class _WeightStore:
 
 
 def _identity(tensor: ir.TensorProtocol) -> object:
+    """Returns a key that is the same for tensors with the same type, shape and content."""
     digest = hashlib.sha256(_content(tensor)).digest()
     return tensor.dtype, tuple(tensor.shape), digest
 
 
 def _content(tensor: ir.TensorProtocol) -> memoryview | bytes:
-    """Returns a tensor's bytes, without a copy of them where its type allows."""
-    if tensor.dtype in _PLAIN and sys.byteorder == "little":
+    """Returns the bytes of a tensor, without a copy if its element type allows."""
+    if tensor.dtype in _NUMPY_TYPES and sys.byteorder == "little":
         array = np.ascontiguousarray(tensor.numpy())
         return array.reshape(-1).view(np.uint8).data
     return tensor.tobytes()

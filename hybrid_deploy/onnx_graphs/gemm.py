@@ -1,4 +1,10 @@
-"""Gemm as MatMul and Add: the form in which quantization and kernels look for weights."""
+"""Gemm as MatMul and Add, the operators in which quantization and kernels look for weights.
+
+before   Gemm(rows, weight, bias), transB=1     weight (outputs, inputs)
+
+after    MatMul(rows, weight_transposed)        weight_transposed (inputs, outputs)
+         Add(product, bias)
+"""
 
 from __future__ import annotations
 
@@ -7,19 +13,20 @@ import onnx_ir as ir
 
 
 def is_embedding(weight: ir.Value) -> bool:
-    """Returns whether a weight is looked up by token too, as in a tied projection."""
+    """Returns whether a Gather also reads a weight: a projection tied to the embedding."""
     return any(user.op_type == "Gather" for user, _ in weight.uses())
 
 
 def split_gemm(graph: ir.Graph, node: ir.Node) -> None:
-    """Writes one Gemm as MatMul and Add, in place; leaves it if there is no such form.
+    """Replaces a Gemm by MatMul and Add in place.
 
-    That is where the product is scaled, or where what is read transposed is no constant.
+    The Gemm stays if alpha or beta is not 1, if its rows are transposed, or if a transposed weight
+    is not an initializer.
     """
     rows, weight, *bias = node.inputs
     attributes = node.attributes
-    scaled = any(attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
-    if scaled or weight is None or attributes.get_int("transA", 0) != 0:
+    is_scaled = any(attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
+    if is_scaled or weight is None or attributes.get_int("transA", 0) != 0:
         return
     if attributes.get_int("transB", 0):
         if weight.const_value is None:

@@ -1,4 +1,4 @@
-"""Bad input: one clear line on stderr, the right exit code, nothing half-written."""
+"""Wrong requests: one line on stderr, the right exit code, and no partial output."""
 
 from __future__ import annotations
 
@@ -114,17 +114,17 @@ def test_missing_library_names_the_extra(
 def test_base_install_names_the_extra(
     tiny_path: Path, arguments: list[str], package: str, extra: str
 ) -> None:
-    """In a process of its own, where the package cannot be imported."""
+    """Runs the command in another process, where the package cannot be imported."""
     code = (
         f"import sys; sys.modules[{package!r}] = None\nfrom hybrid_deploy.cli import main\nmain()"
     )
     command = [sys.executable, "-c", code, *(a.format(tiny_path) for a in arguments)]
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2
+    assert process.returncode == 2
     install = f"pip install 'hybrid-deploy[{extra}]'"
-    assert done.stderr == f"error: {package} is not installed; install it with: {install}\n"
+    assert process.stderr == f"error: {package} is not installed; install it with: {install}\n"
 
 
 def test_output_that_exists(run: Run, tiny_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_bad_export_jobs(run: Run, tmp_path: Path) -> None:
         "model": "expected package.module:factory, got 'model'",
         "no_such_module:job": "there is no module 'no_such_module'",
         "json:job": "json has no function 'job'",
-        "os:getcwd": "os:getcwd gave str, an ExportJob or a torch.nn.Module was expected",
+        "os:getcwd": "os:getcwd returned str, an ExportJob or a torch.nn.Module was expected",
     }.items():
         assert_refused(run("export", model, "-o", out), 2, words)
     assert list(tmp_path.iterdir()) == []
@@ -177,7 +177,7 @@ def test_bad_samples(run: Run, tiny_path: Path, tmp_path: Path) -> None:
     assert_refused(run("compare", tiny_path, "--samples", tmp_path), 2, "has no labels.csv")
 
 
-def test_a_row_that_fails_does_not_stop_the_table(run: Run, tiny_path: Path, page: Path) -> None:
+def test_a_pair_that_fails_is_a_row_of_the_table(run: Run, tiny_path: Path, page: Path) -> None:
     (page.parent / "labels.csv").write_text("file,text\npage.png,abc\n")
     result = run(
         "compare", tiny_path, "--samples", page.parent, "--backend", "onnxruntime",
@@ -205,5 +205,7 @@ def test_help_and_version_do_not_load_heavy_libraries() -> None:
         "heavy = {'torch', 'onnx', 'onnxruntime', 'tensorrt_rtx', 'PIL', 'sklearn'}\n"
         "sys.exit(sorted(heavy & set(sys.modules)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (process.returncode, process.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""Ctrl-C: exit code 130, one line, nothing half-written."""
+"""Ctrl-C: exit code 130, one line on stderr, no partial output."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from filelock import FileLock
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 
 TESTS = Path(__file__).parents[1]
-PATIENCE_S = 60.0
-HEEDS_CTRL_C = """
+TIMEOUT_S = 60.0
+WITH_CTRL_C = """
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # what runs in the background is started without
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # background processes ignore SIGINT
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
 def interrupt(ready: Callable[[], bool], *args: object) -> tuple[int, list[str]]:
-    """Starts a command, presses Ctrl-C once it is `ready`; gives exit code and last line."""
-    command = [sys.executable, "-c", HEEDS_CTRL_C, "-m", "hybrid_deploy", *map(str, args)]
+    """Returns exit code and lines on stderr of a command that gets SIGINT once `ready` holds."""
+    command = [sys.executable, "-c", WITH_CTRL_C, "-m", "hybrid_deploy", *map(str, args)]
     with subprocess.Popen(command, cwd=TESTS, stderr=subprocess.PIPE, text=True) as process:
         try:
-            waited = time.monotonic()
+            started_at = time.monotonic()
             while not ready():
                 assert process.poll() is None, "the command ended by itself"
-                assert time.monotonic() - waited < PATIENCE_S
+                assert time.monotonic() - started_at < TIMEOUT_S
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
-            _, stderr = process.communicate(timeout=PATIENCE_S)
+            _, stderr = process.communicate(timeout=TIMEOUT_S)
         finally:
             process.kill()
     return process.returncode, stderr.strip().splitlines()
@@ -53,24 +53,24 @@ def test_export(tmp_path: Path) -> None:
 
 
 def test_profile(tiny_path: Path, page: Path) -> None:
-    began = time.monotonic()
+    started_at = time.monotonic()
 
     def running() -> bool:
-        return time.monotonic() - began > 3
+        return time.monotonic() - started_at > 3
 
     code, lines = interrupt(running, "profile", tiny_path, page, "--runs", 10_000_000)
     assert (code, lines[-1]) == (130, "error: interrupted, nothing was half-written")
     assert "Traceback" not in "\n".join(lines)
 
 
-def in_folder(folder: Path) -> list[int]:
-    """Returns the processes that work in a folder or below it, also once it is deleted."""
-    found = []
+def processes_in(folder: Path) -> list[int]:
+    """Returns the ids of processes whose working directory is in a folder, even a deleted one."""
+    processes = []
     for link in Path("/proc").glob("[0-9]*/cwd"):
         with contextlib.suppress(OSError):
             if str(link.readlink()).startswith(str(folder)):
-                found.append(int(link.parent.name))
-    return found
+                processes.append(int(link.parent.name))
+    return processes
 
 
 @pytest.mark.trt
@@ -84,18 +84,18 @@ def test_build(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
 
     def compiling() -> bool:
-        return bool(in_folder(temporary))
+        return bool(processes_in(temporary))
 
     try:
         code, lines = interrupt(compiling, "build", tiny_path, "--target", "rtx:sm_86")
         assert (code, lines[-1]) == (130, "error: interrupted, nothing was half-written")
         assert "Traceback" not in "\n".join(lines)
-        waited = time.monotonic()
-        while in_folder(temporary) and time.monotonic() - waited < PATIENCE_S:
-            time.sleep(0.05)  # the kernel ends it with its parent, a moment later
-        assert in_folder(temporary) == []
+        started_at = time.monotonic()
+        while processes_in(temporary) and time.monotonic() - started_at < TIMEOUT_S:
+            time.sleep(0.05)  # the kernel ends the child a moment after its parent
+        assert processes_in(temporary) == []
     finally:
-        for process in in_folder(temporary):
+        for process in processes_in(temporary):
             os.kill(process, signal.SIGKILL)
     assert list(temporary.iterdir()) == []
     (lock,) = (tmp_path / "cache" / "engines").iterdir()

@@ -28,13 +28,13 @@ def test_single_words_have_no_word_error_rate() -> None:
     assert measure_accuracy(["123", "4"], ["123", "5 6"]).wer_percent is None
 
 
-def test_what_should_be_empty_counts_as_inserted() -> None:
+def test_text_where_none_is_expected_counts_as_insertions() -> None:
     assert character_error_percent(["abcd", ""], ["abcd", "xy"]) == pytest.approx(50.0)
     assert character_error_percent(["abcd", " "], ["abcd", ""]) == 0
     assert word_error_percent(["a b c d", ""], ["a b c d", "x y"]) == pytest.approx(50.0)
 
 
-def test_nothing_expected_at_all() -> None:
+def test_only_empty_expected_texts_are_refused() -> None:
     with pytest.raises(InputError) as caught:
         measure_accuracy(["", " "], ["a", ""])
     assert str(caught.value) == (
@@ -42,7 +42,7 @@ def test_nothing_expected_at_all() -> None:
     )
 
 
-def test_jiwer_is_named_if_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_jiwer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jiwer", None)
     with pytest.raises(MissingDependencyError) as caught:
         measure_accuracy(["a"], ["a"])

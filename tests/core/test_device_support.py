@@ -4,7 +4,7 @@ from hybrid_deploy.device_support import DEVICES, check_precision, device_of, te
 from hybrid_deploy.errors import UsageError
 
 
-def test_orin_has_no_fp8_and_says_so() -> None:
+def test_message_for_fp8_on_orin() -> None:
     with pytest.raises(UsageError) as caught:
         check_precision(device_of("orin"), "fp8", "fp8")
     assert str(caught.value) == (
@@ -28,7 +28,7 @@ def test_orin_has_no_fp8_and_says_so() -> None:
         ("rtx:any", "fp8", "fp8", "begin with Ada"),
     ],
 )
-def test_what_a_device_lacks_is_refused(
+def test_precision_that_a_device_lacks_is_refused(
     device: str, encoder: str, decoder: str, reason: str
 ) -> None:
     with pytest.raises(UsageError, match=reason):
@@ -47,11 +47,13 @@ def test_what_a_device_lacks_is_refused(
         ("cpu", "fp32-cpu", "fp32-cpu"),
     ],
 )
-def test_what_a_device_has_is_taken(device: str, encoder: str, decoder: str) -> None:
+def test_precision_that_a_device_has_is_accepted(device: str, encoder: str, decoder: str) -> None:
     check_precision(device_of(device), encoder, decoder)
+    assert device_of(device).refusal(encoder, "encoder") is None
+    assert device_of(device).refusal(decoder, "decoder") is None
 
 
-def test_turing_wants_its_floats_in_16_bits() -> None:
+def test_turing_needs_float16_for_what_is_not_quantized() -> None:
     device = device_of("rtx:sm_75")
     with pytest.raises(
         UsageError, match=r"no fp32 for the encoder: .* quantize with --floats fp16"
@@ -78,13 +80,11 @@ def test_turing_wants_its_floats_in_16_bits() -> None:
         ),
     ],
 )  # fmt: skip
-def test_forms_for_a_cpu_are_not_for_tensorrt(
-    encoder: str, decoder: str, reason: str | None
-) -> None:
+def test_tensorrt_refuses_forms_for_a_cpu(encoder: str, decoder: str, reason: str | None) -> None:
     assert tensorrt_refusal(encoder, decoder) == reason
 
 
-def test_unknown_device_lists_those_there_are() -> None:
+def test_unknown_device_lists_the_valid_ones() -> None:
     with pytest.raises(UsageError, match="unknown target 'nano'; choose one of: cpu, orin, thor"):
         device_of("nano")
     assert set(DEVICES) >= {"cpu", "orin", "thor", "rtx:sm_86", "rtx:any"}

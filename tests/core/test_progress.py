@@ -1,4 +1,4 @@
-"""Progress is one call for every part of the toolkit."""
+"""Progress within a stage, without output, and as lines with the time of each stage."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def test_a_line_for_each_stage_and_the_bar_for_one(capsys: pytest.CaptureFixture
         show(stage, done, total)
     assert capsys.readouterr().err == "trace 0.0 s\n"
     show("check", 2, 2)
-    show("check", 2, 2)  # the last input, then the stage itself
+    show("check", 2, 2)  # reported for the last input, then again for the end of the stage
     assert capsys.readouterr().err == "check 0.0 s\n"
     assert bar == [("check", 0, 2), ("check", 1, 2), ("check", 2, 2), ("check", 2, 2)]

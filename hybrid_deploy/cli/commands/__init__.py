@@ -1,4 +1,6 @@
-"""One file per command of `hybrid-deploy`.
+"""The commands of `hybrid-deploy`, one file each.
 
-A command parses its arguments, calls one function of the library, and prints one report.
+The arguments of the command line enter, and a report leaves on stdout. A command calls functions
+of the library that it imports when it runs, and computes nothing of its own. No module here may
+import PyTorch, ONNX or a backend at its top.
 """

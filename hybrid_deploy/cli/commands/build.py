@@ -23,8 +23,8 @@ _BYTES_PER_MB = 1_000_000
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """What to build, and how."""
+class _BuildRequest:
+    """The engines to build, one for each graph of each variant and target."""
 
     targets: tuple[Target, ...]
     variants: tuple[str, ...]
@@ -63,7 +63,7 @@ class _Wanted:
     "--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
     help="Stop the build of an engine that takes longer; default: an hour.",
 )  # fmt: skip
-@click.option("--layers", is_flag=True, help="Show what TensorRT made of every graph.")
+@click.option("--layers", is_flag=True, help="Show the layers that TensorRT made from every graph.")
 @click.option("--list", "list_cache", is_flag=True, help="Show the engines in the cache instead.")
 @click.option("--clean", is_flag=True, help="Delete engines from the cache instead.")
 @click.option(
@@ -96,19 +96,21 @@ def build(
     """
     from hybrid_deploy.bundle.bundle import open_bundle
 
-    shaped = bool(ranges or workspace_mb or hardware_compatible or version_compatible or timeout_s)
-    _refuse_mixed_options(list_cache, clean, days, shaped)
+    has_build_options = bool(
+        ranges or workspace_mb or hardware_compatible or version_compatible or timeout_s
+    )
+    _refuse_mixed_options(list_cache, clean, days, has_build_options)
     opened = None if bundle is None else open_bundle(bundle)
-    wanted = tuple(parse_target(text) for text in dict.fromkeys(targets))
+    parsed = tuple(parse_target(text) for text in dict.fromkeys(targets))
     if list_cache or clean:
         from hybrid_deploy.cli.commands.engine_cache import clean_cache, show_cache
 
         if list_cache:
-            show_cache(opened, variants, wanted, output_format, layers=layers)
+            show_cache(opened, variants, parsed, output_format, layers=layers)
         else:
-            clean_cache(opened, variants, wanted, output_format, days=days)
+            clean_cache(opened, variants, parsed, output_format, days=days)
         return
-    if opened is None or not wanted:
+    if opened is None or not parsed:
         missing = "argument 'BUNDLE'" if opened is None else "option '--target'"
         raise click.UsageError(f"Missing {missing}.")
     from hybrid_deploy.runtime.tensorrt_builder.optimization_profile import narrow_dims
@@ -123,43 +125,47 @@ def build(
         version_compatible=version_compatible,
         timeout_s=TIMEOUT_S if timeout_s is None else timeout_s,
     )
-    served = narrow_dims(opened, ranges) if ranges else opened
-    rows = _build_rows(served, _Wanted(wanted, names, options))
+    ranged = narrow_dims(opened, ranges) if ranges else opened
+    rows = _build_rows(ranged, _BuildRequest(parsed, names, options))
     _report(rows, output_format, layers=layers)
 
 
-def _refuse_mixed_options(list_cache: bool, clean: bool, days: float | None, shaped: bool) -> None:
+def _refuse_mixed_options(
+    list_cache: bool, clean: bool, days: float | None, has_build_options: bool
+) -> None:
     if list_cache and clean:
         raise UsageError("--list and --clean exclude each other; give one of them")
     if days is not None and not clean:
-        raise UsageError("--older-than says what --clean deletes; give --clean too")
-    if shaped and (list_cache or clean):
-        raise UsageError("--profile, --workspace and the like are for a build; leave them out here")
+        raise UsageError("--older-than limits what --clean deletes; give --clean too")
+    if has_build_options and (list_cache or clean):
+        raise UsageError(
+            "--profile, --workspace and the like belong to a build; leave them out here"
+        )
 
 
-def _build_rows(bundle: Bundle, wanted: _Wanted) -> list[Row]:
-    """Builds everything; what fails is said on stderr and becomes a row."""
+def _build_rows(bundle: Bundle, request: _BuildRequest) -> list[Row]:
+    """Builds every engine, and returns a row for each; a failure is also printed on stderr."""
     from hybrid_deploy.cli.build_output import built_row, failed_row
     from hybrid_deploy.cli.progress import BuildProgress
     from hybrid_deploy.runtime.engines.build import build_engine
 
     progress = BuildProgress()
     rows: list[Row] = []
-    said: set[str] = set()
-    for target in wanted.targets:
-        for name in wanted.variants:
+    printed: set[str] = set()
+    for target in request.targets:
+        for name in request.variants:
             for role in bundle.loop_graphs(name):
                 try:
                     with progress.engine():
                         record = build_engine(
                             bundle, name, role, target,
-                            progress=progress, options=wanted.options,
+                            progress=progress, options=request.options,
                         )  # fmt: skip
                     rows.append(built_row(record))
                 except BuildError as error:
-                    if str(error) not in said:  # no GPU, say, is the same for every graph
+                    if str(error) not in printed:  # a missing GPU fails every graph alike
                         log(f"failed: {error}")
-                    said.add(str(error))
+                    printed.add(str(error))
                     rows.append(failed_row(name, role, target))
     return rows
 
@@ -175,7 +181,7 @@ def _report(rows: list[Row], output_format: Format, *, layers: bool) -> None:
 
 
 def _summary(rows: Sequence[Row]) -> str:
-    """Says what the rows prove and what they do not."""
+    """Returns the summary line: how many engines there are, and that none of them was run."""
     from hybrid_deploy.cache_dir import cache_folder
     from hybrid_deploy.runtime.host.local_gpu import local_gpu
 

@@ -1,4 +1,4 @@
-"""`hybrid-deploy calibrate`: a bundle and samples -> the scales of its activations."""
+"""`hybrid-deploy calibrate`: a bundle and samples -> the ranges of its activations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Shard = tuple[int, int]
 
 
 def _shard(context: click.Context, option: click.Parameter, value: str | None) -> Shard | None:
-    """Reads `2/4` as the second of four, counted from 0."""
+    """Returns index (from 0) and number of shards of a text such as `2/4`."""
     if value is None:
         return None
     numbers = re.fullmatch(r"(\d+)/(\d+)", value)
@@ -49,11 +49,11 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 @SKIP_BAD
 @click.option(
     "--shard", callback=_shard, metavar="K/N",
-    help="Decode the K-th of every N samples, and write what was seen as .npz, to be merged.",
+    help="Decode the K-th of every N samples, and write the observations as .npz, to be merged.",
 )  # fmt: skip
 @click.option(
     "--merge", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-    help="Give the scales of shards that were run before; once for each shard.",
+    help="Merge the observations of shards that were run before; once for each shard.",
 )  # fmt: skip
 @click.option(
     "--method",
@@ -83,8 +83,8 @@ def calibrate(
 ) -> None:
     """Decode samples with the float variant of BUNDLE and write the ranges of its activations.
 
-    What was seen is kept in `calibration` of $HYBRID_DEPLOY_CACHE (default ~/.cache/hybrid_deploy):
-    a run that was interrupted goes on, another method needs no new run, and quantize takes it up.
+    Observations are kept in `calibration` of $HYBRID_DEPLOY_CACHE (default ~/.cache/hybrid_deploy):
+    an interrupted run is resumed, another method needs no new run, and quantize reuses them.
     Large sets of samples are split: each machine runs a shard, and --merge gives the same scales
     as one run.
     """
@@ -104,20 +104,20 @@ def calibrate(
                 progress=show,
             )  # fmt: skip
     log_skipped(observed.skipped)
-    used = None if shard else method or _DEFAULT_METHOD
-    _write(observed, output, used)
-    click.echo((_json if output_format == "json" else _line)(observed, output, used))
+    method_used = None if shard else method or _DEFAULT_METHOD
+    _write(observed, output, method_used)
+    click.echo((_json if output_format == "json" else _line)(observed, output, method_used))
 
 
 def _check_request(
-    merges: bool, has_samples: bool, skip_bad: bool, shard: Shard | None, method: str | None
+    is_merge: bool, has_samples: bool, skip_bad: bool, shard: Shard | None, method: str | None
 ) -> None:
-    if merges and (has_samples or skip_bad or shard):
+    if is_merge and (has_samples or skip_bad or shard):
         raise UsageError(
             "--merge takes no samples: they were decoded with the shards; "
             "leave --samples, --golden, --skip-bad and --shard out"
         )
-    if not (merges or has_samples):
+    if not (is_merge or has_samples):
         raise UsageError("there is nothing to decode; give --samples FOLDER, --golden or --merge")
     if shard and method:
         raise UsageError("a shard has no method yet; give --method with --merge")
@@ -126,7 +126,10 @@ def _check_request(
 def _check_output(output: Path, shard: Shard | None, *, force: bool) -> None:
     is_observations = output.suffix.lower() == _OBSERVATIONS_SUFFIX
     if shard and not is_observations:
-        raise UsageError(f"{output} is no {_OBSERVATIONS_SUFFIX} file, which a shard is written as")
+        raise UsageError(
+            f"{output} would hold observations of a shard, which are {_OBSERVATIONS_SUFFIX}; "
+            f"name it {output.stem}{_OBSERVATIONS_SUFFIX}"
+        )
     if is_observations and not shard:
         raise UsageError(f"{output} would hold scales, which are JSON; name it {output.stem}.json")
     if output.is_dir():
@@ -136,7 +139,7 @@ def _check_output(output: Path, shard: Shard | None, *, force: bool) -> None:
 
 
 def _write(observed: ObservationReport, output: Path, method: str | None) -> None:
-    """Writes scales by a method, or observations where there is none."""
+    """Writes the scales by a method; without a method, the observations of a shard."""
     from hybrid_deploy.bundle.atomic_write import write_file
     from hybrid_deploy.calibration.statistics.scales import encode_scales
 
@@ -148,25 +151,25 @@ def _write(observed: ObservationReport, output: Path, method: str | None) -> Non
 
 
 def _line(observed: ObservationReport, output: Path, method: str | None) -> str:
-    seen = observed.observations
+    observations = observed.observations
     skipped = f", {len(observed.skipped)} samples left out" if observed.skipped else ""
     return (
-        f"{output}: {method or 'observations'} over {len(seen.samples)} samples and "
-        f"{seen.steps} steps, {seen.tensor_count} tensors{skipped}"
+        f"{output}: {method or 'observations'} over {len(observations.samples)} samples and "
+        f"{observations.steps} steps, {observations.tensor_count} tensors{skipped}"
     )
 
 
 def _json(observed: ObservationReport, output: Path, method: str | None) -> str:
     import json
 
-    seen = observed.observations
+    observations = observed.observations
     return json.dumps(
         {
             "output": str(output),
             "method": method,
-            "samples": len(seen.samples),
-            "steps": seen.steps,
-            "tensors": seen.tensor_count,
+            "samples": len(observations.samples),
+            "steps": observations.steps,
+            "tensors": observations.tensor_count,
             "skipped": [
                 {"sample": sample.name, "reason": sample.reason} for sample in observed.skipped
             ],

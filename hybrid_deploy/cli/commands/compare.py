@@ -1,4 +1,4 @@
-"""`hybrid-deploy compare`: variants x backends, speed beside accuracy."""
+"""`hybrid-deploy compare`: variants x backends -> speed and accuracy."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ COLUMNS = (
     Column("total_ms", "total ms", digits=2),
     Column("status", "status"),
 )
-WORDS = Column("wer_percent", "WER %", digits=2)
-"""Beside the character errors, where the labels are more than single words."""
+WORD_ERRORS = Column("wer_percent", "WER %", digits=2)
+"""Column that is shown if a label has several words."""
 _BYTES_PER_MB = 1e6
 _WARMUP = 5
 
@@ -77,11 +77,11 @@ def compare(
 
 
 def columns_for(labels: Sequence[LabelledFile]) -> tuple[Column, ...]:
-    """Returns the columns of a report; word errors where a label has several words."""
+    """Returns the columns of the report; with word errors if a label has several words."""
     if not any(len(label.text.split()) > 1 for label in labels):
         return COLUMNS
-    place = next(i for i, column in enumerate(COLUMNS) if column.key == "exact_percent")
-    return (*COLUMNS[:place], WORDS, *COLUMNS[place:])
+    index = next(i for i, column in enumerate(COLUMNS) if column.key == "exact_percent")
+    return (*COLUMNS[:index], WORD_ERRORS, *COLUMNS[index:])
 
 
 def compare_rows(
@@ -91,7 +91,15 @@ def compare_rows(
     threads: int | None,
     progress: Progress = silent,
 ) -> list[dict[str, object]]:
-    """Returns one record for each pair of variant and backend; an error is a record too."""
+    """Returns a record for each pair (variant, backend); a pair that fails is a record too.
+
+    Args:
+        bundle: bundle that is measured.
+        labels: inputs with their expected texts.
+        pairs: names of variant and backend.
+        threads: number of CPU threads; None leaves the choice to the backend.
+        progress: called after each input with the number of inputs of all pairs.
+    """
     rows: list[dict[str, object]] = []
     total = len(pairs) * len(labels)
     for number, (variant, backend) in enumerate(pairs):

@@ -1,4 +1,4 @@
-"""`hybrid-deploy doctor`: what this machine can run."""
+"""`hybrid-deploy doctor`: what this machine has, and which backends run on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FINDINGS = (
     Column("found", "found"),
 )
 _REMEDY = Column("remedy", "what to do")
-_WIDEST = 120  # of what was found, in a table; the other formats give it in full
+_LONGEST_FINDING = 120  # characters of a finding in a table; other formats have all of it
 
 
 @click.command(epilog="Example: hybrid-deploy doctor --format json")
@@ -47,7 +47,7 @@ def doctor(output_format: Format) -> None:
 
 
 def _report(checks: list[Check], output_format: Format) -> str:
-    """Returns the records; the remedies are a table of their own where people read them."""
+    """Returns the report; in the format `table`, the remedies are a second table."""
     rows: list[dict[str, object]] = [
         {
             "check": check.name,
@@ -60,9 +60,10 @@ def _report(checks: list[Check], output_format: Format) -> str:
     ]
     if output_format != "table":
         return render(rows, (_CHECK, *_FINDINGS, _REMEDY), output_format)
-    shown = [
-        row | {"found": shorten(str(row["found"]), _WIDEST, placeholder=" ...")} for row in rows
+    shortened = [
+        row | {"found": shorten(str(row["found"]), _LONGEST_FINDING, placeholder=" ...")}
+        for row in rows
     ]
-    text = render(shown, (_CHECK, *_FINDINGS), "table")
+    text = render(shortened, (_CHECK, *_FINDINGS), "table")
     remedies = [row for row in rows if row["remedy"] is not None]
     return f"{text}\n{render(remedies, (_CHECK, _REMEDY), 'table')}" if remedies else text

@@ -1,4 +1,4 @@
-"""`hybrid-deploy build --list` and `--clean`: the engines that this machine keeps."""
+"""`hybrid-deploy build --list` and `--clean`: the engines in the cache of this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hybrid_deploy.report import Format
     from hybrid_deploy.target import Target
 
-Named = tuple[CachedEngine, GraphName]
+NamedEngine = tuple[CachedEngine, GraphName]
 
 _BYTES_PER_MB = 1e6
 _SECONDS_PER_DAY = 86400
@@ -43,9 +43,17 @@ def show_cache(
     *,
     layers: bool,
 ) -> None:
-    """Prints the engines of the cache, or of one bundle; or what TensorRT made of them."""
+    """Prints the engines in the cache that match.
+
+    Args:
+        bundle: bundle whose engines are printed; None prints those of every bundle.
+        variants: names of the variants to print; empty for all.
+        targets: targets to print; empty for all.
+        output_format: format of the report.
+        layers: whether the report shows the layers of each engine instead of size and age.
+    """
     cache = EngineCache()
-    engines = _chosen(cache, bundle, variants, targets)
+    engines = _matching_engines(cache, bundle, variants, targets)
     rows = [cached_row(engine, name) for engine, name in engines]
     render = render_layers if layers else render_cached
     click.echo(render(rows, output_format), nl=False)
@@ -61,43 +69,51 @@ def clean_cache(
     *,
     days: float | None,
 ) -> None:
-    """Deletes engines that were not used for some days, and prints which."""
+    """Deletes the engines in the cache that match, and prints them.
+
+    Args:
+        bundle: bundle whose engines are deleted; None deletes those of every bundle.
+        variants: names of the variants to delete; empty for all.
+        targets: targets to delete; empty for all.
+        output_format: format of the report.
+        days: number of days without use after which an engine is deleted; None deletes all.
+    """
     cache = EngineCache()
     latest = time() - (days or 0) * _SECONDS_PER_DAY
-    chosen = {
+    matching = {
         engine.key: (engine, name)
-        for engine, name in _chosen(cache, bundle, variants, targets)
+        for engine, name in _matching_engines(cache, bundle, variants, targets)
         if days is None or engine.used_at < latest
     }
-    deletion = delete_engines(cache, [engine for engine, _ in chosen.values()])
+    deletion = delete_engines(cache, [engine for engine, _ in matching.values()])
     delete_leftovers(cache)
-    rows = [cached_row(*chosen[engine.key]) for engine in deletion.deleted]
+    rows = [cached_row(*matching[engine.key]) for engine in deletion.deleted]
     click.echo(render_cached(rows, output_format), nl=False)
-    kept = f", {len(deletion.in_use)} kept: another process holds them" if deletion.in_use else ""
-    log(f"{len(rows)} engines deleted from {cache.folder}, {_mb(deletion.size_bytes)}{kept}")
+    in_use = f", {len(deletion.in_use)} kept: another process holds them" if deletion.in_use else ""
+    log(f"{len(rows)} engines deleted from {cache.folder}, {_mb(deletion.size_bytes)}{in_use}")
 
 
-def _chosen(
+def _matching_engines(
     cache: EngineCache, bundle: Bundle | None, variants: Sequence[str], targets: Sequence[Target]
-) -> list[Named]:
-    wanted = [str(target) for target in targets]
+) -> list[NamedEngine]:
+    target_names = [str(target) for target in targets]
     named = ((engine, _name(engine, bundle)) for engine in list_engines(cache))
     return [
         (engine, name)
         for engine, name in named
         if (bundle is None or name.bundle is not None)
         and (not variants or name.variant in variants)
-        and (not wanted or _target(engine) in wanted)
+        and (not target_names or _target(engine) in target_names)
     ]
 
 
 def _name(engine: CachedEngine, bundle: Bundle | None) -> GraphName:
-    """Says what an engine is for: by the files of the bundle, where there is one."""
+    """Returns the graph that an engine was built from, looked up in the bundle if there is one."""
     if engine.record is None:
         return GraphName()
     if bundle is None:
-        known = engine.record.built_for
-        return GraphName(known.bundle, known.variant, known.graph) if known else GraphName()
+        source = engine.record.built_for
+        return GraphName(source.bundle, source.variant, source.graph) if source else GraphName()
     for variant in bundle.manifest.variants:
         for role, spec in bundle.graphs(variant).items():
             identity = graph_identity(bundle, spec)

@@ -1,4 +1,4 @@
-"""`hybrid-deploy export`: model -> bundle."""
+"""`hybrid-deploy export`: a PyTorch model -> a bundle."""
 
 from __future__ import annotations
 
@@ -62,9 +62,10 @@ def export(
 
     FACTORY takes no arguments and returns a torch.nn.Module with encode() and decode(), which the
     options describe, or a hybrid_deploy.export.export_job.ExportJob, which describes itself: only
-    --weights, --opset, --head, --batch, --dtype and --name go with it, and replace what it says.
-    FOLDER is what save_pretrained wrote of a Hugging Face encoder-decoder model; --max-length goes
-    with it too. Nothing is written unless the exported graphs give the model's own tokens.
+    --weights, --opset, --head, --batch, --dtype and --name go with it, and replace its own values.
+    FOLDER is the folder that save_pretrained wrote of a Hugging Face encoder-decoder model;
+    --max-length goes with it too. Nothing is written unless the exported graphs decode the same
+    tokens as the model.
     """
     check_output(out, force)
     options = ModelOptions(**described)
@@ -72,15 +73,15 @@ def export(
         job = _job(model, options, weights)
         job = _adjusted(job, opset=opset, head=head, batch=batch, name=name)
         if dtype != _FLOAT:
-            _check_short(job, dtype)
+            _check_half_variant(job, dtype)
         report = export_job(job, out, force=force)
     click.echo(describe(report))
     if dtype != _FLOAT:
-        _add_short(out, dtype)
+        _add_half_variant(out, dtype)
 
 
 def export_job(job: ExportJob, out: Path, *, force: bool) -> ExportReport:
-    """Runs an export and shows how far it is."""
+    """Runs an export with its progress on stderr, and returns its report."""
     from hybrid_deploy.export.exporter import CHECK, run_export
 
     inputs = sum(len(next(iter(batch.values()))) for batch in job.checks)
@@ -89,7 +90,7 @@ def export_job(job: ExportJob, out: Path, *, force: bool) -> ExportReport:
 
 
 def describe(report: ExportReport) -> str:
-    """Says what an export did, in one line."""
+    """Returns the report of an export in one line."""
     parity, seconds = report.parity, sum(report.stage_seconds.values())
     compared = f"{parity.sequences} inputs, {parity.steps} tokens identical to the model"
     if not parity.sequences:
@@ -101,7 +102,11 @@ def describe(report: ExportReport) -> str:
 
 
 def check_output(out: Path, force: bool) -> None:
-    """Refuses early what would fail after minutes of work."""
+    """Refuses an output that exists before minutes of work are done for it.
+
+    Raises:
+        OutputExistsError: `out` exists and `force` is false.
+    """
     if out.exists() and not force:
         raise OutputExistsError(out)
 
@@ -111,10 +116,10 @@ def _job(model: str, options: ModelOptions, weights: Path | None) -> ExportJob:
 
     if not Path(model).is_dir():
         return load_job(model, options, weights)
-    given = [option for option in options.given() if option != "--max-length"]
-    given += ["--weights"] if weights is not None else []
-    if given:
-        raise UsageError(f"the folder {model} describes itself; leave out {', '.join(given)}")
+    useless = [option for option in options.used_options() if option != "--max-length"]
+    useless += ["--weights"] if weights is not None else []
+    if useless:
+        raise UsageError(f"the folder {model} describes itself; leave out {', '.join(useless)}")
     from hybrid_deploy.export.huggingface.folder_job import job_from_folder
 
     job, remarks = job_from_folder(Path(model), options.max_length)
@@ -131,7 +136,7 @@ def _adjusted(
     batch: int | None,
     name: str | None,
 ) -> ExportJob:
-    """Puts what was asked for on the command line in the place of what the job says."""
+    """Returns the job with the values of the command line in place of its own."""
     from hybrid_deploy.export.exporter import head_of
 
     form = job.form
@@ -145,8 +150,8 @@ def _adjusted(
     return replace(job, form=form, spec=spec)
 
 
-def _check_short(job: ExportJob, dtype: str) -> None:
-    """Refuses early what could not be decoded beside the float variant."""
+def _check_half_variant(job: ExportJob, dtype: str) -> None:
+    """Refuses a 16-bit variant that could not be made, before the export runs."""
     from hybrid_deploy.calibration.recipes import recipe_for
     from hybrid_deploy.contract import Head
 
@@ -163,7 +168,7 @@ def _check_short(job: ExportJob, dtype: str) -> None:
         )
 
 
-def _add_short(out: Path, dtype: str) -> None:
+def _add_half_variant(out: Path, dtype: str) -> None:
     from hybrid_deploy.calibration.quantize import quantize_bundle
     from hybrid_deploy.cli.commands.quantize import summary
 
@@ -172,7 +177,7 @@ def _add_short(out: Path, dtype: str) -> None:
 
 @contextmanager
 def _one_line_refusal() -> Iterator[None]:
-    """Leaves the code that a message of the library shows to the README."""
+    """Shortens a refusal to one line: its code example is in the README too."""
     try:
         yield
     except UnsupportedModelError as error:

@@ -1,4 +1,4 @@
-"""`hybrid-deploy inspect`: what is in a bundle."""
+"""`hybrid-deploy inspect`: the variants, graphs and costs of a bundle."""
 
 from __future__ import annotations
 
@@ -77,7 +77,14 @@ def inspect(bundle: Path, output_format: str) -> None:
 
 
 def cache_bytes(step: GraphSpec, prefill: GraphSpec | None = None) -> int:
-    """Returns the size of one sequence's caches, without a memory that step alone passes on."""
+    """Returns the bytes of one sequence's caches.
+
+    A cache is an input that every decoder graph returns updated; memory is none.
+
+    Args:
+        step: description of the step.
+        prefill: description of the prefill graph; None if the variant has none.
+    """
     returned = {tensor.name for tensor in step.outputs if is_next_cache(tensor.name)}
     if prefill is not None:
         returned &= {tensor.name for tensor in prefill.outputs}
@@ -86,7 +93,7 @@ def cache_bytes(step: GraphSpec, prefill: GraphSpec | None = None) -> int:
 
 
 def _row_bytes(tensor: TensorSpec) -> int:
-    """Returns the size of one sequence's part of a cache, whose first dimension is the batch."""
+    """Returns the bytes of one row of a tensor whose first dimension is the batch."""
     sizes = [size for size in tensor.shape[1:] if isinstance(size, int)]
     return math.prod(sizes) * _ITEM_BYTES[tensor.dtype]
 

@@ -1,4 +1,4 @@
-"""`hybrid-deploy profile`: latency report."""
+"""`hybrid-deploy profile`: inputs -> the latency of each stage of decoding them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def profile(
 
 
 def records(measured: Profile) -> list[dict[str, object]]:
-    """Returns a profile as records, one per stage."""
+    """Returns the records of a profile, one for each stage."""
     return [
         {"stage": s.stage, "count": s.count, "p50_ms": s.p50_ms, "p90_ms": s.p90_ms}
         for s in measured.stages

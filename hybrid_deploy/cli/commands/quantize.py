@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hybrid_deploy.calibration.variants.request import QuantizationInputs
     from hybrid_deploy.calibration.variants.variant_builder import QuantizeReport
 
-_MOST_RANKED = 15
+_MOST_SHOWN_LAYERS = 15
 
 
 @click.command(
@@ -56,15 +56,15 @@ _MOST_RANKED = 15
 )  # fmt: skip
 @click.option(
     "--floats", type=click.Choice(FLOATS),
-    help="What the numbers are that are not quantized; fp16 for GPUs. Default: fp32.",
+    help="Precision of what is not quantized; fp16 for GPUs. Default: fp32.",
 )  # fmt: skip
 @click.option(
     "--auto", "automatic", is_flag=True,
-    help="Try what suits this CPU, measure, and add the fastest variant that holds --max-drop.",
+    help="Try the forms that suit this CPU, and add the fastest variant that holds --max-drop.",
 )  # fmt: skip
 @click.option(
     "--target", metavar="DEVICE",
-    help=f"Refuse what the device does not compute in: {', '.join(DEVICES)}.",
+    help=f"Refuse forms that this device does not compute in: {', '.join(DEVICES)}.",
 )  # fmt: skip
 @click.option(
     "--samples", type=click.Path(path_type=Path), metavar="FOLDER",
@@ -127,9 +127,8 @@ def quantize(
     """Add a quantized variant to BUNDLE.
 
     Both variants decode the same inputs before the new one is added; the bundle stays as it was
-    when anything fails. What calibration saw is kept in `calibration` of $HYBRID_DEPLOY_CACHE
-    (default ~/.cache/hybrid_deploy): a run that was interrupted goes on, another method needs no
-    new run.
+    when anything fails. Observations are kept in `calibration` of $HYBRID_DEPLOY_CACHE (default
+    ~/.cache/hybrid_deploy): an interrupted run is resumed, and another method needs no new run.
     """
     from hybrid_deploy.calibration.quantize import quantize_bundle
     from hybrid_deploy.calibration.variants.request import QuantizationInputs
@@ -141,7 +140,9 @@ def quantize(
                 "--auto chooses the precision for this CPU; leave --precision, --encoder, "
                 "--decoder, --floats and --target out"
             )
-        _automatically(bundle, data, max_drop, threads, block_size, name, force, output_format)
+        _quantize_automatically(
+            bundle, data, max_drop, threads, block_size, name, force, output_format
+        )
         return
     with stage_bars() as show:
         report = quantize_bundle(
@@ -153,7 +154,7 @@ def quantize(
 
 
 def summary(report: QuantizeReport) -> str:
-    """Says in a few lines what a quantization did."""
+    """Returns the report of a quantization in a few lines."""
     from hybrid_deploy.calibration.evaluation.report import describe
     from hybrid_deploy.calibration.variants.sensitivity import COLUMNS
     from hybrid_deploy.report import render
@@ -164,7 +165,7 @@ def summary(report: QuantizeReport) -> str:
     if report.tensors_in_float32:
         lines.append(f"float32, since float16 overflows: {', '.join(report.tensors_in_float32)}")
     if report.ranking:
-        rows = [one.record() for one in report.ranking[:_MOST_RANKED]]
+        rows = [layer.record() for layer in report.ranking[:_MOST_SHOWN_LAYERS]]
         lines.append(f"the most sensitive of {len(report.ranking)} layers, each quantized alone:")
         lines.append(render(rows, COLUMNS, "table").rstrip())
         lines.append(
@@ -173,7 +174,7 @@ def summary(report: QuantizeReport) -> str:
     return "\n".join(lines)
 
 
-def _automatically(
+def _quantize_automatically(
     bundle: Path,
     data: QuantizationInputs,
     max_drop: float | None,
@@ -199,7 +200,9 @@ def _auto_text(report: AutomaticReport, max_drop: float) -> str:
     from hybrid_deploy.calibration.variants.auto_select import COLUMNS
     from hybrid_deploy.report import render
 
-    table = render([c.record() for c in report.candidates], COLUMNS, "table").rstrip()
+    table = render(
+        [candidate.record() for candidate in report.candidates], COLUMNS, "table"
+    ).rstrip()
     if report.chosen is None:
         log("nothing was added: no variant is faster than float and within the budget")
         return table
@@ -225,11 +228,13 @@ def _json(report: QuantizeReport) -> str:
             "variant": report.variant,
             "precision": report.precision,
             "calibration_samples": report.samples,
-            "skipped": [{"sample": one.name, "reason": one.reason} for one in report.skipped],
+            "skipped": [
+                {"sample": sample.name, "reason": sample.reason} for sample in report.skipped
+            ],
             "emulated": report.emulated,
             "kept_float": list(report.layers_in_float),
             "wide": list(report.tensors_in_float32),
-            "ranking": [one.record() for one in report.ranking],
+            "ranking": [layer.record() for layer in report.ranking],
             **evaluation_record(report.evaluation),
         }
     )

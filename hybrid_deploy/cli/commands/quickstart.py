@@ -1,4 +1,4 @@
-"""`hybrid-deploy quickstart`: the whole way, on the reference model."""
+"""`hybrid-deploy quickstart`: every command in turn, on the reference model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hybrid_deploy.report import render
 
 TARGETS = ("rtx:sm_86", "rtx:sm_89", "rtx:sm_120")
 PRECISIONS = ("fp16", "int8", "int8-cpu")
-BUILT = ("fp16", "int8")  # int8-cpu is what TensorRT refuses
+BUILT = ("fp16", "int8")  # TensorRT refuses int8-cpu
 _CALIBRATION_LINES = 64
 _SHOWN_LINES = 6
 _PROFILE_RUNS = 200
@@ -42,7 +42,7 @@ def quickstart(out: Path, force: bool) -> None:
     from hybrid_deploy.export.reference.lines import TEST_LINES
 
     check_output(out / "digits.bundle", force)
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     with _step("held-out and calibration lines"):
         lines = write_lines(out / "lines", "test", TEST_LINES)
         write_lines(out / "calibration", "train", _CALIBRATION_LINES)
@@ -55,21 +55,21 @@ def quickstart(out: Path, force: bool) -> None:
     with _step(f"build TensorRT engines for {', '.join(TARGETS)}"):
         _build(bundle)
     with _step("run"):
-        texts = _read(bundle, lines[:_SHOWN_LINES])
+        texts = _run(bundle, lines[:_SHOWN_LINES])
         draw_readings(lines[:_SHOWN_LINES], texts, out / "readings.png")
     with _step("profile"):
         _profile(bundle, lines)
     with _step("compare"):
         _compare(bundle, out / "lines")
-    log(_next_steps(out, time.perf_counter() - began))
+    log(_next_steps(out, time.perf_counter() - started_at))
 
 
 @contextmanager
 def _step(title: str) -> Iterator[None]:
     log(f"\n== {title}")
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     yield
-    log(f"   {time.perf_counter() - began:.1f} s")
+    log(f"   {time.perf_counter() - started_at:.1f} s")
 
 
 def _export(bundle: Path, force: bool) -> None:
@@ -96,12 +96,12 @@ def _build(path: Path) -> None:
 
     bundle = open_bundle(path)
     graphs = [(variant, role) for variant in BUILT for role in bundle.loop_graphs(variant)]
-    wanted = [(target, *graph) for target in TARGETS for graph in graphs]
-    built, failed, size = 0, 0, 0
-    with progress_bar("build", len(wanted)) as bar:
-        for done, (target, variant, role) in enumerate(wanted, start=1):
+    engines = [(target, *graph) for target in TARGETS for graph in graphs]
+    built, failed, size_bytes = 0, 0, 0
+    with progress_bar("build", len(engines)) as bar:
+        for done, (target, variant, role) in enumerate(engines, start=1):
             try:
-                size += build_engine(bundle, variant, role, parse_target(target)).size_bytes
+                size_bytes += build_engine(bundle, variant, role, parse_target(target)).size_bytes
                 built += 1
             except MissingDependencyError as error:
                 log(f"   not built: {error}")
@@ -109,11 +109,11 @@ def _build(path: Path) -> None:
             except BuildError as error:
                 failed += 1
                 log(f"   failed: {error}")
-            bar("build", done, len(wanted))
-    log(f"   {built} engines built ({size / 1e6:.1f} MB), {failed} failed; none was run")
+            bar("build", done, len(engines))
+    log(f"   {built} engines built ({size_bytes / 1e6:.1f} MB), {failed} failed; none was run")
 
 
-def _read(bundle: Path, files: Sequence[Path]) -> list[str]:
+def _run(bundle: Path, files: Sequence[Path]) -> list[str]:
     from hybrid_deploy.runtime.session.session import load_session
 
     session = load_session(bundle)
@@ -151,7 +151,13 @@ def _compare(path: Path, samples: Path) -> None:
 
 
 def draw_readings(files: Sequence[Path], texts: Sequence[str], out: Path) -> None:
-    """Writes a picture of inputs with what was read below each."""
+    """Writes a picture of the inputs with the decoded text below each.
+
+    Args:
+        files: pictures, all of one height.
+        texts: decoded text of each picture.
+        out: file to write.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     scale, margin, caption = 2, 12, 26

@@ -1,4 +1,4 @@
-"""`hybrid-deploy run`: inputs -> text."""
+"""`hybrid-deploy run`: inputs -> texts."""
 
 from __future__ import annotations
 
@@ -58,10 +58,23 @@ def run(
     FILES are pictures, sound (.wav), texts (.txt), arrays (.npy, .npz) or videos (a folder of
     frames, .gif), as the bundle takes them. One that fails is named, and the others are read.
     """
-    import msgspec
-
     from hybrid_deploy.runtime.session.session import load_session
 
+    _check_request(files, text, stream=stream, long=long, output_format=output_format)
+    ids = [] if prompt is None else parse_prompt(prompt)
+    options = options_of(generation)
+    session = load_session(bundle, variant=variant, backend=backend, threads=threads)
+    ids += [] if prompt_text is None else session.prompt_tokens(prompt_text)
+    job = _RunJob(session, files, None if text is None else [text], ids, options)
+    if stream:
+        job.print_stream()
+    else:
+        _print_outcomes(job, long=long, output_format=output_format)
+
+
+def _check_request(
+    files: Sequence[Path], text: str | None, *, stream: bool, long: bool, output_format: str
+) -> None:
     if not files and text is None:
         raise click.UsageError("Missing argument 'FILES...'.")
     if stream and (long or output_format == "json"):
@@ -70,24 +83,22 @@ def run(
         )
     if long and (text is not None or not files):
         raise click.UsageError("--long takes sound files alone.")
-    ids = [] if prompt is None else parse_prompt(prompt)
-    options = options_of(generation)
-    session = load_session(bundle, variant=variant, backend=backend, threads=threads)
-    ids += [] if prompt_text is None else session.prompt_tokens(prompt_text)
-    job = _Job(session, files, None if text is None else [text], ids, options)
-    if stream:
-        job.print_stream()
-        return
+
+
+def _print_outcomes(job: _RunJob, *, long: bool, output_format: str) -> None:
+    """Prints every outcome; a failure of one of several inputs does not stop the others."""
+    import msgspec
+
     records, failures = [], 0
-    for reading in job.long_sound() if long else job.readings():
-        if reading.error is not None:
-            if len(files) <= 1 and reading.place is None:
-                raise reading.error
+    for outcome in job.long_sound() if long else job.outcomes():
+        if outcome.error is not None:
+            if len(job.files) <= 1 and outcome.span_s is None:
+                raise outcome.error
             failures += 1
-            log(f"{reading.file}: {reading.error}")
+            log(f"{outcome.file}: {outcome.error}")
         elif output_format == "text":
-            click.echo("\n".join(reading.lines(options.n_best)))
-        records.append(reading.record())
+            click.echo("\n".join(outcome.lines(job.options.n_best)))
+        records.append(outcome.record())
     if output_format == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(records), indent=1).decode())
     if failures:
@@ -95,43 +106,51 @@ def run(
 
 
 def parse_prompt(text: str) -> list[int]:
-    """Reads token ids with commas between them.
+    """Returns the token ids of a text such as `1,5,7`.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: the text is something else.
     """
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(
-            f"expected token ids with commas between them, as in 1,5,7, got {text!r}; "
+            f"expected token ids separated by commas, as in 1,5,7, got {text!r}; "
             "a prompt in words goes to --prompt-text"
         ) from None
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """What was made of a file or a part of it, or why nothing was."""
+class _Outcome:
+    """Result of one input, or the error that prevented it.
+
+    Attributes:
+        file: path of the input; None if there is only a text.
+        result: text and tokens; None after an error.
+        timings: time of each stage; None after an error.
+        error: why there is no result; None if there is one.
+        span_s: begin and end of the part of a recording, in seconds; None for a whole input.
+    """
 
     file: Path | None
     result: GenerationResult | None = None
     timings: Timings | None = None
     error: HybridDeployError | None = None
-    place: tuple[float, float] | None = None
+    span_s: tuple[float, float] | None = None
 
     def lines(self, n_best: int) -> list[str]:
-        """Returns the text; of several beams, each with what it is ranked by."""
+        """Returns the text, or the score and text of each of the `n_best` beams, as lines."""
         assert self.result is not None
         if n_best == 1:
-            return [_words(self.result)]
+            return [_text_of(self.result)]
         ranked = (self.result, *self.result.alternatives)
-        return [f"{each.sequence_score:.4f}\t{_words(each)}" for each in ranked]
+        return [f"{result.sequence_score:.4f}\t{_text_of(result)}" for result in ranked]
 
     def record(self) -> dict[str, object]:
-        """Returns everything."""
+        """Returns the outcome as a record for JSON."""
         record: dict[str, object] = {"file": None if self.file is None else str(self.file)}
-        if self.place is not None:
-            record |= {"begin_s": self.place[0], "end_s": self.place[1]}
+        if self.span_s is not None:
+            record |= {"begin_s": self.span_s[0], "end_s": self.span_s[1]}
         if self.result is None or self.timings is None:
             return record | {"error": str(self.error)}
         record |= _result_record(self.result)
@@ -146,8 +165,16 @@ class _Reading:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What is to be read, and how."""
+class _RunJob:
+    """The inputs of one call of `run`, and the session that decodes them.
+
+    Attributes:
+        session: session that decodes the inputs.
+        files: paths of the inputs; may be empty if there is a text.
+        texts: text that the encoder takes besides each file, as a list of one; None for no text.
+        prompt: ids of the tokens to continue, after the start tokens.
+        options: generation options.
+    """
 
     session: Session
     files: Sequence[Path]
@@ -155,29 +182,29 @@ class _Job:
     prompt: Sequence[int]
     options: GenerateOptions
 
-    def readings(self) -> Iterator[_Reading]:
-        """Reads file by file; without texts the next ones are prepared meanwhile."""
+    def outcomes(self) -> Iterator[_Outcome]:
+        """Decodes the inputs one by one; without texts, the next files are prepared meanwhile."""
         if self.texts is None:
             outcomes = self.session.run_many(self.files, prompt=self.prompt, options=self.options)
-            for file, each in zip(self.files, outcomes, strict=True):
-                yield _Reading(file, each.result, each.timings, each.error)
+            for file, outcome in zip(self.files, outcomes, strict=True):
+                yield _Outcome(file, outcome.result, outcome.timings, outcome.error)
             return
         for path in self.files or (None,):
             yield self._with_text(path)
 
-    def long_sound(self) -> Iterator[_Reading]:
-        """Reads recordings part by part."""
+    def long_sound(self) -> Iterator[_Outcome]:
+        """Decodes recordings part by part."""
         for file in self.files:
             try:
                 parts = self.session.run_long_audio(file, prompt=self.prompt, options=self.options)
                 for part in parts:
-                    place = (part.item.begin_s, part.item.end_s)
-                    yield _Reading(file, part.result, part.timings, part.error, place)
+                    span_s = (part.item.begin_s, part.item.end_s)
+                    yield _Outcome(file, part.result, part.timings, part.error, span_s)
             except HybridDeployError as error:
-                yield _Reading(file, error=error)
+                yield _Outcome(file, error=error)
 
     def print_stream(self) -> None:
-        """Prints the text of each file while it is made."""
+        """Prints the text of each input while it is generated."""
         for file in self.files or (None,):
             files = [file] if file else []
             with self.session.stream(
@@ -187,17 +214,18 @@ class _Job:
                     click.echo(f"{event.token} " if event.text is None else event.text, nl=False)
             click.echo()
 
-    def _with_text(self, file: Path | None) -> _Reading:
+    def _with_text(self, file: Path | None) -> _Outcome:
         try:
             (result,), timings = self.session.run_files(
                 [file] if file else [], texts=self.texts, prompt=self.prompt, options=self.options
             )
         except HybridDeployError as error:
-            return _Reading(file, error=error)
-        return _Reading(file, result, timings)
+            return _Outcome(file, error=error)
+        return _Outcome(file, result, timings)
 
 
-def _words(result: GenerationResult) -> str:
+def _text_of(result: GenerationResult) -> str:
+    """Returns the text; without a vocabulary, the token ids separated by spaces."""
     return " ".join(map(str, result.tokens)) if result.text is None else result.text
 
 
@@ -212,5 +240,5 @@ def _result_record(result: GenerationResult) -> dict[str, object]:
     if result.sequence_score is not None:
         record["total"] = result.sequence_score
     if result.alternatives:
-        record["others"] = [_result_record(other) for other in result.alternatives]
+        record["others"] = [_result_record(beam) for beam in result.alternatives]
     return record

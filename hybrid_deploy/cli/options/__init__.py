@@ -1,4 +1,5 @@
-"""The options that several commands share, and what they become.
+"""The options that several commands share.
 
-Click's parameters come in, the library's arguments leave.
+Values of click's parameters enter, and arguments of the library leave: an ExportJob, a
+GenerateOptions. Modules here may not import the commands, nor PyTorch before a function runs.
 """

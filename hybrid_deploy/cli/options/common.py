@@ -1,4 +1,4 @@
-"""Options and output that several commands share."""
+"""Arguments and options that several commands share, and the log on stderr."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ THREADS = click.option(
 
 
 def log(message: str) -> None:
-    """Prints a line for people on stderr."""
+    """Prints a line on stderr, so that stdout holds the data alone."""
     click.echo(message, err=True)

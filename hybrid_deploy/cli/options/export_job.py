@@ -1,4 +1,4 @@
-"""From `package.module:factory` and options to an ExportJob."""
+"""The export job of a command line: a factory of the user, and the options of `export`."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ _GREY = ("1", "L", "I", "F", "LA")
 
 
 def load_job(name: str, options: ModelOptions, weights: Path | None = None) -> ExportJob:
-    """Calls a factory, and completes its model to a job.
+    """Returns the job that a factory returns, or the job of the model that it returns.
 
     Args:
-        name: `package.module:factory`; the factory takes nothing and gives an ExportJob or a
-            torch.nn.Module, which is put into eval mode.
-        options: describe a module; an ExportJob describes itself and takes none.
-        weights: file that is loaded into the model.
+        name: `package.module:factory`; the factory takes no arguments and returns an ExportJob, or
+            a torch.nn.Module, which is then put into eval mode.
+        options: description of a torch.nn.Module; must be empty for an ExportJob.
+        weights: file whose weights are loaded into the model; None loads none.
 
     Raises:
-        UsageError: there is no such factory, it gives something else, or options are missing.
+        UsageError: the factory does not exist or returns something else, or options are missing or
+            do not apply.
         InputError: the weights or the example cannot be used.
     """
     factory = load_factory(name)
@@ -41,26 +42,31 @@ def load_job(name: str, options: ModelOptions, weights: Path | None = None) -> E
     from hybrid_deploy.export.export_job import ExportJob
     from hybrid_deploy.export.model.weights import load_weights
 
-    made = factory()
-    if not isinstance(made, (ExportJob, nn.Module)):
+    returned = factory()
+    if not isinstance(returned, (ExportJob, nn.Module)):
         raise UsageError(
-            f"{name} gave {type(made).__name__}, an ExportJob or a torch.nn.Module was expected"
+            f"{name} returned {type(returned).__name__}, "
+            "an ExportJob or a torch.nn.Module was expected"
         )
-    if isinstance(made, ExportJob) and options.given():
+    if isinstance(returned, ExportJob) and options.used_options():
         raise UsageError(
-            f"{name} gave an ExportJob, which describes its model itself; leave out "
-            f"{', '.join(options.given())}"
+            f"{name} returned an ExportJob, which describes its model itself; leave out "
+            f"{', '.join(options.used_options())}"
         )
     if weights is not None:
-        load_weights(made.model if isinstance(made, ExportJob) else made, weights)
-    return made if isinstance(made, ExportJob) else _described(name, made.eval(), options)
+        load_weights(returned.model if isinstance(returned, ExportJob) else returned, weights)
+    return (
+        returned
+        if isinstance(returned, ExportJob)
+        else _job_from_options(name, returned.eval(), options)
+    )
 
 
 def load_factory(name: str) -> Callable[[], Any]:
-    """Imports `package.module:factory`.
+    """Returns the function that `package.module:factory` names.
 
     Raises:
-        UsageError: there is no such module or function, or it takes arguments.
+        UsageError: the module or function does not exist, or needs arguments.
     """
     module_name, colon, factory_name = name.partition(":")
     if not (module_name and colon and factory_name):
@@ -69,14 +75,14 @@ def load_factory(name: str) -> Callable[[], Any]:
     try:
         inspect.signature(factory).bind()
     except ValueError:
-        pass  # a function in C, which does not say what it takes
+        pass  # a function in C may have no signature
     except TypeError as error:
         raise UsageError(f"{name} must be called without arguments: {error}") from error
     return factory
 
 
-def _described(name: str, model: nn.Module, options: ModelOptions) -> ExportJob:
-    """Makes the job of a module from the options."""
+def _job_from_options(name: str, model: nn.Module, options: ModelOptions) -> ExportJob:
+    """Returns the job of a model that the options describe."""
     from hybrid_deploy.bundle.manifest import GenerationDefaults
     from hybrid_deploy.export.export_job import InputOptions
     from hybrid_deploy.export.make_job import make_job, named_inputs
@@ -86,8 +92,8 @@ def _described(name: str, model: nn.Module, options: ModelOptions) -> ExportJob:
     needed = {"--example": options.example, "--max-length": options.max_length}
     if missing := [option for option, value in needed.items() if value is None]:
         raise UsageError(
-            f"{name} gave a model, {type(model).__name__}; {' and '.join(missing)} must say what "
-            "it reads and how far it writes: --example line.png --max-length 64"
+            f"{name} returned a model, {type(model).__name__}; give {' and '.join(missing)} to "
+            "describe it, as in --example line.png --max-length 64"
         )
     assert options.example is not None and options.max_length is not None
     example, preprocess = _example(model, options.example, options)
@@ -120,7 +126,7 @@ def _described(name: str, model: nn.Module, options: ModelOptions) -> ExportJob:
 def _example(
     model: nn.Module, path: Path, options: ModelOptions
 ) -> tuple[dict[str, Tensor], ImageInput | None]:
-    """Reads the example: arrays as they are, a picture through the options."""
+    """Returns the encoder's inputs in the example file, and how a picture became them."""
     import torch
 
     from hybrid_deploy.bundle.input_specs import ArrayInput
@@ -151,6 +157,6 @@ def _example(
 
 
 def _refuse_pixel_options(options: ModelOptions, path: Path) -> None:
-    wrong = {"--mode", "--height", "--width", "--mean", "--std"} & set(options.given())
-    if wrong:
-        raise UsageError(f"{path} holds arrays as they are; leave out {', '.join(sorted(wrong))}")
+    useless = {"--mode", "--height", "--width", "--mean", "--std"} & set(options.used_options())
+    if useless:
+        raise UsageError(f"{path} holds arrays as they are; leave out {', '.join(sorted(useless))}")

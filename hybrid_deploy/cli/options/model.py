@@ -1,4 +1,4 @@
-"""Options that describe a plain torch model for `hybrid-deploy export`."""
+"""The options of `export` that describe a torch.nn.Module."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _DYNAMIC = re.compile(r"(?P<input>\w+):(?P<axis>\d+)=(?P<smallest>\d+)\.\.(?P<largest>\d+)")
 _HEIGHT_AXIS, _WIDTH_AXIS = 2, 3
-_CENTRE = 0.5  # with a deviation of 0.5 it maps pixels to -1..1
+_CENTRE = 0.5  # mean and deviation 0.5 map pixels to -1..1
 _WHITE = 255
 
 
@@ -26,10 +26,10 @@ def _click_options() -> list[Callable[[Any], Any]]:
     path = click.Path(path_type=Path)
     return [
         click.option("--example", type=path, help="A typical input: picture, .npy or .npz."),
-        click.option("--max-length", type=int, help="Most tokens of a sequence."),
+        click.option("--max-length", type=int, help="Largest number of tokens of a sequence."),
         click.option("--start", type=int, multiple=True, help="Start token; may be repeated."),
         click.option("--end", type=int, multiple=True, help="End token; may be repeated."),
-        click.option("--pad", type=int, help="What finished sequences are fed.  [default: 0]"),
+        click.option("--pad", type=int, help="Token that finished sequences read.  [default: 0]"),
         click.option(
             "--dynamic", multiple=True, metavar="INPUT:AXIS=MIN..MAX",
             help="An axis that varies, may be repeated: image:3=32..512.",
@@ -37,14 +37,28 @@ def _click_options() -> list[Callable[[Any], Any]]:
         click.option("--mode", type=click.Choice(["L", "RGB"]), help="Default: the picture's."),
         click.option("--height", type=int, help="Pixels.  [default: the picture's]"),
         click.option("--width", type=int, help="Pixels.  [default: in proportion to the height]"),
-        click.option("--mean", help="Of the pixels in 0..1, per channel: 0.5 or 0.4,0.4,0.4."),
-        click.option("--std", help="Their deviation, per channel.  [default: 0.5, as the mean]"),
+        click.option("--mean", help="Mean of the pixels in 0..1, per channel: 0.5 or 0.4,0.4,0.4."),
+        click.option("--std", help="Standard deviation of pixels, per channel.  [default: 0.5]"),
     ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What the options say of a model; None or empty where they say nothing."""
+    """Values of the options that describe a model; None or empty for options that are not used.
+
+    Attributes:
+        example: file with a typical input: a picture, .npy or .npz.
+        max_length: largest number of tokens of a sequence.
+        start: ids of the start tokens.
+        end: ids of the end tokens.
+        pad: id of the token that the decoder reads for finished sequences.
+        dynamic: axes that vary, each as INPUT:AXIS=MIN..MAX.
+        mode: Pillow mode that pictures are converted to, `L` or `RGB`.
+        height: height in pixels that pictures are resized to.
+        width: width in pixels that pictures are resized to.
+        mean: mean of each channel, as numbers separated by commas.
+        std: standard deviation of each channel, as numbers separated by commas.
+    """
 
     example: Path | None = None
     max_length: int | None = None
@@ -58,41 +72,41 @@ class ModelOptions:
     mean: str | None = None
     std: str | None = None
 
-    def given(self) -> list[str]:
-        """Names the options that were given."""
+    def used_options(self) -> list[str]:
+        """Returns the names of the options that are used, such as `--max-length`."""
         return [
-            f"--{each.name.replace('_', '-')}"
-            for each in fields(self)
-            if getattr(self, each.name) not in (None, ())
+            f"--{field.name.replace('_', '-')}"
+            for field in fields(self)
+            if getattr(self, field.name) not in (None, ())
         ]
 
     def axes(self) -> dict[str, dict[int, tuple[int, int]]]:
-        """Returns the smallest and largest size of each varying axis, by input.
+        """Returns the smallest and largest size of each axis that varies, by input and axis.
 
         Raises:
-            UsageError: a --dynamic is not of the form INPUT:AXIS=MIN..MAX.
+            UsageError: a value of --dynamic is not of the form INPUT:AXIS=MIN..MAX.
         """
         axes: dict[str, dict[int, tuple[int, int]]] = {}
         for text in self.dynamic:
-            found = _DYNAMIC.fullmatch(text)
-            if found is None:
+            match = _DYNAMIC.fullmatch(text)
+            if match is None:
                 raise UsageError(
-                    f"--dynamic is INPUT:AXIS=MIN..MAX, as image:3=32..512; got {text}"
+                    f"--dynamic expects INPUT:AXIS=MIN..MAX, such as image:3=32..512, got {text}"
                 )
-            sizes = int(found["smallest"]), int(found["largest"])
-            axes.setdefault(found["input"], {})[int(found["axis"])] = sizes
+            sizes = int(match["smallest"]), int(match["largest"])
+            axes.setdefault(match["input"], {})[int(match["axis"])] = sizes
         return axes
 
     def image_input(self, name: str, mode: str, size: tuple[int, int]) -> ImageInput:
-        """Returns how pictures become the input `name`.
+        """Returns how pictures become an input of the encoder.
 
         Args:
-            name: of the encoder's input.
-            mode: of the example, where --mode says nothing: `L` or `RGB`.
-            size: width and height of the example.
+            name: name of the encoder's input.
+            mode: Pillow mode of the example, `L` or `RGB`; --mode replaces it.
+            size: width and height of the example in pixels.
 
         Raises:
-            UsageError: a number is not one, or there is one for another number of channels.
+            UsageError: --mean or --std holds no numbers, or not one for each channel.
         """
         from hybrid_deploy.bundle.input_specs import ImageInput
 
@@ -116,14 +130,14 @@ class ModelOptions:
 
 
 def model_options(command: _Command) -> _Command:
-    """Adds the options to a command, which takes them as the fields of ModelOptions."""
+    """Returns a command with the options, whose names are those of ModelOptions' fields."""
     for option in reversed(_click_options()):
         command = option(command)
     return command
 
 
 def axis_name(name: str, axis: int, *, is_image: bool) -> str:
-    """Names a varying axis."""
+    """Returns the name of the dynamic dimension of an axis: `height` or `width` of pictures."""
     names: Mapping[int, str] = {_HEIGHT_AXIS: "height", _WIDTH_AXIS: "width"} if is_image else {}
     return names.get(axis, f"{name}_{axis}")
 
@@ -133,7 +147,7 @@ def _per_channel(option: str, text: str | None, mode: str) -> tuple[float, ...]:
     try:
         values = tuple(float(part) for part in (text or str(_CENTRE)).split(","))
     except ValueError:
-        raise UsageError(f"{option} is numbers with commas between, got {text!r}") from None
+        raise UsageError(f"{option} expects numbers separated by commas, got {text!r}") from None
     if len(values) not in (1, channels):
         raise UsageError(f"{option} has {len(values)} numbers, mode {mode} has {channels} channels")
     return values * channels if len(values) == 1 else values

@@ -1,4 +1,4 @@
-"""Which samples a command decodes, and what it says of those that it leaves out."""
+"""The options that choose samples, and the log of samples that are left out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_NAMED = 10
 
 
 def log_skipped(skipped: Sequence[SkippedSample]) -> None:
-    """Names the samples that were left out on stderr, at most ten."""
+    """Prints the samples that were left out on stderr, ten at most, with the reason of each."""
     for sample in skipped[:_MOST_NAMED]:
         log(f"left out: {sample.reason}")
     if len(skipped) > _MOST_NAMED:

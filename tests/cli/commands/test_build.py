@@ -18,12 +18,13 @@ from hybrid_deploy.target import Target
 
 
 class TwoVariants(Bundle):
-    """A bundle as far as the command looks at it."""
+    """A bundle with two variants and no files: what the command reads of it."""
 
     def __init__(self) -> None:
         graph = GraphSpec("step.onnx", (), ())
-        one = Variant(Precision("fp32", "fp32"), opset=24, encoder=graph, step=graph, prefill=graph)
-        manifest = type("Manifest", (), {"variants": {"fp32": one, "fp16": one}})
+        precision = Precision("fp32", "fp32")
+        variant = Variant(precision, opset=24, encoder=graph, step=graph, prefill=graph)
+        manifest = type("Manifest", (), {"variants": {"fp32": variant, "fp16": variant}})
         super().__init__(folder=Path("tiny.bundle"), manifest=manifest())
 
 
@@ -49,7 +50,7 @@ def run(*options: str) -> Result:
     return CliRunner().invoke(build, ["tiny.bundle", *options])
 
 
-def test_one_row_per_engine_and_an_honest_summary() -> None:
+def test_one_row_per_engine_and_what_was_not_checked() -> None:
     result = run("--target", "rtx:sm_86", "--variant", "fp16")
     assert result.exception is None
     header, _, *rows = (line.split() for line in result.stdout.splitlines())

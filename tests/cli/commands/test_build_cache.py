@@ -1,4 +1,4 @@
-"""`build` with TensorRT-RTX itself: layers, the cache's list and cleaning, what is refused."""
+"""`build` with TensorRT-RTX: layers, list and cleaning of the cache, and refusals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 TARGET = ("--target", "rtx:sm_86")
-HOLD = """
+HOLD_LOCK = """
 import sys
 from filelock import FileLock
 with FileLock(sys.argv[1]):
@@ -51,7 +51,7 @@ def build_json(*options: object) -> list[dict[str, object]]:
 def built(
     tiny_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[dict[str, object]]]:
-    """The engines of the tiny bundle; tests that delete some come last."""
+    """Returns the rows of the tiny bundle's engines; tests that delete engines come last."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
         yield build_json(tiny_path, *TARGET)
@@ -92,7 +92,7 @@ def test_list_names_graph_target_and_version(
     assert build_json("--list", "--target", "rtx:any") == []
 
 
-def test_narrower_profile_is_another_engine_that_needs_less_memory(
+def test_engine_for_a_smaller_batch_needs_less_memory(
     built: list[dict[str, object]], tiny_path: Path
 ) -> None:
     result = build(tiny_path, *TARGET, "--profile", "batch=1:1:1", "--format", "json")
@@ -139,7 +139,7 @@ def test_wrong_request_is_one_line(tiny_path: Path, options: tuple[str, ...], me
     assert message in result.stderr
 
 
-def test_workspace_that_does_not_suffice_is_said_once_per_graph(tiny_path: Path) -> None:
+def test_workspace_that_is_too_small_is_reported_once_per_graph(tiny_path: Path) -> None:
     result = build(tiny_path, *TARGET, "--workspace", 1)
     assert result.exit_code == 1
     failed = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
@@ -147,7 +147,9 @@ def test_workspace_that_does_not_suffice_is_said_once_per_graph(tiny_path: Path)
     assert all(line.endswith("give it more with --workspace") for line in failed)
 
 
-def test_build_that_cannot_fit_is_refused(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_that_needs_more_memory_than_is_free_is_refused(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(build_memory, "free_ram_bytes", lambda: 100_000_000)
     result = build(tiny_path, "--target", "rtx:sm_89")
     assert result.exit_code == 1
@@ -175,7 +177,7 @@ def _target(engine: CachedEngine) -> object:
 
 def test_too_little_address_space_is_refused_before_a_build(tiny_path: Path) -> None:
     command = f"ulimit -v 700000; exec {sys.executable} -m hybrid_deploy build {tiny_path}"
-    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # each maps its own stack
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # every thread maps a stack
     done = subprocess.run(
         ["sh", "-c", f"{command} --target rtx:sm_120"],
         capture_output=True, text=True, check=False, timeout=60, env=os.environ | one_thread,
@@ -199,7 +201,7 @@ def test_no_tensorrt_is_one_line(tiny_path: Path) -> None:
     )
 
 
-def test_flipped_bit_is_found_and_said(tiny_path: Path) -> None:
+def test_flipped_bit_is_found_and_reported(tiny_path: Path) -> None:
     cache = EngineCache()
     damaged = list_engines(cache)[0]
     plan = cache.folder / damaged.key / PLAN_FILE
@@ -209,14 +211,14 @@ def test_flipped_bit_is_found_and_said(tiny_path: Path) -> None:
     assert damaged.record is not None and damaged.record.built_for is not None
     narrow = ("--profile", "batch=1:1:1")
     results = [build(tiny_path, *TARGET), build(tiny_path, *TARGET, *narrow)]
-    said = "".join(result.stderr for result in results)
-    assert f"{plan.parent} was changed after it was built; building it again\n" in said
+    stderr = "".join(result.stderr for result in results)
+    assert f"{plan.parent} was changed after it was built; building it again\n" in stderr
 
 
-def test_clean_keeps_what_another_process_holds() -> None:
+def test_clean_keeps_an_engine_that_another_process_locks() -> None:
     held = list_engines(EngineCache())[0]
     lock = cache_folder("engines") / f"{held.key}.lock"
-    command = [sys.executable, "-c", HOLD, str(lock)]
+    command = [sys.executable, "-c", HOLD_LOCK, str(lock)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:

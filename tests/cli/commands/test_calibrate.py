@@ -1,4 +1,4 @@
-"""`hybrid-deploy calibrate`: what it writes and prints, what it refuses, and how it goes on."""
+"""`hybrid-deploy calibrate`: its output, its refusals, and how it resumes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_deploy.bundle.bundle import Bundle
@@ -59,16 +61,18 @@ def test_scales_and_one_line(run: Run, bundle: Bundle, lines: Path, tmp_path: Pa
     check_scales(scales, bundle, "fp32")
 
 
-def test_merged_shards_give_the_same_bytes(run: Run, lines: Path, tmp_path: Path) -> None:
+def test_merged_shards_write_the_same_bytes_as_one_run(
+    run: Run, lines: Path, tmp_path: Path
+) -> None:
     parts = [tmp_path / f"part{number}.npz" for number in (1, 2, 3)]
     for number, part in enumerate(parts, start=1):
         result = run("--samples", lines, "--shard", f"{number}/3", "-o", part)
         assert result.stdout.startswith(f"{part}: observations over {2 if number == 1 else 1} ")
-    merged, whole = tmp_path / "merged.json", tmp_path / "whole.json"
+    merged, at_once = tmp_path / "merged.json", tmp_path / "at_once.json"
     files = [option for part in reversed(parts) for option in ("--merge", part)]
     assert run(*files, "--method", "percentile", "-o", merged).exit_code == 0
-    assert run("--samples", lines, "--method", "percentile", "-o", whole).exit_code == 0
-    assert merged.read_bytes() == whole.read_bytes()
+    assert run("--samples", lines, "--method", "percentile", "-o", at_once).exit_code == 0
+    assert merged.read_bytes() == at_once.read_bytes()
 
 
 def test_bad_samples(run: Run, lines: Path, tmp_path: Path) -> None:
@@ -81,9 +85,9 @@ def test_bad_samples(run: Run, lines: Path, tmp_path: Path) -> None:
     assert refused.exit_code == 2
     done = run("--samples", lines, "--skip-bad", "-o", output)
     assert done.stdout.endswith(" tensors, 12 samples left out\n")
-    named = done.stderr.splitlines()
-    assert named[0] == f"left out: {first}"
-    assert (len(named), named[-1]) == (11, "... and 2 more")
+    printed = done.stderr.splitlines()
+    assert printed[0] == f"left out: {first}"
+    assert (len(printed), printed[-1]) == (11, "... and 2 more")
     again = run("--samples", lines, "--skip-bad", "--format", "json", "--force", "-o", output)
     record = json.loads(again.stdout)
     assert (record["samples"], record["method"]) == (4, "minmax")
@@ -101,7 +105,10 @@ def test_golden_samples(tiny_path: Path, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ("-o s.json", "there is nothing to decode; give --samples FOLDER, --golden or --merge"),
-        ("--golden --shard 1/2 -o s.json", "s.json is no .npz file, which a shard is written as"),
+        (
+            "--golden --shard 1/2 -o s.json",
+            "s.json would hold observations of a shard, which are .npz; name it s.npz",
+        ),
         ("--golden -o s.npz", "s.npz would hold scales, which are JSON; name it s.json"),
         ("--golden -o .", ". is a folder; name a file in it"),
         (
@@ -126,7 +133,7 @@ def test_golden_samples(tiny_path: Path, tmp_path: Path) -> None:
         ("--merge a.npz -o s.json", "a.npz does not exist"),
     ],
 )
-def test_requests_that_are_wrong(
+def test_wrong_requests_are_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -145,13 +152,13 @@ def test_nothing_is_overwritten(run: Run, lines: Path, tmp_path: Path) -> None:
     assert read_scales(output).provenance.samples == 4
 
 
-STOPPED = """
+STOP_AT_THIRD_SAMPLE = """
 import os, signal, sys
 from hybrid_deploy.calibration.observation import collect
 from hybrid_deploy.cli import start
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # off in what runs in the background
-collect._SAVE_EVERY_S = 0.0  # after every sample, as in a long run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes ignore SIGINT
+collect._SAVE_EVERY_S = 0.0  # saves after every sample, as in a long run
 stop, seen, hash_of = int(sys.argv.pop(1)), [], collect.sample_sha256
 
 def stopping(inputs):
@@ -166,7 +173,7 @@ start()
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_was_stopped_goes_on(
+def test_a_run_that_was_stopped_is_resumed(
     run: Run,
     bundle: Bundle,
     lines: Path,
@@ -177,7 +184,15 @@ def test_a_run_that_was_stopped_goes_on(
     output = tmp_path / "scales.json"
     options = ("--samples", lines, "-o", output)
     stopped = subprocess.run(
-        [sys.executable, "-c", STOPPED, str(int(stop)), "calibrate", bundle.folder, *options],
+        [
+            sys.executable,
+            "-c",
+            STOP_AT_THIRD_SAMPLE,
+            str(int(stop)),
+            "calibrate",
+            bundle.folder,
+            *options,
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -188,16 +203,18 @@ def test_a_run_that_was_stopped_goes_on(
     else:
         assert stopped.returncode == -stop
     assert not output.exists()
-    decoded = []
+    decoded: list[Mapping[str, NDArray[Any]]] = []
     start = ObservedModel.start
 
-    def counted(model: ObservedModel[TensorStatistics], inputs: object) -> object:
+    def recorded(
+        model: ObservedModel[TensorStatistics], inputs: Mapping[str, NDArray[Any]]
+    ) -> object:
         decoded.append(inputs)
-        return start(model, inputs)  # type: ignore[arg-type]
+        return start(model, inputs)
 
-    monkeypatch.setattr(ObservedModel, "start", counted)
+    monkeypatch.setattr(ObservedModel, "start", recorded)
     assert run(*options).exit_code == 0
-    assert len(decoded) == 2, "the first two of four samples were kept"
+    assert len(decoded) == 2, "the observations of the first two samples were saved"
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "another"))
     resumed = output.read_bytes()
     assert run(*options, "--force").exit_code == 0

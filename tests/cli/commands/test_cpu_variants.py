@@ -1,4 +1,4 @@
-"""The commands with a variant for ONNX Runtime's CPU, whose logits a graph of its own refines."""
+"""The commands with variants for ONNX Runtime's CPU, which have a refine graph."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ from PIL import Image
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle, seal_bundle
 from hybrid_deploy.bundle.manifest import GoldenSample
-from hybrid_deploy.calibration.onnxruntime_cpu import (
-    int8_cross_attention as short_memory,
-)
-from hybrid_deploy.calibration.onnxruntime_cpu import (
-    two_stage_projection as rough_projection,
-)
+from hybrid_deploy.calibration.onnxruntime_cpu import int8_cross_attention, two_stage_projection
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.cli import main
 from hybrid_deploy.contract import GraphRole
@@ -51,10 +46,13 @@ def forms(
     bundle: Bundle, images: list[dict[str, NDArray[np.float32]]], lines: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Bundle:  # fmt: skip
-    """The tiny bundle with a golden sample, two stages in one variant, short memory in another."""
-    monkeypatch.setattr(rough_projection, "MIN_VOCABULARY", 1)
-    monkeypatch.setattr(short_memory, "MIN_MEMORY_BYTES", 1)
-    monkeypatch.setattr(short_memory, "MIN_HEAD_WIDTH", 8)
+    """The tiny bundle with a golden sample; `fp32-cpu` projects in two stages, `int8-cpu` too.
+
+    The memory of `int8-cpu` is stored in 8 bits.
+    """
+    monkeypatch.setattr(two_stage_projection, "MIN_VOCABULARY", 1)
+    monkeypatch.setattr(int8_cross_attention, "MIN_MEMORY_BYTES", 1)
+    monkeypatch.setattr(int8_cross_attention, "MIN_HEAD_WIDTH", 8)
     (result,), _ = load_session(bundle.folder).run_files([lines / "0.png"])
     golden = GoldenSample("golden/0.png", result.tokens, result.text or "")
     (bundle.folder / "golden").mkdir(exist_ok=True)
@@ -90,18 +88,18 @@ def test_inspect_counts_the_operators_of_a_cpu(run: Run, forms: Bundle) -> None:
         (form, role): graph.cost for form in FORMS for role, graph in forms.graphs(form).items()
     }
     for role in (GraphRole.ENCODER, GraphRole.PREFILL, GraphRole.STEP):
-        of_float = costs["fp32", role]
-        assert of_float is not None
+        float_cost = costs["fp32", role]
+        assert float_cost is not None
         for form in FORMS[1:]:
             cost = costs[form, role]
-            # the same products, whatever operator computes them
-            assert cost is not None and cost.flops == of_float.flops, (form, role)
+            # other operators compute the same products
+            assert cost is not None and cost.flops == float_cost.flops, (form, role)
     step, float_step = costs["fp32-cpu", GraphRole.STEP], costs["fp32", GraphRole.STEP]
     assert step is not None and float_step is not None
-    assert step.weight_bytes < float_step.weight_bytes, "the projection takes 8 bits"
+    assert step.weight_bytes < float_step.weight_bytes, "the approximate projection reads 8 bits"
 
 
-def test_a_memory_in_8_bits_is_no_cache_of_tokens(run: Run) -> None:
+def test_memory_in_8_bits_does_not_count_as_cache(run: Run) -> None:
     result = run("inspect")
     sizes = {line.split()[0]: line.split()[-1] for line in result.stdout.splitlines()[3:7] if line}
     assert sizes["fp32"] == sizes["fp32-cpu"] == sizes["int8-cpu"]
@@ -124,7 +122,7 @@ def test_compare(run: Run, lines: Path) -> None:
     assert len({row["cer_percent"] for row in rows.values()}) == 1
 
 
-def test_refining_counts_as_part_of_the_token(
+def test_the_refine_graph_counts_into_the_time_of_a_token(
     forms: Bundle, lines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = load_session(forms.folder, variant="fp32-cpu", threads=1)
@@ -133,7 +131,7 @@ def test_refining_counts_as_part_of_the_token(
     pause_ms = 20.0
 
     class Slow:
-        """The refining session, which takes its time."""
+        """The session of the refine graph, slowed down."""
 
         def run(self, *arguments: object) -> object:
             time.sleep(pause_ms / 1e3)
@@ -141,7 +139,7 @@ def test_refining_counts_as_part_of_the_token(
 
     sessions = session.backend._sessions  # type: ignore[attr-defined]
     monkeypatch.setitem(sessions, GraphRole.REFINE, Slow())
-    scores = GenerateOptions(scores=True)  # they need every true logit
+    scores = GenerateOptions(scores=True)  # scores need every exact logit
     _, timings = session.run_files([lines / "0.png"], options=scores)
     assert timings.step_ms and min(timings.step_ms) >= pause_ms
     assert timings.first_token_ms >= pause_ms
@@ -157,7 +155,7 @@ def test_build_refuses_in_one_line(run: Run) -> None:
     ]
 
 
-def test_a_target_refuses_before_anything_is_made(run: Run) -> None:
+def test_a_target_refuses_a_form_that_it_lacks(run: Run) -> None:
     for target, reason in (
         ("orin", "Jetson Orin (sm_87) has no int8-cpu for the encoder: it has unsigned"),
         ("rtx:any", "any GPU from Ampere on has no int8-cpu for the encoder: it has unsigned"),

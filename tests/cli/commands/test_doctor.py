@@ -1,4 +1,4 @@
-"""The command on this very machine."""
+"""`hybrid-deploy doctor` on this machine, and its report of given checks."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ NONE = Check("ONNX Runtime CPU", Verdict.MISSING, "not installed", "pip install 
 LONG = Check("TensorRT", Verdict.FAILED, "because " * 40, "see there")
 
 
-def say(monkeypatch: pytest.MonkeyPatch, *checks: Check) -> None:
+def set_checks(monkeypatch: pytest.MonkeyPatch, *checks: Check) -> None:
+    """Replaces what `diagnose` returns."""
     monkeypatch.setattr(doctor_module, "diagnose", lambda progress: list(checks))
 
 
 @pytest.mark.parametrize("output_format", ["table", "json"])
 def test_this_machine_runs_onnxruntime_without_the_toolkit(output_format: str) -> None:
     command = [sys.executable, "-c", WITHOUT_THE_TOOLKIT, "doctor", "--format", output_format]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert "Traceback" not in process.stdout + process.stderr
     if output_format == "table":
-        header, _, *lines = done.stdout.splitlines()
+        header, _, *lines = process.stdout.splitlines()
         assert header.split() == ["check", "verdict", "ms", "found"]
         assert any(line.startswith(" ONNX Runtime CPU: float   ok") for line in lines)
         return
-    rows = {row["check"]: row for row in json.loads(done.stdout)}
+    rows = {row["check"]: row for row in json.loads(process.stdout)}
     assert set(rows["system"]) == {"check", "verdict", "run_ms", "found", "remedy"}
     for graph in ("float", "int8", "step"):
         row = rows[f"ONNX Runtime CPU: {graph}"]
@@ -45,8 +46,8 @@ def test_this_machine_runs_onnxruntime_without_the_toolkit(output_format: str) -
     assert not any("this check itself failed" in (row["remedy"] or "") for row in rows.values())
 
 
-def test_what_to_do_is_a_table_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    say(monkeypatch, SYSTEM, RAN, NONE)
+def test_remedies_are_a_second_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_checks(monkeypatch, SYSTEM, RAN, NONE)
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 0
     findings, remedies = result.stdout.split("\n\n")
@@ -59,7 +60,7 @@ def test_what_to_do_is_a_table_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_long_finding_is_cut_in_the_table_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    say(monkeypatch, RAN, LONG)
+    set_checks(monkeypatch, RAN, LONG)
     table = CliRunner().invoke(main, ["doctor"]).stdout
     assert max(map(len, table.splitlines())) < 180
     text = CliRunner().invoke(main, ["doctor", "--format", "csv"]).stdout
@@ -68,7 +69,7 @@ def test_a_long_finding_is_cut_in_the_table_alone(monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_backend_is_one_line_and_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    say(monkeypatch, SYSTEM, NONE)
+    set_checks(monkeypatch, SYSTEM, NONE)
     result = CliRunner().invoke(main, ["doctor", "--format", "json"])
     assert result.exit_code == 1
     assert json.loads(result.stdout)[1]["remedy"] == "pip install it"

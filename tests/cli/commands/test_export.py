@@ -1,4 +1,4 @@
-"""`hybrid-deploy export` of a plain model: what it writes, and a line for each wrong request."""
+"""`hybrid-deploy export` of a torch.nn.Module: its bundle, and one line for a wrong request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODEL = "conftest:TinyReader"
 
 
 @pytest.fixture(autouse=True)
-def where_the_models_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def importable_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parents[2])
 
 
@@ -84,7 +84,8 @@ def test_a_plain_model_with_weights_and_a_picture(tmp_path: Path, line: Path) ->
     assert manifest.golden[0].tokens == tuple(tokens[1:])
 
 
-def wrong(tmp_path: Path, *args: object) -> str:
+def refusal_of(tmp_path: Path, *args: object) -> str:
+    """Returns the one line on stderr of an export that is refused with exit code 2."""
     out = tmp_path / "out.bundle"
     result = export(*args, "-o", out)
     lines = [text for text in result.stderr.splitlines() if text.strip()]
@@ -93,45 +94,45 @@ def wrong(tmp_path: Path, *args: object) -> str:
     return lines[0].removeprefix("error: ")
 
 
-def test_what_is_missing(tmp_path: Path, line: Path) -> None:
-    assert wrong(tmp_path, MODEL) == (
-        "conftest:TinyReader gave a model, TinyReader; --example and --max-length must say what it "
-        "reads and how far it writes: --example line.png --max-length 64"
+def test_missing_options_are_named(tmp_path: Path, line: Path) -> None:
+    assert refusal_of(tmp_path, MODEL) == (
+        "conftest:TinyReader returned a model, TinyReader; give --example and --max-length to "
+        "describe it, as in --example line.png --max-length 64"
     )
-    assert "TinyReader; --max-length must say" in wrong(tmp_path, MODEL, "--example", line)
-    assert "TinyReader; --example must say" in wrong(tmp_path, MODEL, "--max-length", 8)
+    assert "TinyReader; give --max-length to" in refusal_of(tmp_path, MODEL, "--example", line)
+    assert "TinyReader; give --example to" in refusal_of(tmp_path, MODEL, "--max-length", 8)
 
 
-def test_a_job_describes_itself(tmp_path: Path) -> None:
-    assert wrong(tmp_path, "conftest:job", "--start", 1, "--max-length", 9) == (
-        "conftest:job gave an ExportJob, which describes its model itself; "
+def test_a_job_takes_no_options_of_a_model(tmp_path: Path) -> None:
+    assert refusal_of(tmp_path, "conftest:job", "--start", 1, "--max-length", 9) == (
+        "conftest:job returned an ExportJob, which describes its model itself; "
         "leave out --max-length, --start"
     )
 
 
-def test_what_a_job_does_not_fix(tmp_path: Path) -> None:
-    assert wrong(tmp_path, "conftest:job", "--opset", 20) == (
+def test_values_that_a_job_cannot_have(tmp_path: Path) -> None:
+    assert refusal_of(tmp_path, "conftest:job", "--opset", 20) == (
         "opset 20 is not supported; choose one of: 24, 21, 18"
     )
-    assert wrong(tmp_path, "conftest:job", "--head", "beam") == (
+    assert refusal_of(tmp_path, "conftest:job", "--head", "beam") == (
         "unknown head 'beam'; choose one of: logits, argmax, topk"
     )
-    assert wrong(tmp_path, "conftest:job", "--batch", 0) == (
+    assert refusal_of(tmp_path, "conftest:job", "--batch", 0) == (
         "a batch of 0 is not possible; give 1 or more"
     )
-    assert wrong(tmp_path, "conftest:job", "--head", "topk", "--dtype", "fp16") == (
+    assert refusal_of(tmp_path, "conftest:job", "--head", "topk", "--dtype", "fp16") == (
         "--dtype fp16 needs --head logits, got topk"
     )
-    assert wrong(tmp_path, "conftest:job", "--opset", 18, "--dtype", "bf16") == (
+    assert refusal_of(tmp_path, "conftest:job", "--opset", 18, "--dtype", "bf16") == (
         "--dtype bf16 needs --opset 24, got 18"
     )
 
 
-def test_factories_that_are_none(tmp_path: Path) -> None:
-    assert wrong(tmp_path, "os:getcwd") == (
-        "os:getcwd gave str, an ExportJob or a torch.nn.Module was expected"
+def test_functions_that_are_no_factory(tmp_path: Path) -> None:
+    assert refusal_of(tmp_path, "os:getcwd") == (
+        "os:getcwd returned str, an ExportJob or a torch.nn.Module was expected"
     )
-    assert wrong(tmp_path, "torch.nn:Linear") == (
+    assert refusal_of(tmp_path, "torch.nn:Linear") == (
         "torch.nn:Linear must be called without arguments: "
         "missing a required argument: 'in_features'"
     )
@@ -149,11 +150,11 @@ def test_a_model_without_encode(tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit(tmp_path: Path, line: Path) -> None:
     save_file({"head.bias": torch.zeros(3)}, tmp_path / "w.safetensors")
-    message = wrong(tmp_path, MODEL, "--weights", tmp_path / "w.safetensors")
+    message = refusal_of(tmp_path, MODEL, "--weights", tmp_path / "w.safetensors")
     assert "w.safetensors does not fit TinyReader: missing encoder.0.weight, " in message
     assert "wrong shape: head.bias of (3,) where the model has (11,)" in message
     torch.save(TinyReader(), tmp_path / "w.pt")
-    message = wrong(tmp_path, MODEL, "--weights", tmp_path / "w.pt")
+    message = refusal_of(tmp_path, MODEL, "--weights", tmp_path / "w.pt")
     assert "w.pt holds Python objects, which can run code when they are read; convert" in message
 
 
@@ -176,7 +177,7 @@ def test_weights_that_do_not_fit(tmp_path: Path, line: Path) -> None:
         ),
         (
             "a.npy", np.zeros((1, 1, 8, 16), np.float32), ("--dynamic", "image:3=8-16"),
-            "--dynamic is INPUT:AXIS=MIN..MAX, as image:3=32..512; got image:3=8-16",
+            "--dynamic expects INPUT:AXIS=MIN..MAX, such as image:3=32..512, got image:3=8-16",
         ),
         (
             "a.npy", np.zeros((1, 1, 8, 16), np.float32), ("--dtype", "fp16"),
@@ -190,7 +191,7 @@ def test_examples_that_do_not_fit(
     if array is not None:
         np.save(tmp_path / name, array)
     args = (MODEL, "--example", tmp_path / name, "--max-length", 8, *options)
-    assert wrong(tmp_path, *args).removeprefix(f"{tmp_path}/") == message
+    assert refusal_of(tmp_path, *args).removeprefix(f"{tmp_path}/") == message
 
 
 def test_pictures_and_pixel_options() -> None:
@@ -198,14 +199,14 @@ def test_pictures_and_pixel_options() -> None:
     assert (plain.mode, plain.height, plain.width) == ("RGB", 20, 40)
     assert (plain.mean, plain.std) == ((0.5,) * 3, (0.5,) * 3)
     assert (plain.min_width, plain.max_width, plain.width_multiple) == (40, 40, 1)
-    told = ModelOptions(mode="L", height=10, mean="0.25", std="2").image_input(
+    explicit = ModelOptions(mode="L", height=10, mean="0.25", std="2").image_input(
         "image", "RGB", (40, 20)
     )
-    assert (told.mode, told.height, told.width, told.mean, told.std) == (
+    assert (explicit.mode, explicit.height, explicit.width, explicit.mean, explicit.std) == (
         "L", 10, 20, (0.25,), (2.0,),
     )  # fmt: skip
     for options, message in {
-        ModelOptions(mean="x"): "--mean is numbers with commas between, got 'x'",
+        ModelOptions(mean="x"): "--mean expects numbers separated by commas, got 'x'",
         ModelOptions(std="1,2"): "--std has 2 numbers, mode RGB has 3 channels",
     }.items():
         with pytest.raises(UsageError) as caught:
@@ -213,10 +214,12 @@ def test_pictures_and_pixel_options() -> None:
         assert str(caught.value) == message
 
 
-def test_one_import_path_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_in_the_working_directory_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text("def made():\n    return 3\n")
     try:
-        assert "mine:made gave int" in wrong(tmp_path, "mine:made")
+        assert "mine:made returned int" in refusal_of(tmp_path, "mine:made")
     finally:
         sys.modules.pop("mine", None)

@@ -1,4 +1,4 @@
-"""`hybrid-deploy quantize`: what it prints, what it adds to a bundle, and what it refuses."""
+"""`hybrid-deploy quantize`: its report, and the variant that it adds to a bundle."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ LOGITS = rf"logits: KL mean {NUMBER}, largest difference {NUMBER}"
 
 @pytest.fixture
 def here(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the bundle, as the working directory."""
+    """The folder that holds the bundle, which is the working directory."""
     monkeypatch.chdir(bundle.folder.parent)
     return bundle.folder.parent
 
 
 @pytest.fixture
 def run(here: Path) -> Run:
-    """Quantizes the tiny bundle, which is named as users do: relative to where they are."""
+    """Quantizes the tiny bundle, by its path relative to the working directory."""
 
     def invoke(*options: object) -> Result:
         return CliRunner().invoke(main, ["quantize", "tiny.bundle", *map(str, options)])
@@ -63,7 +63,7 @@ def lines(here: Path) -> Path:
 
 @pytest.fixture
 def truncated(lines: Path) -> Path:
-    """A third picture, of which the end is missing."""
+    """A third picture, whose file is cut off."""
     path = lines / "2.png"
     path.write_bytes((lines / "1.png").read_bytes()[:300])
     return path
@@ -71,7 +71,7 @@ def truncated(lines: Path) -> Path:
 
 @pytest.fixture
 def labels(lines: Path, bundle: Bundle) -> Path:
-    """Labels for both pictures: what float reads, and what it reads but for the last two digits."""
+    """Labels for both pictures: the text of the float variant, and one with two other digits."""
     preprocess = bundle.manifest.preprocess
     inputs = [prepare([lines / f"{i}.png"], preprocess, folder=bundle.folder) for i in (0, 1)]
     texts = decode_all(bundle, "fp32", inputs).texts
@@ -81,7 +81,7 @@ def labels(lines: Path, bundle: Bundle) -> Path:
 
 
 def overflow(name: str, array: NDArray[Any]) -> None:
-    """Lets the second convolution overflow."""
+    """Makes the second convolution overflow."""
     if name == "encoder.columns.stages.4.weight":
         array[...] = 3e38
 
@@ -131,14 +131,14 @@ def test_components_blocks_and_targets(run: Run, lines: Path, here: Path) -> Non
     assert ", blocks of 32, minmax over 2 samples " in provenance
 
 
-def test_other_floats(run: Run, here: Path) -> None:
+def test_float16_for_what_is_not_quantized(run: Run, here: Path) -> None:
     result = run("--precision", "int8-weights", "--floats", "fp16", "--name", "small")
     assert result.stdout.startswith("small: ")
     assert precision_of(here, "small") == Precision("fp16", "int8-weights")
     assert "other floats fp16" in open_bundle(here / "tiny.bundle").variant("small").provenance
 
 
-def test_bfloat16_is_said_to_be_emulated(run: Run) -> None:
+def test_emulation_of_bfloat16_is_reported(run: Run) -> None:
     result = run("--precision", "bf16")
     assert result.exit_code == 0
     last = result.stdout.splitlines()[-1]
@@ -223,7 +223,7 @@ def test_own_metric(run: Run, labels: Path, here: Path, monkeypatch: pytest.Monk
     assert missing.exit_code == 2
 
 
-def test_the_layers_that_hold_a_budget_are_named(
+def test_layers_that_go_back_to_float_are_named(
     run: Run, lines: Path, bundle: Bundle, here: Path
 ) -> None:
     with_sensitive_head(bundle)
@@ -245,7 +245,7 @@ def test_the_layers_that_hold_a_budget_are_named(
 
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Says how fast each variant is, in place of a clock."""
+    """Replaces the clock: returns a function that sets how much faster variants are than float."""
 
     def set_speedup(speedup: float) -> None:
         def speeds(bundles: Mapping[str, object], *_: object) -> dict[str, Speed]:
@@ -291,7 +291,7 @@ def test_auto_adds_nothing_that_is_not_faster(
     assert record["chosen"] is None
     first = record["candidates"][0]
     assert (first["variant"], first["speedup"], first["drop"]) == ("fp32-cpu", 1, 0)
-    assert {one["verdict"] for one in record["candidates"]} == {"not faster than float"}
+    assert {candidate["verdict"] for candidate in record["candidates"]} == {"not faster than float"}
     text = run("--auto", "--samples", lines)
     assert text.stderr == (
         "nothing was added: no variant is faster than float and within the budget\n"

@@ -1,4 +1,4 @@
-"""What `hybrid-deploy quantize` refuses: one line on stderr, an exit code, the bundle as it was."""
+"""Refusals of `hybrid-deploy quantize`: one line, an exit code, and an unchanged bundle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def here(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the bundle, as the working directory."""
+    """The folder that holds the bundle, which is the working directory."""
     monkeypatch.chdir(bundle.folder.parent)
     return bundle.folder.parent
 
@@ -101,23 +101,23 @@ def run(here: Path) -> Run:
         ),
     ],
 )
-def test_requests_that_are_wrong(run: Run, bundle: Bundle, options: str, message: str) -> None:
+def test_wrong_requests_are_one_line(run: Run, bundle: Bundle, options: str, message: str) -> None:
     result = run(*options.split())
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"error: {message}\n"
     assert open_bundle(bundle.folder) == bundle
 
 
-def test_golden_samples_that_are_not_there(run: Run) -> None:
+def test_golden_samples_of_a_bundle_without_any(run: Run) -> None:
     result = run("--precision", "int8", "--golden")
     assert result.stderr == ("error: tiny.bundle has no golden samples; give --samples FOLDER\n")
     assert (result.exit_code, result.stdout) == (1, "")
 
 
 def test_a_quantized_variant_is_no_source(run: Run, bundle: Bundle) -> None:
-    """A bundle may have been given a quantized variant of the name that is quantized."""
-    found = bundle.variant("fp32")
-    halves = msgspec.structs.replace(found, precision=Precision("fp16", "fp16"))
+    """The variant `fp32` of this bundle is a float16 one."""
+    float_variant = bundle.variant("fp32")
+    halves = msgspec.structs.replace(float_variant, precision=Precision("fp16", "fp16"))
     seal_bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, variants={"fp32": halves}))
     result = run("--precision", "int8")
     assert result.stderr == (
@@ -127,7 +127,7 @@ def test_a_quantized_variant_is_no_source(run: Run, bundle: Bundle) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
 
 
-def test_a_variant_is_not_replaced_unasked(run: Run) -> None:
+def test_a_variant_is_not_replaced_without_force(run: Run) -> None:
     assert run("--precision", "fp16").exit_code == 0
     again = run("--precision", "fp16")
     assert again.stderr == (
@@ -152,7 +152,7 @@ def test_a_sample_that_is_not_a_number(run: Run, here: Path) -> None:
     )
 
 
-def test_a_budget_that_cannot_hold(run: Run, bundle: Bundle) -> None:
+def test_a_budget_that_no_layer_holds(run: Run, bundle: Bundle) -> None:
     before = with_close_logits(bundle)
     result = run("--precision", "fp16", "--max-drop", 1)
     assert (result.exit_code, result.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""The commands that read: what they print."""
+"""`run`, `profile`, `verify`, `inspect` and `compare`: what they print."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def output(*args: object) -> str:
     return result.stdout
 
 
-def test_run_prints_the_text_of_each(tiny_path: Path, tiny_bundle: Bundle, page: Path) -> None:
+def test_run_prints_the_text_of_each_file(tiny_path: Path, tiny_bundle: Bundle, page: Path) -> None:
     (sample,) = tiny_bundle.manifest.golden
     golden = tiny_path / sample.file
     first, _, last = output("run", tiny_path, golden, page, golden).splitlines()
@@ -55,13 +55,13 @@ def test_run_json(tiny_path: Path, page: Path) -> None:
 
 def test_run_needs_neither_torch_nor_onnx(tiny_path: Path, tiny_bundle: Bundle) -> None:
     (sample,) = tiny_bundle.manifest.golden
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", WITHOUT_THE_TOOLKIT, "run", tiny_path, tiny_path / sample.file],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.stdout, done.stderr) == (f"{sample.text}\n", "")
+    assert (process.stdout, process.stderr) == (f"{sample.text}\n", "")
 
 
 @pytest.mark.parametrize("output_format", ["table", "md", "csv", "json"])
@@ -142,7 +142,7 @@ def test_run_beams_and_their_scores(tiny_path: Path, page: Path) -> None:
         )
     )  # fmt: skip
     assert len(record["scores"]) == len(record["tokens"])
-    # terms of one sign, summed in float32
+    # log-probabilities have one sign: nothing cancels, so the error is a share of the sum
     assert record["total"] == pytest.approx(sum(record["scores"]), rel=float32_error(1.0))
     assert len(record["others"]) == 2
     lines = output("run", tiny_path, page, "--beams", 3, "--n-best", 3, "--length-penalty", 0)

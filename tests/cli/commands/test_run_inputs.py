@@ -1,4 +1,4 @@
-"""`run` on what is no picture alone: questions, sound, texts and arrays, with a prompt or none."""
+"""`run` on pictures with a question, sound, texts and arrays, with and without a prompt."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WIDTH, MAX_LENGTH, SAMPLES = 16, 8, 160
 
 
 class TinyAnswerer(nn.Module):
-    """Looks at a picture and a question, or listens, and answers with a few words."""
+    """A model that answers a question about a picture with a few words."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,10 +50,10 @@ class TinyAnswerer(nn.Module):
         self.head = nn.Linear(WIDTH, len(WORDS))
 
     def encode(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        seen = self.patches(pixel_values).flatten(2).transpose(1, 2)
-        asked = self.embedding(input_ids) * attention_mask[..., None]
-        question = asked.sum(1) / attention_mask.sum(1, keepdim=True)
-        memory: Tensor = seen + question[:, None]
+        picture = self.patches(pixel_values).flatten(2).transpose(1, 2)
+        words = self.embedding(input_ids) * attention_mask[..., None]
+        question = words.sum(1) / attention_mask.sum(1, keepdim=True)
+        memory: Tensor = picture + question[:, None]
         return memory
 
     def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
@@ -65,11 +65,11 @@ class TinyAnswerer(nn.Module):
 
 
 class TinyListener(TinyAnswerer):
-    """Listens only."""
+    """A model that answers to sound alone."""
 
     def encode(self, input_values: Tensor) -> Tensor:  # type: ignore[override]
-        heard: Tensor = self.sound(input_values[:, None]).transpose(1, 2)
-        return heard
+        memory: Tensor = self.sound(input_values[:, None]).transpose(1, 2)
+        return memory
 
 
 def seeded(kind: type[TinyAnswerer]) -> TinyAnswerer:
@@ -83,11 +83,11 @@ def seeded(kind: type[TinyAnswerer]) -> TinyAnswerer:
 
 
 def tokenizer() -> bytes:
-    made = tokenizers.Tokenizer(
+    built = tokenizers.Tokenizer(
         tokenizers.models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<pad>")
     )
-    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    return made.to_str().encode()
+    built.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return built.to_str().encode()
 
 
 def spec(preprocess: Preprocess, axes: dict[str, dict[int, DynamicAxis]]) -> ModelSpec:
@@ -180,12 +180,12 @@ def refused(*args: object) -> str:
 
 def test_question_from_option_and_from_file(answerer: Path, photo: Path) -> None:
     question = "what colour is it"
-    given = output("run", answerer, photo, "--text", question)
-    assert set(given.split()) <= set(WORDS[3:])
+    answer = output("run", answerer, photo, "--text", question)
+    assert set(answer.split()) <= set(WORDS[3:])
     photo.with_suffix(".txt").write_text(f"{question}\n")
-    assert output("run", answerer, photo) == given
+    assert output("run", answerer, photo) == answer
     photo.with_suffix(".txt").write_text("the")
-    assert output("run", answerer, photo) != given
+    assert output("run", answerer, photo) != answer
 
 
 def test_golden_sample_has_its_question_beside_it(answerer: Path) -> None:
@@ -229,7 +229,7 @@ def test_prompt_is_continued(answerer: Path, photo: Path) -> None:
 
 def test_bad_prompts(answerer: Path, photo: Path, tiny_path: Path, page: Path) -> None:
     run = ("run", answerer, photo, "--text", "what")
-    assert "expected token ids with commas" in refused(*run, "--prompt", "red")
+    assert "expected token ids separated by commas" in refused(*run, "--prompt", "red")
     assert "the prompt has token 99, the model's last is 11" in refused(*run, "--prompt", "99")
     message = refused("run", tiny_path, page, "--prompt-text", "abc")
     assert "has no tokenizer, so a prompt cannot be text; give token ids with --prompt" in message
@@ -254,7 +254,7 @@ def test_sound(listener: Path, tmp_path: Path) -> None:
 
 
 def test_arrays(listener: Path, tmp_path: Path) -> None:
-    """The same graphs, asked for arrays."""
+    """A bundle with the same graphs, whose input is described as an array."""
     import shutil
 
     path = Path(shutil.copytree(listener, tmp_path / "arrays.bundle"))
@@ -270,7 +270,7 @@ def test_arrays(listener: Path, tmp_path: Path) -> None:
 
 
 def test_text_alone(answerer: Path, tmp_path: Path) -> None:
-    """Files of text go to a model that takes only text, and so does --text without files."""
+    """Text alone comes from files or from the option --text."""
     from hybrid_deploy.runtime.preprocess.prepare import prepare
 
     text = TextInput("input_ids", "tokenizer.json", 6, mask="attention_mask", suffix=(2,))
@@ -279,5 +279,5 @@ def test_text_alone(answerer: Path, tmp_path: Path) -> None:
     arrays = prepare([tmp_path / "a.txt", tmp_path / "b.txt"], text, folder=answerer)
     assert arrays["input_ids"].tolist() == [[3, 4, 2], [7, 2, 0]]
     assert arrays["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
-    given = prepare([], text, folder=answerer, texts=["what colour"])
-    assert given["input_ids"].tolist() == [[3, 4, 2]]
+    from_option = prepare([], text, folder=answerer, texts=["what colour"])
+    assert from_option["input_ids"].tolist() == [[3, 4, 2]]

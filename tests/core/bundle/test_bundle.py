@@ -24,8 +24,8 @@ def test_manifest_round_trip(tiny_bundle: Bundle) -> None:
 
 
 def test_every_file_is_in_the_manifest(tiny_path: Path, tiny_bundle: Bundle) -> None:
-    there = {p.relative_to(tiny_path).as_posix() for p in tiny_path.rglob("*") if p.is_file()}
-    assert there == {MANIFEST_FILE, *tiny_bundle.manifest.files}
+    paths = {p.relative_to(tiny_path).as_posix() for p in tiny_path.rglob("*") if p.is_file()}
+    assert paths == {MANIFEST_FILE, *tiny_bundle.manifest.files}
 
 
 def test_missing_folder(tmp_path: Path) -> None:
@@ -38,16 +38,16 @@ def test_folder_that_is_no_bundle(tmp_path: Path) -> None:
         open_bundle(tmp_path)
 
 
-def test_every_changed_byte_is_found(own_path: Path, tiny_bundle: Bundle) -> None:
+def test_a_changed_byte_of_any_file_is_found(own_path: Path, tiny_bundle: Bundle) -> None:
     for name in tiny_bundle.manifest.files:
         path = own_path / name
-        good = path.read_bytes()
-        bad = bytearray(good)
-        bad[len(bad) // 2] ^= 1
-        path.write_bytes(bad)
+        original = path.read_bytes()
+        changed = bytearray(original)
+        changed[len(changed) // 2] ^= 1
+        path.write_bytes(changed)
         with pytest.raises(BundleError, match=f"is damaged: {name} was changed"):
             open_bundle(own_path)
-        path.write_bytes(good)
+        path.write_bytes(original)
     open_bundle(own_path)
 
 
@@ -89,12 +89,12 @@ def test_files_outside_the_bundle_are_refused(
         open_bundle(own_path)
 
 
-def test_unknown_variant_lists_the_known(tiny_bundle: Bundle) -> None:
+def test_unknown_variant_lists_the_variants(tiny_bundle: Bundle) -> None:
     with pytest.raises(InputError, match=r"has no variant 'int9' \(it has fp32\)"):
         tiny_bundle.graph_path("int9", GraphRole.STEP)
 
 
-def test_only_a_bundle_is_replaced(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     with pytest.raises(InputError, match="is not a bundle; it is not replaced"):
         with staged_bundle(tmp_path / "photos", force=True):

@@ -1,4 +1,4 @@
-"""Hashes are remembered as long as a file stays what it was."""
+"""Hashes are remembered as long as a file is unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONG_AGO = time.time() - 3600
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -30,21 +30,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "files"
 
 
-def remembered(folder: Path) -> HashCache:
-    known = HashCache(folder)
-    known.remember("weights.bin", "abc")
-    known.save()
+def cache_with_one_hash(folder: Path) -> HashCache:
+    """Returns the cache as a later process reads it, after one file was hashed."""
+    hashes = HashCache(folder)
+    hashes.remember("weights.bin", "abc")
+    hashes.save()
     return HashCache(folder)
 
 
-def test_an_unchanged_file_is_known(folder: Path) -> None:
+def test_hash_of_an_unchanged_file_is_remembered(folder: Path) -> None:
     assert HashCache(folder).sha256("weights.bin") is None
-    assert remembered(folder).sha256("weights.bin") == "abc"
+    assert cache_with_one_hash(folder).sha256("weights.bin") == "abc"
 
 
 @pytest.mark.parametrize("change", ["size", "time", "other file", "gone"])
-def test_a_changed_file_is_not(folder: Path, change: str) -> None:
-    known, path = remembered(folder), folder / "weights.bin"
+def test_hash_of_a_changed_file_is_not_returned(folder: Path, change: str) -> None:
+    hashes, path = cache_with_one_hash(folder), folder / "weights.bin"
     if change == "size":
         path.write_bytes(b"123456789")
         os.utime(path, (LONG_AGO, LONG_AGO))
@@ -55,35 +56,36 @@ def test_a_changed_file_is_not(folder: Path, change: str) -> None:
         if change == "other file":
             path.write_bytes(b"87654321")
             os.utime(path, (LONG_AGO, LONG_AGO))
-    assert known.sha256("weights.bin") is None
+    assert hashes.sha256("weights.bin") is None
 
 
-def test_a_file_of_this_moment_is_not_kept(folder: Path) -> None:
-    (folder / "weights.bin").write_bytes(b"00000000")  # could change again within a clock tick
-    assert remembered(folder).sha256("weights.bin") is None
+def test_hash_of_a_file_written_just_now_is_not_remembered(folder: Path) -> None:
+    (folder / "weights.bin").write_bytes(b"00000000")  # a later write may have the same time
+    assert cache_with_one_hash(folder).sha256("weights.bin") is None
 
 
-def test_damaged_memory_is_no_memory(folder: Path, own_cache: Path) -> None:
-    remembered(folder)
-    for path in own_cache.rglob("*.json"):
+def test_damaged_cache_file_is_ignored(folder: Path, cache_path: Path) -> None:
+    cache_with_one_hash(folder)
+    for path in cache_path.rglob("*.json"):
         path.write_bytes(b"{")
     assert HashCache(folder).sha256("weights.bin") is None
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(folder: Path, own_cache: Path) -> None:
-    own_cache.write_text("a file where a folder is wanted")
-    assert remembered(folder).sha256("weights.bin") is None
+def test_a_cache_that_cannot_be_written_is_no_error(folder: Path, cache_path: Path) -> None:
+    cache_path.write_text("a file in the place of the folder")
+    assert cache_with_one_hash(folder).sha256("weights.bin") is None
 
 
-def aged(folder: Path) -> None:
+def make_old(folder: Path) -> None:
+    """Dates all files an hour back, beyond the clock tick of a file system."""
     for path in folder.rglob("*"):
         os.utime(path, (LONG_AGO, LONG_AGO))
 
 
-def test_a_bundle_is_read_once(
+def test_a_bundle_is_hashed_once(
     own_path: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    aged(own_path)
+    make_old(own_path)
     open_bundle(own_path, only="fp32")
     monkeypatch.setattr(
         "hybrid_deploy.bundle.bundle._record", lambda path: pytest.fail(f"read {path}")
@@ -91,16 +93,16 @@ def test_a_bundle_is_read_once(
     open_bundle(own_path, only="fp32")
 
 
-def test_a_changed_byte_is_found_all_the_same(own_path: Path, tiny_bundle: Bundle) -> None:
-    aged(own_path)
+def test_a_changed_byte_is_found_despite_the_cache(own_path: Path, tiny_bundle: Bundle) -> None:
+    make_old(own_path)
     open_bundle(own_path, only="fp32")
     for name in tiny_bundle.manifest.files:
         path = own_path / name
-        good = path.read_bytes()
-        bad = bytearray(good)
-        bad[len(bad) // 2] ^= 1
-        path.write_bytes(bad)
+        original = path.read_bytes()
+        changed = bytearray(original)
+        changed[len(changed) // 2] ^= 1
+        path.write_bytes(changed)
         with pytest.raises(BundleError, match=f"is damaged: {name} was changed"):
             open_bundle(own_path, only="fp32")
-        path.write_bytes(good)
+        path.write_bytes(original)
     open_bundle(own_path, only="fp32")

@@ -1,4 +1,4 @@
-"""Step graphs whose memory has a batch of its own, against memory that is repeated."""
+"""Beam steps, whose memory is shared, against steps whose memory is copied for every beam."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.closeness import assert_close_in_float32, float32_error, largest
 INPUTS, BEAMS, MEMORY = 3, 4, 5
 
 KEYS = "float[batch, 2, memory, 3] cross_key_0"
-TURNED = "float[batch, 2, 3, memory] cross_key_0"
+TRANSPOSED_KEYS = "float[batch, 2, 3, memory] cross_key_0"
 VALUES = "float[batch, 2, memory, 3] cross_value_0"
 MASK = "bool[batch, 1, 1, memory] cross_mask_0"
 TABLE = "float[7, 6] table = {" + ", ".join(str(round(0.3 * (i % 11) - 1, 2)) for i in range(42))
@@ -34,13 +34,13 @@ END = """
 """
 ATTENTION = "result = Attention(query, cross_key_0, cross_value_0)"
 MASKED = "result = Attention(query, cross_key_0, cross_value_0, cross_mask_0)"
-WRITTEN = """
+WRITTEN_OUT = """
     scores = MatMul(query, cross_key_0)
     seen = Where(cross_mask_0, scores, low)
     shares = Softmax <axis = -1> (seen)
     result = MatMul(shares, cross_value_0)
 """
-BY_COLUMNS = """
+QUERY_AS_COLUMN = """
     column = Reshape(query, columns)
     raw = MatMul(cross_key_0, column)
     first = Shape <end = 1> (token)
@@ -52,7 +52,7 @@ BY_COLUMNS = """
     shares = Softmax(seen)
     result = MatMul(shares, cross_value_0)
 """
-BY_HEADS = """
+SOFTMAX_WITHOUT_ROWS = """
     raw = MatMul(query, cross_key_0)
     first = Shape <end = 1> (token)
     last = Shape <start = 2, end = 3> (cross_value_0)
@@ -73,7 +73,7 @@ SCALED_BY_MEMORY = """
 
 
 def step_of(body: str, *memory: str, batch: str = "batch", query: str = QUERY) -> ir.Model:
-    """Parses a step without caches, which has two heads of three numbers."""
+    """Returns a step without caches, with two heads of width 3."""
     inputs = ", ".join([f"int64[{batch}] token", *memory]).replace("[batch", f"[{batch}")
     text = f"""
     <ir_version: 11, opset_import: ["" : 24]>
@@ -95,7 +95,7 @@ def run(model: ir.Model, feeds: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
 
 
 def feeds_of(model: ir.Model) -> dict[str, NDArray[Any]]:
-    """Returns tokens of all beams, and memory of all inputs."""
+    """Returns a token for each of INPUTS * BEAMS rows, and random memory for each input."""
     rng = np.random.default_rng(0)
     feeds: dict[str, NDArray[Any]] = {"token": rng.integers(0, 7, INPUTS * BEAMS)}
     for value in model.graph.inputs:
@@ -118,38 +118,41 @@ def first_sizes(model: ir.Model) -> dict[str, str]:
     [
         (ATTENTION, (KEYS, VALUES)),
         (MASKED, (KEYS, VALUES, MASK)),
-        (WRITTEN, (TURNED, VALUES, MASK)),
-        (BY_COLUMNS, (KEYS, VALUES, MASK)),
-        (BY_HEADS, (TURNED, VALUES)),
+        (WRITTEN_OUT, (TRANSPOSED_KEYS, VALUES, MASK)),
+        (QUERY_AS_COLUMN, (KEYS, VALUES, MASK)),
+        (SOFTMAX_WITHOUT_ROWS, (TRANSPOSED_KEYS, VALUES)),
         (SCALED_BY_MEMORY, (KEYS, VALUES)),
     ],
 )
-def test_beams_share_what_they_had_copies_of(body: str, memory: tuple[str, ...]) -> None:
+def test_shared_memory_gives_the_logits_of_copied_memory(
+    body: str, memory: tuple[str, ...]
+) -> None:
     step = step_of(body, *memory)
     before = ir.to_proto(step)
     shared = beam_step(step)
     assert shared is not None
-    assert ir.to_proto(step) == before, "the step stays as it is"
+    assert ir.to_proto(step) == before, "the step stays unchanged"
     sizes = first_sizes(shared)
     assert sizes.pop("token") == "batch" and set(sizes.values()) == {"inputs"}
     feeds = feeds_of(step)
     copied = {n: v if n == "token" else np.repeat(v, BEAMS, 0) for n, v in feeds.items()}
-    wanted = run(step, copied)
-    # one product of several rows sums in another order than several of one
-    assert_close_in_float32(run(shared, feeds), wanted)
-    alone = {name: value[:INPUTS] for name, value in feeds.items()}
-    assert_close_in_float32(run(shared, alone), run(step, alone))
-    apart = np.abs(wanted.reshape(INPUTS, BEAMS, -1)[:, :, None] - wanted[None, None]).max(-1)
-    assert (apart > 10 * float32_error(largest(wanted))).any(), "or it proves nothing"
+    expected = run(step, copied)
+    # a product of several rows sums in another order than several products of one row
+    assert_close_in_float32(run(shared, feeds), expected)
+    one_beam = {name: value[:INPUTS] for name, value in feeds.items()}
+    assert_close_in_float32(run(shared, one_beam), run(step, one_beam))
+    rows = expected.reshape(INPUTS, BEAMS, 1, -1)
+    distances = np.abs(rows - expected).max(-1)
+    assert (distances > 10 * float32_error(largest(expected))).any(), "the beams must differ"
 
 
-def test_masks_get_their_rows_once() -> None:
-    twice = """
+def test_a_mask_of_two_attentions_is_expanded_once() -> None:
+    two_attentions = """
         other = Attention(query, cross_key_0, cross_value_0, cross_mask_0)
         more = Attention(other, cross_key_0, cross_value_0, cross_mask_0)
         result = Add(more, other)
     """
-    shared = beam_step(step_of(twice, KEYS, VALUES, MASK))
+    shared = beam_step(step_of(two_attentions, KEYS, VALUES, MASK))
     assert shared is not None
     operators = [node.op_type for node in shared.graph]
     assert operators.count("Attention") == 2 and operators.count("Expand") == 1
@@ -159,7 +162,7 @@ def test_masks_get_their_rows_once() -> None:
 @pytest.mark.parametrize(
     ("body", "memory"),
     [
-        # every position of memory meets the row of a sequence
+        # a sum of a query with every position of memory
         (
             """
             sum = Add(query, cross_value_0)
@@ -168,16 +171,16 @@ def test_masks_get_their_rows_once() -> None:
             """,
             (VALUES,),
         ),
-        # rows would see each other
+        # causal attention, where beams would attend to each other
         ("result = Attention <is_causal = 1> (query, cross_key_0, cross_value_0)", (KEYS, VALUES)),
-        # a mask that has a row for each of several queries already
+        # a mask with several rows
         (
             "result = Attention(query, cross_key_0, cross_value_0, cross_mask_0)",
             (KEYS, VALUES, "bool[batch, 1, memory, memory] cross_mask_0"),
         ),
-        # an operator that nothing is known of
+        # an operator that cannot be folded
         ("result = Gather <axis = 0> (cross_value_0, token)", (VALUES,)),
-        # the size of a batch, of memory where that of sequences is needed
+        # a batch size that is read from memory where the number of sequences is needed
         (
             """
             count = Shape <end = 1> (cross_value_0)
@@ -189,7 +192,7 @@ def test_masks_get_their_rows_once() -> None:
         ),
     ],
 )
-def test_what_has_no_such_form_is_left(body: str, memory: tuple[str, ...]) -> None:
+def test_steps_that_cannot_be_folded_have_no_beam_step(body: str, memory: tuple[str, ...]) -> None:
     step = step_of(body, *memory)
     graphs = {GraphRole.STEP: step}
     assert beam_step(step) is None
@@ -197,8 +200,8 @@ def test_what_has_no_such_form_is_left(body: str, memory: tuple[str, ...]) -> No
     assert set(graphs) == {GraphRole.STEP}
 
 
-def test_without_memory_or_with_a_fixed_batch_there_are_no_beams() -> None:
+def test_no_beam_step_without_memory_or_with_a_fixed_batch() -> None:
     assert beam_step(step_of("result = Tanh(query)")) is None
     assert beam_step(step_of(ATTENTION, KEYS, VALUES, batch="2")) is None
     unused = beam_step(step_of("result = Tanh(query)", VALUES))
-    assert unused is None, "nothing is gained"
+    assert unused is None, "no operator reads the memory"

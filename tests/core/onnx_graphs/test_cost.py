@@ -1,4 +1,4 @@
-"""Costs against numbers worked out by hand."""
+"""Costs against numbers that are computed by hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_step_of_the_tiny_model(tiny_bundle: Bundle) -> None:
     attention = HEADS * (CAPACITY + MEMORY) * (HEAD + HEAD)
     feed_forward = 2 * WIDTH * 2 * WIDTH
     head = WIDTH * VOCABULARY
-    # a new model's norms are all one tensor, and attention's biases of zero fall away
+    # in a new model all norms are equal and stored once, and zero biases of attention are removed
     rows = 2 * WIDTH  # one of the tokens, one of the positions
     norm, biases = 2 * WIDTH, 2 * WIDTH + WIDTH + VOCABULARY
     weights = projections + feed_forward + head + rows + norm + biases
@@ -71,7 +71,7 @@ def weight(name: str, shape: list[int], dtype: type = np.float32) -> ir.Value:
 
 
 @pytest.mark.parametrize(("count", "rows"), [(3, 3), (50, 10)])
-def test_of_a_table_only_the_rows_that_are_looked_up(count: int, rows: int) -> None:
+def test_a_lookup_reads_only_its_rows(count: int, rows: int) -> None:
     table, index = weight("table", [10, 4]), value("index", [count], ir.DataType.INT64)
     lookup = ir.node("Gather", [table, index], {"axis": 0})
     lookup.outputs[0].shape = ir.Shape([count, 4])
@@ -79,7 +79,7 @@ def test_of_a_table_only_the_rows_that_are_looked_up(count: int, rows: int) -> N
     assert cost == GraphCost(0, rows * 4 * FLOAT, 0, count * 8)
 
 
-def test_a_table_that_is_also_multiplied_is_read_in_full() -> None:
+def test_a_table_that_a_product_reads_too_counts_in_full() -> None:
     table, index = weight("table", [10, 4]), value("index", ["batch"], ir.DataType.INT64)
     lookup = ir.node("Gather", [table, index], {"axis": 0})
     lookup.outputs[0].shape = ir.Shape(["batch", 4])
@@ -99,7 +99,7 @@ def test_a_strided_convolution_in_groups() -> None:
     assert cost == GraphCost(2 * (8 * 4 * 5) * (2 * 3 * 3), 8 * 2 * 3 * 3, 0, 4 * 9 * 11 * FLOAT)
 
 
-def test_an_unknown_shape_gives_no_cost() -> None:
+def test_an_unknown_shape_has_no_cost() -> None:
     left, right = value("left", [2, "rows"]), weight("right", [3, 4])
     product = ir.node("MatMul", [left, right])
     assert graph_cost(model_of([left], [right], [product]), {"rows": 3}) is None
@@ -124,7 +124,7 @@ def test_weights_of_4_bits_in_blocks() -> None:
     assert cost == GraphCost(2 * 2 * 10 * 64, 10 * 64 // 2 + 20 * FLOAT, 0, 2 * 64 * FLOAT)
 
 
-def test_memory_of_8_bits_is_read_as_bytes_and_is_no_cache() -> None:
+def test_memory_of_8_bits_counts_as_input_of_one_byte_each() -> None:
     heads, memory, width = 3, 50, 8
     query = value("query", ["batch", 1, heads * width])
     caches = [
@@ -147,7 +147,7 @@ def test_memory_of_8_bits_is_read_as_bytes_and_is_no_cache() -> None:
     )
 
 
-def test_attention_of_whole_rows() -> None:
+def test_attention_whose_heads_are_one_axis() -> None:
     query, memory = value("query", [2, 5, 24]), value("memory", [2, 7, 24])
     attention = ir.node(
         "MultiHeadAttention", [query, memory, memory], {"num_heads": 3}, domain="com.microsoft"
