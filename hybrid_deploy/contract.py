@@ -111,7 +111,7 @@ TOP_TOKENS = "top_tokens"
 HIDDEN = "hidden"
 """Output beside approximate logits, (batch, width) float32: rows that are projected to logits."""
 
-MARGIN = "margin"
+ERROR_BOUND = "margin"
 """Output beside approximate logits, (batch,) float32: error bound of the logits of each row."""
 
 CANDIDATES = "candidates"

@@ -15,7 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
+from hybrid_deploy.bundle.input_specs import ImageInput
+from hybrid_deploy.bundle.manifest import (
+    DimRange,
+    GenerationDefaults,
+    Vocabulary,
+)
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.export.export_job import ExportJob, ModelSpec
 from hybrid_deploy.export.exporter import run_export

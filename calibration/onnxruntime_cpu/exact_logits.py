@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from hybrid_deploy.calibration.graphs.graph_edits import drop_unused_constants
-from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN
+from hybrid_deploy.contract import CANDIDATES, ERROR_BOUND, HIDDEN, LOGITS
 
 
 def with_exact_logits(step: ir.Model, refine_graph: ir.Model) -> ir.Model:
@@ -44,7 +44,7 @@ def with_exact_logits(step: ir.Model, refine_graph: ir.Model) -> ir.Model:
     approximate = outputs[LOGITS]
     approximate.name, exact.shape = f"{LOGITS}_rough", approximate.shape
     _move_graph_into(graph, refine_copy.graph)
-    step_outputs = [value for value in graph.outputs if value.name not in (HIDDEN, MARGIN)]
+    step_outputs = [value for value in graph.outputs if value.name not in (HIDDEN, ERROR_BOUND)]
     graph.outputs[:] = [exact if value is approximate else value for value in step_outputs]
     RemoveUnusedNodesPass()(model)
     drop_unused_constants(graph)

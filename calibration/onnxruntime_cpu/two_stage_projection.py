@@ -42,7 +42,7 @@ from hybrid_deploy.calibration.onnxruntime_cpu.projection_bounds import (
 from hybrid_deploy.calibration.qdq.linear_operators import linear_operators
 from hybrid_deploy.calibration.qdq.low_bit_types import INT4, INT8
 from hybrid_deploy.calibration.qdq.stored_weights import largest_block_size, store_weight
-from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN, GraphRole
+from hybrid_deploy.contract import CANDIDATES, ERROR_BOUND, HIDDEN, LOGITS, GraphRole
 
 MIN_VOCABULARY = 4096
 """Least vocabulary size, in tokens; a smaller one is projected faster in one stage."""
@@ -104,7 +104,7 @@ def two_stage_projection(graphs: Mapping[GraphRole, ir.Model], *, exact: bool) -
 
 def _has_conflicting_outputs(model: ir.Model) -> bool:
     """Returns whether a graph has outputs with the names of the outputs to be added."""
-    return bool({HIDDEN, MARGIN} & {value.name for value in model.graph.outputs})
+    return bool({HIDDEN, ERROR_BOUND} & {value.name for value in model.graph.outputs})
 
 
 def _match_projection(model: ir.Model) -> _Projection | None:
@@ -194,7 +194,7 @@ def _return_row_and_error_bound(graph: ir.Graph, hidden: ir.Value, error_bound: 
     graph.extend([identity, *nodes])
     graph.outputs.append(name_value(identity, HIDDEN, hidden.shape))
     batch_shape = None if hidden.shape is None else ir.Shape([hidden.shape[0]])
-    graph.outputs.append(name_value(nodes[-1], MARGIN, batch_shape))
+    graph.outputs.append(name_value(nodes[-1], ERROR_BOUND, batch_shape))
 
 
 def _error_bound_nodes(graph: ir.Graph, hidden: ir.Value, error_bound: ErrorBound) -> list[ir.Node]:

@@ -11,7 +11,12 @@ import torch
 from PIL import Image
 
 from hybrid_deploy.accuracy import LABELS_FILE
-from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, ImageInput, Vocabulary
+from hybrid_deploy.bundle.input_specs import ImageInput
+from hybrid_deploy.bundle.manifest import (
+    DimRange,
+    GenerationDefaults,
+    Vocabulary,
+)
 from hybrid_deploy.export.export_job import ExportJob, ModelSpec
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxis
 from hybrid_deploy.export.model.interface import Inputs

@@ -11,8 +11,6 @@ from typing import Literal
 
 import msgspec
 
-from hybrid_deploy.bundle.input_specs import ArrayInput as ArrayInput
-from hybrid_deploy.bundle.input_specs import ImageInput as ImageInput
 from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import BundleError

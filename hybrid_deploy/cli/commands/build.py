@@ -103,7 +103,7 @@ def build(
     opened = None if bundle is None else open_bundle(bundle)
     parsed = tuple(parse_target(text) for text in dict.fromkeys(targets))
     if list_cache or clean:
-        from hybrid_deploy.cli.commands.engine_cache import clean_cache, show_cache
+        from hybrid_deploy.cli.engine_cache import clean_cache, show_cache
 
         if list_cache:
             show_cache(opened, variants, parsed, output_format, layers=layers)

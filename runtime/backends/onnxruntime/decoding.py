@@ -13,10 +13,10 @@ from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.contract import (
     BATCH_DIM,
     CANDIDATES,
+    ERROR_BOUND,
     HIDDEN,
     LAST,
     LOGITS,
-    MARGIN,
     POSITION,
     TOKEN,
     TOKENS,
@@ -119,7 +119,7 @@ class OnnxRuntimeDecoding:
         self._results = {name: _ort_value(array) for name, array in results.items()}
         self._logits: FloatArray = results.pop(LOGITS)
         self._hidden: FloatArray | None = results.pop(HIDDEN, None)
-        error_bound: FloatArray | None = results.pop(MARGIN, None)
+        error_bound: FloatArray | None = results.pop(ERROR_BOUND, None)
         self.error_bound = error_bound if self._beams is None else None
         self._is_approximate = False
         self.heads = results

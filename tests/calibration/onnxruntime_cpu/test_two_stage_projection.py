@@ -15,7 +15,7 @@ from hybrid_deploy.calibration.onnxruntime_cpu.two_stage_projection import (
     MIN_VOCABULARY,
     two_stage_projection,
 )
-from hybrid_deploy.contract import CANDIDATES, HIDDEN, LOGITS, MARGIN, GraphRole
+from hybrid_deploy.contract import CANDIDATES, ERROR_BOUND, HIDDEN, LOGITS, GraphRole
 from tests.closeness import assert_close, assert_close_in_float32, float32_error, largest
 from tests.fakes.graph_runs import operators, run
 
@@ -80,9 +80,9 @@ def project(
         assert operators(model)["DynamicQuantizeMatMul"] == 1
         assert not operators(model).keys() & {"MatMul", "Gemm"}
     outputs = run(graphs[GraphRole.STEP], feeds)
-    assert list(outputs) == [LOGITS, HIDDEN, MARGIN]
+    assert list(outputs) == [LOGITS, HIDDEN, ERROR_BOUND]
     np.testing.assert_array_equal(outputs[HIDDEN], rows)
-    return outputs[LOGITS], exact, outputs[MARGIN], refine_graph
+    return outputs[LOGITS], exact, outputs[ERROR_BOUND], refine_graph
 
 
 def error_share(approximate: Floats, exact: Floats, error_bound: Floats) -> NDArray[np.float64]:
@@ -329,7 +329,7 @@ def test_the_statistical_bound_holds_for_nearly_all_logits(
     step = graphs[GraphRole.STEP]
     assert f"{weight}_{stored}" in step.graph.initializers
     outputs = run(step, feeds)
-    distance = np.abs(outputs[LOGITS] - exact) / outputs[MARGIN][:, None]
+    distance = np.abs(outputs[LOGITS] - exact) / outputs[ERROR_BOUND][:, None]
     assert 0.2 < distance.max() < 1.1, (
         "larger errors than four standard deviations are rare, not impossible"
     )

@@ -16,9 +16,9 @@ from hybrid_deploy.calibration.onnxruntime_cpu import int8_cross_attention, two_
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import (
     CANDIDATES,
+    ERROR_BOUND,
     HIDDEN,
     LOGITS,
-    MARGIN,
     GraphRole,
     is_next_cache,
     next_cache,
@@ -124,7 +124,7 @@ def test_two_stages_return_the_tokens_of_float(bundle: Bundle, images: Images, b
     for role in (GraphRole.PREFILL, GraphRole.STEP):
         described = tensor_specs(quantized, "fp32-cpu", role)
         assert described[HIDDEN].shape == ("batch", 32)
-        assert described[MARGIN].shape == ("batch",)
+        assert described[ERROR_BOUND].shape == ("batch",)
     refine = tensor_specs(quantized, "fp32-cpu", GraphRole.REFINE)
     assert {name: spec.shape for name, spec in refine.items()} == {
         HIDDEN: (1, 32), CANDIDATES: (CANDIDATES,), LOGITS: (1, CANDIDATES),

@@ -5,7 +5,10 @@ import pytest
 from PIL import Image
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.bundle.manifest import ArrayInput, ImageInput
+from hybrid_deploy.bundle.input_specs import (
+    ArrayInput,
+    ImageInput,
+)
 from hybrid_deploy.calibration.samples.samples import golden_samples, open_samples, samples_of
 from hybrid_deploy.errors import CalibrationError, InputError
 

@@ -10,9 +10,9 @@ import onnx.parser
 from onnx import numpy_helper
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle, seal_bundle, staged_bundle
+from hybrid_deploy.bundle.input_specs import ArrayInput
 from hybrid_deploy.bundle.manifest import (
     SCHEMA_VERSION,
-    ArrayInput,
     DimRange,
     GenerationDefaults,
     GraphSpec,

@@ -6,7 +6,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from hybrid_deploy.bundle.manifest import ArrayInput, ImageInput
+from hybrid_deploy.bundle.input_specs import (
+    ArrayInput,
+    ImageInput,
+)
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.preprocess.image import batch_images, load_image
 from hybrid_deploy.runtime.preprocess.prepare import prepare
