@@ -11,7 +11,7 @@ help:
 	@echo "make test         linters, types and tests"
 	@echo "make train        train the reference models again (8 minutes on 2 cores)"
 	@echo "make export-cost  time and memory of an export, on a 58-million-parameter decoder (2 minutes)"
-	@echo "make zoo          export, compare and measure every model of tests/zoo, write tests/results/zoo.md"
+	@echo "make zoo          export, compare and measure every model of tests/models/zoo, write tests/results/zoo.md"
 	@echo "make generation   greedy, beams and rules of 18 Hugging Face models against generate() (15 minutes)"
 	@echo "make soak         10,000 generations in one process: memory and open files must not grow"
 	@echo "make engines      build every variant of the digit reader for four kinds of GPU (half an hour)"

@@ -206,7 +206,6 @@ def head_of(name: str) -> Head:
 
 
 __all__ = [
-    "CHECK",
     "ExportReport",
     "export_model",
     "head_of",

@@ -82,7 +82,8 @@ def export(
 
 def export_job(job: ExportJob, out: Path, *, force: bool) -> ExportReport:
     """Runs an export with its progress on stderr, and returns its report."""
-    from hybrid_deploy.export.exporter import CHECK, run_export
+    from hybrid_deploy.export.exporter import run_export
+    from hybrid_deploy.export.parity.gate import CHECK
 
     inputs = sum(len(next(iter(batch.values()))) for batch in job.checks)
     with progress_bar(CHECK, inputs) as bar:
