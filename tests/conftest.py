@@ -88,7 +88,7 @@ def tiny_job(model: TinyReader, seed: int = 0) -> ExportJob:
 
 
 def job() -> ExportJob:
-    """The tiny model as the command line takes it: `conftest:job`."""
+    """The tiny model as the command line takes it: `tests.conftest:job`."""
     return tiny_job(make_tiny())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybrid_deploy.accuracy import Accuracy, measure_accuracy
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.evaluation.decode_all import DecodedSet, decode_all
 from hybrid_deploy.calibration.evaluation.logit_divergence import Divergence, Teacher
@@ -16,6 +15,7 @@ from hybrid_deploy.calibration.evaluation.token_agreement import (
 )
 from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet
 from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.error_rates import Accuracy, measure_accuracy
 from hybrid_deploy.errors import InputError, UsageError
 from hybrid_deploy.progress import Progress, silent
 from hybrid_deploy.runtime.backends.registry import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TypeAlias
 
-from hybrid_deploy.accuracy import character_error_percent, exact_percent, word_error_percent
+from hybrid_deploy.error_rates import character_error_percent, exact_percent, word_error_percent
 from hybrid_deploy.errors import HybridDeployError, UsageError
 from hybrid_deploy.user_functions import import_function
 

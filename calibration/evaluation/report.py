@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hybrid_deploy.accuracy import Accuracy
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
 from hybrid_deploy.contract import FLOAT_VARIANT
+from hybrid_deploy.error_rates import Accuracy
 
 _BYTES_PER_MB = 1e6
 

@@ -16,7 +16,7 @@ use it. Resize and Range have inputs that exist in float32 only.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
@@ -37,7 +37,6 @@ _DTYPE_ATTRIBUTES = {"Cast": "to", "EyeLike": "dtype"}
 _FLOAT32_INPUTS: dict[str, tuple[int, ...]] = {"Range": (0, 1, 2), "Resize": (1, 2)}
 _FLOAT32_OUTPUTS = frozenset({"Range"})
 _MOVED_SUFFIX = "/moved"  # `move_transposes_behind_products` adds it to a name
-_OVERFLOW_SHARE = 0.75  # of the largest number: other inputs may exceed the samples' magnitudes
 
 
 def convert_to_half(
@@ -93,17 +92,6 @@ def round_constants_to_half(model: ir.Model, half: HalfType) -> None:
             array = value.const_value.numpy()
             half_array = round_to_half(str(value.name), array, consumers_of(value), half)
             value.const_value = ir.tensor(half_array.astype(np.float32), name=value.name)
-
-
-def overflowing_tensors(magnitudes: Mapping[str, float], half: HalfType) -> frozenset[str]:
-    """Returns the names of the tensors that overflow a 16-bit type or come near its largest number.
-
-    Args:
-        magnitudes: largest magnitude of each tensor over the samples, by name.
-        half: the 16-bit type.
-    """
-    limit = _OVERFLOW_SHARE * half.largest
-    return frozenset(name for name, largest in magnitudes.items() if largest > limit)
 
 
 def _check_passed_on_tensors(

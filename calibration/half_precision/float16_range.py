@@ -1,4 +1,4 @@
-"""The 16-bit float types, and constants rounded to them.
+"""The 16-bit float types: which tensors overflow them, and constants rounded to them.
 
 A constant beyond the range of the type is clamped where it is a mask or a bound, and refused where
 it is a weight. What uses the constant decides which of these it is.
@@ -6,7 +6,7 @@ it is a weight. What uses the constant decides which of these it is.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ _MOVING = frozenset(
     {"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile"}
     | {"Transpose", "Unsqueeze"}
 )
+_OVERFLOW_SHARE = 0.75  # of the largest number: other inputs may exceed the samples' magnitudes
 
 
 @dataclass(frozen=True)
@@ -156,3 +157,14 @@ def _is_mask(consumer: Consumer, large: NDArray[Any]) -> bool:
 
 def _is_subtracted(consumer: Consumer) -> bool:
     return consumer.operator == "Sub" and consumer.index == 1
+
+
+def overflowing_tensors(magnitudes: Mapping[str, float], half: HalfType) -> frozenset[str]:
+    """Returns the names of the tensors that overflow a 16-bit type or come near its largest number.
+
+    Args:
+        magnitudes: largest magnitude of each tensor over the samples, by name.
+        half: the 16-bit type.
+    """
+    limit = _OVERFLOW_SHARE * half.largest
+    return frozenset(name for name, largest in magnitudes.items() if largest > limit)

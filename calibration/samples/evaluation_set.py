@@ -9,7 +9,6 @@ from typing import TypeAlias, cast
 
 import numpy as np
 
-from hybrid_deploy.accuracy import LABELS_FILE, load_labels
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import TensorSpec
 from hybrid_deploy.calibration.samples.samples import (
@@ -21,6 +20,10 @@ from hybrid_deploy.calibration.samples.samples import (
 )
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, UsageError
+from hybrid_deploy.labels import (
+    LABELS_FILE,
+    load_labels,
+)
 
 Item: TypeAlias = str | Path | Inputs
 EvaluationSource: TypeAlias = str | Path | Iterable[Item | tuple[Item, str | None]]

@@ -11,10 +11,12 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.calibrate import calibrate
 from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.half_precision.float16 import (
-    overflowing_tensors,
     round_constants_to_half,
 )
-from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16
+from hybrid_deploy.calibration.half_precision.float16_range import (
+    FLOAT16,
+    overflowing_tensors,
+)
 from hybrid_deploy.calibration.observation.magnitudes import observe_magnitudes
 from hybrid_deploy.calibration.qdq.layers import Layer, layers_of, names_in_float
 from hybrid_deploy.calibration.recipes import Recipe

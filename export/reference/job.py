@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from hybrid_deploy.accuracy import LABELS_FILE
 from hybrid_deploy.bundle.input_specs import ImageInput
 from hybrid_deploy.bundle.manifest import (
     DimRange,
@@ -33,6 +32,7 @@ from hybrid_deploy.export.reference.lines import (
 )
 from hybrid_deploy.export.reference.model import LineReader, load_reference
 from hybrid_deploy.export.reference.vocabulary import END, MAX_LENGTH, PAD, START, VOCABULARY
+from hybrid_deploy.labels import LABELS_FILE
 from hybrid_deploy.runtime.preprocess.image import batch_images
 
 _GOLDEN_LINES = 8

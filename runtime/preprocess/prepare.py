@@ -124,7 +124,7 @@ def _from_files(paths: Sequence[Path], spec: EncoderInput) -> Arrays:
     if isinstance(spec, ArrayInput):
         return batch_arrays([_load_arrays(path, spec) for path in paths])
     assert not isinstance(spec, TextInput)
-    from hybrid_deploy.runtime.preprocess.pillow import batch_pictures
+    from hybrid_deploy.runtime.preprocess.batch_pictures import batch_pictures
 
     return batch_pictures(paths, spec)
 

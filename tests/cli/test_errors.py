@@ -108,7 +108,7 @@ def test_missing_library_names_the_extra(
     ("arguments", "package", "extra"),
     [
         (["quantize", "{}", "--precision", "fp16"], "onnx_ir", "calibrate"),
-        (["export", "conftest:job", "-o", "x.bundle"], "torch", "export"),
+        (["export", "tests.conftest:job", "-o", "x.bundle"], "torch", "export"),
     ],
 )
 def test_base_install_names_the_extra(
@@ -120,7 +120,7 @@ def test_base_install_names_the_extra(
     )
     command = [sys.executable, "-c", code, *(a.format(tiny_path) for a in arguments)]
     process = subprocess.run(
-        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
     )
     assert process.returncode == 2
     install = f"pip install 'hybrid-deploy[{extra}]'"

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60.0
 WITH_CTRL_C = """
 import os, signal, sys
@@ -29,7 +29,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 def interrupt(ready: Callable[[], bool], *args: object) -> tuple[int, list[str]]:
     """Returns exit code and lines on stderr of a command that gets SIGINT once `ready` holds."""
     command = [sys.executable, "-c", WITH_CTRL_C, "-m", "hybrid_deploy", *map(str, args)]
-    with subprocess.Popen(command, cwd=TESTS, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
             started_at = time.monotonic()
             while not ready():
@@ -47,7 +47,7 @@ def test_export(tmp_path: Path) -> None:
     def staged() -> bool:
         return any(tmp_path.glob(".out.bundle.*"))
 
-    code, lines = interrupt(staged, "export", "conftest:job", "-o", tmp_path / "out.bundle")
+    code, lines = interrupt(staged, "export", "tests.conftest:job", "-o", tmp_path / "out.bundle")
     assert (code, lines[-1]) == (130, "error: interrupted, nothing was half-written")
     assert list(tmp_path.iterdir()) == []
 

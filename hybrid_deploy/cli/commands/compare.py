@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from hybrid_deploy.accuracy import LabelledFile, load_labels, measure_accuracy
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.cli.options.common import (
     BUNDLE,
@@ -16,7 +15,12 @@ from hybrid_deploy.cli.options.common import (
     log,
 )
 from hybrid_deploy.cli.progress import progress_bar
+from hybrid_deploy.error_rates import measure_accuracy
 from hybrid_deploy.errors import HybridDeployError
+from hybrid_deploy.labels import (
+    LabelledFile,
+    load_labels,
+)
 from hybrid_deploy.progress import Progress, part_of, silent
 from hybrid_deploy.report import Column, Format, render
 

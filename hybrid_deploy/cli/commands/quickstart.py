@@ -137,9 +137,9 @@ def _profile(bundle: Path, files: Sequence[Path]) -> None:
 
 
 def _compare(path: Path, samples: Path) -> None:
-    from hybrid_deploy.accuracy import load_labels
     from hybrid_deploy.bundle.bundle import open_bundle
     from hybrid_deploy.cli.commands.compare import COLUMNS, compare_rows
+    from hybrid_deploy.labels import load_labels
     from hybrid_deploy.runtime.backends.probing import usable_backends
 
     bundle, labels, usable = open_bundle(path), load_labels(samples), usable_backends()

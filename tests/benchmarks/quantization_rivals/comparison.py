@@ -13,13 +13,16 @@ from pathlib import Path
 
 import click
 
-from hybrid_deploy.accuracy import LabelledFile, load_labels
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.evaluation.logit_divergence import Teacher
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.calibration.samples.samples import Inputs, open_samples
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import HybridDeployError
+from hybrid_deploy.labels import (
+    LabelledFile,
+    load_labels,
+)
 from hybrid_deploy.report import Column, render
 from hybrid_deploy.runtime.engines.cache import EngineCache
 from hybrid_deploy.runtime.session.session import Session

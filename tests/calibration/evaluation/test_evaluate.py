@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from hybrid_deploy.accuracy import measure_accuracy
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.evaluation.decode_all import DecodedSet, decode_all
 from hybrid_deploy.calibration.evaluation.evaluate import evaluate
@@ -10,6 +9,7 @@ from hybrid_deploy.calibration.evaluation.metrics import Metric, load_metric
 from hybrid_deploy.calibration.evaluation.report import describe, evaluation_record
 from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet, open_evaluation_set
 from hybrid_deploy.calibration.samples.samples import Inputs
+from hybrid_deploy.error_rates import measure_accuracy
 from hybrid_deploy.errors import BackendError, InputError, UsageError
 from hybrid_deploy.runtime.backends.protocol import Backend
 from hybrid_deploy.runtime.backends.registry import (

@@ -6,8 +6,11 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from hybrid_deploy.calibration.half_precision.float16 import convert_to_half, overflowing_tensors
-from hybrid_deploy.calibration.half_precision.float16_range import FLOAT16
+from hybrid_deploy.calibration.half_precision.float16 import convert_to_half
+from hybrid_deploy.calibration.half_precision.float16_range import (
+    FLOAT16,
+    overflowing_tensors,
+)
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError
 from tests.closeness import assert_close

@@ -1,0 +1,109 @@
+"""The one place that turns errors into exit codes, and that loads commands when they are called.
+
+0 the work is done, 1 it failed, 2 the request is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+from typing import Any
+
+import click
+
+from hybrid_deploy.errors import HybridDeployError, MissingDependencyError
+
+_COMMANDS = (
+    "export",
+    "inspect",
+    "verify",
+    "calibrate",
+    "quantize",
+    "build",
+    "run",
+    "profile",
+    "compare",
+    "quickstart",
+    "doctor",
+)
+INTERRUPTED = 130
+"""Exit code after a KeyboardInterrupt."""
+
+_EXTRAS = {
+    "jiwer": "report",
+    "ml_dtypes": "calibrate",
+    "onnx": "calibrate",
+    "onnx_ir": "calibrate",
+    "onnxruntime": "cpu",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "sklearn": "reference",
+    "sympy": "export",
+    "torch": "export",
+}
+"""Packages that a command may need, with the extra of hybrid-deploy that installs each."""
+
+
+class CommandFailure(click.ClickException):
+    """An error that ends a command with one line on stderr.
+
+    Args:
+        message: text of the error; line breaks become spaces.
+        exit_code: exit code of the process.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(" ".join(message.split()))
+        self.exit_code = exit_code  # type: ignore[misc]
+
+    def show(self, file: Any = None) -> None:
+        """Prints the line on stderr."""
+        click.echo(f"error: {self.message}", err=True)
+
+
+class CommandGroup(click.Group):
+    """The group of all commands, which are loaded when they are called.
+
+    Its `invoke` turns errors into exit codes.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Returns the names of the commands, in the order in which a user needs them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Returns the command of that name, after importing its module; None if there is none."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"hybrid_deploy.cli.commands.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command.
+
+        Raises:
+            CommandFailure: the command ended with an error that a user can act on.
+        """
+        try:
+            return super().invoke(ctx)
+        except HybridDeployError as error:
+            raise CommandFailure(str(error), error.exit_code) from error
+        except click.UsageError as error:
+            path = error.ctx.command_path if error.ctx else ctx.command_path
+            message = f"{error.format_message()} See '{path} --help'."
+            raise CommandFailure(message, error.exit_code) from error
+        except ModuleNotFoundError as error:
+            package = (error.name or "").split(".")[0]
+            if package in _EXTRAS:
+                message = str(MissingDependencyError(package, _EXTRAS[package]))
+            else:
+                message = f"{error}; install it and run the command again"
+            raise CommandFailure(message, MissingDependencyError.exit_code) from error
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            message = "the disk is full; free some space and run the command again"
+            raise CommandFailure(message, 1) from error
+        except KeyboardInterrupt as error:
+            raise CommandFailure("interrupted, nothing was half-written", INTERRUPTED) from error
