@@ -65,7 +65,8 @@ def measure_accuracy(expected: Sequence[str], actual: Sequence[str]) -> Accuracy
 def character_error_percent(expected: Sequence[str], actual: Sequence[str]) -> float:
     """Returns the errors per expected character, in percent.
 
-    Every character that is decoded where the expected text is empty counts as one error.
+    Whitespace at both ends of a text is ignored. Every character that is decoded where the expected
+    text is empty counts as one error.
 
     Raises:
         InputError: all the expected texts are empty.
@@ -97,7 +98,8 @@ def load_labels(folder: Path) -> list[LabelledFile]:
     """Reads the labels of a folder: `labels.csv` in UTF-8 with the columns `file` and `text`.
 
     Raises:
-        InputError: the file is missing, not UTF-8, has a wrong row, or names a missing input.
+        InputError: the file is missing, not UTF-8, without rows or columns, has a wrong row, or
+            names a missing input.
     """
     path = folder / LABELS_FILE
     if not path.is_file():
