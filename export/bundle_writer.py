@@ -124,7 +124,8 @@ def write_golden(bundle: Bundle, job: ExportJob) -> tuple[GoldenSample, ...]:
     """Writes the golden files, and decodes each of them with the model itself.
 
     Returns:
-        One golden sample for each file: its path in the bundle, its tokens and its text.
+        One golden sample for each file: its path in the bundle, its tokens and its text. A text
+        file that belongs to another file has no sample of its own.
 
     Raises:
         UsageError: the job has golden files but no start tokens.
@@ -181,7 +182,7 @@ def replace_head(job: ExportJob, bundle: Bundle, written: WrittenGraphs) -> Writ
 
 
 def _random_feeds(bundle: Bundle, role: GraphRole) -> dict[str, np.ndarray]:
-    """Returns random inputs of a decoder graph, by name."""
+    """Returns inputs of a decoder graph by name: tokens of zeros, true masks, random floats."""
     rng = np.random.default_rng(0)
     sizes = {name: dim.typical for name, dim in bundle.manifest.dims.items()}
     feeds: dict[str, np.ndarray] = {}

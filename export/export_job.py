@@ -39,6 +39,9 @@ class GraphForm:
         opset: version of the ONNX operator set: 24, or 21 and 18 for older runtimes.
         head: output of prefill and step besides the caches: logits, argmax or topk.
         batch: the only batch size that the graphs accept; None accepts every size.
+
+    Raises:
+        UsageError: the opset is not supported, or the batch size is below 1.
     """
 
     opset: int = OPSET
@@ -98,7 +101,8 @@ class ExportJob:
 
     Attributes:
         model: module in eval mode with `encode(*inputs) -> memory` (batch first) and the
-            full-sequence `decode(tokens, *memory) -> logits`.
+            full-sequence `decode(tokens, *memory) -> logits`; or with `initial_state` and `step` in
+            place of `decode`.
         example: encoder inputs by name, in the order of `encode`'s parameters; any batch size.
         spec: description of the model for the bundle.
         checks: batches of encoder inputs that the parity gate decodes with model and graphs.

@@ -118,6 +118,7 @@ def export_model(
     Raises:
         UsageError: an argument does not fit the model or another argument.
         UnsupportedModelError: the model cannot be decoded incrementally.
+        ExportError: an operator has no translation to ONNX.
         ParityError: the graphs differ from the model.
         OutputExistsError: `out` exists and `force` is not given.
     """
@@ -162,7 +163,9 @@ def run_export(
 
     Raises:
         UnsupportedModelError: the model cannot be decoded incrementally.
-        UsageError: a token lies outside the model's vocabulary.
+        UsageError: a token lies outside the model's vocabulary, the start tokens fill `max_length`,
+            or there are golden samples without start tokens.
+        ExportError: an operator has no translation to ONNX.
         ParityError: the graphs differ from the model.
         OutputExistsError: `out` exists and `force` is not given.
     """

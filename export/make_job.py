@@ -60,7 +60,10 @@ def named_inputs(model: nn.Module, inputs: Arrays) -> dict[str, Tensor]:
 
 
 def input_names(model: nn.Module) -> list[str]:
-    """Returns the names of `encode`'s parameters without a default, in their order."""
+    """Returns the names of `encode`'s parameters without a default, in their order.
+
+    The only name is `input_0` if there is no such parameter.
+    """
     return _parameters(model, {})[1] or ["input_0"]
 
 

@@ -1,4 +1,4 @@
-"""Lowers a model to graphs: derived from its `decode`, or from a step that it brings."""
+"""Lowers a model to graphs, which come from its `decode` or from its own `step`."""
 
 from __future__ import annotations
 
@@ -47,11 +47,13 @@ def lower_model(job: ExportJob, inputs: Mapping[str, Tensor], stages: StageTimes
     Args:
         job: the model and the options of the export.
         inputs: example inputs of the encoder by name, a batch of two.
-        stages: measures the stages `trace`, `analyse` and `lower`.
+        stages: measures the stages `trace` (not of a model with its own step), `analyse` and
+            `lower`.
 
     Raises:
         UnsupportedModelError: the model cannot be decoded incrementally.
-        UsageError: a token lies outside the model's vocabulary.
+        UsageError: a token lies outside the model's vocabulary, or the start tokens fill
+            `max_length`.
         ExportError: an operator has no translation to ONNX.
     """
     lower = _lower_custom_step if has_custom_step(job.model) else _lower_derived

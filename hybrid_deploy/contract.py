@@ -25,8 +25,8 @@ folder of a machine, not in the bundle.
 
 Graph contract
 
-A variant holds three ONNX graphs. Dimensions in words are symbolic, the other ones are fixed when
-the model is exported.
+A variant holds these three ONNX graphs; exceptions are below. Dimensions in words are symbolic, the
+other ones are fixed when the model is exported.
 
 encoder   inputs of the model                    -> memory             once per input
 prefill   tokens, position, last, memory, caches -> logits, caches     several tokens per row
@@ -40,9 +40,10 @@ self-attention. A graph returns every cache under its own name with `_next` appe
 binds both to one buffer. A cache is zeros before the first token, unless the encoder graph returns
 it under its own name: in decoder-only models the caches begin with the memory.
 
-A decoder that was written to read one token at a time, such as an LSTM, has no prefill graph. In
-place of caches it has states `recurrent_i` (batch, ...), which every step replaces as a whole. The
-encoder graph returns the first value of each; a backend holds two buffers and uses them in turn.
+A decoder that was written to read one token at a time, such as an LSTM, has no prefill graph, and
+its step has no position. In place of caches it has states `recurrent_i` (batch, ...), which every
+step replaces as a whole. The encoder graph returns the first value of each; a backend holds two
+buffers and uses them in turn.
 
 A variant with approximate logits has a refine graph, and prefill and step have two more outputs,
 `hidden` and the error bound, whose tensor is named `margin`:
@@ -91,7 +92,7 @@ TensorRT engines return it together with the logits.
 """
 
 NEXT_POSITION = "next_position"
-"""Output of TensorRT engines, (batch,) int64: position of `next_token`.
+"""Output of TensorRT engines whose graph has `position`, (batch,) int64: position of `next_token`.
 
 It is the position of the newest token plus one, and capacity - 1 at most.
 """

@@ -55,7 +55,7 @@ class Device:
     forms: frozenset[str]
 
     def refusal(self, form: str, component: str) -> str | None:
-        """Returns why the device does not compute a component in a form; None if it does.
+        """Returns why the device refuses a component in a form; None if it computes it.
 
         Args:
             form: precision of the component, such as `int8`.
@@ -116,7 +116,8 @@ def check_precision(device: Device, encoder: str, decoder: str, floats: str = "f
         floats: precision of the layers that are not quantized, `fp32` or `fp16`.
 
     Raises:
-        UsageError: the device lacks one of them; the message says why, and names what it has.
+        UsageError: the device refuses the form or the floats of a component; the message has the
+            reason, and lists the forms of the device.
     """
     for component, form in (("encoder", encoder), ("decoder", decoder)):
         unquantized = "fp16" if form in ("fp16", "bf16") else floats

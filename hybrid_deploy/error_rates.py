@@ -47,7 +47,8 @@ def measure_accuracy(expected: Sequence[str], actual: Sequence[str]) -> Accuracy
 def character_error_percent(expected: Sequence[str], actual: Sequence[str]) -> float:
     """Returns the errors per expected character, in percent.
 
-    Every character that is decoded where the expected text is empty counts as one error.
+    Whitespace at both ends of a text is ignored. Every character that is decoded where the expected
+    text is empty counts as one error.
 
     Raises:
         InputError: all the expected texts are empty.

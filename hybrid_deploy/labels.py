@@ -32,7 +32,8 @@ def load_labels(folder: Path) -> list[LabelledFile]:
     """Reads the labels of a folder: `labels.csv` in UTF-8 with the columns `file` and `text`.
 
     Raises:
-        InputError: the file is missing, not UTF-8, has a wrong row, or names a missing input.
+        InputError: the file is missing, not UTF-8, without rows or columns, has a wrong row, or
+            names a missing input.
     """
     path = folder / LABELS_FILE
     if not path.is_file():

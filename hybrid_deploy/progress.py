@@ -1,4 +1,4 @@
-"""The one form in which every part of the toolkit reports the progress of its work."""
+"""The only way in which parts of the toolkit report the progress of their work."""
 
 from __future__ import annotations
 

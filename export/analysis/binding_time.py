@@ -12,8 +12,9 @@ L = 12 tokens and S memory rows of 64 features, 4 heads, B sequences:
     c  = softmax(q2 @ ck.mT)      (B, 4, 12, S)    TOKEN         step graph, (B, 4, S)
 
 Constants are folded. Nodes that depend on memory alone move to the encoder graph. For each node
-that depends on tokens, the rule of its operator (rule_table.py) finds the axes of the tokens and
-which operands are needed for all tokens so far: these get a cache, as `k` here.
+that depends on tokens, the rule of its operator (rule_table.py) finds which token axis holds the
+new tokens and which all tokens so far, and which operands are needed for all tokens so far: these
+get a cache, as `k` here.
 """
 
 from __future__ import annotations

@@ -161,11 +161,11 @@ class Reduction:
             raise refuse(node, NO_CAUSAL_MASK)
         if plan.rank(node) == plan.rank(source):
             return layout
-        shift = [
+        axes = [
             None if axis is None else axis - sum(r < axis for r in reduced)
             for axis in row_and_key_axes(layout)
         ]
-        return Layout(rows=shift[0], keys=shift[1], merged=layout.merged)
+        return Layout(rows=axes[0], keys=axes[1], merged=layout.merged)
 
     def run(self, executor: RowExecutor, node: fx.Node) -> Any:
         source = token_operand(executor.plan, node)

@@ -1,9 +1,10 @@
 """The interface of an operator rule: how an operator is computed for new tokens only.
 
-A rule has two methods. `bind` runs once, in the analysis: it finds the token axes of the result and
-refuses a node that has no incremental form. `run` computes the node for the new tokens; it runs
-when torch.onnx traces a graph. The rules are in rowwise_rules.py, shape_rules.py,
-attention_rules.py and custom_rules.py; rule_table.py maps operators to rules.
+A rule has two methods. `bind` runs once, in the analysis: it finds the layout of the result (which
+axis holds the new tokens, and which all tokens so far) and refuses a node that has no incremental
+form. `run` computes the node for the new tokens; it runs when torch.onnx traces a graph. The rules
+are in rowwise_rules.py, shape_rules.py, attention_rules.py and custom_rules.py; rule_table.py maps
+operators to rules.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of the rule of each PyTorch operator."""
+"""The table that maps PyTorch operators to their rules."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ _ELEMENTWISE, _TUPLE_ITEM, _UNKNOWN = Elementwise(), TupleItem(), UnknownOperato
 def find_rule(node: fx.Node) -> Rule:
     """Returns the rule of a node; a user's rule comes before the table.
 
-    A pointwise operator without an entry is elementwise; any other one is refused.
+    A pointwise operator without an entry has the rule Elementwise; UnknownOperator refuses others.
     """
     if node.target is operator.getitem:
         return _TUPLE_ITEM

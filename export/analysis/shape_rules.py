@@ -27,10 +27,10 @@ class Reshape:
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         source = token_operand(plan, node)
-        before, token_axes = plan.layouts[source], plan.token_axes(node)
-        if len(token_axes) != sum(axis is not None for axis in (before.rows, before.keys)):
+        layout, token_axes = plan.layouts[source], plan.token_axes(node)
+        if len(token_axes) != sum(axis is not None for axis in (layout.rows, layout.keys)):
             raise refuse(node, "the token axis is folded into another axis or lost here")
-        if before.rows is None:
+        if layout.rows is None:
             return Layout(keys=token_axes[0])
         rows, keys = token_axes[0], token_axes[1] if len(token_axes) > 1 else None
         self._check_order(plan, node, source, rows)
@@ -44,17 +44,17 @@ class Reshape:
 
     def _check_order(self, plan: DecodePlan, node: fx.Node, source: fx.Node, rows: int) -> None:
         """Refuses a view in which a row holds elements of several tokens."""
-        before = plan.layouts[source]
+        layout = plan.layouts[source]
         sizes = [example_size(size) for size in plan.shape(node)]
         source_sizes = [example_size(size) for size in plan.shape(source)]
         batch = example_size(plan.shape(plan.capture.tokens)[0])
-        assert before.rows is not None
-        values_before = plan.values_per_token(source, before.rows)
+        assert layout.rows is not None
+        values_before = plan.values_per_token(source, layout.rows)
         values_after = plan.values_per_token(node, rows)
         if not {values_before, values_after} <= {1, batch}:
             raise refuse(node, "the token axis is folded into an axis other than the batch")
-        is_separate = not before.merged and values_after == 1
-        if is_separate and prod(source_sizes[before.rows + 1 :]) != prod(sizes[rows + 1 :]):
+        is_separate = not layout.merged and values_after == 1
+        if is_separate and prod(source_sizes[layout.rows + 1 :]) != prod(sizes[rows + 1 :]):
             raise refuse(node, "this view mixes the values of different tokens")
 
 
@@ -63,11 +63,11 @@ class Transposition:
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         source = token_operand(plan, node)
-        before, order = plan.layouts[source], axis_order(plan, node)
-        rows, keys = (None if a is None else order.index(a) for a in (before.rows, before.keys))
+        layout, order = plan.layouts[source], axis_order(plan, node)
+        rows, keys = (None if a is None else order.index(a) for a in (layout.rows, layout.keys))
         if rows is not None and keys is not None and rows > keys:
             raise refuse(node, "transposed attention scores are not supported")
-        return Layout(rows=rows, keys=keys, merged=before.merged)
+        return Layout(rows=rows, keys=keys, merged=layout.merged)
 
     def run(self, executor: RowExecutor, node: fx.Node) -> Any:
         source, single = token_operand(executor.plan, node), executor.is_single(node)
@@ -93,19 +93,19 @@ class AlongAxis:
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         source = token_operand(plan, node)
-        before, axis = plan.layouts[source], self._axis(plan, node)
-        if axis in (before.rows, before.keys):
+        layout, axis = plan.layouts[source], self._axis(plan, node)
+        if axis in (layout.rows, layout.keys):
             if plan.shape(node) == plan.shape(source):
-                return before
-            if axis == before.rows and _drops_the_prefix(plan, node, axis):
-                return before
+                return layout
+            if axis == layout.rows and _drops_the_prefix(plan, node, axis):
+                return layout
             raise refuse(node, "this operator picks or splits along the token axis")
         if axis == plan.batch_axis(source):
             raise refuse(node, "this operator picks or splits sequences of the batch")
         if plan.rank(node) == plan.rank(source):
-            return before
-        rows, keys = (None if a is None else a - (a > axis) for a in (before.rows, before.keys))
-        return Layout(rows=rows, keys=keys, merged=before.merged)
+            return layout
+        rows, keys = (None if a is None else a - (a > axis) for a in (layout.rows, layout.keys))
+        return Layout(rows=rows, keys=keys, merged=layout.merged)
 
     def run(self, executor: RowExecutor, node: fx.Node) -> Any:
         source, single = token_operand(executor.plan, node), executor.is_single(node)
@@ -197,16 +197,16 @@ class Expand:
         assert isinstance(source, fx.Node)
         if not plan.depends_on_tokens(source):
             return Layout(rows=token_axes[0])
-        before = plan.layouts[source]
-        if len(token_axes) == 2 and before.keys is None and before.rows is not None:
-            if before.rows - plan.rank(source) == token_axes[1] - plan.rank(node):
+        layout = plan.layouts[source]
+        if len(token_axes) == 2 and layout.keys is None and layout.rows is not None:
+            if layout.rows - plan.rank(source) == token_axes[1] - plan.rank(node):
                 select_state_cache(plan, node, source)
             return Layout(rows=token_axes[0], keys=token_axes[1])
-        if len(token_axes) == 2 and before.rows is None:
+        if len(token_axes) == 2 and layout.rows is None:
             return Layout(rows=token_axes[0], keys=token_axes[1])
         shift = plan.rank(node) - plan.rank(source)
-        rows, keys = (None if a is None else a + shift for a in (before.rows, before.keys))
-        return Layout(rows=rows, keys=keys, merged=before.merged)
+        rows, keys = (None if a is None else a + shift for a in (layout.rows, layout.keys))
+        return Layout(rows=rows, keys=keys, merged=layout.merged)
 
     def run(self, executor: RowExecutor, node: fx.Node) -> Any:
         value = executor.aligned_value(node, node.args[0], executor.alignment(node))
@@ -221,13 +221,13 @@ class Repeat:
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         source = token_operand(plan, node)
-        before = plan.layouts[source]
+        layout = plan.layouts[source]
         shift = plan.rank(node) - plan.rank(source)
-        rows, keys = (None if a is None else a + shift for a in (before.rows, before.keys))
+        rows, keys = (None if a is None else a + shift for a in (layout.rows, layout.keys))
         times: Any = node.args[1]
         if any(axis is not None and times[axis] != 1 for axis in (rows, keys)):
             raise refuse(node, "this operator repeats values along the token axis")
-        return Layout(rows=rows, keys=keys, merged=before.merged)
+        return Layout(rows=rows, keys=keys, merged=layout.merged)
 
     def run(self, executor: RowExecutor, node: fx.Node) -> Any:
         layout, times = executor.plan.layouts[node], list(operand_values(executor, node)[0][1])

@@ -48,7 +48,7 @@ def adapt(model: PreTrainedModel, example: Mapping[str, Tensor] | None = None) -
         example: encoder inputs by name, batch first; None makes them from the config.
 
     Raises:
-        UnsupportedModelError: the class is not supported, or the copy returns other_types logits.
+        UnsupportedModelError: the class is not supported, or the copy returns other logits.
     """
     adapter = next((a for a in ADAPTERS if a.fits(model)), None)
     if adapter is None or not set(adapter.inputs_of(model)) <= set(supported_inputs()):
@@ -105,7 +105,7 @@ def incremental_copy_if_equal(model: nn.Module, inputs: Mapping[str, Tensor]) ->
 def load(folder: Path) -> PreTrainedModel:
     """Returns the model of a folder that `save_pretrained` wrote, in float32 and eval mode.
 
-    config.json class_names the class. No code of the folder runs, and no network is used.
+    `config.json` names the class. No code of the folder runs, and no network is used.
 
     Raises:
         InputError: the folder has no model, or its weights are not safetensors.
@@ -165,13 +165,13 @@ def _check_equal(adapted: HuggingFaceModel, model: PreTrainedModel) -> None:
 
 
 def _difference(actual: Tensor, expected: Tensor) -> float:
-    """Returns the largest difference of any logit, relative to the largest logit above 1."""
+    """Returns the largest difference of any logit, relative to the largest expected one or to 1."""
     return float((actual - expected).abs().max() / expected.abs().max().clamp(min=1))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Turns off the logs, warnings and progress had_progress_bars of transformers."""
+    """Turns off the logs, warnings and progress bars of transformers."""
     level = transformers.logging.get_verbosity()
     had_progress_bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()

@@ -21,7 +21,7 @@ class HuggingFaceModel(nn.Module):
     """A Hugging Face encoder-decoder model with the interface of the exporter.
 
     Args:
-        model: copy for this adapter, whose decoder reads no cache and every token separately.
+        model: copy for this adapter that `incremental_copy` made, so its decoder uses no cache.
 
     Attributes:
         input_names: names of the encoder's inputs, the same as in `forward` and in the processor.

@@ -23,7 +23,9 @@ from hybrid_deploy.export.model.substitution import Factory, Model, substitute
 
 
 def rows_by_token(table: Tensor, tokens: Tensor, padding: int) -> Tensor:
-    """Returns the position vector of each token: row `padding + 1` and the following ones.
+    """Returns the position vector of each token: the rows of the table from `padding + 1` on.
+
+    A padding token has the row `padding` at every position.
 
     Args:
         table: (positions, width) float32, the position vectors.

@@ -80,7 +80,7 @@ class CustomStep:
         inputs: example inputs of the encoder, a batch of two.
         run: the results for these inputs.
         shapes: shape of each tensor of memory and state, with a name for each axis that varies.
-        dims: range of each of those names but the batch.
+        dims: range of each name in `shapes` except the batch.
     """
 
     model: nn.Module
@@ -185,7 +185,7 @@ def lower_custom_step(
         opset: version of the ONNX operator set.
 
     Raises:
-        ExportError: an operator has no translation to ONNX.
+        ExportError: an operator has no translation to ONNX, or the trace fixes a size that varies.
     """
     run, tensors = custom_step.run, custom_step.run.tensors
     shapes = custom_step.shapes
@@ -269,7 +269,7 @@ def _symbolic(
 ) -> tuple[dict[str, Shape], dict[str, DimRange]]:
     """Returns the shape of each tensor, with names for axes that vary, and the names' ranges.
 
-    Axes whose sizes are equal in all runs share one name.
+    Two axes that vary share a name if they have the same size in every run.
     """
     shapes: dict[str, Shape] = {}
     names: dict[tuple[int, ...], str] = {}
@@ -286,7 +286,7 @@ def _symbolic(
 
 
 def _drop_unread_memory(encoder: ir.Model, step: ir.Model, memory: Collection[str]) -> None:
-    """Removes memory that only `initial_state` reads from the graphs' inputs and outputs."""
+    """Removes the inputs and outputs of the graphs that hold memory which `step` does not read."""
     unread = {
         str(value.name)
         for value in step.graph.inputs

@@ -18,7 +18,10 @@ from hybrid_deploy.export.trace.capture import as_expr
 
 
 def dim_names(plan: DecodePlan) -> dict[sympy.Symbol, str]:
-    """Returns the name of each symbol in the memory's shapes: `memory`, `memory_1`, ..."""
+    """Returns the names of the symbols of the batch and of the memory's shapes.
+
+    Those of the memory's shapes are `memory`, `memory_1` and so on.
+    """
     names = {plan.capture.batch: BATCH_DIM}
     for node in plan.capture.memory:
         for size in plan.shape(node)[1:]:
@@ -63,8 +66,8 @@ def dim_ranges(
         plan: the analysed decoder.
         inputs: example inputs of the encoder, batch first.
         dynamic: the varying axes of those inputs besides the batch.
-        generation: number of start tokens and largest length of a sequence.
-        max_batch: the largest batch.
+        generation: its start tokens and its largest length set the range of `length`.
+        max_batch: largest batch size.
     """
     prompt = max(1, len(generation.start_tokens))
     dims = {

@@ -52,7 +52,7 @@ def check_head(with_logits: Path, with_head: Path, feeds: Arrays) -> None:
     Args:
         with_logits: file of the graph that returns logits.
         with_head: file of the graph that returns a head.
-        feeds: the graphs' inputs by name; others are ignored.
+        feeds: the graphs' inputs by name; an input that a graph lacks is ignored.
 
     Raises:
         ParityError: the head returns other tokens or scores than the logits imply.

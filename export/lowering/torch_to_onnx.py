@@ -1,9 +1,10 @@
 """Lowers a torch module to an ONNX graph with the contract's names, through torch.onnx.
 
-After the translation, the graph is simplified: constants are folded, equal nodes are merged, and
+After the translation, constants are folded and equal nodes are merged. Weights get their names in
+the user's model, each Gemm becomes two nodes, and no two outputs share a value:
 
-    before   Gemm(x, weight, bias)                     weight model__head__weight
-    after    MatMul(x, weight) -> Add(bias)            weight head.weight, as in the user's model
+    before   Gemm(x, weight, bias), transB=1   weight model__head__weight (outputs, inputs)
+    after    MatMul(x, weight) -> Add(bias)    weight head.weight_transposed (inputs, outputs)
 
     before   outputs a, a (one value under two names)
     after    outputs a, b with Identity(a) -> b
@@ -166,8 +167,8 @@ def _restore_weight_names(model: ir.Model) -> None:
 
 def _reason(error: BaseException) -> str:
     """Returns the first line of the innermost cause of an exception."""
-    seen = [error]
-    while error.__cause__ is not None and error.__cause__ not in seen:
+    causes = [error]
+    while error.__cause__ is not None and error.__cause__ not in causes:
         error = error.__cause__
-        seen.append(error)
+        causes.append(error)
     return first_line(error)

@@ -57,7 +57,7 @@ def lower_plan(
         opset: version of the ONNX operator set.
 
     Raises:
-        ExportError: an operator has no translation to ONNX.
+        ExportError: an operator has no translation to ONNX, or the trace fixes a size that varies.
     """
     names = dim_names(plan)
     cached_values = {

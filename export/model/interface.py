@@ -126,5 +126,8 @@ def arrays_of(inputs: Mapping[str, Tensor]) -> Inputs:
 
 
 def as_batch_of_two(value: Tensor) -> Tensor:
-    """Returns the first two rows of a batch; tracing makes a batch size of one constant."""
+    """Returns the first two rows of a batch, or its only row twice.
+
+    A trace with a batch of one would fix the batch size.
+    """
     return torch.cat([value, value])[:2].contiguous()

@@ -17,9 +17,12 @@ from hybrid_deploy.export.model.interface import Inputs, reference_heads, refere
 from hybrid_deploy.runtime.backends.protocol import Backend, Decoding, FloatArray, SeveralHeads
 
 LARGEST_DIFFERENCE = 1e-4
-"""Largest accepted difference of a float32 logit: the two sides add numbers in another order."""
+"""Largest accepted difference of a float32 logit: the two sides add numbers in another order.
 
-_LARGE_LOGIT = 16.0  # above it the accepted difference grows with the logit, as rounding does
+It grows in proportion to the largest logit where that is over 16.
+"""
+
+_LARGE_LOGIT = 16.0  # rounding grows with the size of the numbers
 
 _BLOCK_STEPS = 16  # number of steps that one run of the model checks
 
@@ -75,7 +78,7 @@ def compare_greedy(
         batches: encoder inputs by name, batch first.
 
     Raises:
-        ParityError: a token differs, or a logit by more than LARGEST_DIFFERENCE.
+        ParityError: a token differs, or a logit by more than `Parity.note` accepts.
     """
     comparison = _Comparison(model, backend, generation, Parity())
     for number, inputs in enumerate(batches):
@@ -96,8 +99,8 @@ def compare_random_prompts(
 ) -> Parity:
     """Compares greedy decoding after random prompts, up to the largest length without an end token.
 
-    Prompts of one token test the step alone; prompts of unequal lengths test the prefill and the
-    positions of each sequence.
+    Prompts of one token are decoded by steps alone, and the difference between prefill and step is
+    noted; prompts of unequal lengths test the prefill and the positions of each sequence.
 
     Args:
         model: the original module, in eval mode.
@@ -108,7 +111,7 @@ def compare_random_prompts(
         seed: seed of the prompts.
 
     Raises:
-        ParityError: a token differs, or a logit by more than LARGEST_DIFFERENCE.
+        ParityError: a token differs, or a logit by more than `Parity.note` accepts.
     """
     rng = np.random.default_rng(seed)
     size = len(next(iter(inputs.values())))
@@ -198,7 +201,7 @@ class _Comparison:
     def _start(
         self, inputs: Inputs, prompts: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> tuple[Decoding, FloatArray]:
-        """Returns a decoding after its prompts, and the logits; steps through one-token prompts."""
+        """Returns a decoding after its prompts, and the logits; a step reads one-token prompts."""
         decoding, first = self.backend.start(inputs), np.zeros(len(lengths), np.int64)
         logits = decoding.prefill(prompts, first, lengths - 1)
         if prompts.shape[1] != 1:

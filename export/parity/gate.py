@@ -54,7 +54,7 @@ def check_export(
         Sequences and steps of the check inputs, and the largest difference of any logit.
 
     Raises:
-        ParityError: a token differs, or a logit by more than compare.LARGEST_DIFFERENCE.
+        ParityError: a token differs, or a logit by more than `Parity.note` accepts.
         UnsupportedModelError: the encoder graph fails at one end of the declared ranges.
     """
     backend = load_backend(DEFAULT_BACKEND, bundle, FLOAT_VARIANT, BackendOptions())

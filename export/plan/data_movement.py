@@ -1,4 +1,4 @@
-"""Recognizes operators that only move elements, and applies their movements to other tensors.
+"""Recognizes operators that only move or repeat elements, and applies them to other tensors.
 
 Example: keys of 2 heads that are repeated for 4 query heads before an attention reads them.
 
@@ -53,7 +53,7 @@ ShapeOf = Callable[[fx.Node], "list[Any]"]
 
 
 def is_movement(node: fx.Node) -> bool:
-    """Returns whether a node only moves the elements of its first operand."""
+    """Returns whether a node only moves or repeats the elements of its first operand."""
     return str(node.target) in _MOVEMENTS and len(node.all_input_nodes) >= 1
 
 

@@ -25,7 +25,7 @@ class BindingTime(Enum):
         MEMORY: when an input is encoded; it depends on memory alone.
         TOKEN: at each decoding step; it depends on tokens, or combines memory with positions.
         SIZE: a symbolic size, or a number that is computed from sizes.
-        NOTHING: the node has no value, as an assertion.
+        NOTHING: the node has no value; an assertion, for example.
     """
 
     CONSTANT = auto()
@@ -92,7 +92,7 @@ class DecodePlan:
         return [c for c in self._cached_values() if not self.depends_on_tokens(c.source)]
 
     def shape(self, node: fx.Node) -> tuple[int | torch.SymInt, ...]:
-        """Returns the shape of a node in the trace at length L; of the first item of a tuple."""
+        """Returns the shape of a node in the trace at length L; for a tuple, of its first item."""
         value = node.meta["val"]
         shape = (value[0] if isinstance(value, (tuple, list)) else value).shape
         return tuple(example_size(size) if as_expr(size).is_Integer else size for size in shape)

@@ -62,8 +62,8 @@ class RowExecutor:
 
     Attributes:
         plan: the analysed decoder.
-        native: the argument of that name.
-        caches: the caches; new rows are written when a consumer reads them.
+        native: whether the ONNX opset has operators for attention and for writing into a cache.
+        caches: the caches; the new rows of a cache are written when a consumer first reads it.
     """
 
     def __init__(

@@ -48,7 +48,11 @@ class Hand:
 
 @dataclass(frozen=True)
 class HandRanges:
-    """Ranges from which the handwriting of a line is drawn; the fields are those of Hand."""
+    """Ranges from which the handwriting of a line is drawn; the fields are those of Hand.
+
+    `gap_px` is the range of the largest gap, and `spread` is the value itself. The pen has the same
+    ranges for every line.
+    """
 
     height_px: tuple[float, float]
     aspect: tuple[float, float]

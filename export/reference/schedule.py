@@ -18,8 +18,8 @@ class Schedule:
 
     Args:
         steps: number of optimizer steps.
-        seconds_limit: longest training time in seconds; None sets no limit. The schedule then
-            follows the steps or the time, whichever is further.
+        seconds_limit: longest training time in seconds, None for no limit. With a limit, the
+            schedule follows the steps or the time, whichever is further.
     """
 
     def __init__(self, steps: int, seconds_limit: float | None) -> None:

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 VOCABULARY: tuple[str, ...] = ("<pad>", "<start>", "<end>", *"0123456789")
 PAD, START, END = 0, 1, 2
 MAX_LENGTH = 16
-"""Tokens that the decoder has positions for, start and end included."""
+"""Largest number of tokens of a sequence, start and end included."""
 
 
 def tokens_from_text(text: str) -> list[int]:
     """Returns the tokens of a string of digits, between start and end.
 
     Raises:
-        ValueError: If `text` holds anything but the digits 0-9.
+        ValueError: the text holds anything but the digits 0-9.
     """
     unknown = sorted(set(text) - set(VOCABULARY[END + 1 :]))
     if unknown:

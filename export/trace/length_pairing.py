@@ -102,7 +102,8 @@ def merge_equal_constants(constants: Mapping[fx.Node, Tensor]) -> None:
     """Redirects all uses of placeholders of one tensor, as of tied weights, to the first of them.
 
     Args:
-        constants: the tensor of each placeholder; tensors are equal if they share their storage.
+        constants: the tensor of each placeholder; two tensors are one if address, shape, strides
+            and dtype are equal.
     """
     first_nodes: dict[object, fx.Node] = {}
     for node, value in constants.items():

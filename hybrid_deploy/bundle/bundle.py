@@ -30,7 +30,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle, whose files had the hashes of the manifest.
+    """An opened bundle; the files that `open_bundle` checked had the hashes of the manifest.
 
     Attributes:
         folder: folder of the bundle.
@@ -60,7 +60,11 @@ class Bundle:
         return self.graphs(variant)[role]
 
     def graphs(self, variant: str) -> dict[GraphRole, GraphSpec]:
-        """Returns the graphs of a variant; prefill, refine and beam step may be missing."""
+        """Returns the graphs of a variant; prefill, refine and beam step may be missing.
+
+        Raises:
+            InputError: no variant has that name.
+        """
         described = self.variant(variant)
         specs = {role: getattr(described, role.value) for role in GraphRole}
         return {role: spec for role, spec in specs.items() if spec is not None}
@@ -91,7 +95,8 @@ def open_bundle(path: Path, *, only: str | None = None) -> Bundle:
 
     Raises:
         InputError: the folder does not exist, is no bundle, or has no such variant.
-        BundleError: a file is missing or changed, or the schema version is unknown.
+        BundleError: the manifest is damaged or has another schema version, or a file is missing or
+            changed.
     """
     manifest_path = path / MANIFEST_FILE
     if not path.exists():
@@ -169,7 +174,7 @@ class StagedVariant:
 
 @contextmanager
 def staged_variant(bundle: Bundle, name: str, *, force: bool = False) -> Iterator[StagedVariant]:
-    """Yields a folder for the files of a variant, and adds the variant to the bundle at the end.
+    """Yields a variant with a folder for its files, and adds it to the bundle at the end.
 
     The bundle changes in one step, when its manifest is replaced. The folder of a variant that is
     replaced is deleted after that.
@@ -179,7 +184,7 @@ def staged_variant(bundle: Bundle, name: str, *, force: bool = False) -> Iterato
     """
     if name in bundle.manifest.variants and not force:
         raise OutputExistsError(f"variant {name} of {bundle.folder}")
-    from filelock import FileLock  # slower to import than the whole module
+    from filelock import FileLock  # its import takes longer than that of this module
 
     with FileLock(bundle.folder.parent / f".{bundle.folder.name}.lock"):
         manifest_path = bundle.folder / MANIFEST_FILE

@@ -1,8 +1,8 @@
-"""The hashes of files that were checked before: loading a large model does not hash it again.
+"""The hashes of files that were checked before, so that a large model is not hashed at every load.
 
 A file counts as unchanged under the conditions of git's index (gitformat-index, "racy git"): inode,
-size and time of modification are the same, and that time was so long before the check that a later
-write would have changed it.
+size and time of modification are the same, and that time lies so far before the check that any
+later write has another time.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class HashCache:
         return state.sha256
 
     def remember(self, name: str, sha256: str) -> None:
-        """Remembers the SHA-256 of a file that was just read, unless the file is seconds old."""
+        """Remembers the SHA-256 of a file that was just read, unless it is newer than 2 s."""
         state = self._state_now(name, sha256)
         if state is not None and time.time_ns() - state.modified_ns > _CLOCK_TICK_NS:
             self._states[name] = state

@@ -62,7 +62,7 @@ class CropMargin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="c
     """Step that cuts the bright margins off a page.
 
     Attributes:
-        threshold: value that pixels of the content are below, once the grey values of the page are
+        threshold: pixels below this grey value are content; the grey values of the page are first
             stretched to 0..255.
     """
 
@@ -70,11 +70,13 @@ class CropMargin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="c
 
 
 class AlignLongAxis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="align-long-axis"):
-    """Step that turns a picture by 90 degrees clockwise if its longer side is the other one.
+    """Step that turns a tall picture for a wide size, and a wide one for a tall size.
+
+    It turns by 90 degrees clockwise.
 
     Attributes:
-        height: height of the size whose longer side the picture's is compared with.
-        width: width of that size.
+        height: height in pixels of the size that the picture is compared with.
+        width: width in pixels of that size.
     """
 
     height: int

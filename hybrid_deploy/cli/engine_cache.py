@@ -71,6 +71,8 @@ def clean_cache(
 ) -> None:
     """Deletes the engines in the cache that match, and prints them.
 
+    The temporary folders of builds that were killed are deleted too.
+
     Args:
         bundle: bundle whose engines are deleted; None deletes those of every bundle.
         variants: names of the variants to delete; empty for all.

@@ -108,7 +108,7 @@ class BuildProgress:
         self._stage: str | None = None
 
     def __call__(self, stage: str, done: int, total: int, /) -> None:
-        """Takes in that a stage begins (`done` is 0), or is done."""
+        """Prints the name of a stage that begins; a second call for it stops its seconds."""
         from rich.live import Live
 
         if stage == self._stage:
@@ -125,7 +125,7 @@ class BuildProgress:
 
     @contextmanager
     def engine(self) -> Iterator[None]:
-        """Ends the counting of the last message, however the block ends."""
+        """Stops the seconds of the last stage when the block ends, even by an error."""
         try:
             yield
         finally:

@@ -35,8 +35,9 @@ class NotFoldableError(Exception):
 class BeamAxis:
     """Adds the nodes that fold and unfold values to a graph, once for each value.
 
-    Nodes are added to the end of the graph, which must be sorted afterwards. Every method takes
-    values of the original graph, (sequences, ..., 1, ...), and this class knows their folded form.
+    Nodes are added to the end of the graph, which must be sorted afterwards. The methods take
+    values of the original graph, (sequences, ..., 1, ...), unless they state another form; the
+    class remembers the folded form of each.
 
     Args:
         graph: graph that the nodes are added to.
@@ -110,12 +111,13 @@ class BeamAxis:
         return self._unfolded[value]
 
     def unfold_reshape(self, node: ir.Node) -> bool:
-        """Replaces a node that only adds or removes axes of a folded value by the unfolding itself.
+        """Replaces a Reshape, Squeeze or Unsqueeze of a folded value by the unfolding itself.
 
-        The Reshape that ends the unfolding then writes the shape of the node's result at once.
+        The Reshape that ends the unfolding returns the shape of the node's result at once. The node
+        stays if its result is a graph output, or has another shape than (batch, fixed sizes).
 
         Returns:
-            Whether it does; if not, the graph is unchanged.
+            Whether the node was replaced; if not, the graph is unchanged.
         """
         value, result = node.inputs[0], node.outputs[0]
         assert value is not None, "Reshape, Squeeze and Unsqueeze have an input"
@@ -131,7 +133,7 @@ class BeamAxis:
         """Folds the result of a node that only moves the axis of size 1 of a folded value.
 
         Returns:
-            Whether it does; if not, the graph is unchanged.
+            Whether the result was folded; if not, the graph is unchanged.
         """
         value, result = node.inputs[0], node.outputs[0]
         assert value is not None, "Reshape, Squeeze and Unsqueeze have an input"
@@ -292,8 +294,8 @@ def _sizes_without_units(value: ir.Value) -> list[int | str] | None:
     """Returns the sizes behind the first axis that are not 1; None if one is unknown."""
     assert value.shape is not None, "rank_of was called before"
     sizes = [size if isinstance(size, int) else size.value for size in value.shape[1:]]
-    known = [size for size in sizes if size is not None]
-    return None if len(known) < len(sizes) else [size for size in known if size != 1]
+    known_sizes = [size for size in sizes if size is not None]
+    return None if len(known_sizes) < len(sizes) else [size for size in known_sizes if size != 1]
 
 
 def _folded_shape(value: ir.Value, axis: int) -> ir.Shape:
@@ -311,7 +313,7 @@ def _is_batch(size: Size) -> bool:
 
 
 def _source(value: ir.Value) -> ir.Value:
-    """Returns the value that reshapes alone turn into this one, with a row for each sequence."""
+    """Returns the earliest value that only reshapes turn into this one; its rows are sequences."""
     node = value.producer()
     while node is not None and node.op_type in _RESHAPING and not node.domain:
         before = node.inputs[0]

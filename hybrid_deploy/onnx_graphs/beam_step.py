@@ -36,7 +36,7 @@ _ELEMENTWISE = frozenset(
 )
 _RESHAPING = frozenset({"Reshape", "Squeeze", "Unsqueeze"})
 _ROWS, _COLUMNS, _RANK = -2, -1, 4
-_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+_SUBGRAPH_TYPES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 class _Kind(Enum):
@@ -137,7 +137,7 @@ class _Rewriting:
         return self._beams.used
 
     def _visit(self, node: ir.Node, beams: BeamAxis) -> None:
-        if any(attribute.type in _GRAPHS for attribute in node.attributes.values()):
+        if any(attribute.type in _SUBGRAPH_TYPES for attribute in node.attributes.values()):
             raise NotFoldableError
         kinds = self._kinds_of_inputs(node)
         is_mixed = _Kind.FOLDED in kinds or kinds >= {_Kind.SEQUENCES, _Kind.INPUTS}

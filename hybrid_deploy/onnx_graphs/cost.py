@@ -32,8 +32,9 @@ def graph_cost(model: ir.Model, sizes: Sizes) -> GraphCost | None:
     Returns:
         Operations count for MatMul, Gemm, Conv, ConvTranspose and Attention, and for ONNX Runtime's
         variants of them: two per multiply-add. Work per element (normalisation, activation,
-        softmax) counts nothing. Every weight counts once; of a table that only Gather reads, the
-        rows count that it takes. Memory that a graph also returns counts as input, not as cache.
+        softmax) counts nothing. Every weight counts once, except a table that only Gather reads: of
+        it, the rows that are read count. Memory that a graph also returns counts as input, not as
+        cache.
     """
     try:
         return _count(model.graph, sizes)

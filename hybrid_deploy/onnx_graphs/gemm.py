@@ -1,9 +1,11 @@
-"""Gemm as MatMul and Add, the operators in which quantization and kernels look for weights.
+"""Splits Gemm into MatMul and Add, in which quantization and kernels look for weights.
 
 before   Gemm(rows, weight, bias), transB=1     weight (outputs, inputs)
 
 after    MatMul(rows, weight_transposed)        weight_transposed (inputs, outputs)
          Add(product, bias)
+
+With transB=0 the weight is (inputs, outputs) already and keeps its name.
 """
 
 from __future__ import annotations

@@ -102,7 +102,8 @@ def compare_rows(
         labels: inputs with their expected texts.
         pairs: names of variant and backend.
         threads: number of CPU threads; None leaves the choice to the backend.
-        progress: called after each input with the number of inputs of all pairs.
+        progress: called after each input, with the counts of finished inputs and of all inputs of
+            all pairs.
     """
     rows: list[dict[str, object]] = []
     total = len(pairs) * len(labels)

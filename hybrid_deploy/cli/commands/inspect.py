@@ -79,7 +79,7 @@ def inspect(bundle: Path, output_format: str) -> None:
 def cache_bytes(step: GraphSpec, prefill: GraphSpec | None = None) -> int:
     """Returns the bytes of one sequence's caches.
 
-    A cache is an input that every decoder graph returns updated; memory is none.
+    A cache is an input that every decoder graph returns updated; memory is not counted.
 
     Args:
         step: description of the step.

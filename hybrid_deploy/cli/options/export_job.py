@@ -126,7 +126,10 @@ def _job_from_options(name: str, model: nn.Module, options: ModelOptions) -> Exp
 def _example(
     model: nn.Module, path: Path, options: ModelOptions
 ) -> tuple[dict[str, Tensor], ImageInput | None]:
-    """Returns the encoder's inputs in the example file, and how a picture became them."""
+    """Returns the encoder's inputs in the example file, and how its picture became them.
+
+    The second item is None for a file of arrays.
+    """
     import torch
 
     from hybrid_deploy.bundle.input_specs import ArrayInput

@@ -46,7 +46,7 @@ _FIELDS = {"max_tokens": "max_new_tokens", "pattern": "allowed"}
 
 
 def generation_options(command: Command) -> Command:
-    """Returns a command with the options; it passes their values on to `options_of`."""
+    """Adds the options to a command, which must pass their values on to `options_of`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

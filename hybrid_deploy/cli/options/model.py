@@ -130,14 +130,20 @@ class ModelOptions:
 
 
 def model_options(command: _Command) -> _Command:
-    """Returns a command with the options, whose names are those of ModelOptions' fields."""
+    """Adds the options to a command; its parameters have the names of ModelOptions' fields."""
     for option in reversed(_click_options()):
         command = option(command)
     return command
 
 
 def axis_name(name: str, axis: int, *, is_image: bool) -> str:
-    """Returns the name of the dynamic dimension of an axis: `height` or `width` of pictures."""
+    """Returns the name of a varying dimension: `height` or `width` of pictures, else as `audio_1`.
+
+    Args:
+        name: name of the encoder's input.
+        axis: index of the axis that varies.
+        is_image: whether the input is made from pictures.
+    """
     names: Mapping[int, str] = {_HEIGHT_AXIS: "height", _WIDTH_AXIS: "width"} if is_image else {}
     return names.get(axis, f"{name}_{axis}")
 
