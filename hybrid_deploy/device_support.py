@@ -32,7 +32,6 @@ _REASONS = {
 }
 _DECODER_REASONS = {"int8-cpu": f"{_OWN_OPERATORS} int8-weights"}
 _CPU_REASONS = {
-    "fp32": "TensorRT has no float32 products before Ampere (sm_80); quantize with --floats fp16",
     "fp16": "ONNX Runtime's CPU kernels compute it in float32, slower than fp32 itself",
     "bf16": "ONNX Runtime's CPU has no kernels for bfloat16",
     "fp8": "ONNX Runtime's CPU only emulates floats of 8 bits",

@@ -65,6 +65,7 @@ def decode_all(
         backend = load_backend(DEFAULT_BACKEND, bundle, variant, BackendOptions(threads))
     session = Session(bundle, variant, backend)
     results_by_row: dict[SampleRow, GenerationResult] = {}
+    progress(stage, 0, len(samples))
     for batch in batches(samples, batch_size(bundle, variant)):
         results, _ = session.run_arrays(batch.inputs, options=GREEDY)
         # not strict: a batch of fixed size may end with repeated rows

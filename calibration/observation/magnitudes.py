@@ -62,6 +62,7 @@ def observe_magnitudes(
         InputError: a sample does not fit the model.
     """
     watched = {role: dict.fromkeys(_computed(model), Magnitude) for role, model in graphs.items()}
+    progress("overflow", 0, len(samples))
     with tempfile.TemporaryDirectory(prefix="hybrid-deploy-magnitudes-") as folder:
         model = ObservedModel(bundle, graphs, Path(folder), watched)
         for done, inputs in enumerate(samples, start=1):

@@ -107,6 +107,7 @@ class VariantBuilder:
             layers_in_float, ranking = self._choose_layers_in_float(recipe, max_drop)
         self.progress("rewrite", 0, 1)
         graphs = self.model.quantized(recipe, layers_in_float)
+        self.progress("rewrite", 1, 1)
         with staged_variant(self.job.bundle, name, force=force) as staged:
             trial = self._write(staged, recipe, graphs, scales, layers_in_float)
             if recipe.is_emulated:

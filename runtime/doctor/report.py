@@ -32,7 +32,7 @@ def diagnose(progress: Progress = silent) -> list[Check]:
     A backend works here if one of its checks has a `run_ms`.
 
     Args:
-        progress: called before each check, with the number of checks done.
+        progress: called before and after each check.
     """
     jetson = nvidia.is_jetson()
     gpu_trial = _query_driver()
@@ -61,9 +61,10 @@ def diagnose(progress: Progress = silent) -> list[Check]:
         ("TensorRT-RTX", partial(check_tensorrt, platform, Flavour.RTX, try_isolated)),
     ]
     checks: list[Check] = []
-    for done, (name, probe) in enumerate(probes):
-        progress(f"checking {name}", done, len(probes))
+    for name, probe in probes:
+        progress(f"checking {name}", 0, 1)
         checks += run_probe(name, probe)
+        progress(f"checking {name}", 1, 1)
     return checks
 
 

@@ -70,7 +70,7 @@ def profile_session(
         runs: number of timed runs.
         warmup: number of runs before the first timed one.
         batch: number of files of a run.
-        progress: called after every run, warm-up included, as stage `profile`.
+        progress: called as stage `profile` with the number of runs done, warm-up included.
 
     Raises:
         UsageError: a count is not positive.
@@ -83,6 +83,7 @@ def profile_session(
         )
     timings, tokens = [], 0
     start = time.perf_counter()
+    progress("profile", 0, warmup + runs)
     for number in range(-warmup, runs):
         if number == 0:
             start = time.perf_counter()

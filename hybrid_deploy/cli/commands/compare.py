@@ -141,6 +141,7 @@ def _measure(
     for label in labels[:_WARMUP]:
         session.run_files([label.file])
     texts, timings, tokens = [], [], 0
+    progress("read", 0, len(labels))
     for done, label in enumerate(labels, start=1):
         (result,), timing = session.run_files([label.file])
         texts.append(result.text or "")
