@@ -32,7 +32,8 @@ def diagnose(progress: Progress = silent) -> list[Check]:
     A backend works here if one of its checks has a `run_ms`.
 
     Args:
-        progress: called before each check, with the number of checks done.
+        progress: called before each probe, with the number of probes done; a probe makes one or
+            several checks.
     """
     jetson = nvidia.is_jetson()
     gpu_trial = _query_driver()
