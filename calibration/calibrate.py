@@ -65,8 +65,8 @@ def observe_bundle(
     Args:
         path: the bundle's folder.
         source: the samples, as `samples_of` takes them.
-        golden: take the bundle's golden samples too.
-        skip_bad: leave out samples that cannot be used.
+        golden: whether to take the bundle's golden samples too.
+        skip_bad: whether to leave out samples that cannot be used.
         shard: (k, n) decodes only the k-th of every n samples, k from 0.
         variant: name of the float32 variant.
         progress: called with the number of finished samples, as stage `calibrate`.

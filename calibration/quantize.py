@@ -73,7 +73,7 @@ def quantize_bundle(
             sensitive layers stay in float if needed. None sets no limit.
         name: name of the new variant; None takes the precision's name.
         source: name of the float32 variant to quantize.
-        force: replace a variant of that name.
+        force: whether to replace a variant of that name.
         progress: called during all stages.
 
     Raises:
@@ -115,11 +115,12 @@ def quantize_automatically(
         path: the bundle's folder.
         data: the samples to calibrate with, and those that the variants are compared on.
         max_drop: how much worse than float a variant may be, in `Evaluation.drop_unit`.
-        threads: number of CPU threads of one operator; None leaves the choice to the backend.
+        threads: number of CPU threads of one operator in the timed runs; None leaves the choice to
+            the backend.
         block_size: number of decoder weights that share a scale; None leaves it to the recipe.
-        name: name of the new variant; None takes the precision's name.
+        name: name of the new variant; None takes the name of the chosen recipe.
         source: name of the float32 variant to quantize.
-        force: replace a variant of that name.
+        force: whether to replace a variant of that name.
         progress: called during all stages.
 
     Raises:

@@ -93,8 +93,8 @@ class Recipe:
         encoder: form of the encoder.
         decoder: form of the decoder's graphs.
         summary: one line on the use of the precision.
-        block_size: number of decoder weights that share a scale, where it divides their number;
-            None leaves it to the form.
+        block_size: number of decoder weights that share a scale, where it divides the summed axis
+            of the weight; None leaves it to the form.
         floats: type of the numbers that are not quantized, `fp32` or `fp16`.
     """
 

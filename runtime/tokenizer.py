@@ -32,6 +32,7 @@ def text_of(
 
     Raises:
         BundleError: the tokenizer's file is missing or damaged.
+        MissingDependencyError: `tokenizers` is not installed.
     """
     if isinstance(vocabulary, Vocabulary):
         special, texts = set(vocabulary.special), vocabulary.tokens
@@ -63,6 +64,7 @@ def tokens_of(text: str, vocabulary: Vocabulary | Tokenizer | None, folder: Path
     Raises:
         UsageError: the bundle has no tokenizer.
         BundleError: the tokenizer's file is missing or damaged.
+        MissingDependencyError: `tokenizers` is not installed.
     """
     if not isinstance(vocabulary, Tokenizer):
         raise UsageError(

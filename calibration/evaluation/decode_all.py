@@ -50,7 +50,7 @@ def decode_all(
     Args:
         bundle: has the variant, the generation defaults and the vocabulary.
         variant: name of the variant.
-        samples: encoder inputs by name, batch first.
+        samples: encoder inputs of each sample by name, batch first.
         progress: called with the number of samples that are decoded at least in part.
         stage: name of the stage in calls of `progress`.
         backend: the backend that holds the variant; loaded here if None.

@@ -214,5 +214,5 @@ def _score(metric: Metric, texts: _LabelledTexts) -> Score:
 
 def _size_bytes(bundle: Bundle, variant: str) -> int:
     """Returns the size of a variant's files; read from disk, as the manifest may lack them."""
-    home = bundle.graph_path(variant, GraphRole.ENCODER).parent
-    return sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
+    folder = bundle.graph_path(variant, GraphRole.ENCODER).parent
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

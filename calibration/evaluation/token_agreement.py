@@ -1,4 +1,4 @@
-"""Compares the tokens of two variants, and checks that a variant's prefill graph runs."""
+"""Compares the tokens of two variants, and checks that a variant's prefill runs."""
 
 from __future__ import annotations
 
@@ -36,10 +36,13 @@ class Agreement:
 
 
 def check_prefill(bundle: Bundle, backend: Backend, inputs: Inputs) -> None:
-    """Runs the prefill graph once; decoding never runs it if the prompt is one token.
+    """Decodes a prompt of one token by `prefill`, which decoding calls for longer prompts only.
+
+    A backend may decode so short a prompt by steps, as ONNX Runtime's on the CPU does; then the
+    prefill graph itself does not run.
 
     Raises:
-        BackendError: the prefill graph does not run, or its logits are not finite.
+        BackendError: prefill does not run, or its logits are not finite.
     """
     decoding = backend.start(inputs)
     defaults = bundle.manifest.generation

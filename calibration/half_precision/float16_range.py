@@ -78,7 +78,8 @@ class Consumer:
 def consumers_of(value: ir.Value) -> frozenset[Consumer]:
     """Returns the operators that compute with a value.
 
-    Operators that only move numbers are passed, and so is one Mul if the value is a single number.
+    Behind an operator that only moves numbers, the search goes on; if the value is a single number,
+    also behind one Mul.
     """
     is_scalar = value.const_value is not None and value.const_value.size == 1
     return frozenset(_final_consumers(value, is_scalar, scaled=False))

@@ -61,6 +61,7 @@ def observe_samples(
         CalibrationError: an activation is NaN or infinite (the message names the tensor), or the
             state file belongs to another bundle or to other samples.
         InputError: a sample does not fit the model.
+        BackendError: a graph does not run, or its logits are not finite.
     """
     observations = _resumed(state, fingerprint_of(bundle, variant))
     number, count = shard
@@ -68,13 +69,13 @@ def observe_samples(
     progress("calibrate", 0, len(indices))
     watched = {role: _statistics_factories(model, role) for role, model in graphs.items()}
     with tempfile.TemporaryDirectory(prefix="hybrid-deploy-calibrate-") as folder:
-        model, saved = ObservedModel(bundle, graphs, Path(folder), watched), time.monotonic()
+        model, saved_at_s = ObservedModel(bundle, graphs, Path(folder), watched), time.monotonic()
         try:
             for done, index in enumerate(indices, start=1):
                 _observe_sample(model, samples, index, observations)
-                if state is not None and time.monotonic() - saved > _SAVE_EVERY_S:
+                if state is not None and time.monotonic() - saved_at_s > _SAVE_EVERY_S:
                     observations.save(state)
-                    saved = time.monotonic()
+                    saved_at_s = time.monotonic()
                 progress("calibrate", done, len(indices))
         finally:
             if state is not None and observations.samples:
@@ -95,7 +96,10 @@ def watched_tensors(model: ir.Model, role: GraphRole) -> list[ir.Value]:
 def _statistics_factories(
     model: ir.Model, role: GraphRole
 ) -> dict[str, Callable[[], TensorStatistics]]:
-    """Returns per tensor what makes its empty statistics; matrix inputs have them by channel."""
+    """Returns a function for each tensor that makes its empty statistics.
+
+    An input of a matrix product has statistics by channel too.
+    """
     matrix_inputs = {
         linear.activation
         for linear in linear_operators(model.graph)

@@ -1,8 +1,8 @@
 """The float graphs of a bundle, with every tensor to observe as one more output.
 
-Samples are decoded as at runtime: an input is encoded once, then decoded token by token with the
-bundle's generation defaults. So a tensor of the step graph is observed at every position, with
-caches that the model itself filled, not with random inputs.
+Samples are decoded as at runtime: an input is encoded once, then decoded token by token, greedily
+and with the bundle's logits processors and limits. So a tensor of the step graph is observed at
+every position, with caches that the model itself filled, not with random inputs.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ class ObservedModel(Generic[StatisticsT]):
         decoding = self.start(inputs)
         prompts = [self._manifest.generation.start_tokens] * decoding.batch
         processors = processors_of(self._manifest.generation)
-        decodes = decode_greedily(decoding, prompts, limits_of(self._manifest), processors)
-        return 1 + len(decodes.step_ms)
+        batch_result = decode_greedily(decoding, prompts, limits_of(self._manifest), processors)
+        return 1 + len(batch_result.step_ms)
 
     def run(self, role: GraphRole, arrays: Arrays) -> dict[str, NDArray[Any]]:
         """Runs a graph, observes its tensors and returns its outputs by name.

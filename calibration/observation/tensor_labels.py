@@ -29,9 +29,9 @@ def _nearest_module(node: ir.Node) -> str | None:
         for candidate in level:
             if module := _module(candidate):
                 return module
-        above = dict.fromkeys(p for n in level for p in n.predecessors() if p not in visited)
-        visited |= above.keys()
-        level = list(above)
+        next_level = dict.fromkeys(p for n in level for p in n.predecessors() if p not in visited)
+        visited |= next_level.keys()
+        level = list(next_level)
     return None
 
 

@@ -9,10 +9,12 @@
     BEFORE                                     AFTER
     Add, LayerNormalization                    Sum, LayerNormalization
 
+A factor of q becomes part of the operator's scale, if the Attention states one.
+
 Measured on an encoder of Whisper's shape (4 layers, 1500 x 384, one thread, ONNX Runtime 1.32):
 MultiHeadAttention takes 43 ms per layer and needs no transposes, Attention takes 58 ms with its
 four. An Add that ONNX Runtime fuses with the LayerNormalization or the Gelu behind it is slower
-than the two operators apart. It does not fuse a Sum with LayerNormalization, and
+than the two operators apart. It does not fuse a Sum with LayerNormalization, and in an int8 encoder
 `fuse_matmul_integer` leaves no Add before a Gelu.
 """
 
@@ -49,7 +51,7 @@ def _fuse_attention(model: ir.Model, node: ir.Node) -> None:
     head_count = head_counts.pop()
     if head_counts or head_count is None or joined is None or None in inputs:
         return
-    if not _is_plain_attention(node):
+    if not _is_unmasked_attention(node):
         return
     attributes: dict[str, int | float] = {"num_heads": head_count}
     if "scale" in node.attributes:
@@ -78,8 +80,8 @@ def _without_factor(query: ir.Value | None) -> tuple[ir.Value | None, float]:
     return query, 1.0
 
 
-def _is_plain_attention(node: ir.Node) -> bool:
-    """Returns whether an Attention has no mask, no cache and no softcap."""
+def _is_unmasked_attention(node: ir.Node) -> bool:
+    """Returns whether an Attention has no mask, not even a causal one, no cache and no softcap."""
     has_mask_or_cache = any(value is not None for value in node.inputs[3:])
     is_capped = "softcap" in node.attributes and node.attributes["softcap"].as_float() != 0
     return not (has_mask_or_cache or is_capped or node.attributes.get_int("is_causal", False))

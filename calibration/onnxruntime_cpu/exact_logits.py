@@ -52,7 +52,7 @@ def with_exact_logits(step: ir.Model, refine_graph: ir.Model) -> ir.Model:
 
 
 def _move_graph_into(graph: ir.Graph, source: ir.Graph) -> None:
-    """Moves the nodes and used initializers of `source` to the end of a graph."""
+    """Moves the used nodes and initializers of `source` to the end of a graph."""
     nodes, initializers = list(source), list(source.initializers.values())
     source.outputs.clear()
     source.remove(nodes)

@@ -7,7 +7,8 @@
     ...                                       Squeeze (to (batch, width))
     rows (batch, width)                       result in rows, two written caches
 
-The caller connects the results; the Attention then has no use and is removed with it.
+The caller connects the results. The Attention then has no use, and is removed later together with
+the other unused nodes.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def quantize_cross_attention_memory(
         not changed.
     """
     step = graphs[GraphRole.STEP].graph
-    attentions = [found for node in step if (found := _match_cross_attention(node))]
+    attentions = [matched for node in step if (matched := _match_cross_attention(node))]
     memory = [value for attention in attentions for value in attention.memory]
     if sum(_float_bytes(value, typical_sizes) for value in memory) < MIN_MEMORY_BYTES:
         return 0
@@ -132,7 +132,10 @@ def _match_cross_attention(node: ir.Node) -> _CrossAttention | None:
 
 
 def _is_memory(value: ir.Value) -> bool:
-    """Returns whether a value is (batch, heads, memory, width) and has a single use."""
+    """Returns whether a value is a memory input, (batch, heads, memory, width), that int8 suits.
+
+    It has a single use, and heads of a width that the 8-bit kernel supports and computes faster.
+    """
     if not value.is_graph_input() or len(value.uses()) != 1 or value.shape is None:
         return False
     match list(value.shape):

@@ -70,7 +70,7 @@ def fuse_self_attention(step: ir.Model) -> int:
     position = next((value for value in graph.inputs if value.name == POSITION), None)
     if position is None:
         return 0
-    attentions = [found for node in graph if (found := _match_self_attention(node, position))]
+    attentions = [matched for node in graph if (matched := _match_self_attention(node, position))]
     for attention in attentions:
         _rewrite(graph, attention, key_lengths(graph, position, "last_keys"))
     return len(attentions)

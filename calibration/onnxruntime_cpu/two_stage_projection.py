@@ -79,7 +79,8 @@ def two_stage_projection(graphs: Mapping[GraphRole, ir.Model], *, exact: bool) -
     Returns:
         The refine graph, hidden (1, width) float32, candidates (n,) int64 -> logits (1, n) float32.
         None, with the graphs unchanged, where the vocabulary is small, a projection has another
-        form, or there is no prefill.
+        form or a weight that is not finite, an output has one of the new names, or there is no
+        prefill.
     """
     projections = {role: _match_projection(model) for role, model in graphs.items()}
     step_projection = projections[GraphRole.STEP]

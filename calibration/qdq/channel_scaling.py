@@ -16,10 +16,10 @@ y = x W = (x / s) (s W) holds for any positive s with one number per channel of 
 a few large channels have smaller rounding errors after the division (SmoothQuant,
 https://arxiv.org/abs/2211.10438). In a weight of 4 bits, the rows that meet large activations
 matter most, and the multiplication makes their relative rounding errors smaller (AWQ,
-https://arxiv.org/abs/2306.00978). Both papers search s along one exponent. Here the search
-minimizes an error that is estimated from the channel statistics of calibration, and scales nothing
-where the gain is small. The division is folded into constants only where nothing else uses the
-tensor.
+https://arxiv.org/abs/2306.00978). As in both papers, s depends on one exponent. The search takes
+the exponent with the least error, as estimated from the channel statistics of calibration, and
+scales nothing where the gain is small. The division is folded into constants only where nothing
+else uses the tensor.
 """
 
 from __future__ import annotations

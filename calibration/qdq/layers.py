@@ -1,4 +1,4 @@
-"""The layers of a model, as the user names them to keep them in float.
+"""The layers of a model, by the names that the accuracy budget and reports use.
 
 A layer is one weight. Prefill and step hold the same weights, so a layer of the decoder is an
 operator of each of these graphs, and both are quantized or both stay float.

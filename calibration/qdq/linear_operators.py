@@ -106,7 +106,8 @@ def inputs_to_quantize(
 ) -> dict[ir.Value, list[NodeInput]]:
     """Returns the activations of the operators to quantize, and no other tensors.
 
-    8-bit floats have a precision of 3 bits, so rounding a skip branch to them costs too much.
+    That is all for decoders, whose convolutions stay float, and for encoders in 8-bit floats: these
+    have a precision of 3 bits, so rounding a skip branch to them would cost too much.
 
     Args:
         graph: the float32 graph.

@@ -30,7 +30,7 @@ class LowBitType:
     is_integer: bool = True
 
     def quantized(self, ratio: NDArray[np.float32]) -> NDArray[Any]:
-        """Returns numbers, already divided by their scale, rounded half to even and clipped."""
+        """Returns `ratio`, numbers divided by their scale, rounded half to even and clipped."""
         clipped = np.clip(np.rint(ratio) if self.is_integer else ratio, -self.largest, self.largest)
         rounded: NDArray[Any] = clipped.astype(self.numpy_dtype)
         return rounded

@@ -18,7 +18,8 @@ class QuantizedWeight:
 
     Attributes:
         values: the rounded weight divided by its scales, in the weight's shape and a low-bit dtype.
-        scale: the scales, float32; (channels,), or the weight's shape with blocks along `axis`.
+        scale: the scales, float32; (channels,), or the weight's shape with one entry for each block
+            along `axis`.
         axis: the axis that counts the channels, or along which the blocks lie.
         block_size: number of weights along `axis` that share a scale; None for one scale per
             channel.

@@ -3,7 +3,8 @@
 The rewrites, in this order:
 
     encoder      16-bit floats, or 8-bit numbers with QDQ pairs, or operators for the CPU
-    decoder      for the CPU: the two-stage projection, which adds the refine graph
+    decoder      for stored weights: a weight of its own for a projection tied to the embedding
+                 for the CPU: the two-stage projection, which adds the refine graph
                  16-bit floats, or stored weights (with QDQ pairs in some forms)
     memory       a Cast where encoder and decoder have different float types
     decoder      for the CPU: operators of ONNX Runtime

@@ -6,8 +6,9 @@
     Conv or MatMul (float32 weight)      Conv or MatMul (DequantizeLinear of the stored weight)
     Add (bias)                           Add (bias)
 
-Only the inputs of a product are quantized; its output and the bias stay float32. The form for the
-CPU is fused further, see `encoder_fusions`.
+The output of a product and every bias stay float32. Where an Add joins a convolution and a skip
+branch, INT8 and INT8_CPU quantize the skip branch; INT8_CPU also quantizes the output of every
+convolution (see `linear_operators`), and is fused further (see `encoder_fusions`).
 """
 
 from __future__ import annotations

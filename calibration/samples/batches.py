@@ -63,7 +63,7 @@ def batches(samples: Iterable[Inputs], size: BatchSize) -> Iterator[Batch]:
 
     Args:
         samples: encoder inputs by name, batch first; each row is one sequence.
-        size: the number of sequences of a batch.
+        size: the largest number of sequences of a batch, and whether it is fixed.
 
     Raises:
         InputError: the arrays of a sample differ in their number of sequences.

@@ -96,7 +96,7 @@ def open_evaluation_set(
             has none. Golden samples get no true text: the text in the bundle is the output of the
             original model, which may be wrong.
         bundle: its preprocessing turns a file into encoder inputs.
-        skip_bad: read every sample once and leave out those that cannot be used.
+        skip_bad: whether to read every sample once and leave out those that cannot be used.
 
     Raises:
         InputError: a folder or a file does not exist, or the labels are wrong.

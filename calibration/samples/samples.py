@@ -98,7 +98,7 @@ class Samples:
             raise InputError(f"{error}; --skip-bad leaves it out") from error
 
     def name_of(self, index: int) -> str:
-        """Returns the path of a sample, or its index in the source if it is not a file."""
+        """Returns the path of a sample, or `sample` and its index in the source."""
         source_index, item = self._items[index]
         return str(item) if isinstance(item, Path) else f"sample {source_index}"
 
@@ -175,12 +175,14 @@ def samples_of(
     Args:
         bundle: its preprocessing turns a file into encoder inputs.
         source: the samples; of a folder only the files at its top level are taken.
-        golden: take the bundle's golden samples too; they come before those of the source.
-        skip_bad: leave out samples that cannot be used; `Samples.skipped` names them.
+        golden: whether to take the bundle's golden samples too; they come before those of the
+            source.
+        skip_bad: whether to leave out samples that cannot be used; `Samples.skipped` names them.
         variant: name of the variant whose encoder checks the arrays.
 
     Raises:
-        InputError: the folder does not exist, or a file does not exist and `skip_bad` is False.
+        InputError: a source that is one path does not exist, or a file of several does not exist
+            and `skip_bad` is False.
         CalibrationError: there is no sample, or none can be used.
     """
     preprocess = bundle.manifest.preprocess
@@ -226,7 +228,7 @@ def golden_samples(bundle: Bundle) -> list[Path]:
 def _items(
     source: SampleSource, preprocess: Preprocess, *, allow_missing: bool
 ) -> list[Path | Inputs]:
-    """Lists the samples of a source; with `allow_missing`, single files need not exist."""
+    """Lists the samples of a source; with `allow_missing`, files of a list need not exist."""
     if isinstance(source, (str, Path)):
         path = Path(source)
         if not path.exists():

@@ -69,7 +69,7 @@ def fingerprint_of(bundle: Bundle, variant: str) -> Fingerprint:
 
 
 def mismatch_with(recorded: HasFingerprint, bundle: Bundle, variant: str) -> str | None:
-    """Describes the other model that a record belongs to; None if it belongs to this variant."""
+    """Returns which other model a record belongs to; None if it belongs to this variant."""
     expected = fingerprint_of(bundle, variant)
     if recorded.model != expected.model:
         return f"another model ({recorded.model})"

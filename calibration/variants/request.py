@@ -38,8 +38,8 @@ class QuantizationInputs:
 
     Attributes:
         samples: typical inputs to calibrate with, as `samples_of` takes them.
-        golden: calibrate with the bundle's golden samples too.
-        skip_bad: leave out samples that cannot be used.
+        golden: whether to calibrate with the bundle's golden samples too.
+        skip_bad: whether to leave out samples that cannot be used.
         scales: path of a `scales.json`, used in place of samples.
         method: name of the method that chooses ranges, one of `range_methods.METHODS`.
         evaluation: the samples to compare variants on, with true texts where they are known; None

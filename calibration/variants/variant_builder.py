@@ -134,7 +134,8 @@ class VariantBuilder:
 
         Args:
             recipe: the precision of each component.
-            threads: number of CPU threads of one operator; None leaves the choice to the backend.
+            threads: number of CPU threads of one operator in the timed runs; None leaves the choice
+                to the backend.
 
         Returns:
             The candidate; if the variant fails, its verdict states why.

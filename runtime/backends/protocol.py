@@ -108,7 +108,7 @@ class ReorderableDecoding(Decoding, Protocol):
 
     @property
     def resizable(self) -> bool:
-        """Whether `select` may change the number of sequences; no if the graphs fix the batch."""
+        """Whether `select` may change the number of sequences; False where the batch is fixed."""
         ...
 
     def reorder(self, rows: IntArray) -> None:

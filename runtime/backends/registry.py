@@ -43,6 +43,7 @@ def load_backend(name: str, bundle: Bundle, variant: str, options: BackendOption
     Raises:
         UsageError: there is no backend of that name, or the variant returns no logits.
         MissingDependencyError: the library of the backend is not installed.
+        BackendError: the backend cannot load the variant.
     """
     if name not in _MODULES:
         raise UsageError(f"unknown backend {name!r}; choose one of: {', '.join(BACKENDS)}")

@@ -18,7 +18,7 @@ DTYPES = {
     "int64": np.int64,
     "bool": np.bool_,
 }
-"""The numpy dtype of each dtype of a manifest; numpy lacks the dtypes that are not listed."""
+"""The numpy dtype of each manifest dtype that an array can have; bfloat16, for one, has none."""
 
 
 def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> int:

@@ -16,7 +16,7 @@ from hybrid_deploy.runtime.doctor.cpu import ROOT
 from hybrid_deploy.runtime.host.cgroups import ram_limits
 
 _BYTES_PER_GB = 1e9
-_LITTLE_BYTES = 1e9
+_MIN_FREE_BYTES = 1e9
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def check_ram(root: Path = ROOT, *, shared_with_gpu: bool = False) -> Check:
     if limit_bytes is not None and limit_bytes < total_bytes:
         text += f", limited to {_gb(limit_bytes)} by a cgroup"
         free_bytes = min(free_bytes, limit_bytes)
-    if free_bytes >= _LITTLE_BYTES:
+    if free_bytes >= _MIN_FREE_BYTES:
         return Check("memory", Verdict.OK, text)
     remedy = (
         "close other programs: building engines takes some GB; export builds on another machine"
@@ -104,7 +104,7 @@ def check_cache() -> Check:
         return Check("cache", Verdict.FAILED, f"{folder} is not writable: {reason}", remedy)
     free_bytes = shutil.disk_usage(existing).free
     text = f"{folder}, {_gb(free_bytes)} free"
-    if free_bytes >= _LITTLE_BYTES:
+    if free_bytes >= _MIN_FREE_BYTES:
         return Check("cache", Verdict.OK, text)
     return Check("cache", Verdict.WARN, text, f"free some space there, or {remedy}")
 

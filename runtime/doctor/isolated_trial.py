@@ -74,7 +74,8 @@ class Trial(msgspec.Struct, frozen=True):
 
     Attributes:
         version: version of the library.
-        cuda: CUDA version that the library was built for; None if the library does not state it.
+        cuda: CUDA version that ONNX Runtime was built for; set only where a run has failed and the
+            package states the version.
         build_seconds: time that TensorRT took to build the graph, in seconds.
         run_ms: median time of a run with correct outputs, in milliseconds.
         gpu: GPU that the driver describes.

@@ -203,13 +203,15 @@ def _smi_text(gpu: SmiGpu) -> str:
 
 
 def cuda_major_of_package(package: str) -> int | None:
-    """Returns the major CUDA version of the installed wheels of a TensorRT, by their names."""
+    """Returns the major CUDA version in the names of a TensorRT's wheels; None if none is here."""
     majors = [major for major in _DRIVERS if installed_version(f"{package}-cu{major}") is not None]
     return max(majors, default=None)
 
 
 def driver_remedy(gpu: Gpu | None, needed: int | None) -> str | None:
-    """Returns the remedy for a driver that is too old for a library; None if it is new enough.
+    """Returns the remedy for a driver that is too old for a library.
+
+    None if the driver is new enough, or if one of the two CUDA versions is unknown.
 
     Args:
         gpu: the GPU, with the CUDA version that its driver supports; None without a GPU.

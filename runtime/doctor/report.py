@@ -32,7 +32,7 @@ def diagnose(progress: Progress = silent) -> list[Check]:
     A backend works here if one of its checks has a `run_ms`.
 
     Args:
-        progress: called before and after each check.
+        progress: called before and after each probe, which makes one or several checks.
     """
     jetson = nvidia.is_jetson()
     gpu_trial = _query_driver()

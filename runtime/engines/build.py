@@ -110,7 +110,8 @@ def build_engine(
         role: role of the graph.
         target: the flavour of TensorRT and the GPU to build for.
         cache: cache of engines; None takes the user's own cache folder.
-        progress: called when a build begins and ends; the stage is a sentence for the user.
+        progress: called when a build begins and ends, when the engine is found in the cache, and
+            when a damaged one is built again; the stage is a sentence for the user.
         options: further options of the build.
 
     Raises:

@@ -194,7 +194,7 @@ def read_plan(
     flavour: Flavour | None = None,
     gpu: LocalGpu | None = None,
 ) -> bytes:
-    """Returns the bytes of a plan in the cache, after it has checked them against the record.
+    """Returns the bytes of a plan in the cache, checked against the plan's record.
 
     The record is checked first: an engine for another TensorRT or GPU is not even read.
 

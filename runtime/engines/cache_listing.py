@@ -121,7 +121,7 @@ def delete_engines(cache: EngineCache, engines: Iterable[CachedEngine]) -> Delet
 
 
 def delete_leftovers(cache: EngineCache) -> None:
-    """Deletes the temporary folders of builds that were killed."""
+    """Deletes the temporary folders of builds and deletions that were killed."""
     for path in cache.folder.glob(".*") if cache.folder.is_dir() else ():
         if match := _LEFTOVER.match(path.name):
             try:

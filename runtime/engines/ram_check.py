@@ -10,7 +10,10 @@ from hybrid_deploy.runtime.host.free_ram import free_ram_bytes
 
 _BASE_BYTES = 250_000_000
 _COPIES = 3
-"""TensorRT-RTX 1.7 took 0.26 to 0.31 GB of RAM for weights of 2 MB, 1.8 GB for 0.54 GB."""
+"""Copies of the weights that a build holds in RAM, beside `_BASE_BYTES`.
+
+TensorRT-RTX 1.7 took 0.26 to 0.31 GB of RAM for weights of 2 MB, and 1.8 GB for 0.54 GB.
+"""
 
 _MAPPED_BYTES = 500_000_000
 """Additional address space for libraries and stacks; 443 MB with TensorRT-RTX 1.7."""

@@ -19,7 +19,7 @@ from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
 from hybrid_deploy.runtime.generation.top_k import top_k_indices
 
 _IMPOSSIBLE = np.float32(-1e9)
-"""The total of a beam that is no sequence: far below any sum of log-probabilities, but finite."""
+"""The total of a beam that must not go on: far below any sum of log-probabilities, but finite."""
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,13 @@ class Hypotheses:
     def _extend(
         self, sources: IntArray, tokens: IntArray, totals: FloatArray, scores: FloatArray
     ) -> None:
-        """Makes continuations, the best first, the new beams or sequences that have ended.
+        """Turns continuations into the new beams, and into ended sequences.
 
         Args:
-            sources: (n,), index of the beam that each continuation continues.
-            tokens: (n,), its new token.
-            totals: (n,), the sum of the scores of all its tokens.
-            scores: (n,), the score of its new token.
+            sources: (n,), index of the beam that each continuation continues; the best one first.
+            tokens: (n,), new token of each continuation.
+            totals: (n,), sum of the scores of all tokens of each continuation.
+            scores: (n,), score of the new token of each continuation.
         """
         pairs = zip(sources.tolist(), tokens.tolist(), strict=True)
         continuations = [self._continuation(source, token) for source, token in pairs]

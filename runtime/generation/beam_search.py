@@ -29,8 +29,8 @@ class BeamSearch:
         cancellation: ends the search early; None searches to the end.
 
     Raises:
-        UsageError: the backend cannot reorder sequences, a prompt is empty or too long, or there
-            is not one for each input.
+        UsageError: the backend cannot reorder sequences, a prompt is empty or too long, or the
+            number of prompts is not the number of inputs.
         CapacityError: a prompt is longer than the caches.
     """
 

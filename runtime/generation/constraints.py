@@ -109,7 +109,7 @@ class Pattern:
     def _most_probable_fitting(
         self, logits: FloatArray, detokenizer: IncrementalDetokenizer, needed: int
     ) -> list[int] | None:
-        """Returns the `needed` most probable tokens that fit; None if too few were tried."""
+        """Returns the `needed` most probable tokens that fit; None if too few of those tried do."""
         count = min(max(_MIN_TRIED, 2 * needed), len(logits))
         order = np.argpartition(logits, -count)[-count:]
         order = order[np.argsort(-logits[order], kind="stable")]
@@ -156,7 +156,7 @@ class _Pieces:
     def fitting(self, fits: Callable[[str], bool]) -> Iterator[int]:
         """Yields the tokens whose text fits.
 
-        Where a text does not fit, no text with the same beginning does: those are skipped.
+        If the beginning of a text does not fit, no text with that beginning fits: all are skipped.
         """
         index = 0
         while index < len(self.texts):
@@ -181,7 +181,7 @@ def _exclude_others(logits: FloatArray, tokens: Sequence[int] | IntArray) -> Non
 
 @lru_cache(maxsize=8)
 def _some_text(empty: IncrementalDetokenizer, vocabulary: int) -> IncrementalDetokenizer:
-    """Returns the detokenizer of some text: a token appends the same to any text but the empty."""
+    """Returns the detokenizer of any text that is not blank: a token appends the same to each."""
     detokenizers = (empty.after(token) for token in range(vocabulary))
     return next((each for each in detokenizers if each.text.strip()), empty)
 

@@ -70,6 +70,7 @@ def empty_detokenizer(vocabulary: Vocabulary | Tokenizer, folder: Path) -> Incre
 
     Raises:
         BundleError: the tokenizer's file is missing or damaged.
+        MissingDependencyError: `tokenizers` is not installed.
     """
     if isinstance(vocabulary, Vocabulary):
         texts = vocabulary.tokens

@@ -45,7 +45,8 @@ def check_largest_logit(value: float, where: str) -> None:
     """Checks the largest logit of one sequence.
 
     Args:
-        value: the largest logit, after the processors.
+        value: the largest logit, before or after the processors; or a score or an error bound,
+            which are finite if the logits are.
         where: the sequence and the step, for the message.
 
     Raises:

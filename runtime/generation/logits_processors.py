@@ -97,11 +97,11 @@ class RepetitionPenalty:
         return max(self.penalty, 1 / self.penalty)
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
-        """Divides the positive logits of these tokens by the penalty; multiplies negative ones."""
-        seen = _in_vocabulary(np.unique(tokens), logits)
-        values = logits[seen]
+        """Divides positive logits of the tokens so far by the penalty; multiplies negative ones."""
+        ids = _in_vocabulary(np.unique(tokens), logits)
+        values = logits[ids]
         penalty = np.float32(self.penalty)
-        logits[seen] = np.where(values < 0, values * penalty, values / penalty)
+        logits[ids] = np.where(values < 0, values * penalty, values / penalty)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Suppressed:
     tokens: IntArray
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
-        """Sets their logits to -inf."""
+        """Sets the logits of the suppressed tokens to -inf."""
         logits[_in_vocabulary(self.tokens, logits)] = -np.inf
 
 
@@ -192,7 +192,7 @@ class BeginSuppressed:
     forced: frozenset[int]
 
     def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
-        """Sets their logits to -inf at that position."""
+        """Sets the logits of these tokens to -inf at that position."""
         position = prompt
         while position in self.forced:
             position += 1

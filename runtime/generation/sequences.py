@@ -40,7 +40,7 @@ class Limits:
     max_new_tokens: int | None = None
 
     def requested_tokens(self, prompt: int) -> int:
-        """Returns the largest number of new tokens after a prompt, were the caches unlimited.
+        """Returns the number of new tokens that the lengths allow; the caches may hold fewer.
 
         Args:
             prompt: number of tokens of the prompt.

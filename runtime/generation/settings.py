@@ -84,8 +84,8 @@ def resolve_settings(
         options: options that the user gives.
 
     Raises:
-        UsageError: an option needs a vocabulary that the bundle lacks, or options exclude each
-            other.
+        UsageError: an option needs a vocabulary that the bundle lacks, options exclude each other,
+            or `allowed` is not a regular expression.
         MissingDependencyError: a regular expression is given, and `regex` is not installed.
     """
     defaults = _override(manifest.generation, options)
@@ -169,7 +169,7 @@ def _sampling(options: GenerateOptions) -> Sampling | None:
 def _detokenizer_factory(
     manifest: Manifest, folder: Path
 ) -> Callable[[str], IncrementalDetokenizer]:
-    """Returns a function that takes the option's name for its error message."""
+    """Returns a function from an option's name, for messages, to the empty detokenizer."""
 
     def detokenizer_for(option: str) -> IncrementalDetokenizer:
         if manifest.vocabulary is None:

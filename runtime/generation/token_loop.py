@@ -54,7 +54,8 @@ def decode_greedily(
         scores: whether results contain the log-probability of every token.
 
     Raises:
-        UsageError: a prompt is empty or too long, or there is not one for each sequence.
+        UsageError: a prompt is empty or too long, or the number of prompts is not the number of
+            sequences.
         CapacityError: a prompt is longer than the caches.
         BackendError: the logits are not finite, or the processors exclude all tokens.
     """
@@ -76,7 +77,8 @@ class TokenLoop:
         rows: the sequences, in the order of their prompts.
 
     Raises:
-        UsageError: a prompt is empty or too long, or there is not one for each sequence.
+        UsageError: a prompt is empty or too long, or the number of prompts or seeds is not the
+            number of sequences.
         CapacityError: a prompt is longer than the caches.
     """
 
@@ -92,7 +94,8 @@ class TokenLoop:
         self._settings = settings
         self._cancellation = cancellation
         self._end_tokens = frozenset(settings.limits.end_tokens)
-        # the rows of the decoding's batch, which may become smaller; then one entry for each
+        # the rows that the decoding still has, as its batch may become smaller, and the arrays with
+        # one entry for each of these rows
         self._batch_rows = list(self.rows)
         self._active = np.ones(len(self.rows), np.int64)  # 1 until the row ends, then 0
         self._active_count = len(self.rows)
@@ -272,7 +275,10 @@ class TokenLoop:
         self._active, self._indices = np.ones(len(active), np.int64), np.arange(len(active))
 
     def _steps_on_device(self) -> Iterator[None]:
-        """Appends the tokens that a device generates without the host, until it ends."""
+        """Appends the tokens that a device generates without the host.
+
+        Does nothing where the decoding cannot do that; the caller goes on where the device stops.
+        """
         while (
             self._active_count
             and isinstance(self._decoding, GeneratesOnDevice)

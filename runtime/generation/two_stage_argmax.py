@@ -1,7 +1,7 @@
 """The most probable token from approximate logits.
 
-Only the tokens whose approximate logit lies so near the largest one that they can win are computed
-exactly.
+Exact logits are computed only of the tokens whose approximate logit lies so near the largest one
+that they can win.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from hybrid_deploy.bundle.input_specs import AudioInput, LogMel
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.preprocess.audio_features import Floats
 
-_SEARCHED = 0.25
-"""Part at the end of a window that is searched for a quiet point."""
+_SEARCHED_SHARE = 0.25
+"""Share of a window, at its end, that is searched for a quiet point."""
 
 _QUIET_S = 0.05
 """Length of a quiet point, in seconds."""
@@ -70,7 +70,7 @@ def windows(signal: Floats, sampling_rate: int, window_s: float) -> Iterator[Win
     while begin < len(signal):
         end = len(signal)
         if end - begin > size:
-            first = begin + int((1 - _SEARCHED) * size)
+            first = begin + int((1 - _SEARCHED_SHARE) * size)
             end = first + _quietest(signal[first : begin + size], int(_QUIET_S * sampling_rate))
         part = signal[begin:end]
         if part.min() < part.max():

@@ -28,7 +28,7 @@ def batch_pictures(paths: Sequence[Path], spec: PictureInput) -> dict[str, NDArr
         The batch by input name, and the mask by its name if the model takes one.
 
     Raises:
-        InputError: a file is missing, damaged or too large.
+        InputError: a file is missing, damaged or too large, or the pictures form no batch.
     """
     if isinstance(spec, FramesInput):
         return batch_frames([load_frames(path, spec.frames) for path in paths], spec)

@@ -64,7 +64,9 @@ def check_pixels(image: Image.Image, path: Path) -> None:
 
 
 def batch_images(images: Sequence[Image.Image], spec: ImageInput) -> dict[str, NDArray[Any]]:
-    """Returns pictures as one batch, padded on the right to the width of the widest.
+    """Returns pictures as one batch, padded on the right to one width.
+
+    That is the width of the widest picture and its margin, enlarged as `spec` asks.
 
     Args:
         images: the pictures, in any mode.

@@ -53,7 +53,7 @@ def prepare(
         InputError: a file or text is missing or unusable, or there is no file at all.
     """
     inputs = as_tuple(spec)
-    takes_text = any(isinstance(each, TextInput) for each in inputs)
+    takes_text = any(isinstance(encoder_input, TextInput) for encoder_input in inputs)
     if texts is not None and not takes_text:
         raise InputError("the model takes no text besides its files; leave the text out")
     if not paths and not (texts and len(inputs) == 1):
@@ -61,12 +61,12 @@ def prepare(
     if texts is not None and paths and len(texts) != len(paths):
         raise InputError(f"{len(texts)} texts were given for {len(paths)} files; give one for each")
     arrays: Arrays = {}
-    for each in inputs:
-        if isinstance(each, TextInput):
+    for encoder_input in inputs:
+        if isinstance(encoder_input, TextInput):
             rows = _read_texts(paths, text_only=len(inputs) == 1) if texts is None else texts
-            arrays |= batch_texts(rows, each, folder)
+            arrays |= batch_texts(rows, encoder_input, folder)
         else:
-            arrays |= _from_files(paths, each)
+            arrays |= _from_files(paths, encoder_input)
     return arrays
 
 
@@ -86,7 +86,7 @@ def mask_names(spec: Preprocess) -> set[str]:
 def is_companion_text(path: Path, spec: Preprocess) -> bool:
     """Returns whether a file is the text for another input file, and no input file itself."""
     inputs = as_tuple(spec)
-    takes_text = any(isinstance(each, TextInput) for each in inputs)
+    takes_text = any(isinstance(encoder_input, TextInput) for encoder_input in inputs)
     return takes_text and len(inputs) > 1 and path.suffix == TEXT_SUFFIX
 
 
@@ -153,9 +153,9 @@ def batch_arrays(loaded: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
     """
     batch: Arrays = {}
     for name, first in loaded[0].items():
-        if any(set(each) != set(loaded[0]) for each in loaded):
+        if any(set(file_arrays) != set(loaded[0]) for file_arrays in loaded):
             raise InputError("arrays of unlike names do not form a batch; run them one by one")
-        arrays = [each[name] for each in loaded]
+        arrays = [file_arrays[name] for file_arrays in loaded]
         for array in arrays:
             if array.shape[1:] != first.shape[1:] or array.dtype != first.dtype:
                 raise InputError(

@@ -47,6 +47,8 @@ def batch_texts(
     Raises:
         InputError: a text is empty or too long, or the texts have unequal lengths and the model
             takes no mask.
+        BundleError: the tokenizer's file is missing or damaged.
+        MissingDependencyError: `tokenizers` is not installed.
     """
     assert folder is not None, "the tokenizer of a text lies in the bundle's folder"
     tokenizer = load_tokenizer(folder / spec.tokenizer)

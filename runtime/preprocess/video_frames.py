@@ -70,7 +70,7 @@ def batch_frames(
     """Returns videos as one batch.
 
     Args:
-        videos: frames of each video.
+        videos: frames of each video, at most `spec.frames`.
         spec: description of the model's input.
 
     Returns:

@@ -173,11 +173,11 @@ class BatchRunner:
 
     def _check_token_ids(self, prompt: Sequence[int]) -> None:
         graph = self._bundle.graph(self._variant, GraphRole.STEP)
-        vocabulary = next((t.shape[-1] for t in graph.outputs if t.name == LOGITS), None)
+        vocabulary_size = next((t.shape[-1] for t in graph.outputs if t.name == LOGITS), None)
         for token in prompt:
             if token < 0:
                 raise UsageError(f"the prompt has token {token}; token ids begin at 0")
-            if isinstance(vocabulary, int) and token >= vocabulary:
+            if isinstance(vocabulary_size, int) and token >= vocabulary_size:
                 raise UsageError(
-                    f"the prompt has token {token}, the model's last is {vocabulary - 1}"
+                    f"the prompt has token {token}, the model's last is {vocabulary_size - 1}"
                 )

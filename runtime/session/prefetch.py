@@ -54,7 +54,7 @@ class Prefetcher(Generic[Item]):
         run: function that decodes a batch; runs in the caller's thread.
         cancelled: function that returns whether no further batch may start.
         batch: number of inputs in a batch.
-        ahead: number of batches to prepare before they are decoded.
+        ahead: number of batches that are prepared while one is decoded.
     """
 
     prepare: Callable[[Sequence[Item]], Arrays]

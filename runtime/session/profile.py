@@ -73,7 +73,7 @@ def profile_session(
         progress: called as stage `profile` with the number of runs done, warm-up included.
 
     Raises:
-        UsageError: a count is not positive.
+        UsageError: `runs` or `batch` is not positive, or `warmup` is negative.
         InputError: a file cannot be used.
     """
     if runs < 1 or batch < 1 or warmup < 0:
@@ -87,8 +87,8 @@ def profile_session(
     for number in range(-warmup, runs):
         if number == 0:
             start = time.perf_counter()
-        chosen = [files[(number * batch + i) % len(files)] for i in range(batch)]
-        results, timing = session.run_files(chosen)
+        paths = [files[(number * batch + i) % len(files)] for i in range(batch)]
+        results, timing = session.run_files(paths)
         if number >= 0:
             timings.append(timing)
             tokens += sum(len(result.tokens) for result in results)

@@ -160,7 +160,7 @@ class Session:
             cancel: event that ends the batch before its next token, and starts no other batch,
                 once it is set.
             batch: number of inputs that are decoded together.
-            ahead: number of batches to prepare before they are decoded.
+            ahead: number of batches that are prepared while one is decoded.
 
         Raises:
             UsageError: `batch` or `ahead` is not positive.
@@ -237,6 +237,7 @@ class Session:
 
         Raises:
             UsageError: the bundle has no tokenizer.
+            BundleError: the tokenizer's file is missing or damaged.
         """
         return tokens_of(text, self.bundle.manifest.vocabulary, self.bundle.folder)
 
@@ -304,14 +305,16 @@ def load_session(
         variant: name of the variant.
         backend: name of the backend.
         threads: number of CPU threads of one operator; None leaves the choice to the backend.
-        large_pages: whether the weights and encoder memory of a CPU backend move to memory pages of
-            2 MB when the second input comes: that input takes longer, by 1 ms per megabyte; later
-            inputs take up to 10 % less time.
+        large_pages: whether the weights and buffers of a CPU backend move onto RAM pages of 2 MB at
+            the second batch: that batch takes longer, by 1 ms per megabyte; later ones take up to
+            10 % less time.
 
     Raises:
         InputError: the folder holds no bundle, or the bundle has no such variant.
         BundleError: the bundle is damaged.
+        UsageError: there is no such backend, or it does not run this variant.
         MissingDependencyError: the backend's library is not installed.
+        BackendError: the backend cannot load the variant.
     """
     bundle, options = open_bundle(Path(path), only=variant), BackendOptions(threads, large_pages)
     return Session(bundle, variant, load_backend(backend, bundle, variant, options))

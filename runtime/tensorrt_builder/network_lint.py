@@ -28,15 +28,15 @@ class _NetworkView:
     outputs: tuple[str, ...]
 
     def sources(self, tensors: list[str]) -> set[str]:
-        """Returns the names of all tensors that these tensors depend on, and of these tensors."""
-        seen: set[str] = set()
+        """Returns the names of these tensors and of all tensors that they depend on."""
+        visited: set[str] = set()
         pending = list(tensors)
         while pending:
             name = pending.pop()
-            if name not in seen:
-                seen.add(name)
+            if name not in visited:
+                visited.add(name)
                 pending.extend(_input_names(self.producers.get(name)))
-        return seen
+        return visited
 
 
 def lint_network(network: Any, graph: str) -> None:
@@ -56,7 +56,7 @@ def lint_network(network: Any, graph: str) -> None:
 
 
 def attention_layers(network: Any) -> Iterator[Any]:
-    """Yields the input layers of native attentions: query, key, value and an optional mask."""
+    """Yields the input layer of each native attention: it takes query, key, value, maybe a mask."""
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.type.name == "ATTENTION_INPUT":

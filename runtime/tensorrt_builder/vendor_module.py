@@ -25,9 +25,9 @@ class MessageLog(Protocol):
     """TensorRT's messages since the last `clear`.
 
     Attributes:
-        warnings: warnings.
-        errors: errors.
-        facts: messages that describe a finished engine, see `FACT_PREFIXES`.
+        warnings: messages of severity WARNING, the oldest first.
+        errors: messages of severity ERROR or INTERNAL_ERROR, the oldest first.
+        facts: messages that describe a finished engine, the oldest first; see `FACT_PREFIXES`.
     """
 
     warnings: list[str]

@@ -22,7 +22,7 @@ STEPS = 8
 """Number of tokens that the device decodes in one block, before the host reads them."""
 
 MAX_CACHED_BYTES = 256 << 20
-"""Largest total size in bytes of the cached workspaces; above it, the oldest are closed."""
+"""Total size in bytes of the cached workspaces above which the least recently used are closed."""
 
 _Key = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -30,7 +30,7 @@ _Key = tuple[tuple[str, tuple[int, ...]], ...]
 class DeviceBackend:
     """The engines of one variant on one device.
 
-    It keeps the workspaces of the newest input shapes for later batches.
+    It keeps the workspaces of the last used input shapes for later batches.
 
     Attributes:
         name: name of the backend on the command line.
@@ -43,8 +43,8 @@ class DeviceBackend:
         engines: engines of the variant; the backend owns them and closes their contexts.
         encoder: description of the encoder graph, to check inputs against.
         steps: number of tokens of a block.
-        max_cached_bytes: largest total size in bytes of the cached workspaces; above it, the
-            oldest are closed before a new one is made.
+        max_cached_bytes: total size in bytes of the cached workspaces; while it is exceeded, the
+            least recently used one is closed before a new one is made.
     """
 
     def __init__(

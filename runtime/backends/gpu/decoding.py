@@ -23,7 +23,7 @@ from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray, StepBl
 
 
 class DeviceDecoding:
-    """The decoding of a batch; it is over when the backend starts another one of the same shapes.
+    """The decoding of a batch; it is over when its workspace serves another or is closed.
 
     Attributes:
         batch: number of sequences.

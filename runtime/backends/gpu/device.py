@@ -1,7 +1,8 @@
 """The interface of a device to the generation loop: buffers, one stream, events and CUDA graphs.
 
 A device runs what is enqueued on its only stream later, in the order of the calls. The host may
-touch a page-locked buffer only after it has waited for an event behind the buffer's last use.
+touch a page-locked buffer only after it has waited for an event behind the buffer's last use, or
+for the whole stream.
 """
 
 from __future__ import annotations

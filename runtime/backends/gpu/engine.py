@@ -39,7 +39,7 @@ class EngineContext(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Size of the buffers that the context holds on the device, as far as it is known."""
+        """Size in bytes of the context's own buffers on the device; 0 if it is unknown."""
         ...
 
     def set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:

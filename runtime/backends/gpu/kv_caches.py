@@ -45,6 +45,12 @@ class DeviceCaches:
     Attributes:
         read_index: index of the buffer that the next run reads, 0 or 1, for caches with two.
         buffer_count: largest number of buffers of a cache: 1 if all are written in place, else 2.
+
+    Args:
+        device: the opened device.
+        buffers: allocates and owns the buffers of the caches.
+        step: the step engine, which names the caches that are written in place.
+        shapes: shape of each cache and recurrent state by name, batch first.
     """
 
     def __init__(
@@ -59,9 +65,9 @@ class DeviceCaches:
         for name, shape in shapes.items():
             in_place = step.aliases.get(next_cache(name)) == name
             nbytes = int(np.prod(shape)) * BYTES[step.inputs[name].dtype]
-            own = tuple(buffers.allocate(nbytes) for _ in range(1 if in_place else 2))
-            rows = tuple(_rows(buffer, shape[0]) for buffer in own)
-            self._caches[name] = _Cache(own, rows, is_recurrent(name))
+            cache_buffers = tuple(buffers.allocate(nbytes) for _ in range(1 if in_place else 2))
+            rows = tuple(_rows(buffer, shape[0]) for buffer in cache_buffers)
+            self._caches[name] = _Cache(cache_buffers, rows, is_recurrent(name))
         sizes = [c.buffers[0].nbytes for c in self._caches.values() if len(c.buffers) == 1]
         self._scratch = buffers.allocate(max(sizes)) if sizes else None
         self.buffer_count = max((len(cache.buffers) for cache in self._caches.values()), default=1)

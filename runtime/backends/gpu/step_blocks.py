@@ -73,7 +73,10 @@ class StepBlockLoop:
         workspace.ring.send(host_index)
 
     def _captured_graph(self, read_index: int) -> CapturedGraph | None:
-        """Returns the CUDA graph whose first step reads these buffers; None if recording fails."""
+        """Returns the CUDA graph whose first step reads the buffers of that index.
+
+        None if steps cannot be recorded.
+        """
         if self._reason is None and read_index not in self._captured:
             self._reason = self._workspace.capture_obstacle()
             if self._reason is None:

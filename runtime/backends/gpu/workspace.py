@@ -67,7 +67,7 @@ class Workspace:
 
     @property
     def nbytes(self) -> int:
-        """Size of the buffers that the workspace holds on the device."""
+        """Size in bytes of the buffers that the workspace holds on the device."""
         return self._buffers.nbytes + (self._step.nbytes if self._step is not None else 0)
 
     def _allocate(self, shapes: Shapes, steps: int) -> None:
@@ -90,10 +90,10 @@ class Workspace:
         }
         self._memory_shapes = {n: s for n, s in encoded.items() if n not in names}
         self.ring = TokenRing(self._device, buffers, self.batch, steps)
-        prompt = self.batch * engines.capacity * np.dtype(np.int64).itemsize
-        self._prompt = buffers.allocate_host(prompt), buffers.allocate(prompt)
-        last = self.ring.first_position.nbytes
-        self._last = buffers.allocate_host(last), buffers.allocate(last)
+        prompt_bytes = self.batch * engines.capacity * np.dtype(np.int64).itemsize
+        self._prompt = buffers.allocate_host(prompt_bytes), buffers.allocate(prompt_bytes)
+        last_bytes = self.ring.first_position.nbytes
+        self._last = buffers.allocate_host(last_bytes), buffers.allocate(last_bytes)
 
     def _step_context(self) -> EngineContext:
         """Returns a context of this workspace alone, as its CUDA graphs keep pointing into it."""

@@ -60,7 +60,7 @@ def load_on(
         device: the opened device.
         bundle: the bundle.
         variant: name of the variant.
-        options: number of CPU threads for the operators that run on the CPU.
+        options: how the machine is used; `threads` counts for the operators that run on the CPU.
         device_type: ONNX Runtime's name of the device's type, "cuda"; tests use "cpu".
         steps: number of tokens of a block.
 

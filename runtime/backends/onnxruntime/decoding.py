@@ -46,7 +46,10 @@ except ImportError as error:
     raise MissingDependencyError("onnxruntime", extra="cpu") from error
 
 _FEW_TOKENS = 4
-"""Longest prompt that is decoded by steps: the prefill graph has its own weights to load."""
+"""Longest prompts, all of one length, that are decoded by steps although there is a prefill graph.
+
+The first run of the prefill graph loads its session, with weights of its own.
+"""
 
 
 class OnnxRuntimeDecoding:
@@ -225,7 +228,7 @@ class OnnxRuntimeDecoding:
     def _with_rows(
         self, rows: IntArray, inputs: IntArray, beams: int | None
     ) -> OnnxRuntimeDecoding:
-        """Returns the decoding of chosen sequences of chosen inputs; copies only what moves."""
+        """Returns the decoding of chosen sequences; memory and caches that stay are not copied."""
         capacity, filled = self._sessions.capacity, self._tokens_held()
         encoded = dict(self._memory)
         if not np.array_equal(inputs, np.arange(self.batch // (self._beams or 1))):

@@ -34,8 +34,11 @@ Measured with two threads: generation takes a tenth less time than without a lim
 class VariantSessions:
     """The sessions of one variant.
 
-    Prefill and beam step are loaded at their first use; all methods may be called from several
-    threads.
+    Encoder, step and refine graph are loaded at once, prefill and beam step at their first use. All
+    methods may be called from several threads.
+
+    Raises:
+        BackendError: ONNX Runtime cannot load a graph, or has no CPU kernels for its dtypes.
     """
 
     def __init__(self, bundle: Bundle, variant: str, options: BackendOptions) -> None:
@@ -145,7 +148,7 @@ def _names(spec: GraphSpec) -> tuple[set[str], set[str]]:
 
 
 def _check_types(step: GraphSpec, name: str) -> None:
-    """Refuses a step graph with inputs whose dtypes numpy lacks, as ONNX Runtime's CPU does."""
+    """Refuses a step graph with inputs of a dtype that ONNX Runtime's CPU lacks, as bfloat16."""
     unsupported = {tensor.dtype for tensor in step.inputs} - DTYPES.keys()
     if unsupported:
         raise BackendError(

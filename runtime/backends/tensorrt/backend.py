@@ -60,7 +60,8 @@ def load_on(
         steps: number of tokens of a block.
 
     Raises:
-        BackendError: there is no engine for the GPU, or TensorRT cannot load one.
+        MissingDependencyError: neither flavour of TensorRT is installed.
+        BackendError: there is no GPU, no engine for it, or TensorRT cannot load one.
         BuildError: an engine file has changed since it was built.
         UsageError: the variant has approximate logits, which only a CPU backend refines.
     """
