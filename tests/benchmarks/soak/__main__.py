@@ -1,4 +1,4 @@
-"""`make soak`: thousands of generations in one process, and what stays of them."""
+"""`make soak`: runs thousands of generations in one process and measures its growth."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def main(runs: int) -> None:
         page = Path(folder, "page.png")
         page.write_bytes(job.golden["page.png"])
         began = time.perf_counter()
-        found = soak(Workload(load_session(path, threads=1), page), runs, warmup=300)
+        growth = soak(Workload(load_session(path, threads=1), page), runs, warmup=300)
     click.echo(
-        f"{found.runs} generations in {time.perf_counter() - began:.0f} s: "
-        f"{found.descriptors:+d} open files, {found.resident_bytes / 1e6:+.2f} MB"
+        f"{growth.runs} generations in {time.perf_counter() - began:.0f} s: "
+        f"{growth.descriptors:+d} open files, {growth.resident_bytes / 1e6:+.2f} MB"
     )
-    sys.exit(found.leaks)
+    sys.exit(growth.leaks)
 
 
 if __name__ == "__main__":
