@@ -33,7 +33,7 @@ Row = Mapping[str, object]
 def verdict_rows(
     bundle: Bundle, variants: Sequence[str], targets: Sequence[str], cache: EngineCache
 ) -> Iterator[Row]:
-    """Builds encoder, prefill and step for each variant and target; yields one row for the three."""
+    """Builds encoder, prefill and step; yields one row for the three per variant and target."""
     for variant in variants:
         spec = bundle.variant(variant)
         lowering = cache_write_of(spec)

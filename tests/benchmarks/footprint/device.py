@@ -51,7 +51,7 @@ def facts(bundles: list[Path], processes: int) -> dict[str, Any]:
         "machine": platform.machine(),
         "packages": packages(Path(sysconfig.get_path("purelib"))),
         "imports": [
-            imported(statement, processes)
+            time_import(statement, processes)
             for statement in STATEMENTS
             if _can_be_imported(statement)
         ],
@@ -80,8 +80,8 @@ def packages(site: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["file_bytes"])
 
 
-def imported(statement: str, processes: int) -> dict[str, Any]:
-    """Returns an import's median wall and CPU milliseconds in fresh processes, and unwanted modules."""
+def time_import(statement: str, processes: int) -> dict[str, Any]:
+    """Returns the median wall and CPU time of an import, and the unneeded packages that it loads."""
     code = _TIMED.format(statement=statement, unwanted=UNWANTED)
     runs = [json.loads(_run("-c", code).stdout) for _ in range(processes + 1)][1:]
     wall_ms, cpu_ms, loaded = zip(*runs, strict=True)

@@ -202,7 +202,7 @@ def page(title: str, measured: Mapping[str, Facts], bases: Mapping[str, Facts]) 
 
 def _packages(measured: Mapping[str, Facts]) -> Iterable[str]:
     for where, facts in measured.items():
-        yield from _section(f"What takes it: {where}", PACKAGES, package_rows(facts))
+        yield from _section(f"Packages: {where}", PACKAGES, package_rows(facts))
 
 
 def _section(title: str, columns: Sequence[Column], rows: Sequence[Record]) -> list[str]:
