@@ -1,4 +1,4 @@
-"""Tiny models and their bundles, exported once for all tests that need one."""
+"""Fixtures: tiny models and their bundles, each exported once for all tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ VOCABULARY = 11
 
 
 class TinyReader(nn.Module):
-    """A convolution and one decoder layer: as small as a hybrid model gets."""
+    """A convolutional encoder and one decoder layer: the smallest encoder-decoder model."""
 
     def __init__(self, width: int = 16, heads: int = 2, max_length: int = 8) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class TinyReader(nn.Module):
 
 
 def make_tiny(seed: int = 0) -> TinyReader:
-    """Returns a seeded model whose greedy tokens vary."""
+    """Returns a seeded model whose greedy tokens differ between positions and images."""
     torch.manual_seed(seed)
     model = TinyReader()
     with torch.no_grad():
@@ -68,7 +68,7 @@ def make_tiny(seed: int = 0) -> TinyReader:
 
 
 def tiny_job(model: TinyReader, seed: int = 0) -> ExportJob:
-    """Returns the export of a tiny model, checked on a few random images."""
+    """Returns the export job of a tiny model, with a few random images for its checks."""
     rng = np.random.default_rng(seed)
     images = rng.standard_normal((4, 1, 8, 24)).astype(np.float32)
     page = Image.fromarray(rng.integers(0, 255, (8, 20), dtype=np.uint8))
@@ -88,12 +88,12 @@ def tiny_job(model: TinyReader, seed: int = 0) -> ExportJob:
 
 
 def job() -> ExportJob:
-    """The tiny model as the command line takes it: `tests.conftest:job`."""
+    """Returns the tiny model's export job; the command line names it `tests.conftest:job`."""
     return tiny_job(make_tiny())
 
 
 def png_of(image: Image.Image) -> bytes:
-    """Returns the content of a PNG file."""
+    """Returns an image as the bytes of a PNG file."""
     content = io.BytesIO()
     image.save(content, format="PNG")
     return content.getvalue()
@@ -106,7 +106,7 @@ def tiny_model() -> TinyReader:
 
 @pytest.fixture(scope="session")
 def tiny_logit(tiny_model: TinyReader) -> float:
-    """The size of the tiny model's logits, by which their roundings are measured."""
+    """Largest logit of the tiny model; tolerances for its logits are shares of it."""
     rng = torch.Generator().manual_seed(0)
     image = torch.randn(8, 1, 8, 24, generator=rng)
     tokens = torch.randint(VOCABULARY, (8, 8), generator=rng)
@@ -121,7 +121,7 @@ def tiny_export(tiny_model: TinyReader) -> ExportJob:
 
 @pytest.fixture(scope="session")
 def tiny_path(tiny_export: ExportJob, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle that no test may change."""
+    """Path of the tiny bundle that all tests share; no test may change it."""
     path = tmp_path_factory.mktemp("bundles") / "tiny.bundle"
     run_export(tiny_export, path)
     return path
@@ -134,7 +134,7 @@ def tiny_bundle(tiny_path: Path) -> Bundle:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps engines and observations out of the home of whoever runs the tests."""
+    """Sets a temporary cache folder, so that tests write nothing into the user's home."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(tmp_path_factory.mktemp("cache")))
         yield
@@ -142,13 +142,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def own_path(tiny_path: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny bundle that a test may damage."""
+    """Path of a copy of the tiny bundle; the test may change or damage it."""
     return Path(shutil.copytree(tiny_path, tmp_path / "own.bundle"))
 
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    """A picture that the tiny model reads."""
+    """Path of a PNG file that the tiny model accepts as input."""
     path = tmp_path / "page.png"
     pixels = np.random.default_rng(3).integers(0, 255, (16, 40), dtype=np.uint8)
     path.write_bytes(png_of(Image.fromarray(pixels)))
@@ -157,14 +157,14 @@ def page(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The float bundle of a tiny untrained reader, with two start tokens so that prefill runs."""
+    """Path of the float bundle of a tiny untrained reader; two start tokens make prefill run."""
     from hybrid_deploy.export.reference.model import DigitReader
     from hybrid_deploy.export.reference.vocabulary import VOCABULARY
 
     torch.manual_seed(0)
     model = DigitReader("feature-map", d_model=32, heads=2, layers=1, d_feedforward=64).eval()
     for parameter in model.parameters():
-        if parameter.dim() == 1:  # biases start at zero, and zero biases are optimized away
+        if parameter.dim() == 1:  # the export optimizes zero biases away
             torch.nn.init.uniform_(parameter, 0.1, 0.9)
     spec = ModelSpec(
         name="tiny",
@@ -180,14 +180,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bundle(exported: Path, tmp_path: Path) -> Bundle:
-    """A copy of the float bundle that a test may change."""
+    """A copy of the float bundle; the test may change it."""
     shutil.copytree(exported, tmp_path / "tiny.bundle")
     return open_bundle(tmp_path / "tiny.bundle")
 
 
 @pytest.fixture
 def images() -> list[dict[str, NDArray[np.float32]]]:
-    """Encoder inputs: noise of three widths."""
+    """Three encoder inputs of noise, each of another width."""
     rng = np.random.default_rng(0)
     widths = (32, 48, 80)
     return [{"image": -2 * rng.random((1, 1, 32, w), dtype=np.float32)} for w in widths]

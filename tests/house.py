@@ -1,7 +1,7 @@
-"""`make lint`: how full the rooms are, and how long their files.
+"""Checks the number of files in a folder and of lines in a file: a part of `make lint`.
 
-A folder with more files than a reader takes in at a glance, or a file with more than one concept,
-is where behaviour stops being found by its path.
+A folder is called a room. A room with too many files, or a file with more than one concept, no
+longer shows a reader by its path where a behaviour is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_FILES: Mapping[str, int] = {
     "runtime": 14,
     "tests": 22,
 }
-"""Largest number of Python files in any one folder below each of these."""
+"""Largest number of Python files in one folder, by the top folder that it is in."""
 
 _README = "README.md"
 _WITH_README = ("hybrid_deploy", "export", "calibration", "runtime")
@@ -31,7 +31,7 @@ class Room:
     """One folder of Python files.
 
     Attributes:
-        path: relative to the repository, with slashes.
+        path: path of the folder, relative to the repository, with slashes.
         files: number of Python files in the folder itself.
         longest: name of the file with the most lines.
         lines: number of lines of that file.
@@ -46,29 +46,31 @@ class Room:
 
 
 def rooms(root: Path) -> Iterator[Room]:
-    """Measures every folder that holds Python files; links are not followed."""
+    """Measures every folder with Python files; symbolic links are not followed."""
     for top, most_files in MOST_FILES.items():
         for folder in (root / top, *sorted(_real_folders(root / top))):
             lengths = {path.name: _count_lines(path) for path in folder.glob("*.py")}
             if lengths:
                 longest = max(lengths, key=lambda name: lengths[name])
-                place = folder.relative_to(root).as_posix()
-                yield Room(place, len(lengths), longest, lengths[longest], most_files)
+                relative = folder.relative_to(root).as_posix()
+                yield Room(relative, len(lengths), longest, lengths[longest], most_files)
 
 
 def faults(root: Path) -> list[str]:
-    """Lists what breaks a limit, a line each; an empty list where nothing does."""
+    """Returns one line for each broken limit; an empty list if all limits hold."""
     measured = list(rooms(root))
-    found = [f"{top} holds no Python file" for top in MOST_FILES if not _has(measured, top)]
+    broken = [f"{top} holds no Python file" for top in MOST_FILES if not _has(measured, top)]
     for room in measured:
         if room.files > room.most_files:
-            found.append(f"{room.path} holds {room.files} files, {room.most_files} at most")
+            broken.append(f"{room.path} holds {room.files} files, {room.most_files} at most")
         if room.lines > MOST_LINES:
-            found.append(f"{room.path}/{room.longest} has {room.lines} lines, {MOST_LINES} at most")
-    found += [
+            broken.append(
+                f"{room.path}/{room.longest} has {room.lines} lines, {MOST_LINES} at most"
+            )
+    broken += [
         f"{top} has no {_README}" for top in _WITH_README if not (root / top / _README).is_file()
     ]
-    return found
+    return broken
 
 
 def _has(measured: list[Room], top: str) -> bool:
@@ -87,7 +89,7 @@ def _count_lines(path: Path) -> int:
 
 
 def main() -> int:
-    """Prints the fullest room and the longest file of each part, then every fault."""
+    """Prints the fullest room and the longest file of each top folder, then every fault."""
     measured = list(rooms(ROOT))
     for top in MOST_FILES:
         below = [room for room in measured if room.path.split("/")[0] == top]

@@ -1,4 +1,4 @@
-"""The limits of the rooms hold here, and a room that breaks one is noticed."""
+"""Tests that this repository keeps the limits of its folders and reports a broken limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.house import MOST_FILES, MOST_LINES, ROOT, faults, rooms
 
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
-    """The smallest house that holds every limit."""
+    """The smallest tree of folders that keeps every limit."""
     for top in MOST_FILES:
         (tmp_path / top).mkdir()
         (tmp_path / top / "one.py").write_text("x = 1\n")
@@ -24,13 +24,13 @@ def house(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_this_repository_holds_every_limit() -> None:
+def test_this_repository_keeps_every_limit() -> None:
     assert faults(ROOT) == []
     assert len(list(rooms(ROOT))) > 40
 
 
 @pytest.mark.parametrize("top", MOST_FILES)
-def test_one_file_too_many_is_noticed(house: Path, top: str) -> None:
+def test_one_file_too_many_is_reported(house: Path, top: str) -> None:
     room = house / top / "inner" / "room"
     room.mkdir(parents=True)
     for number in range(MOST_FILES[top]):
@@ -42,27 +42,27 @@ def test_one_file_too_many_is_noticed(house: Path, top: str) -> None:
 
 
 @pytest.mark.parametrize("top", MOST_FILES)
-def test_one_line_too_many_is_noticed(house: Path, top: str) -> None:
+def test_one_line_too_many_is_reported(house: Path, top: str) -> None:
     (house / top / "long.py").write_text("x = 1\n" * MOST_LINES)
     assert faults(house) == []
     (house / top / "long.py").write_text("x = 1\n" * (MOST_LINES + 1))
     assert faults(house) == [f"{top}/long.py has {MOST_LINES + 1} lines, {MOST_LINES} at most"]
 
 
-def test_a_missing_part_and_a_missing_readme_are_noticed(house: Path) -> None:
+def test_a_missing_top_folder_and_a_missing_readme_are_reported(house: Path) -> None:
     (house / "runtime" / "one.py").unlink()
     (house / "export" / "README.md").unlink()
     assert faults(house) == ["runtime holds no Python file", "export has no README.md"]
 
 
-def test_links_are_not_counted_twice(house: Path) -> None:
+def test_symbolic_links_are_not_followed(house: Path) -> None:
     (house / "hybrid_deploy" / "export").symlink_to(house / "export")
     assert [room.path for room in rooms(house)] == list(MOST_FILES)
 
 
 @pytest.mark.slow
 def test_a_stray_module_and_an_upward_import_break_the_contracts(tmp_path: Path) -> None:
-    """import-linter reads a copy of the sources to which both faults were added."""
+    """import-linter reads a copy of the sources; the test adds both faults to the copy."""
     for top in ("hybrid_deploy", "export", "calibration", "runtime"):
         shutil.copytree(ROOT / top, tmp_path / top, symlinks=True)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)

@@ -1,4 +1,4 @@
-"""The wheel: everything of ours, nothing of anyone else's."""
+"""Tests of the wheel: it holds every file of this package and no other file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def modules_of_the_tree() -> set[str]:
-    """Lists the source files under their places in the package; the links lead to the folders."""
+    """Returns the source files by their paths in the installed package."""
     names = set()
     for folder, package in (
         ("hybrid_deploy", "hybrid_deploy"),
@@ -56,7 +56,7 @@ def test_wheel_is_pure_and_licensed(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in zipfile.ZipFile(wheel).namelist())
 
 
-def test_visible_top_level_is_as_agreed() -> None:
+def test_top_level_holds_the_agreed_files_and_folders() -> None:
     command = ["git", "ls-tree", "--name-only", "HEAD"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     visible = {name for name in done.stdout.split() if not name.startswith(".")}
@@ -66,16 +66,16 @@ def test_visible_top_level_is_as_agreed() -> None:
 
 
 @pytest.mark.slow
-def test_wheel_reads_in_a_clean_environment(wheel: Path, tiny_path: Path, tmp_path: Path) -> None:
-    """Only the base install and ONNX Runtime: what a device has."""
+def test_wheel_works_in_a_clean_environment(wheel: Path, tiny_path: Path, tmp_path: Path) -> None:
+    """A device has the base install and ONNX Runtime alone: `run` and the measurements work."""
     constraints = ROOT / ".ci" / "constraints.txt"
     requirements = ("--constraint", str(constraints), f"{wheel}[cpu]")
     python = make_environment(Path(sys.executable), tmp_path / "device", *requirements)
     (sample,) = open_bundle(tiny_path).manifest.golden
     read = run(python.with_name("hybrid-deploy"), "run", tiny_path, tiny_path / sample.file)
     assert read == f"{sample.text}\n"
-    found = run(python, device.__file__, "--processes", "1", tiny_path)
-    facts = msgspec.json.decode(found, type=Facts)
+    printed = run(python, device.__file__, "--processes", "1", tiny_path)
+    facts = msgspec.json.decode(printed, type=Facts)
     assert failures({"here": facts}) == []
     assert [(row.variant, row.equal) for row in facts.readings] == [("fp32", 1)]
     assert not {"torch", "onnx"} & {package.name for package in facts.packages}

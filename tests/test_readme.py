@@ -1,4 +1,4 @@
-"""The README's commands run, in the README's order."""
+"""Tests that the README's commands run in their order, and that the names in it exist."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def readme_commands() -> list[str]:
 
 
 @pytest.mark.slow
-def test_commands(tmp_path: Path) -> None:
-    places = [str(Path(sys.executable).parent), os.environ["PATH"]]
+def test_commands_of_the_readme_run_in_order(tmp_path: Path) -> None:
+    folders = [str(Path(sys.executable).parent), os.environ["PATH"]]
     environment = os.environ | {
-        "PATH": os.pathsep.join(places),
+        "PATH": os.pathsep.join(folders),
         "HYBRID_DEPLOY_CACHE": str(tmp_path / "cache"),
     }
     commands = readme_commands()
@@ -75,6 +75,6 @@ def test_python_examples_are_valid() -> None:
 def test_options_of_export_that_the_readme_names_exist() -> None:
     section = README.partition("## Your own model")[2].partition("\n## ")[0]
     named = set(re.findall(r"--[a-z][a-z-]+", section))
-    known = {option for parameter in export.params for option in parameter.opts}
+    options = {option for parameter in export.params for option in parameter.opts}
     assert "--example" in named
-    assert named <= known
+    assert named <= options

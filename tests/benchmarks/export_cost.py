@@ -1,6 +1,6 @@
-"""What an export costs: seconds of each stage and memory, on a decoder with random weights.
+"""Measures the seconds of each export stage and the peak RAM, on a decoder with random weights.
 
-python -m tests.benchmarks.export_cost [--layers 6 --width 512 --vocabulary 32000]
+Run as `python -m tests.benchmarks.export_cost [--layers 6 --width 512 --vocabulary 32000]`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HEAD_WIDTH = 64
 
 
 class Reader(nn.Module):
-    """A patch encoder and an ordinary nn.TransformerDecoder."""
+    """A convolutional patch encoder and an ordinary nn.TransformerDecoder."""
 
     def __init__(self, layers: int, width: int, vocabulary: int, max_length: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Reader(nn.Module):
         layer = nn.TransformerDecoderLayer(width, heads, 4 * width, batch_first=True)
         self.decoder = nn.TransformerDecoder(layer, layers)
         self.head = nn.Linear(width, vocabulary)
-        for parameter in self.parameters():  # the layers begin as copies, which are stored once
+        for parameter in self.parameters():  # equal copies of a layer would be stored once
             nn.init.normal_(parameter, std=0.02)
 
     def encode(self, image: Tensor) -> Tensor:
@@ -54,12 +54,12 @@ class Reader(nn.Module):
 
 
 def peak_mb() -> float:
-    """Returns the most memory that this process has held."""
+    """Returns the peak RAM of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KB_PER_MB
 
 
 def main() -> None:
-    """Exports into a temporary folder and prints what it took."""
+    """Exports into a temporary folder and prints the seconds and the RAM of each stage."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=512)

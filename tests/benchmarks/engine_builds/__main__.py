@@ -1,4 +1,4 @@
-"""`make engines`: every variant of the digit reader, built for every kind of GPU."""
+"""`make engines`: builds every variant of the digit reader for every kind of GPU."""
 
 from __future__ import annotations
 
@@ -58,16 +58,17 @@ def engines(
 ) -> None:
     """Build encoder, prefill and step of every variant; nothing is run.
 
-    Exit code 1 if TensorRT-RTX refuses what `devices` says that it takes, or the other way round.
+    Exit code 1 if TensorRT-RTX refuses a build that `device_support` expects, or builds one that
+    it does not expect.
     """
     with tempfile.TemporaryDirectory(prefix="engines-") as folder:
         rows: list[Row] = []
         for opset in opsets or OPSETS:
             bundle = _bundle(Path(folder), int(opset), precisions or PRECISIONS)
-            served, cache = narrow_dims(bundle, ranges), EngineCache(Path(folder, "engines"))
-            for row in _shown(served, targets or TARGETS, cache):
+            narrowed, cache = narrow_dims(bundle, ranges), EngineCache(Path(folder, "engines"))
+            for row in _rows_with_progress(narrowed, targets or TARGETS, cache):
                 rows.append(row)
-                if out is not None:  # what is there survives what fails later
+                if out is not None:  # a later failure keeps the finished rows
                     out.write_text(_page(rows), encoding="utf-8")
     click.echo(render(rows, COLUMNS, "table"), nl=False)
     click.echo(_summary(rows))
@@ -85,7 +86,9 @@ def _bundle(folder: Path, opset: int, precisions: Sequence[str]) -> Bundle:
     return open_bundle(path)
 
 
-def _shown(bundle: Bundle, targets: Sequence[str], cache: EngineCache) -> Iterator[Row]:
+def _rows_with_progress(
+    bundle: Bundle, targets: Sequence[str], cache: EngineCache
+) -> Iterator[Row]:
     variants = list(bundle.manifest.variants)
     title = f"opset {bundle.variant(FLOAT).opset}"
     count = len(variants) * len(targets)
@@ -110,8 +113,8 @@ def _page(rows: Sequence[Row]) -> str:
 `{command}`, {datetime.date.today()}, Python {platform.python_version()}, {packages};
 {os.cpu_count()} CPU cores ({platform.machine()}), no GPU: the engines were built, none was run.
 
-A row stands for encoder, prefill and step; seconds (wall time, whatever else the machine did) and
-MB are those of the engines that were built.
+A row stands for encoder, prefill and step together; seconds (wall time on a machine that may be
+busy) and MB are sums over the engines that were built.
 Caches are written in place (native, opset 24) or to a second buffer (scatter, for TensorRT before
 10.15). {_summary(rows)}.
 

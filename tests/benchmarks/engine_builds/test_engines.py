@@ -1,4 +1,4 @@
-"""The table of engines in short: one model, one variant, and verdicts that must not pass."""
+"""Tests of the table of engines: one variant of a tiny model, expected and unexpected verdicts."""
 
 from pathlib import Path
 
@@ -21,11 +21,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> EngineCache:
 
 
 def row(path: Path, variant: str, target: str, cache: EngineCache) -> Row:
-    (only,) = verdict_rows(open_bundle(path), [variant], [target], cache)
-    return only
+    (single,) = verdict_rows(open_bundle(path), [variant], [target], cache)
+    return single
 
 
-def test_variant_builds_for_what_has_its_precision(own_path: Path, cache: EngineCache) -> None:
+def test_a_variant_builds_only_for_gpus_with_its_precision(
+    own_path: Path, cache: EngineCache
+) -> None:
     samples = own_path.parent / "samples"
     samples.mkdir()
     image = np.random.default_rng(0).standard_normal((1, 1, 8, 24)).astype(np.float32)
@@ -39,12 +41,12 @@ def test_variant_builds_for_what_has_its_precision(own_path: Path, cache: Engine
     assert not is_unexpected(built) and not is_unexpected(refused)
 
 
-def test_other_verdicts_are_unexpected(
+def test_verdicts_against_the_expectation_are_unexpected(
     tiny_path: Path, cache: EngineCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verdicts, "expected_refusal", lambda *_: "no fp32")
     builds = row(tiny_path, "fp32", "rtx:sm_86", cache)
-    assert builds["verdict"] == "BUILDS unexpectedly: no fp32 there, it is said"
+    assert builds["verdict"] == "BUILDS unexpectedly: device_support states no fp32"
     monkeypatch.setattr(verdicts, "expected_refusal", lambda *_: None)
     refused = row(tiny_path, "fp32", "rtx:sm_75", cache)
     assert str(refused["verdict"]).startswith("REFUSED unexpectedly: fp32/encoder: TensorRT did")

@@ -1,4 +1,4 @@
-"""What TensorRT-RTX makes of every variant for every GPU, beside what is expected of it."""
+"""Builds every variant with TensorRT-RTX and compares the outcome with the expected one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Row = Mapping[str, object]
 def verdict_rows(
     bundle: Bundle, variants: Sequence[str], targets: Sequence[str], cache: EngineCache
 ) -> Iterator[Row]:
-    """Builds encoder, prefill and step of every variant for every target, one row for the three."""
+    """Builds encoder, prefill and step; yields one row for the three per variant and target."""
     for variant in variants:
         spec = bundle.variant(variant)
         lowering = cache_write_of(spec)
@@ -50,14 +50,14 @@ def verdict_rows(
 
 
 def is_unexpected(row: Row) -> bool:
-    """Returns whether TensorRT did what `devices` says that it does not."""
+    """Returns whether the outcome of a build differs from that of `device_support`."""
     return not str(row["verdict"]).startswith((BUILDS, REFUSED))
 
 
 def build_graphs(
     bundle: Bundle, variant: str, target: str, cache: EngineCache
 ) -> tuple[list[EngineRecord], dict[GraphRole, str]]:
-    """Returns the engines that were built, and for the others TensorRT's reasons."""
+    """Returns the records of the built engines, and TensorRT's reason for each refused graph."""
     built, refusals = [], {}
     for role in bundle.loop_graphs(variant):
         try:
@@ -68,7 +68,7 @@ def build_graphs(
 
 
 def expected_refusal(bundle: Bundle, variant: str, target: str) -> str | None:
-    """Says why a device is known not to compute in a variant's numbers; None if it does."""
+    """Returns why a device does not support a variant's precision; None if it supports it."""
     precision = bundle.variant(variant).precision
     floats = "fp16" if variant.endswith("fp16") else "fp32"
     try:
@@ -85,6 +85,6 @@ def _verdict(expected: str | None, refusals: Mapping[GraphRole, str]) -> str:
         reasons = "; ".join(refusals.values())
         return f"REFUSED unexpectedly: {reasons}"
     if not refusals:
-        return f"BUILDS unexpectedly: {expected} there, it is said"
+        return f"BUILDS unexpectedly: device_support states {expected}"
     graphs = ", ".join(role.value for role in refusals)
     return f"{REFUSED}{expected} ({graphs})"

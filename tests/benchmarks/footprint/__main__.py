@@ -1,4 +1,4 @@
-"""`make footprint`: what an install takes, in clean environments of several Pythons."""
+"""`make footprint`: measures an install in clean environments of several Python versions."""
 
 from __future__ import annotations
 
@@ -32,48 +32,50 @@ _CALIBRATION_LINES = 64
 
 @click.command()
 @click.option(
-    "--python", "given", multiple=True, type=click.Path(exists=True, path_type=Path),
+    "--python", "interpreters", multiple=True, type=click.Path(exists=True, path_type=Path),
     help="Repeatable; default: python3.10 to python3.14, those on the path.",
 )  # fmt: skip
 @click.option(
-    "--add", "added", multiple=True, metavar="NAME=FACTS.JSON",
-    help="What tests/benchmarks/footprint/device.py printed on a device of that name; repeatable.",
+    "--add", "additions", multiple=True, metavar="NAME=FACTS.JSON",
+    help="Output of tests/benchmarks/footprint/device.py on the device NAME; repeatable.",
 )  # fmt: skip
 @click.option(
     "--keep", type=click.Path(path_type=Path, file_okay=False),
-    help="Leave wheel and bundles in this folder, for a device, and take the bundles that it has.",
+    help="Folder that keeps wheel and bundles, for a device; bundles already there are reused.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Markdown file.")
-def main(given: Sequence[Path], added: Sequence[str], keep: Path | None, out: Path | None) -> None:
+def main(
+    interpreters: Sequence[Path], additions: Sequence[str], keep: Path | None, out: Path | None
+) -> None:
     """Install the wheel, weigh it, time its imports, and read digits with it.
 
     Exit code 1 if an install is too large, an import loads too much, or a token differs.
     """
-    found: dict[str, Facts] = {}
+    measured: dict[str, Facts] = {}
     bases: dict[str, Facts] = {}
     with tempfile.TemporaryDirectory(prefix="footprint-") as scratch:
         folder = Path(scratch) if keep is None else keep
         folder.mkdir(parents=True, exist_ok=True)
         wheel, bundles = build_wheel(folder), [_bundle(folder, opset) for opset in PRECISIONS]
-        for number, python in enumerate(given or pythons()):
-            home = Path(scratch, str(number))
-            base = _measured(make_environment(python, home / "base", str(wheel)), [])
-            inside = make_environment(python, home / "cpu", f"{wheel}[cpu]")
-            facts = _measured(inside, bundles)
-            found[_where(facts)], bases[_where(facts)] = facts, base
-    for each in added:
-        name, _, path = each.rpartition("=")
+        for number, python in enumerate(interpreters or pythons()):
+            environment = Path(scratch, str(number))
+            base = _measure(make_environment(python, environment / "base", str(wheel)), [])
+            with_runtime = make_environment(python, environment / "cpu", f"{wheel}[cpu]")
+            facts = _measure(with_runtime, bundles)
+            measured[_environment_name(facts)], bases[_environment_name(facts)] = facts, base
+    for addition in additions:
+        name, _, path = addition.rpartition("=")
         facts = msgspec.json.decode(Path(path).read_bytes(), type=Facts)
-        found[f"{_where(facts)}, {name}"] = facts
-    text = page(_title(), found, bases)
+        measured[f"{_environment_name(facts)}, {name}"] = facts
+    text = page(_title(), measured, bases)
     if out is not None:
         out.write_text(text, encoding="utf-8")
     click.echo(text)
-    sys.exit(bool(failures(found)))
+    sys.exit(bool(failures(measured)))
 
 
 def _bundle(folder: Path, opset: int) -> Path:
-    """Exports the digit reader; a few lines tell whether it is right."""
+    """Exports the digit reader, checked on a few lines, and adds the precisions of its opset."""
     samples, path = folder / "calibration", folder / f"digits-{opset}.bundle"
     if path.exists():
         return path
@@ -87,11 +89,11 @@ def _bundle(folder: Path, opset: int) -> Path:
     return path
 
 
-def _where(facts: Facts) -> str:
+def _environment_name(facts: Facts) -> str:
     return f"Python {facts.python}, {facts.machine}"
 
 
-def _measured(python: Path, bundles: Sequence[Path]) -> Facts:
+def _measure(python: Path, bundles: Sequence[Path]) -> Facts:
     printed = run(python, device.__file__, *bundles)
     return msgspec.json.decode(printed, type=Facts)
 
@@ -101,12 +103,12 @@ def _title() -> str:
 
 `make footprint`, {datetime.date.today()}, {os.cpu_count()} CPU cores ({platform.machine()}).
 
-The wheel in clean environments, with the newest packages that pip finds: sizes are those of the
-files in site-packages, without pip and setuptools. Bytecode comes on top, unless pip is given
-`--no-compile`; then Python writes it for what is used. MB are a million bytes. Import times are
-medians of fresh processes ({device.PROCESSES} by default) whose files were read before, whatever
-else the machine did. The digit reader's golden samples are read by `hybrid-deploy verify` with
-every variant of three bundles.
+The wheel is installed in clean environments with the newest packages that pip finds. Sizes are
+those of the files in site-packages, without pip and setuptools. Bytecode is listed apart: pip
+writes it for all modules, or with `--no-compile` Python writes it for the imported ones. A MB is a
+million bytes. Import times are medians over fresh processes ({device.PROCESSES} by default) after
+a first import, so that the files are in the page cache; the machine may be busy. `hybrid-deploy
+verify` decodes the digit reader's golden samples with every variant of three bundles.
 """
 
 

@@ -1,6 +1,6 @@
-"""What an installed hybrid_deploy weighs, and whether it reads what it should.
+"""Measures an installed hybrid_deploy: sizes, import times, and tokens of the golden samples.
 
-It needs the standard library alone, so that any device can run it in the Python to be measured:
+It imports the standard library alone, so that any device runs it in the Python to be measured:
 
     python device.py digits.bundle > facts.json
 """
@@ -40,37 +40,48 @@ print(json.dumps([1e3 * wall, 1e3 * cpu, loaded]))"""
 
 
 def facts(bundles: list[Path], processes: int) -> dict[str, Any]:
-    """Returns what is known of this Python, for JSON; imports are timed several times."""
-    known = packages(Path(sysconfig.get_path("purelib")))
+    """Returns all measurements of this Python as JSON values.
+
+    Args:
+        bundles: folders of bundles whose golden samples are decoded.
+        processes: number of fresh processes that time each import.
+    """
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "packages": known,
-        "imports": [imported(each, processes) for each in STATEMENTS if _can_be_imported(each)],
+        "packages": packages(Path(sysconfig.get_path("purelib"))),
+        "imports": [
+            time_import(statement, processes)
+            for statement in STATEMENTS
+            if _can_be_imported(statement)
+        ],
         "readings": [row for bundle in bundles for row in readings(bundle)],
     }
 
 
 def packages(site: Path) -> list[dict[str, Any]]:
-    """Weighs everything that is installed, but what installs.
+    """Measures the size of every installed package, without pip and other installers.
 
     Returns:
-        name, version, file_bytes and bytecode_bytes of each, and what belongs to none as "other".
+        name, version, file_bytes and bytecode_bytes of each package, largest first. The row "other"
+        counts the files that belong to no package.
     """
-    rows, seen = [], set()
-    for found in importlib.metadata.distributions(path=[str(site)]):
-        files = {Path(str(found.locate_file(file))).resolve() for file in found.files or ()}
-        seen |= files
-        if found.metadata["Name"] not in INSTALLERS:
+    rows, recorded = [], set()
+    for distribution in importlib.metadata.distributions(path=[str(site)]):
+        files = {
+            Path(str(distribution.locate_file(file))).resolve() for file in distribution.files or ()
+        }
+        recorded |= files
+        if distribution.metadata["Name"] not in INSTALLERS:
             inside = (file for file in files if file.is_relative_to(site.resolve()))
-            rows.append(_weighed(found.metadata["Name"], found.version, inside))
-    rest = (file.resolve() for file in _files(site))
-    rows.append(_weighed("other", "", (file for file in rest if file not in seen)))
+            rows.append(_package_row(distribution.metadata["Name"], distribution.version, inside))
+    installed = (file.resolve() for file in _installed_files(site))
+    rows.append(_package_row("other", "", (file for file in installed if file not in recorded)))
     return sorted(rows, key=lambda row: -row["file_bytes"])
 
 
-def imported(statement: str, processes: int) -> dict[str, Any]:
-    """Runs an import in fresh processes, and gives the medians of its wall and CPU time."""
+def time_import(statement: str, processes: int) -> dict[str, Any]:
+    """Returns the median wall and CPU time of an import, and the unneeded packages it loads."""
     code = _TIMED.format(statement=statement, unwanted=UNWANTED)
     runs = [json.loads(_run("-c", code).stdout) for _ in range(processes + 1)][1:]
     wall_ms, cpu_ms, loaded = zip(*runs, strict=True)
@@ -83,9 +94,9 @@ def imported(statement: str, processes: int) -> dict[str, Any]:
 
 
 def readings(bundle: Path) -> list[dict[str, Any]]:
-    """Lets `hybrid-deploy verify` decode the golden samples with every variant."""
-    sealed = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    variants = sealed["manifest"]["variants"]
+    """Returns the verdict of `hybrid-deploy verify` on every variant's golden samples."""
+    document = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    variants = document["manifest"]["variants"]
     opsets = {name: variant["opset"] for name, variant in variants.items()}
     path = str(bundle.resolve())
     done = _run("-m", "hybrid_deploy", "verify", path, "--format", "json")
@@ -97,7 +108,7 @@ def readings(bundle: Path) -> list[dict[str, Any]]:
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Starts this Python in an empty folder, so that it finds what is installed alone."""
+    """Runs this Python in an empty folder, where it imports installed packages only."""
     hidden = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +126,7 @@ def _can_be_imported(statement: str) -> bool:
     return "onnxruntime" not in statement or importlib.util.find_spec("onnxruntime") is not None
 
 
-def _weighed(name: str, version: str, files: Iterator[Path]) -> dict[str, Any]:
+def _package_row(name: str, version: str, files: Iterator[Path]) -> dict[str, Any]:
     file_bytes = bytecode_bytes = 0
     for file in filter(Path.is_file, files):
         if file.suffix == ".pyc":
@@ -126,15 +137,15 @@ def _weighed(name: str, version: str, files: Iterator[Path]) -> dict[str, Any]:
     return {"name": name, "version": version, **sizes}
 
 
-def _files(site: Path) -> Iterator[Path]:
+def _installed_files(site: Path) -> Iterator[Path]:
     for top in site.iterdir():
         if top.name not in INSTALLERS and not top.name.startswith(("pip-", "setuptools-")):
             yield from (top.rglob("*") if top.is_dir() else [top])
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Weighs, times and tries an install.")
+    parser = argparse.ArgumentParser(description="Measures and tries an install.")
     parser.add_argument("bundles", nargs="*", type=Path)
     parser.add_argument("--processes", type=int, default=PROCESSES)
-    given = parser.parse_args()
-    print(json.dumps(facts(given.bundles, given.processes), indent=1))
+    options = parser.parse_args()
+    print(json.dumps(facts(options.bundles, options.processes), indent=1))

@@ -1,4 +1,4 @@
-"""The wheel, and clean environments that hold it and nothing of ours besides."""
+"""Builds the wheel and clean virtual environments for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VERSIONS = range(10, 15)
 
 
 def build_wheel(folder: Path) -> Path:
-    """Builds the wheel from a copy of the tree, so that no earlier build's leftovers get in.
+    """Builds the wheel from a copy of the sources, without files of earlier builds, and returns it.
 
     Raises:
         RuntimeError: the build failed.
@@ -29,44 +29,49 @@ def build_wheel(folder: Path) -> Path:
 
 
 def make_environment(python: Path, folder: Path, *requirements: str) -> Path:
-    """Makes a virtual environment and gives the Python in it.
+    """Creates a virtual environment and returns the path of its Python.
+
+    Args:
+        python: interpreter that creates it.
+        folder: folder of the new environment.
+        requirements: arguments of `pip install`.
 
     Raises:
-        RuntimeError: pip failed.
+        RuntimeError: venv or pip failed.
     """
     run(python, "-m", "venv", folder)
-    inside = folder / "bin" / "python"
-    run(inside, "-m", "pip", "install", "--quiet", *requirements)
-    return inside
+    interpreter = folder / "bin" / "python"
+    run(interpreter, "-m", "pip", "install", "--quiet", *requirements)
+    return interpreter
 
 
 def pythons() -> Iterator[Path]:
-    """Finds the Pythons on the path that this package is for."""
+    """Yields the supported Python interpreters on the path."""
     for minor in _VERSIONS:
-        found = shutil.which(f"python3.{minor}")
-        if found is not None and _starts(found):
-            yield Path(found)
+        path = shutil.which(f"python3.{minor}")
+        if path is not None and _is_installed(path):
+            yield Path(path)
 
 
 def run(*command: str | Path) -> str:
-    """Runs a command without this process's own packages in sight, and gives what it printed.
+    """Runs a command without PYTHONPATH and returns its standard output.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the command failed; the message has its standard error.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
+    completed = subprocess.run(
         list(map(str, command)), env=environment, capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        raise RuntimeError(f"{_shown(command)} failed: {done.stderr}")
-    return done.stdout
+    if completed.returncode:
+        raise RuntimeError(f"{_command_text(command)} failed: {completed.stderr}")
+    return completed.stdout
 
 
-def _starts(python: str) -> bool:
-    """Returns whether it is more than a name: version managers leave such."""
+def _is_installed(python: str) -> bool:
+    """Returns whether the interpreter starts: version managers leave commands that do not."""
     return subprocess.run([python, "--version"], capture_output=True, check=False).returncode == 0
 
 
-def _shown(command: Sequence[str | Path]) -> str:
+def _command_text(command: Sequence[str | Path]) -> str:
     return " ".join(map(str, command))

@@ -1,4 +1,4 @@
-"""The facts of several environments as one page."""
+"""Writes the measurements of several environments as one page."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import msgspec
 from hybrid_deploy.report import Column, Record, render
 
 MOST_MB = {"aarch64": 160.0, "x86_64": 175.0}
-"""What the base install and ONNX Runtime may weigh, by machine, without bytecode."""
+"""Largest allowed MB of base install and ONNX Runtime without bytecode, by machine."""
 
 
 class Package(msgspec.Struct, frozen=True):
-    """One installed distribution."""
+    """Size of one installed package, in bytes."""
 
     name: str
     version: str
@@ -23,7 +23,7 @@ class Package(msgspec.Struct, frozen=True):
 
 
 class Import(msgspec.Struct, frozen=True):
-    """What one import takes, and what it loads that a device can do without."""
+    """Times of one import in milliseconds, and the unneeded packages that it loads."""
 
     statement: str
     wall_ms: float
@@ -32,7 +32,15 @@ class Import(msgspec.Struct, frozen=True):
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """A variant against the golden samples."""
+    """Result of one variant on the golden samples.
+
+    Attributes:
+        variant: name of the variant.
+        opset: ONNX opset of its graphs.
+        verdict: one line of `hybrid-deploy verify`.
+        samples: number of golden samples; None if none was decoded.
+        equal: number of samples with the expected tokens; None if none was decoded.
+    """
 
     variant: str
     opset: int
@@ -42,7 +50,7 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What `device.py` found."""
+    """Output of `device.py`: the measurements of one environment."""
 
     python: str
     machine: str
@@ -52,17 +60,17 @@ class Facts(msgspec.Struct, frozen=True):
 
     @property
     def file_mb(self) -> float:
-        """What all packages weigh without bytecode, as after `pip install --no-compile`."""
+        """Size of all packages in MB without bytecode, as after `pip install --no-compile`."""
         return sum(package.file_bytes for package in self.packages) / 1e6
 
     @property
     def bytecode_mb(self) -> float:
-        """What their bytecode weighs."""
+        """Size of all bytecode in MB."""
         return sum(package.bytecode_bytes for package in self.packages) / 1e6
 
     def version(self, name: str) -> str | None:
-        """Of an installed package; None if it is not."""
-        return next((each.version for each in self.packages if each.name == name), None)
+        """Returns the version of a package; None if it is not installed."""
+        return next((package.version for package in self.packages if package.name == name), None)
 
 
 PACKAGES = (
@@ -96,8 +104,8 @@ SIZES = (
 )
 
 
-def size_rows(found: Mapping[str, Facts], bases: Mapping[str, Facts]) -> list[Record]:
-    """Weighs each environment, and the base install beside it where that was measured."""
+def size_rows(measured: Mapping[str, Facts], bases: Mapping[str, Facts]) -> list[Record]:
+    """Returns each environment's size, with that of its base install where it was measured."""
     return [
         {
             "where": where,
@@ -107,90 +115,94 @@ def size_rows(found: Mapping[str, Facts], bases: Mapping[str, Facts]) -> list[Re
             "cpu_mb": facts.file_mb,
             "bytecode_mb": facts.bytecode_mb,
         }
-        for where, facts in found.items()
+        for where, facts in measured.items()
     ]
 
 
 def package_rows(facts: Facts) -> list[Record]:
-    """Returns what each package takes, the largest first."""
+    """Returns the size of each package from 50 kB up, in the order of the facts."""
     return [
         {
-            "name": each.name,
-            "version": each.version,
-            "file_mb": each.file_bytes / 1e6,
-            "bytecode_mb": each.bytecode_bytes / 1e6,
+            "name": package.name,
+            "version": package.version,
+            "file_mb": package.file_bytes / 1e6,
+            "bytecode_mb": package.bytecode_bytes / 1e6,
         }
-        for each in facts.packages
-        if each.file_bytes >= 50_000
+        for package in facts.packages
+        if package.file_bytes >= 50_000
     ]
 
 
-def import_rows(found: Mapping[str, Facts]) -> list[Record]:
-    """Returns every import of every environment."""
+def import_rows(measured: Mapping[str, Facts]) -> list[Record]:
+    """Returns one row for each import in each environment."""
     return [
         {
             "where": where,
-            "statement": f"`{each.statement}`",
-            "cpu_ms": each.cpu_ms,
-            "wall_ms": each.wall_ms,
-            "unwanted": ", ".join(each.unwanted),
+            "statement": f"`{timed.statement}`",
+            "cpu_ms": timed.cpu_ms,
+            "wall_ms": timed.wall_ms,
+            "unwanted": ", ".join(timed.unwanted),
         }
-        for where, facts in found.items()
-        for each in facts.imports
+        for where, facts in measured.items()
+        for timed in facts.imports
     ]
 
 
-def reading_rows(found: Mapping[str, Facts]) -> list[Record]:
-    """Returns every variant in every environment."""
+def reading_rows(measured: Mapping[str, Facts]) -> list[Record]:
+    """Returns one row for each variant in each environment."""
     return [
         {
             "where": where,
             "onnxruntime": facts.version("onnxruntime"),
-            "opset": each.opset,
-            "variant": each.variant,
-            "equal": None if each.equal is None else f"{each.equal} of {each.samples}",
-            "verdict": each.verdict,
+            "opset": reading.opset,
+            "variant": reading.variant,
+            "equal": None if reading.equal is None else f"{reading.equal} of {reading.samples}",
+            "verdict": reading.verdict,
         }
-        for where, facts in found.items()
-        for each in facts.readings
+        for where, facts in measured.items()
+        for reading in facts.readings
     ]
 
 
-def failures(found: Mapping[str, Facts]) -> list[str]:
-    """Says what is not as it should be: too large, too much loaded, or other tokens."""
-    said = []
-    for where, facts in found.items():
+def failures(measured: Mapping[str, Facts]) -> list[str]:
+    """Returns one line per fault: a large install, an unneeded import or different tokens."""
+    lines = []
+    for where, facts in measured.items():
         most_mb = MOST_MB.get(facts.machine, math.inf)
         if facts.file_mb > most_mb:
-            said.append(f"{where}: {facts.file_mb:.0f} MB, more than {most_mb:.0f}")
-        for each in facts.imports:
-            if each.unwanted:
-                said.append(f"{where}: `{each.statement}` loads {', '.join(each.unwanted)}")
-        for row in facts.readings:
-            if row.equal is not None and row.equal != row.samples:
-                said.append(f"{where}: {row.variant} of opset {row.opset} {row.verdict}")
-    return said
+            lines.append(f"{where}: {facts.file_mb:.0f} MB, more than {most_mb:.0f}")
+        for timed in facts.imports:
+            if timed.unwanted:
+                lines.append(f"{where}: `{timed.statement}` loads {', '.join(timed.unwanted)}")
+        for reading in facts.readings:
+            if reading.equal is not None and reading.equal != reading.samples:
+                lines.append(
+                    f"{where}: {reading.variant} of opset {reading.opset} {reading.verdict}"
+                )
+    return lines
 
 
-def page(title: str, found: Mapping[str, Facts], bases: Mapping[str, Facts]) -> str:
-    """Returns the page as Markdown."""
-    said = failures(found)
+def page(title: str, measured: Mapping[str, Facts], bases: Mapping[str, Facts]) -> str:
+    """Returns the page as Markdown: sizes, packages, imports, decoded samples and faults."""
+    faults = failures(measured)
     return "\n".join(
         [
             title,
-            *_section("Installed", SIZES, size_rows(found, bases)),
-            *_packages(found),
-            *_section("Imports", IMPORTS, import_rows(found)),
-            *_section("The digit reader", READINGS, reading_rows(found)),
-            "Everything is as it should be." if not said else "\n".join(f"- {s}" for s in said),
+            *_section("Installed", SIZES, size_rows(measured, bases)),
+            *_packages(measured),
+            *_section("Imports", IMPORTS, import_rows(measured)),
+            *_section("The digit reader", READINGS, reading_rows(measured)),
+            "Everything is as it should be."
+            if not faults
+            else "\n".join(f"- {fault}" for fault in faults),
             "",
         ]
     )
 
 
-def _packages(found: Mapping[str, Facts]) -> Iterable[str]:
-    for where, facts in found.items():
-        yield from _section(f"What takes it: {where}", PACKAGES, package_rows(facts))
+def _packages(measured: Mapping[str, Facts]) -> Iterable[str]:
+    for where, facts in measured.items():
+        yield from _section(f"Packages: {where}", PACKAGES, package_rows(facts))
 
 
 def _section(title: str, columns: Sequence[Column], rows: Sequence[Record]) -> list[str]:

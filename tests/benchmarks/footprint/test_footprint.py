@@ -1,4 +1,4 @@
-"""What is counted, and what counts as wrong; tests/test_packaging.py has a clean environment."""
+"""Tests of the size counts and the faults; tests/test_packaging.py uses a clean environment."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ FACTS = Facts(
     "statement",
     ["import hybrid_deploy.runtime", "from hybrid_deploy import load_session, open_bundle"],
 )
-def test_a_device_loads_nothing_that_it_may_not_need(statement: str) -> None:
+def test_an_import_loads_no_package_that_a_device_may_not_need(statement: str) -> None:
     code = f"{statement}\nimport sys; print([n for n in {UNWANTED} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
 
-def installed(site: Path, name: str, sizes: dict[str, int]) -> None:
-    """Writes files of these sizes, and their record as pip does."""
+def install(site: Path, name: str, sizes: dict[str, int]) -> None:
+    """Writes a package's files of the given sizes, and its RECORD as pip does."""
     info = site / f"{name}-1.0.dist-info"
     info.mkdir()
     for file, size in sizes.items():
@@ -48,12 +48,12 @@ def installed(site: Path, name: str, sizes: dict[str, int]) -> None:
     (info / "RECORD").write_text("".join(f"{file},,\n" for file in [*sizes, "../bin/tool"]))
 
 
-def test_packages_are_weighed_without_what_installs_them(tmp_path: Path) -> None:
+def test_package_sizes_leave_out_the_installers(tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    installed(site, "small", {"small/a.py": 1000, "small/__pycache__/a.pyc": 30})
-    installed(site, "large", {"large/b.so": 2000})
-    installed(site, "pip", {"pip/c.py": 5000})
+    install(site, "small", {"small/a.py": 1000, "small/__pycache__/a.pyc": 30})
+    install(site, "large", {"large/b.so": 2000})
+    install(site, "pip", {"pip/c.py": 5000})
     (site / "setuptools").mkdir()
     (site / "setuptools" / "d.py").write_bytes(bytes(5000))
     (site / "left.py").write_bytes(bytes(7))
@@ -64,7 +64,7 @@ def test_packages_are_weighed_without_what_installs_them(tmp_path: Path) -> None
     assert rows["large"] == {"version": "1.0", "file_bytes": 2000, "bytecode_bytes": 0}
     assert rows["small"] == {"version": "1.0", "file_bytes": 1000, "bytecode_bytes": 30}
     records = sum(path.stat().st_size for path in site.glob("[sl]*.dist-info/*"))
-    assert rows["other"]["file_bytes"] == 7 + records, "what no RECORD names is counted too"
+    assert rows["other"]["file_bytes"] == 7 + records, "files in no RECORD count as other"
 
 
 def test_the_page_has_every_number() -> None:
@@ -78,7 +78,7 @@ def test_the_page_has_every_number() -> None:
     assert text.endswith("Everything is as it should be.\n")
 
 
-def test_what_is_wrong_is_said() -> None:
+def test_each_fault_has_its_line() -> None:
     wrong = msgspec.structs.replace(
         FACTS,
         packages=(Package("torch", "2.9", 170_000_000, 0),),
@@ -94,6 +94,6 @@ def test_what_is_wrong_is_said() -> None:
     assert "- here: 170 MB, more than 160\n" in page("# Title", {"here": wrong}, {})
 
 
-def test_a_command_that_fails_says_what_it_printed() -> None:
+def test_the_error_of_a_failed_command_has_its_output() -> None:
     with pytest.raises(RuntimeError, match=r"failed: .*no such thing"):
         run(sys.executable, "-c", "raise SystemExit('no such thing')")

@@ -1,4 +1,4 @@
-"""`make generation`: exported Hugging Face models of the zoo against `generate()`."""
+"""`make generation`: compares exported Hugging Face models of the zoo with `generate()`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from hybrid_deploy.runtime.backends.registry import (
     load_backend,
 )
 from tests.benchmarks.generation_equality.equality import (
-    BEAMED,
-    GREEDY,
+    BEAM_OPTIONS,
+    GREEDY_OPTIONS,
     LENGTH,
     Equality,
     compare,
@@ -44,32 +44,32 @@ _COLUMNS = (
 def main(names: tuple[str, ...], out: Path | None) -> None:
     """Compare the models NAMES, or all of them; exit code 1 if a sequence differs."""
     transformers.logging.set_verbosity_error()
-    rows, differ = [], False
+    rows, any_differs = [], False
     for name in names or tuple(MODELS):
         row, equal = _row(name)
         rows.append(row)
-        differ |= not equal
+        any_differs |= not equal
         click.echo(f"{name}: {'the same' if equal else row['difference']}", err=True)
     table = render(rows, _COLUMNS, "md")
     click.echo(table, nl=False)
     if out is not None:
         out.write_text(_page(table), encoding="utf-8")
-    sys.exit(differ)
+    sys.exit(any_differs)
 
 
 def _row(name: str) -> tuple[dict[str, object], bool]:
     began = time.perf_counter()
-    model, adapted = model_and_adapter(name)
+    model, exportable = model_and_adapter(name)
     case = dataclasses.replace(CASES[name], max_length=LENGTH)
     with tempfile.TemporaryDirectory(prefix="generation-") as folder:
-        bundle = export(case, adapted, Path(folder, "bundle"))
+        bundle = export(case, exportable, Path(folder, "bundle"))
         start = load_backend("onnxruntime", bundle, "fp32", BackendOptions(threads=1)).start
         runs = {
-            "greedy": compare(name, model, start, GREEDY),
-            "beams": compare(name, model, start, BEAMED),
+            "greedy": compare(name, model, start, GREEDY_OPTIONS),
+            "beams": compare(name, model, start, BEAM_OPTIONS),
         }
         if not is_blip(model):  # its generate() takes no decoder_input_ids
-            runs["prompt"] = compare(name, model, start, BEAMED[:3], prompt=3)
+            runs["prompt"] = compare(name, model, start, BEAM_OPTIONS[:3], prompt=3)
     equal = all(run.same == run.sequences > 0 for run in runs.values())
     return {
         "name": name,
@@ -80,20 +80,21 @@ def _row(name: str) -> tuple[dict[str, object], bool]:
 
 
 def _page(table: str) -> str:
-    """Returns the table as a page that says when and how it was made."""
+    """Returns a page with the table, its date, versions and command."""
     versions = f"transformers {transformers.__version__}, onnxruntime {onnxruntime.__version__}"
     return (
         "# Generation beside generate()\n\n"
-        "Sequences that are the same, token by token, of tiny Hugging Face models with random\n"
-        "weights: exported, run with ONNX Runtime, a batch of three that ends raggedly.\n"
-        "Beams: three kinds of early stopping, four length penalties, and the rules of the first\n"
-        "column; the totals by which they are ranked are the same too.\n\n"
+        "Each cell counts the sequences that equal those of generate(), token by token. The\n"
+        "models are tiny Hugging Face models with random weights, exported and run with ONNX\n"
+        "Runtime in batches of three whose sequences end at different lengths.\n"
+        "The beam columns use three kinds of early stopping, four length penalties, and the rules\n"
+        "of the first column; the scores that rank the beams must be equal too.\n\n"
         f"{time.strftime('%Y-%m-%d')}, {versions}: `make generation`\n\n{table}"
     )
 
 
-def _share(run: Equality) -> str:
-    return f"{run.same}/{run.sequences}"
+def _share(equality: Equality) -> str:
+    return f"{equality.same}/{equality.sequences}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Our generation against generate() of transformers: the same tokens from the same model."""
+"""Compares our generation with generate() of transformers on the same model, token by token."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from tests.models.zoo.huggingface import CASES
 from tests.models.zoo.reference import Start
 
 LENGTH, BATCH, BEAMS, N_BEST, PAD = 16, 3, 4, 2, 0
-TOTALS_DIFFER = 1e-4
-"""Of a sum of float32 logarithms and 1: both sides round in another order.
+SCORE_TOLERANCE = 1e-4
+"""Allowed difference of a sequence score, as a share of 1 plus its magnitude.
 
-A logarithm of a probability is as far off as the logits, which are some 7 in the zoo, even where
-it is nearly 0: so 1 is added to what the difference is a share of.
+Both sides add float32 log-probabilities in another order. A log-probability has the absolute error
+of the logits, about 7 in the zoo, even where it is nearly 0: the added 1 covers that case.
 """
 
-SEARCHES = tuple(
+SEARCH_OPTIONS = tuple(
     {"num_beams": BEAMS, "early_stopping": early, "length_penalty": penalty}
     for early in (False, True, "never")
     for penalty in (1.0, 2.0, 0.0, -1.0)
 )
-PROCESSED: dict[str, Any] = {
+PROCESSOR_OPTIONS: dict[str, Any] = {
     "repetition_penalty": 1.3,
     "no_repeat_ngram_size": 2,
     "min_length": 6,
@@ -42,32 +42,46 @@ PROCESSED: dict[str, Any] = {
     "begin_suppress_tokens": [12],
     "bad_words_ids": [[5], [9]],
 }
-FORCED: dict[str, Any] = {**PROCESSED, "forced_bos_token_id": 20, "forced_eos_token_id": 21}
-GREEDY: tuple[dict[str, Any], ...] = ({}, PROCESSED, FORCED)
-BEAMED: tuple[dict[str, Any], ...] = (*SEARCHES, SEARCHES[0] | PROCESSED, SEARCHES[1] | FORCED)
+FORCED_OPTIONS: dict[str, Any] = {
+    **PROCESSOR_OPTIONS,
+    "forced_bos_token_id": 20,
+    "forced_eos_token_id": 21,
+}
+GREEDY_OPTIONS: tuple[dict[str, Any], ...] = ({}, PROCESSOR_OPTIONS, FORCED_OPTIONS)
+BEAM_OPTIONS: tuple[dict[str, Any], ...] = (
+    *SEARCH_OPTIONS,
+    SEARCH_OPTIONS[0] | PROCESSOR_OPTIONS,
+    SEARCH_OPTIONS[1] | FORCED_OPTIONS,
+)
 
 
 @dataclasses.dataclass
 class Equality:
-    """How many sequences were compared, how many were the same, and the first that was not."""
+    """Result of a comparison.
+
+    Attributes:
+        sequences: number of compared sequences.
+        same: number of sequences with equal tokens and an equal score.
+        difference: description of the first sequence that differs; empty if none does.
+    """
 
     sequences: int = 0
     same: int = 0
     difference: str = ""
 
-    def note(
-        self, what: str, wanted: list[int], given: SequenceResult, total: float | None
+    def record(
+        self, label: str, expected: list[int], actual: SequenceResult, score: float | None
     ) -> None:
-        """Counts one sequence; `total` is what transformers ranks it by."""
+        """Counts one sequence; `score` is the one by which transformers ranks it."""
         self.sequences += 1
-        far = total is not None and abs((given.sequence_score or 0) - total) > TOTALS_DIFFER * (
-            1 - total
-        )
-        if list(given.tokens) == wanted and not far:
+        tolerance = 0.0 if score is None else SCORE_TOLERANCE * (1 - score)
+        score_differs = score is not None and abs((actual.sequence_score or 0) - score) > tolerance
+        if list(actual.tokens) == expected and not score_differs:
             self.same += 1
         elif not self.difference:
             self.difference = (
-                f"{what}: {list(given.tokens)} ({given.sequence_score}), not {wanted} ({total})"
+                f"{label}: {list(actual.tokens)} ({actual.sequence_score}), "
+                f"not {expected} ({score})"
             )
 
 
@@ -78,28 +92,30 @@ def compare(
     options: Sequence[Mapping[str, Any]],
     prompt: int = 0,
 ) -> Equality:
-    """Generates with both sides and compares token by token.
+    """Generates with both implementations and compares the sequences token by token.
 
     Args:
-        name: of the model in the zoo.
-        model: transformers' own.
-        start: begins to decode a batch of encoder inputs, in at most LENGTH tokens.
-        options: of generate(), for one run each.
-        prompt: how many tokens follow the start token before anything is generated.
+        name: name of the model in the zoo.
+        model: the model of transformers.
+        start: function that starts to decode a batch of encoder inputs, at most LENGTH tokens.
+        options: options of generate(), one mapping per run.
+        prompt: number of prompt tokens behind the start token.
     """
     model.generation_config.eos_token_id = model.generation_config.forced_eos_token_id = None
     inputs = CASES[name].inputs(BATCH, CASES[name].sizes[0])
-    free = generate(model, inputs, num_beams=BEAMS)["sequences"]
-    begin = int(free[0, 0])
-    end = 2 if is_blip(model) else ragged_end(free[:, 1:].tolist())
-    prompts = [[begin, *row] for row in random_tokens(90, BATCH, prompt).tolist()]
-    found = Equality()
-    for chosen in options:
-        theirs = generate(model, inputs, prompts if prompt else None, eos_token_id=end, **chosen)
-        ours = decode(start, inputs, prompts, end, chosen)
-        for what, wanted, given, total in _pairs(theirs, ours, len(prompts[0]), end):
-            found.note(f"{dict(chosen)} {what}", wanted, given, total)
-    return found
+    unlimited = generate(model, inputs, num_beams=BEAMS)["sequences"]
+    start_token = int(unlimited[0, 0])
+    end = 2 if is_blip(model) else ragged_end(unlimited[:, 1:].tolist())
+    prompts = [[start_token, *row] for row in random_tokens(90, BATCH, prompt).tolist()]
+    equality = Equality()
+    for run_options in options:
+        generated = generate(
+            model, inputs, prompts if prompt else None, eos_token_id=end, **run_options
+        )
+        decoded = decode(start, inputs, prompts, end, run_options)
+        for label, expected, actual, score in _pairs(generated, decoded, len(prompts[0]), end):
+            equality.record(f"{dict(run_options)} {label}", expected, actual, score)
+    return equality
 
 
 def generate(
@@ -108,13 +124,13 @@ def generate(
     prompts: list[list[int]] | None = None,
     **options: Any,
 ) -> Any:
-    """Calls generate(); of Whisper the plain one, its own is for checkpoints with languages."""
+    """Calls generate(); for Whisper the general one, its own needs a checkpoint with languages."""
     if options.get("num_beams", 1) > 1 and "eos_token_id" in options:
         options["num_return_sequences"] = N_BEST
     if prompts is not None:
         options["decoder_input_ids"] = torch.tensor(prompts)
     if is_blip(model):
-        options.pop("eos_token_id", None)  # it gives its own
+        options.pop("eos_token_id", None)  # its generate() passes its own
     settings = {"do_sample": False, "max_length": LENGTH, "pad_token_id": PAD} | options
     settings |= {"return_dict_in_generate": True, "output_scores": True}
     if isinstance(model, hf.WhisperForConditionalGeneration):
@@ -125,16 +141,16 @@ def generate(
 
 
 def is_blip(model: PreTrainedModel) -> bool:
-    """Returns whether generate() has an end token of its own."""
+    """Returns whether the model is BLIP, whose generate() sets its own end token."""
     return isinstance(model, hf.BlipForConditionalGeneration)
 
 
 def ragged_end(rows: list[list[int]]) -> int:
-    """Chooses an end token that comes in most sequences, and in each at another place."""
+    """Returns the token that ends the sequences at the most different positions."""
 
     def spread(token: int) -> tuple[int, int]:
-        places = [row.index(token) for row in rows if token in row]
-        return len({*places}), len(places)
+        positions = [row.index(token) for row in rows if token in row]
+        return len({*positions}), len(positions)
 
     return max(sorted({token for row in rows for token in row}), key=spread)
 
@@ -146,7 +162,7 @@ def decode(
     end: int,
     options: Mapping[str, Any],
 ) -> tuple[SequenceResult, ...]:
-    """Decodes as the options of generate() say."""
+    """Decodes with our generation under the options of generate()."""
     limits = Limits((end,), PAD, LENGTH, LENGTH)
     defaults = _defaults(end, options)
     beams = Beams(
@@ -156,15 +172,15 @@ def decode(
         early_stopping=options.get("early_stopping", False),
     )
     decoding = start({name: value.numpy() for name, value in inputs.items()})
-    rules = DecodingSettings(
+    settings = DecodingSettings(
         limits, processors_of(defaults, limits), beams=beams if beams.count > 1 else None
     )
-    search = TokenLoop if rules.beams is None else BeamSearch
-    return search(decoding, prompts, rules).run().sequences
+    loop = TokenLoop if settings.beams is None else BeamSearch
+    return loop(decoding, prompts, settings).run().sequences
 
 
 def _defaults(end: int, options: Mapping[str, Any]) -> GenerationDefaults:
-    """Writes options of generate() as ours."""
+    """Returns the options of generate() as our generation defaults."""
     forced = options.get("forced_bos_token_id")
     words = (token for (token,) in options.get("bad_words_ids", ()))
     return GenerationDefaults(
@@ -183,19 +199,19 @@ def _defaults(end: int, options: Mapping[str, Any]) -> GenerationDefaults:
 
 
 def _pairs(
-    theirs: Any, ours: Sequence[SequenceResult], prompt: int, end: int
+    generated: Any, decoded: Sequence[SequenceResult], prompt: int, end: int
 ) -> Iterator[tuple[str, list[int], SequenceResult, float | None]]:
-    """Pairs the sequences of both sides, the next best behind each best."""
-    rows = [until(row[prompt:], end) for row in theirs["sequences"].tolist()]
-    totals = theirs.get("sequences_scores")
-    each = len(rows) // len(ours)
-    for index, best in enumerate(ours):
-        for place, given in enumerate((best, *best.alternatives)[:each]):
-            at = index * each + place
-            total = None if totals is None else float(totals[at])
-            yield f"[{index}.{place}]", rows[at], given, total
+    """Yields label, expected tokens, our sequence and expected score of each pair, best first."""
+    rows = [without_padding(row[prompt:], end) for row in generated["sequences"].tolist()]
+    scores = generated.get("sequences_scores")
+    per_input = len(rows) // len(decoded)
+    for index, best in enumerate(decoded):
+        for rank, actual in enumerate((best, *best.alternatives)[:per_input]):
+            flat = index * per_input + rank
+            score = None if scores is None else float(scores[flat])
+            yield f"[{index}.{rank}]", rows[flat], actual, score
 
 
-def until(row: list[int], end: int) -> list[int]:
-    """Leaves out the padding behind an end token."""
+def without_padding(row: list[int], end: int) -> list[int]:
+    """Returns a row without the padding behind its end token."""
     return row[: row.index(end) + 1] if end in row else row

@@ -1,4 +1,4 @@
-"""A short form of `make generation`, which compares every Hugging Face model."""
+"""Tests a part of `make generation`: three models, compared with generate()."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from hybrid_deploy.runtime.backends.registry import (
     load_backend,
 )
 from tests.benchmarks.generation_equality.equality import (
-    BEAMED,
-    GREEDY,
+    BEAM_OPTIONS,
+    GREEDY_OPTIONS,
     LENGTH,
     compare,
     ragged_end,
@@ -37,27 +37,27 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", ["bart", "whisper", "vit-trocr"])
-def test_the_loop_and_the_search_give_what_generate_gives(name: str) -> None:
-    model, adapted = model_and_adapter(name)
-    start = FullRerun(adapted, LENGTH).start
-    greedy = compare(name, model, start, GREEDY)
-    beamed = compare(name, model, start, BEAMED)
-    prompted = compare(name, model, start, BEAMED[:2], prompt=3)
-    for run, least in ((greedy, 9), (beamed, 84), (prompted, 12)):
+def test_greedy_loop_and_beam_search_match_generate(name: str) -> None:
+    model, exportable = model_and_adapter(name)
+    start = FullRerun(exportable, LENGTH).start
+    greedy = compare(name, model, start, GREEDY_OPTIONS)
+    beamed = compare(name, model, start, BEAM_OPTIONS)
+    prompted = compare(name, model, start, BEAM_OPTIONS[:2], prompt=3)
+    for run, count in ((greedy, 9), (beamed, 84), (prompted, 12)):
         assert (run.same, run.difference) == (run.sequences, "")
-        assert run.sequences == least
+        assert run.sequences == count
 
 
 @pytest.mark.slow
-def test_an_exported_model_gives_what_generate_gives(tmp_path: Path) -> None:
-    model, adapted = model_and_adapter("t5")
+def test_an_exported_model_matches_generate(tmp_path: Path) -> None:
+    model, exportable = model_and_adapter("t5")
     case = dataclasses.replace(CASES["t5"], max_length=LENGTH)
-    bundle = export(case, adapted, tmp_path / "bundle")
+    bundle = export(case, exportable, tmp_path / "bundle")
     start = load_backend("onnxruntime", bundle, "fp32", BackendOptions(threads=1)).start
-    run = compare("t5", model, start, (*GREEDY, *BEAMED))
+    run = compare("t5", model, start, (*GREEDY_OPTIONS, *BEAM_OPTIONS))
     assert (run.same, run.difference) == (run.sequences, "")
     assert run.sequences == 93
 
 
-def test_the_end_token_comes_at_unlike_places() -> None:
+def test_the_end_token_stops_sequences_at_different_positions() -> None:
     assert ragged_end([[5, 6, 7], [6, 8, 7], [9, 9, 6]]) == 6

@@ -1,4 +1,7 @@
-"""`python -m tests.benchmarks.quantization`: what quantization costs and gains, on one page."""
+"""`make quantize-report`: accuracy, size and speed of every precision on one page.
+
+Run as `python -m tests.benchmarks.quantization`.
+"""
 
 from __future__ import annotations
 
@@ -33,40 +36,44 @@ from tests.benchmarks.quantization_rivals.comparison import (
 
 _FEW_ROUNDS = 12
 _BUDGET = 0.5
-_NEED_TEXTS = ("cer_percent", "same_tokens_percent")
+_ACCURACY_COLUMNS = ("cer_percent", "same_tokens_percent")
 
 
 @click.command()
 @click.option("--model", "names", multiple=True, type=click.Choice(NAMES), help="Repeatable.")
-@click.option("--python", type=click.Path(path_type=Path), help="Of an environment with modelopt.")
-@click.option("--rivals/--no-rivals", "compares", default=True, help="Other quantizers' rows.")
-@click.option("--builds/--no-builds", "compiles", default=True, help="TensorRT-RTX, by GPU.")
-@click.option("--rounds", default=200, show_default=True, help="How often all are timed in turn.")
+@click.option(
+    "--python", type=click.Path(path_type=Path), help="Python of an environment with modelopt."
+)
+@click.option("--rivals/--no-rivals", "with_rivals", default=True, help="Other quantizers' rows.")
+@click.option("--builds/--no-builds", "with_builds", default=True, help="TensorRT-RTX, by GPU.")
+@click.option(
+    "--rounds", default=200, show_default=True, help="Number of timing rounds over all variants."
+)
 @click.option("--work", type=click.Path(path_type=Path), help="Keep the float bundles here.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Markdown file.")
 def quantize_report(
     names: Sequence[str],
     python: Path | None,
-    compares: bool,
-    compiles: bool,
+    with_rivals: bool,
+    with_builds: bool,
     rounds: int,
     work: Path | None,
     out: Path | None,
 ) -> None:
-    """Quantize every model in every form, compare with float and with others, build, choose."""
+    """Quantize every model in every precision, compare with float and with other quantizers."""
     with tempfile.TemporaryDirectory(prefix="quantize-report-") as folder:
-        kept = work or Path(folder)
-        kept.mkdir(parents=True, exist_ok=True)
+        models = work or Path(folder)
+        models.mkdir(parents=True, exist_ok=True)
         parts = [_preface(python)]
         for name in names or NAMES:
-            subject = make_subject(name, kept)
-            attempts = ATTEMPTS if compares and subject.lines is not None else ()
+            subject = make_subject(name, models)
+            attempts = ATTEMPTS if with_rivals and subject.lines is not None else ()
             setting = Setting(
                 subject.bundle, subject.samples, subject.lines, python, attempts=attempts,
-                rounds=rounds if subject.lines is not None else _FEW_ROUNDS, tensorrt=compiles,
+                rounds=rounds if subject.lines is not None else _FEW_ROUNDS, tensorrt=with_builds,
             )  # fmt: skip
             parts += _section(name, subject, setting, Path(folder))
-            if out is not None:  # what is there survives what fails later
+            if out is not None:  # a later failure keeps the finished sections
                 out.write_text("\n".join(parts), encoding="utf-8")
     if out is None:
         click.echo("\n".join(parts))
@@ -79,18 +86,18 @@ def _preface(python: Path | None) -> str:
 
 `{command}`, {datetime.date.today()}, Python {platform.python_version()}, {packages};
 one thread of a shared CPU. The trained models read 600 lines of handwritten digits that training
-never saw, and are calibrated on 64 lines of the training scans. Times are medians of all variants
-in turn. KL is the mean Kullback-Leibler divergence of the logits from those of fp32, fed the same
-tokens, over 128 lines. MB are encoder and step. The rivals' options are those of
-`tests/benchmarks/quantization_rivals`; onnxruntime and modelopt are given what our own decoding
-loop feeds the graphs. Nothing was run on a GPU.
+never saw, and are calibrated on 64 lines of the training scans. All variants are timed in turn;
+times are medians. KL is the mean Kullback-Leibler divergence of a variant's logits from those of
+fp32 after the same tokens, over 128 lines. MB is the size of encoder and step. The rivals' options
+are those of `tests/benchmarks/quantization_rivals`; onnxruntime and modelopt calibrate with the
+inputs that our own decoding loop feeds the graphs. Nothing was run on a GPU.
 """
 
 
 def _section(name: str, subject: Subject, setting: Setting, folder: Path) -> Iterator[str]:
     yield f"## {name}: {subject.title}\n"
     trained = subject.lines is not None
-    columns = [column for column in COLUMNS if trained or column.key not in _NEED_TEXTS]
+    columns = [column for column in COLUMNS if trained or column.key not in _ACCURACY_COLUMNS]
     yield table(compare(setting), columns)
     if trained:
         yield from _automatic(subject, folder / f"{name}-auto.bundle")
@@ -104,7 +111,7 @@ def _automatic(subject: Subject, bundle: Path) -> Iterator[str]:
     report = quantize_automatically(bundle, data, max_drop=_BUDGET, threads=1)
     chosen = "nothing" if report.chosen is None else report.chosen.variant
     yield f"`quantize --auto --max-drop {_BUDGET}` on this CPU, one thread, adds {chosen}:\n"
-    yield render([one.record() for one in report.candidates], AUTOMATIC_COLUMNS, "md")
+    yield render([candidate.record() for candidate in report.candidates], AUTOMATIC_COLUMNS, "md")
 
 
 def _builds(subject: Subject, bundle: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Which variants TensorRT-RTX compiles for which GPUs; nothing is run."""
+"""Builds every variant with TensorRT-RTX for several GPUs; no engine is run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ COLUMNS = (Column("variant", "variant"), *(Column(target, target) for target in 
 def build_rows(
     bundle: Bundle, variants: Sequence[str], cache: EngineCache
 ) -> list[dict[str, object]]:
-    """Builds every graph of every variant for every target.
+    """Builds every graph of every variant for every target and returns one row per variant.
 
-    A cell says how many graphs were built; why not all, in TensorRT's own words; or that the device
-    is known not to have the precision, which nobody tries.
+    A cell states the number of built graphs, or TensorRT's reason for the first refused graph. If
+    the device does not support the precision, the cell names the missing one and nothing is built.
     """
     rows: list[dict[str, object]] = []
     for variant in variants:
@@ -28,8 +28,8 @@ def build_rows(
 
 
 def _cell(bundle: Bundle, variant: str, target: str, cache: EngineCache) -> str:
-    if known := expected_refusal(bundle, variant, target):
-        return known
+    if unsupported := expected_refusal(bundle, variant, target):
+        return unsupported
     built, refusals = build_graphs(bundle, variant, target, cache)
     if refusals:
         role, reason = next(iter(refusals.items()))

@@ -1,4 +1,4 @@
-"""The models of the report: four trained readers of digit lines, and Whisper tiny's shape."""
+"""The models of the report: four trained digit readers, and one with the shape of Whisper tiny."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Subject:
     """A model that is quantized.
 
     Attributes:
-        title: what it is, for the report.
-        bundle: its float bundle.
+        title: description of the model in the report.
+        bundle: folder of its float bundle.
         samples: folder of inputs to calibrate with.
         lines: folder of labelled inputs that training never saw; None if the weights are random.
     """
@@ -43,7 +43,7 @@ NAMES = (*_READERS, _SHAPE)
 
 
 def make_subject(name: str, folder: Path) -> Subject:
-    """Exports a model into a folder, unless it is there, and writes what it reads."""
+    """Exports a model and writes its inputs into a folder, except for files already there."""
     bundle = folder / f"{name}.bundle"
     if name == _SHAPE:
         samples = folder / "noise"

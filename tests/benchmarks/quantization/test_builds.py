@@ -1,4 +1,4 @@
-"""The table of builds, on a tiny model: what is built, and what a device is known not to have."""
+"""Tests of the table of builds on a tiny model: built graphs and unsupported precisions."""
 
 from pathlib import Path
 
@@ -13,7 +13,9 @@ pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
 
 @pytest.mark.trt
-def test_cells_say_what_was_built_and_why_not(own_path: Path, tmp_path: Path) -> None:
+def test_cells_state_the_built_graphs_or_the_missing_precision(
+    own_path: Path, tmp_path: Path
+) -> None:
     for floats in ("fp32", "fp16"):
         report = quantize_bundle(own_path, "int4-weights", floats=floats)
     names = ["int4-weights", "int4-weights-fp16"]

@@ -1,4 +1,4 @@
-"""Our quantization beside that of others, on the same model.
+"""Compares our quantization with that of other libraries, on the same model.
 
 Run as `python -m tests.benchmarks.quantization_rivals`.
 """
@@ -20,17 +20,23 @@ _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 @click.command()
 @click.argument("bundle", type=_FOLDER)
 @click.option("--samples", required=True, type=_FOLDER, help="Typical inputs, to calibrate with.")
-@click.option("--eval", "lines", type=_FOLDER, help="Other inputs, with a labels.csv.")
-@click.option("--python", type=click.Path(path_type=Path), help="Of modelopt's environment.")
-@click.option("--ours", multiple=True, default=OURS, help="Precision of ours; repeatable.")
-@click.option("--steps", default=1000, show_default=True, help="Most steps to calibrate with.")
-@click.option("--rounds", default=300, show_default=True, help="How often all are timed in turn.")
+@click.option("--eval", "labelled", type=_FOLDER, help="Other inputs with labels.csv.")
+@click.option(
+    "--python", type=click.Path(path_type=Path), help="Python of an environment with modelopt."
+)
+@click.option("--ours", multiple=True, default=OURS, help="Our precision; repeatable.")
+@click.option(
+    "--steps", default=1000, show_default=True, help="Largest number of steps to calibrate with."
+)
+@click.option(
+    "--rounds", default=300, show_default=True, help="Number of timing rounds over all variants."
+)
 @click.option("--tensorrt/--no-tensorrt", default=True, help=f"Build for {TARGET}.")
 @click.option("--json", "out", required=True, type=click.Path(path_type=Path, dir_okay=False))
 def rivals(
     bundle: Path,
     samples: Path,
-    lines: Path | None,
+    labelled: Path | None,
     python: Path | None,
     ours: Sequence[str],
     steps: int,
@@ -40,14 +46,14 @@ def rivals(
 ) -> None:
     """Quantize BUNDLE with every rival and with ours, and print a Markdown table.
 
-    Who fails says so in its row. Sizes are of encoder and step; prefill is not compared.
+    A failure is reported in its row. Sizes are those of encoder and step; prefill is not compared.
     """
     setting = Setting(
-        bundle, samples, lines, python, ours, steps=steps, rounds=rounds, tensorrt=tensorrt
+        bundle, samples, labelled, python, ours, steps=steps, rounds=rounds, tensorrt=tensorrt
     )
     rows = compare(setting)
-    found = {"versions": versions(python), "rows": rows}
-    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    document = {"versions": versions(python), "rows": rows}
+    out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     click.echo(table(rows), nl=False)
 
 

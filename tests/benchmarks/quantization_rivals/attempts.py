@@ -1,6 +1,6 @@
-"""Every way in which a rival was asked to quantize, its defaults first and then what suits it best.
+"""The options with which each rival quantizes: its defaults first, then better suited ones.
 
-Each is one row of the table.
+Each attempt is one row of the table.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ Rival = Literal["onnxruntime", "modelopt"]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One rival in one mode.
+    """One rival with one set of options.
 
     Attributes:
-        rival: whose job runs.
-        encoder: its options for the encoder, which stays float without any.
-        step: its options for the decoder's step, which stays float without any.
+        rival: name of the library; its job module is `<rival>_job`.
+        encoder: options of the job for the encoder graph; empty leaves the graph in float32.
+        step: options of the job for the step graph; empty leaves the graph in float32.
     """
 
     rival: Rival
@@ -29,7 +29,7 @@ class Attempt:
 
     @property
     def options(self) -> str:
-        """What the row says was done."""
+        """Options of both graphs, as the table shows them."""
         if self.encoder == self.step:
             return self.encoder
         graphs = {"encoder": self.encoder, "step": self.step}
@@ -37,7 +37,7 @@ class Attempt:
 
     @property
     def precision(self) -> Precision:
-        """What the variant is: a backend leaves out optimizers that are wrong for some forms."""
+        """Precision of the variant; a backend chooses its graph optimizers by it."""
         return Precision(encoder=_mode(self.encoder), decoder=_mode(self.step))
 
 

@@ -1,6 +1,6 @@
-"""The recorded calls of a graph, in a file and as calibration data.
+"""Recorded calls of a graph: written to a file, read back, and served as calibration data.
 
-The rivals' jobs import it in their own environment: it needs only numpy.
+The rivals' jobs import this module in their own environments, so it imports only numpy.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Call = Mapping[str, NDArray[Any]]
-"""The inputs of one call of a graph, by name."""
+"""Input arrays of one call of a graph, by input name."""
 
 
 def write_calls(path: Path, calls: Sequence[Call]) -> None:
-    """Writes calls as `index/input` arrays of an .npz file."""
+    """Writes calls to an .npz file; the array `index/input` is one input of one call."""
     arrays = {
         f"{index}/{name}": array for index, call in enumerate(calls) for name, array in call.items()
     }
@@ -25,7 +25,7 @@ def write_calls(path: Path, calls: Sequence[Call]) -> None:
 
 
 def read_calls(path: Path) -> list[Call]:
-    """Reads what `write_calls` wrote."""
+    """Reads the calls from a file of `write_calls`."""
     calls: dict[int, dict[str, NDArray[Any]]] = {}
     with np.load(path) as file:
         for key in file.files:
@@ -35,7 +35,7 @@ def read_calls(path: Path) -> list[Call]:
 
 
 class CallReader:
-    """Hands out calls as onnxruntime's CalibrationDataReader and modelopt's own readers do."""
+    """Serves calls with the methods of onnxruntime's and modelopt's calibration data readers."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self._calls = [dict(call) for call in calls]
@@ -48,17 +48,17 @@ class CallReader:
         return iter(self._calls)
 
     def get_next(self) -> Call | None:
-        """Returns the next call, None after the last."""
-        return next(self._left, None)
+        """Returns the next call; None after the last one."""
+        return next(self._remaining, None)
 
     def get_first(self) -> Call:
-        """Returns the first call, which stays to be read."""
+        """Returns the first call and leaves the position of `get_next` as it is."""
         return self._calls[0]
 
     def rewind(self) -> None:
-        """Begins anew."""
-        self._left = iter(self._calls)
+        """Makes `get_next` start again at the first call."""
+        self._remaining = iter(self._calls)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Lets `get_next` give only these calls."""
-        self._left = iter(self._calls[start_index:end_index])
+        """Makes `get_next` return only the calls from start_index to before end_index."""
+        self._remaining = iter(self._calls[start_index:end_index])

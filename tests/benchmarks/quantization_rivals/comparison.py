@@ -1,4 +1,4 @@
-"""One model quantized by us and by others, and what is measured of every result."""
+"""Quantizes one model with our library and with others, and measures every result."""
 
 from __future__ import annotations
 
@@ -63,24 +63,24 @@ COLUMNS = (
     Column("step_build", f"step, {TARGET}"),
     Column("status", "status"),
 )
-_MOST_LOGITS, _MOST_TIMED = 128, 16  # inputs whose logits are compared, and that are timed
-_WIDEST = 100  # characters of a cell; the JSON has all
+_DIVERGENCE_INPUTS, _TIMED_INPUTS = 128, 16
+_CELL_LETTERS = 100  # longer texts are cut in the table; the JSON has them in full
 Row = dict[str, object]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is compared.
+    """Settings of a comparison.
 
     Attributes:
-        bundle: the float bundle; it is copied, not changed.
-        samples: folder of typical inputs, to calibrate with.
-        lines: folder of other inputs with a labels.csv; None where the truth is not known.
-        python: that of an environment with modelopt; None leaves modelopt out.
-        ours: precisions of ours, a mix as `encoder+decoder`.
-        attempts: what the rivals are asked for.
-        steps: most decoding steps that the rivals calibrate with.
-        rounds: how often all variants are timed in turn.
+        bundle: folder of the float bundle; the comparison works on a copy.
+        samples: folder of typical inputs to calibrate with.
+        lines: folder of other inputs with a labels.csv; None if there are no labels.
+        python: path of the Python of an environment with modelopt; None leaves modelopt out.
+        ours: our precisions; a mix is written `encoder+decoder`.
+        attempts: options of the rivals.
+        steps: largest number of decoding steps that the rivals calibrate with.
+        rounds: number of timing rounds; each times every variant once.
         tensorrt: whether encoder and step are built for TARGET.
     """
 
@@ -96,29 +96,26 @@ class Setting:
 
 
 def compare(setting: Setting) -> list[Row]:
-    """Quantizes a model in every way and gives a row for each; who fails says so in its row.
+    """Quantizes a model in every way and returns one row for each, the float variant first.
 
-    Sizes are of encoder and step; prefill is not compared.
+    A row's `status` is `ok` or the reason of a failure. Sizes are those of encoder and step;
+    prefill is not compared.
     """
     with tempfile.TemporaryDirectory(prefix="rivals-") as name:
         folder = Path(name).resolve()
         shutil.copytree(setting.bundle, folder / "bundle")
         copy = open_bundle(folder / "bundle")
         rows: dict[str, Row] = {FLOAT_VARIANT: {"who": "hybrid-deploy", "options": FLOAT_VARIANT}}
-        rows |= _ours(copy, setting.ours, setting.samples)
+        rows |= _quantize_ours(copy, setting.ours, setting.samples)
         attempts = [a for a in setting.attempts if a.rival != "modelopt" or setting.python]
         if attempts:
-            given = open_samples(setting.samples, copy.manifest.preprocess, copy.folder)
-            calls = record_calls(copy, FLOAT_VARIANT, given, setting.steps)
-            pythons = {"onnxruntime": Path(sys.executable)}
-            if setting.python is not None:
-                pythons["modelopt"] = setting.python
-            rows |= _theirs(copy, Workshop(folder, copy, FLOAT_VARIANT, calls, pythons), attempts)
+            rows |= _quantize_with_rivals(copy, _workshop(folder, copy, setting), attempts)
         copy = open_bundle(copy.folder)
         labels = [] if setting.lines is None else load_labels(setting.lines)
-        heard = _inputs(copy, setting.lines or setting.samples, _MOST_LOGITS)
-        sessions = dict(_loaded(copy, rows, labels, Teacher(copy, FLOAT_VARIANT, heard, threads=1)))
-        timed = _inputs(copy, setting.samples, _MOST_TIMED)
+        inputs = _inputs(copy, setting.lines or setting.samples, _DIVERGENCE_INPUTS)
+        teacher = Teacher(copy, FLOAT_VARIANT, inputs, threads=1)
+        sessions = dict(_measured_sessions(copy, rows, labels, teacher))
+        timed = _inputs(copy, setting.samples, _TIMED_INPUTS)
         times = time_interleaved(sessions, timed, setting.rounds)
         for variant, median in times.items():
             rows[variant] |= _timing(median, times[FLOAT_VARIANT])
@@ -133,21 +130,33 @@ def table(rows: Sequence[Row], columns: Sequence[Column] = COLUMNS) -> str:
 
 
 def versions(python: Path | None) -> dict[str, str]:
-    """Returns the versions of all that was compared."""
-    ours = ("onnxruntime", "onnx", "tensorrt-rtx")
-    found = {package: importlib.metadata.version(package) for package in ours}
+    """Returns the version of every compared library, and of those that they run on."""
+    packages = ("onnxruntime", "onnx", "tensorrt-rtx")
+    installed = {package: importlib.metadata.version(package) for package in packages}
     if python is not None:
-        ask = "import importlib.metadata as m; print(*map(m.version, ['nvidia-modelopt', 'torch']))"
-        told = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
-        found |= dict(zip(("nvidia-modelopt", "torch"), told.stdout.split(), strict=True))
-    return found
+        code = (
+            "import importlib.metadata as m; print(*map(m.version, ['nvidia-modelopt', 'torch']))"
+        )
+        printed = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+        installed |= dict(zip(("nvidia-modelopt", "torch"), printed.stdout.split(), strict=True))
+    return installed
 
 
-def _ours(bundle: Bundle, precisions: Sequence[str], samples: Path) -> dict[str, Row]:
+def _workshop(folder: Path, bundle: Bundle, setting: Setting) -> Workshop:
+    """Records the calibration data of the rivals and returns the place where their jobs run."""
+    samples = open_samples(setting.samples, bundle.manifest.preprocess, bundle.folder)
+    calls = record_calls(bundle, FLOAT_VARIANT, samples, setting.steps)
+    pythons = {"onnxruntime": Path(sys.executable)}
+    if setting.python is not None:
+        pythons["modelopt"] = setting.python
+    return Workshop(folder, bundle, FLOAT_VARIANT, calls, pythons)
+
+
+def _quantize_ours(bundle: Bundle, precisions: Sequence[str], samples: Path) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     for precision in precisions:
         rows[precision] = {"who": "hybrid-deploy", "options": precision}
-        _say(f"hybrid-deploy {precision}")
+        _report(f"hybrid-deploy {precision}")
         try:
             encoder, plus, decoder = precision.partition("+")
             if plus:
@@ -157,31 +166,33 @@ def _ours(bundle: Bundle, precisions: Sequence[str], samples: Path) -> dict[str,
             else:
                 quantize_bundle(bundle.folder, precision, samples, force=True)
         except HybridDeployError as error:
-            rows[precision]["status"] = _line(error)
+            rows[precision]["status"] = _first_line(error)
     return rows
 
 
-def _theirs(bundle: Bundle, workshop: Workshop, attempts: Sequence[Attempt]) -> dict[str, Row]:
+def _quantize_with_rivals(
+    bundle: Bundle, workshop: Workshop, attempts: Sequence[Attempt]
+) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     for number, attempt in enumerate(attempts, 1):
         name = f"{attempt.rival}-{number}"
         rows[name] = {"who": attempt.rival, "options": attempt.options}
-        _say(f"{attempt.rival} {attempt.options}")
+        _report(f"{attempt.rival} {attempt.options}")
         try:
             encoder, step = (workshop.quantize(attempt, role) for role in ROLES)
             add_variant(bundle, FLOAT_VARIANT, name, attempt.precision, encoder, step)
         except HybridDeployError as error:
-            rows[name]["status"] = _line(error)
+            rows[name]["status"] = _first_line(error)
     return rows
 
 
-def _loaded(
+def _measured_sessions(
     bundle: Bundle, rows: dict[str, Row], labels: Sequence[LabelledFile], teacher: Teacher
 ) -> Iterator[tuple[str, Session]]:
-    """Fills in what needs no clock; gives the variants that run. The float one comes first."""
+    """Measures size and accuracy into the rows; yields the sessions of variants that load."""
     reference = None
     for name in (name for name in rows if name in bundle.manifest.variants):
-        _say(f"reading with {name}")
+        _report(f"reading with {name}")
         rows[name]["size_mb"] = size_bytes(bundle, name) / 1e6
         rows[name]["operators"] = {role.value: operators(bundle, name, role) for role in ROLES}
         try:
@@ -189,7 +200,7 @@ def _loaded(
             results = read_lines(session, labels)
             rows[name]["kl_millinats"] = 1e3 * teacher.divergence(session).kl_mean_nats
         except HybridDeployError as error:
-            rows[name]["status"] = _line(error)
+            rows[name]["status"] = _first_line(error)
             continue
         reference = reference or results
         if labels:
@@ -208,29 +219,31 @@ def _timing(ms: Mapping[str, float], reference: Mapping[str, float]) -> Row:
 
 def _build_all(bundle: Bundle, rows: dict[str, Row], cache: EngineCache) -> None:
     for name in (name for name in rows if name in bundle.manifest.variants):
-        _say(f"building {name} for {TARGET}")
+        _report(f"building {name} for {TARGET}")
         for role in ROLES:
             verdict = build(bundle, name, role, cache)
             rows[name][f"{role.value}_build"] = verdict.removeprefix(f"{name}/{role.value}: ")
 
 
-def _inputs(bundle: Bundle, folder: Path, most: int) -> list[Inputs]:
+def _inputs(bundle: Bundle, folder: Path, count: int) -> list[Inputs]:
     samples = open_samples(folder, bundle.manifest.preprocess, bundle.folder)
-    return [samples[i] for i in range(min(len(samples), most))]
+    return [samples[i] for i in range(min(len(samples), count))]
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
 def _cells(row: Row) -> Row:
-    """Shortens what would make a table too wide: options stay whole, errors do not."""
-    long = {key: text for key, text in row.items() if isinstance(text, str) and key != "options"}
+    """Returns a row whose long texts are cut to the width of a cell; options are not cut."""
+    texts = {key: text for key, text in row.items() if isinstance(text, str) and key != "options"}
     return row | {
-        key: (text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}...").replace("|", "\\|")
-        for key, text in long.items()
+        key: (text if len(text) <= _CELL_LETTERS else f"{text[: _CELL_LETTERS - 3]}...").replace(
+            "|", "\\|"
+        )
+        for key, text in texts.items()
     }
 
 
-def _say(what: str) -> None:
-    click.echo(what, err=True)
+def _report(text: str) -> None:
+    click.echo(text, err=True)

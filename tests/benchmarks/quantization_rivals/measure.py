@@ -1,4 +1,4 @@
-"""What is measured of a variant, with the same code for a rival's and for ours."""
+"""Measures a variant, with the same code for ours and for the rivals'."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from hybrid_deploy.runtime.session.session import GenerationResult, Session
 from hybrid_deploy.target import parse_target
 
 TARGET = "rtx:sm_86"
-_STEPS = 9  # per round; all but the first are timed
+_STEPS = 9  # steps of a round; the first is a warm-up
 
 
 def load(bundle: Bundle, variant: str) -> Session:
-    """Loads a variant for one thread.
+    """Returns a session of a variant that runs with one thread.
 
     Raises:
-        BackendError: ONNX Runtime does not take it.
+        BackendError: ONNX Runtime cannot load the variant.
     """
     return Session(
         bundle, variant, load_backend(DEFAULT_BACKEND, bundle, variant, BackendOptions(1))
@@ -42,10 +42,10 @@ def load(bundle: Bundle, variant: str) -> Session:
 
 
 def read_lines(session: Session, labels: Sequence[LabelledFile]) -> list[GenerationResult]:
-    """Reads labelled files one by one.
+    """Decodes labelled files one by one and returns their results.
 
     Raises:
-        BackendError: ONNX Runtime failed.
+        BackendError: a run of ONNX Runtime failed.
     """
     return [session.run_files([label.file])[0][0] for label in labels]
 
@@ -55,7 +55,13 @@ def accuracy_of(
     results: Sequence[GenerationResult],
     reference: Sequence[GenerationResult],
 ) -> dict[str, object]:
-    """Returns the character error rate, and the share of the tokens that the reference has too."""
+    """Returns accuracy in percent: character error rate, and tokens equal to the reference's.
+
+    Args:
+        labels: files with the true texts.
+        results: decoded by the variant, one per file.
+        reference: decoded by the float variant, one per file.
+    """
     texts = [result.text or "" for result in results]
     pairs = [(a.tokens, b.tokens) for a, b in zip(reference, results, strict=True)]
     return {
@@ -67,10 +73,15 @@ def accuracy_of(
 def time_interleaved(
     sessions: Mapping[str, Session], samples: Sequence[Inputs], rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Returns the median times of encoder and step for each session, by name.
+    """Returns the median milliseconds of encoder and step, by name of the session.
 
-    Every round takes one sample through all the sessions, in an order of its own, so that what
-    else the machine does, and what a session leaves in its caches, falls on all of them alike.
+    Every round runs one sample through all sessions in a new random order. Other load on the
+    machine, and what a session leaves in the CPU's caches, then affect all sessions alike.
+
+    Args:
+        sessions: sessions to time, by name.
+        samples: encoder inputs; the rounds use them in turn.
+        rounds: number of rounds.
     """
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in sessions}
     shuffle = random.Random(0).shuffle
@@ -88,7 +99,7 @@ def time_interleaved(
 
 
 def _time_sample(session: Session, sample: Inputs) -> tuple[float, list[float]]:
-    """Returns the times of the encoder and of some steps; each has run once before."""
+    """Returns the milliseconds of the encoder and of each step, after a warm-up of both."""
     session.backend.start(sample)
     began = time.perf_counter()
     decoding = session.backend.start(sample)
@@ -104,7 +115,7 @@ def _time_sample(session: Session, sample: Inputs) -> tuple[float, list[float]]:
 
 
 def build(bundle: Bundle, variant: str, role: GraphRole, cache: EngineCache) -> str:
-    """Builds a graph with TensorRT-RTX: `builds`, or the first line of its refusal."""
+    """Builds a graph with TensorRT-RTX; returns `builds` or the first line of the refusal."""
     try:
         build_engine(bundle, variant, role, parse_target(TARGET), cache=cache)
     except BuildError as error:

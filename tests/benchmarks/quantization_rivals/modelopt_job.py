@@ -1,4 +1,4 @@
-"""Quantizes one graph with NVIDIA Model Optimizer; runs in its virtual environment."""
+"""Quantizes one graph with NVIDIA Model Optimizer, in the virtual environment of that library."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from tests.benchmarks.quantization_rivals.calls import CallReader, read_calls
 
 
 def main() -> None:
-    """Reads GRAPH, writes OUT."""
+    """Quantizes the file GRAPH with the recorded CALLS and writes the result to OUT."""
     parser = argparse.ArgumentParser()
     parser.add_argument("graph")
     parser.add_argument("calls", type=Path)
     parser.add_argument("out")
     parser.add_argument("--mode", choices=["int8", "fp8", "int4"], required=True)
-    parser.add_argument("--method", help="entropy or max; of int4: rtn_dq, awq_clip or awq_lite")
-    parser.add_argument("--block", type=int, help="of int4; 128 by default")
-    parser.add_argument("--rest", choices=["fp32", "fp16"], default="fp32", help="what else is")
-    parser.add_argument("--vectors", action="store_true", help="products with one row too")
+    parser.add_argument("--method", help="entropy or max; for int4: rtn_dq, awq_clip or awq_lite")
+    parser.add_argument("--block", type=int, help="block size of int4; 128 by default")
+    parser.add_argument(
+        "--rest", choices=["fp32", "fp16"], default="fp32", help="precision of the other layers"
+    )
+    parser.add_argument(
+        "--vectors", action="store_true", help="quantize matrix-vector products too"
+    )
     parser.add_argument("--dq-only", action="store_true", help="store the weights in 8 bits")
     options = parser.parse_args()
     quantize(

@@ -26,7 +26,7 @@ from tests.benchmarks.quantization_rivals.calls import CallReader, read_calls
 
 
 def main() -> None:
-    """Reads GRAPH, writes OUT."""
+    """Quantizes the file GRAPH with the recorded CALLS and writes the result to OUT."""
     parser = argparse.ArgumentParser()
     parser.add_argument("graph", type=Path)
     parser.add_argument("calls", type=Path)
@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--signed", action="store_true", help="symmetric int8 activations")
     parser.add_argument("--per-channel", action="store_true")
     parser.add_argument("--method", default="MinMax", choices=[m.name for m in CalibrationMethod])
-    parser.add_argument("--operators", nargs="*", help="all that the mode can, by default")
+    parser.add_argument(
+        "--operators", nargs="*", help="operators to quantize; default: all of the mode"
+    )
     parser.add_argument("--algorithm", default="default", choices=["default", "hqq", "k_quant"])
     parser.add_argument("--block", type=int, default=32)
     parser.add_argument("--symmetric", action="store_true", help="int4 without zero points")
@@ -46,7 +48,7 @@ def main() -> None:
 
 
 def _static(options: argparse.Namespace) -> None:
-    """Inserts QuantizeLinear and DequantizeLinear; after the preparation that its page asks for."""
+    """Inserts QuantizeLinear and DequantizeLinear, after ONNX Runtime's own pre-processing."""
     prepared = options.out.with_suffix(".prepared.onnx")
     quant_pre_process(options.graph, prepared, skip_symbolic_shape=True)
     quantize_static(
@@ -61,7 +63,7 @@ def _static(options: argparse.Namespace) -> None:
         calibrate_method=CalibrationMethod[options.method],
         extra_options={
             "ActivationSymmetric": options.signed,
-            "CalibStridedMinMax": 1,  # one call at a time: their shapes differ
+            "CalibStridedMinMax": 1,  # calls have different shapes, so they cannot be stacked
         },
     )
 

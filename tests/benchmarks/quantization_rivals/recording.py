@@ -1,4 +1,7 @@
-"""What the decoding loop feeds the graphs: the best calibration data that anyone could be given."""
+"""Records the inputs of encoder and step during decoding, as calibration data for the rivals.
+
+They are the inputs that the graphs get in use, so no better calibration data exists.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,17 @@ ROLES = (GraphRole.ENCODER, GraphRole.STEP)
 def record_calls(
     bundle: Bundle, variant: str, samples: Samples, steps: int
 ) -> dict[GraphRole, list[Call]]:
-    """Decodes samples and gives the inputs of every encoder call and of up to `steps` steps.
+    """Decodes samples and returns the recorded calls of encoder and step.
 
-    Where there are more steps, each sample gives as many, spread evenly over its positions.
+    Args:
+        bundle: bundle of the model.
+        variant: name of the variant that decodes.
+        samples: encoder inputs.
+        steps: largest number of step calls. Each sample contributes an equal share, spread evenly
+            over its positions.
+
+    Returns:
+        The calls by graph: every encoder call, and at most `steps` step calls.
     """
     recorded: dict[GraphRole, list[Call]] = {role: [] for role in ROLES}
     with tempfile.TemporaryDirectory(prefix="rivals-record-") as folder:
@@ -37,17 +48,17 @@ def record_calls(
 
 
 class _RecordingModel(ObservedModel[Any]):
-    """The float graphs, which keep what they are fed."""
+    """A model that records the inputs of each graph that it runs."""
 
     def record(self, sample: Arrays) -> dict[GraphRole, list[Call]]:
-        """Decodes a sample and gives the calls that it took."""
+        """Decodes a sample and returns the calls of each graph."""
         self._calls: dict[GraphRole, list[Call]] = {role: [] for role in GraphRole}
         self.decode(sample)
         return self._calls
 
     def run(self, role: GraphRole, arrays: Arrays) -> dict[str, NDArray[Any]]:
         self._calls[role].append(
-            {each.name: arrays[each.name].copy() for each in self._specs[role].inputs}
+            {spec.name: arrays[spec.name].copy() for spec in self._specs[role].inputs}
         )
         return super().run(role, arrays)
 

@@ -1,4 +1,4 @@
-"""The comparison on a tiny model, with onnxruntime.quantization as the only rival."""
+"""Tests of the comparison on a tiny model, with onnxruntime.quantization as the only rival."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def workshop(own_path: Path, page: Path, tmp_path: Path) -> Workshop:
     return Workshop(folder, bundle, "fp32", calls, {"onnxruntime": Path(sys.executable)})
 
 
-def test_calls_come_back_from_a_file_one_by_one(tmp_path: Path) -> None:
+def test_calls_are_read_back_from_a_file(tmp_path: Path) -> None:
     calls = [{"a": np.full((1, size), size), "b/c": np.zeros(2)} for size in (1, 2, 3)]
     write_calls(tmp_path / "calls.npz", calls)
     reader = CallReader(read_calls(tmp_path / "calls.npz"))
@@ -65,12 +65,12 @@ def test_a_rivals_graph_runs_as_a_variant(own_path: Path, workshop: Workshop, pa
     assert 0 < size_bytes(bundle, "theirs") < size_bytes(bundle, "fp32")
 
 
-def test_a_rival_that_fails_says_why_each_time(workshop: Workshop) -> None:
+def test_a_failed_job_raises_the_same_error_again(workshop: Workshop) -> None:
     attempt = Attempt("onnxruntime", step="--mode int4 --block 15")
     for _ in range(2):
         with pytest.raises(RivalError, match=r"^step: \w*Error"):
             workshop.quantize(attempt, GraphRole.STEP)
 
 
-def test_no_attempt_is_made_twice() -> None:
+def test_every_attempt_is_different() -> None:
     assert len({(attempt.rival, attempt.options) for attempt in ATTEMPTS}) == len(ATTEMPTS)

@@ -1,4 +1,4 @@
-"""Graphs that somebody else made, as variants of a bundle."""
+"""Adds graphs of other quantizers to a bundle as variants, and describes variants."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ from tests.benchmarks.quantization_rivals.recording import ROLES
 def add_variant(
     bundle: Bundle, source: str, name: str, precision: Precision, encoder: Path, step: Path
 ) -> Bundle:
-    """Adds a variant with these two graphs; its prefill is that of the source.
+    """Adds a variant with the given encoder and step, and with the prefill graph of `source`.
 
-    Inputs and outputs must be those of the source's graphs.
+    Args:
+        bundle: bundle that gets the variant.
+        source: name of the variant whose graphs were quantized.
+        name: name of the new variant.
+        precision: precision of the new variant.
+        encoder: encoder graph; its inputs and outputs must be those of the source's encoder.
+        step: step graph; its inputs and outputs must be those of the source's step.
     """
     variant = bundle.variant(source)
     with staged_variant(bundle, name) as staged:
@@ -37,7 +43,7 @@ def add_variant(
 
 
 def size_bytes(bundle: Bundle, variant: str) -> int:
-    """Sums encoder and step: the graphs and the weights in them, those of both once."""
+    """Returns the bytes of encoder and step with their weights; shared weights count once."""
     total, weights = 0, set()
     for path in (bundle.graph_path(variant, role) for role in ROLES):
         total += path.stat().st_size
@@ -49,7 +55,7 @@ def size_bytes(bundle: Bundle, variant: str) -> int:
 
 
 def operators(bundle: Bundle, variant: str, role: GraphRole) -> dict[str, int]:
-    """Counts the nodes of a graph by operator."""
+    """Returns the number of a graph's nodes, by operator."""
     counts: dict[str, int] = {}
     for node in onnx.load(bundle.graph_path(variant, role), load_external_data=False).graph.node:
         counts[node.op_type] = counts.get(node.op_type, 0) + 1

@@ -1,4 +1,4 @@
-"""Where rivals work: the float graphs and their calibration data, and a copy of the bundle."""
+"""Runs the rivals' jobs on the float graphs and the recorded calibration data."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _LONGEST_S = 3600
 
 
 class RivalError(HybridDeployError):
-    """A rival did not quantize a graph, or changed what goes in and out of it."""
+    """A rival did not quantize a graph, or changed the names or types of its inputs or outputs."""
 
 
 class Workshop:
-    """Runs the jobs of the rivals, each in an environment of its own.
+    """Runs each rival's jobs with the Python of that rival's environment.
 
     Attributes:
-        folder: for everything that is written.
+        folder: folder of all written files.
     """
 
     def __init__(
@@ -39,33 +39,43 @@ class Workshop:
         calls: Mapping[GraphRole, Sequence[Call]],
         pythons: Mapping[str, Path],
     ) -> None:
-        """Writes the float graphs, each in one file, and the calls to calibrate with."""
+        """Writes the float graphs, each in one file, and the calls to calibrate with.
+
+        Args:
+            folder: existing folder for all written files.
+            bundle: bundle of the model.
+            variant: name of the float variant.
+            calls: recorded calls of each graph.
+            pythons: path of each rival's Python, by name of the rival.
+        """
         self.folder = folder
         self._pythons = pythons
-        self._made: dict[tuple[str, GraphRole, str], Path | RivalError] = {}
+        self._results: dict[tuple[str, GraphRole, str], Path | RivalError] = {}
         for role in calls:
             onnx.save(onnx.load(bundle.graph_path(variant, role)), self._graph(role))
             write_calls(self._calls(role), calls[role])
 
     def quantize(self, attempt: Attempt, role: GraphRole) -> Path:
-        """Returns the graph that an attempt makes of the float one; the float one if it makes none.
+        """Returns the quantized graph of an attempt; the float graph if the attempt has no options.
+
+        A job runs once: the same rival with the same options on the same graph is not run again.
 
         Raises:
-            RivalError: the job failed, now or when the same was asked before.
+            RivalError: the job failed, in this call or in an earlier one.
         """
         options = {GraphRole.ENCODER: attempt.encoder, GraphRole.STEP: attempt.step}[role]
         if not options:
             return self._graph(role)
         key = (attempt.rival, role, options)
-        if key not in self._made:
-            self._made[key] = self._run(*key)
-        made = self._made[key]
-        if isinstance(made, RivalError):
-            raise made
-        return made
+        if key not in self._results:
+            self._results[key] = self._run(*key)
+        result = self._results[key]
+        if isinstance(result, RivalError):
+            raise result
+        return result
 
     def _run(self, rival: str, role: GraphRole, options: str) -> Path | RivalError:
-        folder = self.folder / f"{role.value}-{len(self._made)}"
+        folder = self.folder / f"{role.value}-{len(self._results)}"
         folder.mkdir()
         out = folder / self._graph(role).name
         files = [str(path) for path in (self._graph(role), self._calls(role), out)]
@@ -104,7 +114,7 @@ class Workshop:
 
 
 def _last_line(text: str) -> str:
-    """Returns the line of a traceback that says what went wrong."""
+    """Returns the last unindented line: the error message of a traceback."""
     lines = [line for line in text.splitlines() if line and not line.startswith(" ")]
     return lines[-1] if lines else "it gave no reason"
 

@@ -1,8 +1,8 @@
-"""A soak in a process that holds nothing else.
+"""A short soak in a process of its own.
 
 Run as `python -m tests.benchmarks.soak.child BUNDLE PICTURE [LEAK]`.
 
-Free memory of a process that did other things before would hide what leaks.
+In a process that did other work before, a leak could reuse freed RAM and stay unseen.
 """
 
 from __future__ import annotations
@@ -21,21 +21,28 @@ RUNS, WARMUP = 300, 100
 LEAKED_BYTES, RUNS_PER_FILE = 65536, 50
 
 
-def soaked(bundle: Path, picture: Path, leak: str = "") -> Growth:
-    """Runs the short soak; `memory` keeps 64 KiB in each run, `files` a file in every 50th."""
+def run_soak(bundle: Path, picture: Path, leak: str = "") -> Growth:
+    """Runs the short soak with an optional leak.
+
+    Args:
+        bundle: folder of the bundle.
+        picture: image file to decode.
+        leak: `memory` leaks 64 KiB in each run, `files` an open file in every 50th run; empty
+            leaks nothing.
+    """
     workload = Workload(load_session(bundle, threads=1), picture)
-    kept: list[bytearray | IO[bytes]] = []
+    leaked: list[bytearray | IO[bytes]] = []
 
     def run(number: int) -> None:
         workload(number)
         if leak == "memory":
-            kept.append(bytearray(b"x" * LEAKED_BYTES))
+            leaked.append(bytearray(b"x" * LEAKED_BYTES))
         elif leak == "files" and number % RUNS_PER_FILE == 0:
-            kept.append(picture.open("rb"))
+            leaked.append(picture.open("rb"))
 
     return soak(run, RUNS, WARMUP)
 
 
 if __name__ == "__main__":
-    found = soaked(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
-    print(json.dumps(asdict(found)))
+    growth = run_soak(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
+    print(json.dumps(asdict(growth)))

@@ -1,4 +1,4 @@
-"""What a process holds, and whether it grows from one generation to the next."""
+"""Measures how much RAM and how many open files a process gains over many runs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _STATM = Path("/proc/self/statm")
 _FDS = Path("/proc/self/fd")
 
 LARGEST_GROWTH_BYTES = 4_000_000
-"""Of a whole soak: what allocators keep varies by one or two MB."""
+"""Largest allowed growth of a whole soak; RAM kept by allocators varies by one or two MB."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What a process holds more at the end of a soak than after its beginning.
+    """Growth of a process between the warm-up and the end of a soak.
 
     Attributes:
-        runs: how many generations there were in between.
-        descriptors: open files.
-        resident_bytes: memory; the smaller of two differences, between the ends and from the
-            middle, so that a single step of an allocator does not count twice.
+        runs: number of measured runs.
+        descriptors: number of additional open files.
+        resident_bytes: additional resident RAM: the smaller of the growth over all runs and twice
+            the growth over their second half, so that one step of an allocator is no leak.
     """
 
     runs: int
@@ -32,32 +32,33 @@ class Growth:
 
     @property
     def leaks(self) -> bool:
-        """Whether it grew more than by chance."""
+        """Whether open files or resident RAM grew beyond the limits."""
         return self.descriptors > 0 or self.resident_bytes > LARGEST_GROWTH_BYTES
 
 
 def soak(work: Callable[[int], object], runs: int, warmup: int) -> Growth:
-    """Does something again and again, and measures what stays.
+    """Calls a function many times and measures the growth of the process.
 
     Args:
-        work: takes the number of the run.
-        runs: how many are measured.
-        warmup: how many come first, in which caches fill.
+        work: function to call with the number of the run.
+        runs: number of measured runs.
+        warmup: number of runs before them, in which caches fill.
     """
     for number in range(warmup):
         work(number)
-    descriptors, begin = _held()
+    files_before, bytes_before = _usage()
     for number in range(runs // 2):
         work(number)
-    _, middle = _held()
+    _, bytes_halfway = _usage()
     for number in range(runs // 2, runs):
         work(number)
-    at_end, end = _held()
-    return Growth(runs, at_end - descriptors, min(end - begin, 2 * (end - middle)))
+    files_after, bytes_after = _usage()
+    resident_bytes = min(bytes_after - bytes_before, 2 * (bytes_after - bytes_halfway))
+    return Growth(runs, files_after - files_before, resident_bytes)
 
 
-def _held() -> tuple[int, int]:
-    """Returns the number of open files, and the resident bytes."""
+def _usage() -> tuple[int, int]:
+    """Returns the number of open files and the resident bytes of this process."""
     gc.collect()
     pages = int(_STATM.read_text().split()[1])
     return len(list(_FDS.iterdir())), pages * os.sysconf("SC_PAGE_SIZE")

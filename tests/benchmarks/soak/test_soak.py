@@ -1,4 +1,4 @@
-"""A short form of `make soak`: nothing stays behind a generation."""
+"""Tests a short form of `make soak`: generations leak neither RAM nor open files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.benchmarks.soak.growth import Growth
 ROOT = Path(__file__).parents[3]
 
 
-def soaked(bundle: Path, picture: Path, *leak: str) -> Growth:
+def run_soak(bundle: Path, picture: Path, *leak: str) -> Growth:
     command = [
         sys.executable,
         "-m",
@@ -26,17 +26,17 @@ def soaked(bundle: Path, picture: Path, *leak: str) -> Growth:
     return Growth(**json.loads(done.stdout))
 
 
-def test_generations_leave_nothing_behind(tiny_path: Path, page: Path) -> None:
-    found = soaked(tiny_path, page)
-    assert not found.leaks, found
+def test_generations_leak_nothing(tiny_path: Path, page: Path) -> None:
+    growth = run_soak(tiny_path, page)
+    assert not growth.leaks, growth
 
 
-def test_memory_that_leaks_is_caught(tiny_path: Path, page: Path) -> None:
-    found = soaked(tiny_path, page, "memory")
-    assert found.leaks and found.descriptors == 0
-    assert found.resident_bytes > RUNS * LEAKED_BYTES * 0.8
+def test_leaked_memory_is_detected(tiny_path: Path, page: Path) -> None:
+    growth = run_soak(tiny_path, page, "memory")
+    assert growth.leaks and growth.descriptors == 0
+    assert growth.resident_bytes > RUNS * LEAKED_BYTES * 0.8
 
 
-def test_files_that_leak_are_caught(tiny_path: Path, page: Path) -> None:
-    found = soaked(tiny_path, page, "files")
-    assert found.leaks and found.descriptors == RUNS // RUNS_PER_FILE
+def test_leaked_files_are_detected(tiny_path: Path, page: Path) -> None:
+    growth = run_soak(tiny_path, page, "files")
+    assert growth.leaks and growth.descriptors == RUNS // RUNS_PER_FILE

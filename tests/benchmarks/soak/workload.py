@@ -1,4 +1,4 @@
-"""Generations of every kind on one session, those that fail and those that are left included."""
+"""Generations of every kind on one session, also failing and abandoned ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS: tuple[GenerateOptions | None, ...] = (
 
 
 class Workload:
-    """Every run is another kind of generation, on an input of another size."""
+    """Runs another kind of generation in each call, on an input of another size."""
 
     def __init__(self, session: Session, picture: Path) -> None:
         self._session = session
@@ -33,7 +33,7 @@ class Workload:
         self._cancelled.set()
 
     def __call__(self, number: int) -> None:
-        """Runs a generation."""
+        """Runs the kind of generation that belongs to a run's number."""
         rng = np.random.default_rng(number % 97)
         size = (1 + number % 3, 1, 8, 16 + 8 * (number % 5))
         image: dict[str, NDArray[Any]] = {"image": rng.standard_normal(size).astype(np.float32)}
