@@ -75,6 +75,6 @@ def test_python_examples_are_valid() -> None:
 def test_options_of_export_that_the_readme_names_exist() -> None:
     section = README.partition("## Your own model")[2].partition("\n## ")[0]
     named = set(re.findall(r"--[a-z][a-z-]+", section))
-    known = {option for parameter in export.params for option in parameter.opts}
+    options = {option for parameter in export.params for option in parameter.opts}
     assert "--example" in named
-    assert named <= known
+    assert named <= options

@@ -1,4 +1,7 @@
-"""`python -m tests.benchmarks.cpu`: generation on a CPU, ours and its rivals side by side."""
+"""`make bench`: generation on a CPU, ours and other runtimes in turn.
+
+Run as `python -m tests.benchmarks.cpu`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.cache_dir import cache_folder
-from tests.benchmarks.cpu.contest import Contest, Setting, forget_ours, hold
+from tests.benchmarks.cpu.contest import Contest, Setting, delete_ours, run_contest
 from tests.benchmarks.cpu.entries import Entry, entries_of
 from tests.benchmarks.cpu.floor import Rates
 from tests.benchmarks.cpu.page import page
@@ -22,11 +25,15 @@ _THREADS = (1, 2)
 @click.command()
 @click.option("--workload", "workloads", multiple=True, type=click.Choice(list(WORKLOADS)))
 @click.option("--class", "kinds", multiple=True, type=click.Choice(CLASSES), help="Repeatable.")
-@click.option("--threads", multiple=True, type=int, help="Repeatable; 1 and 2 if not given.")
-@click.option("--contender", "parts", multiple=True, help="Part of a name; repeatable.")
-@click.option("--seconds", default=60.0, show_default=True, help="Of rounds, per class.")
-@click.option("--rounds", default=5, show_default=True, help="At least so many.")
-@click.option("--rivals", type=click.Path(path_type=Path), help="Folder of environments.")
+@click.option("--threads", multiple=True, type=int, help="Repeatable; default: 1 and 2.")
+@click.option("--contender", "parts", multiple=True, help="Part of a contender's name; repeatable.")
+@click.option(
+    "--seconds", default=60.0, show_default=True, help="Rounds start for so long in each class."
+)
+@click.option("--rounds", default=5, show_default=True, help="Smallest number of rounds.")
+@click.option(
+    "--rivals", type=click.Path(path_type=Path), help="Folder of the rivals' environments."
+)
 @click.option("--work", type=click.Path(path_type=Path), help="Folder of models and bundles.")
 @click.option("--remake", is_flag=True, help="Export and quantize ours again, not the rivals'.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Markdown file.")
@@ -42,11 +49,11 @@ def bench(
     remake: bool,
     out: Path | None,
 ) -> None:
-    """Let everyone generate in turn, and print what took how long."""
+    """Let every contender generate in turn, and print the times."""
     folder = (work or cache_folder("bench")).resolve()
     if remake:
         for name in workloads or MEASURED:
-            forget_ours(folder / name)
+            delete_ours(folder / name)
     rates: dict[int, Rates] = {}
     contests: list[Contest] = []
     for count, workload, kind in product(
@@ -55,24 +62,24 @@ def bench(
         entries = _chosen(entries_of(workload, kind), parts)
         if not entries:
             continue
-        _say(f"{workload}, {kind}, {count} threads")
+        _report(f"{workload}, {kind}, {count} threads")
         setting = Setting(
             workload, kind, count, seconds, rounds, folder, rivals and rivals.absolute()
         )
         best = rates.setdefault(count, Rates())
-        contests.append(hold(setting, entries, best, lambda what: _say(f"  {what}")))
-        if out is not None:  # what is there survives what fails later
+        contests.append(run_contest(setting, entries, best, lambda text: _report(f"  {text}")))
+        if out is not None:  # a later failure keeps the finished classes
             out.write_text(page(contests, rates, sys.argv[1:]), encoding="utf-8")
     if out is None:
         click.echo(page(contests, rates, sys.argv[1:]))
 
 
 def _chosen(entries: Sequence[Entry], parts: Sequence[str]) -> list[Entry]:
-    return [e for e in entries if not parts or any(part in e.title for part in parts)]
+    return [entry for entry in entries if not parts or any(part in entry.title for part in parts)]
 
 
-def _say(what: str) -> None:
-    click.echo(what, err=True)
+def _report(text: str) -> None:
+    click.echo(text, err=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The parent's end of a contender's process."""
+"""Starts a contender's process and talks to it; `worker.py` is the other end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _QUIT_S = 60.0
 
 
 class ChildError(Exception):
-    """A contender's process failed; the message is its last word."""
+    """A contender's process failed; the message has the reason from its log."""
 
 
 def environment_of(job: Job) -> dict[str, str]:
@@ -33,15 +33,28 @@ def environment_of(job: Job) -> dict[str, str]:
 
 
 def command_of(python: Path, verb: str, module: str, job: Job) -> list[str]:
-    """Returns the command line of a contender's process."""
+    """Returns the command line of a contender's process.
+
+    Args:
+        python: interpreter of the contender's environment.
+        verb: `prepare` or `serve`.
+        module: name of the contender's module in `contenders`.
+        job: the contender's work.
+    """
     return [str(python), "-m", "tests.benchmarks.cpu.worker", verb, module, job.to_json()]
 
 
 def run_to_end(command: list[str], job: Job, log: Path, timeout_s: float) -> str:
-    """Runs a process, its errors into a log, and gives what it printed.
+    """Runs a process to its end and returns its standard output.
+
+    Args:
+        command: command line.
+        job: work that sets the environment variables.
+        log: file for the standard error.
+        timeout_s: seconds after which the process is killed.
 
     Raises:
-        ChildError: it failed, or took too long.
+        ChildError: the process failed or took too long.
     """
     with log.open("w", encoding="utf-8") as file:
         try:
@@ -52,12 +65,12 @@ def run_to_end(command: list[str], job: Job, log: Path, timeout_s: float) -> str
         except subprocess.TimeoutExpired:
             raise ChildError(f"took longer than {timeout_s:.0f} s") from None
     if done.returncode != 0:
-        raise ChildError(_last_words(log, done.returncode))
+        raise ChildError(_failure_text(log, done.returncode))
     return done.stdout
 
 
 class Child:
-    """A contender that waits for its turns."""
+    """A contender's running process, which generates when it is asked for a turn."""
 
     def __init__(self, command: list[str], job: Job, log: Path) -> None:
         self._log = log
@@ -68,45 +81,45 @@ class Child:
             )  # fmt: skip
 
     def answer(self, timeout_s: float) -> Mapping[str, Any]:
-        """Returns the next answer.
+        """Reads the next answer of the process and returns it.
 
         Raises:
-            ChildError: there is none in time, or it is an error.
+            ChildError: no answer came within `timeout_s`, or the answer is an error.
         """
         assert self._process.stdout is not None
-        late = threading.Timer(timeout_s, self._process.kill)
-        late.start()
+        killer = threading.Timer(timeout_s, self._process.kill)
+        killer.start()
         line = self._process.stdout.readline()
-        in_time = late.is_alive()
-        late.cancel()
+        in_time = killer.is_alive()
+        killer.cancel()
         if not line:
             code = self._process.wait()
-            lasted = f"took longer than {timeout_s:.0f} s"
-            raise ChildError(_last_words(self._log, code) if in_time else lasted)
+            timeout = f"took longer than {timeout_s:.0f} s"
+            raise ChildError(_failure_text(self._log, code) if in_time else timeout)
         record: dict[str, Any] = json.loads(line)
         if "error" in record:
             raise ChildError(record["error"])
         return record
 
     def turn(self, count: int, timeout_s: float) -> Mapping[str, Any]:
-        """Lets the contender generate so many tokens.
+        """Asks the contender for one turn of `count` new tokens and returns its answer.
 
         Raises:
-            ChildError: as `answer`.
+            ChildError: no answer came within `timeout_s`, or the answer is an error.
         """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"turn {count}\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise ChildError(_last_words(self._log, self._process.wait())) from None
+            raise ChildError(_failure_text(self._log, self._process.wait())) from None
         return self.answer(timeout_s)
 
     def finish(self) -> Mapping[str, Any]:
-        """Ends the process and gives its last answer.
+        """Closes the input of the process, which ends it, and returns the last answer.
 
         Raises:
-            ChildError: it does not end by itself.
+            ChildError: the process does not answer in time.
         """
         assert self._process.stdin is not None
         self._process.stdin.close()
@@ -116,7 +129,7 @@ class Child:
             self.kill()
 
     def kill(self) -> None:
-        """Ends the process, whatever it does."""
+        """Kills the process and closes its pipes."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -124,8 +137,8 @@ class Child:
                 pipe.close()
 
 
-def _last_words(log: Path, code: int) -> str:
-    """Returns the line of the log that says what went wrong."""
+def _failure_text(log: Path, code: int) -> str:
+    """Returns the exit status and the log's last unindented line, which has the error."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [line for line in lines if line and not line[0].isspace()]
-    return f"ended with status {code}: {said[-1] if said else 'it gave no reason'}"
+    messages = [line for line in lines if line and not line[0].isspace()]
+    return f"ended with status {code}: {messages[-1] if messages else 'it gave no reason'}"

@@ -1,11 +1,11 @@
-"""What a contender is given and what it must be able to do.
+"""The contract between the benchmark and a contender.
 
-Each is a module of `contenders`, imported in an environment of its own, so that this file and
-everything that it imports need only the standard library. A module has
+Each contender is a module of `contenders`, imported in an environment of its own; this file and its
+imports therefore need only the standard library. A contender's module has
 
-    PACKAGES                whose versions are reported
-    prepare(job)            exports or converts, in a process before the one that is measured
-    load(job, inputs)       gives a Runner; what the module imports at its top is timed apart
+    PACKAGES                names of the packages whose versions are reported
+    prepare(job)            exports or converts the model, in a process of its own
+    load(job, inputs)       returns a Runner; the module's imports are timed apart
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 from tests.benchmarks.cpu.workloads import WORKLOADS, Workload
 
 INPUT, AUDIO = "input", "audio"
-"""Arrays of a workload: what the encoder takes, batch 1; and the sound that it was made of."""
+"""Names of a workload's arrays: the encoder's input (batch 1), and for Whisper the sound of it."""
 
 Inputs = Mapping[str, Any]
 
@@ -30,9 +30,9 @@ class Job:
 
     Attributes:
         workload: name of the workload.
-        form: what the contender makes of the model's numbers, in its own words.
-        threads: CPU threads.
-        work: folder of the models and of what is made of them.
+        form: precision or mode of the contender, in its own terms, such as `int8` or `compile`.
+        threads: number of CPU threads.
+        work: folder of the models and the converted models.
     """
 
     workload: str
@@ -42,50 +42,51 @@ class Job:
 
     @property
     def task(self) -> Workload:
-        """The workload itself."""
+        """The workload of this name."""
         return WORKLOADS[self.workload]
 
     @property
     def folder(self) -> Path:
-        """Where the workload's files are."""
+        """Folder of the workload's files."""
         return Path(self.work) / self.workload
 
     @property
     def model(self) -> Path:
-        """The trained model: a Hugging Face folder, or weights of a plain one."""
+        """Path of the original model: a Hugging Face folder, or the weights of a plain model."""
         return self.folder / "model"
 
     @property
     def inputs(self) -> Path:
-        """The arrays that go in, as .npz."""
+        """Path of the .npz file with the input arrays."""
         return self.folder / "inputs.npz"
 
     @property
     def reference(self) -> Path:
-        """The tokens of eager PyTorch, as JSON."""
+        """Path of the JSON file with the tokens of eager PyTorch."""
         return self.folder / "reference.json"
 
-    def made(self, name: str) -> Path:
-        """Where a contender keeps what it made of the model in this form."""
+    def converted(self, name: str) -> Path:
+        """Returns the path of the model that a contender converted to this form."""
         return self.folder / f"{name}-{self.form}"
 
     def to_json(self) -> str:
-        """Returns the job as a line of text."""
+        """Returns the job as one line of JSON."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> Job:
-        """Reads what `to_json` gave."""
+        """Returns the job of a line from `to_json`."""
         return Job(**json.loads(text))
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What one generation gave.
+    """Result of one generation.
 
     Attributes:
         tokens: the new tokens.
-        outside_ms: time within the call for what others get ready made (preprocessing).
+        outside_ms: milliseconds of the call that do not count: preprocessing, which other
+            contenders do not have to do.
     """
 
     tokens: Sequence[int]
@@ -93,31 +94,31 @@ class Generated:
 
 
 class Runner(Protocol):
-    """A model, loaded."""
+    """A loaded model."""
 
     def generate(self, count: int) -> Generated:
-        """Encodes the input and generates greedily, as a user would ask for it."""
+        """Encodes the input and generates `count` tokens greedily, with the usual public call."""
         ...
 
 
 @runtime_checkable
 class EncodesAlone(Protocol):
-    """A runner whose encoder can be called by itself."""
+    """A runner that can also run its encoder alone."""
 
     def encode(self) -> None:
-        """Encodes the input."""
+        """Runs the encoder on the input."""
         ...
 
 
 class Contender(Protocol):
-    """A module of `contenders`."""
+    """Functions and constants of a module in `contenders`."""
 
     PACKAGES: Sequence[str]
 
     def prepare(self, job: Job) -> None:
-        """Makes what `load` needs; does nothing where it is there."""
+        """Writes the files that `load` needs, unless they exist."""
         ...
 
     def load(self, job: Job, inputs: Inputs) -> Runner:
-        """Loads what `prepare` made."""
+        """Loads the files of `prepare` and returns the runner."""
         ...

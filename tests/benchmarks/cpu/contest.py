@@ -1,4 +1,4 @@
-"""One class of one workload: everyone is prepared, loaded, raced and described."""
+"""Runs one class of one workload: prepares, loads, times and describes every contender."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from tests.benchmarks.cpu.workloads import WORKLOADS
 _PREPARE_S, _LOAD_S, _FIRST_TURN_S, _TURN_S = 3600.0, 600.0, 1800.0, 300.0
 _WARM_UPS = 2
 _PREPARED = ".prepared"
-_SETTLE_S = 0.25  # thread pools spin after their work, that of Intel's OpenMP for 0.2 s
+_SETTLE_S = 0.25  # thread pools busy-wait after their work, Intel's OpenMP for 0.2 s
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is run, and how long.
+    """Settings of a contest.
 
     Attributes:
         workload: name of the workload.
-        kind: the class.
-        threads: CPU threads, and cores.
-        seconds: how long rounds are begun.
-        rounds: fewest rounds.
-        work: folder of models, of what is made of them, and of logs.
-        rivals: folder of the rivals' virtual environments; None leaves those out.
+        kind: the class: `float`, `8-bit` or `4-bit`.
+        threads: number of CPU threads, and of cores.
+        seconds: time in which new rounds start.
+        rounds: smallest number of rounds.
+        work: folder of models, converted models and logs.
+        rivals: folder of the rivals' virtual environments; None leaves out rivals that need one.
     """
 
     workload: str
@@ -53,36 +53,35 @@ class Setting:
     rivals: Path | None
 
     def job(self, entry: Entry) -> Job:
-        """Returns an entry's work."""
+        """Returns the job of an entry."""
         return Job(self.workload, entry.form, self.threads, str(self.work))
 
     def log(self, entry: Entry, verb: str) -> Path:
-        """Returns the file of what an entry's process says."""
+        """Returns the path of the log of an entry's process."""
         name = f"{self.workload}-{entry.module}-{entry.form}-{self.threads}-{verb}.log"
         return self.work / "logs" / name
 
 
 @dataclass
 class Outcome:
-    """What became of one entry.
+    """Measurements of one entry, or the reason of its failure.
 
     Attributes:
-        failure: why it has no times; empty if it has.
-        import_ms: time to import its libraries.
-        load_ms: time to load the model.
-        first_call_ms: the very first generation.
-        peak_mb: most memory of its process.
-        versions: of its packages.
-        costs: of ours, what its graphs cost, by role.
-        overhead: of ours, what Python adds.
-        remark: what went wrong beside the times.
+        entry: the contender and its form.
+        failure: reason why the entry has no times; empty if it has times.
+        import_ms: milliseconds to import its libraries.
+        load_ms: milliseconds to load the model.
+        peak_mb: peak RAM of its process in MB; None where the system does not report it.
+        versions: version of each of its packages.
+        costs: for ours, the cost of each graph, by role; empty for rivals.
+        overhead: for ours, the time that Python adds to a step; None for rivals.
+        remark: problem that left the times valid; empty if there was none.
     """
 
     entry: Entry
     failure: str = ""
     import_ms: float = 0.0
     load_ms: float = 0.0
-    first_call_ms: float = 0.0
     peak_mb: float | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     costs: Mapping[str, GraphCost | None] = field(default_factory=dict)
@@ -92,14 +91,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Contest:
-    """A class that was run.
+    """Results of one class of one workload.
 
     Attributes:
-        outcomes: of everyone, in the order of the entries.
-        race: the turns by the entries' titles.
-        reference: the tokens of eager PyTorch.
-        rates: the best of the machine, which later classes may better.
-        load: average of runnable processes on the machine, before and after.
+        setting: settings of the contest.
+        outcomes: outcome of each entry, in the order of the entries.
+        race: turns of each entry, by its title.
+        reference: tokens of eager PyTorch.
+        rates: best rates of the machine so far; later classes may improve them.
+        load: load average of the machine before and after.
     """
 
     setting: Setting
@@ -111,75 +111,75 @@ class Contest:
 
     @property
     def finished(self) -> list[Outcome]:
-        """Those with times."""
-        return [each for each in self.outcomes if not each.failure]
+        """Outcomes of the entries that have times."""
+        return [outcome for outcome in self.outcomes if not outcome.failure]
 
     def floor(self, outcome: Outcome) -> Floor | None:
-        """Returns the least times of one of ours; None if its costs are not known."""
+        """Returns the floor of one of our variants; None if the cost of its graphs is unknown."""
         task = WORKLOADS[self.setting.workload]
         return floor_of(outcome.costs, task, self.setting.kind, self.rates)
 
 
-def hold(
-    setting: Setting, entries: Sequence[Entry], rates: Rates, say: Callable[[str], None]
+def run_contest(
+    setting: Setting, entries: Sequence[Entry], rates: Rates, report: Callable[[str], None]
 ) -> Contest:
-    """Runs a class.
+    """Prepares and times every entry of a class and returns the results.
 
     Args:
-        setting: what is run.
-        entries: who takes part.
-        rates: the best rates of the machine with so many threads; improved by what is seen now.
-        say: told what is going on.
+        setting: settings of the contest.
+        entries: contenders with their forms.
+        rates: best rates of the machine with this number of threads; updated in place.
+        report: function that is called with a line of text at each stage.
 
     Raises:
-        ChildError: the model cannot be made.
+        ChildError: the original model cannot be made.
     """
     (setting.work / "logs").mkdir(parents=True, exist_ok=True)
     load = _load_average()
-    make_model(setting, say)
+    make_model(setting, report)
     outcomes = [Outcome(entry) for entry in entries]
     for outcome in outcomes:
-        with _out_on_failure(outcome):
-            _prepare(outcome.entry, setting, say)
-    rates.take(_rates(setting))
-    race = _race(setting, outcomes, say)
+        with _recorded_failure(outcome):
+            _prepare(outcome.entry, setting, report)
+    rates.keep_best(_rates(setting))
+    race = _run_race(setting, outcomes, report)
     reference = json.loads(setting.job(entries[0]).reference.read_text(encoding="utf-8"))
     for outcome in outcomes:
         if outcome.entry.is_ours and not outcome.failure:
-            _describe(outcome, setting)
+            _add_costs_and_overhead(outcome, setting)
     return Contest(setting, outcomes, race, reference, rates, (load, _load_average()))
 
 
-def make_model(setting: Setting, say: Callable[[str], None]) -> None:
-    """Makes the workload's model and reference, where they are not there.
+def make_model(setting: Setting, report: Callable[[str], None]) -> None:
+    """Writes the workload's model and its reference tokens, unless they exist.
 
     Raises:
-        ChildError: that fails.
+        ChildError: the process that writes them fails.
     """
     job = Job(setting.workload, "eager", setting.threads, str(setting.work))
     if not job.reference.exists():
-        say(f"making the model of {setting.workload}")
+        report(f"making the model of {setting.workload}")
         command = [sys.executable, "-m", "tests.benchmarks.cpu.models", setting.workload, job.work]
         log = setting.work / "logs" / f"{setting.workload}-model.log"
         run_to_end(command, job, log, _PREPARE_S)
 
 
-def forget_ours(folder: Path) -> None:
-    """Deletes what ours made of a workload's model, by an earlier version perhaps."""
+def delete_ours(folder: Path) -> None:
+    """Deletes our bundle of a workload, so that the next run exports and quantizes it again."""
     for marker in folder.glob(f"ours-*{_PREPARED}"):
         marker.unlink()
     shutil.rmtree(folder / BUNDLE, ignore_errors=True)
 
 
 @contextmanager
-def _out_on_failure(outcome: Outcome) -> Iterator[None]:
+def _recorded_failure(outcome: Outcome) -> Iterator[None]:
     try:
         yield
     except ChildError as error:
         outcome.failure = str(error)
 
 
-def _prepare(entry: Entry, setting: Setting, say: Callable[[str], None]) -> None:
+def _prepare(entry: Entry, setting: Setting, report: Callable[[str], None]) -> None:
     python = entry.python(setting.rivals)
     if python is None:
         raise ChildError(
@@ -189,14 +189,14 @@ def _prepare(entry: Entry, setting: Setting, say: Callable[[str], None]) -> None
     job = setting.job(entry)
     done = job.folder / f"{entry.module}-{entry.form}{_PREPARED}"
     if entry.prepares and not done.exists():
-        say(f"preparing {entry.title}")
+        report(f"preparing {entry.title}")
         command = command_of(python, "prepare", entry.module, job)
         run_to_end(command, job, setting.log(entry, "prepare"), _PREPARE_S)
         done.touch()
 
 
-def _race(setting: Setting, outcomes: Sequence[Outcome], say: Callable[[str], None]) -> Race:
-    """Loads everyone, lets them warm up, and runs the rounds."""
+def _run_race(setting: Setting, outcomes: Sequence[Outcome], report: Callable[[str], None]) -> Race:
+    """Loads all contenders, warms them up, and runs the rounds."""
     children: dict[str, Child] = {}
     count = WORKLOADS[setting.workload].tokens
 
@@ -205,18 +205,22 @@ def _race(setting: Setting, outcomes: Sequence[Outcome], say: Callable[[str], No
         return _turn(children[title].turn(count, _TURN_S))
 
     try:
-        for outcome in (each for each in outcomes if not each.failure):
-            say(f"loading {outcome.entry.title}")
+        for outcome in (o for o in outcomes if not o.failure):
+            report(f"loading {outcome.entry.title}")
             child = children[outcome.entry.title] = _start(outcome.entry, setting)
-            with _out_on_failure(outcome):
+            with _recorded_failure(outcome):
                 _warm_up(outcome, child, count)
-        racing = {each.entry.title: each for each in outcomes if not each.failure}
-        say(f"rounds of {len(racing)}")
+        racing = {o.entry.title: o for o in outcomes if not o.failure}
+        report(f"rounds of {len(racing)}")
         race = run_rounds(
-            list(racing), turn, seconds=setting.seconds, least=setting.rounds, failure=ChildError
+            list(racing),
+            turn,
+            seconds=setting.seconds,
+            min_rounds=setting.rounds,
+            failure=ChildError,
         )
         for title, outcome in racing.items():
-            with _out_on_failure(outcome):
+            with _recorded_failure(outcome):
                 if title in race.failures:
                     raise ChildError(race.failures[title])
                 outcome.peak_mb = children[title].finish()["peak_mb"]
@@ -228,7 +232,7 @@ def _race(setting: Setting, outcomes: Sequence[Outcome], say: Callable[[str], No
 
 def _start(entry: Entry, setting: Setting) -> Child:
     python, job = entry.python(setting.rivals), setting.job(entry)
-    assert python is not None, "it was prepared with it"
+    assert python is not None, "_prepare raises without an environment"
     command = command_of(python, "serve", entry.module, job)
     return Child(command, job, setting.log(entry, "serve"))
 
@@ -238,10 +242,9 @@ def _warm_up(outcome: Outcome, child: Child, count: int) -> None:
     outcome.import_ms, outcome.load_ms = loaded["import_ms"], loaded["load_ms"]
     outcome.versions = loaded["versions"]
     turns = [child.turn(count, _FIRST_TURN_S) for _ in range(_WARM_UPS)]
-    outcome.first_call_ms = turns[0]["first_ms"]
-    made = len(turns[-1]["tokens"])
-    if made != count:
-        raise ChildError(f"made {made} tokens, not {count}")
+    generated = len(turns[-1]["tokens"])
+    if generated != count:
+        raise ChildError(f"generated {generated} tokens, not {count}")
 
 
 def _turn(answer: Mapping[str, Any]) -> Turn:
@@ -259,15 +262,15 @@ def _load_average() -> float:
 
 
 def _rates(setting: Setting) -> Rates:
-    """Measures the machine in a process of its own, pinned as the contenders are."""
+    """Measures the machine's rates in a process of its own, pinned to as many cores."""
     job = Job(setting.workload, "", setting.threads, str(setting.work))
     command = [sys.executable, "-m", "tests.benchmarks.cpu.floor", str(setting.threads)]
     log = setting.work / "logs" / f"floor-{setting.threads}.log"
     return Rates.from_json(run_to_end(command, job, log, _LOAD_S))
 
 
-def _describe(outcome: Outcome, setting: Setting) -> None:
-    """Adds what only ours has: costs and overhead."""
+def _add_costs_and_overhead(outcome: Outcome, setting: Setting) -> None:
+    """Adds the graph costs and the Python overhead to an outcome of ours."""
     job = setting.job(outcome.entry)
     graphs = open_bundle(bundle_path(job)).graphs(job.form)
     outcome.costs = {role.value: graph.cost for role, graph in graphs.items()}

@@ -1,4 +1,4 @@
-"""Who takes part in what."""
+"""Lists the contenders of every workload and class."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 
 from tests.benchmarks.cpu.workloads import EIGHT_BIT, FLOAT, FOUR_BIT, RESNET, TINY, TROCR, WHISPER
 
-_AS_TRAINED = frozenset({"huggingface", "torch_rerun"})
+_WITHOUT_PREPARATION = frozenset({"huggingface", "torch_rerun"})
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a table.
+    """One contender in one form: a row of a table.
 
     Attributes:
-        name: of the contender.
-        module: its module in `contenders`.
-        form: what it makes of the numbers, in its own words.
-        environment: folder of its virtual environment, and name of its requirements; None if it
-            runs in this one.
-        note: what has to be known to read its row.
+        name: name of the contender.
+        module: name of its module in `contenders`.
+        form: precision or mode of the contender, in its own terms, such as `int8` or `compile`.
+        environment: name of its virtual environment's folder and of its requirements file; None if
+            it runs in the environment of the tests.
+        note: remark for its row; empty for none.
     """
 
     name: str
@@ -33,21 +33,21 @@ class Entry:
 
     @property
     def title(self) -> str:
-        """Name and form."""
+        """Name and form, the title of its row."""
         return f"{self.name} {self.form}"
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is hybrid-deploy."""
+        """Whether the contender is hybrid-deploy."""
         return self.module == "ours"
 
     @property
     def prepares(self) -> bool:
-        """Whether it makes something of the model before it loads."""
-        return self.module not in _AS_TRAINED
+        """Whether the contender converts the model before it loads it."""
+        return self.module not in _WITHOUT_PREPARATION
 
     def python(self, rivals: Path | None) -> Path | None:
-        """Returns the interpreter; None where the environment is missing."""
+        """Returns the path of its Python; None if its environment is missing."""
         if self.environment is None:
             return Path(sys.executable)
         path = None if rivals is None else rivals / self.environment / "bin" / "python"
@@ -59,14 +59,14 @@ class _Rival:
     name: str
     module: str
     environment: str | None
-    forms: Mapping[str, str]  # by class
+    forms: Mapping[str, str]  # class -> form
     workloads: frozenset[str]
     note: str = ""
 
 
 _HUGGING_FACE = frozenset({WHISPER.name, TROCR.name})
 _PLAIN = frozenset({RESNET.name, TINY.name})
-_SOUND = "takes sound: the mel time that it reports is taken off; tokens are of the first call"
+_SOUND = "takes sound: its reported mel time is subtracted; its tokens are those of the first call"
 _OURS = {FLOAT: ("fp32", "fp32-cpu"), EIGHT_BIT: ("int8-cpu",), FOUR_BIT: ("int4-cpu",)}
 _RIVALS = (
     _Rival("transformers", "huggingface", None, {FLOAT: "eager"}, _HUGGING_FACE),
@@ -106,7 +106,7 @@ _RIVALS = (
 
 
 def entries_of(workload: str, kind: str) -> list[Entry]:
-    """Returns ours and then the rivals of a class; nobody where ours has no rival."""
+    """Returns our entries and then the rivals' entries of a class; an empty list without rivals."""
     rivals = [
         Entry(rival.name, rival.module, rival.forms[kind], rival.environment, rival.note)
         for rival in _RIVALS

@@ -1,9 +1,9 @@
-"""The least time that the work can take on this machine.
+"""Computes the floor: the shortest possible time of encoder and step on this machine.
 
-Run as `python -m tests.benchmarks.cpu.floor THREADS`.
+Run as `python -m tests.benchmarks.cpu.floor THREADS` to measure the machine's rates.
 
-A token cannot be made faster than what its step reads comes from memory, nor an encoder run faster
-than the machine multiplies. Both rates are the best that was seen, not what was seen on average.
+A step takes at least the time to read its weights, inputs and caches from RAM; an encoder takes at
+least the time of its matrix products. Both use the best measured rate, not the average.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.benchmarks.cpu.workloads import FLOAT, Workload
 
 _MB = 1 << 20
 _SIZES = tuple(size * _MB for size in (1, 2, 4, 8, 16, 32, 64, 128, 256))
-_READ_AT_LEAST = 16 * _MB  # so that a clock can tell; no more, or others get the core meanwhile
+_READ_AT_LEAST = 16 * _MB  # long enough to time, too short for other processes to interrupt
 _COLUMNS, _FLOAT_BYTES = 1024, 4
 _SIDE = 1024
 _TRIES, _SECONDS = 5, 0.2
@@ -28,53 +28,53 @@ _TRIES, _SECONDS = 5, 0.2
 
 @dataclass
 class Rates:
-    """The best rates seen.
+    """Best measured rates of the machine.
 
     Attributes:
-        read: bytes per second, by the size of the buffer in bytes.
-        multiply: operations per second of a matrix product, two per multiply-add, in float32.
-        multiply_8_bits: the same in 8 bits.
+        read: bytes per second of reading a buffer, by the size of the buffer in bytes.
+        multiply: operations per second of a float32 matrix product; a multiply-add counts as two.
+        multiply_8_bits: operations per second of an 8-bit matrix product, counted likewise.
     """
 
     read: dict[int, float] = field(default_factory=dict)
     multiply: float = 0.0
     multiply_8_bits: float = 0.0
 
-    def take(self, other: Rates) -> None:
-        """Keeps what is better in another measurement."""
+    def keep_best(self, other: Rates) -> None:
+        """Replaces each rate by that of another measurement where it is higher."""
         for size, rate in other.read.items():
             self.read[size] = max(rate, self.read.get(size, 0.0))
         self.multiply = max(self.multiply, other.multiply)
         self.multiply_8_bits = max(self.multiply_8_bits, other.multiply_8_bits)
 
     def read_ms(self, count: float) -> float:
-        """Returns the time to read so many bytes once, at the best rate of such buffers."""
+        """Returns the milliseconds to read `count` bytes, at the best rate of buffers as large."""
         large = [rate for size, rate in self.read.items() if size >= count]
         return count / max(large or [self.read[max(self.read)]]) * 1e3
 
     def encoder_ms(self, flops: int, kind: str) -> float:
-        """Returns the time of an encoder's products, all of them in the class's own numbers."""
+        """Returns the milliseconds of an encoder's products, in float32 or in 8 bits by class."""
         return flops / (self.multiply if kind == FLOAT else self.multiply_8_bits) * 1e3
 
     def to_json(self) -> str:
-        """Returns the rates as a line of text."""
+        """Returns the rates as one line of JSON."""
         return json.dumps([list(self.read.items()), self.multiply, self.multiply_8_bits])
 
     @staticmethod
     def from_json(text: str) -> Rates:
-        """Reads what `to_json` gave."""
+        """Returns the rates of a line from `to_json`."""
         read, multiply, multiply_8_bits = json.loads(text)
         return Rates(dict(read), multiply, multiply_8_bits)
 
 
 def step_bytes(cost: GraphCost, task: Workload) -> float:
-    """Returns what a step reads on average: weights, inputs, and the caches as far as filled."""
+    """Returns the mean bytes that a step reads: weights, inputs and the filled part of caches."""
     filled = len(task.prompt) + task.tokens / 2
     return cost.weight_bytes + cost.input_bytes + cost.cache_bytes * filled / task.length
 
 
 def measure(threads: int) -> Rates:
-    """Measures the rates now; takes a few seconds."""
+    """Measures the rates in this process, which takes a few seconds."""
     import torch
 
     torch.set_num_threads(threads)
@@ -89,7 +89,7 @@ def measure(threads: int) -> Rates:
 
 
 def _read_rate(size: int) -> float:
-    """Reads a matrix by multiplying it with a vector, which stays in the nearest cache."""
+    """Returns bytes per second of a matrix-vector product; the vector stays in the CPU's cache."""
     import torch
 
     matrix = torch.ones(size // _COLUMNS // _FLOAT_BYTES, _COLUMNS)
@@ -104,7 +104,7 @@ def _read_rate(size: int) -> float:
 
 
 def _product_of_8_bits(threads: int) -> Callable[[], object]:
-    """Returns a product of unsigned with signed bytes, which ONNX Runtime does fastest."""
+    """Returns a function that multiplies uint8 by int8, ONNX Runtime's fastest 8-bit product."""
     import numpy as np
     import onnx
     import onnxruntime as ort
@@ -126,7 +126,7 @@ def _product_of_8_bits(threads: int) -> Callable[[], object]:
 
 
 def _shortest(work: Callable[[], object]) -> float:
-    """Returns the seconds of the fastest of many tries, after one to warm up."""
+    """Returns the seconds of the fastest of several calls, after a warm-up call."""
     work()
     seconds: list[float] = []
     while len(seconds) < _TRIES or sum(seconds) < _SECONDS:
@@ -138,12 +138,12 @@ def _shortest(work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class Floor:
-    """The least times of one variant.
+    """Shortest possible times of one variant.
 
     Attributes:
-        encoder_ms: of the encoder's products.
-        next_ms: of reading what a step reads.
-        step_mb: what that is.
+        encoder_ms: milliseconds of the encoder's products.
+        next_ms: milliseconds to read the data of one step.
+        step_mb: MB that one step reads.
     """
 
     encoder_ms: float
@@ -154,7 +154,14 @@ class Floor:
 def floor_of(
     costs: Mapping[str, GraphCost | None], task: Workload, kind: str, rates: Rates
 ) -> Floor | None:
-    """Returns the floor of a variant by what its `encoder` and `step` cost; None if not known."""
+    """Returns the floor of a variant; None if the cost of its encoder or step is unknown.
+
+    Args:
+        costs: cost of each graph, by role; the keys `encoder` and `step` are used.
+        task: the workload.
+        kind: the class, which sets the precision of the encoder's products.
+        rates: best rates of the machine.
+    """
     encoder, step = costs.get("encoder"), costs.get("step")
     if encoder is None or step is None:
         return None

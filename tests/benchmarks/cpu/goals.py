@@ -1,4 +1,4 @@
-"""What ours is to reach, and what of that was met."""
+"""The goals of our variants, and whether a measurement meets them."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ _LOOP_US = 15.0
 
 @dataclass(frozen=True)
 class Goal:
-    """One number that is wanted.
+    """One goal and its measurement.
 
     Attributes:
-        what: the number, with its unit.
-        wanted: as text.
-        measured: as text.
-        met: whether it was reached.
+        label: name of the number, with its unit.
+        target: required value, as text such as `>= 1.3`.
+        measured: measured value, as text.
+        met: whether the measured value meets the target.
     """
 
-    what: str
-    wanted: str
+    label: str
+    target: str
     measured: str
     met: bool
 
 
 @dataclass(frozen=True)
-class Reached:
-    """What one variant of ours reached; None where it is not known.
+class Measured:
+    """Measurements of one of our variants; None where there is no measurement.
 
     Attributes:
-        speed: how many times as long the fastest rival takes, the median of all rounds.
-        floors: how many times the floor a token after the first takes, both at their best.
-        load_ms: time to load the session.
-        peak_mb: most memory held.
-        least_rival_mb: the smallest peak among the rivals.
-        loop_us: what the Python loop adds to a step.
-        same_tokens: how many leading tokens are those of eager PyTorch, and of how many.
+        speed: time of the fastest rival divided by ours, the median over all rounds.
+        floor_ratio: time of a token after the first divided by its floor, both at their best.
+        load_ms: milliseconds to load the session.
+        peak_mb: peak RAM in MB.
+        least_rival_mb: smallest peak RAM among the rivals, in MB.
+        loop_us: microseconds that the Python loop adds to a step.
+        same_tokens: number of leading tokens equal to eager PyTorch's, and number of all tokens.
     """
 
     speed: float | None
-    floors: float | None
+    floor_ratio: float | None
     load_ms: float
     peak_mb: float | None
     least_rival_mb: float | None
@@ -63,35 +63,37 @@ class Reached:
     same_tokens: tuple[int, int]
 
 
-def goals_of(workload: str, form: str, kind: str, reached: Reached) -> list[Goal]:
-    """Holds what a variant reached against what is wanted of it."""
-    found = []
-    wanted = _TIMES_AS_FAST.get((workload, form))
-    if wanted is not None and reached.speed is not None:
-        found.append(_at_least("times as fast as the fastest rival", wanted, reached.speed))
+def goals_of(workload: str, form: str, kind: str, measured: Measured) -> list[Goal]:
+    """Returns the goals of a variant, compared with its measurements."""
+    goals = []
+    speed_goal = _TIMES_AS_FAST.get((workload, form))
+    if speed_goal is not None and measured.speed is not None:
+        goals.append(_at_least("times as fast as the fastest rival", speed_goal, measured.speed))
     if kind == FLOAT:
-        found.append(_all_the_same(*reached.same_tokens))
-    if reached.floors is not None:
-        found.append(_at_most("ms/next token, times the floor", _TIMES_THE_FLOOR, reached.floors))
+        goals.append(_all_the_same(*measured.same_tokens))
+    if measured.floor_ratio is not None:
+        goals.append(
+            _at_most("ms/next token, times the floor", _TIMES_THE_FLOOR, measured.floor_ratio)
+        )
     if workload == WHISPER.name:
-        found.append(_at_most("load ms", _LOAD_MS, reached.load_ms, digits=0))
-        if reached.peak_mb is not None and reached.least_rival_mb is not None:
-            found.append(
-                _at_most("peak MB, every rival's", reached.least_rival_mb, reached.peak_mb, 0)
+        goals.append(_at_most("load ms", _LOAD_MS, measured.load_ms, digits=0))
+        if measured.peak_mb is not None and measured.least_rival_mb is not None:
+            goals.append(
+                _at_most("peak MB, every rival's", measured.least_rival_mb, measured.peak_mb, 0)
             )
-    if reached.loop_us is not None:
-        found.append(_at_most("us of Python per step", _LOOP_US, reached.loop_us, digits=1))
-    return found
+    if measured.loop_us is not None:
+        goals.append(_at_most("us of Python per step", _LOOP_US, measured.loop_us, digits=1))
+    return goals
 
 
 def _all_the_same(same: int, count: int) -> Goal:
-    what = "tokens that are those of eager PyTorch"
-    return Goal(what, f"{count}/{count}", f"{same}/{count}", same == count)
+    label = "tokens that are those of eager PyTorch"
+    return Goal(label, f"{count}/{count}", f"{same}/{count}", same == count)
 
 
-def _at_least(what: str, wanted: float, measured: float) -> Goal:
-    return Goal(what, f">= {wanted:g}", f"{measured:.2f}", measured >= wanted)
+def _at_least(label: str, target: float, measured: float) -> Goal:
+    return Goal(label, f">= {target:g}", f"{measured:.2f}", measured >= target)
 
 
-def _at_most(what: str, wanted: float, measured: float, digits: int = 2) -> Goal:
-    return Goal(what, f"<= {wanted:.{digits}f}", f"{measured:.{digits}f}", measured <= wanted)
+def _at_most(label: str, target: float, measured: float, digits: int = 2) -> Goal:
+    return Goal(label, f"<= {target:.{digits}f}", f"{measured:.{digits}f}", measured <= target)

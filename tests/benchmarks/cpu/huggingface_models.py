@@ -1,7 +1,7 @@
-"""The models of the `whisper` and `trocr` workloads, as Hugging Face folders.
+"""Writes the models of the `whisper` and `trocr` workloads as Hugging Face folders.
 
-The weights are random and seeded. The end token's row of the projection is zero, so that it never
-wins among tens of thousands of logits and all contenders generate as many tokens.
+The weights are random and seeded. The end token's row of the output projection is zero: its logit
+is never the largest of tens of thousands, so all contenders generate the same number of tokens.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PICTURE = (1, 3, 384, 384)
 
 
 def write_whisper(job: Job) -> None:
-    """Writes a model of Whisper tiny's shape, and sound with its features."""
+    """Writes a random model with the shape of Whisper tiny, a random sound, and its features."""
     torch.manual_seed(1)
     config = WhisperConfig(
         vocab_size=TOKENS, num_mel_bins=_MEL_BINS, d_model=384, encoder_layers=4, decoder_layers=4,
@@ -46,7 +46,7 @@ def write_whisper(job: Job) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("fc1.weight", "fc2.weight", "proj.weight")):
-                parameter.mul_(3)  # so that tokens depend on the input and the position
+                parameter.mul_(3)  # otherwise every token is the same
         randomize_biases(model)
         decoder.embed_positions.weight.normal_(0, 0.2)
         decoder.embed_tokens.weight[END:] = 0
@@ -67,7 +67,7 @@ def write_whisper(job: Job) -> None:
 
 
 def write_trocr(job: Job) -> None:
-    """Writes a model of TrOCR small's shape, and a picture."""
+    """Writes a random model with the shape of TrOCR small, and a random picture."""
     torch.manual_seed(2)
     encoder = DeiTConfig(
         hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536,

@@ -1,4 +1,4 @@
-"""Makes a workload's model, input and reference.
+"""Writes a workload's model, input arrays and reference tokens.
 
 Run as `python -m tests.benchmarks.cpu.models NAME WORK`.
 """
@@ -17,9 +17,13 @@ from tests.benchmarks.cpu.workloads import TROCR, WHISPER
 
 
 def build(name: str, work: Path) -> None:
-    """Writes a workload's model, what goes in, and the tokens of eager PyTorch.
+    """Writes a workload's model, its input arrays, and the tokens of eager PyTorch.
 
-    A plain model is exported by hand too: more than one contender begins with that.
+    A plain model is also exported to ONNX, because more than one contender starts from that export.
+
+    Args:
+        name: name of the workload.
+        work: folder of all models.
     """
     job = Job(name, "eager", 1, str(work))
     job.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What OpenVINO's contenders share: properties, export and compression of weights."""
+"""Shared by OpenVINO's contenders: compile properties, export, and weight compression."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BLOCK = 128
 
 
 def properties(threads: int) -> dict[str, object]:
-    """Returns what a model is compiled with: least latency on so many threads."""
+    """Returns the properties that compile a model for low latency on `threads` threads."""
     return {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
@@ -26,19 +26,19 @@ def properties(threads: int) -> dict[str, object]:
 
 
 def export_with_optimum(job: Job) -> None:
-    """Exports a Hugging Face model into the job's folder, in its form."""
-    out = job.made("openvino")
+    """Exports a Hugging Face model to OpenVINO in the job's form, unless the export exists."""
+    out = job.converted("openvino")
     if (out / "config.json").exists():
         return
     if job.form != "fp32":
         float_job = Job(job.workload, "fp32", job.threads, job.work)
         export_with_optimum(float_job)
-        compress(float_job.made("openvino"), out, job.form)
+        compress(float_job.converted("openvino"), out, job.form)
         return
     from optimum.exporters.openvino import main_export
     from optimum.intel import OVConfig
 
-    with tempfile.TemporaryDirectory() as name:  # it writes into the model's folder
+    with tempfile.TemporaryDirectory() as name:  # main_export writes into the model's folder
         copy = shutil.copytree(job.model, Path(name, "model"))
         main_export(
             str(copy), str(out), task=_TASKS[job.workload], ov_config=OVConfig(dtype="fp32"),
@@ -47,7 +47,7 @@ def export_with_optimum(job: Job) -> None:
 
 
 def compress(source: Path, out: Path, form: str) -> None:
-    """Writes a folder's models with their weights in 8 or 4 bits, as `optimum-cli` does."""
+    """Writes a folder's models with weights in 8 or 4 bits (`form`), as `optimum-cli` does."""
     import nncf
     import openvino as ov
 
@@ -62,7 +62,7 @@ def compress(source: Path, out: Path, form: str) -> None:
         compressed = nncf.compress_weights(core.read_model(path), **options)
         ov.save_model(compressed, out / path.name, compress_to_fp16=False)
     written = {path.with_suffix(end).name for path in models for end in (".xml", ".bin")}
-    for path in source.iterdir():  # config.json is what `export_with_optimum` looks for: last
+    for path in source.iterdir():  # config.json is copied last: it marks a finished export
         if path.name not in written and path.name != "config.json":
             shutil.copy(path, out)
     if (source / "config.json").exists():

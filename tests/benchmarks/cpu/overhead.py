@@ -1,7 +1,9 @@
-"""What the Python loop adds to a step: `python -m tests.benchmarks.cpu.overhead JOB`.
+"""Measures the time that the Python loop adds to a step.
 
-The step graph is run by the loop itself, and the time within ONNX Runtime is taken out: unlike two
-runs beside each other, that does not depend on how fast the machine is at the time.
+Run as `python -m tests.benchmarks.cpu.overhead JOB`.
+
+One generation measures both the whole loop and the time inside ONNX Runtime, and the difference is
+the overhead. Two separate runs would also differ by the drift of the machine's speed.
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ _TIMES = 5
 
 @dataclass(frozen=True)
 class Overhead:
-    """Medians over steps, in microseconds.
+    """Times of one step: medians over steps, in microseconds.
 
     Attributes:
-        step_us: within the step graph.
-        loop_us: everything else between two tokens, but for `refine_us`.
-        refine_us: within the graph that makes rough logits true; 0 without one.
-        warm_us: as `loop_us`, where no graph runs: caches of the CPU keep what the loop needs.
+        step_us: time inside the step graph.
+        loop_us: time between two steps outside of all graphs, which is the Python loop's.
+        refine_us: time inside the graph that computes exact logits from approximate ones; 0 if
+            the variant has no such graph.
+        warm_us: like `loop_us`, while the graphs compute nothing and the loop's data therefore
+            stays in the CPU's caches.
     """
 
     step_us: float
@@ -46,21 +50,23 @@ class Overhead:
     warm_us: float
 
     def to_json(self) -> str:
-        """Returns the numbers as a line of text."""
+        """Returns the times as one line of JSON."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def from_json(text: str) -> Overhead:
-        """Reads what `to_json` gave."""
+        """Returns the times of a line from `to_json`."""
         return Overhead(**json.loads(text))
 
 
 @dataclass(frozen=True)
 class Call:
-    """One run of a graph, in seconds.
+    """One run of a graph.
 
     Attributes:
-        graph: `step` or `refine`.
+        graph: role of the graph, step or refine.
+        began: start of the run in seconds of `time.perf_counter`.
+        ended: end of the run in seconds of the same clock.
     """
 
     graph: GraphRole
@@ -69,11 +75,11 @@ class Call:
 
 
 def overhead_of(calls: Sequence[Call], warm: Sequence[Call]) -> Overhead:
-    """Takes the graphs' time out of what lies between the beginnings of two steps.
+    """Returns the times of a step: the time between two steps' starts, split by graph and loop.
 
     Args:
-        calls: of one generation or several, at least two steps of one behind each other.
-        warm: as `calls`, from graphs that did nothing.
+        calls: runs of graphs in order of time, with at least two steps.
+        warm: runs of graphs that computed nothing, likewise.
     """
     step_us, loop_us, refine_us = _medians(calls)
     return Overhead(step_us, loop_us, refine_us, _medians(warm)[1])
@@ -83,67 +89,67 @@ def _medians(calls: Sequence[Call]) -> tuple[float, float, float]:
     """Returns the microseconds in the step graph, in the loop and in the refine graph."""
     starts = [index for index, call in enumerate(calls) if call.graph is GraphRole.STEP]
     steps, loops, refines = [], [], []
-    for here, after in itertools.pairwise(starts):
-        within = [call.ended - call.began for call in calls[here:after]]
-        steps.append(within[0])
-        refines.append(sum(within[1:]))
-        loops.append(calls[after].began - calls[here].began - sum(within))
-    step, loop, refine = (statistics.median(found) * 1e6 for found in (steps, loops, refines))
+    for current, following in itertools.pairwise(starts):
+        inside = [call.ended - call.began for call in calls[current:following]]
+        steps.append(inside[0])
+        refines.append(sum(inside[1:]))
+        loops.append(calls[following].began - calls[current].began - sum(inside))
+    step, loop, refine = (statistics.median(times) * 1e6 for times in (steps, loops, refines))
     return step, loop, refine
 
 
-class _Timed:
-    """An ONNX Runtime session that writes down when it runs.
+class _TimedSession:
+    """An ONNX Runtime session that records the time of each run.
 
     Attributes:
-        idle: whether it does nothing where it would only do the same again: what is bound to a step
-            keeps the results of the first one.
+        skips_repeats: whether a run with the binding or the candidates of the run before computes
+            nothing: its results are those of that run.
     """
 
     def __init__(self, session: Any, graph: GraphRole, calls: list[Call]) -> None:
         self._session = session
         self._graph = graph
-        self._calls = calls
-        self._bound: Any = None
-        self._asked: Any = None
-        self._found: Any = None
-        self.idle = False
+        self._recorded_calls = calls
+        self._last_binding: Any = None
+        self._last_candidates: Any = None
+        self._last_results: Any = None
+        self.skips_repeats = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
     def run_with_iobinding(self, binding: Any) -> None:
         began = time.perf_counter()
-        if not self.idle or binding is not self._bound:
+        if not self.skips_repeats or binding is not self._last_binding:
             self._session.run_with_iobinding(binding)
-        self._bound = binding
-        self._calls.append(Call(self._graph, began, time.perf_counter()))
+        self._last_binding = binding
+        self._recorded_calls.append(Call(self._graph, began, time.perf_counter()))
 
     def run(self, names: Any, inputs: Any) -> Any:
         began = time.perf_counter()
-        asked = inputs[CANDIDATES]
-        if not self.idle or not np.array_equal(asked, self._asked):
-            self._found = self._session.run(names, inputs)
-        self._asked = asked
-        self._calls.append(Call(self._graph, began, time.perf_counter()))
-        return self._found
+        candidates = inputs[CANDIDATES]
+        if not self.skips_repeats or not np.array_equal(candidates, self._last_candidates):
+            self._last_results = self._session.run(names, inputs)
+        self._last_candidates = candidates
+        self._recorded_calls.append(Call(self._graph, began, time.perf_counter()))
+        return self._last_results
 
 
 class _TimedBackend(OnnxRuntimeBackend):
-    """The backend, its step and refine graphs timed."""
+    """The ONNX Runtime backend with timed step and refine sessions."""
 
     def __init__(self, bundle: Bundle, variant: str, options: BackendOptions) -> None:
         super().__init__(bundle, variant, options)
         self.calls: list[Call] = []
-        self._timed_step = _Timed(super().step_session, GraphRole.STEP, self.calls)
+        self._timed_step = _TimedSession(super().step_session, GraphRole.STEP, self.calls)
         refine = super().refine_session
-        self._timed_refine = refine and _Timed(refine, GraphRole.REFINE, self.calls)
+        self._timed_refine = refine and _TimedSession(refine, GraphRole.REFINE, self.calls)
 
-    def idle(self) -> None:
-        """Lets the graphs do next to nothing from now on."""
+    def skip_repeats(self) -> None:
+        """Makes later runs of the graphs compute nothing where they repeat the run before."""
         self.calls.clear()
         for timed in filter(None, (self._timed_step, self._timed_refine)):
-            timed.idle = True
+            timed.skips_repeats = True
 
     @property
     def step_session(self) -> Any:
@@ -155,19 +161,21 @@ class _TimedBackend(OnnxRuntimeBackend):
 
 
 def measure(job: Job) -> Overhead:
-    """Generates a few times as always, and as often with graphs that only run once."""
+    """Returns the times of a step, measured with graphs that compute and with idle graphs."""
     bundle = open_bundle(bundle_path(job))
     backend = _TimedBackend(bundle, job.form, BackendOptions(job.threads))
     session = Session(bundle, job.form, backend)
     with np.load(job.inputs) as file:
         inputs = {encoder_input(session): np.ascontiguousarray(file[INPUT])}
-    calls = _calls(backend, session, inputs, job.task.tokens)
-    backend.idle()
-    return overhead_of(calls, _calls(backend, session, inputs, job.task.tokens))
+    calls = _recorded_calls(backend, session, inputs, job.task.tokens)
+    backend.skip_repeats()
+    return overhead_of(calls, _recorded_calls(backend, session, inputs, job.task.tokens))
 
 
-def _calls(backend: _TimedBackend, session: Session, inputs: Inputs, count: int) -> Sequence[Call]:
-    """Returns the calls of a few generations, but for those of one that warms up."""
+def _recorded_calls(
+    backend: _TimedBackend, session: Session, inputs: Inputs, count: int
+) -> Sequence[Call]:
+    """Returns the graph runs of several generations, after one generation as a warm-up."""
     generate(session, inputs, count)
     backend.calls.clear()
     for _ in range(_TIMES):

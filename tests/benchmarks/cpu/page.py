@@ -1,4 +1,4 @@
-"""The whole report: what was run where, and a section for each class."""
+"""Writes the report: machine, versions and notes, and a section for each class."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ from tests.benchmarks.cpu.workloads import WORKLOADS
 
 _FOLDERS = ("--rivals", "--work", "--out")
 _NOTES = """\
-Every contender is a process of its own, pinned to as many cores as it has threads, loaded with all
-others of its class. In a round each generates once, forwards and backwards in turn: the machine is
-shared and its speed drifts, so a ratio is the median of the ratios of all rounds, with its
-quartiles. Times are medians, `least` is the best of all rounds. A generation begins with the
-encoder's input and is greedy; the weights are random, so in fewer bits the tokens differ early.
-`first token` is a generation of one token, `ms/next token` what each further one adds, `same
-tokens` the leading tokens that are those of eager PyTorch. `load` is what follows the imports,
-`peak MB` the most memory of the process. `waited` is how long its threads were ready to run and no
-core was free, for other processes or for more threads of its own, in percent of its time.
+Every contender is a process of its own, pinned to as many cores as it has threads. All contenders
+of a class are loaded at the same time. In each round every contender generates once; the order is
+reversed from round to round. The machine is shared and its speed drifts, so a ratio is the median
+of the ratios of all rounds, with its quartiles. Other times are medians; `least` is the shortest
+time of all rounds. A generation starts from the encoder's input and is greedy. The weights are
+random, so with fewer bits the tokens soon differ. `first token` is the time of a generation of one
+token, `ms/next token` the time of each further token, and `same tokens` the number of leading
+tokens that equal those of eager PyTorch. `load` is the time to load the model, without imports, and
+`peak MB` the peak RAM of the process. `waited` is the time in which threads of the process were
+ready to run but no core was free, in percent of the process's time.
 
-The floor of a token is what its step reads (weights, memory, the caches as far as they are filled
-on average) at the best rate of reading a buffer at least as large; the floor of the encoder is its
-products at the best rate of a large product in the class's numbers. Both are held against the
-least times, which are the machine's best too. `in Python` is what lies between two runs of the step
-graph; `warm` is the same loop over graphs that do nothing and leave the CPU's caches as they are.
+The floor of a token is the time to read the data of its step (weights, memory and the part of the
+caches that is filled on average) at the best rate measured for buffers at least as large. The floor
+of the encoder is the time of its products at the best rate of a large product in the precision of
+the class. Floors are compared with the `least` times, because both are the best of the machine.
+`in Python` is the time between two runs of the step graph; `warm` is the same loop with graphs that
+compute nothing and leave the CPU's caches unchanged.
 """
 
 
@@ -38,9 +40,9 @@ def page(contests: Sequence[Contest], rates: Mapping[int, Rates], arguments: Seq
     """Returns the report as Markdown.
 
     Args:
-        contests: the classes that were run.
-        rates: the best rates of the machine, by threads.
-        arguments: of the command line.
+        contests: results of the classes.
+        rates: best rates of the machine, by number of threads.
+        arguments: arguments of the command line.
     """
     loads = [load for contest in contests for load in contest.load]
     return "\n".join(
@@ -60,16 +62,18 @@ def page(contests: Sequence[Contest], rates: Mapping[int, Rates], arguments: Seq
 
 
 def command(arguments: Sequence[str]) -> str:
-    """Returns the command line, without where this machine keeps its files."""
-    words, hidden = [], False
+    """Returns the command line with the word FOLDER in place of this machine's paths."""
+    shown, is_path = [], False
     for argument in arguments:
         name, equals, _ = argument.partition("=")
-        words.append("FOLDER" if hidden else f"{name}=FOLDER" if _hides(name, equals) else argument)
-        hidden = argument in _FOLDERS
-    return shlex.join(["python", "-m", "tests.benchmarks.cpu", *words])
+        shown.append(
+            "FOLDER" if is_path else f"{name}=FOLDER" if _is_path_option(name, equals) else argument
+        )
+        is_path = argument in _FOLDERS
+    return shlex.join(["python", "-m", "tests.benchmarks.cpu", *shown])
 
 
-def _hides(name: str, equals: str) -> bool:
+def _is_path_option(name: str, equals: str) -> bool:
     return bool(equals) and name in _FOLDERS
 
 
@@ -78,17 +82,17 @@ def _names(contests: Sequence[Contest]) -> list[str]:
 
 
 def _versions(contests: Sequence[Contest]) -> Iterator[str]:
-    """Returns each package once for each of its versions; they differ between environments."""
-    seen: set[tuple[str, str]] = set()
+    """Returns every package with its version; environments may have different versions of one."""
+    packages: set[tuple[str, str]] = set()
     for contest in contests:
         for outcome in contest.outcomes:
-            seen.update(outcome.versions.items())
-    return (f"{package} {version}" for package, version in seen)
+            packages.update(outcome.versions.items())
+    return (f"{package} {version}" for package, version in packages)
 
 
 def _rates_table(rates: Mapping[int, Rates]) -> str:
-    """Returns the best rates of the machine, by threads."""
-    sizes = sorted({size for each in rates.values() for size in each.read})
+    """Returns the best rates of the machine as a table, one row per number of threads."""
+    sizes = sorted({size for best in rates.values() for size in best.read})
     columns = [
         Column("threads", "threads"),
         *(Column(str(size), f"{size >> 20} MB", digits=1) for size in sizes),
@@ -98,10 +102,10 @@ def _rates_table(rates: Mapping[int, Rates]) -> str:
     records = [
         {
             "threads": threads,
-            **{str(size): rate / 1e9 for size, rate in each.read.items()},
-            "multiply": each.multiply / 1e9,
-            "multiply_8_bits": each.multiply_8_bits / 1e9,
+            **{str(size): rate / 1e9 for size, rate in best.read.items()},
+            "multiply": best.multiply / 1e9,
+            "multiply_8_bits": best.multiply_8_bits / 1e9,
         }
-        for threads, each in sorted(rates.items())
+        for threads, best in sorted(rates.items())
     ]
     return render(records, columns, "md")

@@ -1,4 +1,4 @@
-"""The plain PyTorch model of the `resnet` workload: trained as many are, with no cache."""
+"""The plain PyTorch model of the `resnet` workload, with a decoder that has no cache."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PICTURES = {"resnet": (1, 3, 64, 512), "tiny": (1, 3, 16, 32)}
 
 
 class _Block(nn.Module):
-    """Two convolutions and a way around them."""
+    """Two convolutions with a residual connection."""
 
     def __init__(self, channels: int, out: int, stride: tuple[int, int]) -> None:
         super().__init__()
@@ -67,12 +67,18 @@ class LineReader(nn.Module):
         self.head = nn.Linear(width, vocabulary)
 
     def encode(self, image: Tensor) -> Tensor:
-        """Returns the memory (batch, positions, width)."""
+        """Returns the memory, (batch, positions, width) float32."""
         memory: Tensor = self.projection(self.cnn(image).flatten(2).transpose(1, 2))
         return memory
 
     def decode(self, tokens: Tensor, memory: Tensor, causal: bool | None = None) -> Tensor:
-        """Returns the logits of every position; `causal` spares nn.TransformerDecoder a look."""
+        """Returns the logits of every position, (batch, length, vocabulary) float32.
+
+        Args:
+            tokens: (batch, length) int64.
+            memory: (batch, positions, width) float32.
+            causal: True states that the mask is causal; None makes nn.TransformerDecoder test it.
+        """
         length = tokens.shape[1]
         rows = self.embedding(tokens) + self.positions(torch.arange(length))
         mask = torch.full((length, length), float("-inf")).triu(1)
@@ -82,40 +88,40 @@ class LineReader(nn.Module):
 
 
 def make_reader(name: str) -> LineReader:
-    """Makes the model of a workload, its weights seeded."""
+    """Returns the model of a workload with seeded random weights."""
     torch.manual_seed(3)
     model = LineReader() if name == "resnet" else LineReader((8,), 32, 1, 4, 20, 16)
     with torch.no_grad():
         for parameter in model.decoder.parameters():
-            if parameter.dim() > 1:  # the layers begin as copies of one
+            if parameter.dim() > 1:  # nn.TransformerDecoder copies one layer
                 nn.init.xavier_uniform_(parameter)
         randomize_biases(model)
     return model.eval()
 
 
 def write_reader(job: Job) -> None:
-    """Writes the weights of a workload's model, and a picture."""
+    """Writes the weights of a workload's model, and a random picture as its input."""
     save_file(make_reader(job.workload).state_dict(), job.model)
     write_picture(job, _PICTURES[job.workload])
 
 
 def write_picture(job: Job, shape: Sequence[int]) -> None:
-    """Writes noise as a workload's input."""
+    """Writes a random picture of the given shape as a workload's input."""
     picture = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     np.savez(job.inputs, **{INPUT: picture})  # type: ignore[arg-type]
 
 
 def load_reader(name: str, path: Path) -> LineReader:
-    """Loads the weights of a workload's model."""
+    """Returns the model of a workload with its weights from a file."""
     model = make_reader(name)
     model.load_state_dict(load_file(path))
     return model.eval()
 
 
 def randomize_biases(model: nn.Module) -> None:
-    """Makes biases numbers: the zeros of a new model are optimized away, a trained model has none.
+    """Fills the biases with random numbers; the caller turns gradients off.
 
-    Call it without gradients.
+    Exporters remove the zero biases of a new model; a trained model has no zero biases.
     """
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

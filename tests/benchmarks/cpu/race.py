@@ -1,4 +1,4 @@
-"""Rounds and ratios. The machine's speed drifts, so only what ran side by side is compared."""
+"""Runs rounds and computes ratios; the speed drifts, so only times of one round are compared."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Turn:
-    """One contender's part of a round, in milliseconds.
+    """One contender's measurements in one round.
 
     Attributes:
-        total_ms: from the encoder's input to the last token.
-        first_ms: the same for one token, in a call of its own.
-        encoder_ms: None where the encoder cannot be called alone.
-        waited_ms: summed over threads, how long they were ready to run and no core was free.
-        tokens: what was generated.
+        total_ms: milliseconds from the encoder's input to the last token.
+        first_ms: milliseconds of a separate call that generates one token.
+        encoder_ms: milliseconds of the encoder; None if it cannot run alone.
+        waited_ms: milliseconds in which threads were ready to run but no core was free, summed over
+            the threads.
+        tokens: generated tokens.
     """
 
     total_ms: float
@@ -28,17 +29,17 @@ class Turn:
 
     @property
     def next_ms(self) -> float:
-        """Of each token after the first."""
+        """Milliseconds of each token after the first."""
         return (self.total_ms - self.first_ms) / max(1, len(self.tokens) - 1)
 
 
 @dataclass
 class Race:
-    """What came of the rounds.
+    """Results of all rounds.
 
     Attributes:
-        turns: of each contender, one for each round that it was in.
-        failures: why a contender is out, by name.
+        turns: turns of each contender by name, one for each round that it finished.
+        failures: reason why a contender left the race, by name.
     """
 
     turns: dict[str, list[Turn]]
@@ -46,18 +47,18 @@ class Race:
 
     @property
     def finished(self) -> list[str]:
-        """Who was in every round."""
+        """Names of the contenders that finished every round."""
         return [name for name in self.turns if name not in self.failures]
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long one contender takes as another.
+    """One contender's time divided by another's, over all rounds.
 
     Attributes:
-        median: of the ratios of all rounds.
-        low: lower quartile.
-        high: upper quartile.
+        median: median of the ratios.
+        low: lower quartile of the ratios.
+        high: upper quartile of the ratios.
     """
 
     median: float
@@ -70,24 +71,24 @@ def run_rounds(
     turn: Callable[[str], Turn],
     *,
     seconds: float,
-    least: int,
+    min_rounds: int,
     failure: type[Exception],
     clock: Callable[[], float] = time.perf_counter,
 ) -> Race:
-    """Lets everyone generate in turn, forwards and backwards, again and again.
+    """Runs rounds in which every contender takes one turn; the order is reversed each time.
 
     Args:
-        names: who takes part.
-        turn: lets one of them generate.
-        seconds: no round begins after so many.
-        least: this many rounds are run in any case.
-        failure: what `turn` raises for someone who is out; the others go on.
-        clock: tells the time in seconds.
+        names: names of the contenders.
+        turn: function that runs one turn of the named contender.
+        seconds: time after which no new round starts.
+        min_rounds: smallest number of rounds, whatever time they take.
+        failure: exception of `turn` that takes the contender out of the race.
+        clock: function that returns the time in seconds.
     """
     race = Race({name: [] for name in names})
-    began, done = clock(), 0
-    while done < least or clock() - began < seconds:
-        order = race.finished if done % 2 == 0 else race.finished[::-1]
+    began, round_count = clock(), 0
+    while round_count < min_rounds or clock() - began < seconds:
+        order = race.finished if round_count % 2 == 0 else race.finished[::-1]
         if not order:
             break
         for name in order:
@@ -95,27 +96,27 @@ def run_rounds(
                 race.turns[name].append(turn(name))
             except failure as error:
                 race.failures[name] = str(error)
-        done += 1
+        round_count += 1
     return race
 
 
-def ratio(race: Race, mine: str, theirs: str) -> Ratio:
-    """Returns how many times as long `theirs` takes as `mine`, round by round."""
-    pairs = zip(race.turns[mine], race.turns[theirs], strict=True)
-    found = sorted(other.total_ms / own.total_ms for own, other in pairs)
-    if len(found) == 1:
-        return Ratio(found[0], found[0], found[0])
-    low, median, high = statistics.quantiles(found, n=4, method="inclusive")
+def ratio(race: Race, ours: str, rival: str) -> Ratio:
+    """Returns the time of `rival` divided by that of `ours`, computed for each round."""
+    pairs = zip(race.turns[ours], race.turns[rival], strict=True)
+    ratios = sorted(theirs.total_ms / own.total_ms for own, theirs in pairs)
+    if len(ratios) == 1:
+        return Ratio(ratios[0], ratios[0], ratios[0])
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return Ratio(median, low, high)
 
 
 def fastest(ratios: Mapping[str, Ratio]) -> str | None:
-    """Returns the rival that is hardest to beat; None without rivals."""
+    """Returns the name of the rival with the smallest ratio; None without rivals."""
     return min(ratios, key=lambda name: ratios[name].median, default=None)
 
 
 def same_tokens(tokens: Sequence[int], reference: Sequence[int]) -> int:
-    """Counts how many leading tokens are the reference's."""
+    """Returns the number of leading tokens that equal those of the reference."""
     count = 0
     for token, expected in zip(tokens, reference, strict=False):
         if token != expected:

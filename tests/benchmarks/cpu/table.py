@@ -1,4 +1,4 @@
-"""What was measured, as Markdown."""
+"""Writes the measurements of a class as Markdown tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from hybrid_deploy.report import Column, render
 from tests.benchmarks.cpu.contest import Contest, Outcome
-from tests.benchmarks.cpu.goals import Goal, Reached, goals_of
+from tests.benchmarks.cpu.goals import Goal, Measured, goals_of
 from tests.benchmarks.cpu.race import Ratio, fastest, ratio, same_tokens
 
 _TIMES = (
@@ -48,7 +48,7 @@ Record = dict[str, object]
 
 
 def section(contest: Contest) -> str:
-    """Returns everything about one class."""
+    """Returns a class's section: times, ratios to the rivals, floors and goals."""
     setting = contest.setting
     rounds = max((len(turns) for turns in contest.race.turns.values()), default=0)
     threads = f"{setting.threads} thread{'s' if setting.threads > 1 else ''}"
@@ -56,7 +56,7 @@ def section(contest: Contest) -> str:
         f"### {setting.workload}, {setting.kind}, {threads}: {rounds} rounds\n",
         render([_times(contest, outcome) for outcome in contest.outcomes], _TIMES, "md"),
     ]
-    ours = [each for each in contest.finished if each.entry.is_ours]
+    ours = [outcome for outcome in contest.finished if outcome.entry.is_ours]
     if ours:
         parts += [_ratio_table(contest, ours), *_own_tables(contest, ours)]
     return "\n".join(parts)
@@ -88,16 +88,16 @@ def _times(contest: Contest, outcome: Outcome) -> Record:
 
 
 def _same_tokens(contest: Contest, outcome: Outcome) -> tuple[int, int]:
-    """Returns how many leading tokens are the reference's in every round, and of how many."""
+    """Returns the leading tokens that are correct in every round, and the number of all tokens."""
     turns, reference = contest.race.turns[outcome.entry.title], contest.reference
     return min(same_tokens(turn.tokens, reference) for turn in turns), len(reference)
 
 
 def _least_next_ms(contest: Contest, outcome: Outcome) -> float:
-    """Returns the least time of a token after the first.
+    """Returns the shortest time of a token after the first.
 
-    It is of the least total and the least first token: the least of the differences would be of a
-    round in which the machine was slow for the first token alone.
+    It is the difference of the shortest total and the shortest first token. The smallest difference
+    of one round would come from a round in which the machine was slow for the first token only.
     """
     turns = contest.race.turns[outcome.entry.title]
     least = min(turn.total_ms for turn in turns) - min(turn.first_ms for turn in turns)
@@ -105,25 +105,26 @@ def _least_next_ms(contest: Contest, outcome: Outcome) -> float:
 
 
 def _ratios(contest: Contest, outcome: Outcome) -> dict[str, Ratio]:
-    """Returns how many times as long every rival takes."""
-    rivals = [each.entry.title for each in contest.finished if not each.entry.is_ours]
+    """Returns the ratio of every rival's time to that of one of our variants, by title."""
+    rivals = [rival.entry.title for rival in contest.finished if not rival.entry.is_ours]
     return {title: ratio(contest.race, outcome.entry.title, title) for title in rivals}
 
 
 def _ratio_table(contest: Contest, ours: list[Outcome]) -> str:
-    """Returns a row for each rival, and a column for each of ours."""
-    ratios = {each.entry.title: _ratios(contest, each) for each in ours}
+    """Returns a table with a row for each rival and a column for each of our variants."""
+    ratios = {outcome.entry.title: _ratios(contest, outcome) for outcome in ours}
     columns = [Column("who", "how many times as long as ours: median (quartiles) of all rounds")]
     columns += [Column(title, title) for title in ratios]
     records = []
-    for rival in (each.entry.title for each in contest.finished if not each.entry.is_ours):
-        cells = {title: _ratio_text(found[rival]) for title, found in ratios.items()}
-        records.append({"who": rival, **cells})
+    for rival in (each for each in contest.finished if not each.entry.is_ours):
+        name = rival.entry.title
+        cells = {title: _ratio_text(by_rival[name]) for title, by_rival in ratios.items()}
+        records.append({"who": name, **cells})
     return render(records, columns, "md")
 
 
-def _ratio_text(found: Ratio) -> str:
-    return f"{found.median:.2f} ({found.low:.2f}-{found.high:.2f})"
+def _ratio_text(quartiles: Ratio) -> str:
+    return f"{quartiles.median:.2f} ({quartiles.low:.2f}-{quartiles.high:.2f})"
 
 
 def _own_tables(contest: Contest, ours: list[Outcome]) -> Iterator[str]:
@@ -131,8 +132,8 @@ def _own_tables(contest: Contest, ours: list[Outcome]) -> Iterator[str]:
     goals = [
         {
             "who": outcome.entry.title,
-            "what": goal.what,
-            "wanted": goal.wanted,
+            "what": goal.label,
+            "wanted": goal.target,
             "measured": goal.measured,
             "met": "yes" if goal.met else "no",
         }
@@ -165,24 +166,24 @@ def _floors(contest: Contest, outcome: Outcome) -> Record:
 
 def _goals(contest: Contest, outcome: Outcome) -> list[Goal]:
     setting, ratios = contest.setting, _ratios(contest, outcome)
-    hardest = fastest(ratios)
-    rivals = [each for each in contest.finished if not each.entry.is_ours]
-    peaks = [each.peak_mb for each in rivals if each.peak_mb is not None]
+    fastest_rival = fastest(ratios)
+    rivals = [rival for rival in contest.finished if not rival.entry.is_ours]
+    peaks = [rival.peak_mb for rival in rivals if rival.peak_mb is not None]
     floor, least = contest.floor(outcome), _least_next_ms(contest, outcome)
-    reached = Reached(
-        speed=None if hardest is None else ratios[hardest].median,
-        floors=None if floor is None else least / floor.next_ms,
+    measured = Measured(
+        speed=None if fastest_rival is None else ratios[fastest_rival].median,
+        floor_ratio=None if floor is None else least / floor.next_ms,
         load_ms=outcome.load_ms,
         peak_mb=outcome.peak_mb,
         least_rival_mb=min(peaks, default=None),
         loop_us=None if outcome.overhead is None else outcome.overhead.loop_us,
         same_tokens=_same_tokens(contest, outcome),
     )
-    goals = goals_of(setting.workload, outcome.entry.form, setting.kind, reached)
-    return [_named(goal, hardest) for goal in goals]
+    goals = goals_of(setting.workload, outcome.entry.form, setting.kind, measured)
+    return [_with_rival_name(goal, fastest_rival) for goal in goals]
 
 
-def _named(goal: Goal, hardest: str | None) -> Goal:
-    """Says who the fastest rival is."""
-    what = goal.what.replace("the fastest rival", f"the fastest rival ({hardest})")
-    return Goal(what, goal.wanted, goal.measured, goal.met)
+def _with_rival_name(goal: Goal, fastest_rival: str | None) -> Goal:
+    """Returns the goal with the fastest rival's name in its label."""
+    label = goal.label.replace("the fastest rival", f"the fastest rival ({fastest_rival})")
+    return Goal(label, goal.target, goal.measured, goal.met)

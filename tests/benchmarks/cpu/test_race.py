@@ -1,4 +1,4 @@
-"""Rounds and ratios, with made-up times."""
+"""Tests of rounds and ratios, with given times."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ def never() -> float:
 
 
 def race_of(**times: list[float]) -> Race:
-    return Race({name: [Turn(ms, 1.0) for ms in found] for name, found in times.items()})
+    return Race(
+        {name: [Turn(ms, 1.0) for ms in milliseconds] for name, milliseconds in times.items()}
+    )
 
 
-def test_rounds_go_forwards_and_backwards() -> None:
+def test_the_order_is_reversed_in_every_second_round() -> None:
     order: list[str] = []
 
     def turn(name: str) -> Turn:
         order.append(name)
         return Turn(1.0, 1.0)
 
-    race = run_rounds("abc", turn, seconds=0, least=3, failure=OutError, clock=never)
+    race = run_rounds("abc", turn, seconds=0, min_rounds=3, failure=OutError, clock=never)
     assert "".join(order) == "abccbaabc"
     assert {name: len(turns) for name, turns in race.turns.items()} == {"a": 3, "b": 3, "c": 3}
 
 
-def test_rounds_are_begun_until_the_time_has_passed() -> None:
-    seconds = iter([0.0, 4.0, 8.0, 12.0])
-    ticking: Iterator[float] = seconds
+def test_rounds_start_until_the_time_has_passed() -> None:
+    ticks: Iterator[float] = iter([0.0, 4.0, 8.0, 12.0])
     race = run_rounds(
-        ["a"], lambda name: Turn(1.0, 1.0), seconds=10, least=1, failure=OutError,
-        clock=lambda: next(ticking),
+        ["a"], lambda name: Turn(1.0, 1.0), seconds=10, min_rounds=1, failure=OutError,
+        clock=lambda: next(ticks),
     )  # fmt: skip
-    assert len(race.turns["a"]) == 3  # the first without a look at the clock
+    assert len(race.turns["a"]) == 3  # min_rounds starts the first one without the clock
 
 
-def test_who_fails_is_out_and_the_others_go_on() -> None:
+def test_a_failed_contender_leaves_and_the_others_go_on() -> None:
     turns = {"a": 0, "b": 0}
 
     def turn(name: str) -> Turn:
@@ -52,35 +53,35 @@ def test_who_fails_is_out_and_the_others_go_on() -> None:
             raise OutError("no memory")
         return Turn(1.0, 1.0)
 
-    race = run_rounds(["a", "b"], turn, seconds=0, least=4, failure=OutError, clock=never)
+    race = run_rounds(["a", "b"], turn, seconds=0, min_rounds=4, failure=OutError, clock=never)
     assert (race.failures, race.finished) == ({"b": "no memory"}, ["a"])
     assert (len(race.turns["a"]), len(race.turns["b"])) == (4, 1)
 
 
-def test_nobody_left_ends_the_rounds() -> None:
+def test_rounds_end_when_no_contender_is_left() -> None:
     def turn(name: str) -> Turn:
         raise OutError("gone")
 
-    race = run_rounds(["a"], turn, seconds=60, least=5, failure=OutError, clock=never)
+    race = run_rounds(["a"], turn, seconds=60, min_rounds=5, failure=OutError, clock=never)
     assert (race.finished, race.turns) == ([], {"a": []})
 
 
-def test_a_ratio_is_that_of_each_round() -> None:
-    """The machine is half as fast in the second round, and stalls once: neither is seen."""
+def test_a_ratio_is_computed_within_each_round() -> None:
+    """A slow second round and one stalled turn do not change the median and the quartiles."""
     race = race_of(ours=[10, 20, 10, 10, 40], theirs=[15, 30, 15, 15, 15])
-    found = ratio(race, "ours", "theirs")
-    assert (found.median, found.low, found.high) == pytest.approx((1.5, 1.5, 1.5))
+    steady = ratio(race, "ours", "theirs")
+    assert (steady.median, steady.low, steady.high) == pytest.approx((1.5, 1.5, 1.5))
     spread = ratio(race_of(ours=[10, 10, 10], theirs=[10, 20, 40]), "ours", "theirs")
     assert (spread.low, spread.median, spread.high) == pytest.approx((1.5, 2.0, 3.0))
     assert ratio(race_of(ours=[10], theirs=[25]), "ours", "theirs") == Ratio(2.5, 2.5, 2.5)
 
 
-def test_the_fastest_rival_is_the_one_with_the_least_ratio() -> None:
+def test_the_fastest_rival_has_the_smallest_ratio() -> None:
     ratios = {"a": Ratio(1.4, 1.0, 2.0), "b": Ratio(1.2, 1.1, 9.0)}
     assert (fastest(ratios), fastest({})) == ("b", None)
 
 
-def test_time_of_a_further_token() -> None:
+def test_the_time_of_a_further_token_leaves_out_the_first() -> None:
     assert Turn(100.0, 40.0, tokens=(1, 2, 3, 4)).next_ms == pytest.approx(20.0)
 
 

@@ -1,4 +1,4 @@
-"""A made-up byte-level tokenizer with Whisper's special tokens: some rivals do not load without."""
+"""Writes an artificial byte-level tokenizer with Whisper's special tokens, for the rivals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _TASKS = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "no
 
 
 def write_tokenizer(folder: Path) -> dict[str, int]:
-    """Writes the files of a tokenizer and gives the ids of the languages' tokens."""
+    """Writes the tokenizer's files and returns the ids of the language tokens.
+
+    Some rivals do not load a Whisper model without a tokenizer.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     words, merges = _words_and_merges()
     special = ["<|endoftext|>", "<|startoftranscript|>"]
@@ -56,7 +59,7 @@ def write_tokenizer(folder: Path) -> dict[str, int]:
 
 
 def _words_and_merges() -> tuple[list[str], list[tuple[str, str]]]:
-    """Returns the 256 letters of byte-level tokenizers and as many pairs as Whisper has."""
+    """Returns the words (256 byte letters, then pairs of them) and the merges of Whisper's size."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(byte) for byte in printable]
     letters += [chr(256 + number) for number in range(256 - len(letters))]

@@ -1,8 +1,10 @@
-"""A contender's process: `python -m tests.benchmarks.cpu.worker prepare|serve MODULE JOB`.
+"""A contender's process.
 
-`serve` reads a request per line and answers each with one line of JSON: first, unasked, what
-importing and loading took; then a line for every `turn`, whose number of new tokens follows it; at
-the end of its input what memory it took. It needs only what the contender itself needs.
+Run as `python -m tests.benchmarks.cpu.worker prepare|serve MODULE JOB`.
+
+`serve` writes lines of JSON: first the times of import and loading; then one line for each request
+`turn COUNT` on the standard input, which generates COUNT tokens; at the end of the input the peak
+RAM. This module needs only the packages of the contender itself.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ _ERROR_LETTERS = 400
 
 
 def main() -> None:
-    """Does what the command line says."""
+    """Runs `prepare` or `serve`, as the command line names it."""
     verb, name, text = sys.argv[1:]
     job = Job.from_json(text)
     if verb == "prepare":
@@ -40,7 +42,7 @@ def main() -> None:
 
 
 def pin(threads: int) -> None:
-    """Keeps this process, and what it starts, on as many cores."""
+    """Pins this process and its children to as many cores as `threads`, where the system can."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
@@ -69,7 +71,7 @@ def _contender(name: str) -> Contender:
 
 
 def _take_stdout() -> IO[str]:
-    """Returns the pipe of the answers; what a library prints goes to the log from now on."""
+    """Returns the pipe of the answers, and redirects later prints of libraries to the log."""
     pipe = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     return pipe
@@ -81,7 +83,7 @@ def _answer(answers: IO[str], record: dict[str, Any]) -> None:
 
 
 def _turn(runner: Runner, count: int) -> dict[str, Any]:
-    """Measures one generation; the shorter calls before it fill the caches for all alike."""
+    """Measures one generation, after shorter calls that fill the CPU's caches."""
     encoder_ms = None
     if isinstance(runner, EncodesAlone):
         began = time.perf_counter()
@@ -106,7 +108,7 @@ def _timed(runner: Runner, count: int) -> tuple[float, Generated]:
 
 
 def _waited_ms() -> float:
-    """Returns how long the threads of this process were ready to run and no core was free."""
+    """Returns the milliseconds in which threads of this process were ready but no core was free."""
     waited_ns = 0
     for task in Path("/proc/self/task").glob("*/schedstat"):
         try:
@@ -117,7 +119,7 @@ def _waited_ms() -> float:
 
 
 def _peak_mb() -> float | None:
-    """Returns the most memory that this process has held; None where Linux does not tell."""
+    """Returns the peak RAM of this process in MB; None without Linux's status file."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None

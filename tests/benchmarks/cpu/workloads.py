@@ -1,4 +1,4 @@
-"""What is generated: three models' shapes, and a tiny one for the tests."""
+"""The workloads: the shapes of three models, and a tiny one for the tests."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 FLOAT, EIGHT_BIT, FOUR_BIT = "float", "8-bit", "4-bit"
 CLASSES = (FLOAT, EIGHT_BIT, FOUR_BIT)
-"""What contenders are compared within: float keeps the tokens, fewer bits may change them."""
+"""Contenders of one class are compared: float keeps the tokens, fewer bits may change them."""
 
 WHISPER_END = 50_257
-"""The end token; the other special ones follow it."""
+"""Whisper's end token; the other special tokens have the ids after it."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Workload:
     """One model and how long its sequences get.
 
     Attributes:
-        name: on the command line.
-        title: what it is.
-        prompt: what every sequence begins with.
-        tokens: how many new ones follow; no end token ever wins.
+        name: name on the command line.
+        title: description in the report.
+        prompt: tokens at the start of every sequence.
+        tokens: number of new tokens; the models never choose the end token.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Workload:
 
     @property
     def length(self) -> int:
-        """Tokens of a finished sequence."""
+        """Number of tokens of a finished sequence, prompt included."""
         return len(self.prompt) + self.tokens
 
 

@@ -46,7 +46,7 @@ def test_verdicts_against_the_expectation_are_unexpected(
 ) -> None:
     monkeypatch.setattr(verdicts, "expected_refusal", lambda *_: "no fp32")
     builds = row(tiny_path, "fp32", "rtx:sm_86", cache)
-    assert builds["verdict"] == "BUILDS unexpectedly: no fp32 there, it is said"
+    assert builds["verdict"] == "BUILDS unexpectedly: device_support states no fp32"
     monkeypatch.setattr(verdicts, "expected_refusal", lambda *_: None)
     refused = row(tiny_path, "fp32", "rtx:sm_75", cache)
     assert str(refused["verdict"]).startswith("REFUSED unexpectedly: fp32/encoder: TensorRT did")

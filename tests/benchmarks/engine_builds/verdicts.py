@@ -85,6 +85,6 @@ def _verdict(expected: str | None, refusals: Mapping[GraphRole, str]) -> str:
         reasons = "; ".join(refusals.values())
         return f"REFUSED unexpectedly: {reasons}"
     if not refusals:
-        return f"BUILDS unexpectedly: {expected} there, it is said"
+        return f"BUILDS unexpectedly: device_support states {expected}"
     graphs = ", ".join(role.value for role in refusals)
     return f"{REFUSED}{expected} ({graphs})"

@@ -81,7 +81,7 @@ def packages(site: Path) -> list[dict[str, Any]]:
 
 
 def time_import(statement: str, processes: int) -> dict[str, Any]:
-    """Returns the median wall and CPU time of an import, and the unneeded packages that it loads."""
+    """Returns the median wall and CPU time of an import, and the unneeded packages it loads."""
     code = _TIMED.format(statement=statement, unwanted=UNWANTED)
     runs = [json.loads(_run("-c", code).stdout) for _ in range(processes + 1)][1:]
     wall_ms, cpu_ms, loaded = zip(*runs, strict=True)

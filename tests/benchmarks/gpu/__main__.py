@@ -1,6 +1,7 @@
-"""Tokens on a GPU: this project beside PyTorch and ONNX Runtime, and beside what is possible.
+"""`make gpu-bench`: time per token on a GPU, for this project, PyTorch and ONNX Runtime.
 
-`make gpu-bench` runs it. It has not run on a GPU yet.
+Run as `python -m tests.benchmarks.gpu`. The table also has the shortest possible time, the floor.
+The benchmark has not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ COLUMNS = (
 @click.option("--variant", default="fp16", show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--rival", "chosen", multiple=True, type=click.Choice(tuple(RIVALS)))
-@click.option("--work", type=click.Path(path_type=Path), help="Keep the bundles here.")
+@click.option("--work", type=click.Path(path_type=Path), help="Folder that keeps the bundles.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Markdown file.")
-@click.option("--cpu", is_flag=True, help="Run what runs on a CPU: to try the command itself.")
+@click.option("--cpu", is_flag=True, help="Try the command on a CPU.")
 def main(
     names: tuple[str, ...],
     batches: tuple[int, ...],
@@ -95,7 +96,7 @@ def _row(setting: Setting, rival: str, limit: float | None) -> dict[str, object]
 
 
 def _build(subject: Subject) -> int | None:
-    """Builds the engines, and gives the kernels of a step where TensorRT tells their number."""
+    """Builds the engines; returns the number of a step's kernels, None if TensorRT hides it."""
     try:
         records = build_engines(subject.bundle, subject.variant, parse_target("local"))
     except HybridDeployError as error:
@@ -115,11 +116,13 @@ def _heading(device: str, variant: str, floor: Floor) -> str:
     return f"""# Tokens per step, measured
 
 `python -m tests.benchmarks.gpu` on {where}, {datetime.date.today()}, PyTorch {torch.__version__},
-{variant}. Medians per token of the batch; GPU time lies between events around the loop. The floor
-is the larger of what a step must read (weights, caches, memory) over the measured bandwidth
-({floor.bytes_per_s / 1e9:.0f} GB/s read and written{kernel}) and, where the engine's kernels are
-known, their number times that of one in a recorded graph. PyTorch's rows are a hand-written decoder
-of the same sizes with random weights, all its rows at one position.
+{variant}. Times are medians per token of the batch; GPU time is measured between two events around
+the loop. The floor is the larger of two times. One is the time to read the data of a step (weights,
+caches, memory) at the measured bandwidth
+({floor.bytes_per_s / 1e9:.0f} GB/s read and written{kernel}). The other, if the number of the
+engine's kernels is known, is that number times the time of a tiny kernel in a recorded CUDA graph.
+PyTorch's rows are a hand-written decoder of the same sizes with random weights, whose sequences are
+all at the same position.
 """
 
 

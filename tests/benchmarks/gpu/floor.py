@@ -1,4 +1,4 @@
-"""What no loop can beat: reading the weights and caches once, and launching the kernels."""
+"""Computes the floor of a step: the time to read weights and caches, and to launch kernels."""
 
 from __future__ import annotations
 
@@ -22,15 +22,21 @@ class Floor:
     """Limits of a device.
 
     Attributes:
-        bytes_per_s: read plus written by a large copy.
-        kernel_ms: a kernel of a recorded graph that does nothing worth naming; None on a CPU.
+        bytes_per_s: bytes per second of a large copy, read and written bytes together.
+        kernel_ms: milliseconds of a tiny kernel in a recorded CUDA graph; None on a CPU.
     """
 
     bytes_per_s: float
     kernel_ms: float | None
 
     def step_ms(self, subject: Subject, batch: int, kernels: int | None) -> float | None:
-        """Returns the larger of both limits for one step."""
+        """Returns the shortest possible milliseconds of a step; None if its bytes are unknown.
+
+        Args:
+            subject: the model.
+            batch: number of sequences.
+            kernels: number of kernels of a step; None if it is unknown.
+        """
         read = subject.step_bytes(batch)
         if read is None:
             return None
@@ -39,7 +45,12 @@ class Floor:
 
 
 def measure_floor(device: str, copied: int = _COPIED) -> Floor:
-    """Measures the memory's bandwidth and, on a GPU, the cost of a recorded kernel."""
+    """Measures the bandwidth of device buffers and, on a GPU, the time of a recorded kernel.
+
+    Args:
+        device: `cuda` or `cpu`.
+        copied: bytes of the copied buffer.
+    """
     source = torch.ones(copied, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     clock = torch_clock if device == "cuda" else _host_clock

@@ -1,4 +1,4 @@
-"""Ways to make the same number of tokens; each says why where it cannot run."""
+"""The compared loops; each generates the same number of tokens or raises why it cannot run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,15 @@ from tests.benchmarks.gpu.torch_decoder import TorchDecoder, greedy_loop
 
 @dataclass(frozen=True)
 class Setting:
-    """What is timed, and how often."""
+    """Settings of one measurement.
+
+    Attributes:
+        subject: the model.
+        batch: number of sequences.
+        tokens: number of tokens of each sequence.
+        rounds: number of timed rounds.
+        device: `cuda` or `cpu`, for PyTorch.
+    """
 
     subject: Subject
     batch: int
@@ -37,12 +45,12 @@ class Setting:
 
 
 def torch_eager(setting: Setting) -> Timing:
-    """PyTorch with static caches, operator by operator."""
-    return _torch(setting, lambda step: step)
+    """Times PyTorch with static caches, one operator after the other."""
+    return _time_torch(setting, lambda step: step)
 
 
 def torch_compiled(setting: Setting) -> Timing:
-    """The same through torch.compile, which records CUDA graphs of its own."""
+    """Times the same decoder through torch.compile, which records CUDA graphs of its own."""
 
     def prepare(decoder: Any) -> Any:
         compiled = torch.compile(decoder, mode="reduce-overhead")
@@ -53,10 +61,10 @@ def torch_compiled(setting: Setting) -> Timing:
 
         return step
 
-    return _torch(setting, prepare)
+    return _time_torch(setting, prepare)
 
 
-def _torch(setting: Setting, prepare: Callable[[Any], Any]) -> Timing:
+def _time_torch(setting: Setting, prepare: Callable[[Any], Any]) -> Timing:
     half = torch.float16 if setting.device == "cuda" else torch.float32
     decoder = TorchDecoder(setting.subject.sizes(), setting.batch).eval()
     step = prepare(decoder.to(setting.device, half))
@@ -66,7 +74,7 @@ def _torch(setting: Setting, prepare: Callable[[Any], Any]) -> Timing:
 
 
 def torch_clock(work: Callable[[], None]) -> float:
-    """Returns the milliseconds between two events around a call."""
+    """Returns the milliseconds of a call on the GPU, between two CUDA events."""
     before = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     after = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     before.record()
@@ -77,12 +85,16 @@ def torch_clock(work: Callable[[], None]) -> float:
 
 
 def onnxruntime_cpu(setting: Setting) -> Timing:
-    """This project on the CPU: every token comes back to the host."""
-    return _backend(setting, _load("onnxruntime", setting.subject), None)
+    """Times this project on the CPU, where the host feeds every token back."""
+    return _time_backend(setting, _load("onnxruntime", setting.subject), None)
 
 
 def onnxruntime_cuda(setting: Setting) -> Timing:
-    """This project over ONNX Runtime's CUDA provider."""
+    """Times this project with ONNX Runtime's CUDA provider.
+
+    Raises:
+        SkippedError: the provider or the GPU is missing.
+    """
     try:
         from hybrid_deploy.runtime.backends.onnxruntime.cuda_backend import NAME, load_on
 
@@ -92,33 +104,33 @@ def onnxruntime_cuda(setting: Setting) -> Timing:
         )
     except HybridDeployError as error:
         raise SkippedError(str(error)) from error
-    return _backend(setting, backend, device.elapsed_ms)
+    return _time_backend(setting, backend, device.elapsed_ms)
 
 
 def tensorrt_graph(setting: Setting) -> Timing:
-    """This project over TensorRT: blocks of tokens as one CUDA graph."""
-    return _tensorrt(setting, records=True)
+    """Times this project with TensorRT and one recorded CUDA graph per block of tokens."""
+    return _time_tensorrt(setting, records_graphs=True)
 
 
 def tensorrt_enqueue(setting: Setting) -> Timing:
-    """The same, step by step."""
-    return _tensorrt(setting, records=False)
+    """Times this project with TensorRT and a launch per step."""
+    return _time_tensorrt(setting, records_graphs=False)
 
 
-def _tensorrt(setting: Setting, *, records: bool) -> Timing:
+def _time_tensorrt(setting: Setting, *, records_graphs: bool) -> Timing:
     try:
         from hybrid_deploy.runtime.backends.tensorrt.backend import NAME, load_on
 
         device: Any = open_gpu(NAME)
-        if not records:
-            device.capture = _refuse
+        if not records_graphs:
+            device.capture = _refuse_capture
         backend = load_on(device, setting.subject.bundle, setting.subject.variant)
     except HybridDeployError as error:
         raise SkippedError(str(error)) from error
-    return _backend(setting, backend, device.elapsed_ms)
+    return _time_backend(setting, backend, device.elapsed_ms)
 
 
-def _refuse(work: Callable[[], None]) -> None:
+def _refuse_capture(work: Callable[[], None]) -> None:
     raise CaptureError("asked to launch step by step")
 
 
@@ -129,7 +141,7 @@ def _load(name: str, subject: Subject) -> Backend:
         raise SkippedError(str(error)) from error
 
 
-def _backend(
+def _time_backend(
     setting: Setting, backend: Backend, clock: Callable[[Callable[[], None]], float] | None
 ) -> Timing:
     inputs, notes = setting.subject.inputs(setting.batch), {"fed back by the host"}
@@ -143,12 +155,12 @@ def _backend(
 
     def by_device() -> None:
         assert isinstance(decoding, GeneratesOnDevice)
-        made = 0
+        generated = 0
         for block in decoding.step_blocks(token, position):
             notes.clear()
             notes.add(block.run if block.reason is None else f"{block.run}: {block.reason}")
-            made += len(block.tokens)
-            if made >= setting.tokens:
+            generated += len(block.tokens)
+            if generated >= setting.tokens:
                 break
 
     generate = by_device if isinstance(decoding, GeneratesOnDevice) else by_host

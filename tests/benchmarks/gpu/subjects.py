@@ -1,4 +1,4 @@
-"""The models of the benchmark, in the precision that is timed."""
+"""The models of the benchmark, with a variant in the timed precision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,17 @@ from tests.models.readers import whisper_shape
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the speed of a decoder depends on."""
+    """Sizes of a decoder, from which PyTorch's decoder is built.
+
+    Attributes:
+        layers: number of decoder layers.
+        heads: number of attention heads.
+        head_dim: width of a head.
+        feedforward: hidden width of a feed-forward block.
+        vocabulary: number of tokens in the vocabulary.
+        capacity: largest number of tokens of a sequence.
+        memory: number of memory positions (the encoder's output).
+    """
 
     layers: int
     heads: int
@@ -33,13 +43,13 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is timed.
+    """A timed model.
 
     Attributes:
-        name: in the table.
-        bundle: opened, with the variant.
-        variant: the precision.
-        feedforward: hidden width of the decoder's blocks, which no graph shows.
+        name: name of the model in the table.
+        bundle: opened bundle that has the variant.
+        variant: name of the timed variant.
+        feedforward: hidden width of a feed-forward block, which the graphs do not state.
     """
 
     name: str
@@ -48,7 +58,7 @@ class Subject:
     feedforward: int
 
     def inputs(self, batch: int) -> dict[str, NDArray[Any]]:
-        """Returns noise for the encoder; every symbolic size but the batch is the typical one."""
+        """Returns float32 noise for every encoder input; free axes have their typical size."""
         rng = np.random.default_rng(0)
         dims = {n: d.typical for n, d in self.bundle.manifest.dims.items()} | {"batch": batch}
         spec = self.bundle.graph(self.variant, GraphRole.ENCODER)
@@ -58,7 +68,7 @@ class Subject:
         return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
     def sizes(self) -> Sizes:
-        """Reads the decoder's sizes off its step graph."""
+        """Returns the decoder's sizes, from the shapes of its step graph."""
         spec = self.bundle.graph(self.variant, GraphRole.STEP)
         dims = self.bundle.manifest.dims
         shapes = {t.name: t.shape for t in (*spec.inputs, *spec.outputs)}
@@ -76,14 +86,14 @@ class Subject:
         )
 
     def step_bytes(self, batch: int) -> float | None:
-        """Returns what a step must read: weights, caches and memory; None where it is not known."""
+        """Returns the bytes that a step reads: weights, caches and memory; None if unknown."""
         spec = self.bundle.graph(self.variant, GraphRole.STEP)
         if spec.cost is None:
             return None
         token = next(t for t in spec.inputs if t.name == TOKEN)
-        counted = self.bundle.manifest.dims[str(token.shape[0])].typical
-        rows = spec.cost.cache_bytes + spec.cost.input_bytes
-        return spec.cost.weight_bytes + rows * batch / counted
+        counted_batch = self.bundle.manifest.dims[str(token.shape[0])].typical
+        batch_bytes = spec.cost.cache_bytes + spec.cost.input_bytes
+        return spec.cost.weight_bytes + batch_bytes * batch / counted_batch
 
 
 def _digits(folder: Path) -> None:
@@ -102,7 +112,13 @@ NAMES = tuple(_MAKERS)
 
 
 def make_subject(name: str, variant: str, work: Path) -> Subject:
-    """Exports and converts a model, unless the folder has it."""
+    """Returns a model, exported and converted into a folder unless it is there.
+
+    Args:
+        name: name of the model, one of NAMES.
+        variant: precision of the variant.
+        work: folder of the bundles.
+    """
     make, feedforward = _MAKERS[name]
     path = work / f"{name}.bundle"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""The benchmark's command on a CPU, in short, so that it cannot rot until there is a GPU."""
+"""Tests of the benchmark's command on a CPU, so that it still works when a GPU is there."""
 
 from pathlib import Path
 
@@ -22,8 +22,8 @@ def tiny_subject(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny_subject")
-def test_every_rival_has_a_row_that_says_what_it_did() -> None:
-    rivals = [name for name in RIVALS if name != "PyTorch torch.compile"]  # a minute
+def test_every_rival_has_a_row_with_a_note() -> None:
+    rivals = [name for name in RIVALS if name != "PyTorch torch.compile"]  # takes a minute
     options = [option for rival in rivals for option in ("--rival", rival)]
     arguments = ["--cpu", "--model", MODEL, "--variant", "fp32", "--rounds", "1", *options]
     done = CliRunner().invoke(command.main, arguments)
@@ -38,7 +38,7 @@ def test_every_rival_has_a_row_that_says_what_it_did() -> None:
     assert all(float(row[4]) > 0 and float(row[5]) > 0 for row in timed)
 
 
-def test_without_a_gpu_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_the_error_names_the_cpu_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     done = CliRunner().invoke(command.main, [])
     assert done.exit_code == 2
@@ -46,7 +46,7 @@ def test_without_a_gpu_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_digits_are_what_the_model_is(tmp_path: Path) -> None:
+def test_the_sizes_of_the_digit_reader_are_read_from_its_graph(tmp_path: Path) -> None:
     subject = subjects.make_subject("digits", "fp16", tmp_path)
     sizes = subject.sizes()
     assert (sizes.layers, sizes.heads * sizes.head_dim) == (2, 96)

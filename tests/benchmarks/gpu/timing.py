@@ -1,4 +1,4 @@
-"""Times a loop that makes tokens, by the clock of the host and, on a GPU, by its own."""
+"""Times a loop that generates tokens, with the host's clock and on a GPU with its events."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class SkippedError(Exception):
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians over rounds, per token of the batch.
+    """Times per token of the batch: medians over rounds.
 
     Attributes:
-        gpu_ms: between two events around the loop; None without a GPU.
-        host_ms: from the first call to the last token in the host's memory.
-        note: how it ran.
+        gpu_ms: milliseconds between two CUDA events around the loop; None without a GPU.
+        host_ms: milliseconds from the first call to the last token in the host's RAM.
+        note: description of the run, such as the version of the library.
     """
 
     gpu_ms: float | None
@@ -34,14 +34,15 @@ def time_loop(
     gpu_clock: Callable[[Callable[[], None]], float] | None,
     note: Callable[[], str] = str,
 ) -> Timing:
-    """Times `generate`, which makes `tokens` tokens and ends when the host has them.
+    """Times a loop and returns the median times of a token.
 
     Args:
-        generate: the loop.
-        tokens: how many it makes for each sequence.
-        rounds: how often it is timed, after two rounds that are not.
-        gpu_clock: gives the milliseconds between events around a call.
-        note: is asked at the end how it ran.
+        generate: the loop; it returns when all tokens are in the host's RAM.
+        tokens: number of tokens that the loop generates for each sequence.
+        rounds: number of timed rounds, after two rounds as a warm-up.
+        gpu_clock: function that runs a call and returns its milliseconds on the GPU; None without
+            a GPU.
+        note: function that returns the description of the run; it is called after all rounds.
     """
     for _ in range(2):
         generate()

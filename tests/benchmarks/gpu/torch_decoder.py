@@ -1,6 +1,6 @@
-"""What a good PyTorch user would write: a decoder with static caches and fused attention.
+"""A decoder in PyTorch with static caches and fused attention, as an expert would write it.
 
-Random weights: only the sizes are those of the model that it is compared with.
+It has the sizes of the model that it is compared with, and random weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.benchmarks.gpu.subjects import Sizes
 
 
 class Layer(nn.Module):
-    """One pre-norm layer, one token at a time."""
+    """One pre-norm decoder layer that processes one token of each sequence."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -30,24 +30,32 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, position: Tensor, mask: Tensor, caches: Tensor, memory: Tensor
     ) -> Tensor:
-        """x (batch, width), caches and memory (2, batch, heads, keys, head_dim)."""
+        """Returns the layer's output, (batch, width), and writes the token into the caches.
+
+        Args:
+            x: (batch, width) input.
+            position: (1,) int64 position of the token in every sequence.
+            mask: (1, 1, 1, capacity) bool, True at the visible positions.
+            caches: (2, batch, heads, capacity, head_dim) keys and values, changed in place.
+            memory: (2, batch, heads, positions, head_dim) cross-attention keys and values.
+        """
         batch = len(x)
         query, key, value = (
             self.project(self.norms[0](x)).view(batch, 3, self.heads, 1, -1).unbind(1)
         )
         caches[0].index_copy_(2, position, key)
         caches[1].index_copy_(2, position, value)
-        own = F.scaled_dot_product_attention(query, caches[0], caches[1], attn_mask=mask)
-        x = x + self.out(own.reshape(batch, -1))
+        self_attention = F.scaled_dot_product_attention(query, caches[0], caches[1], attn_mask=mask)
+        x = x + self.out(self_attention.reshape(batch, -1))
         query = self.query(self.norms[1](x)).view(batch, self.heads, 1, -1)
-        seen = F.scaled_dot_product_attention(query, memory[0], memory[1])
-        x = x + self.cross_out(seen.reshape(batch, -1))
+        cross_attention = F.scaled_dot_product_attention(query, memory[0], memory[1])
+        x = x + self.cross_out(cross_attention.reshape(batch, -1))
         result: Tensor = x + self.down(F.gelu(self.up(self.norms[2](x))))
         return result
 
 
 class TorchDecoder(nn.Module):
-    """A decoder with its caches; `forward` makes one token, all rows at one position."""
+    """A decoder with its caches; all its sequences are at the same position."""
 
     caches: Tensor
     memory: Tensor
@@ -67,7 +75,7 @@ class TorchDecoder(nn.Module):
         self.register_buffer("keys", torch.arange(sizes.capacity))
 
     def forward(self, token: Tensor, position: Tensor) -> Tensor:
-        """token (batch,), position (1,) -> the likeliest next token (batch,)."""
+        """Returns the next tokens, (batch,) int64; token is (batch,) int64, position (1,) int64."""
         x = self.embedding(token) + self.positions(position)
         mask = (self.keys <= position)[None, None, None]
         for layer, caches, memory in zip(self.layers, self.caches, self.memory, strict=True):
@@ -79,15 +87,15 @@ class TorchDecoder(nn.Module):
 def greedy_loop(
     step: Callable[[Tensor, Tensor], Tensor], batch: int, tokens: int, device: str
 ) -> Callable[[], None]:
-    """Returns a loop that feeds the tokens back without waiting, and fetches them at the end."""
+    """Returns a loop that feeds tokens back on the device and copies them to the host at last."""
     positions = torch.arange(tokens, device=device)
 
     def generate() -> None:
-        token, made = torch.zeros(batch, dtype=torch.int64, device=device), []
+        token, generated = torch.zeros(batch, dtype=torch.int64, device=device), []
         with torch.inference_mode():
             for index in range(tokens):
                 token = step(token, positions[index : index + 1]).clone()
-                made.append(token)
-        torch.stack(made).cpu()
+                generated.append(token)
+        torch.stack(generated).cpu()
 
     return generate

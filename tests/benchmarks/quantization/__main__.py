@@ -110,7 +110,7 @@ def _automatic(subject: Subject, bundle: Path) -> Iterator[str]:
     data = QuantizationInputs(subject.samples, evaluation=subject.lines)
     report = quantize_automatically(bundle, data, max_drop=_BUDGET, threads=1)
     chosen = "nothing" if report.chosen is None else report.chosen.variant
-    yield f"`quantize --auto --max-drop {_BUDGET}` on this CPU, candidate thread, adds {chosen}:\n"
+    yield f"`quantize --auto --max-drop {_BUDGET}` on this CPU, one thread, adds {chosen}:\n"
     yield render([candidate.record() for candidate in report.candidates], AUTOMATIC_COLUMNS, "md")
 
 

@@ -35,7 +35,7 @@ def read_calls(path: Path) -> list[Call]:
 
 
 class CallReader:
-    """Serves calls with the methods of onnxruntime's CalibrationDataReader and modelopt's readers."""
+    """Serves calls with the methods of onnxruntime's and modelopt's calibration data readers."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self._calls = [dict(call) for call in calls]

@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _static(options: argparse.Namespace) -> None:
-    """Inserts QuantizeLinear and DequantizeLinear after the pre-processing of ONNX Runtime's docs."""
+    """Inserts QuantizeLinear and DequantizeLinear, after ONNX Runtime's own pre-processing."""
     prepared = options.out.with_suffix(".prepared.onnx")
     quant_pre_process(options.graph, prepared, skip_symbolic_shape=True)
     quantize_static(

@@ -19,7 +19,7 @@ from tests.conftest import make_tiny, tiny_job
 @click.command()
 @click.option("--runs", default=10_000, show_default=True, help="How many generations.")
 def main(runs: int) -> None:
-    """Generate again and again; exit code 1 if memory or open files grow."""
+    """Generate again and again; exit code 1 if RAM or open files grow."""
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         job, path = tiny_job(make_tiny()), Path(folder, "tiny.bundle")
         run_export(job, path)

@@ -1,4 +1,4 @@
-"""CTranslate2's Whisper."""
+"""Contender: Whisper in CTranslate2."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ class _Runner:
     def generate(self, count: int) -> Generated:
         memory = self._model.encode(ctranslate2.StorageView.from_array(self._features))
         (result,) = self._model.generate(
-            memory, [self._prompt], beam_size=1, max_length=2 * count,  # it takes half of that
+            memory, [self._prompt], beam_size=1, max_length=2 * count,  # it generates half
             suppress_blank=False, suppress_tokens=[WHISPER_END],
         )  # fmt: skip
         return Generated(result.sequences_ids[0])
 
     def encode(self) -> None:
         features = ctranslate2.StorageView.from_array(self._features)
-        np.array(self._model.encode(features, to_cpu=True))  # waits for it
+        np.array(self._model.encode(features, to_cpu=True))  # waits for the result
 
 
 def load(job: Job, inputs: Inputs) -> _Runner:
-    """Loads the converted model; the form is chosen here."""
+    """Loads the converted model and computes in the job's form."""
     return _Runner(job, inputs)
 
 
 def prepare(job: Job) -> None:
-    """Converts the model, stored in float."""
+    """Converts the model and stores it in float32; `load` applies the form."""
     out = _folder(job)
     if not (out / "model.bin").exists():
         converter = ctranslate2.converters.TransformersConverter(str(job.model))

@@ -1,4 +1,4 @@
-"""Hugging Face transformers: `generate`, eager and with torch.compile and a static cache."""
+"""Contender: `generate` of transformers, eager or with torch.compile and a static cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transformers import VisionEncoderDecoderModel, WhisperForConditionalGenerat
 from tests.benchmarks.cpu.contender import INPUT, Generated, Inputs, Job
 
 PACKAGES = ("transformers", "torch")
-EXACTLY = {"num_beams": 1, "do_sample": False}
+GREEDY = {"num_beams": 1, "do_sample": False}
 WHISPER_TASK = {"language": "en", "task": "transcribe"}
 
 
@@ -19,7 +19,7 @@ class _Runner:
         kind = WhisperForConditionalGeneration if whisper else VisionEncoderDecoderModel
         self._model = kind.from_pretrained(job.model).eval()
         self._encoder = self._model.model.encoder if whisper else self._model.encoder
-        self._options = {**EXACTLY, **(WHISPER_TASK if whisper else {})}
+        self._options = {**GREEDY, **(WHISPER_TASK if whisper else {})}
         if job.form == "compile":
             self._model.forward = torch.compile(self._model.forward)
             self._options["cache_implementation"] = "static"
@@ -38,9 +38,9 @@ class _Runner:
 
 
 def prepare(job: Job) -> None:
-    """Needs nothing."""
+    """Does nothing: the model is used as it is."""
 
 
 def load(job: Job, inputs: Inputs) -> _Runner:
-    """Loads the folder."""
+    """Loads the Hugging Face folder."""
     return _Runner(job, inputs)

@@ -1,4 +1,4 @@
-"""The usual export by hand: two ONNX files without a cache, the decoder run on all tokens."""
+"""Contender: ONNX Runtime on a plain export without a cache; the decoder runs on all tokens."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ class _Runner:
 
 
 def load(job: Job, inputs: Inputs) -> _Runner:
-    """Loads both graphs."""
+    """Loads the encoder and the decoder."""
     return _Runner(job, inputs)
 
 
 def graphs(job: Job) -> tuple[Path, Path]:
-    """Returns the paths of encoder and decoder."""
-    folder = job.made("onnx")
+    """Returns the paths of the encoder and decoder graphs."""
+    folder = job.converted("onnx")
     return folder / "encoder.onnx", folder / "decoder.onnx"
 
 
 def prepare(job: Job) -> None:
-    """Exports; in 8 bits, quantizes the decoder's products dynamically, the usual recipe."""
+    """Exports the model; for 8 bits also quantizes the decoder's products dynamically."""
     encoder, decoder = graphs(job)
     if decoder.exists():
         return
@@ -67,14 +67,14 @@ def prepare(job: Job) -> None:
     prepare(float_job)
     float_encoder, float_decoder = graphs(float_job)
     shutil.copy(float_encoder, encoder)
-    kinds = ["MatMul", "Gemm"]
+    operators = ["MatMul", "Gemm"]
     quantize_dynamic(
-        float_decoder, decoder, weight_type=QuantType.QInt8, op_types_to_quantize=kinds
+        float_decoder, decoder, weight_type=QuantType.QInt8, op_types_to_quantize=operators
     )
 
 
 def export(job: Job, encoder: Path, decoder: Path) -> None:
-    """Writes both graphs, each in one file, the number of tokens dynamic."""
+    """Writes both graphs, each in one file; the number of tokens is a dynamic axis."""
     import torch
     from torch import Tensor, nn
 
@@ -94,7 +94,7 @@ def export(job: Job, encoder: Path, decoder: Path) -> None:
             self.model = model
 
         def forward(self, tokens: Tensor, memory: Tensor) -> Tensor:
-            # left to find out that the mask is causal, PyTorch's exporter gives up
+            # without causal=True, PyTorch's exporter fails in the test of the mask
             return self.model.decode(tokens, memory, causal=True)
 
     model = load_reader(job.workload, job.model)

@@ -1,4 +1,4 @@
-"""onnxruntime-genai, with what its own model builder makes of Whisper."""
+"""Contender: onnxruntime-genai, with a Whisper model from its own model builder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("onnxruntime-genai", "onnxruntime")
 
 class _Runner:
     def __init__(self, job: Job, inputs: Inputs) -> None:
-        config = og.Config(str(job.made("genai")))
+        config = og.Config(str(job.converted("genai")))
         threads = {"session_options": {"intra_op_num_threads": job.threads}}
         config.overlay(json.dumps({"model": {"encoder": threads, "decoder": threads}}))
         self._model = og.Model(config)
@@ -31,22 +31,22 @@ class _Runner:
             do_sample=False, num_beams=1, batch_size=1, min_length=length, max_length=length
         )
         generator = og.Generator(self._model, params)
-        given = og.NamedTensors()  # what its processor makes of sound
-        given["input_ids"], given["audio_features"] = self._prompt, self._features
-        generator.set_inputs(given)
+        tensors = og.NamedTensors()  # the features that its processor would compute
+        tensors["input_ids"], tensors["audio_features"] = self._prompt, self._features
+        generator.set_inputs(tensors)
         while not generator.is_done():
             generator.generate_next_token()
         return Generated(generator.get_sequence(0)[-count:].tolist())
 
 
 def load(job: Job, inputs: Inputs) -> _Runner:
-    """Loads the folder of a build."""
+    """Loads the folder that the model builder wrote."""
     return _Runner(job, inputs)
 
 
 def prepare(job: Job) -> None:
-    """Runs its builder for the CPU."""
-    out = job.made("genai")
+    """Runs the model builder for the CPU."""
+    out = job.converted("genai")
     if (out / "genai_config.json").exists():
         return
     shutil.rmtree(out, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""openvino-genai's Whisper pipeline, weights in float, 8 or 4 bits."""
+"""Contender: the Whisper pipeline of openvino-genai, with weights in float, 8 or 4 bits."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ PACKAGES = ("openvino-genai", "openvino")
 class _Runner:
     def __init__(self, job: Job, inputs: Inputs) -> None:
         self._pipeline = og.WhisperPipeline(
-            str(job.made("openvino")), "CPU", **properties(job.threads)
+            str(job.converted("openvino")), "CPU", **properties(job.threads)
         )
         self._config = self._pipeline.get_generation_config()
         self._config.language, self._config.task = "<|en|>", "transcribe"
         self._config.return_timestamps = False
         self._audio = inputs[AUDIO].tolist()
-        self._heard: dict[int, list[int]] = {}
+        self._tokens_by_count: dict[int, list[int]] = {}
 
     def generate(self, count: int) -> Generated:
         self._config.max_new_tokens = self._config.min_new_tokens = count
         listeners = []
-        if count not in self._heard:  # once: it takes a thread, which would slow what is timed
+        # only in the first call: a listener takes a thread and slows the pipeline
+        if count not in self._tokens_by_count:
             listeners = [_Listener()]
         result = self._pipeline.generate(self._audio, self._config, *listeners)
         for listener in listeners:
-            self._heard[count] = listener.tokens[-count:]
-        made = result.perf_metrics.get_num_generated_tokens()
-        if made != count:
-            raise RuntimeError(f"made {made} tokens, not {count}")
+            self._tokens_by_count[count] = listener.tokens[-count:]
+        generated = result.perf_metrics.get_num_generated_tokens()
+        if generated != count:
+            raise RuntimeError(f"generated {generated} tokens, not {count}")
         mel = result.perf_metrics.get_features_extraction_duration()
-        return Generated(self._heard[count], outside_ms=mel.mean)
+        return Generated(self._tokens_by_count[count], outside_ms=mel.mean)
 
 
 class _Listener(og.StreamerBase):  # type: ignore[misc]
-    """Keeps the tokens: the pipeline itself gives text."""
+    """Collects the tokens, because the pipeline itself returns text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,14 +49,14 @@ class _Listener(og.StreamerBase):  # type: ignore[misc]
         return og.StreamingStatus.RUNNING
 
     def end(self) -> None:
-        """Does nothing: everything was written."""
+        """Does nothing: `write` has collected every token."""
 
 
 def load(job: Job, inputs: Inputs) -> _Runner:
-    """Loads the folder of an export."""
+    """Loads the exported folder."""
     return _Runner(job, inputs)
 
 
 def prepare(job: Job) -> None:
-    """Exports with Optimum Intel, and compresses the weights with NNCF."""
+    """Exports with Optimum Intel; for 8 and 4 bits compresses the weights with NNCF."""
     export_with_optimum(job)

@@ -1,4 +1,4 @@
-"""Optimum Intel's OpenVINO models."""
+"""Contender: the OpenVINO models of Optimum Intel."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ PACKAGES = ("optimum-intel", "openvino", "transformers", "torch")
 
 class _Runner:
     def __init__(self, job: Job, inputs: Inputs) -> None:
-        torch.set_num_threads(1)  # kinder than its default: two spinning pools fight for the cores
+        # faster than its default, where two busy-waiting thread pools share the cores
+        torch.set_num_threads(1)
         config = {name: str(value) for name, value in properties(job.threads).items()}
-        self._model = OVModelForVision2Seq.from_pretrained(job.made("openvino"), ov_config=config)
+        self._model = OVModelForVision2Seq.from_pretrained(
+            job.converted("openvino"), ov_config=config
+        )
         self._input = torch.from_numpy(inputs[INPUT])
 
     def generate(self, count: int) -> Generated:
@@ -29,10 +32,10 @@ class _Runner:
 
 
 def load(job: Job, inputs: Inputs) -> _Runner:
-    """Loads the folder of an export."""
+    """Loads the exported folder."""
     return _Runner(job, inputs)
 
 
 def prepare(job: Job) -> None:
-    """Exports with Optimum Intel, and compresses the weights with NNCF."""
+    """Exports with Optimum Intel; for 8 bits compresses the weights with NNCF."""
     export_with_optimum(job)

@@ -1,4 +1,4 @@
-"""Optimum's ONNX Runtime models, and its dynamic quantization to 8 bits."""
+"""Contender: the ONNX Runtime models of Optimum, in float or dynamically quantized to 8 bits."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ _ERRORS_ONLY = 3
 
 class _Runner:
     def __init__(self, job: Job, inputs: Inputs) -> None:
-        torch.set_num_threads(1)  # kinder than its default: two spinning pools fight for the cores
+        # faster than its default, where two busy-waiting thread pools share the cores
+        torch.set_num_threads(1)
         options = ort.SessionOptions()
         options.intra_op_num_threads = job.threads
         options.log_severity_level = _ERRORS_ONLY
         whisper = job.workload == "whisper"
         kind = ORTModelForSpeechSeq2Seq if whisper else ORTModelForVision2Seq
         self._model = kind.from_pretrained(
-            job.made("optimum"), session_options=options, provider="CPUExecutionProvider"
+            job.converted("optimum"), session_options=options, provider="CPUExecutionProvider"
         )
         self._input = torch.from_numpy(inputs[INPUT])
         self._options = {"language": "en", "task": "transcribe"} if whisper else {}
@@ -52,13 +53,13 @@ class _Runner:
 
 
 def load(job: Job, inputs: Inputs) -> _Runner:
-    """Loads the folder of an export."""
+    """Loads the exported folder."""
     return _Runner(job, inputs)
 
 
 def prepare(job: Job) -> None:
-    """Exports with Optimum; in 8 bits, quantizes every graph for AVX512-VNNI."""
-    out = job.made("optimum")
+    """Exports with Optimum; for 8 bits also quantizes every graph for AVX512-VNNI."""
+    out = job.converted("optimum")
     if (out / "config.json").exists():
         return
     if job.form == "fp32":
@@ -69,7 +70,7 @@ def prepare(job: Job) -> None:
 
     float_job = Job(job.workload, "fp32", job.threads, job.work)
     prepare(float_job)
-    folder = float_job.made("optimum")
+    folder = float_job.converted("optimum")
     config = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=False)
     for graph in sorted(folder.glob("*.onnx")):
         quantizer = ORTQuantizer.from_pretrained(folder, file_name=graph.name)
@@ -81,7 +82,7 @@ def prepare(job: Job) -> None:
 def _export(job: Job, out: Path) -> None:
     from optimum.exporters.onnx import main_export
 
-    with tempfile.TemporaryDirectory() as name:  # it writes into the model's folder
+    with tempfile.TemporaryDirectory() as name:  # main_export writes into the model's folder
         copy = shutil.copytree(job.model, Path(name, "model"))
         main_export(
             str(copy), str(out), task=_TASKS[job.workload], opset=_OPSET, do_validation=False,

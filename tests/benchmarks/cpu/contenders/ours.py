@@ -1,4 +1,4 @@
-"""hybrid-deploy: the variants of a bundle, by the public API."""
+"""Contender: hybrid-deploy, the variants of a bundle through the public API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hybrid_deploy.runtime.session.session import Session, Timings, load_session
 from tests.benchmarks.cpu.contender import INPUT, Generated, Inputs, Job
 
 PACKAGES = ("hybrid-deploy", "onnxruntime")
-_BACKEND = onnxruntime_backend.OnnxRuntimeBackend.name  # imported now, as the rivals' libraries are
+_BACKEND = onnxruntime_backend.OnnxRuntimeBackend.name  # counts its import, as for the rivals
 BUNDLE = "ours.bundle"
 _SAMPLES = 2
 
@@ -37,30 +37,30 @@ class _Runner:
 
 
 def load(job: Job, inputs: Inputs) -> _Runner:
-    """Loads a variant."""
+    """Loads the variant that the job's form names."""
     return _Runner(job, inputs)
 
 
 def generate(session: Session, inputs: Inputs, count: int) -> tuple[tuple[int, ...], Timings]:
-    """Runs one input for so many new tokens."""
+    """Generates `count` tokens for one input and returns them with the timings."""
     options = GenerateOptions(max_new_tokens=count)
     (result,), timings = session.run_arrays(inputs, options=options)
     return result.tokens, timings
 
 
 def encoder_input(session: Session) -> str:
-    """Returns the name of the encoder's one input."""
+    """Returns the name of the encoder's only input."""
     (tensor,) = session.bundle.graph(session.variant, GraphRole.ENCODER).inputs
     return tensor.name
 
 
 def bundle_path(job: Job) -> Path:
-    """Returns the folder of a workload's bundle, which holds all variants."""
+    """Returns the folder of a workload's bundle, which has all our variants."""
     return job.folder / BUNDLE
 
 
 def prepare(job: Job) -> None:
-    """Exports the model, and adds the variant where it is not the float one."""
+    """Exports the model unless the bundle exists, and adds the job's variant if it is missing."""
     path = bundle_path(job)
     if not path.exists():
         _export(job, path)
@@ -97,7 +97,7 @@ def _export(job: Job, path: Path) -> None:
 
 
 def _samples(job: Job, name: str) -> Path:
-    """Writes inputs to calibrate with: the workload's own, and others like it."""
+    """Writes calibration inputs, the workload's own and a noisy copy, and returns their folder."""
     folder = job.folder / "samples"
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""A plain PyTorch model whose decoder is run on all tokens so far, for every token."""
+"""Contender: a plain PyTorch model without a cache; the decoder runs on all tokens."""
 
 from __future__ import annotations
 
@@ -39,17 +39,18 @@ class _Runner:
 
 
 def prepare(job: Job) -> None:
-    """Needs nothing."""
+    """Does nothing: the model is used as it is."""
 
 
 def load(job: Job, inputs: Inputs) -> _Runner:
-    """Loads the weights; in 8 bits those of nn.Linear, as PyTorch's dynamic quantization does."""
+    """Loads the weights; for 8 bits PyTorch quantizes every nn.Linear dynamically."""
     return _Runner(job, inputs)
 
 
 def _in_8_bits(model: LineReader) -> LineReader:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is to move to another package
+        # PyTorch warns that quantize_dynamic moves to another package
+        warnings.simplefilter("ignore")
         quantized: LineReader = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
             model, {torch.nn.Linear}, dtype=torch.qint8
         )
