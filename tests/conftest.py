@@ -157,7 +157,7 @@ def page(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Path of the float bundle of a tiny untrained reader; two start tokens make prefill run."""
+    """Path of the float bundle of a tiny untrained reader; it has two start tokens."""
     from hybrid_deploy.export.reference.model import DigitReader
     from hybrid_deploy.export.reference.vocabulary import VOCABULARY
 

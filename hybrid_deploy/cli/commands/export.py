@@ -61,7 +61,7 @@ def export(
     """Export a trained model into a bundle that decodes one token at a time.
 
     FACTORY takes no arguments and returns a torch.nn.Module with encode() and decode(), which the
-    options describe, or a hybrid_deploy.export.export_job.ExportJob, which describes itself: only
+    options describe, or a hybrid_deploy.export.ExportJob, which describes itself: only
     --weights, --opset, --head, --batch, --dtype and --name go with it, and replace its own values.
     FOLDER is the folder that save_pretrained wrote of a Hugging Face encoder-decoder model;
     --max-length goes with it too. Nothing is written unless the exported graphs decode the same
