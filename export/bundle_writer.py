@@ -10,7 +10,6 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from hybrid_deploy import __version__
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import (
     SCHEMA_VERSION,
@@ -40,6 +39,7 @@ from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
 from hybrid_deploy.onnx_graphs.files import describe, load_graphs, save_graphs
 from hybrid_deploy.runtime.preprocess.prepare import is_companion_text
 from hybrid_deploy.runtime.session.session import Session
+from hybrid_deploy.version import __version__
 
 
 @dataclass(frozen=True)

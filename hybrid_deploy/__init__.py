@@ -7,8 +7,18 @@ the export, so it needs neither PyTorch nor ONNX.
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from hybrid_deploy.version import __version__
+
+if TYPE_CHECKING:
+    from hybrid_deploy.bundle.bundle import open_bundle
+    from hybrid_deploy.calibration.quantize import quantize_bundle
+    from hybrid_deploy.export.exporter import export_model
+    from hybrid_deploy.runtime.engines.build import build_engines
+    from hybrid_deploy.runtime.generation.options import GenerateOptions
+    from hybrid_deploy.runtime.session.profile import profile_session
+    from hybrid_deploy.runtime.session.session import load_session
 
 _HOMES = {  # public name -> module that defines it
     "GenerateOptions": "hybrid_deploy.runtime.generation.options",
@@ -20,7 +30,16 @@ _HOMES = {  # public name -> module that defines it
     "quantize_bundle": "hybrid_deploy.calibration.quantize",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "GenerateOptions",
+    "__version__",
+    "build_engines",
+    "export_model",
+    "load_session",
+    "open_bundle",
+    "profile_session",
+    "quantize_bundle",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -22,7 +22,8 @@ MOST_FILES: Mapping[str, int] = {
 }
 """Largest number of Python files in one folder, by the top folder that it is in."""
 
-_README = "README.md"
+_README, _INIT = "README.md", "__init__.py"
+_MADE = ("build", "dist", "quickstart")  # folders that the make targets write, not tracked
 _WITH_README = ("hybrid_deploy", "export", "calibration", "runtime")
 
 
@@ -49,7 +50,9 @@ def rooms(root: Path) -> Iterator[Room]:
     """Measures every folder with Python files; symbolic links are not followed."""
     for top, most_files in MOST_FILES.items():
         for folder in (root / top, *sorted(_real_folders(root / top))):
-            lengths = {path.name: _count_lines(path) for path in folder.glob("*.py")}
+            lengths = {
+                path.name: _count_lines(path) for path in folder.glob("*.py*") if _is_python(path)
+            }
             if lengths:
                 longest = max(lengths, key=lambda name: lengths[name])
                 relative = folder.relative_to(root).as_posix()
@@ -57,9 +60,17 @@ def rooms(root: Path) -> Iterator[Room]:
 
 
 def faults(root: Path) -> list[str]:
-    """Returns one line for each broken limit; an empty list if all limits hold."""
+    """Returns one line for each broken limit; an empty list if all limits hold.
+
+    A source folder without `__init__.py` is one too: import-linter would not see it.
+    """
     measured = list(rooms(root))
     broken = [f"{top} holds no Python file" for top in MOST_FILES if not _has(measured, top)]
+    broken += [f"{path} stands in no room" for path in _outside(root)]
+    for room in measured:
+        is_package = (root / room.path / _INIT).is_file()
+        if room.path.split("/")[0] in _WITH_README and not is_package:
+            broken.append(f"{room.path} has no {_INIT}")
     for room in measured:
         if room.files > room.most_files:
             broken.append(f"{room.path} holds {room.files} files, {room.most_files} at most")
@@ -82,6 +93,19 @@ def _real_folders(folder: Path) -> Iterator[Path]:
         if path.is_dir() and not path.is_symlink() and path.name != "__pycache__":
             yield path
             yield from _real_folders(path)
+
+
+def _outside(root: Path) -> Iterator[str]:
+    """Lists the Python files that belong to none of the parts, as relative paths."""
+    folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    for path in (*root.glob("*.py"), *(f for folder in folders for f in folder.rglob("*.py"))):
+        relative = path.relative_to(root)
+        if relative.parts[0] not in (*MOST_FILES, *_MADE):
+            yield relative.as_posix()
+
+
+def _is_python(path: Path) -> bool:
+    return path.suffix in (".py", ".pyi")
 
 
 def _count_lines(path: Path) -> int:

@@ -20,6 +20,7 @@ def house(tmp_path: Path) -> Path:
         (tmp_path / top).mkdir()
         (tmp_path / top / "one.py").write_text("x = 1\n")
         (tmp_path / top / "README.md").write_text("what is here\n")
+        (tmp_path / top / "__init__.py").touch()
     assert faults(tmp_path) == []
     return tmp_path
 
@@ -33,7 +34,8 @@ def test_this_repository_keeps_every_limit() -> None:
 def test_one_file_too_many_is_reported(house: Path, top: str) -> None:
     room = house / top / "inner" / "room"
     room.mkdir(parents=True)
-    for number in range(MOST_FILES[top]):
+    (room / "__init__.py").touch()
+    for number in range(MOST_FILES[top] - 1):
         (room / f"f{number}.py").write_text("x = 1\n")
     assert faults(house) == []
     (room / "more.py").write_text("x = 1\n")
@@ -51,8 +53,28 @@ def test_one_line_too_many_is_reported(house: Path, top: str) -> None:
 
 def test_a_missing_top_folder_and_a_missing_readme_are_reported(house: Path) -> None:
     (house / "runtime" / "one.py").unlink()
+    (house / "runtime" / "__init__.py").unlink()
     (house / "export" / "README.md").unlink()
     assert faults(house) == ["runtime holds no Python file", "export has no README.md"]
+
+
+def test_a_folder_that_is_no_package_is_reported(house: Path) -> None:
+    """import-linter does not see the modules of such a folder."""
+    (house / "runtime" / "hidden").mkdir()
+    (house / "runtime" / "hidden" / "one.py").write_text("import torch\n")
+    assert faults(house) == ["runtime/hidden has no __init__.py"]
+
+
+def test_a_file_outside_the_rooms_is_reported(house: Path) -> None:
+    (house / "helper.py").write_text("x = 1\n")
+    (house / "tools").mkdir()
+    (house / "tools" / "one.py").write_text("x = 1\n")
+    assert faults(house) == ["helper.py stands in no room", "tools/one.py stands in no room"]
+
+
+def test_a_stub_counts_as_a_file(house: Path) -> None:
+    (house / "runtime" / "long.pyi").write_text("x: int\n" * (MOST_LINES + 1))
+    assert faults(house) == [f"runtime/long.pyi has {MOST_LINES + 1} lines, {MOST_LINES} at most"]
 
 
 def test_symbolic_links_are_not_followed(house: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Protocol
 import msgspec
 import onnxruntime as ort
 
-from hybrid_deploy import __version__
 from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.version import __version__
 
 
 class Fingerprint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

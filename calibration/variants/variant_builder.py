@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from hybrid_deploy import __version__
 from hybrid_deploy.bundle.bundle import Bundle, StagedVariant, open_bundle, staged_variant
 from hybrid_deploy.calibration.evaluation.decode_all import DecodedSet, decode_all
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation, evaluate
@@ -30,6 +29,7 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import CalibrationError, HybridDeployError, UsageError
 from hybrid_deploy.onnx_graphs.files import save_graphs
 from hybrid_deploy.progress import Progress
+from hybrid_deploy.version import __version__
 
 _EMULATION = "emulation"
 _RANKING_SAMPLES = 8

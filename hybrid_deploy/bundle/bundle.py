@@ -85,7 +85,7 @@ class Bundle:
         return sum(record.size_bytes for file, record in files if Path(file).parts[0] == home)
 
 
-def open_bundle(path: Path, *, only: str | None = None) -> Bundle:
+def open_bundle(path: str | Path, *, only: str | None = None) -> Bundle:
     """Checks the files of a bundle against its manifest, and returns the bundle.
 
     Args:
@@ -98,6 +98,7 @@ def open_bundle(path: Path, *, only: str | None = None) -> Bundle:
         BundleError: the manifest is damaged or has another schema version, or a file is missing or
             changed.
     """
+    path = Path(path)
     manifest_path = path / MANIFEST_FILE
     if not path.exists():
         raise InputError(f"{path} does not exist")

@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from hybrid_deploy import __version__
 from hybrid_deploy.cli.exit_codes import INTERRUPTED, CommandGroup
+from hybrid_deploy.version import __version__
 
 
 @click.group(

@@ -55,7 +55,7 @@ class Profile:
 
 def profile_session(
     session: Session,
-    files: Sequence[Path],
+    files: Sequence[str | Path],
     *,
     runs: int = 50,
     warmup: int = 5,

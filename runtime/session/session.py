@@ -52,7 +52,7 @@ class Session:
 
     def run_files(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[str | Path],
         *,
         texts: Sequence[str] | None = None,
         prompt: Sequence[int] = (),
@@ -109,7 +109,7 @@ class Session:
 
     def stream(
         self,
-        inputs: Sequence[Path] | Mapping[str, NDArray[Any]],
+        inputs: Sequence[str | Path] | Mapping[str, NDArray[Any]],
         *,
         texts: Sequence[str] | None = None,
         prompt: Sequence[int] = (),
@@ -138,14 +138,14 @@ class Session:
 
     def run_many(
         self,
-        items: Iterable[Path | Arrays],
+        items: Iterable[str | Path | Arrays],
         *,
         prompt: Sequence[int] = (),
         options: GenerateOptions | None = None,
         cancel: threading.Event | None = None,
         batch: int = 1,
         ahead: int = _BATCHES_AHEAD,
-    ) -> Iterator[Outcome[Path | Arrays]]:
+    ) -> Iterator[Outcome[str | Path | Arrays]]:
         """Returns an iterator that runs any number of inputs, and yields their outcomes in order.
 
         While one batch is decoded, a thread prepares the next ones. An input that fails has its
@@ -170,7 +170,7 @@ class Session:
 
     def run_long_audio(
         self,
-        path: Path,
+        path: str | Path,
         *,
         prompt: Sequence[int] = (),
         options: GenerateOptions | None = None,
@@ -205,7 +205,7 @@ class Session:
                 "windows; run it without --long, with run_files"
             )
         window_s = longest_s(spec, window_s)
-        signal = load_audio(path, spec.sampling_rate)
+        signal = load_audio(Path(path), spec.sampling_rate)
 
         def prepare_windows(batch_windows: Sequence[Window]) -> Arrays:
             signals = [window.signal for window in batch_windows]
@@ -216,7 +216,7 @@ class Session:
         return self._run_batches(all_windows, prepare_windows, request, batch, _BATCHES_AHEAD)
 
     def prepare(
-        self, paths: Sequence[Path], *, texts: Sequence[str] | None = None
+        self, paths: Sequence[str | Path], *, texts: Sequence[str] | None = None
     ) -> dict[str, NDArray[Any]]:
         """Returns the encoder inputs of one batch of files and texts, padded, with their masks.
 
@@ -229,7 +229,9 @@ class Session:
         """
         preprocess = self.bundle.manifest.preprocess
         return self._convert_masks(
-            prepare(paths, preprocess, folder=self.bundle.folder, texts=texts)
+            prepare(
+                [Path(path) for path in paths], preprocess, folder=self.bundle.folder, texts=texts
+            )
         )
 
     def prompt_tokens(self, text: str) -> list[int]:
@@ -271,12 +273,12 @@ class Session:
         )
         return prefetcher.outcomes(items)
 
-    def _prepare_batch(self, items: Sequence[Path | Arrays]) -> Arrays:
+    def _prepare_batch(self, items: Sequence[str | Path | Arrays]) -> Arrays:
         """Returns the encoder inputs of one batch of files or arrays."""
-        paths = [item for item in items if isinstance(item, Path)]
+        paths = [item for item in items if isinstance(item, (str, Path))]
         if len(paths) == len(items):
             return self.prepare(paths)
-        arrays = [self.prepare([item]) if isinstance(item, Path) else item for item in items]
+        arrays = [self.prepare([item]) if isinstance(item, (str, Path)) else item for item in items]
         for inputs in arrays:
             if any(not array.ndim or len(array) != 1 for array in inputs.values()):
                 raise InputError("each of several inputs must be a batch of one; split it")

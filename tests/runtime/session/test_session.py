@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.errors import BackendError, InputError, UsageError
 from hybrid_deploy.runtime.backends.onnxruntime import (
     variant_sessions as onnxruntime_graphs,
@@ -33,6 +33,20 @@ def test_golden_sample(session: Session, tiny_path: Path) -> None:
     assert result.scores is None, "scores cost time, so they are computed only when requested"
     assert len(timings.step_ms) == len(result.tokens) - 1
     assert timings.total_ms >= timings.encoder_ms > 0
+
+
+def test_paths_may_be_strings(tiny_path: Path) -> None:
+    bundle = open_bundle(str(tiny_path))
+    session = load_session(str(tiny_path))
+    (sample,) = bundle.manifest.golden
+    file = str(tiny_path / sample.file)
+    (result,), _ = session.run_files([file])
+    assert result.tokens == sample.tokens
+    (outcome,) = session.run_many([file])
+    assert outcome.result is not None and outcome.result.tokens == sample.tokens
+    with session.stream([file]) as stream:
+        assert [event.token for event in stream] == list(sample.tokens)
+    assert profile_session(session, [file], runs=1, warmup=0).stage("total").count == 1
 
 
 def test_batch_equals_single(session: Session) -> None:
