@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from hybrid_deploy.export.exporter import ExportReport
 
 _FLOAT = "fp32"
+_ENDS_AT_ONCE = 2
+"""Golden samples of this many tokens or fewer say little about the caches."""
 
 
 @click.command(
@@ -172,11 +174,18 @@ def _golden_line(path: Path) -> str:
 
     manifest = decode_manifest((path / MANIFEST_FILE).read_bytes(), str(path))
     lengths = [len(sample.tokens) for sample in manifest.golden]
-    sizes = f"{min(lengths)}" if min(lengths) == max(lengths) else f"{min(lengths)}-{max(lengths)}"
-    line = f"golden samples for verify: {len(lengths)}, of {sizes} tokens"
-    if manifest.real_golden:
-        return line
-    return f"{line}, the example alone; --samples FOLDER keeps real inputs"
+    shortest, longest = min(lengths), max(lengths)
+    sizes = f"{longest}" if shortest == longest else f"{shortest} to {longest}"
+    line = f"golden samples for verify: {len(lengths)}, of {sizes} {_tokens(longest)}"
+    if longest <= _ENDS_AT_ONCE:
+        line += "; the model ends at once on all of them, so verify checks little"
+    if not manifest.real_golden:
+        line += "; the example alone: --samples FOLDER keeps real inputs"
+    return line
+
+
+def _tokens(count: int) -> str:
+    return "token" if count == 1 else "tokens"
 
 
 def _check_half_variant(job: ExportJob, dtype: str) -> None:

@@ -281,3 +281,19 @@ def test_without_start_tokens_a_prompt_is_recorded(tmp_path: Path, line: Path) -
     assert (sample.file, sample.prompt) == ("golden/line.png", (1,))  # 0 pads, 2 ends
     verified = CliRunner().invoke(main, ["verify", str(out)])
     assert verified.exit_code == 0, verified.stderr
+
+
+def test_a_model_that_ends_at_once_says_so(tmp_path: Path, line: Path) -> None:
+    def checked_tokens(*ends: int) -> str:
+        tokens = [option for token in ends for option in ("--end", token)]
+        out = tmp_path / f"{len(ends)}.bundle"
+        args = ("--example", line, "--height", 8, "--max-length", 8, "--start", 1, *tokens)
+        result = export(MODEL, *args, "-o", out)
+        assert result.exit_code == 0, result.stderr
+        return result.stderr.splitlines()[-1]
+
+    assert checked_tokens() == "golden samples for verify: 1, of 7 tokens"
+    assert checked_tokens(*range(11)) == (
+        "golden samples for verify: 1, of 1 token; the model ends at once on all of them, so "
+        "verify checks little"
+    )
