@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import onnx_ir as ir
+from torch import Tensor
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import (
@@ -24,22 +26,33 @@ from hybrid_deploy.contract import (
     BATCH_DIM,
     FLOAT_VARIANT,
     LAST,
+    LOGITS,
     POSITION,
     TOKEN,
     TOKENS,
     GraphRole,
     Head,
 )
-from hybrid_deploy.errors import UsageError
+from hybrid_deploy.errors import InputError
 from hybrid_deploy.export.export_job import TOP_K, ExportJob
 from hybrid_deploy.export.lowering.fixed_batch import fix_batch
 from hybrid_deploy.export.lowering.output_heads import attach_head, check_head
+from hybrid_deploy.export.model.dynamic_axes import DynamicAxes, resized
 from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
 from hybrid_deploy.onnx_graphs.files import describe, load_graphs, save_graphs
+from hybrid_deploy.runtime.generation.options import GenerateOptions
+from hybrid_deploy.runtime.preprocess.array_files import ARRAYS_SUFFIX
 from hybrid_deploy.runtime.preprocess.prepare import is_companion_text
 from hybrid_deploy.runtime.session.session import Session
 from hybrid_deploy.version import __version__
+
+GOLDEN_FOLDER = "golden"
+EXAMPLE_FILE = f"example{ARRAYS_SUFFIX}"
+"""File of the example in a bundle without other golden samples."""
+
+_EXAMPLE_TOKENS = 64
+"""Largest number of tokens that the model itself decodes from its example."""
 
 
 @dataclass(frozen=True)
@@ -123,28 +136,87 @@ def manifest_of(
 def write_golden(bundle: Bundle, job: ExportJob) -> tuple[GoldenSample, ...]:
     """Writes the golden files, and decodes each of them with the model itself.
 
+    A job without golden files keeps its example as the only golden sample. A model without start
+    tokens continues a prompt of one token, which the sample records.
+
     Returns:
         One golden sample for each file: its path in the bundle, its tokens and its text. A text
         file that belongs to another file has no sample of its own.
 
     Raises:
-        UsageError: the job has golden files but no start tokens.
-        InputError: a file does not fit the job's `preprocess`.
+        InputError: a file does not fit the job's `preprocess`, or the example holds NaN or
+            infinity.
     """
-    generation = job.spec.generation
-    if job.golden and not generation.start_tokens:
-        raise UsageError(
-            "golden samples need start tokens; give start_tokens or leave out the golden samples"
-        )
-    session = Session(bundle, FLOAT_VARIANT, FullRerun(job.model, generation.max_length))
-    samples = []
+    session = Session(bundle, FLOAT_VARIANT, FullRerun(job.model, job.spec.generation.max_length))
+    prompt = () if job.spec.generation.start_tokens else (_first_ordinary_token(bundle, job),)
+    folder = _make_folder(bundle.folder / GOLDEN_FOLDER)
     for name, content in job.golden.items():
-        (_make_folder(bundle.folder / "golden") / name).write_bytes(content)
-    for path in (bundle.folder / "golden" / name for name in job.golden):
-        if not is_companion_text(path, job.spec.preprocess):
-            (result,), _ = session.run_files([path])
-            samples.append(GoldenSample(f"golden/{path.name}", result.tokens, result.text or ""))
-    return tuple(samples)
+        (folder / name).write_bytes(content)
+    paths = [folder / name for name in job.golden]
+    samples = tuple(
+        _golden_sample(session, path, prompt)
+        for path in paths
+        if not is_companion_text(path, job.spec.preprocess)
+    )
+    return samples or (_example_sample(session, job, folder, prompt),)
+
+
+def _golden_sample(
+    session: Session, path: Path, prompt: tuple[int, ...], max_new_tokens: int | None = None
+) -> GoldenSample:
+    """Decodes a golden file with the session of the model itself."""
+    options = None if max_new_tokens is None else GenerateOptions(max_new_tokens=max_new_tokens)
+    results, _ = session.run_files([path], prompt=prompt, options=options)
+    if len(results) != 1:
+        raise InputError(
+            f"golden sample {path.name} holds {len(results)} inputs; give a file for each"
+        )
+    return GoldenSample(
+        file=f"{GOLDEN_FOLDER}/{path.name}",
+        tokens=results[0].tokens,
+        text=results[0].text or "",
+        prompt=prompt,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def _example_sample(
+    session: Session, job: ExportJob, folder: Path, prompt: tuple[int, ...]
+) -> GoldenSample:
+    """Stores the first row of the example as a golden sample, and decodes it.
+
+    An example is often noise that no end token follows, and each token of the model itself is a
+    full run, so the number of tokens is limited.
+    """
+    example, dynamic = job.example, job.spec.dynamic
+    if not _lies_in_ranges(example, dynamic):
+        example = resized(example, dynamic, "typical")
+    path = folder / EXAMPLE_FILE
+    save: Any = np.savez_compressed
+    save(path, **{name: value[:1].numpy() for name, value in example.items()})
+    generation = job.spec.generation
+    room = generation.max_length - len(generation.start_tokens) - len(prompt)
+    limit = _EXAMPLE_TOKENS if room > _EXAMPLE_TOKENS else None
+    sample = _golden_sample(session, path, prompt, limit)
+    return msgspec.structs.replace(sample, is_example=True)
+
+
+def _lies_in_ranges(example: Mapping[str, Tensor], dynamic: DynamicAxes) -> bool:
+    """Returns whether every varying axis of the example has a declared size."""
+    return all(
+        axis.sizes.min <= example[name].shape[index] <= axis.sizes.max
+        for name, axes in dynamic.items()
+        for index, axis in axes.items()
+        if name in example
+    )
+
+
+def _first_ordinary_token(bundle: Bundle, job: ExportJob) -> int:
+    """Returns the smallest token id that is neither an end token nor the pad token."""
+    special = {*job.spec.generation.end_tokens, job.spec.generation.pad_token}
+    outputs = bundle.graph(FLOAT_VARIANT, GraphRole.STEP).outputs
+    size = next(int(tensor.shape[-1]) for tensor in outputs if tensor.name == LOGITS)
+    return next((token for token in range(size) if token not in special), 0)
 
 
 def replace_head(job: ExportJob, bundle: Bundle, written: WrittenGraphs) -> WrittenGraphs:

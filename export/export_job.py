@@ -107,7 +107,7 @@ class ExportJob:
         spec: description of the model for the bundle.
         checks: batches of encoder inputs that the parity gate decodes with model and graphs.
         golden: contents of sample files, by name; the bundle stores each with the tokens that
-            the model decodes from it.
+            the model decodes from it. If there are none, it stores the example's first row.
         form: form of the exported graphs.
     """
 

@@ -106,7 +106,7 @@ def export_model(
         checks: batches of inputs that the parity gate decodes with the model and the graphs; it
             always compares random prompts on the example.
         golden: contents of sample files for `verify`, by name; the bundle stores them with their
-            tokens.
+            tokens. Without any, it stores the first row of the example.
         name: name of the model; None takes the name of its class.
         force: whether to replace an existing bundle.
         progress: called when a stage begins and ends, and in stage `CHECK` with the number of
@@ -163,8 +163,10 @@ def run_export(
 
     Raises:
         UnsupportedModelError: the model cannot be decoded incrementally.
-        UsageError: a token lies outside the model's vocabulary, the start tokens fill `max_length`,
-            or there are golden samples without start tokens.
+        UsageError: a token lies outside the model's vocabulary, or the start tokens fill
+            `max_length`.
+        InputError: a golden file does not fit the job's `preprocess`, or the example that is kept
+            in place of golden files holds NaN or infinity.
         ExportError: an operator has no translation to ONNX.
         ParityError: the graphs differ from the model.
         OutputExistsError: `out` exists and `force` is not given.

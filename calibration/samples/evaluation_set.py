@@ -131,7 +131,7 @@ def _split_labels(
 ) -> tuple[SampleSource, list[str | None] | None]:
     """Returns the inputs and, separately, their texts; None in place of texts if there are none."""
     if source is None:
-        golden = [bundle.folder / sample.file for sample in bundle.manifest.golden]
+        golden = [bundle.folder / sample.file for sample in bundle.manifest.real_golden]
         return golden or [typical_inputs(bundle)], None
     if isinstance(source, (str, Path)):
         folder = Path(source)

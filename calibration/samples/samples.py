@@ -215,14 +215,14 @@ def open_samples(
 
 
 def golden_samples(bundle: Bundle) -> list[Path]:
-    """Returns the paths of a bundle's golden samples.
+    """Returns the paths of a bundle's golden samples, without the example of the export.
 
     Raises:
         CalibrationError: the bundle has none.
     """
-    if not bundle.manifest.golden:
+    if not bundle.manifest.real_golden:
         raise CalibrationError(f"{bundle.folder} has no golden samples; give --samples FOLDER")
-    return [bundle.folder / sample.file for sample in bundle.manifest.golden]
+    return [bundle.folder / sample.file for sample in bundle.manifest.real_golden]
 
 
 def _items(

@@ -158,7 +158,7 @@ def _open_samples(
     samples = golden = None
     if data.samples is not None:
         samples = samples_of(bundle, data.samples, skip_bad=data.skip_bad, variant=variant)
-    if data.golden or bundle.manifest.golden:
+    if data.golden or bundle.manifest.real_golden:
         golden = samples_of(bundle, golden=True, skip_bad=data.skip_bad, variant=variant)
     return samples, golden
 

@@ -194,18 +194,28 @@ class DimRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max: int
 
 
-class GoldenSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class GoldenSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """An input of the bundle with the output of the original PyTorch model.
+
+    Fields with their default are not written, so that the manifests of older bundles stay equal.
 
     Attributes:
         file: path of the input, relative to the bundle.
         tokens: ids of the tokens that the original model generates for the input.
         text: text of these tokens.
+        prompt: ids of the tokens that the model continues, for a bundle without start tokens.
+        max_new_tokens: largest number of tokens that the model generated; None for no limit
+            besides the bundle's.
+        is_example: whether the input is the example of the export, which may be noise or zeros.
+            Such a sample checks the graphs, and is no data to calibrate with.
     """
 
     file: str
     tokens: tuple[int, ...]
     text: str
+    prompt: tuple[int, ...] = ()
+    max_new_tokens: int | None = None
+    is_example: bool = False
 
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -250,6 +260,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variants: dict[str, Variant]
     golden: tuple[GoldenSample, ...]
     files: dict[str, FileRecord]
+
+    @property
+    def real_golden(self) -> tuple[GoldenSample, ...]:
+        """Golden samples that are real inputs, without the example of the export."""
+        return tuple(sample for sample in self.golden if not sample.is_example)
 
 
 class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

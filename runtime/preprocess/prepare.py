@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from hybrid_deploy.bundle.input_specs import (
     TextInput,
 )
 from hybrid_deploy.errors import InputError
+from hybrid_deploy.runtime.preprocess.array_files import load_arrays
 from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
 from hybrid_deploy.runtime.preprocess.text import batch_texts, load_text
 
@@ -122,7 +122,7 @@ def _from_files(paths: Sequence[Path], spec: EncoderInput) -> Arrays:
     if isinstance(spec, AudioInput):
         return batch_audio([load_audio(path, spec.sampling_rate) for path in paths], spec)
     if isinstance(spec, ArrayInput):
-        return batch_arrays([_load_arrays(path, spec) for path in paths])
+        return batch_arrays([load_arrays(path, (spec.name, *spec.others)) for path in paths])
     assert not isinstance(spec, TextInput)
     from hybrid_deploy.runtime.preprocess.batch_pictures import batch_pictures
 
@@ -164,25 +164,3 @@ def batch_arrays(loaded: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:
                 )
         batch[name] = np.concatenate(arrays)
     return batch
-
-
-def _load_arrays(path: Path, spec: ArrayInput) -> Arrays:
-    names = (spec.name, *spec.others)
-    kind = ".npz" if spec.others else ".npy"
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {spec.name: loaded}
-        else:
-            with loaded:
-                arrays = {name: loaded[name] for name in names if name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a {kind} array: {error}") from error
-    missing = [name for name in names if name not in arrays]
-    if missing:
-        raise InputError(f"{path} lacks {', '.join(missing)}; give a .npz file with these arrays")
-    if any(array.ndim == 0 for array in arrays.values()):
-        raise InputError(f"{path} holds a single number; its arrays must be batch first")
-    return arrays

@@ -21,6 +21,7 @@ from hybrid_deploy.runtime.backends.registry import (
     load_backend,
 )
 from hybrid_deploy.runtime.generation.options import GenerateOptions
+from hybrid_deploy.runtime.preprocess.array_files import ARRAYS_SUFFIX, load_arrays
 from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
 from hybrid_deploy.runtime.preprocess.audio_windows import Window, longest_s, windows
 from hybrid_deploy.runtime.preprocess.prepare import batch_arrays, mask_names, prepare
@@ -221,13 +222,18 @@ class Session:
         """Returns the encoder inputs of one batch of files and texts, padded, with their masks.
 
         Args:
-            paths: one file for each sequence; () for a model that takes only text.
+            paths: one file for each sequence; () for a model that takes only text. Files of the
+                suffix `.npz` hold the encoder inputs by name, whatever the model reads else.
             texts: one text for each sequence, if the encoder takes a text.
 
         Raises:
             InputError: a file or text cannot be used.
         """
         preprocess = self.bundle.manifest.preprocess
+        if texts is None and paths and all(p.suffix.lower() == ARRAYS_SUFFIX for p in paths):
+            encoder = self.bundle.graph(self.variant, GraphRole.ENCODER)
+            names = [tensor.name for tensor in encoder.inputs]
+            return self._convert_masks(batch_arrays([load_arrays(path, names) for path in paths]))
         return self._convert_masks(
             prepare(
                 [Path(path) for path in paths], preprocess, folder=self.bundle.folder, texts=texts

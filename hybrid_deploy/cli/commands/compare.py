@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -15,8 +15,13 @@ from hybrid_deploy.cli.options.common import (
     log,
 )
 from hybrid_deploy.cli.progress import progress_bar
-from hybrid_deploy.error_rates import measure_accuracy
-from hybrid_deploy.errors import HybridDeployError
+from hybrid_deploy.error_rates import exact_percent, measure_accuracy
+from hybrid_deploy.errors import (
+    BackendError,
+    HybridDeployError,
+    InputError,
+    MissingDependencyError,
+)
 from hybrid_deploy.labels import (
     LabelledFile,
     load_labels,
@@ -39,6 +44,7 @@ WORD_ERRORS = Column("wer_percent", "WER %", digits=2)
 """Column that is shown if a label has several words."""
 _BYTES_PER_MB = 1e6
 _WARMUP = 5
+_FAILED = "failed"
 
 
 @click.command(epilog="Example: hybrid-deploy compare digits.bundle --samples lines")
@@ -64,7 +70,8 @@ def compare(
     """Read every sample with every variant of BUNDLE on every backend.
 
     Times are medians of single inputs, accuracy is over all samples. A variant that cannot run
-    says so in its row and does not stop the others.
+    says so in its row and does not stop the others; if none can run, the command fails. A number
+    that was not measured is a dash.
     """
     from hybrid_deploy.runtime.backends.probing import usable_backends
 
@@ -77,7 +84,26 @@ def compare(
     with progress_bar("compare", len(pairs) * len(labels)) as bar:
         rows = compare_rows(opened, labels, pairs, threads, bar)
     click.echo(render(rows, columns_for(labels), output_format), nl=False)
+    check_rows(rows, bundle)
     log(f"{len(labels)} inputs one by one, medians; {threads or 'default'} CPU threads")
+
+
+def check_rows(rows: Sequence[Mapping[str, object]], bundle: Path) -> None:
+    """Checks that at least one row of the report was measured.
+
+    Raises:
+        BackendError: there is no row, or every row failed.
+    """
+    if not rows:
+        raise BackendError(
+            f"no backend can run {bundle} on this machine, so nothing was compared; "
+            "hybrid-deploy doctor says what is missing"
+        )
+    if all(str(row["status"]).startswith(_FAILED) for row in rows):
+        raise BackendError(
+            f"none of the {len(rows)} rows of {bundle} could be measured; "
+            f"the first {rows[0]['status']}"
+        )
 
 
 def columns_for(labels: Sequence[LabelledFile]) -> tuple[Column, ...]:
@@ -114,7 +140,7 @@ def compare_rows(
         try:
             row |= _measure(bundle, variant, backend, labels, threads, part)
         except HybridDeployError as error:
-            row["status"] = f"failed: {' '.join(str(error).split())}"
+            row["status"] = f"{_FAILED}: {' '.join(str(error).split())}"
             log(f"{variant} on {backend} failed: {error}")
         rows.append(row)
     return rows
@@ -148,14 +174,30 @@ def _measure(
         timings.append(timing)
         tokens += len(result.tokens)
         progress("read", done, len(labels))
-    accuracy = measure_accuracy([label.text for label in labels], texts)
+    accuracy = _accuracy(bundle, [label.text for label in labels], texts)
     profile = summarize(timings, tokens, sum(t.total_ms for t in timings) / 1e3)
-    return {
+    next_token = profile.stage("next token")
+    return accuracy | {
+        "encoder_ms": profile.stage("encoder").p50_ms,
+        "token_ms": next_token.p50_ms if next_token.count else None,
+        "total_ms": profile.stage("total").p50_ms,
+    }
+
+
+def _accuracy(bundle: Bundle, expected: Sequence[str], texts: Sequence[str]) -> dict[str, object]:
+    """Returns the accuracy and the status of a row; what cannot be measured is left out.
+
+    The status is `ok`, or says which numbers are missing and why.
+    """
+    if bundle.manifest.vocabulary is None:
+        return {"status": "no accuracy: the bundle has no vocabulary, so its tokens are no text"}
+    measured: dict[str, object] = {"exact_percent": exact_percent(expected, texts)}
+    try:
+        accuracy = measure_accuracy(expected, texts)
+    except (MissingDependencyError, InputError) as error:
+        return measured | {"status": f"no error rates: {error}"}
+    return measured | {
         "cer_percent": accuracy.cer_percent,
         "wer_percent": accuracy.wer_percent,
-        "exact_percent": accuracy.exact_percent,
-        "encoder_ms": profile.stage("encoder").p50_ms,
-        "token_ms": profile.stage("next token").p50_ms,
-        "total_ms": profile.stage("total").p50_ms,
         "status": "ok",
     }

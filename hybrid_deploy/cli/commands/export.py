@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from hybrid_deploy.export.exporter import ExportReport
 
 _FLOAT = "fp32"
+_ENDS_AT_ONCE = 2
+"""Golden samples of this many tokens or fewer say little about the caches."""
 
 
 @click.command(
@@ -44,6 +46,10 @@ _FLOAT = "fp32"
     "--dtype", type=click.Choice([_FLOAT, "fp16", "bf16"]), default=_FLOAT, show_default=True,
     help="fp16 and bf16 add a variant of 16 bits to the float one.",
 )  # fmt: skip
+@click.option(
+    "--samples", type=click.Path(path_type=Path),
+    help="Folder of real inputs, or .npz: compared before the bundle is written, and up to 8 kept.",
+)  # fmt: skip
 @click.option("--name", help="What the model is called.  [default: its class]")
 @FORCE
 def export(
@@ -54,6 +60,7 @@ def export(
     head: str | None,
     batch: int | None,
     dtype: str,
+    samples: Path | None,
     name: str | None,
     force: bool,
     **described: Any,
@@ -64,18 +71,21 @@ def export(
     options describe, or a hybrid_deploy.export.ExportJob, which describes itself: only
     --weights, --opset, --head, --batch, --dtype and --name go with it, and replace its own values.
     FOLDER is the folder that save_pretrained wrote of a Hugging Face encoder-decoder model;
-    --max-length goes with it too. Nothing is written unless the exported graphs decode the same
-    tokens as the model.
+    --max-length goes with it too, and --samples with every model. Nothing is written unless the
+    exported graphs decode the same tokens as the model.
     """
     check_output(out, force)
     options = ModelOptions(**described)
     with _one_line_refusal():
         job = _job(model, options, weights)
         job = _adjusted(job, opset=opset, head=head, batch=batch, name=name)
+        if samples is not None:
+            job = _with_samples(job, samples)
         if dtype != _FLOAT:
             _check_half_variant(job, dtype)
         report = export_job(job, out, force=force)
     click.echo(describe(report))
+    log(_golden_line(report.path))
     if dtype != _FLOAT:
         _add_half_variant(out, dtype)
 
@@ -149,6 +159,33 @@ def _adjusted(
         form = replace(form, batch=batch)
     spec = job.spec if name is None else replace(job.spec, name=name)
     return replace(job, form=form, spec=spec)
+
+
+def _with_samples(job: ExportJob, folder: Path) -> ExportJob:
+    from hybrid_deploy.export.job_samples import with_samples
+
+    return with_samples(job, folder)
+
+
+def _golden_line(path: Path) -> str:
+    """Returns how much `verify` can check with the golden samples of a bundle, in one line."""
+    from hybrid_deploy.bundle.bundle import MANIFEST_FILE
+    from hybrid_deploy.bundle.manifest import decode_manifest
+
+    manifest = decode_manifest((path / MANIFEST_FILE).read_bytes(), str(path))
+    lengths = [len(sample.tokens) for sample in manifest.golden]
+    shortest, longest = min(lengths), max(lengths)
+    sizes = f"{longest}" if shortest == longest else f"{shortest} to {longest}"
+    line = f"golden samples for verify: {len(lengths)}, of {sizes} {_tokens(longest)}"
+    if longest <= _ENDS_AT_ONCE:
+        line += "; the model ends at once on all of them, so verify checks little"
+    if not manifest.real_golden:
+        line += "; the example alone: --samples FOLDER keeps real inputs"
+    return line
+
+
+def _tokens(count: int) -> str:
+    return "token" if count == 1 else "tokens"
 
 
 def _check_half_variant(job: ExportJob, dtype: str) -> None:

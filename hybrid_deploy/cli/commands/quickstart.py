@@ -138,7 +138,7 @@ def _profile(bundle: Path, files: Sequence[Path]) -> None:
 
 def _compare(path: Path, samples: Path) -> None:
     from hybrid_deploy.bundle.bundle import open_bundle
-    from hybrid_deploy.cli.commands.compare import COLUMNS, compare_rows
+    from hybrid_deploy.cli.commands.compare import COLUMNS, check_rows, compare_rows
     from hybrid_deploy.labels import load_labels
     from hybrid_deploy.runtime.backends.probing import usable_backends
 
@@ -147,6 +147,7 @@ def _compare(path: Path, samples: Path) -> None:
     with progress_bar("compare", len(pairs) * len(labels)) as bar:
         rows = compare_rows(bundle, labels, pairs, threads=1, progress=bar)
     click.echo(render(rows, COLUMNS, "table"), nl=False)
+    check_rows(rows, path)
     log(f"   {len(labels)} held-out lines one by one, 1 CPU thread, medians")
 
 

@@ -14,10 +14,13 @@ from hybrid_deploy.report import Column, Format, render
 
 if TYPE_CHECKING:
     from hybrid_deploy.bundle.bundle import Bundle
+    from hybrid_deploy.bundle.manifest import GoldenSample
+    from hybrid_deploy.runtime.session.session import Session
 
 COLUMNS = (
     Column("variant", "variant"),
     Column("samples", "golden samples", digits=0),
+    Column("tokens", "tokens", digits=0),
     Column("equal", "equal", digits=0),
     Column("verdict", "verdict"),
 )
@@ -31,7 +34,8 @@ def verify(bundle: Path, backend: str, output_format: Format) -> None:
     """Check every file of BUNDLE, then decode its golden samples with every variant.
 
     A golden sample holds the tokens of the original model. The float variant must decode the same
-    tokens; if a quantized variant differs, or cannot run on this machine, its row says so.
+    tokens; if a quantized variant differs, or cannot run on this machine, its row says so. A bundle
+    without golden samples cannot be verified: the command fails.
     """
     from hybrid_deploy.bundle.bundle import open_bundle
 
@@ -39,27 +43,50 @@ def verify(bundle: Path, backend: str, output_format: Format) -> None:
     log(f"{len(opened.manifest.files)} files are as they were written")
     rows = [_variant_row(opened, variant, backend) for variant in opened.manifest.variants]
     click.echo(render(rows, COLUMNS, output_format), nl=False)
+    if not opened.manifest.golden:
+        raise BundleError(
+            f"{bundle} has no golden samples to decode, so no variant was checked; "
+            "export it again with --samples FOLDER"
+        )
     if any(row["variant"] == FLOAT_VARIANT and row["verdict"] != "ok" for row in rows):
         raise BundleError(f"{bundle} does not give the original model's tokens on this machine")
 
 
 def _variant_row(bundle: Bundle, variant: str, backend: str) -> dict[str, object]:
-    """Returns the row of a variant; only the float variant must load on this machine."""
+    """Returns the row of a variant; only the float variant must run on this machine."""
     from hybrid_deploy.runtime.backends.registry import BackendOptions, load_backend
     from hybrid_deploy.runtime.session.session import Session
 
     golden = bundle.manifest.golden
-    row: dict[str, object] = {"variant": variant, "samples": len(golden)}
+    tokens = sum(len(sample.tokens) for sample in golden)
+    row: dict[str, object] = {"variant": variant, "samples": len(golden), "tokens": tokens}
+    if not golden:
+        return row | {"verdict": "not checked: no golden samples"}
     try:
         loaded = load_backend(backend, bundle, variant, BackendOptions())
+        session = Session(bundle, variant, loaded)
+        equal = sum(_decoded_tokens(session, sample) == sample.tokens for sample in golden)
     except HybridDeployError as error:
         if variant == FLOAT_VARIANT:
             raise
         return row | {"verdict": f"not run: {error}"}
-    session = Session(bundle, variant, loaded)
-    equal = sum(
-        session.run_files([bundle.folder / sample.file])[0][0].tokens == sample.tokens
-        for sample in golden
-    )
     verdict = "ok" if equal == len(golden) else "differs from the original model"
     return row | {"equal": equal, "verdict": verdict}
+
+
+def _decoded_tokens(session: Session, sample: GoldenSample) -> tuple[int, ...]:
+    """Returns the tokens that a session decodes from a sample, as the original model did.
+
+    Graphs of a fixed batch size get the sample in every row.
+    """
+    from hybrid_deploy.contract import GraphRole
+    from hybrid_deploy.runtime.generation.options import GenerateOptions
+
+    batch = session.bundle.graph(session.variant, GraphRole.ENCODER).inputs[0].shape[0]
+    rows = batch if isinstance(batch, int) else 1
+    limit = sample.max_new_tokens
+    options = None if limit is None else GenerateOptions(max_new_tokens=limit)
+    results, _ = session.run_files(
+        [session.bundle.folder / sample.file] * rows, prompt=sample.prompt, options=options
+    )
+    return results[0].tokens

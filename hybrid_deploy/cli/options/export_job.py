@@ -118,7 +118,7 @@ def _job_from_options(name: str, model: nn.Module, options: ModelOptions) -> Exp
         checks=[example],
     )
     assert named_inputs(model, example).keys() == job.example.keys()
-    if options.start:
+    if all(len(value) == 1 for value in job.example.values()):
         job = replace(job, golden={options.example.name: options.example.read_bytes()})
     return job
 

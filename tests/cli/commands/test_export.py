@@ -223,3 +223,77 @@ def test_a_module_in_the_working_directory_is_found(
         assert "mine:made returned int" in refusal_of(tmp_path, "mine:made")
     finally:
         sys.modules.pop("mine", None)
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    """Writes pictures of noise, each wider than the one before."""
+    folder.mkdir()
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        pixels = rng.integers(0, 255, (8, 16 + 4 * number), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+
+
+DESCRIBED = ("--height", 8, "--dynamic", "image:3=16..64", "--max-length", 8, "--end", 2)
+
+
+def test_samples_are_compared_and_some_are_kept(tmp_path: Path, line: Path) -> None:
+    out, samples = tmp_path / "out.bundle", tmp_path / "samples"
+    write_pictures(samples, 10)
+    np.savez(samples / "99.npz", image=np.ones((1, 1, 8, 20), np.float32))
+    args = (MODEL, "--example", line, *DESCRIBED, "--start", 1, "--samples", samples, "-o", out)
+    result = export(*args)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith(f"{out}: 12 inputs, ")
+    golden = open_bundle(out).manifest.golden
+    names = ["line.png", *(f"{n:02d}.png" for n in (0, 1, 2, 4, 5, 6, 8, 9))]
+    assert [sample.file for sample in golden] == [f"golden/{name}" for name in names]
+    assert CliRunner().invoke(main, ["verify", str(out)]).exit_code == 0
+
+
+def test_samples_that_cannot_be_used_are_named(tmp_path: Path, line: Path) -> None:
+    samples = tmp_path / "samples"
+    args = (MODEL, "--example", line, *DESCRIBED, "--start", 1, "--samples", samples)
+    assert refusal_of(tmp_path, *args) == (
+        f"{samples} does not exist; --samples takes a folder of inputs"
+    )
+    samples.mkdir()
+    assert f"{samples} holds no images and no .npz files; " in refusal_of(tmp_path, *args)
+    (samples / "bad.png").write_bytes(b"no picture")
+    assert "samples/bad.png" in refusal_of(tmp_path, *args)
+    (samples / "bad.png").unlink()
+    np.savez(samples / "wide.npz", image=np.ones((1, 1, 8, 90), np.float32))
+    assert refusal_of(tmp_path, *args) == (
+        f"{samples}/wide.npz: input image has 90 on axis 3, the export allows 16 to 64; "
+        "export with another range, or leave the file out"
+    )
+    np.savez(samples / "wide.npz", image=np.ones((1, 1, 8, 20)))
+    assert refusal_of(tmp_path, *args) == (
+        f"{samples}/wide.npz: input image is float64 of 4 axes, the model takes float32 of 4"
+    )
+
+
+def test_without_start_tokens_a_prompt_is_recorded(tmp_path: Path, line: Path) -> None:
+    out = tmp_path / "out.bundle"
+    result = export(MODEL, "--example", line, *DESCRIBED, "-o", out)
+    assert result.exit_code == 0, result.stderr
+    (sample,) = open_bundle(out).manifest.golden
+    assert (sample.file, sample.prompt) == ("golden/line.png", (1,))  # 0 pads, 2 ends
+    verified = CliRunner().invoke(main, ["verify", str(out)])
+    assert verified.exit_code == 0, verified.stderr
+
+
+def test_a_model_that_ends_at_once_says_so(tmp_path: Path, line: Path) -> None:
+    def checked_tokens(*ends: int) -> str:
+        tokens = [option for token in ends for option in ("--end", token)]
+        out = tmp_path / f"{len(ends)}.bundle"
+        args = ("--example", line, "--height", 8, "--max-length", 8, "--start", 1, *tokens)
+        result = export(MODEL, *args, "-o", out)
+        assert result.exit_code == 0, result.stderr
+        return result.stderr.splitlines()[-1]
+
+    assert checked_tokens() == "golden samples for verify: 1, of 7 tokens"
+    assert checked_tokens(*range(11)) == (
+        "golden samples for verify: 1, of 1 token; the model ends at once on all of them, so "
+        "verify checks little"
+    )

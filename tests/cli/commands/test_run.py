@@ -86,7 +86,7 @@ def test_a_variant_that_cannot_run_here_does_not_stop_the_others(own_path: Path)
 
 def test_verify(tiny_path: Path) -> None:
     (row,) = json.loads(output("verify", tiny_path, "--format", "json"))
-    assert row == {"variant": "fp32", "samples": 1, "equal": 1, "verdict": "ok"}
+    assert row == {"variant": "fp32", "samples": 1, "tokens": 7, "equal": 1, "verdict": "ok"}
 
 
 def test_inspect(tiny_path: Path) -> None:

@@ -112,3 +112,22 @@ def test_axes_that_follow_a_length(
         name, *sizes = axis
         expected = {1: DynamicAxis(name, DimRange(*sizes))}
         assert axes == {"x": expected, "mask": expected}
+
+
+def test_a_folder_keeps_its_example_or_real_inputs(folder: Path, tmp_path: Path) -> None:
+    out, samples = tmp_path / "out.bundle", tmp_path / "samples"
+    samples.mkdir()
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(samples / f"{number}.png")
+    result = CliRunner().invoke(
+        main, ["export", str(folder), "--samples", str(samples), "-o", str(out)]
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"{out}: 3 inputs, ")
+    assert [s.file for s in open_bundle(out).manifest.golden] == ["golden/0.png", "golden/1.png"]
+    result = CliRunner().invoke(main, ["export", str(folder), "-o", str(out), "--force"])
+    assert "golden samples for verify: 1, of " in result.stderr
+    assert "the example alone: --samples FOLDER keeps real inputs" in result.stderr
+    assert [s.file for s in open_bundle(out).manifest.golden] == ["golden/example.npz"]
+    assert CliRunner().invoke(main, ["verify", str(out)]).exit_code == 0
