@@ -229,15 +229,13 @@ class Session:
         Raises:
             InputError: a file or text cannot be used.
         """
-        preprocess = self.bundle.manifest.preprocess
-        if texts is None and paths and all(p.suffix.lower() == ARRAYS_SUFFIX for p in paths):
+        preprocess, files = self.bundle.manifest.preprocess, [Path(path) for path in paths]
+        if texts is None and files and all(p.suffix.lower() == ARRAYS_SUFFIX for p in files):
             encoder = self.bundle.graph(self.variant, GraphRole.ENCODER)
             names = [tensor.name for tensor in encoder.inputs]
-            return self._convert_masks(batch_arrays([load_arrays(path, names) for path in paths]))
+            return self._convert_masks(batch_arrays([load_arrays(path, names) for path in files]))
         return self._convert_masks(
-            prepare(
-                [Path(path) for path in paths], preprocess, folder=self.bundle.folder, texts=texts
-            )
+            prepare(files, preprocess, folder=self.bundle.folder, texts=texts)
         )
 
     def prompt_tokens(self, text: str) -> list[int]:
