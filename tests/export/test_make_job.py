@@ -97,13 +97,13 @@ def test_inputs_that_do_not_fit_are_refused(model: nn.Module, inputs: Any, messa
 def test_varying_axes_as_tuples_and_as_dynamic_axes(model: nn.Module) -> None:
     letters = DynamicAxis("letters", DimRange(1, 2, 9))
     dynamic: SimpleAxes = {
-        "image": {1: ("height", 1, 8), 2: ("width", 8, 64)},
+        "image": {1: ("height", 1, 8), 2: ("width", 8, 64, 2)},
         "question": {1: letters},
     }
     job = make_job(model, [IMAGE, QUESTION], generation(9), InputOptions(dynamic=dynamic))
     assert job.spec.dynamic["image"] == {
         1: DynamicAxis("height", DimRange(1, 3, 8)),
-        2: DynamicAxis("width", DimRange(8, 8, 64)),  # the example has size 4, below the range
+        2: DynamicAxis("width", DimRange(8, 8, 64, 2)),  # the example has size 4, below the range
     }
     assert job.spec.dynamic["question"] == {1: letters}
 
@@ -120,6 +120,15 @@ def test_varying_axes_as_tuples_and_as_dynamic_axes(model: nn.Module) -> None:
             "dynamic names axis 0 of image, which has axes 1 to 2 besides the batch",
         ),
         ({"image": {2: ("w", 8, 8)}}, "image cannot vary from 8 to 8; the range is empty"),
+        (
+            {"image": {2: ("w", 4, 10, 4)}},
+            "image varies in multiples of 4, which 4 and 10 must both be; change the range or the "
+            "multiple",
+        ),
+        (
+            {"image": {2: ("w", 8, 64, 8)}},
+            "axis 2 of the example's image has size 4, which is no multiple of 8; pad it to 8",
+        ),
     ],
 )
 def test_axes_that_do_not_fit_are_refused(model: nn.Module, dynamic: Any, message: str) -> None:
