@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.bundle.input_specs import ArrayInput
+from hybrid_deploy.bundle.input_specs import ArrayInput, ImageInput
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UnsupportedModelError, UsageError
@@ -21,6 +22,8 @@ from hybrid_deploy.export.export_job import (
 )
 from hybrid_deploy.export.exporter import head_of
 from hybrid_deploy.export.make_job import (
+    _padded_to_multiples,
+    dynamic_axes,
     make_job,
     named_inputs,
 )
@@ -192,3 +195,12 @@ def test_the_refusal_of_a_model_shows_a_working_adapter(model: nn.Module) -> Non
     adapter = names["Adapter"](Inner()).eval()
     check_model(adapter)
     assert adapter.decode(torch.zeros(1, 2), adapter.encode(torch.zeros(1, 2))).shape == (1, 4)
+
+
+def test_pictures_are_padded_to_the_multiple_of_their_width(model: nn.Module) -> None:
+    picture = ImageInput("image", "L", 8, None, 6, 8, 64, 0, 255, (0.5,), (0.5,))
+    axes = dynamic_axes({"image": {3: ("w", 8, 64, 8)}}, {"image": torch.zeros(1, 1, 8, 16)})
+    padded = _padded_to_multiples((picture, ArrayInput("question")), axes)
+    assert isinstance(padded, tuple)
+    assert padded == (msgspec.structs.replace(picture, width_multiple=24), ArrayInput("question"))
+    assert _padded_to_multiples(picture, {}) == picture
