@@ -27,8 +27,11 @@ TOP_K = 8
 Arrays: TypeAlias = "Tensor | Sequence[Tensor | NDArray[Any]] | Mapping[str, Tensor | NDArray[Any]]"
 """Encoder inputs: one tensor, several in the order of `encode`'s parameters, or by name."""
 
-SimpleAxes = Mapping[str, Mapping[int, "tuple[str, int, int] | DynamicAxis"]]
-"""By encoder input and axis: (name, smallest size, largest size), or a DynamicAxis."""
+SimpleAxis: TypeAlias = "tuple[str, int, int] | tuple[str, int, int, int] | DynamicAxis"
+"""(name, smallest size, largest size), with the number that sizes are multiples of if there is one;
+or a DynamicAxis."""
+SimpleAxes = Mapping[str, Mapping[int, SimpleAxis]]
+"""By encoder input and axis."""
 
 
 @dataclass(frozen=True)

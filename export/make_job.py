@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.bundle.input_specs import ArrayInput
+from hybrid_deploy.bundle.input_specs import ArrayInput, ImageInput, Preprocess
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, Tokenizer, Vocabulary
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.export_job import (
@@ -20,12 +22,15 @@ from hybrid_deploy.export.export_job import (
     InputOptions,
     ModelSpec,
     SimpleAxes,
+    SimpleAxis,
 )
 from hybrid_deploy.export.model.dynamic_axes import (
     DynamicAxes,
     DynamicAxis,
 )
 from hybrid_deploy.export.model.interface import arrays_of, check_model
+
+_WIDTH_AXIS = 3  # of pictures, (batch, channels, height, width)
 
 
 def named_inputs(model: nn.Module, inputs: Arrays) -> dict[str, Tensor]:
@@ -128,21 +133,35 @@ def make_job(
         )
     example = named_inputs(model, example_inputs)
     first_input, *more_inputs = example
+    axes = dynamic_axes(inputs.dynamic, example)
     return ExportJob(
         model=model,
         example=example,
         spec=ModelSpec(
             name=label,
             generation=generation,
-            preprocess=inputs.preprocess or ArrayInput(first_input, tuple(more_inputs)),
+            preprocess=_padded_to_multiples(inputs.preprocess, axes)
+            or ArrayInput(first_input, tuple(more_inputs)),
             vocabulary=vocabulary,
-            dynamic=dynamic_axes(inputs.dynamic, example),
+            dynamic=axes,
             max_batch=inputs.max_batch,
         ),
         checks=[arrays_of(named_inputs(model, batch)) for batch in checks],
         golden=dict(golden or {}),
         form=form,
     )
+
+
+def _padded_to_multiples(preprocess: Preprocess | None, axes: DynamicAxes) -> Preprocess | None:
+    """Returns the preprocessing, with pictures padded to the multiple that their width has."""
+    if isinstance(preprocess, tuple):
+        padded = [_padded_to_multiples(part, axes) for part in preprocess]
+        return tuple(part for part in padded if part and not isinstance(part, tuple))
+    axis = axes.get(preprocess.name, {}).get(_WIDTH_AXIS) if preprocess else None
+    if not isinstance(preprocess, ImageInput) or axis is None:
+        return preprocess
+    multiple = math.lcm(preprocess.width_multiple, axis.sizes.multiple)
+    return msgspec.structs.replace(preprocess, width_multiple=multiple)
 
 
 def _adapted(model: nn.Module, example: Arrays | None) -> tuple[nn.Module, Arrays | None]:
@@ -189,9 +208,7 @@ def _tensor(value: Any) -> Tensor:
     raise UsageError(f"an input of encode must be a tensor or an array, got {type(value).__name__}")
 
 
-def _axis(
-    name: str, axis: int, value: tuple[str, int, int] | DynamicAxis, example: Mapping[str, Tensor]
-) -> DynamicAxis:
+def _axis(name: str, axis: int, value: SimpleAxis, example: Mapping[str, Tensor]) -> DynamicAxis:
     if name not in example:
         raise UsageError(f"dynamic names the input {name}, the model has {', '.join(example)}")
     shape = tuple(example[name].shape)
@@ -202,7 +219,19 @@ def _axis(
         )
     if isinstance(value, DynamicAxis):
         return value
-    label, smallest, largest = value
+    label, smallest, largest = value[:3]
+    multiple = value[3] if len(value) == 4 else 1
     if not 1 <= smallest < largest:
         raise UsageError(f"{name} cannot vary from {smallest} to {largest}; the range is empty")
-    return DynamicAxis(label, DimRange(smallest, min(max(shape[axis], smallest), largest), largest))
+    if multiple < 1 or smallest % multiple or largest % multiple:
+        raise UsageError(
+            f"{name} varies in multiples of {multiple}, which {smallest} and {largest} must both "
+            "be; change the range or the multiple"
+        )
+    if shape[axis] % multiple:
+        raise UsageError(
+            f"axis {axis} of the example's {name} has size {shape[axis]}, which is no multiple of "
+            f"{multiple}; pad it to {shape[axis] + -shape[axis] % multiple}"
+        )
+    typical = min(max(shape[axis], smallest), largest)
+    return DynamicAxis(label, DimRange(smallest, typical, largest, multiple))

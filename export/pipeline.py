@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -21,9 +21,11 @@ from hybrid_deploy.export.model.dynamic_axes import (
     memory_axes,
 )
 from hybrid_deploy.export.model.interface import DecodePart, has_custom_step, reference_memory
+from hybrid_deploy.export.model.memory_sizes import memory_sizes
 from hybrid_deploy.export.parity.decode_checks import check_batch, check_causal
 from hybrid_deploy.export.stage_times import StageTimes
 from hybrid_deploy.export.trace.capture import capture_decoder
+from hybrid_deploy.export.trace.size_guards import CHECKED_BATCHES, DeclaredSizes, Sizes
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,14 @@ class LoweredModel:
         graphs: encoder, step and, unless the model has its own step, prefill.
         dims: range of every symbolic dimension of the graphs, by name.
         vocabulary_size: number of tokens in the vocabulary, the width of the logits.
+        uncertain_sizes: sizes of the encoder's inputs at which the traces assumed something that
+            does not hold, by name of the dimension; the parity gate runs them.
     """
 
     graphs: Mapping[GraphRole, ir.Model]
     dims: Mapping[str, DimRange]
     vocabulary_size: int
+    uncertain_sizes: Sequence[Sizes] = ()
 
 
 def lower_model(job: ExportJob, inputs: Mapping[str, Tensor], stages: StageTimes) -> LoweredModel:
@@ -67,7 +72,13 @@ def _lower_derived(
     with stages.timed("trace"):
         memory = reference_memory(model, tuple(inputs.values()))
         axes = memory_axes(model, inputs, spec.dynamic)
-        capture = capture_decoder(DecodePart(model), memory, axes, spec.generation.max_length)
+        capture = capture_decoder(
+            DecodePart(model),
+            memory,
+            axes,
+            spec.generation.max_length,
+            lambda: memory_sizes(model, inputs, spec.dynamic),
+        )
         vocabulary_size = int(capture.logits.meta["val"].shape[-1])
         _check_tokens(spec.generation, vocabulary_size)
     with stages.timed("analyse"):
@@ -76,8 +87,9 @@ def _lower_derived(
         check_batch(model, inputs, capture.length)
     with stages.timed("lower"):
         dims = dim_ranges(model, plan, inputs, spec.dynamic, spec.generation, spec.max_batch)
-        graphs = lower_plan(model, plan, inputs, spec.dynamic, job.form.opset)
-    return LoweredModel(graphs, dims, vocabulary_size)
+        declared = _declared_sizes(dims)
+        graphs = lower_plan(model, plan, inputs, spec.dynamic, job.form.opset, declared)
+    return LoweredModel(graphs, dims, vocabulary_size, declared.uncertain)
 
 
 def _lower_custom_step(
@@ -89,13 +101,17 @@ def _lower_custom_step(
         _check_tokens(spec.generation, custom_step.vocabulary_size)
         check_batch(job.model, inputs, spec.generation.max_length)
     with stages.timed("lower"):
-        graphs = lower_custom_step(custom_step, spec.dynamic, job.form.opset)
-    batch = {BATCH_DIM: DimRange(1, 1, spec.max_batch)}
-    return LoweredModel(
-        graphs,
-        batch | custom_step.dims | declared_ranges(spec.dynamic),
-        custom_step.vocabulary_size,
-    )
+        batch = {BATCH_DIM: DimRange(1, 1, spec.max_batch)}
+        dims = batch | custom_step.dims | declared_ranges(spec.dynamic)
+        declared = _declared_sizes(dims)
+        graphs = lower_custom_step(custom_step, spec.dynamic, job.form.opset, declared)
+    return LoweredModel(graphs, dims, custom_step.vocabulary_size, declared.uncertain)
+
+
+def _declared_sizes(dims: Mapping[str, DimRange]) -> DeclaredSizes:
+    """Returns the sizes for which the graphs have to hold."""
+    sizes = {name: dim.sizes for name, dim in dims.items()}
+    return DeclaredSizes({**sizes, BATCH_DIM: CHECKED_BATCHES})
 
 
 def _check_tokens(generation: GenerationDefaults, vocabulary_size: int) -> None:

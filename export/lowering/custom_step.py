@@ -42,6 +42,7 @@ from hybrid_deploy.export.model.dynamic_axes import (
 )
 from hybrid_deploy.export.model.interface import EncodePart, heads_of
 from hybrid_deploy.export.trace.refusal import first_line, user_line
+from hybrid_deploy.export.trace.size_guards import DeclaredSizes
 
 _BOUNDS = ("min", "typical", "max")
 
@@ -175,7 +176,10 @@ def examine_custom_step(
 
 
 def lower_custom_step(
-    custom_step: CustomStep, dynamic: DynamicAxes, opset: int
+    custom_step: CustomStep,
+    dynamic: DynamicAxes,
+    opset: int,
+    declared: DeclaredSizes | None = None,
 ) -> dict[GraphRole, ir.Model]:
     """Returns the graphs of encoder and step; a prompt is fed token by token, without a prefill.
 
@@ -183,9 +187,12 @@ def lower_custom_step(
         custom_step: the model and its example results.
         dynamic: the varying axes of the encoder's inputs besides the batch.
         opset: version of the ONNX operator set.
+        declared: the sizes for which the graphs have to hold; None checks no guard of the traces.
 
     Raises:
-        ExportError: an operator has no translation to ONNX, or the trace fixes a size that varies.
+        ExportError: an operator has no translation to ONNX.
+        UnsupportedModelError: the trace fixes a size that varies, or a Python branch on a size
+            takes another side at a declared size.
     """
     run, tensors = custom_step.run, custom_step.run.tensors
     shapes = custom_step.shapes
@@ -200,6 +207,8 @@ def lower_custom_step(
         [*heads, *map(next_cache, run.state)],
         step_dynamic,
         opset,
+        declared,
+        "step()",
     )
     encoder = onnx_from_torch(
         StartGraph(custom_step.model),
@@ -207,6 +216,8 @@ def lower_custom_step(
         list(tensors),
         input_dims(custom_step.inputs, dynamic),
         opset,
+        declared,
+        "encode()",
     )
     name_dims(encoder, shapes)
     name_dims(step, {next_cache(name): shapes[name] for name in run.state})

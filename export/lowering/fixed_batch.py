@@ -6,6 +6,7 @@ after    token (1,)         Reshape(x, [1, 4, 16])
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import onnx_ir as ir
@@ -13,6 +14,7 @@ import onnx_ir.passes.common as ir_passes
 import onnxscript.optimizer
 
 from hybrid_deploy.contract import BATCH_DIM
+from hybrid_deploy.onnx_graphs.dim_expressions import evaluate_size
 
 
 def fix_batch(model: ir.Model, batch: int) -> None:
@@ -22,11 +24,10 @@ def fix_batch(model: ir.Model, batch: int) -> None:
         model: a graph whose symbolic batch dimension is called `batch`.
         batch: the only batch size that the graph takes afterwards.
     """
-    sizes = {BATCH_DIM: batch}
     for value in _values(model.graph):
         if value.shape is not None:
             value.shape = ir.Shape(
-                dim if isinstance(dim, int) else dim.evaluate(sizes) for dim in value.shape
+                dim if isinstance(dim, int) else _without_batch(dim, batch) for dim in value.shape
             )
     onnxscript.optimizer.fold_constants(model)
     ir.passes.Sequential(
@@ -37,6 +38,16 @@ def fix_batch(model: ir.Model, batch: int) -> None:
         ir_passes.ClearMetadataAndDocStringPass(),
         ir_passes.CheckerPass(),
     )(model)
+
+
+def _without_batch(dim: ir.SymbolicDim, batch: int) -> int | ir.SymbolicDim:
+    """Returns a dimension with the batch as a number; other names stay."""
+    try:
+        return dim.evaluate({BATCH_DIM: batch})
+    except ValueError:  # a function such as CeilToInt, which onnx_ir does not know
+        text = re.sub(rf"\b{BATCH_DIM}\b", str(batch), str(dim.value))
+    size = evaluate_size(text, {})
+    return ir.SymbolicDim(text) if size is None else size
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

@@ -26,11 +26,13 @@ from hybrid_deploy.export.analysis.custom_rules import custom_translations
 from hybrid_deploy.export.lowering.attention_masks import expand_single_row_masks
 from hybrid_deploy.export.lowering.decoder_modules import DOT_REPLACEMENT
 from hybrid_deploy.export.lowering.decompositions import decompose_only_if_needed
+from hybrid_deploy.export.lowering.traced_dims import input_exprs, name_multiples, traced_dims
 from hybrid_deploy.export.lowering.translation_cache import reuse_translation_table
 from hybrid_deploy.export.plan.cache_ops import onnx_translations
 from hybrid_deploy.export.trace.capture import quiet_tracing
 from hybrid_deploy.export.trace.portable_ops import PortableOps
 from hybrid_deploy.export.trace.refusal import first_line
+from hybrid_deploy.export.trace.size_guards import DeclaredSizes, fixing_line, record_guards
 from hybrid_deploy.onnx_graphs.gemm import is_embedding, split_gemm
 
 _FOLDED_VALUES = 1 << 31  # no constant is larger: constants of any size are folded
@@ -42,6 +44,8 @@ def onnx_from_torch(
     outputs: Sequence[str],
     dynamic: Mapping[str, Mapping[int, str]],
     opset: int,
+    declared: DeclaredSizes | None = None,
+    part: str = "the model",
 ) -> ir.Model:
     """Returns the ONNX graph of a module.
 
@@ -51,13 +55,23 @@ def onnx_from_torch(
         outputs: names of the values that `forward` returns.
         dynamic: for each input, the names of its symbolic dimensions by axis.
         opset: version of the ONNX operator set.
+        declared: the sizes for which the graph has to hold; None checks no guard of the trace.
+        part: the user's method that the module calls, for messages.
 
     Raises:
         ExportError: an operator has no translation to ONNX.
-        UnsupportedModelError: the trace fixes a size that has to vary.
+        UnsupportedModelError: the trace fixes a size that has to vary, or a Python branch on a size
+            takes another side at a declared size.
     """
-    shapes = tuple({**dynamic.get(name, {})} or None for name in inputs)
-    with quiet_tracing(), reuse_translation_table(), decompose_only_if_needed(), PortableOps():
+    ranges = {} if declared is None else declared.ranges
+    shapes = tuple(traced_dims(dynamic.get(name, {}), ranges) or None for name in inputs)
+    with (
+        quiet_tracing(),
+        reuse_translation_table(),
+        decompose_only_if_needed(),
+        PortableOps(),
+        record_guards() as log,
+    ):
         try:
             program = torch.onnx.export(
                 module.eval(),
@@ -71,11 +85,21 @@ def onnx_from_torch(
                 verbose=False,
             )
         except Exception as error:
+            if fixing_line(log):
+                raise UnsupportedModelError(
+                    f"{fixing_line(log)}{part} fixes a size that varies: it is compared with a "
+                    "number, or used as a Python number; change that, or declare no dynamic axis"
+                ) from error
             raise ExportError(
                 f"{type(module).__name__} has no ONNX form: {_reason(error)}"
             ) from error
-    assert program is not None
+    assert program is not None and program.exported_program is not None
+    varying = {name: dynamic.get(name, {}) for name in inputs}
+    exprs, env = input_exprs(program.exported_program, varying)
+    if declared is not None and env is not None:
+        declared.check(log, env, exprs, part)
     _check_sizes(program.model, dynamic)
+    name_multiples(program.model, exprs)
     model = _tidy(program.model)
     _separate_outputs(model.graph, outputs)
     return model
@@ -105,7 +129,7 @@ def _check_sizes(model: ir.Model, dynamic: Mapping[str, Mapping[int, str]]) -> N
                 )
 
 
-def _nested(module: nn.Module, shapes: tuple[dict[int, str] | None, ...]) -> tuple[object, ...]:
+def _nested(module: nn.Module, shapes: tuple[object, ...]) -> tuple[object, ...]:
     """Returns the shapes with those of `*args` grouped in a tuple, as torch.export requires."""
     code = type(module).forward.__code__
     positional = code.co_argcount - 1

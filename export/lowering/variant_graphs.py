@@ -38,6 +38,7 @@ from hybrid_deploy.export.lowering.torch_to_onnx import name_dims, onnx_from_tor
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxes
 from hybrid_deploy.export.model.interface import EncodePart
 from hybrid_deploy.export.plan.plan import DecodePlan
+from hybrid_deploy.export.trace.size_guards import DeclaredSizes
 
 
 def lower_plan(
@@ -46,6 +47,7 @@ def lower_plan(
     inputs: Mapping[str, Tensor],
     dynamic: DynamicAxes,
     opset: int,
+    declared: DeclaredSizes | None = None,
 ) -> dict[GraphRole, ir.Model]:
     """Returns the graphs of encoder, prefill and step.
 
@@ -55,9 +57,12 @@ def lower_plan(
         inputs: example inputs of the encoder, a batch of two.
         dynamic: the varying axes of those inputs besides the batch.
         opset: version of the ONNX operator set.
+        declared: the sizes for which the graphs have to hold; None checks no guard of the traces.
 
     Raises:
-        ExportError: an operator has no translation to ONNX, or the trace fixes a size that varies.
+        ExportError: an operator has no translation to ONNX.
+        UnsupportedModelError: the trace fixes a size that varies, or a Python branch on a size
+            takes another side at a declared size.
     """
     names = dim_names(plan)
     cached_values = {
@@ -70,12 +75,18 @@ def lower_plan(
         memory, caches = split_outputs(plan, encoder(*inputs.values()), batch=2)
     encoder_dynamic = input_dims(inputs, dynamic)
     encoder_graph = onnx_from_torch(
-        encoder, inputs, encoder_output_names(plan), encoder_dynamic, opset
+        encoder,
+        inputs,
+        encoder_output_names(plan),
+        encoder_dynamic,
+        opset,
+        declared,
+        "encode()",
     )
     name_dims(encoder_graph, shapes)
     tensors = zip(cached_values, (*memory, *caches), strict=True)
     feeds = {name: value.contiguous() for name, value in tensors}
-    step, prefill = _lower_decoder(plan, feeds, shapes, opset)
+    step, prefill = _lower_decoder(plan, feeds, shapes, opset, declared)
     return {GraphRole.ENCODER: encoder_graph, GraphRole.PREFILL: prefill, GraphRole.STEP: step}
 
 
@@ -84,6 +95,7 @@ def _lower_decoder(
     feeds: Mapping[str, Tensor],
     shapes: Mapping[str, list[int | str]],
     opset: int,
+    declared: DeclaredSizes | None,
 ) -> tuple[ir.Model, ir.Model]:
     """Returns the graphs of step and prefill; `feeds` are example memory tensors and caches."""
     dynamic = {
@@ -99,7 +111,7 @@ def _lower_decoder(
     prefill_inputs = {TOKENS: torch.ones(2, 3, dtype=torch.int64), POSITION: position, LAST: last}
     native = opset >= NATIVE_OPSET
     step, prefill = (
-        onnx_from_torch(graph, arguments, outputs, dynamic, opset)
+        onnx_from_torch(graph, arguments, outputs, dynamic, opset, declared, "decode()")
         for graph, arguments in (
             (StepGraph(plan, native=native), step_inputs),
             (PrefillGraph(plan, native=native), {**prefill_inputs, **feeds}),

@@ -77,12 +77,26 @@ def resized(inputs: Mapping[str, Tensor], dynamic: DynamicAxes, bound: str) -> d
         dynamic: varying axes of the inputs.
         bound: size to take from each range: `min`, `typical` or `max`.
     """
-    return {name: _resized(value, dynamic.get(name, {}), bound) for name, value in inputs.items()}
+    ranges = declared_ranges(dynamic)
+    return resized_to(inputs, dynamic, {name: getattr(r, bound) for name, r in ranges.items()})
 
 
-def _resized(value: Tensor, axes: Mapping[int, DynamicAxis], bound: str) -> Tensor:
+def resized_to(
+    inputs: Mapping[str, Tensor], dynamic: DynamicAxes, sizes: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """Returns the inputs with their varying axes cut or repeated to the given sizes.
+
+    Args:
+        inputs: encoder inputs by name, batch first.
+        dynamic: varying axes of the inputs.
+        sizes: size of each varying dimension, by its name.
+    """
+    return {name: _resized(value, dynamic.get(name, {}), sizes) for name, value in inputs.items()}
+
+
+def _resized(value: Tensor, axes: Mapping[int, DynamicAxis], sizes: Mapping[str, int]) -> Tensor:
     for axis, varying in axes.items():
-        size = getattr(varying.sizes, bound)
+        size = sizes[varying.name]
         indices = torch.arange(size) % value.shape[axis]
         value = value.index_select(axis, indices)
     return value

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import msgspec
 import numpy as np
-from torch import Tensor
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import FLOAT_VARIANT
-from hybrid_deploy.errors import BackendError, UnsupportedModelError
 from hybrid_deploy.export.export_job import ExportJob
-from hybrid_deploy.export.model.dynamic_axes import resized
 from hybrid_deploy.export.model.interface import Inputs, arrays_of, as_batch_of_two
 from hybrid_deploy.export.parity.compare import (
     Parity,
@@ -20,9 +16,8 @@ from hybrid_deploy.export.parity.compare import (
     compare_random_prompts,
 )
 from hybrid_deploy.export.parity.decode_checks import with_distinct_rows
-from hybrid_deploy.export.trace.refusal import first_line
+from hybrid_deploy.export.parity.size_checks import check_sizes
 from hybrid_deploy.progress import Progress, silent
-from hybrid_deploy.runtime.backends.protocol import Backend
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
     BackendOptions,
@@ -33,7 +28,6 @@ CHECK = "check"
 """Name of the stage in which an export compares the graphs with the model."""
 
 _EXAMPLE_BATCH = 2
-_FEW_TOKENS = 4
 
 
 def check_export(
@@ -41,6 +35,7 @@ def check_export(
     bundle: Bundle,
     vocabulary_size: int,
     progress: Progress = silent,
+    uncertain_sizes: Sequence[Mapping[str, int]] = (),
 ) -> Parity:
     """Compares the graphs with the model: random prompts on the example, then every check input.
 
@@ -49,13 +44,14 @@ def check_export(
         bundle: holds the graphs, which return logits; it need not be sealed.
         vocabulary_size: number of tokens in the model's vocabulary.
         progress: called in stage `CHECK` with the number of inputs compared so far.
+        uncertain_sizes: sizes of the encoder's inputs to check besides, by name of the dimension.
 
     Returns:
         Sequences and steps of the check inputs, and the largest difference of any logit.
 
     Raises:
         ParityError: a token differs, or a logit by more than `Parity.note` accepts.
-        UnsupportedModelError: the encoder graph fails at one end of the declared ranges.
+        UnsupportedModelError: the model or the encoder graph fails at a declared size.
     """
     backend = load_backend(DEFAULT_BACKEND, bundle, FLOAT_VARIANT, BackendOptions())
     model, generation, batch = job.model, job.spec.generation, job.form.batch
@@ -65,8 +61,7 @@ def check_export(
     batch_inputs = _with_batch(arrays_of(example), batch or _EXAMPLE_BATCH)
     prompts = compare_random_prompts(model, backend, generation, batch_inputs, vocabulary_size)
     parity = Parity(largest_difference=prompts.largest_difference)
-    if job.spec.dynamic:
-        _check_sizes(job, backend, example, vocabulary_size)
+    check_sizes(job, bundle, backend, example, vocabulary_size, uncertain_sizes)
     checks = job.checks if batch is None else rebatched(job.checks, batch)
     reported_checks = _reported(checks, input_count(job.checks), progress)
     if generation.start_tokens:
@@ -89,27 +84,6 @@ def _reported(batches: Iterable[Inputs], total: int, progress: Progress) -> Iter
         yield inputs
         done += input_count([inputs])
         progress(CHECK, min(done, total), total)  # a fixed batch ends with repeated inputs
-
-
-def _check_sizes(
-    job: ExportJob, backend: Backend, example: Mapping[str, Tensor], vocabulary_size: int
-) -> None:
-    """Compares a few tokens at the smallest and at the largest size of the inputs."""
-    short_generation = msgspec.structs.replace(
-        job.spec.generation, max_length=min(_FEW_TOKENS, job.spec.generation.max_length)
-    )
-    for bound in ("min", "max"):
-        inputs = arrays_of(resized(example, job.spec.dynamic, bound))
-        inputs = _with_batch(inputs, job.form.batch or _EXAMPLE_BATCH)
-        sizes = ", ".join("x".join(map(str, array.shape[1:])) for array in inputs.values())
-        try:
-            compare_random_prompts(job.model, backend, short_generation, inputs, vocabulary_size)
-        except BackendError as error:
-            raise UnsupportedModelError(
-                f"the exported encoder does not work for inputs of size {sizes}, which the "
-                "dynamic axes allow: a recurrent layer, or a size used as a Python number, makes "
-                f"it constant; change the encoder, or narrow the range ({first_line(error)[:120]})"
-            ) from error
 
 
 def rebatched(batches: Iterable[Inputs], size: int) -> Iterator[Inputs]:

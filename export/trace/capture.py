@@ -17,7 +17,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,12 @@ from hybrid_deploy.export.trace.length_pairing import (
 )
 from hybrid_deploy.export.trace.portable_ops import PortableOps
 from hybrid_deploy.export.trace.refusal import first_line, record_user_lines, user_line
+from hybrid_deploy.export.trace.size_guards import (
+    CHECKED_BATCHES,
+    DeclaredSizes,
+    GuardLog,
+    record_guards,
+)
 
 _DECOMPOSED = (
     "aten.baddbmm.",
@@ -48,6 +54,9 @@ _DECOMPOSED = (
     "aten.where.Scalar",
 )
 """Operators that are decomposed into simpler ones before the analysis."""
+
+MemorySizes = Mapping[tuple[int, int], Sequence[int]]
+"""Sizes of each dynamic axis of the memory, by the index of the tensor and the axis."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,11 @@ class Capture:
 
 
 def capture_decoder(
-    decode: nn.Module, memory: tuple[Tensor, ...], dynamic: tuple[tuple[int, ...], ...], length: int
+    decode: nn.Module,
+    memory: tuple[Tensor, ...],
+    dynamic: tuple[tuple[int, ...], ...],
+    length: int,
+    memory_sizes: Callable[[], MemorySizes] | None = None,
 ) -> Capture:
     """Traces `decode` at `length` and at `length - 1`.
 
@@ -98,11 +111,18 @@ def capture_decoder(
         memory: example memory with a batch of two or more.
         dynamic: for each memory tensor, its dynamic axes besides axis 0, the batch.
         length: the largest number of tokens of a sequence.
+        memory_sizes: returns the sizes of the memory's dynamic axes for which decode() has to hold;
+            None checks no Python branch on them.
 
     Raises:
-        UnsupportedModelError: the model cannot be traced, or its graph depends on the length.
+        UnsupportedModelError: the model cannot be traced, its graph depends on the length, or a
+            Python branch on a size takes another side at another size.
     """
-    longer, shorter = (_trace(decode, memory, dynamic, size) for size in (length, length - 1))
+    with record_guards() as log:
+        longer = _trace(decode, memory, dynamic, length)
+    if memory_sizes is not None:
+        _check_branches(log, longer, dynamic, memory_sizes)
+    shorter = _trace(decode, memory, dynamic, length - 1)
     constants, names = _constants(longer)
     shorter_trace = pair_traces(longer.graph, shorter.graph)
     merge_equal_constants(constants)
@@ -186,6 +206,33 @@ def _trace(
     with quiet_tracing(), _static_causal_hint():
         decomposed: torch.export.ExportedProgram = program.run_decompositions(decompositions)
         return decomposed
+
+
+def _check_branches(
+    log: GuardLog,
+    program: torch.export.ExportedProgram,
+    dynamic: tuple[tuple[int, ...], ...],
+    memory_sizes: Callable[[], MemorySizes],
+) -> None:
+    """Refuses Python branches of decode() on the batch or on a size of the memory."""
+    branches = GuardLog([guard for guard in log.guards if guard.is_branch])
+    inputs = set(program.graph_signature.user_inputs)
+    nodes = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in inputs]
+    tokens, *memory = (node.meta["val"] for node in nodes)
+    exprs = {"batch": as_expr(tokens.shape[0])} | {
+        _memory_size(index, axis): as_expr(value.shape[axis])
+        for index, (value, axes) in enumerate(zip(memory, dynamic, strict=True))
+        for axis in axes
+    }
+    if branches.guards or any(expr.is_Integer for expr in exprs.values()):
+        sizes = {_memory_size(*key): sizes for key, sizes in memory_sizes().items()}
+        declared = DeclaredSizes({"batch": CHECKED_BATCHES, **sizes})
+        declared.check(branches, tokens.shape[0].node.shape_env, exprs, "decode()")
+
+
+def _memory_size(index: int, axis: int) -> str:
+    """Returns how a message calls a size of the memory."""
+    return f"memory.shape[{axis}]" if index == 0 else f"memory_{index}.shape[{axis}]"
 
 
 def _untraceable(error: Exception) -> UnsupportedModelError:

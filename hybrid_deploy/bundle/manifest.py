@@ -180,18 +180,25 @@ class GenerationDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     early_stopping: bool | Literal["never"] = False
 
 
-class DimRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DimRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Range of a symbolic dimension.
 
     Attributes:
         min: smallest size.
         typical: size for which costs are counted and engines are optimized.
         max: largest size.
+        multiple: number that every size is a multiple of, the smallest and largest ones too.
     """
 
     min: int
     typical: int
     max: int
+    multiple: int = 1
+
+    @property
+    def sizes(self) -> range:
+        """Every size, in ascending order."""
+        return range(self.min, self.max + 1, self.multiple)
 
 
 class GoldenSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from hybrid_deploy.bundle.manifest import GraphCost
 from hybrid_deploy.contract import cache_of, is_memory, is_next_cache
+from hybrid_deploy.onnx_graphs.dim_expressions import evaluate_size
 
 _BITS_PER_BYTE = 8
 Sizes = Mapping[str, int]
@@ -161,7 +162,7 @@ def _shape(value: ir.Value | None, sizes: Sizes) -> list[int]:
 
 
 def _size(dim: object, sizes: Sizes) -> int:
-    size = dim.evaluate(sizes) if isinstance(dim, ir.SymbolicDim) else dim
+    size = evaluate_size(str(dim.value), sizes) if isinstance(dim, ir.SymbolicDim) else dim
     if not isinstance(size, int):
         raise _UnknownSizeError
     return size

@@ -28,7 +28,8 @@ def check_values(
         dims: range of each dynamic axis, by its name.
 
     Raises:
-        InputError: a size is out of its range, or a number is NaN or infinite.
+        InputError: a size is out of its range or no multiple of its number, or a number is NaN or
+            infinite.
     """
     for tensor in encoder.inputs:
         array = inputs.get(tensor.name)
@@ -41,6 +42,11 @@ def check_values(
                     f"input {tensor.name} has {dim} {size}, the model was exported for "
                     f"{allowed.min} to {allowed.max}; resize it, cut it into parts, or export with "
                     "another range"
+                )
+            if allowed is not None and size % allowed.multiple:
+                raise InputError(
+                    f"input {tensor.name} has {dim} {size}, the model takes multiples of "
+                    f"{allowed.multiple}; pad it to {size + -size % allowed.multiple}"
                 )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InputError(

@@ -41,7 +41,10 @@ def narrow_dims(bundle: Bundle, ranges: Iterable[str]) -> Bundle:
                 f"--profile {text}: the bundle was exported for {name} "
                 f"{exported.min}..{exported.max}; stay within, or export it again"
             )
-        dims[name] = narrower
+        multiple = exported.multiple
+        if any(size % multiple for size in (narrower.min, narrower.typical, narrower.max)):
+            raise UsageError(f"--profile {text}: {name} takes multiples of {multiple} only")
+        dims[name] = msgspec.structs.replace(narrower, multiple=multiple)
     return Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, dims=dims))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.bundle.input_specs import ArrayInput
+from hybrid_deploy.bundle.input_specs import ArrayInput, ImageInput
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UnsupportedModelError, UsageError
@@ -21,6 +22,8 @@ from hybrid_deploy.export.export_job import (
 )
 from hybrid_deploy.export.exporter import head_of
 from hybrid_deploy.export.make_job import (
+    _padded_to_multiples,
+    dynamic_axes,
     make_job,
     named_inputs,
 )
@@ -97,13 +100,13 @@ def test_inputs_that_do_not_fit_are_refused(model: nn.Module, inputs: Any, messa
 def test_varying_axes_as_tuples_and_as_dynamic_axes(model: nn.Module) -> None:
     letters = DynamicAxis("letters", DimRange(1, 2, 9))
     dynamic: SimpleAxes = {
-        "image": {1: ("height", 1, 8), 2: ("width", 8, 64)},
+        "image": {1: ("height", 1, 8), 2: ("width", 8, 64, 2)},
         "question": {1: letters},
     }
     job = make_job(model, [IMAGE, QUESTION], generation(9), InputOptions(dynamic=dynamic))
     assert job.spec.dynamic["image"] == {
         1: DynamicAxis("height", DimRange(1, 3, 8)),
-        2: DynamicAxis("width", DimRange(8, 8, 64)),  # the example has size 4, below the range
+        2: DynamicAxis("width", DimRange(8, 8, 64, 2)),  # the example has size 4, below the range
     }
     assert job.spec.dynamic["question"] == {1: letters}
 
@@ -120,6 +123,15 @@ def test_varying_axes_as_tuples_and_as_dynamic_axes(model: nn.Module) -> None:
             "dynamic names axis 0 of image, which has axes 1 to 2 besides the batch",
         ),
         ({"image": {2: ("w", 8, 8)}}, "image cannot vary from 8 to 8; the range is empty"),
+        (
+            {"image": {2: ("w", 4, 10, 4)}},
+            "image varies in multiples of 4, which 4 and 10 must both be; change the range or the "
+            "multiple",
+        ),
+        (
+            {"image": {2: ("w", 8, 64, 8)}},
+            "axis 2 of the example's image has size 4, which is no multiple of 8; pad it to 8",
+        ),
     ],
 )
 def test_axes_that_do_not_fit_are_refused(model: nn.Module, dynamic: Any, message: str) -> None:
@@ -183,3 +195,12 @@ def test_the_refusal_of_a_model_shows_a_working_adapter(model: nn.Module) -> Non
     adapter = names["Adapter"](Inner()).eval()
     check_model(adapter)
     assert adapter.decode(torch.zeros(1, 2), adapter.encode(torch.zeros(1, 2))).shape == (1, 4)
+
+
+def test_pictures_are_padded_to_the_multiple_of_their_width(model: nn.Module) -> None:
+    picture = ImageInput("image", "L", 8, None, 6, 8, 64, 0, 255, (0.5,), (0.5,))
+    axes = dynamic_axes({"image": {3: ("w", 8, 64, 8)}}, {"image": torch.zeros(1, 1, 8, 16)})
+    padded = _padded_to_multiples((picture, ArrayInput("question")), axes)
+    assert isinstance(padded, tuple)
+    assert padded == (msgspec.structs.replace(picture, width_multiple=24), ArrayInput("question"))
+    assert _padded_to_multiples(picture, {}) == picture

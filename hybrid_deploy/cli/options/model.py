@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from hybrid_deploy.bundle.input_specs import ImageInput
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_DYNAMIC = re.compile(r"(?P<input>\w+):(?P<axis>\d+)=(?P<smallest>\d+)\.\.(?P<largest>\d+)")
+_DYNAMIC = re.compile(
+    r"(?P<input>\w+):(?P<axis>\d+)=(?P<smallest>\d+)\.\.(?P<largest>\d+)"
+    r"(:(?P<multiple>\d+))?"
+)
 _HEIGHT_AXIS, _WIDTH_AXIS = 2, 3
 _CENTRE = 0.5  # mean and deviation 0.5 map pixels to -1..1
 _WHITE = 255
@@ -31,8 +34,8 @@ def _click_options() -> list[Callable[[Any], Any]]:
         click.option("--end", type=int, multiple=True, help="End token; may be repeated."),
         click.option("--pad", type=int, help="Token that finished sequences read.  [default: 0]"),
         click.option(
-            "--dynamic", multiple=True, metavar="INPUT:AXIS=MIN..MAX",
-            help="An axis that varies, may be repeated: image:3=32..512.",
+            "--dynamic", multiple=True, metavar="INPUT:AXIS=MIN..MAX[:MULTIPLE]",
+            help="An axis that varies, may be repeated: image:3=32..512, image:3=32..512:8.",
         ),
         click.option("--mode", type=click.Choice(["L", "RGB"]), help="Default: the picture's."),
         click.option("--height", type=int, help="Pixels.  [default: the picture's]"),
@@ -52,7 +55,7 @@ class ModelOptions:
         start: ids of the start tokens.
         end: ids of the end tokens.
         pad: id of the token that the decoder reads for finished sequences.
-        dynamic: axes that vary, each as INPUT:AXIS=MIN..MAX.
+        dynamic: axes that vary, each as INPUT:AXIS=MIN..MAX or INPUT:AXIS=MIN..MAX:MULTIPLE.
         mode: Pillow mode that pictures are converted to, `L` or `RGB`.
         height: height in pixels that pictures are resized to.
         width: width in pixels that pictures are resized to.
@@ -80,20 +83,22 @@ class ModelOptions:
             if getattr(self, field.name) not in (None, ())
         ]
 
-    def axes(self) -> dict[str, dict[int, tuple[int, int]]]:
-        """Returns the smallest and largest size of each axis that varies, by input and axis.
+    def axes(self) -> dict[str, dict[int, tuple[int, int, int]]]:
+        """Returns the smallest size, the largest and the multiple, by input and axis that varies.
 
         Raises:
-            UsageError: a value of --dynamic is not of the form INPUT:AXIS=MIN..MAX.
+            UsageError: a value of --dynamic is not of the form INPUT:AXIS=MIN..MAX[:MULTIPLE].
         """
-        axes: dict[str, dict[int, tuple[int, int]]] = {}
+        axes: dict[str, dict[int, tuple[int, int, int]]] = {}
         for text in self.dynamic:
             match = _DYNAMIC.fullmatch(text)
             if match is None:
                 raise UsageError(
-                    f"--dynamic expects INPUT:AXIS=MIN..MAX, such as image:3=32..512, got {text}"
+                    "--dynamic expects INPUT:AXIS=MIN..MAX or INPUT:AXIS=MIN..MAX:MULTIPLE, such "
+                    f"as image:3=32..512 or image:3=32..512:8, got {text}"
                 )
-            sizes = int(match["smallest"]), int(match["largest"])
+            multiple = int(match["multiple"] or 1)
+            sizes = int(match["smallest"]), int(match["largest"]), multiple
             axes.setdefault(match["input"], {})[int(match["axis"])] = sizes
         return axes
 
@@ -113,13 +118,14 @@ class ModelOptions:
         mode = self.mode or mode
         height = self.height or size[1]
         width = self.width or max(1, round(size[0] * height / size[1]))
-        smallest, largest = self.axes().get(name, {}).get(_WIDTH_AXIS, (width, width))
+        fixed = (width, width, 1)
+        smallest, largest, multiple = self.axes().get(name, {}).get(_WIDTH_AXIS, fixed)
         return ImageInput(
             name=name,
             mode="L" if mode == "L" else "RGB",
             height=height,
             width=width if smallest == largest else None,
-            width_multiple=1,
+            width_multiple=multiple,
             min_width=smallest,
             max_width=largest,
             margin=0,

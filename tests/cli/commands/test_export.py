@@ -177,7 +177,8 @@ def test_weights_that_do_not_fit(tmp_path: Path, line: Path) -> None:
         ),
         (
             "a.npy", np.zeros((1, 1, 8, 16), np.float32), ("--dynamic", "image:3=8-16"),
-            "--dynamic expects INPUT:AXIS=MIN..MAX, such as image:3=32..512, got image:3=8-16",
+            "--dynamic expects INPUT:AXIS=MIN..MAX or INPUT:AXIS=MIN..MAX:MULTIPLE, such as "
+            "image:3=32..512 or image:3=32..512:8, got image:3=8-16",
         ),
         (
             "a.npy", np.zeros((1, 1, 8, 16), np.float32), ("--dtype", "fp16"),
@@ -199,6 +200,12 @@ def test_pictures_and_pixel_options() -> None:
     assert (plain.mode, plain.height, plain.width) == ("RGB", 20, 40)
     assert (plain.mean, plain.std) == ((0.5,) * 3, (0.5,) * 3)
     assert (plain.min_width, plain.max_width, plain.width_multiple) == (40, 40, 1)
+    varying = ModelOptions(dynamic=("image:3=16..64:8",))
+    assert varying.axes() == {"image": {3: (16, 64, 8)}}
+    padded = varying.image_input("image", "RGB", (40, 20))
+    assert (padded.width, padded.min_width, padded.max_width, padded.width_multiple) == (
+        None, 16, 64, 8,
+    )  # fmt: skip
     explicit = ModelOptions(mode="L", height=10, mean="0.25", std="2").image_input(
         "image", "RGB", (40, 20)
     )

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
+from hybrid_deploy.bundle.manifest import DimRange, GraphSpec, TensorSpec
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.runtime.session.input_checks import with_mask_types
+from hybrid_deploy.runtime.session.input_checks import check_values, with_mask_types
 from hybrid_deploy.runtime.session.session import Session, load_session
 
 
@@ -23,6 +23,17 @@ def test_sizes_out_of_range(session: Session, width: int) -> None:
     message = f"^input image has width {width}, the model was exported for 8 to 64; resize it"
     with pytest.raises(InputError, match=message):
         session.run_arrays({"image": np.zeros((1, 1, 8, width), np.float32)})
+
+
+def test_a_size_that_is_no_multiple() -> None:
+    graph = GraphSpec("", (TensorSpec("image", "float", ("batch", 1, 8, "width")),), ())
+    dims = {"width": DimRange(8, 16, 64, 8)}
+    check_values({"image": np.zeros((1, 1, 8, 24), np.float32)}, graph, dims)
+    with pytest.raises(InputError) as caught:
+        check_values({"image": np.zeros((1, 1, 8, 27), np.float32)}, graph, dims)
+    assert str(caught.value) == (
+        "input image has width 27, the model takes multiples of 8; pad it to 32"
+    )
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
