@@ -9,31 +9,31 @@ import numpy as np
 from torch import Tensor
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.contract import FLOAT_VARIANT
+from hybrid_deploy.bundle.manifest import GenerationDefaults
+from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole
 from hybrid_deploy.errors import BackendError, UnsupportedModelError
 from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.model.dynamic_axes import resized
 from hybrid_deploy.export.model.interface import Inputs, arrays_of, as_batch_of_two
 from hybrid_deploy.export.parity.compare import (
-    Parity,
+    compare_beams,
     compare_greedy,
+    compare_prefill,
     compare_random_prompts,
 )
 from hybrid_deploy.export.parity.decode_checks import with_distinct_rows
+from hybrid_deploy.export.parity.named_graphs import NamedGraphs
+from hybrid_deploy.export.parity.parity import Parity
 from hybrid_deploy.export.trace.refusal import first_line
 from hybrid_deploy.progress import Progress, silent
 from hybrid_deploy.runtime.backends.protocol import Backend
-from hybrid_deploy.runtime.backends.registry import (
-    DEFAULT_BACKEND,
-    BackendOptions,
-    load_backend,
-)
 
 CHECK = "check"
 """Name of the stage in which an export compares the graphs with the model."""
 
 _EXAMPLE_BATCH = 2
 _FEW_TOKENS = 4
+_BEAM_TOKENS = 64  # the beam step differs from the step in how it reads memory alone
 
 
 def check_export(
@@ -42,7 +42,7 @@ def check_export(
     vocabulary_size: int,
     progress: Progress = silent,
 ) -> Parity:
-    """Compares the graphs with the model: random prompts on the example, then every check input.
+    """Compares every graph with the model: random prompts on the example, then every check input.
 
     Args:
         job: the model, its example and the batches to check.
@@ -51,29 +51,64 @@ def check_export(
         progress: called in stage `CHECK` with the number of inputs compared so far.
 
     Returns:
-        Sequences and steps of the check inputs, and the largest difference of any logit.
+        Counts of what was compared, and the largest difference of any logit.
 
     Raises:
-        ParityError: a token differs, or a logit by more than `Parity.note` accepts.
+        ParityError: a token differs without a tie, or a logit by more than rounding.
         UnsupportedModelError: the encoder graph fails at one end of the declared ranges.
+        AssertionError: a graph of the bundle was not run, which is a defect of this check.
     """
-    backend = load_backend(DEFAULT_BACKEND, bundle, FLOAT_VARIANT, BackendOptions())
-    model, generation, batch = job.model, job.spec.generation, job.form.batch
     example = {
         name: with_distinct_rows(as_batch_of_two(value)) for name, value in job.example.items()
     }
-    batch_inputs = _with_batch(arrays_of(example), batch or _EXAMPLE_BATCH)
-    prompts = compare_random_prompts(model, backend, generation, batch_inputs, vocabulary_size)
-    parity = Parity(largest_difference=prompts.largest_difference)
+    roles = set(bundle.graphs(FLOAT_VARIANT))
+    backend = NamedGraphs(bundle, FLOAT_VARIANT)
+    parity = _check_prompts(job, backend, example, vocabulary_size, GraphRole.PREFILL in roles)
+    parity.add(_check_inputs(job, backend, vocabulary_size, progress))
+    runs = backend.runs
+    del backend  # its sessions hold the weights
+    if GraphRole.BEAM_STEP in roles:
+        beams = NamedGraphs(bundle, FLOAT_VARIANT, beams=True)
+        few = _with_max_length(job, _BEAM_TOKENS)
+        inputs = arrays_of(example)
+        parity.add_as_prompts(compare_beams(job.model, beams, few, inputs, vocabulary_size))
+        runs += beams.runs
+    unused = sorted(role.value for role in roles if not runs[role])
+    if unused:
+        raise AssertionError(f"the export has not compared {', '.join(unused)} with the model")
+    return parity
+
+
+def _check_prompts(
+    job: ExportJob,
+    backend: Backend,
+    example: Mapping[str, Tensor],
+    vocabulary_size: int,
+    has_prefill: bool,
+) -> Parity:
+    """Compares random prompts on the example, and a few tokens at other sizes of the inputs."""
+    parity, generation = Parity(), job.spec.generation
+    inputs = _with_batch(arrays_of(example), job.form.batch or _EXAMPLE_BATCH)
+    comparisons = [compare_random_prompts, *([compare_prefill] if has_prefill else [])]
+    for compare in comparisons:
+        parity.add_as_prompts(compare(job.model, backend, generation, inputs, vocabulary_size))
+    parity.sizes.append(_size_text(inputs))
     if job.spec.dynamic:
-        _check_sizes(job, backend, example, vocabulary_size)
+        parity.add(_check_sizes(job, backend, example, vocabulary_size))
+    return parity
+
+
+def _check_inputs(
+    job: ExportJob, backend: Backend, vocabulary_size: int, progress: Progress
+) -> Parity:
+    """Compares what the check inputs decode to, from the start tokens or from random prompts."""
+    parity, generation, batch = Parity(), job.spec.generation, job.form.batch
     checks = job.checks if batch is None else rebatched(job.checks, batch)
     reported_checks = _reported(checks, input_count(job.checks), progress)
     if generation.start_tokens:
-        parity.add(compare_greedy(model, backend, generation, reported_checks))
-        return parity
+        return compare_greedy(job.model, backend, generation, reported_checks)
     for inputs in reported_checks:
-        parity.add(compare_random_prompts(model, backend, generation, inputs, vocabulary_size))
+        parity.add(compare_random_prompts(job.model, backend, generation, inputs, vocabulary_size))
     return parity
 
 
@@ -93,23 +128,33 @@ def _reported(batches: Iterable[Inputs], total: int, progress: Progress) -> Iter
 
 def _check_sizes(
     job: ExportJob, backend: Backend, example: Mapping[str, Tensor], vocabulary_size: int
-) -> None:
+) -> Parity:
     """Compares a few tokens at the smallest and at the largest size of the inputs."""
-    short_generation = msgspec.structs.replace(
-        job.spec.generation, max_length=min(_FEW_TOKENS, job.spec.generation.max_length)
-    )
+    parity, few = Parity(), _with_max_length(job, _FEW_TOKENS)
     for bound in ("min", "max"):
         inputs = arrays_of(resized(example, job.spec.dynamic, bound))
         inputs = _with_batch(inputs, job.form.batch or _EXAMPLE_BATCH)
-        sizes = ", ".join("x".join(map(str, array.shape[1:])) for array in inputs.values())
         try:
-            compare_random_prompts(job.model, backend, short_generation, inputs, vocabulary_size)
+            compared = compare_random_prompts(job.model, backend, few, inputs, vocabulary_size)
         except BackendError as error:
             raise UnsupportedModelError(
-                f"the exported encoder does not work for inputs of size {sizes}, which the "
-                "dynamic axes allow: a recurrent layer, or a size used as a Python number, makes "
-                f"it constant; change the encoder, or narrow the range ({first_line(error)[:120]})"
+                f"the exported encoder does not work for inputs of size {_size_text(inputs)}, "
+                "which the dynamic axes allow: a recurrent layer, or a size used as a Python "
+                "number, makes it constant; change the encoder, or narrow the range "
+                f"({first_line(error)[:120]})"
             ) from error
+        parity.add_as_prompts(compared)
+        parity.sizes.append(_size_text(inputs))
+    return parity
+
+
+def _with_max_length(job: ExportJob, most: int) -> GenerationDefaults:
+    generation = job.spec.generation
+    return msgspec.structs.replace(generation, max_length=min(most, generation.max_length))
+
+
+def _size_text(inputs: Inputs) -> str:
+    return ", ".join("x".join(map(str, array.shape[1:])) for array in inputs.values())
 
 
 def rebatched(batches: Iterable[Inputs], size: int) -> Iterator[Inputs]:
