@@ -32,8 +32,8 @@ from hybrid_deploy.export.make_job import (
     token_ids,
 )
 from hybrid_deploy.export.model.interface import as_batch_of_two, check_model, has_custom_step
-from hybrid_deploy.export.parity.compare import Parity
 from hybrid_deploy.export.parity.gate import CHECK, check_export, input_count
+from hybrid_deploy.export.parity.parity import Parity
 from hybrid_deploy.export.pipeline import lower_model
 from hybrid_deploy.export.stage_times import StageTimes
 from hybrid_deploy.progress import Progress, silent

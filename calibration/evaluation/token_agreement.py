@@ -1,4 +1,4 @@
-"""Compares the tokens of two variants, and checks that a variant's prefill runs."""
+"""Compares the tokens of two variants, and a variant's prefill with its steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ import numpy as np
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.backends.protocol import Backend
+from hybrid_deploy.runtime.backends.protocol import Backend, FloatArray
+
+LARGEST_PREFILL_SHARE = 0.25
+"""Largest accepted distance of prefill from steps, in standard deviations of the logits.
+
+Both compute the same numbers in another order. Activations of 8 bits that lie between two values
+then round to either.
+"""
+
+_PROMPT_TOKENS = 5
 
 
 @dataclass(frozen=True)
@@ -36,20 +45,51 @@ class Agreement:
 
 
 def check_prefill(bundle: Bundle, backend: Backend, inputs: Inputs) -> None:
-    """Decodes a prompt of one token by `prefill`, which decoding calls for longer prompts only.
+    """Compares the prefill graph with the step graph, which decodes the same tokens one by one.
 
-    A backend may decode so short a prompt by steps, as ONNX Runtime's on the CPU does; then the
-    prefill graph itself does not run.
+    The prompt has one column of padding more than its tokens, so that no backend decodes it by
+    steps. Then a step reads the caches that prefill wrote. A capacity of one token has no room for
+    that column; then nothing is compared.
+
+    Args:
+        bundle: has the generation defaults.
+        backend: runs the variant.
+        inputs: encoder inputs by name, batch first.
 
     Raises:
-        BackendError: prefill does not run, or its logits are not finite.
+        BackendError: prefill does not run, its logits are not finite, or they differ from those of
+            the steps by more than rounding explains.
     """
-    decoding = backend.start(inputs)
-    defaults = bundle.manifest.generation
-    tokens = np.full((decoding.batch, 1), defaults.start_tokens[0], np.int64)
-    zeros = np.zeros(decoding.batch, np.int64)
-    if not np.isfinite(decoding.prefill(tokens, zeros, zeros)).all():
-        raise BackendError("the logits of the prefill graph are not finite")
+    stepped, prefilled = backend.start(inputs), backend.start(inputs)
+    defaults, zeros = bundle.manifest.generation, np.zeros(stepped.batch, np.int64)
+    length = min(_PROMPT_TOKENS, bundle.manifest.capacity - 1)
+    if length < 1:
+        return
+    tokens = np.full((stepped.batch, length + 1), defaults.pad_token, np.int64)
+    tokens[:, 0] = defaults.start_tokens[0]
+    for index in range(length):
+        expected = stepped.step(tokens[:, index].copy(), zeros + index).copy()
+        if index + 1 < length:
+            tokens[:, index + 1] = expected.argmax(-1)
+    actual = prefilled.prefill(tokens, zeros, zeros + length - 1)
+    _check_close(expected, actual, f"the prefill graph after {length} tokens")
+    newest = expected.argmax(-1)
+    expected = stepped.step(newest, zeros + length).copy()
+    actual = prefilled.step(newest, zeros + length)
+    _check_close(expected, actual, f"the step graph after a prefill of {length} tokens")
+
+
+def _check_close(expected: FloatArray, actual: FloatArray, name: str) -> None:
+    """Refuses logits (batch, vocabulary) that are not finite or far from those of the steps."""
+    if not np.isfinite(actual).all():
+        raise BackendError(f"the logits of {name} are not finite")
+    spread = np.sqrt(np.square(expected - expected.mean(-1, keepdims=True)).mean(-1))
+    share = np.sqrt(np.square(actual - expected).mean(-1)) / np.maximum(spread, 1e-30)
+    if not share.max() <= LARGEST_PREFILL_SHARE:
+        raise BackendError(
+            f"the logits of {name} differ from those of steps alone by {share.max():.0%} of their "
+            f"spread, {LARGEST_PREFILL_SHARE:.0%} at most is rounding; report this recipe and model"
+        )
 
 
 def compare_tokens(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Agreement:

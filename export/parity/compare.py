@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,55 +11,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hybrid_deploy.bundle.manifest import GenerationDefaults
-from hybrid_deploy.errors import ParityError
-from hybrid_deploy.export.model.interface import Inputs, reference_heads, reference_memory
-from hybrid_deploy.runtime.backends.protocol import Backend, Decoding, FloatArray, SeveralHeads
+from hybrid_deploy.export.model.interface import Inputs, reference_memory
+from hybrid_deploy.export.parity.closeness import Closeness, ComparedStep
+from hybrid_deploy.export.parity.parity import Parity
+from hybrid_deploy.export.parity.reference_rows import Heads, ReferenceRows, lengths_to_run
+from hybrid_deploy.runtime.backends.protocol import (
+    Backend,
+    Decoding,
+    FloatArray,
+    ReorderableDecoding,
+    SeveralHeads,
+)
 
-LARGEST_DIFFERENCE = 1e-4
-"""Largest accepted difference of a float32 logit: the two sides add numbers in another order.
+_FIRST_BLOCK = 8
+_LARGEST_BLOCK_BYTES = 64 << 20  # of logits
 
-It grows in proportion to the largest logit where that is over 16.
-"""
-
-_LARGE_LOGIT = 16.0  # rounding grows with the size of the numbers
-
-_BLOCK_STEPS = 16  # number of steps that one run of the model checks
-
-
-@dataclass
-class Parity:
-    """The result of comparing exported graphs with their model.
-
-    Attributes:
-        sequences: number of sequences decoded.
-        steps: number of tokens compared, summed over the sequences.
-        largest_difference: largest absolute difference of any logit; NaN if a logit is NaN.
-    """
-
-    sequences: int = 0
-    steps: int = 0
-    largest_difference: float = 0.0
-
-    def note(self, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> bool:
-        """Adds the difference of two arrays of logits; returns whether it is accepted.
-
-        Args:
-            expected: the model's logits, any shape.
-            actual: the graphs' logits, of the same shape.
-        """
-        # np.maximum, unlike max(), never replaces a NaN
-        difference = np.abs(expected - actual).max(initial=0)
-        self.largest_difference = float(np.maximum(self.largest_difference, difference))
-        scale = max(1.0, float(np.abs(expected).max(initial=0)) / _LARGE_LOGIT)
-        return bool(difference <= LARGEST_DIFFERENCE * scale)
-
-    def add(self, other: Parity) -> None:
-        """Adds the counts and the largest difference of another comparison."""
-        self.sequences += other.sequences
-        self.steps += other.steps
-        self.largest_difference = float(
-            np.maximum(self.largest_difference, other.largest_difference)
-        )
+_BEAMS = 2
 
 
 def compare_greedy(
@@ -78,15 +44,15 @@ def compare_greedy(
         batches: encoder inputs by name, batch first.
 
     Raises:
-        ParityError: a token differs, or a logit by more than `Parity.note` accepts.
+        ParityError: a token differs without a tie, or a logit by more than rounding.
     """
-    comparison = _Comparison(model, backend, generation, Parity())
+    parity = Parity()
     for number, inputs in enumerate(batches):
-        size = len(next(iter(inputs.values())))
-        prompts = np.tile(np.array(generation.start_tokens, np.int64), (size, 1))
-        lengths = np.full(size, prompts.shape[1], np.int64)
-        comparison.run(inputs, prompts, lengths, f"batch {number}")
-    return comparison.parity
+        batch = _Batch(model, backend, generation, inputs, parity)
+        prompts = np.tile(np.array(generation.start_tokens, np.int64), (batch.size, 1))
+        lengths = np.full(batch.size, prompts.shape[1], np.int64)
+        batch.decode(prompts, lengths, f"batch {number}")
+    return parity
 
 
 def compare_random_prompts(
@@ -99,8 +65,8 @@ def compare_random_prompts(
 ) -> Parity:
     """Compares greedy decoding after random prompts, up to the largest length without an end token.
 
-    Prompts of one token are decoded by steps alone, and the difference between prefill and step is
-    noted; prompts of unequal lengths test the prefill and the positions of each sequence.
+    Prompts of one token are decoded by steps alone, through every length; prompts of unequal
+    lengths test the prefill and the positions of each sequence.
 
     Args:
         model: the original module, in eval mode.
@@ -111,131 +77,243 @@ def compare_random_prompts(
         seed: seed of the prompts.
 
     Raises:
-        ParityError: a token differs, or a logit by more than `Parity.note` accepts.
+        ParityError: a token differs without a tie, or a logit by more than rounding.
     """
     rng = np.random.default_rng(seed)
-    size = len(next(iter(inputs.values())))
-    longest = min(3, generation.max_length - 1)
-    endless = GenerationDefaults(
+    batch = _Batch(model, backend, _endless(generation), inputs, Parity())
+    longest = max(1, min(3, generation.max_length - 1))
+    for lengths in (np.ones(batch.size, np.int64), np.arange(batch.size) % longest + 1):
+        prompts = rng.integers(0, vocabulary_size, (batch.size, longest))[:, : lengths.max()]
+        name = f"prompts of {lengths.tolist()} tokens"
+        batch.decode(prompts, lengths, name, every_length=bool(lengths.max() == 1))
+    return batch.parity
+
+
+def compare_prefill(
+    model: nn.Module,
+    backend: Backend,
+    generation: GenerationDefaults,
+    inputs: Inputs,
+    vocabulary_size: int,
+    seed: int = 1,
+) -> Parity:
+    """Compares prefill at several lengths, and the step that reads the caches it has written.
+
+    The lengths are 1, 2, 3, half of the largest, the largest but one, and the largest.
+
+    Args:
+        model: the original module, in eval mode.
+        backend: the exported graphs; every prompt goes through its prefill.
+        generation: largest length and pad token.
+        inputs: encoder inputs by name, batch first.
+        vocabulary_size: number of tokens to draw from.
+        seed: seed of the prompts.
+
+    Raises:
+        ParityError: a token differs without a tie, or a logit by more than rounding.
+    """
+    most = generation.max_length
+    batch = _Batch(model, backend, _endless(generation), inputs, Parity())
+    tokens = np.random.default_rng(seed).integers(0, vocabulary_size, (batch.size, most))
+    for length in sorted({1, 2, 3, most // 2, most - 1, most} & set(range(1, most + 1))):
+        batch.prefill_and_step(tokens, length)
+    return batch.parity
+
+
+def compare_beams(
+    model: nn.Module,
+    backend: Backend,
+    generation: GenerationDefaults,
+    inputs: Inputs,
+    vocabulary_size: int,
+    seed: int = 2,
+) -> Parity:
+    """Compares two beams of every input, which read the same memory, from different tokens on.
+
+    Args:
+        model: the original module, in eval mode.
+        backend: the exported graphs.
+        generation: largest length and pad token.
+        inputs: encoder inputs by name, batch first.
+        vocabulary_size: number of tokens to draw from.
+        seed: seed of the first tokens.
+
+    Raises:
+        ParityError: a token differs without a tie, or a logit by more than rounding.
+    """
+    batch = _Batch(model, backend, _endless(generation), inputs, Parity(), beams=_BEAMS)
+    prompts = np.random.default_rng(seed).integers(0, vocabulary_size, (batch.size, 1))
+    batch.decode(prompts, np.ones(batch.size, np.int64), f"{_BEAMS} beams of every input")
+    return batch.parity
+
+
+def _endless(generation: GenerationDefaults) -> GenerationDefaults:
+    return GenerationDefaults(
         start_tokens=(),
         end_tokens=(),
         pad_token=generation.pad_token,
         max_length=generation.max_length,
     )
-    comparison = _Comparison(model, backend, endless, Parity())
-    for lengths in (np.ones(size, np.int64), np.arange(size) % longest + 1):
-        prompts = rng.integers(0, vocabulary_size, (size, longest))[:, : lengths.max()]
-        comparison.run(inputs, prompts, lengths, f"prompts of {lengths.tolist()} tokens")
-    return comparison.parity
 
 
-@dataclass(frozen=True)
-class _Step:
-    """Outputs of the graphs after one more token, with a row for each sequence.
-
-    Attributes:
-        lengths: (batch,) int64, number of tokens that the sequence has.
-        active: (batch,) bool, whether the sequence was still decoded.
-        heads: logits, then the outputs of other heads, each (batch, width).
-    """
-
-    lengths: NDArray[np.int64]
-    active: NDArray[np.bool_]
-    heads: tuple[NDArray[Any], ...]
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """Decodes batches with the graphs, and compares each logit with the model's.
+@dataclass
+class _Batch:
+    """One batch that graphs and model decode.
 
     Attributes:
         model: the original module, in eval mode.
         backend: the exported graphs.
         generation: end tokens, pad token and largest length.
-        parity: sum of the batches so far.
+        inputs: encoder inputs by name, batch first.
+        parity: receives what is compared.
+        beams: number of sequences of an input, side by side, that share its memory.
     """
 
     model: nn.Module
     backend: Backend
     generation: GenerationDefaults
+    inputs: Inputs
     parity: Parity
+    beams: int = 1
+    _closeness: Closeness = field(init=False)
+    _memory: tuple[Tensor, ...] = field(init=False)
 
-    def run(
-        self, inputs: Inputs, prompts: NDArray[np.int64], lengths: NDArray[np.int64], name: str
+    def __post_init__(self) -> None:
+        rows = {name: np.repeat(value, self.beams, 0) for name, value in self.inputs.items()}
+        self._closeness = Closeness(self.model, rows, "", self.parity)
+        tensors = tuple(torch.from_numpy(np.array(value)) for value in self.inputs.values())
+        memory = reference_memory(self.model, tensors)
+        if self.beams > 1:
+            memory = tuple(tensor.repeat_interleave(self.beams, 0) for tensor in memory)
+        self._memory = memory
+
+    @property
+    def size(self) -> int:
+        """Number of sequences."""
+        return len(next(iter(self.inputs.values()))) * self.beams
+
+    def decode(
+        self,
+        prompts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        name: str,
+        *,
+        every_length: bool = False,
     ) -> None:
-        """Decodes one batch with the graphs, and compares it block by block.
+        """Decodes with the graphs, and compares block by block.
 
-        The first token that differs raises, so both sides decode the same tokens throughout. The
-        model decodes a block of tokens at a time, since no logit depends on later tokens.
+        The model runs over a block of tokens at a time, and blocks grow. After a tie both sides
+        begin again with the model's token.
 
         Args:
-            inputs: encoder inputs by name, batch first.
             prompts: (batch, longest prompt), padded on the right.
             lengths: (batch,), number of tokens of each prompt.
-            name: name of the batch in messages.
+            name: name of the sequences in messages.
+            every_length: whether the model is also run with other numbers of tokens, as
+                `lengths_to_run` chooses them.
         """
-        tensors = tuple(torch.from_numpy(array) for array in inputs.values())
-        memory, size = reference_memory(self.model, tensors), len(lengths)
-        decoding, logits = self._start(inputs, prompts, lengths)
-        tokens = np.full((size, self.generation.max_length), self.generation.pad_token, np.int64)
+        self._closeness.name, capacity = name, self.generation.max_length
+        chosen = lengths_to_run(self.model, self.size, capacity) if every_length else []
+        reference = ReferenceRows(self.model, self._memory, chosen)
+        tokens = np.full((self.size, capacity), self.generation.pad_token, np.int64)
         tokens[:, : prompts.shape[1]] = prompts
-        lengths, active = lengths.copy(), np.ones(size, bool)
-        rows, block = np.arange(size), list[_Step]()
+        lengths, active = lengths.copy(), np.ones(self.size, bool)
+        decoding, logits = self._start(tokens, lengths)
+        block, most = list[ComparedStep](), _FIRST_BLOCK
         while True:
-            more_heads = decoding.heads.values() if isinstance(decoding, SeveralHeads) else ()
-            heads = tuple(values.copy() for values in (logits, *more_heads))
-            block.append(_Step(lengths.copy(), active.copy(), heads))
-            best = logits.argmax(-1)
-            active &= lengths < self.generation.max_length
-            active &= ~np.isin(best, self.generation.end_tokens)
-            if len(block) == _BLOCK_STEPS or not active.any():
-                self._check(block, tokens, memory, name)
+            block.append(ComparedStep(lengths.copy(), active.copy(), _copied(decoding, logits)))
+            best, tied = logits.argmax(-1), False
+            going = self._going(active, lengths, best)
+            if len(block) == most or not going.any():
+                step, best, tied = self._check(block, tokens, reference)
+                lengths, going = step.lengths.copy(), self._going(step.active, step.lengths, best)
+                most = min(2 * most, max(1, _LARGEST_BLOCK_BYTES // logits.nbytes))
                 block.clear()
+            active = going
             if not active.any():
                 break
-            tokens[rows[active], lengths[active]] = best[active]
-            lengths[active] += 1
-            logits = decoding.step(tokens[rows, lengths - 1], lengths - 1)
-        self.parity.sequences += size
+            rows = np.flatnonzero(active)
+            tokens[rows, lengths[rows]] = best[rows]
+            lengths[rows] += 1
+            if tied:
+                decoding, logits = self._start(tokens, lengths)
+            else:
+                logits = decoding.step(tokens[np.arange(self.size), lengths - 1], lengths - 1)
+        self.parity.sequences += self.size
+
+    def prefill_and_step(self, tokens: NDArray[np.int64], length: int) -> None:
+        """Compares a prefill of some tokens, then a step with the next one if there is one.
+
+        Args:
+            tokens: (batch, capacity), random tokens.
+            length: number of tokens that prefill reads.
+        """
+        self._closeness.name = f"a prefill of {length} tokens"
+        reference = ReferenceRows(self.model, self._memory, [length])
+        decoding, ones = self._decoding(), np.ones(self.size, np.int64)
+        logits = decoding.prefill(tokens[:, :length], 0 * ones, (length - 1) * ones)
+        steps = [ComparedStep(length * ones, ones > 0, _copied(decoding, logits))]
+        if length < tokens.shape[1]:
+            logits = decoding.step(tokens[:, length].copy(), length * ones)
+            steps.append(ComparedStep((length + 1) * ones, ones > 0, _copied(decoding, logits)))
+        for step, expected in _with_expected(reference, tokens, steps):
+            self._closeness.check(step, expected, tokens)
+            self._count(step)
+        self.parity.sequences += self.size
+
+    def _decoding(self) -> Decoding:
+        decoding = self.backend.start(self.inputs)
+        if self.beams == 1:
+            return decoding
+        assert isinstance(decoding, ReorderableDecoding), "only such a decoding has beams"
+        return decoding.expand_beams(self.beams)
 
     def _start(
-        self, inputs: Inputs, prompts: NDArray[np.int64], lengths: NDArray[np.int64]
+        self, tokens: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> tuple[Decoding, FloatArray]:
-        """Returns a decoding after its prompts, and the logits; a step reads one-token prompts."""
-        decoding, first = self.backend.start(inputs), np.zeros(len(lengths), np.int64)
-        logits = decoding.prefill(prompts, first, lengths - 1)
-        if prompts.shape[1] != 1:
-            return decoding, logits
-        prefill_logits, decoding = logits.copy(), self.backend.start(inputs)
-        logits = decoding.step(prompts[:, 0], first)
-        self.parity.note(prefill_logits, logits)
-        return decoding, logits
+        """Returns a decoding of the first tokens, and the logits; a step reads a single one."""
+        decoding, zeros = self._decoding(), np.zeros(self.size, np.int64)
+        if lengths.max() == 1:
+            return decoding, decoding.step(tokens[:, 0].copy(), zeros)
+        return decoding, decoding.prefill(tokens[:, : lengths.max()], zeros, lengths - 1)
+
+    def _going(
+        self,
+        active: NDArray[np.bool_],
+        lengths: NDArray[np.int64],
+        best: NDArray[np.int64],
+    ) -> NDArray[np.bool_]:
+        """Returns the sequences that get one more token."""
+        ended = np.isin(best, self.generation.end_tokens)
+        going: NDArray[np.bool_] = active & (lengths < self.generation.max_length) & ~ended
+        return going
 
     def _check(
-        self,
-        block: Sequence[_Step],
-        tokens: NDArray[np.int64],
-        memory: tuple[Tensor, ...],
-        name: str,
-    ) -> None:
-        """Compares some steps with one full run of the model over the tokens so far."""
-        longest = int(block[-1].lengths.max())
-        full = reference_heads(self.model, memory, torch.from_numpy(tokens[:, :longest]))
-        for step in block:
-            newest = np.arange(len(tokens)), step.lengths - 1
-            expected = [head.numpy()[newest] for head in full]
-            close = [
-                self.parity.note(a[step.active], b[step.active])
-                for a, b in zip(expected, step.heads, strict=True)
-            ]
-            self.parity.steps += int(step.active.sum())
-            expected_tokens, actual_tokens = expected[0].argmax(-1), step.heads[0].argmax(-1)
-            differing = np.flatnonzero((expected_tokens != actual_tokens) & step.active)
-            if len(differing) or not all(close):
-                row = int(differing[0]) if len(differing) else 0
-                raise ParityError(
-                    f"the exported graphs differ from the model in {name}, sequence {row}, after "
-                    f"{int(step.lengths[row])} tokens: token {int(actual_tokens[row])} instead of "
-                    f"{int(expected_tokens[row])}, largest difference of a logit "
-                    f"{self.parity.largest_difference:.1e}; no bundle was written"
-                )
+        self, block: Sequence[ComparedStep], tokens: NDArray[np.int64], reference: ReferenceRows
+    ) -> tuple[ComparedStep, NDArray[np.int64], bool]:
+        """Compares steps up to the first tie; returns the newest one, its tokens, and if it ties.
+
+        The tokens are the model's.
+        """
+        for step, expected in _with_expected(reference, tokens, block):
+            tied = self._closeness.check(step, expected, tokens)
+            self._count(step)
+            if tied.any() or step is block[-1]:
+                return step, expected[0].argmax(-1), bool(tied.any())
+        raise AssertionError("a block has at least one step")
+
+    def _count(self, step: ComparedStep) -> None:
+        self.parity.steps += int(step.active.sum())
+        self.parity.longest = max(self.parity.longest, int(step.lengths.max()))
+
+
+def _copied(decoding: Decoding, logits: FloatArray) -> Heads:
+    """Returns copies of the newest outputs, which the backend overwrites."""
+    more_heads = decoding.heads.values() if isinstance(decoding, SeveralHeads) else ()
+    return tuple(values.copy() for values in (logits, *more_heads))
+
+
+def _with_expected(
+    reference: ReferenceRows, tokens: NDArray[np.int64], steps: Sequence[ComparedStep]
+) -> Iterator[tuple[ComparedStep, Heads]]:
+    return zip(steps, reference.after(tokens, [step.lengths for step in steps]), strict=True)

@@ -33,6 +33,7 @@ from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxes, declared_ranges, resized_to
 from hybrid_deploy.export.model.interface import Inputs, arrays_of
 from hybrid_deploy.export.parity.compare import compare_random_prompts
+from hybrid_deploy.export.parity.parity import Parity
 from hybrid_deploy.export.trace.refusal import first_line, user_line
 from hybrid_deploy.runtime.backends.protocol import Backend
 
@@ -52,7 +53,7 @@ def check_sizes(
     example: Mapping[str, Tensor],
     vocabulary_size: int,
     uncertain: Sequence[Mapping[str, int]] = (),
-) -> None:
+) -> Parity:
     """Compares a few tokens of the graphs and the model at several sizes and batches.
 
     Args:
@@ -70,13 +71,14 @@ def check_sizes(
     short = msgspec.structs.replace(
         job.spec.generation, max_length=min(_FEW_TOKENS, job.spec.generation.max_length)
     )
+    parity = Parity()
     encoder = ir.load(bundle.graph_path(FLOAT_VARIANT, GraphRole.ENCODER))
     for sizes, batch in checked_sizes(job.spec.dynamic, graph_multiples(encoder), uncertain):
         resized = arrays_of(resized_to(example, job.spec.dynamic, sizes))
         inputs = _batch_of(resized, job.form.batch or batch)
         shapes = ", ".join("x".join(map(str, array.shape)) for array in inputs.values())
         try:
-            compare_random_prompts(job.model, backend, short, inputs, vocabulary_size)
+            compared = compare_random_prompts(job.model, backend, short, inputs, vocabulary_size)
         except BackendError as error:
             raise UnsupportedModelError(
                 f"the exported graphs do not work for inputs of size {shapes}, which the "
@@ -93,6 +95,9 @@ def check_sizes(
                 f"dynamic axes allow: {first_line(error)[:120]}; narrow the range, or declare that "
                 "the size varies in multiples (MIN..MAX:MULTIPLE)"
             ) from error
+        parity.add_as_prompts(compared)
+        parity.sizes.append(", ".join("x".join(map(str, a.shape[1:])) for a in inputs.values()))
+    return parity
 
 
 def checked_sizes(

@@ -101,15 +101,27 @@ def export_job(job: ExportJob, out: Path, *, force: bool) -> ExportReport:
 
 
 def describe(report: ExportReport) -> str:
-    """Returns the report of an export in one line."""
+    """Returns the report of an export in one line: what was compared, and how close it is."""
     parity, seconds = report.parity, sum(report.stage_seconds.values())
-    compared = f"{parity.sequences} inputs, {parity.steps} tokens identical to the model"
-    if not parity.sequences:
-        compared = "random prompts decoded as by the model"
+    compared = [
+        f"{_count(number, kind)} ({_count(tokens, 'token')})"
+        for number, kind, tokens in (
+            (parity.sequences, "input", parity.steps),
+            (parity.prompts, "random prompt", parity.prompt_steps),
+        )
+        if number
+    ]
+    sizes = f" at input sizes {'; '.join(parity.sizes)}" if parity.sizes else ""
+    ties = f" but {parity.ties} at ties" if parity.ties else ""
     return (
-        f"{report.path}: {compared}, largest difference of a logit "
+        f"{report.path}: {' and '.join(compared)}{sizes}, up to {_count(parity.longest, 'token')} "
+        f"long: all tokens identical to the model{ties}, largest difference of a logit "
         f"{parity.largest_difference:.1e}, {seconds:.1f} s"
     )
+
+
+def _count(number: int, kind: str) -> str:
+    return f"{number} {kind}" if number == 1 else f"{number} {kind}s"
 
 
 def check_output(out: Path, force: bool) -> None:

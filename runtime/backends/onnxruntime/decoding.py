@@ -61,6 +61,8 @@ class OnnxRuntimeDecoding:
             each; valid until the next call.
         error_bound: largest error of a logit of the newest step, (batch,) float32; None if the
             logits are exact.
+        shortest_prefill: number of tokens from which prompts of one length go through the prefill
+            graph; shorter ones are decoded by steps.
 
     Args:
         sessions: sessions of the variant.
@@ -79,6 +81,7 @@ class OnnxRuntimeDecoding:
         beams: int | None = None,
     ) -> None:
         self.batch = batch
+        self.shortest_prefill = _FEW_TOKENS + 1
         self._sessions = sessions
         self._beams = beams
         self._token = np.zeros(batch, np.int64)
@@ -162,7 +165,7 @@ class OnnxRuntimeDecoding:
         self, tokens: IntArray, position: IntArray, last: IntArray
     ) -> FloatArray:
         """Does the same as `prefill`, but the logits are exact only within the error bound."""
-        few = tokens.shape[1] <= _FEW_TOKENS and (last == tokens.shape[1] - 1).all()
+        few = tokens.shape[1] < self.shortest_prefill and (last == tokens.shape[1] - 1).all()
         one_per_input = self._beams in (None, 1)
         session = self._sessions.prefill_session if one_per_input and not few else None
         if session is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.bundle.input_specs import ImageInput
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.cli import main
+from hybrid_deploy.cli.commands.export import describe
 from hybrid_deploy.cli.options.model import ModelOptions
 from hybrid_deploy.errors import UsageError
+from hybrid_deploy.export.exporter import ExportReport
+from hybrid_deploy.export.parity.parity import Parity
 from tests.conftest import TinyReader, make_tiny
 
 MODEL = "conftest:TinyReader"
@@ -51,7 +55,8 @@ def test_a_plain_model_with_weights_and_a_picture(tmp_path: Path, line: Path) ->
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     first, second, compared = result.stdout.splitlines()
-    assert first.startswith(f"{out}: 1 inputs, ")
+    assert first.startswith(f"{out}: 1 input (")
+    assert " random prompts (" in first and " at input sizes " in first
     assert " tokens identical to the model, largest difference of a logit " in first
     assert second.startswith("fp16: ") and " tokens as in float; " in compared
     stages = [text.split()[0] for text in result.stderr.splitlines() if text.endswith(" s")]
@@ -304,3 +309,17 @@ def test_a_model_that_ends_at_once_says_so(tmp_path: Path, line: Path) -> None:
         "golden samples for verify: 1, of 1 token; the model ends at once on all of them, so "
         "verify checks little"
     )
+
+
+def test_the_report_says_what_was_compared(tmp_path: Path) -> None:
+    parity = Parity(4, 23, 8, 96, 12, ["1x8x16", "1x8x64"], 0, 9.5e-7, 2e-5)
+    report = ExportReport(tmp_path, parity, {"trace": 1.0, "check": 2.2})
+    assert describe(report) == (
+        f"{tmp_path}: 4 inputs (23 tokens) and 8 random prompts (96 tokens) at input sizes "
+        "1x8x16; 1x8x64, up to 12 tokens long: all tokens identical to the model, largest "
+        "difference of a logit 9.5e-07, 3.2 s"
+    )
+    tied = replace(parity, sequences=0, prompts=1, ties=2)
+    line = describe(replace(report, parity=tied))
+    assert line.startswith(f"{tmp_path}: 1 random prompt (96 tokens) at ")
+    assert " all tokens identical to the model but 2 at ties, largest difference " in line

@@ -1,0 +1,41 @@
+"""One graph of a bundle with another weight, while the other graphs keep theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.contract import GraphRole
+
+
+def edit_graph(
+    bundle: Bundle,
+    role: GraphRole,
+    edit: Callable[[NDArray[Any]], None],
+    weight: str | None = None,
+    variant: str = "fp32",
+) -> None:
+    """Changes one weight of one graph on disk.
+
+    Args:
+        bundle: the bundle; its file of this graph is replaced.
+        role: the graph.
+        edit: changes the weight's array in place.
+        weight: name of the weight; None takes the graph's largest float matrix.
+        variant: name of the variant.
+    """
+    model = ir.load(bundle.graph_path(variant, role))
+    matrices = {
+        name: np.array(value.const_value.numpy())
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and value.dtype is ir.DataType.FLOAT
+    }
+    name = weight or max(matrices, key=lambda key: matrices[key].size)
+    edit(matrices[name])
+    model.graph.initializers[name].const_value = ir.tensor(matrices[name], name=name)
+    ir.save(model, bundle.graph_path(variant, role))
