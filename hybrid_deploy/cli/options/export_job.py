@@ -32,8 +32,8 @@ def load_job(name: str, options: ModelOptions, weights: Path | None = None) -> E
         weights: file whose weights are loaded into the model; None loads none.
 
     Raises:
-        UsageError: the factory does not exist, fails or returns something else, or options are missing or
-            do not apply.
+        UsageError: the factory does not exist, fails or returns something else, or options are
+            missing or do not apply.
         InputError: the weights or the example cannot be used.
     """
     factory = load_factory(name)
