@@ -99,7 +99,7 @@ def token_ids(tokens: int | Sequence[int]) -> tuple[int, ...]:
     Raises:
         UsageError: the tokens are no whole numbers.
     """
-    several = isinstance(tokens, Sequence) or getattr(tokens, "ndim", 0)
+    several = isinstance(tokens, Sequence) or bool(getattr(tokens, "ndim", 0))
     try:
         return tuple(map(operator.index, tokens if several else (tokens,)))  # type: ignore[arg-type]
     except TypeError as error:

@@ -57,7 +57,8 @@ class SelfAttention(nn.Module):
 
     def _mixed(self, x: Tensor) -> Tensor:
         if self.kind == "shift":
-            return self.out(F.pad(x[:, :-1], (0, 0, 1, 0))) * torch.sigmoid(x)
+            shifted: Tensor = self.out(F.pad(x[:, :-1], (0, 0, 1, 0)))
+            return shifted * torch.sigmoid(x)
         if self.kind == "causal_conv":
             rows: Tensor = self.conv(F.pad(x.transpose(1, 2), (2, 0))).transpose(1, 2)
             return rows
@@ -162,9 +163,11 @@ class CrossAttention(nn.Module):
             valid: (batch, places) bool, or None.
         """
         if self.kind == "pooled":
-            return x + self.out(memory.mean(1, keepdim=True))
+            mean: Tensor = self.out(memory.mean(1, keepdim=True))
+            return x + mean
         if self.kind == "latest":
-            return self.out(memory[:, -1:]) * torch.sigmoid(self.q(x))
+            last: Tensor = self.out(memory[:, -1:])
+            return last * torch.sigmoid(self.q(x))
         if self.kind == "module":
             padding = None if valid is None else ~valid
             rows: Tensor = self.module(x, memory, memory, key_padding_mask=padding)[0]
@@ -175,7 +178,8 @@ class CrossAttention(nn.Module):
             scores = self.energy(torch.tanh(self.q(x)[:, :, None] + k[:, None])).squeeze(-1)
             if valid is not None:
                 scores = scores.masked_fill(~valid[:, None], float("-inf"))
-            return scores.softmax(-1) @ v
+            read: Tensor = scores.softmax(-1) @ v
+            return read
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.q(x), k, v))
         return self._attend(q, k, v, valid)
 

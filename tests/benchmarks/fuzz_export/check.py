@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hybrid_deploy import export_model, load_session
 from hybrid_deploy.errors import HybridDeployError
-from hybrid_deploy.runtime.session.session import Session
+from hybrid_deploy.export.exporter import export_model
+from hybrid_deploy.runtime.session.session import Session, load_session
 from tests.benchmarks.fuzz_export.models import Inputs, RandomModel, Sample, random_sample
 
 TOLERANCE = 1e-3

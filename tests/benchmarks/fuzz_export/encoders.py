@@ -70,7 +70,8 @@ class Encoder(nn.Module):
         rows = self._resized(rows)
         rows = self._mixed(rows)
         rows = self.norm(rows)
-        return rows + self.feed_forward(rows)
+        memory: Tensor = rows + self.feed_forward(rows)
+        return memory
 
     def _resized(self, x: Tensor) -> Tensor:
         """Changes the number of rows, (batch, rows, width)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class Layer(nn.Module):
         self.feed_forward = FeedForward(choices, topic, width)
 
     def forward(self, x: Tensor, tokens: Tensor, memory: Tensor, valid: Tensor | None) -> Tensor:
-        parts = (
+        parts: tuple[Callable[[Tensor], Tensor], ...] = (
             lambda rows: self.attention(rows, tokens),
             lambda rows: self.cross(rows, memory, valid),
             self.feed_forward,
@@ -119,7 +119,8 @@ class RandomModel(nn.Module):
         return {"logits": logits, "states": x.tanh()} if self.form == "named_heads" else logits
 
     def _embedded(self, tokens: Tensor, memory: Tensor) -> Tensor:
-        x, length = self.embedding(tokens), tokens.shape[1]
+        x: Tensor = self.embedding(tokens)
+        length = tokens.shape[1]
         if self.start == "scaled":
             x = x * x.shape[-1] ** 0.5 / 4
         if self.start == "with_memory":
@@ -130,20 +131,24 @@ class RandomModel(nn.Module):
         if self.positions == "table":
             return x + self.table.weight[:length]
         if self.positions == "offset":
-            return x + self.table(numbers + 2)
+            return x + self._position(numbers + 2)
         if self.positions == "sinusoid":
             return x + torch.sin(numbers[:, None] / torch.arange(1, x.shape[-1] + 1))
         if self.positions == "reversed":
-            return x + self.table(numbers.flip(0))
+            return x + self._position(numbers.flip(0))
         if self.positions == "share":
             return x + (numbers / length)[:, None]
         if self.positions == "by_pad":
-            return x + self.table((tokens != 0).long().cumsum(1))
+            return x + self._position((tokens != 0).long().cumsum(1))
         if self.positions == "if_length":
-            return x + self.table(numbers) if length > 4 else x
+            return x + self._position(numbers) if length > 4 else x
         if self.positions == "flat_ids":
-            return x + self.table(numbers.expand_as(tokens).reshape(-1)).view_as(x)
-        return x + self.table(numbers) if self.positions == "arange" else x
+            return x + self._position(numbers.expand_as(tokens).reshape(-1)).view_as(x)
+        return x + self._position(numbers) if self.positions == "arange" else x
+
+    def _position(self, numbers: Tensor) -> Tensor:
+        rows: Tensor = self.table(numbers)
+        return rows
 
     def _logits(self, x: Tensor) -> Tensor:
         if self.last == "tied":

@@ -48,7 +48,8 @@ class ScaleNorm(nn.Module):
         self.scale = nn.Parameter(torch.tensor(math.sqrt(width)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * x / torch.norm(x, dim=-1, keepdim=True).clamp(min=1e-5)
+        length: Tensor = torch.norm(x, dim=-1, keepdim=True)
+        return self.scale * x / length.clamp(min=1e-5)
 
 
 class Channels(nn.Module):

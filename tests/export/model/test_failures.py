@@ -43,7 +43,7 @@ class Reader(nn.Module):
 
 class EncodeFails(Reader):
     def encode(self, rows: Tensor) -> Any:
-        return {}["no such key"]  # encode fails
+        return dict[str, Tensor]()["no such key"]  # encode fails
 
 
 class DecodeFails(Reader):
@@ -194,7 +194,7 @@ def test_arguments_of_another_type_are_refused(
 def test_numbers_of_numpy_and_torch_are_token_ids() -> None:
     from hybrid_deploy.export.make_job import token_ids
 
-    assert token_ids(np.int64(3)) == (3,)  # type: ignore[arg-type]
+    assert token_ids(np.int64(3)) == (3,)
     assert token_ids(torch.tensor(3)) == (3,)  # type: ignore[arg-type]
     assert token_ids(np.array([3, 4])) == token_ids([3, 4]) == (3, 4)  # type: ignore[arg-type]
 
