@@ -7,7 +7,9 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import hybrid_deploy
 from hybrid_deploy.errors import ExportError, HybridDeployError, UnsupportedModelError
 from hybrid_deploy.export.trace.refusal import first_line, is_user_file
 
@@ -20,6 +22,7 @@ _CALLERS = {
 """Functions that call the methods of the user's model, by the end of their file's path."""
 
 _INSTALLED = ("/site-packages/", "/dist-packages/")
+_PACKAGE = f"{Path(hybrid_deploy.__file__).parent}/"
 _STANDARD_LIBRARY = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 _OTHER_DTYPE = re.compile(r"dtype|scalar type|same type|\b(Half|Double|BFloat16|float64)\b")
 _OTHER_DEVICE = re.compile(r"same device|on (cuda|meta)|device meta|(cuda|mps):\d", re.IGNORECASE)
@@ -73,6 +76,8 @@ def _user_frame(error: BaseException) -> tuple[str, str]:
 
 
 def _is_users(file: str, in_model: bool) -> bool:
+    if file.startswith(_PACKAGE):
+        return "/export/reference/" in file
     if any(folder in file for folder in _INSTALLED):
         return in_model and is_user_file(file)
     return is_user_file(file) and not file.startswith(_STANDARD_LIBRARY)

@@ -22,6 +22,7 @@ from hybrid_deploy.errors import (
 from hybrid_deploy.export import exporter
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.export.model.failures import one_line_failures
+from hybrid_deploy.onnx_graphs import cost
 
 WIDTH, WORDS = 8, 7
 
@@ -139,6 +140,17 @@ def test_errors_of_the_system_and_typed_errors_pass(
     with pytest.raises(type(error)) as caught:
         export(Reader(), tmp_path / "out.bundle")
     assert caught.value is error
+
+
+def test_a_line_of_this_package_is_not_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graphs are written by a room outside of export/, which no user owns."""
+    monkeypatch.setattr(cost, "_count", None)
+    with pytest.raises(ExportError) as caught:
+        export(Reader(), tmp_path / "out.bundle")
+    assert type(caught.value) is ExportError
+    assert "an internal step failed with TypeError" in str(caught.value)
 
 
 def test_a_line_of_the_standard_library_is_not_the_users(tmp_path: Path) -> None:
