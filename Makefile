@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .PHONY: help quickstart test lint types unit wheel train export-cost zoo generation soak engines \
-	footprint quantize-report bench bench-rivals gpu-bench clean
+	fuzz-export footprint quantize-report bench bench-rivals gpu-bench clean
 
 help:
 	@echo "make quickstart   the whole way on the reference model: export, quantize, build, run, compare"
@@ -13,6 +13,7 @@ help:
 	@echo "make export-cost  time and memory of an export, on a 58-million-parameter decoder (2 minutes)"
 	@echo "make zoo          export, compare and measure every model of tests/models/zoo, write tests/results/zoo.md"
 	@echo "make generation   greedy, beams and rules of 18 Hugging Face models against generate() (15 minutes)"
+	@echo "make fuzz-export  500 random models through the exporter: right, or refused with a reason (an hour)"
 	@echo "make soak         10,000 generations in one process: memory and open files must not grow"
 	@echo "make engines      build every variant of the digit reader for four kinds of GPU (half an hour)"
 	@echo "make footprint    install the wheel in clean environments: megabytes, import times, digits read (10 minutes)"
@@ -54,6 +55,11 @@ zoo: $(INSTALLED)
 
 generation: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.generation_equality --out tests/results/generation.md
+
+# COUNT=models SEED=first JOBS=processes in place of the defaults
+fuzz-export: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.fuzz_export --out tests/results/fuzz_export.md \
+		$(COUNT:%=--count %) $(SEED:%=--seed %) $(JOBS:%=--jobs %)
 
 soak: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.soak

@@ -31,6 +31,8 @@ from hybrid_deploy.export.make_job import (
     make_job,
     token_ids,
 )
+from hybrid_deploy.export.model.example_run import check_example_run
+from hybrid_deploy.export.model.failures import one_line_failures
 from hybrid_deploy.export.model.interface import as_batch_of_two, check_model, has_custom_step
 from hybrid_deploy.export.parity.gate import CHECK, check_export, input_count
 from hybrid_deploy.export.parity.parity import Parity
@@ -117,8 +119,8 @@ def export_model(
 
     Raises:
         UsageError: an argument does not fit the model or another argument.
-        UnsupportedModelError: the model cannot be decoded incrementally.
-        ExportError: an operator has no translation to ONNX.
+        UnsupportedModelError: the model cannot be decoded incrementally, or its code fails.
+        ExportError: an operator has no translation to ONNX, or PyTorch or an ONNX package fails.
         ParityError: the graphs differ from the model.
         OutputExistsError: `out` exists and `force` is not given.
     """
@@ -128,17 +130,18 @@ def export_model(
         pad_token=pad_token,
         max_length=max_length,
     )
-    job = make_job(
-        model,
-        example_inputs,
-        generation,
-        InputOptions(preprocess, dynamic or {}, max_batch),
-        vocabulary=vocabulary,
-        form=GraphForm(opset=opset, head=head_of(head), batch=batch),
-        checks=checks,
-        golden=golden,
-        name=name,
-    )
+    with one_line_failures():
+        job = make_job(
+            model,
+            example_inputs,
+            generation,
+            InputOptions(preprocess, dynamic or {}, max_batch),
+            vocabulary=vocabulary,
+            form=GraphForm(opset=opset, head=head_of(head), batch=batch),
+            checks=checks,
+            golden=golden,
+            name=name,
+        )
     return run_export(job, out, force=force, progress=progress)
 
 
@@ -162,20 +165,26 @@ def run_export(
         The path of the bundle, the result of the parity gate and the time of each stage.
 
     Raises:
-        UnsupportedModelError: the model cannot be decoded incrementally.
+        UnsupportedModelError: the model cannot be decoded incrementally, or its code fails.
         UsageError: a token lies outside the model's vocabulary, or the start tokens fill
             `max_length`.
         InputError: a golden file does not fit the job's `preprocess`, or the example that is kept
             in place of golden files holds NaN or infinity.
-        ExportError: an operator has no translation to ONNX.
+        ExportError: an operator has no translation to ONNX, or PyTorch or an ONNX package fails.
         ParityError: the graphs differ from the model.
         OutputExistsError: `out` exists and `force` is not given.
     """
+    with one_line_failures():
+        return _checked_export(job, Path(out), force, StageTimes(progress))
+
+
+def _checked_export(job: ExportJob, out: Path, force: bool, stages: StageTimes) -> ExportReport:
+    """Exports a job; an exception of the model or of PyTorch passes as it is."""
     check_model(job.model)
-    job = _with_incremental_parts(job)
-    stages = StageTimes(progress)
-    with staged_bundle(Path(out), force=force) as folder:
+    with staged_bundle(out, force=force) as folder:
         inputs = {name: as_batch_of_two(value) for name, value in job.example.items()}
+        check_example_run(job.model, inputs, job.spec.generation.max_length)
+        job = _with_incremental_parts(job)
         model = lower_model(job, inputs, stages)
         written = write_graphs(job, model.graphs, model.dims, folder)
         bundle = Bundle(folder, manifest_of(job, written))
@@ -187,7 +196,7 @@ def run_export(
             golden = write_golden(bundle, job)
             written = replace_head(job, bundle, written)
             seal_bundle(folder, manifest_of(job, written, golden))
-    return ExportReport(path=Path(out), parity=parity, stage_seconds=stages.seconds)
+    return ExportReport(path=out, parity=parity, stage_seconds=stages.seconds)
 
 
 def _with_incremental_parts(job: ExportJob) -> ExportJob:

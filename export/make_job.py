@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ from hybrid_deploy.export.model.dynamic_axes import (
 from hybrid_deploy.export.model.interface import arrays_of, check_model
 
 _WIDTH_AXIS = 3  # of pictures, (batch, channels, height, width)
+_WITHOUT_ARRAY = (torch.bfloat16, torch.complex32)
 
 
 def named_inputs(model: nn.Module, inputs: Arrays) -> dict[str, Tensor]:
@@ -49,7 +51,7 @@ def named_inputs(model: nn.Module, inputs: Arrays) -> dict[str, Tensor]:
             )
         values = {name: _tensor(inputs[name]) for name in names if name in inputs}
     else:
-        listed = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+        listed = _listed(inputs)
         if not len(required) <= len(listed) <= len(names):
             raise UsageError(
                 f"encode takes {len(required)} inputs ({', '.join(names)}), got {len(listed)}"
@@ -80,17 +82,34 @@ def dynamic_axes(dynamic: SimpleAxes, example: Mapping[str, Tensor]) -> DynamicA
         example: encoder inputs by name, batch first.
 
     Raises:
-        UsageError: the model has no such input or axis, or a range is empty.
+        UsageError: the model has no such input or axis, a range is empty, or `dynamic` is not
+            written as expected.
     """
-    return {
-        name: {axis: _axis(name, axis, value, example) for axis, value in axes.items()}
-        for name, axes in dynamic.items()
-    }
+    try:
+        return {
+            name: {axis: _axis(name, axis, value, example) for axis, value in axes.items()}
+            for name, axes in dynamic.items()
+        }
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UsageError(
+            'dynamic must name varying axes as {"image": {3: ("width", 32, 512)}}: input, axis, '
+            f"name, smallest and largest size; got {dynamic!r}"
+        ) from error
 
 
 def token_ids(tokens: int | Sequence[int]) -> tuple[int, ...]:
-    """Returns one token id or several as a tuple."""
-    return (tokens,) if isinstance(tokens, int) else tuple(int(token) for token in tokens)
+    """Returns one token id or several as a tuple.
+
+    Raises:
+        UsageError: the tokens are no whole numbers.
+    """
+    several = isinstance(tokens, Sequence) or bool(getattr(tokens, "ndim", 0))
+    try:
+        return tuple(map(operator.index, tokens if several else (tokens,)))  # type: ignore[arg-type]
+    except TypeError as error:
+        raise UsageError(
+            f"token ids must be one whole number or a sequence of them, got {tokens!r}"
+        ) from error
 
 
 def make_job(
@@ -127,6 +146,8 @@ def make_job(
     check_model(model)
     if example_inputs is None:
         raise UsageError(f"{label} needs example_inputs: a tensor for each parameter of encode")
+    if not isinstance(generation.max_length, int):
+        raise UsageError(f"max_length must be a whole number, got {generation.max_length!r}")
     if generation.max_length < 2:
         raise UsageError(
             f"max_length is {generation.max_length}; two tokens are the least to decode"
@@ -184,12 +205,17 @@ def is_hugging_face(module: nn.Module) -> bool:
 def _parameters(model: nn.Module, inputs: Arrays) -> tuple[list[str], list[str]]:
     """Returns the names of all parameters of encode, and of those without a default."""
     encode: Any = model.encode
-    parameters = list(inspect.signature(encode).parameters.values())
+    try:
+        parameters = list(inspect.signature(encode).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"the parameters of encode cannot be read ({error}); define it as a Python method"
+        ) from error
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         names = list(getattr(model, "input_names", ()) or (inputs if _is_mapping(inputs) else ()))
         if names:
             return names, names
-        count = 1 if isinstance(inputs, Tensor) else len(inputs)
+        count = len(_listed(inputs))
         names = [f"input_{index}" for index in range(count)]
         return names, names
     named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -200,11 +226,30 @@ def _is_mapping(inputs: Arrays) -> bool:
     return isinstance(inputs, Mapping)
 
 
+def _listed(inputs: Any) -> list[Any]:
+    """Returns encoder inputs without names as a list: an array alone is one input."""
+    if isinstance(inputs, (list, tuple)):
+        return list(inputs)
+    return list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+
+
 def _tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
-        return value.detach().cpu()
+        tensor = value.detach().cpu()
+        if tensor.dtype in _WITHOUT_ARRAY or tensor.layout is not torch.strided:
+            raise UsageError(
+                f"an input of encode must be a dense tensor of a type that NumPy has, got "
+                f"{str(tensor.dtype).removeprefix('torch.')} {tensor.layout}; give float32"
+            )
+        return tensor
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value))
+        try:
+            return torch.from_numpy(np.ascontiguousarray(value))
+        except TypeError as error:
+            raise UsageError(
+                f"an input of encode must be an array of numbers, got {value.dtype}; give float32 "
+                "or int64"
+            ) from error
     raise UsageError(f"an input of encode must be a tensor or an array, got {type(value).__name__}")
 
 

@@ -80,8 +80,14 @@ def check_model(model: nn.Module) -> None:
     """Checks that a model has the methods of the interface and is in eval mode.
 
     Raises:
-        UnsupportedModelError: a method is missing, or a module is in training mode.
+        UnsupportedModelError: a method is missing, a module is in training mode, or the weights
+            are not float32 on the CPU.
     """
+    if not isinstance(model, nn.Module):
+        given = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise UnsupportedModelError(
+            f"the model must be an instance of torch.nn.Module, got {given}"
+        )
     needed = ["encode"] if has_custom_step(model) else ["encode", "decode"]
     missing = [name for name in needed if not callable(getattr(model, name, None))]
     if missing:
@@ -96,6 +102,23 @@ def check_model(model: nn.Module) -> None:
             f"the model is in training mode ({training[0]}), so dropout would be exported; "
             "call model.eval() first"
         )
+    _check_weights(model)
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Refuses weights that are not float32, or not on the CPU."""
+    for name, weight in model.named_parameters():
+        if weight.device.type != "cpu":
+            raise UnsupportedModelError(
+                f"the weight {name} is on {weight.device}, and an export runs on the CPU; call "
+                "model.cpu() first"
+            )
+        if weight.is_floating_point() and weight.dtype != torch.float32:
+            dtype = str(weight.dtype).removeprefix("torch.")
+            raise UnsupportedModelError(
+                f"the weight {name} is {dtype}, and an export computes in float32; call "
+                "model.float() first (a bundle gets 16 bits by hybrid-deploy quantize)"
+            )
 
 
 @torch.no_grad()

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
+import traceback
 from typing import Any
 
 import click
 
+from hybrid_deploy import __version__
 from hybrid_deploy.errors import HybridDeployError, MissingDependencyError
 
 _COMMANDS = (
@@ -42,6 +45,9 @@ _EXTRAS = {
     "torch": "export",
 }
 """Packages that a command may need, with the extra of hybrid-deploy that installs each."""
+
+TRACEBACK = "HYBRID_DEPLOY_TRACEBACK"
+"""Environment variable: with 1 an unexpected exception prints its traceback."""
 
 
 class CommandFailure(click.ClickException):
@@ -83,7 +89,7 @@ class CommandGroup(click.Group):
         """Runs the command.
 
         Raises:
-            CommandFailure: the command ended with an error that a user can act on.
+            CommandFailure: the command ended with an exception, expected or not.
         """
         try:
             return super().invoke(ctx)
@@ -101,9 +107,44 @@ class CommandGroup(click.Group):
                 message = f"{error}; install it and run the command again"
             raise CommandFailure(message, MissingDependencyError.exit_code) from error
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno in _BY_CLICK:
                 raise
-            message = "the disk is full; free some space and run the command again"
-            raise CommandFailure(message, 1) from error
+            raise CommandFailure(_of_the_system(error), 1) from error
         except KeyboardInterrupt as error:
             raise CommandFailure("interrupted, nothing was half-written", INTERRUPTED) from error
+        except _OF_CLICK:
+            raise
+        except Exception as error:
+            raise CommandFailure(_unexpected(error, ctx), 1) from error
+
+
+_BY_CLICK = (errno.EPIPE,)
+"""Errors of the system that click answers itself: nobody reads the output any more."""
+
+_OF_CLICK = (click.ClickException, click.exceptions.Exit, click.Abort)
+
+
+def _of_the_system(error: OSError) -> str:
+    """Returns the line for an error of the operating system."""
+    if error.errno == errno.ENOSPC:
+        return "the disk is full; free some space and run the command again"
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}; check the path and its permissions"
+
+
+def _unexpected(error: Exception, ctx: click.Context) -> str:
+    """Returns the line for an exception that is a fault of this toolkit.
+
+    Its traceback goes to stderr first if the environment asks for it.
+    """
+    if os.environ.get(TRACEBACK) == "1":
+        click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
+        more = "with the lines above"
+    else:
+        more = f"with the traceback that {TRACEBACK}=1 prints"
+    command = f"{ctx.command_path} {ctx.invoked_subcommand or ''}".strip()
+    return (
+        f"{command} failed unexpectedly with {type(error).__name__}: "
+        f"{' '.join(str(error).split())[:300] or 'no message'}; this is a fault of hybrid-deploy "
+        f"{__version__}: please report it, {more}"
+    )

@@ -163,6 +163,60 @@ def test_full_disk(run: Run, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert_refused(run("inspect", tiny_path), 1, "the disk is full; free some space")
 
 
+def test_errors_of_the_system(run: Run, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hybrid_deploy.cli.commands import inspect
+
+    def refused(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(inspect, "open_bundle", refused)
+    line = f"{tiny_path}: Permission denied; check the path and its permissions"
+    assert_refused(run("inspect", tiny_path), 1, line)
+
+
+def test_an_unexpected_exception_asks_for_a_report(
+    run: Run, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hybrid_deploy.cli.commands import inspect
+
+    def broken(path: Path) -> None:
+        raise ZeroDivisionError("division\nby zero")
+
+    monkeypatch.setattr(inspect, "open_bundle", broken)
+    monkeypatch.delenv("HYBRID_DEPLOY_TRACEBACK", raising=False)
+    assert_refused(
+        run("inspect", tiny_path), 1,
+        "inspect failed unexpectedly with ZeroDivisionError: division by zero; this is a fault of "
+        "hybrid-deploy", "please report it, with the traceback that HYBRID_DEPLOY_TRACEBACK=1",
+    )  # fmt: skip
+    monkeypatch.setenv("HYBRID_DEPLOY_TRACEBACK", "1")
+    result = run("inspect", tiny_path)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Traceback (most recent call last)")
+    assert 'raise ZeroDivisionError("division' in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("def job():\n    return 1 / 0\n", "readers.py:2: readers:job fails: ZeroDivisionError"),
+        ("raise ValueError('at import')\n", "readers.py:1: importing readers fails: ValueError"),
+        ("def job(:\n", "readers.py:1: importing readers fails: SyntaxError"),
+        ("def job():\n    return open('no.pt')\n", "readers:job fails: FileNotFoundError"),
+    ],
+)
+def test_a_factory_that_fails_names_its_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
+    (tmp_path / "readers.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "readers", raising=False)
+    assert_refused(run("export", "readers:job", "-o", "out.bundle"), 2, words)
+    sys.modules.pop("readers", None)
+
+
 def test_interruption(run: Run, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hybrid_deploy.cli.commands import inspect
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hybrid_deploy.cli.options.model import ModelOptions, axis_name
 from hybrid_deploy.errors import InputError, UsageError
-from hybrid_deploy.user_functions import import_function
+from hybrid_deploy.user_functions import import_function, one_line_failures
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,8 +32,8 @@ def load_job(name: str, options: ModelOptions, weights: Path | None = None) -> E
         weights: file whose weights are loaded into the model; None loads none.
 
     Raises:
-        UsageError: the factory does not exist or returns something else, or options are missing or
-            do not apply.
+        UsageError: the factory does not exist, fails or returns something else, or options are
+            missing or do not apply.
         InputError: the weights or the example cannot be used.
     """
     factory = load_factory(name)
@@ -42,7 +42,8 @@ def load_job(name: str, options: ModelOptions, weights: Path | None = None) -> E
     from hybrid_deploy.export.export_job import ExportJob
     from hybrid_deploy.export.model.weights import load_weights
 
-    returned = factory()
+    with one_line_failures(name):
+        returned = factory()
     if not isinstance(returned, (ExportJob, nn.Module)):
         raise UsageError(
             f"{name} returned {type(returned).__name__}, "

@@ -1,0 +1,116 @@
+"""Runs a model once on its example, and checks what its methods return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hybrid_deploy.errors import UnsupportedModelError
+from hybrid_deploy.export.model.interface import has_custom_step
+
+_MEMORY = "a tensor or a tuple of tensors, which decode(tokens, *memory) takes one by one"
+_LOGITS = "logits (batch, length, vocabulary)"
+
+
+@torch.no_grad()
+def check_example_run(model: nn.Module, inputs: Mapping[str, Tensor], length: int) -> None:
+    """Checks types and shapes of the memory, and of the logits unless the model has its own step.
+
+    Args:
+        model: module of the interface, in eval mode.
+        inputs: example inputs of the encoder by name, a batch of two.
+        length: number of tokens to decode.
+
+    Raises:
+        UnsupportedModelError: a method returns something else than the interface asks for.
+    """
+    untyped_model: Any = model
+    memory = _tensors(untyped_model.encode(*inputs.values()))
+    _check_batch_first(memory, inputs)
+    if any(2 in value.shape[1:] for value in memory):  # the first axis may be 2 by chance
+        three = {name: torch.cat([value, value[:1]]) for name, value in inputs.items()}
+        _check_batch_first(_tensors(untyped_model.encode(*three.values())), three)
+    if not has_custom_step(model):
+        tokens = torch.ones(len(memory[0]), length, dtype=torch.int64)
+        _check_logits(untyped_model.decode(tokens, *memory), tokens)
+
+
+def _tensors(memory: Any) -> tuple[Tensor, ...]:
+    """Returns the memory as a tuple of tensors."""
+    values = tuple(memory) if isinstance(memory, (tuple, list)) else (memory,)
+    if not values:
+        raise UnsupportedModelError(f"encode() returns nothing; return {_MEMORY}")
+    for index, value in enumerate(values):
+        if not isinstance(value, Tensor):
+            place = f" as value {index} of its memory" if len(values) > 1 else ""
+            keys = f" with {', '.join(map(str, value))}" if isinstance(value, Mapping) else ""
+            raise UnsupportedModelError(
+                f"encode() returns {_kind(value)}{keys}{place}; return {_MEMORY}"
+            )
+        _check_float32("encode()", value)
+    return values
+
+
+def _check_batch_first(memory: tuple[Tensor, ...], inputs: Mapping[str, Tensor]) -> None:
+    batch = len(next(iter(inputs.values())))
+    for value in memory:
+        if value.dim() and value.shape[0] == batch:
+            continue
+        given = ", ".join(f"{name} {tuple(each.shape)}" for name, each in inputs.items())
+        axis = next((axis for axis, size in enumerate(value.shape) if size == batch), None)
+        remedy = (
+            "give every input of the batch its own row"
+            if axis is None
+            else f"return it as .transpose(0, {axis}), and turn it back in decode()"
+        )
+        raise UnsupportedModelError(
+            f"encode() returns memory of shape {tuple(value.shape)} for the inputs {given}: the "
+            f"memory must be batch first; {remedy}"
+        )
+
+
+def _check_logits(outputs: Any, tokens: Tensor) -> None:
+    heads = outputs.values() if isinstance(outputs, Mapping) else outputs
+    heads = tuple(heads) if not isinstance(heads, Tensor) and _is_iterable(heads) else (heads,)
+    for index, head in enumerate(heads):
+        if not isinstance(head, Tensor):
+            place = f" as output {index}" if len(heads) > 1 else ""
+            raise UnsupportedModelError(
+                f"decode() returns {_kind(head)}{place}; return {_LOGITS} and, after them, only "
+                "tensors of other heads"
+            )
+    if not heads:
+        raise UnsupportedModelError(f"decode() returns nothing; return {_LOGITS}")
+    logits = heads[0]
+    _check_float32("decode()", logits)
+    if logits.dim() != 3 or logits.shape[:2] != tokens.shape:
+        swapped = logits.dim() == 3 and logits.shape[:2] == tokens.shape[::-1]
+        remedy = "; return them batch first, as .transpose(0, 1)" if swapped else ""
+        raise UnsupportedModelError(
+            f"decode() returns logits of shape {tuple(logits.shape)} for tokens "
+            f"{tuple(tokens.shape)}, expected {_LOGITS}: a row for every token{remedy}"
+        )
+
+
+def _check_float32(method: str, value: Tensor) -> None:
+    if value.is_floating_point() and value.dtype != torch.float32:
+        dtype = str(value.dtype).removeprefix("torch.")
+        raise UnsupportedModelError(
+            f"{method} returns {dtype}, and an export computes in float32; return .float(), and "
+            "leave out autocast"
+        )
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else type(value).__name__
+
+
+def _is_iterable(value: Any) -> bool:
+    return (
+        isinstance(value, (tuple, list))
+        or type(value).__name__ == "dict_values"
+        or hasattr(value, "__iter__")
+    )
