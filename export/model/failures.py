@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import hybrid_deploy
 from hybrid_deploy.errors import ExportError, HybridDeployError, UnsupportedModelError
 from hybrid_deploy.export.trace.refusal import first_line, is_user_file
 
@@ -22,7 +21,7 @@ _CALLERS = {
 """Functions that call the methods of the user's model, by the end of their file's path."""
 
 _INSTALLED = ("/site-packages/", "/dist-packages/")
-_PACKAGE = f"{Path(hybrid_deploy.__file__).parent}/"
+_PACKAGE = f"{Path(__file__).parents[2]}/"  # through the link hybrid_deploy/export
 _STANDARD_LIBRARY = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 _OTHER_DTYPE = re.compile(r"dtype|scalar type|same type|\b(Half|Double|BFloat16|float64)\b")
 _OTHER_DEVICE = re.compile(r"same device|on (cuda|meta)|device meta|(cuda|mps):\d", re.IGNORECASE)
