@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
-from torch import Tensor
+from torch import Tensor, fx
 
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.contract import BATCH_DIM, GraphRole
@@ -24,7 +25,7 @@ from hybrid_deploy.export.model.interface import DecodePart, has_custom_step, re
 from hybrid_deploy.export.model.memory_sizes import memory_sizes
 from hybrid_deploy.export.parity.decode_checks import check_batch, check_causal
 from hybrid_deploy.export.stage_times import StageTimes
-from hybrid_deploy.export.trace.capture import capture_decoder
+from hybrid_deploy.export.trace.capture import Capture, capture_decoder
 from hybrid_deploy.export.trace.size_guards import CHECKED_BATCHES, DeclaredSizes, Sizes
 
 
@@ -80,7 +81,7 @@ def _lower_derived(
             lambda: memory_sizes(model, inputs, spec.dynamic),
         )
         vocabulary_size = int(capture.logits.meta["val"].shape[-1])
-        _check_tokens(spec.generation, vocabulary_size)
+        _check_tokens(spec.generation, vocabulary_size, _embedding_size(capture))
     with stages.timed("analyse"):
         plan = analyse(capture)
         check_causal(model, inputs, capture.length)
@@ -114,16 +115,50 @@ def _declared_sizes(dims: Mapping[str, DimRange]) -> DeclaredSizes:
     return DeclaredSizes({**sizes, BATCH_DIM: CHECKED_BATCHES})
 
 
-def _check_tokens(generation: GenerationDefaults, vocabulary_size: int) -> None:
-    special_tokens = [
-        *(("start", token) for token in generation.start_tokens),
-        *(("end", token) for token in generation.end_tokens),
-        ("pad", generation.pad_token),
+def _embedding_size(capture: Capture) -> int | None:
+    """Returns the rows of the smallest table in which tokens are looked up; None without one."""
+    sizes = [
+        int(node.args[0].meta["val"].shape[0])  # type: ignore[union-attr]
+        for node in capture.tokens.users
+        if str(node.target) == "aten.embedding.default" or _is_row_lookup(node)
     ]
-    for kind, token in special_tokens:
-        if not 0 <= token < vocabulary_size:
+    return min(sizes, default=None)
+
+
+def _is_row_lookup(node: fx.Node) -> bool:
+    """Returns whether a node is `table[tokens]`."""
+    if str(node.target) != "aten.index.Tensor":
+        return False
+    indices: Any = node.args[1]
+    return len(indices) == 1 and node.args[0] in node.all_input_nodes
+
+
+def _check_tokens(
+    generation: GenerationDefaults, vocabulary_size: int, embedding_size: int | None = None
+) -> None:
+    """Checks the special tokens: those that are read, and those that the head has to choose.
+
+    Args:
+        generation: the special tokens and the largest length.
+        vocabulary_size: width of the logits.
+        embedding_size: number of tokens that can be read; None takes the width of the logits.
+
+    Raises:
+        UsageError: a token is outside, or the start tokens fill `max_length`.
+    """
+    readable = vocabulary_size if embedding_size is None else embedding_size
+    in_embedding = f"the {readable} tokens that the decoder reads"
+    in_logits = f"the {vocabulary_size} tokens that the decoder's logits hold"
+    special_tokens = [
+        *(("start", token, readable, in_embedding) for token in generation.start_tokens),
+        *(("end", token, vocabulary_size, in_logits) for token in generation.end_tokens),
+        ("pad", generation.pad_token, readable, in_embedding),
+    ]
+    for kind, token, size, tokens in special_tokens:
+        if not 0 <= token < size:
             raise UsageError(
-                f"{kind} token {token} is outside the model's vocabulary of {vocabulary_size}"
+                f"{kind} token {token} is outside {tokens}; give a {kind} token from 0 to "
+                f"{size - 1}"
             )
     if len(generation.start_tokens) >= generation.max_length:
         raise UsageError(

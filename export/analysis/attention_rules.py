@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from hybrid_deploy.export.analysis.proven_rules import ProvenRowWise
 from hybrid_deploy.export.plan.attention_math import attention, attention_scores, weighted_values
 from hybrid_deploy.export.plan.axis_alignment import Alignment
 from hybrid_deploy.export.plan.cache_selection import (
@@ -31,6 +32,7 @@ from hybrid_deploy.export.trace.capture import example_size
 from hybrid_deploy.export.trace.refusal import NO_CAUSAL_MASK, refuse
 
 _SOFTMAX = "softmax"
+_OTHER_PRODUCT = ProvenRowWise()  # products with the tokens on another axis than the rows
 
 
 class MatrixProduct:
@@ -40,9 +42,9 @@ class MatrixProduct:
         left, right = node.args[:2]
         assert isinstance(left, fx.Node) and isinstance(right, fx.Node)
         rank = plan.rank(node)
-        if not plan.depends_on_tokens(left) or plan.layouts[left].rows != plan.rank(left) - 2:
-            raise refuse(node, "the token axis is not the row axis of this matrix product")
-        left_layout = plan.layouts[left]
+        if not _has_matrix_rows(plan, left):
+            return _OTHER_PRODUCT.bind(plan, node)
+        left_layout = plan.layouts.get(left, Layout(rows=plan.rank(left) - 2))
         if not plan.depends_on_tokens(right):
             if plan.token_axes(right):
                 raise refuse(node, "a matrix product with a constant that runs along the tokens")
@@ -63,8 +65,10 @@ class MatrixProduct:
     def run(self, executor: RowExecutor, node: fx.Node) -> Any:
         left, right = node.args[:2]
         assert isinstance(left, fx.Node) and isinstance(right, fx.Node)
+        if not _has_matrix_rows(executor.plan, left):
+            return _OTHER_PRODUCT.run(executor, node)
         single = executor.is_single(node)
-        rows = executor.token_value(left, single=single)
+        rows = _query_rows(executor, node, left)
         access = executor.plan.accesses.get((node, right))
         if access is None or access.cached.layout is None:
             factor = executor.fixed_value(node, right)
@@ -84,7 +88,7 @@ class FusedAttention:
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         call = _AttentionCall(node)
         rows = plan.rank(call.query) - 2
-        if not plan.depends_on_tokens(call.query) or plan.layouts[call.query].rows != rows:
+        if not _has_matrix_rows(plan, call.query):
             raise refuse(node, "the attention's query does not carry the tokens on axis -2")
         if plan.depends_on_tokens(call.key):
             self._bind_self_attention(plan, node, call, rows)
@@ -97,7 +101,7 @@ class FusedAttention:
 
     def run(self, executor: RowExecutor, node: fx.Node) -> Any:
         call, single = _AttentionCall(node), executor.is_single(node)
-        query = executor.token_value(call.query, single=single)
+        query = _query_rows(executor, node, call.query)
         keys, groups = executor.cached_heads(node, call.key)
         values, _ = executor.cached_heads(node, call.value)
         query = with_heads(query.unsqueeze(-2) if single else query, keys.shape[1] * groups)
@@ -209,6 +213,24 @@ def _check_causal(plan: DecodePlan, node: fx.Node, table: Tensor) -> None:
     visible = table if table.dtype is torch.bool else table > BLOCKED_BELOW
     if bool(visible[..., future].any()):
         raise refuse(node, "the self-attention mask lets a token see the tokens after it")
+
+
+def _has_matrix_rows(plan: DecodePlan, node: fx.Node) -> bool:
+    """Returns whether the new tokens are the rows of a matrix, the axis before the last one.
+
+    The matrix may be a table of queries, one per position, as in PARSeq's decoder.
+    """
+    if plan.depends_on_tokens(node):
+        return plan.layouts[node].rows == plan.rank(node) - 2
+    is_constant = plan.binding_times[node] is BindingTime.CONSTANT
+    return is_constant and plan.token_axes(node) == (plan.rank(node) - 2,)
+
+
+def _query_rows(executor: RowExecutor, node: fx.Node, query: fx.Node) -> Any:
+    """Returns the new rows of the left operand of a product, or of the query of an attention."""
+    if executor.plan.depends_on_tokens(query):
+        return executor.token_value(query, single=executor.is_single(node))
+    return executor.aligned_value(node, query, executor.alignment(node))
 
 
 def _is_probability(plan: DecodePlan, node: object) -> bool:

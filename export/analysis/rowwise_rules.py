@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import fx
 
+from hybrid_deploy.export.analysis.key_test import hides_later_keys
+from hybrid_deploy.export.analysis.proven_rules import ProvenRowWise
 from hybrid_deploy.export.analysis.rule import (
     call_operator,
     operand_values,
@@ -16,6 +18,11 @@ from hybrid_deploy.export.plan.cache_selection import select_state_cache
 from hybrid_deploy.export.plan.plan import DecodePlan, Layout
 from hybrid_deploy.export.plan.row_executor import RowExecutor
 from hybrid_deploy.export.trace.refusal import NO_CAUSAL_MASK, refuse
+
+READS_LATER_KEYS = (
+    "along the keys this operator returns other values if the tokens after a row are left out: its "
+    "operand has to hide them (zero for a sum, -inf for a maximum)"
+)
 
 
 class Elementwise:
@@ -95,21 +102,25 @@ class RowWise:
 class ChannelWise:
     """Operators on (batch, channels, tokens) that compute each token from its own channels.
 
-    These are convolutions with a kernel of size one and batch normalization in eval mode.
+    These are convolutions with a kernel of size one and batch normalization in eval mode. If the
+    tokens are on another axis, the numerical test decides.
     """
+
+    def __init__(self) -> None:
+        self._elsewhere = ProvenRowWise()
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         source = token_operand(plan, node)
         layout = plan.layouts[source]
-        if (
-            plan.rank(source) != 3
-            or layout != Layout(rows=2)
-            or not self._keeps_tokens_apart(plan, node)
-        ):
+        if plan.rank(source) != 3 or layout != Layout(rows=2):
+            return self._elsewhere.bind(plan, node)
+        if not self._keeps_tokens_apart(plan, node):
             raise refuse(node, "this operator mixes values along the token axis")
         return layout
 
     def run(self, executor: RowExecutor, node: fx.Node) -> Any:
+        if executor.plan.rank(node) != 3 or executor.plan.layouts[node] != Layout(rows=2):
+            return self._elsewhere.run(executor, node)
         (rows, *arguments), kwargs = operand_values(executor, node)
         if not executor.is_single(node):
             return call_operator(node, (rows, *arguments), kwargs)
@@ -143,8 +154,9 @@ class Reduction:
     """Operators that reduce or normalize along given axes, none of which is the row axis.
 
     Args:
-        over_keys: whether the operator may work along the key axis, if the value is causally
-            masked: a softmax may, a mean may not.
+        over_keys: whether a causal mask before the operator suffices along the key axis: for a
+            softmax it does. Others, as a sum of exponentials, have to pass the test of
+            key_test.py; a mean does not.
     """
 
     def __init__(self, *, over_keys: bool = False) -> None:
@@ -157,8 +169,10 @@ class Reduction:
             raise refuse(node, "this operator reduces or normalises over the token axis")
         if plan.batch_axis(source) in reduced:
             raise refuse(node, "this operator mixes the sequences of a batch")
-        if layout.keys in reduced and not (self._over_keys and source in plan.causally_masked):
-            raise refuse(node, NO_CAUSAL_MASK)
+        if layout.keys is not None and layout.keys in reduced:
+            is_masked = self._over_keys and source in plan.causally_masked
+            if not is_masked and not hides_later_keys(plan, node, source):
+                raise refuse(node, NO_CAUSAL_MASK if self._over_keys else READS_LATER_KEYS)
         if plan.rank(node) == plan.rank(source):
             return layout
         axes = [
@@ -174,20 +188,27 @@ class Reduction:
         axes = [
             executor.axis(source, axis, single=single) for axis in self._axes(executor.plan, node)
         ]
-        original = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+        index, original = _dim_argument(node)
         dim: Any = axes[0] if isinstance(original, int) else axes
-        if "dim" in kwargs:
+        if "dim" in kwargs or len(args) <= index:
             kwargs["dim"] = dim
         else:
-            args = (args[0], dim, *args[2:])
+            args = (*args[:index], dim, *args[index + 1 :])
         return call_operator(node, args, kwargs)
 
     def _axes(self, plan: DecodePlan, node: fx.Node) -> list[int]:
         rank = plan.rank(token_operand(plan, node))
-        dim: Any = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
-        if dim is None:
+        _, dim = _dim_argument(node)
+        if dim is None or dim == []:
             return list(range(rank))
         return [axis % rank for axis in ([dim] if isinstance(dim, int) else dim)]
+
+
+def _dim_argument(node: fx.Node) -> tuple[int, Any]:
+    """Returns the place of the argument `dim` in an operator's schema, and its value, if any."""
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    index = names.index("dim")
+    return index, node.kwargs.get("dim", node.args[index] if len(node.args) > index else None)
 
 
 class Embedding:
@@ -211,13 +232,3 @@ class TupleItem:
     def run(self, executor: RowExecutor, node: fx.Node) -> Any:
         source, index = node.args[:2]
         return executor.token_value(source, single=executor.is_single(node))[index]  # type: ignore[arg-type]
-
-
-class UnknownOperator:
-    """Operators without a rule, which are refused."""
-
-    def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
-        raise refuse(node, "this operator is not known to treat tokens one by one")
-
-    def run(self, executor: RowExecutor, node: fx.Node) -> Any:
-        raise AssertionError("a refused operator is never run")

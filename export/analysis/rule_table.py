@@ -9,6 +9,7 @@ from torch import fx
 
 from hybrid_deploy.export.analysis.attention_rules import FusedAttention, MatrixProduct
 from hybrid_deploy.export.analysis.custom_rules import custom_rule
+from hybrid_deploy.export.analysis.proven_rules import ProvenRowWise
 from hybrid_deploy.export.analysis.rowwise_rules import (
     ChannelWise,
     Dropout,
@@ -18,7 +19,6 @@ from hybrid_deploy.export.analysis.rowwise_rules import (
     Reduction,
     RowWise,
     TupleItem,
-    UnknownOperator,
 )
 from hybrid_deploy.export.analysis.rule import Rule
 from hybrid_deploy.export.analysis.shape_rules import (
@@ -64,6 +64,8 @@ _TABLE: dict[Rule, tuple[str, ...]] = {
     Reduction(): (
         "aten.amax.default",
         "aten.linalg_vector_norm.default",
+        "aten.logsumexp.default",
+        "aten.max.dim",
         "aten.mean.dim",
         "aten.sum.dim_IntList",
         "aten.var.correction",
@@ -91,13 +93,13 @@ _TABLE: dict[Rule, tuple[str, ...]] = {
     FusedAttention(): ("aten.scaled_dot_product_attention.default",),
 }
 _RULES = {name: rule for rule, names in _TABLE.items() for name in names}
-_ELEMENTWISE, _TUPLE_ITEM, _UNKNOWN = Elementwise(), TupleItem(), UnknownOperator()
+_ELEMENTWISE, _TUPLE_ITEM, _PROVEN = Elementwise(), TupleItem(), ProvenRowWise()
 
 
 def find_rule(node: fx.Node) -> Rule:
     """Returns the rule of a node; a user's rule comes before the table.
 
-    A pointwise operator without an entry has the rule Elementwise; UnknownOperator refuses others.
+    A pointwise operator without an entry has the rule Elementwise, any other ProvenRowWise.
     """
     if node.target is operator.getitem:
         return _TUPLE_ITEM
@@ -105,4 +107,4 @@ def find_rule(node: fx.Node) -> Rule:
     if rule is not None:
         return rule
     tags = getattr(node.target, "tags", ())
-    return _ELEMENTWISE if torch.Tag.pointwise in tags else _UNKNOWN
+    return _ELEMENTWISE if torch.Tag.pointwise in tags else _PROVEN

@@ -119,9 +119,9 @@ class PrefixExecutor(RowExecutor):
         axes = self.plan.token_axes(operand)
         return table.narrow(axes[-1], 0, self._rows) if len(axes) == 2 else table
 
-    def _full_shape(self, node: fx.Node) -> list[Any]:
+    def full_shape(self, node: fx.Node) -> list[Any]:
         token_axes = self.plan.token_axes(node)
-        shape = super()._full_shape(node)
+        shape = super().full_shape(node)
         return [self._rows if axis in token_axes else size for axis, size in enumerate(shape)]
 
 

@@ -165,6 +165,10 @@ class RowExecutor:
             sizes[unknown[0]] = -1
         return sizes
 
+    def full_shape(self, node: fx.Node) -> list[Any]:
+        """Returns the shape of a node for all keys of this call."""
+        return [self.size(as_expr(size)) for size in self.plan.shape(node)]
+
     def size(self, expr: sympy.Expr) -> Any:
         """Returns the size of a dimension in this call."""
         return evaluate(expr, self._sizes)
@@ -216,7 +220,7 @@ class RowExecutor:
             value = cached.layout.from_cache(self._cached(cached), sizes)
             if cached.source.meta["val"].dtype is torch.bool:
                 value = value > 0
-            self._computed[key] = replay(access.path, value, self._full_shape)
+            self._computed[key] = replay(access.path, value, self.full_shape)
         return self._computed[key]
 
     def join_prefix(self, node: fx.Node, parts: Sequence[Any]) -> Any:
@@ -304,10 +308,6 @@ class RowExecutor:
     def _with_keys(self, operand: fx.Node, table: Tensor) -> Tensor:
         """Returns a table with the keys of this call; the decoder graphs read all of them."""
         return table
-
-    def _full_shape(self, node: fx.Node) -> list[Any]:
-        """Returns the shape of a node for all keys of this call."""
-        return [self.size(as_expr(size)) for size in self.plan.shape(node)]
 
     def _measure(self, tokens: Tensor) -> dict[sympy.Symbol, Any]:
         """Returns the size of each symbol of the memory's shapes, read from the inputs."""

@@ -16,7 +16,8 @@ from hybrid_deploy.errors import UnsupportedModelError
 
 NO_CAUSAL_MASK = (
     "self-attention without a causal mask: a token would see the tokens after it, so they cannot "
-    "be decoded one by one"
+    "be decoded one by one; pass tgt_mask to nn.TransformerDecoder, or attn_mask or is_causal=True "
+    "to the attention, as the model was trained"
 )
 WAYS_OUT = (
     "ways out: give the operator a rule (hybrid_deploy.export.row_rule), put another module in its "

@@ -307,9 +307,12 @@ def test_the_argmax_head_is_compared_with_the_logits(tmp_path: Path, tiny_bundle
 @pytest.mark.parametrize(
     ("token", "message"),
     [
-        ({"start_tokens": 11}, "start token 11 is outside the model's vocabulary of 11"),
-        ({"end_tokens": [2, 40]}, "end token 40 is outside the model's vocabulary of 11"),
-        ({"pad_token": -1}, "pad token -1 is outside the model's vocabulary of 11"),
+        ({"start_tokens": 11}, "start token 11 is outside the 11 tokens that the decoder reads"),
+        (
+            {"end_tokens": [2, 40]},
+            "end token 40 is outside the 11 tokens that the decoder's logits hold",
+        ),
+        ({"pad_token": -1}, "pad token -1 is outside the 11 tokens that the decoder reads"),
         (
             {"start_tokens": [1] * 8},
             "8 start tokens leave none to decode in max_length 8",
