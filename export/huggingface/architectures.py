@@ -94,13 +94,13 @@ def _mask_of(lengths: Tensor, hidden: Tensor, like: Tensor) -> Tensor:
 
 
 def _logits_behind_mask(
-    model: Any, head: str, tokens: Tensor, hidden: Tensor, mask: Tensor
+    decoder: Any, head: Any, tokens: Tensor, hidden: Tensor, mask: Tensor
 ) -> Tensor:
     """Returns the logits of a decoder that reads hidden states and their mask."""
-    rows = model.model.decoder(
+    rows = decoder(
         tokens, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
     )[0]
-    logits: Tensor = getattr(model, head)(rows)
+    logits: Tensor = head(rows)
     return logits
 
 
@@ -120,7 +120,8 @@ class MaskWithMemory(HuggingFaceModel):
 
     def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
         """Returns the logits of all tokens, (batch, length, vocabulary)."""
-        return _logits_behind_mask(self.model, "proj_out", tokens, *memory)
+        model: Any = self.model
+        return _logits_behind_mask(model.model.decoder, model.proj_out, tokens, *memory)
 
 
 class SubsampledMask(HuggingFaceModel):
@@ -146,7 +147,8 @@ class SubsampledMask(HuggingFaceModel):
 
     def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
         """Returns the logits of all tokens, (batch, length, vocabulary)."""
-        return _logits_behind_mask(self.model, "lm_head", tokens, *memory)
+        model: Any = self.model
+        return _logits_behind_mask(model.model.decoder, model.lm_head, tokens, *memory)
 
 
 class ImageInPrompt(HuggingFaceModel):
@@ -245,12 +247,7 @@ class SubsampledSpeech(HuggingFaceModel):
     def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
         """Returns the logits of all tokens, (batch, length, vocabulary)."""
         model: Any = self.model
-        hidden, mask = memory
-        rows = model.text_decoder(
-            tokens, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
-        )[0]
-        logits: Tensor = model.lm_head(rows)
-        return logits
+        return _logits_behind_mask(model.text_decoder, model.lm_head, tokens, *memory)
 
 
 class SpeechEncoderAndDecoder(HuggingFaceModel):
@@ -283,37 +280,6 @@ class SpeechEncoderAndDecoder(HuggingFaceModel):
         logits: Tensor = model.decoder(
             tokens, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
         ).logits
-        return logits
-
-
-class SpeechT5Text(HuggingFaceModel):
-    """SpeechT5 from speech to text: its encoder's mask is shorter than that of the samples."""
-
-    @classmethod
-    def fits(cls, model: PreTrainedModel) -> bool:
-        """Returns whether this class adapts a model."""
-        return "SpeechT5ForSpeechToText" in _class_names(model)
-
-    @classmethod
-    def inputs_of(cls, model: PreTrainedModel) -> tuple[str, ...]:
-        """Returns the names of the encoder's inputs."""
-        return ("input_values", "attention_mask")
-
-    def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Returns the hidden states (batch, memory, width) and their mask (batch, memory)."""
-        samples, mask = inputs
-        encoder: Any = self.encoder_of(self.model)
-        hidden: Tensor = encoder(samples, attention_mask=mask)[0]
-        return hidden, _mask_of(_frame_counts(encoder.prenet, mask), hidden, mask)
-
-    def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
-        """Returns the logits of all tokens, (batch, length, vocabulary)."""
-        model: Any = self.model
-        hidden, mask = memory
-        rows = model.speecht5.decoder(
-            tokens, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
-        )[0]
-        logits: Tensor = model.text_decoder_postnet(rows)
         return logits
 
 
@@ -394,7 +360,6 @@ ADAPTERS: tuple[type[HuggingFaceModel], ...] = (
     CaptionFromImage,
     SubsampledSpeech,
     SpeechEncoderAndDecoder,
-    SpeechT5Text,
     TextInBlocks,
     MaskByLayerType,
     HuggingFaceModel,

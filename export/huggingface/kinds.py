@@ -38,15 +38,16 @@ _BY_CLASS = {
     "ProphetNetForConditionalGeneration": (
         "predicts several future tokens with streams of its decoder that have no incremental form"
     ),
+    "T5Gemma2ForConditionalGeneration": (
+        "joins the memory and its own tokens in one attention, whose cache has no such form here"
+    ),
     "UdopForConditionalGeneration": (
         "reads words, their boxes and an image, and drops image patches by the values of the boxes"
     ),
 }
 """What an encoder-decoder does that has no counterpart here, by its class."""
 
-_SOUND = (
-    "a model that emits sound or several codebooks in each step, not tokens of one vocabulary"
-)
+_SOUND = "a model that emits sound or several codebooks in each step, not tokens of one vocabulary"
 _BY_NAME: tuple[tuple[str, str], ...] = (
     (r"ForCTC$", "a CTC model: it labels every frame at once, no decoder reads its own tokens"),
     (

@@ -292,7 +292,6 @@ _FACTORIES: dict[str, Factory] = {
     "SeamlessM4TSinusoidalPositionalEmbedding": _sinusoidal,
     "SeamlessM4Tv2SinusoidalPositionalEmbedding": _sinusoidal,
     "Speech2TextSinusoidalPositionalEmbedding": _sinusoidal,
-    "SpeechT5SinusoidalPositionalEmbedding": _sinusoidal,
     "SwitchTransformersLayerCrossAttention": CrossAttentionWithoutBias,
     "SwitchTransformersSparseMLP": _unlimited_experts,
     "T5LayerCrossAttention": CrossAttentionWithoutBias,
