@@ -12,8 +12,8 @@ pytest.importorskip("transformers", reason="Hugging Face models need the extra '
 
 import transformers as hf
 
-from hybrid_deploy import export_model
 from hybrid_deploy.errors import UnsupportedModelError
+from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.export.huggingface.adapter import encoder_inputs
 from hybrid_deploy.export.huggingface.kinds import SUPPORTED
 

@@ -122,9 +122,15 @@ def speech_encoder_decoder() -> PreTrainedModel:
     return hf.SpeechEncoderDecoderModel(config=config)
 
 
-def switch(capacity: int = 4) -> PreTrainedModel:
+def switch(capacity: int = 8) -> PreTrainedModel:
     """Returns a tiny Switch; with a small capacity its encoder drops tokens."""
-    config = hf.SwitchTransformersConfig(**_T5, num_experts=4, expert_capacity=capacity)
+    config = hf.SwitchTransformersConfig(
+        **_T5,
+        num_experts=4,
+        expert_capacity=capacity,
+        num_sparse_encoder_layers=1,
+        num_sparse_decoder_layers=1,
+    )
     return hf.SwitchTransformersForConditionalGeneration(config)
 
 
