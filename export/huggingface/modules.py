@@ -167,8 +167,8 @@ class AllSwitchExperts(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Returns each row (batch, length, width) as its expert changes it."""
         shares = self.classifier(hidden_states).softmax(-1)
-        share, index = shares.max(-1, keepdim=True)
-        chosen = index == torch.arange(len(self.experts))  # (batch, length, experts)
+        share = shares.amax(-1, keepdim=True)
+        chosen = shares == share  # (batch, length, experts)
         if self.capacity is not None:
             chosen = chosen & (chosen.long().cumsum(1) <= self.capacity)
         weights = share * chosen.to(share.dtype)
