@@ -41,7 +41,11 @@ def named_inputs(model: nn.Module, inputs: Arrays) -> dict[str, Tensor]:
     Raises:
         UsageError: the names, the number of inputs or their batch sizes do not fit.
     """
-    names, required = _parameters(model, inputs)
+    return _by_name(*_parameters(model, inputs), inputs)
+
+
+def _by_name(names: list[str], required: list[str], inputs: Arrays) -> dict[str, Tensor]:
+    """Returns encoder inputs as CPU tensors in the order of the names."""
     if isinstance(inputs, Mapping):
         unknown = [name for name in inputs if name not in names]
         missing = [name for name in required if name not in inputs]
@@ -189,9 +193,10 @@ def _adapted(model: nn.Module, example: Arrays | None) -> tuple[nn.Module, Array
     """Returns a Hugging Face model with encode(), decode() and an example; others unchanged."""
     if not is_hugging_face(model):
         return model, example
-    from hybrid_deploy.export.huggingface.adapter import adapt
+    from hybrid_deploy.export.huggingface.adapter import adapt, encoder_inputs
 
-    adapted = adapt(model)
+    names = list(encoder_inputs(model))
+    adapted = adapt(model, None if example is None else _by_name(names, names, example))
     adapted.train(False)
     return adapted, adapted.example if example is None else example
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.errors import InputError, MissingDependencyError, UnsupportedModelError
+from hybrid_deploy.errors import (
+    InputError,
+    MissingDependencyError,
+    UnsupportedModelError,
+    UsageError,
+)
 
 try:
     import transformers
@@ -23,6 +28,7 @@ except ImportError as error:
 from hybrid_deploy.export.huggingface.architectures import ADAPTERS, HuggingFaceModel
 from hybrid_deploy.export.huggingface.attention import use_plain_attention
 from hybrid_deploy.export.huggingface.example_inputs import example_inputs, supported_inputs
+from hybrid_deploy.export.huggingface.kinds import known_refusal, refusal, unknown_class
 from hybrid_deploy.export.huggingface.modules import with_incremental_modules
 from hybrid_deploy.export.model.interface import reference_logits, reference_memory
 from hybrid_deploy.export.model.substitution import Model, shared_copy
@@ -30,10 +36,7 @@ from hybrid_deploy.export.trace.refusal import first_line
 
 _TOLERANCE = 1e-4  # of the largest logit; float32 sums in another order differ by less
 _CHECK_LENGTH = 6
-_SUPPORTED = (
-    "VisionEncoderDecoder, Whisper, Speech2Text, Moonshine, BART, mBART, Marian, Pegasus, T5, "
-    "Pix2Struct, Florence-2, BLIP captioning"
-)
+_PADDED_PART = 4  # a quarter of the second row is padding
 
 
 def adapt(model: PreTrainedModel, example: Mapping[str, Tensor] | None = None) -> HuggingFaceModel:
@@ -49,10 +52,9 @@ def adapt(model: PreTrainedModel, example: Mapping[str, Tensor] | None = None) -
 
     Raises:
         UnsupportedModelError: the class is not supported, or the copy returns other logits.
+        UsageError: no example is given, and the config does not tell the sizes of the inputs.
     """
-    adapter = next((a for a in ADAPTERS if a.fits(model)), None)
-    if adapter is None or not set(adapter.inputs_of(model)) <= set(supported_inputs()):
-        raise _unsupported(type(model).__name__)
+    adapter = _adapter_of(model)
     other_types = {str(p.dtype) for p in model.parameters() if p.dtype != torch.float32}
     if other_types:
         raise UnsupportedModelError(
@@ -60,10 +62,39 @@ def adapt(model: PreTrainedModel, example: Mapping[str, Tensor] | None = None) -
             "model.float() first, precision is chosen after the export"
         )
     adapted = adapter(incremental_copy(model, adapter.encoder_of(model))).eval()
-    inputs = example_inputs(model.config, adapted.input_names) if example is None else example
+    inputs = _guessed_inputs(model, adapted.input_names) if example is None else example
     adapted.example = {name: inputs[name] for name in adapted.input_names}
     _check_equal(adapted, model)
     return adapted
+
+
+def encoder_inputs(model: PreTrainedModel) -> tuple[str, ...]:
+    """Returns the names of the encoder's inputs, as in the model's `forward`.
+
+    Raises:
+        UnsupportedModelError: the class is not supported; the message says what the model is.
+    """
+    return _adapter_of(model).inputs_of(model)
+
+
+def _adapter_of(model: PreTrainedModel) -> type[HuggingFaceModel]:
+    """Returns the class that adapts a model."""
+    adapter = next((a for a in ADAPTERS if a.fits(model)), None)
+    if adapter is None or known_refusal(model) is not None:
+        raise refusal(model)
+    return adapter
+
+
+def _guessed_inputs(model: PreTrainedModel, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Returns example inputs made from a model's config."""
+    if set(names) <= set(supported_inputs()):
+        # a config that lacks a size raises AttributeError
+        with contextlib.suppress(AttributeError):
+            return example_inputs(model.config, names)
+    raise UsageError(
+        f"the config of {type(model).__name__} does not tell the sizes of its inputs; give "
+        f"example_inputs: {', '.join(names)}"
+    )
 
 
 def incremental_copy(model: Model, encoder: nn.Module | None = None) -> Model:
@@ -144,24 +175,54 @@ def _model_class(name: str) -> Any:
     """Returns the model class of transformers with the given name."""
     model_class = getattr(transformers, name, None)
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
-        raise _unsupported(name)
+        raise unknown_class(name)
     return model_class
 
 
 @torch.no_grad()
 def _check_equal(adapted: HuggingFaceModel, model: PreTrainedModel) -> None:
-    """Checks on the example that the adapter returns the logits of the model's own forward."""
-    inputs = adapted.example
-    tokens = torch.arange(3, 3 + _CHECK_LENGTH)[None]
+    """Checks on the example that the adapter returns the logits of the model's own forward.
+
+    A second row has the same values with its end masked, so that padding is compared as well.
+    """
+    inputs = _with_padded_row(adapted.example)
+    rows = len(next(iter(inputs.values())))
+    tokens = torch.arange(3, 3 + _CHECK_LENGTH).expand(rows, -1)
     with _quiet():
-        expected = adapted.logits_of(shared_copy(model).eval(), tokens, **inputs)
-        actual = adapted.decode(tokens, *adapted.encode(*inputs.values()))
+        expected = _computed(
+            model, lambda: adapted.logits_of(shared_copy(model).eval(), tokens, **inputs)
+        )
+        actual = _computed(model, lambda: adapted.decode(tokens, *adapted.encode(*inputs.values())))
     difference = _difference(actual, expected)
     if not difference <= _TOLERANCE:
         raise UnsupportedModelError(
             f"{type(model).__name__} gives other logits with plain attention (relative "
             f"difference {difference:.1e}); write a class around it that has encode() and decode()"
         )
+
+
+def _with_padded_row(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the first row of an example; with a mask also a second row whose end is padding."""
+    row = {name: value[:1] for name, value in example.items()}
+    mask = row.get("attention_mask")
+    if mask is None:
+        return row
+    padded = mask.clone()
+    padded[:, mask.shape[1] - mask.shape[1] // _PADDED_PART :] = 0
+    both = {name: torch.cat([value, value]) for name, value in row.items()}
+    return both | {"attention_mask": torch.cat([mask, padded])}
+
+
+def _computed(model: PreTrainedModel, compute: Callable[[], Tensor]) -> Tensor:
+    """Returns the result of a computation of transformers, whose exceptions become one line."""
+    try:
+        return compute()
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} cannot be run token by token on the example: "
+            f"{type(error).__name__}: {first_line(error)}; check the example, or write a class "
+            "around the model that has encode() and decode()"
+        ) from error
 
 
 def _difference(actual: Tensor, expected: Tensor) -> float:
@@ -184,11 +245,3 @@ def _quiet() -> Iterator[None]:
         transformers.logging.set_verbosity(level)
         if had_progress_bars:
             transformers.logging.enable_progress_bar()
-
-
-def _unsupported(name: str) -> UnsupportedModelError:
-    return UnsupportedModelError(
-        f"{name} is not an encoder-decoder model that hybrid-deploy supports ({_SUPPORTED} "
-        "and models built like them); write a small class around it with encode(inputs) -> memory "
-        "and decode(tokens, memory) -> logits"
-    )

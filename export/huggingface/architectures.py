@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import MoEModelOutput
 
 _INPUTS_WITH_MASK = ("flattened_patches", "input_ids", "input_values")
 
@@ -42,7 +44,7 @@ class HuggingFaceModel(nn.Module):
         """Returns whether this class adapts a model."""
         names = set(inspect.signature(model.forward).parameters)
         required = {"encoder_outputs", "decoder_input_ids", model.main_input_name}
-        return required <= names and type(model).__name__.endswith(_WITH_LOGITS)
+        return required <= names and any(n.endswith(_WITH_LOGITS) for n in _class_names(model))
 
     @classmethod
     def inputs_of(cls, model: PreTrainedModel) -> tuple[str, ...]:
@@ -72,7 +74,7 @@ class HuggingFaceModel(nn.Module):
         """Returns the logits of all tokens, (batch, length, vocabulary)."""
         hidden, *mask = memory
         outputs: Any = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
+            encoder_outputs=MoEModelOutput(last_hidden_state=hidden),
             attention_mask=mask[0] if mask else None,
             decoder_input_ids=tokens,
             use_cache=False,
@@ -81,14 +83,24 @@ class HuggingFaceModel(nn.Module):
         return logits
 
 
+def _class_names(model: PreTrainedModel) -> tuple[str, ...]:
+    """Returns the names of a model's class and of the classes that it extends."""
+    return tuple(base.__name__ for base in type(model).__mro__)
+
+
+def _mask_of(lengths: Tensor, hidden: Tensor, like: Tensor) -> Tensor:
+    """Returns a mask (batch, memory) with ones up to each length (batch, 1)."""
+    return (torch.arange(hidden.shape[1]) < lengths).to(like.dtype)
+
+
 def _logits_behind_mask(
-    model: Any, head: str, tokens: Tensor, hidden: Tensor, mask: Tensor
+    decoder: Any, head: Any, tokens: Tensor, hidden: Tensor, mask: Tensor
 ) -> Tensor:
     """Returns the logits of a decoder that reads hidden states and their mask."""
-    rows = model.model.decoder(
+    rows = decoder(
         tokens, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
     )[0]
-    logits: Tensor = getattr(model, head)(rows)
+    logits: Tensor = head(rows)
     return logits
 
 
@@ -98,7 +110,7 @@ class MaskWithMemory(HuggingFaceModel):
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
         """Returns whether this class adapts a model."""
-        return type(model).__name__ == "MoonshineForConditionalGeneration"
+        return "MoonshineForConditionalGeneration" in _class_names(model)
 
     def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Returns the hidden states (batch, memory, width) and their mask (batch, memory)."""
@@ -108,7 +120,8 @@ class MaskWithMemory(HuggingFaceModel):
 
     def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
         """Returns the logits of all tokens, (batch, length, vocabulary)."""
-        return _logits_behind_mask(self.model, "proj_out", tokens, *memory)
+        model: Any = self.model
+        return _logits_behind_mask(model.model.decoder, model.proj_out, tokens, *memory)
 
 
 class SubsampledMask(HuggingFaceModel):
@@ -117,7 +130,7 @@ class SubsampledMask(HuggingFaceModel):
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
         """Returns whether this class adapts a model."""
-        return type(model).__name__ == "Speech2TextForConditionalGeneration"
+        return "Speech2TextForConditionalGeneration" in _class_names(model)
 
     @classmethod
     def inputs_of(cls, model: PreTrainedModel) -> tuple[str, ...]:
@@ -130,11 +143,12 @@ class SubsampledMask(HuggingFaceModel):
         encoder: Any = self.encoder_of(self.model)
         hidden: Tensor = encoder(features, attention_mask=mask)[0]
         lengths = encoder._get_feat_extract_output_lengths(mask.sum(-1, keepdim=True))
-        return hidden, (torch.arange(hidden.shape[1]) < lengths).to(mask.dtype)
+        return hidden, _mask_of(lengths, hidden, mask)
 
     def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
         """Returns the logits of all tokens, (batch, length, vocabulary)."""
-        return _logits_behind_mask(self.model, "lm_head", tokens, *memory)
+        model: Any = self.model
+        return _logits_behind_mask(model.model.decoder, model.lm_head, tokens, *memory)
 
 
 class ImageInPrompt(HuggingFaceModel):
@@ -143,7 +157,7 @@ class ImageInPrompt(HuggingFaceModel):
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
         """Returns whether this class adapts a model."""
-        return type(model).__name__ == "Florence2ForConditionalGeneration"
+        return "Florence2ForConditionalGeneration" in _class_names(model)
 
     @classmethod
     def inputs_of(cls, model: PreTrainedModel) -> tuple[str, ...]:
@@ -171,7 +185,7 @@ class PlacedPatches(HuggingFaceModel):
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
         """Returns whether this class adapts a model."""
-        return type(model).__name__ == "Pix2StructForConditionalGeneration"
+        return "Pix2StructForConditionalGeneration" in _class_names(model)
 
     def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Returns the hidden states and the mask; limits row and column to the tables."""
@@ -186,7 +200,7 @@ class CaptionFromImage(HuggingFaceModel):
     @classmethod
     def fits(cls, model: PreTrainedModel) -> bool:
         """Returns whether this class adapts a model."""
-        return type(model).__name__ == "BlipForConditionalGeneration"
+        return "BlipForConditionalGeneration" in _class_names(model)
 
     @classmethod
     def encoder_of(cls, model: PreTrainedModel) -> nn.Module:
@@ -208,14 +222,154 @@ class CaptionFromImage(HuggingFaceModel):
         return logits
 
 
+class SubsampledSpeech(HuggingFaceModel):
+    """SeamlessM4T from speech to text: adapters behind the encoder shorten its frames."""
+
+    @classmethod
+    def fits(cls, model: PreTrainedModel) -> bool:
+        """Returns whether this class adapts a model."""
+        names = {"SeamlessM4TForSpeechToText", "SeamlessM4Tv2ForSpeechToText"}
+        return not names.isdisjoint(_class_names(model))
+
+    @classmethod
+    def inputs_of(cls, model: PreTrainedModel) -> tuple[str, ...]:
+        """Returns the names of the encoder's inputs."""
+        return ("input_features", "attention_mask")
+
+    def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Returns the hidden states (batch, memory, width) and their mask (batch, memory)."""
+        features, mask = inputs
+        model: Any = self.model
+        hidden: Tensor = model.speech_encoder(features, attention_mask=mask)[0]
+        lengths = model._compute_sub_sample_lengths_from_attention_mask(mask)
+        return hidden, _mask_of(lengths[:, None], hidden, mask)
+
+    def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
+        """Returns the logits of all tokens, (batch, length, vocabulary)."""
+        model: Any = self.model
+        return _logits_behind_mask(model.text_decoder, model.lm_head, tokens, *memory)
+
+
+class SpeechEncoderAndDecoder(HuggingFaceModel):
+    """SpeechEncoderDecoder: any encoder of speech, whose mask is shorter than its input's."""
+
+    @classmethod
+    def fits(cls, model: PreTrainedModel) -> bool:
+        """Returns whether this class adapts a model."""
+        return "SpeechEncoderDecoderModel" in _class_names(model)
+
+    @classmethod
+    def inputs_of(cls, model: PreTrainedModel) -> tuple[str, ...]:
+        """Returns the names of the encoder's inputs."""
+        return (str(cls.encoder_of(model).main_input_name), "attention_mask")
+
+    def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Returns the hidden states (batch, memory, width) and their mask (batch, memory)."""
+        values, mask = inputs
+        model: Any = self.model
+        hidden: Tensor = model.encoder(values, attention_mask=mask)[0]
+        lengths = _frame_counts(model.encoder, mask)
+        if hasattr(model, "enc_to_dec_proj"):
+            hidden = model.enc_to_dec_proj(hidden)
+        return hidden, _mask_of(lengths, hidden, mask)
+
+    def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
+        """Returns the logits of all tokens, (batch, length, vocabulary)."""
+        model: Any = self.model
+        hidden, mask = memory
+        logits: Tensor = model.decoder(
+            tokens, encoder_hidden_states=hidden, encoder_attention_mask=mask, use_cache=False
+        ).logits
+        return logits
+
+
+def _frame_counts(encoder: Any, mask: Tensor) -> Tensor:
+    """Returns the number of frames that an encoder makes of the unmasked samples, (batch, 1)."""
+    counts: Tensor = encoder._get_feat_extract_output_lengths(mask.sum(-1, keepdim=True))
+    return counts
+
+
+class TextInBlocks(HuggingFaceModel):
+    """Pegasus-X and LongT5: the encoder attends within blocks.
+
+    It pads a text to whole blocks only if the length needs it, and a trace keeps one of the two
+    ways. Here every text is padded before the encoder, by an amount that can be zero.
+    """
+
+    @classmethod
+    def fits(cls, model: PreTrainedModel) -> bool:
+        """Returns whether this class adapts a model."""
+        return _block_length(model) is not None
+
+    def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Returns the hidden states (batch, words, width) and the mask (batch, words)."""
+        ids, mask = inputs
+        block = _block_length(self.model) or 1
+        words = ids.shape[1]
+        padding = (words + block - 1) // block * block - words
+        hidden, _ = super().encode(F.pad(ids, (0, padding)), F.pad(mask, (0, padding)))
+        return hidden[:, :words], mask
+
+
+def _block_length(model: PreTrainedModel) -> int | None:
+    """Returns the length that an encoder pads its texts to a multiple of; None if it does not."""
+    config: Any = model.config
+    if "PegasusXForConditionalGeneration" in _class_names(model):
+        return int(config.block_size)
+    if "LongT5ForConditionalGeneration" in _class_names(model):
+        block = int(config.local_radius) + 1
+        has_globals = config.encoder_attention_type == "transient-global"
+        return math.lcm(block, int(config.global_block_size)) if has_globals else block
+    return None
+
+
+class MaskByLayerType(HuggingFaceModel):
+    """T5Gemma: without masks its decoder hides padding tokens, which `generate()` does not do."""
+
+    @classmethod
+    def fits(cls, model: PreTrainedModel) -> bool:
+        """Returns whether this class adapts a model."""
+        return "T5GemmaForConditionalGeneration" in _class_names(model)
+
+    def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
+        """Returns the logits of all tokens, (batch, length, vocabulary)."""
+        hidden, mask = memory
+        steps = torch.arange(tokens.shape[1])
+        distance = (steps[:, None] - steps)[None, None]
+        causal = distance >= 0
+        window = self.model.config.decoder.sliding_window
+        outputs: Any = self.model(
+            encoder_outputs=MoEModelOutput(last_hidden_state=hidden),
+            attention_mask=mask,
+            decoder_input_ids=tokens,
+            decoder_attention_mask={
+                "full_attention": causal,
+                "sliding_attention": causal & (distance < window),
+            },
+            use_cache=False,
+        )
+        logits: Tensor = outputs.logits
+        return logits
+
+
 ADAPTERS: tuple[type[HuggingFaceModel], ...] = (
     MaskWithMemory,
     SubsampledMask,
     ImageInPrompt,
     PlacedPatches,
     CaptionFromImage,
+    SubsampledSpeech,
+    SpeechEncoderAndDecoder,
+    TextInBlocks,
+    MaskByLayerType,
     HuggingFaceModel,
 )
 """Adapter classes; the first one that fits a model adapts it."""
 
-_WITH_LOGITS = ("ForConditionalGeneration", "LMHeadModel", "EncoderDecoderModel", "MTModel")
+_WITH_LOGITS = (
+    "ForConditionalGeneration",
+    "ForTextToText",
+    "LMHeadModel",
+    "EncoderDecoderModel",
+    "MTModel",
+)

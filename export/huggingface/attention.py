@@ -61,6 +61,45 @@ def plain_mask(
     return visible if padding is None else visible & padding
 
 
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    softcap: float | None = None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Returns attention by torch's fused operator, or by plain ones if its scores have a cap.
+
+    Args:
+        module: the attention module of transformers.
+        query: (batch, heads, queries, width).
+        key: (batch, heads or a divisor of their number, keys, width).
+        value: (batch, as many heads as the keys, keys, width).
+        attention_mask: true for visible keys; broadcasts to the scores.
+        softcap: largest absolute score, which a hyperbolic tangent approaches; None for no limit.
+        scaling: factor of the scores; None takes one over the root of the width.
+        options: other arguments of transformers' attention.
+
+    Returns:
+        (batch, queries, heads, width), and None for the weights.
+    """
+    if softcap is None:
+        mixed: Tensor = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **options
+        )[0]
+        return mixed, None
+    groups = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = softcap * torch.tanh(query @ key.transpose(2, 3) * scale / softcap)
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
+
+
 def use_plain_attention(model: nn.Module) -> None:
     """Makes the Hugging Face models inside a module use `plain_mask` and no cache.
 
@@ -69,7 +108,7 @@ def use_plain_attention(model: nn.Module) -> None:
     Args:
         model: changed in place.
     """
-    AttentionInterface.register(NAME, sdpa_attention_forward)
+    AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, plain_mask)
     for module in model.modules():
         if isinstance(module, PreTrainedModel):

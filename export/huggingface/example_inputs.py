@@ -51,6 +51,9 @@ def _image(config: Any, generator: torch.Generator) -> Tensor:
 
 def _spectrogram(config: Any, generator: torch.Generator) -> Tensor:
     """Returns input_features float32: Whisper's (1, bins, frames), else (1, frames, bins)."""
+    width = _first(_part(config, "encoder"), "feature_projection_input_dim", default=None)
+    if width is not None:
+        return torch.randn(1, _AUDIO_FRAMES, width, generator=generator)
     positions = config.max_source_positions
     bins = getattr(config, "num_mel_bins", None)
     if bins is not None:

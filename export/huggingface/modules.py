@@ -4,7 +4,9 @@
       becomes         table[padding + 1 + index of the token]
     T5 cross layer:   scores + zeros(1, heads, tokens, memory)      (one row per token)
       becomes         scores + zeros(1, 1, 1, 1)
-    TrOCR attention:  bmm -> softmax -> bmm, with heads in the batch axis
+    Switch experts:   rows[expert == chosen]                        (reads the values of all rows)
+      becomes         sum of every expert, times its share, which is 0 unless it is chosen
+  TrOCR attention:  bmm -> softmax -> bmm, with heads in the batch axis
       becomes         scaled_dot_product_attention(batch, heads, tokens, width)
 
 The new positions are those of `generate()`, which reads one token at a time and takes the length of
@@ -106,6 +108,98 @@ class CrossAttentionWithoutBias(nn.Module):
         return self.layer(hidden_states, *args, **kwargs)
 
 
+class UMT5CrossAttention(nn.Module):
+    """UMT5's attention to the memory, without its table of zero biases.
+
+    Args:
+        old: UMT5's attention module, whose projections are taken.
+    """
+
+    def __init__(self, old: Any) -> None:
+        super().__init__()
+        self.query: nn.Linear = old.q
+        self.key: nn.Linear = old.k
+        self.value: nn.Linear = old.v
+        self.out: nn.Linear = old.o
+        self.heads = int(old.n_heads)
+        self.scaling = float(old.scaling)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        **_: object,
+    ) -> tuple[Tensor, None]:
+        """Returns attention to the memory, (batch, length, width)."""
+        query, key, value = (
+            project(rows).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project, rows in (
+                (self.query, hidden_states),
+                (self.key, encoder_hidden_states),
+                (self.value, encoder_hidden_states),
+            )
+        )
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, scale=self.scaling
+        )
+        return self.out(mixed.transpose(1, 2).flatten(2)), None
+
+
+class AllSwitchExperts(nn.Module):
+    """Switch's layer of experts, which computes every expert and keeps the chosen one's rows.
+
+    The original selects rows by their values. Its experts also drop the tokens of a sequence that
+    come after `expert_capacity` tokens; a decoder in `generate()` reads one token at a time and
+    drops none.
+
+    Args:
+        old: Switch's sparse layer, whose router and experts are taken.
+        capacity: largest number of tokens of an expert and a sequence; None sets no limit.
+    """
+
+    def __init__(self, old: Any, capacity: int | None) -> None:
+        super().__init__()
+        self.classifier: nn.Linear = old.router.classifier
+        self.experts = nn.ModuleList(old.experts.values())
+        self.capacity = capacity
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Returns each row (batch, length, width) as its expert changes it."""
+        shares = self.classifier(hidden_states).softmax(-1)
+        share = shares.amax(-1, keepdim=True)
+        chosen = shares == share  # (batch, length, experts)
+        if self.capacity is not None:
+            chosen = chosen & (chosen.long().cumsum(1) <= self.capacity)
+        weights = share * chosen.to(share.dtype)
+        rows = torch.zeros_like(hidden_states)
+        for number, expert in enumerate(self.experts):
+            rows = rows + expert(hidden_states) * weights[..., number : number + 1]
+        return rows
+
+
+class AdditiveMask(nn.Module):
+    """BigBird's full attention, which adds its mask to the scores, behind a boolean mask.
+
+    Args:
+        layer: BigBird's attention of the encoder.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """Returns the outputs of the layer, called with 0 for visible keys and the least float."""
+        if attention_mask is not None:
+            least = torch.finfo(hidden_states.dtype).min
+            hidden = torch.zeros_like(attention_mask, dtype=hidden_states.dtype)
+            attention_mask = hidden.masked_fill(~attention_mask, least)
+        return self.layer(hidden_states, attention_mask, **kwargs)
+
+
 class FusedTrOCRAttention(nn.Module):
     """TrOCR's attention by torch's fused operator, with a separate axis for the heads.
 
@@ -145,15 +239,35 @@ def with_incremental_modules(model: Model, encoder: nn.Module | None = None) -> 
 
     Args:
         model: a Hugging Face model, or a module that holds some; it does not change.
-        encoder: part of the model whose modules are not replaced.
+        encoder: part of the model whose modules may read all tokens at once.
     """
     encoder_modules = set() if encoder is None else set(encoder.modules())
     factories = {
-        path: _FACTORIES[type(module).__name__]
+        path: factory
         for path, module in model.named_modules()
-        if type(module).__name__ in _FACTORIES and module not in encoder_modules
+        if (factory := _factory_of(type(module).__name__, module in encoder_modules)) is not None
     }
     return substitute(model, factories)
+
+
+def _factory_of(class_name: str, in_encoder: bool) -> Factory | None:
+    """Returns the factory of a module's replacement; None if the module stays."""
+    return (_ENCODER_FACTORIES if in_encoder else _FACTORIES).get(class_name)
+
+
+def _umt5_cross_layer(old: Any) -> nn.Module:
+    """Returns UMT5's cross-attention layer with another attention inside."""
+    old.EncDecAttention = UMT5CrossAttention(old.EncDecAttention)
+    module: nn.Module = old
+    return module
+
+
+def _unlimited_experts(old: Any) -> nn.Module:
+    return AllSwitchExperts(old, capacity=None)
+
+
+def _limited_experts(old: Any) -> nn.Module:
+    return AllSwitchExperts(old, int(old.router.expert_capacity))
 
 
 def _unpadded(old: Any) -> nn.Module:
@@ -175,11 +289,21 @@ _FACTORIES: dict[str, Factory] = {
     "MoonshineAttention": _unpadded,
     "Pix2StructTextLayerCrossAttention": CrossAttentionWithoutBias,
     "RobertaEmbeddings": RobertaEmbeddings,
+    "SeamlessM4TSinusoidalPositionalEmbedding": _sinusoidal,
+    "SeamlessM4Tv2SinusoidalPositionalEmbedding": _sinusoidal,
     "Speech2TextSinusoidalPositionalEmbedding": _sinusoidal,
+    "SwitchTransformersLayerCrossAttention": CrossAttentionWithoutBias,
+    "SwitchTransformersSparseMLP": _unlimited_experts,
     "T5LayerCrossAttention": CrossAttentionWithoutBias,
     "TrOCRAttention": FusedTrOCRAttention,
     "TrOCRSinusoidalPositionalEmbedding": _sinusoidal,
-    "UMT5LayerCrossAttention": CrossAttentionWithoutBias,
+    "UMT5LayerCrossAttention": _umt5_cross_layer,
     "XLMRobertaEmbeddings": RobertaEmbeddings,
 }
-"""Factory of the replacement, by the class name of the module."""
+"""Factory of the replacement, by the class name of a module outside the encoder."""
+
+_ENCODER_FACTORIES: dict[str, Factory] = {
+    "BigBirdPegasusSelfAttention": AdditiveMask,
+    "SwitchTransformersSparseMLP": _limited_experts,
+}
+"""Factory of the replacement, by the class name of a module of the encoder."""

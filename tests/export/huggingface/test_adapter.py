@@ -23,7 +23,7 @@ from hybrid_deploy.export.huggingface.architectures import HuggingFaceModel
 from tests.closeness import assert_close_in_float32
 from tests.models.zoo.captioner import VOCABULARY
 from tests.models.zoo.eager import EagerBackend
-from tests.models.zoo.huggingface import CASES, MODELS, gpt2_config, model_and_adapter
+from tests.models.zoo.huggingface import CASES, MODELS, model_and_adapter
 from tests.models.zoo.own_class import OWN_CLASS, CnnWithGpt2
 from tests.models.zoo.reference import Scenario, compare, greedy
 
@@ -165,21 +165,6 @@ class Deceptive(CnnWithGpt2):
 def test_a_copy_with_other_logits_is_not_used() -> None:
     model = Deceptive().eval()
     assert incremental_copy_if_equal(model, OWN_CLASS[0].inputs(2, 32)) is model
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        lambda: hf.GPT2LMHeadModel(gpt2_config()),
-        lambda: hf.BartModel(MODELS["bart"]().config),
-        lambda: hf.ViTModel(MODELS["vit-trocr"]().config.encoder),
-    ],
-)
-def test_a_model_without_encoder_or_head_is_refused(model: Any) -> None:
-    with pytest.raises(UnsupportedModelError) as caught:
-        adapt(model())
-    assert "encode(inputs) -> memory and decode(tokens, memory) -> logits" in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_half_precision_weights_are_refused() -> None:

@@ -1,0 +1,157 @@
+"""Says in one line what a Hugging Face model is that has no decoder to export, or none we know.
+
+The line comes before any tensor is computed, so it costs nothing for a model of any size.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hybrid_deploy.errors import UnsupportedModelError
+
+SUPPORTED = (
+    "VisionEncoderDecoder, SpeechEncoderDecoder, EncoderDecoder, Whisper, Speech2Text, Moonshine, "
+    "SeamlessM4T to text, BART, mBART, Marian, Pegasus, T5, UMT5, T5Gemma, Switch, Pix2Struct, "
+    "Florence-2, BLIP captioning"
+)
+_SCOPE = "hybrid-deploy exports autoregressive decoders that read the memory of an encoder"
+_WRAPPER = (
+    "write a small class around it with encode(inputs) -> memory and decode(tokens, memory) -> "
+    "logits"
+)
+
+_BY_CLASS = {
+    "BigBirdPegasusForConditionalGeneration": (
+        "reads with block-sparse attention, which picks random blocks; load it with "
+        "attention_type='original_full'"
+    ),
+    "LEDForConditionalGeneration": (
+        "reads with windowed attention whose global positions depend on the values of the input"
+    ),
+    "NllbMoeForConditionalGeneration": (
+        "drops tokens by the load of its experts over the whole batch, so a sequence depends on "
+        "its neighbours"
+    ),
+    "ProphetNetForConditionalGeneration": (
+        "predicts several future tokens with streams of its decoder that have no incremental form"
+    ),
+    "T5Gemma2ForConditionalGeneration": (
+        "joins the memory and its own tokens in one attention, whose cache has no such form here"
+    ),
+    "UdopForConditionalGeneration": (
+        "reads words, their boxes and an image, and drops image patches by the values of the boxes"
+    ),
+}
+"""What an encoder-decoder does that has no counterpart here, by its class."""
+
+_SOUND = "a model that emits sound or several codebooks in each step, not tokens of one vocabulary"
+_BY_NAME: tuple[tuple[str, str], ...] = (
+    (r"ForCTC$", "a CTC model: it labels every frame at once, no decoder reads its own tokens"),
+    (
+        r"For(RNNT|TDT|Transducer)$|Transducer",
+        "a transducer: its decoder advances along the frames of the sound, not token by token",
+    ),
+    (r"^(Dia|Musicgen|MusicgenMelody|Moshi|Csm|HiggsAudioV2|PocketTTS|Pop2Piano)For", _SOUND),
+    (r"For(TextToSpeech|TextToSpectrogram|SpeechToSpeech|TextToWaveform)$", _SOUND),
+    (r"TTSFor|TextToUnitFor|TextToUnitModel$|TalkerFor|TalkerCodePredictor", _SOUND),
+    (r"BlockDiffusion$", "a diffusion model: it fills blocks of tokens in any order"),
+)
+"""What a model is, by a pattern of its class name."""
+
+_GENERATES = (
+    "ConditionalGeneration",
+    "CausalLM",
+    "TextToText",
+    "SpeechToText",
+    "VisionText2Text",
+    "ProteinText2Text",
+)
+
+
+def refusal(model: PreTrainedModel) -> UnsupportedModelError:
+    """Returns the error that says what a model is and why it is not exported.
+
+    Args:
+        model: a model that no adapter fits.
+    """
+    name = type(model).__name__
+    what = known_refusal(model)
+    if what is not None:
+        return UnsupportedModelError(f"{name} {what}; {_SCOPE}")
+    if _has_encoder_and_decoder(model.config):
+        if model.can_generate():
+            what = f"is an encoder-decoder model with an interface of its own; {_WRAPPER}"
+        else:
+            what = (
+                "is an encoder and decoder without a language head; load the class with the head, "
+                f"such as {_family(name)}ForConditionalGeneration, or {_WRAPPER}"
+            )
+        return UnsupportedModelError(f"{name} {what} ({SUPPORTED} work as they are)")
+    return UnsupportedModelError(f"{name} is {_without_decoder(model)}; {_SCOPE}")
+
+
+def unknown_class(name: str) -> UnsupportedModelError:
+    """Returns the error for a class that transformers does not have."""
+    return UnsupportedModelError(
+        f"{name} is not an encoder-decoder model that hybrid-deploy supports ({SUPPORTED} "
+        f"and models built like them); {_WRAPPER}"
+    )
+
+
+def known_refusal(model: PreTrainedModel) -> str | None:
+    """Returns what a model is or does that has no counterpart here, as a clause; None if nothing.
+
+    Args:
+        model: any model of transformers.
+    """
+    for base in type(model).__mro__:
+        if base.__name__ in _BY_CLASS and not _is_full_big_bird(model):
+            return _BY_CLASS[base.__name__]
+        for pattern, what in _BY_NAME:
+            if re.search(pattern, base.__name__):
+                return f"is {what}"
+        if (task := _other_task(base.__name__)) is not None:
+            return f"is a model for {task}: it emits no tokens one by one"
+        if base is PreTrainedModel:
+            break
+    return None
+
+
+def _is_full_big_bird(model: PreTrainedModel) -> bool:
+    return getattr(model.config, "attention_type", None) == "original_full"
+
+
+def _other_task(class_name: str) -> str | None:
+    """Returns the task in a name such as ViTForImageClassification, if it is not generation."""
+    match = re.search(r"For(?P<task>[A-Z]\w*)$", class_name)
+    if match is None or match["task"] in _GENERATES:
+        return None
+    words: list[str] = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*", match["task"])
+    return " ".join(word if word.isupper() else word.lower() for word in words)
+
+
+def _has_encoder_and_decoder(config: Any) -> bool:
+    text = getattr(config, "text_config", None)
+    return bool(
+        getattr(config, "is_encoder_decoder", False) or getattr(text, "is_encoder_decoder", False)
+    )
+
+
+def _without_decoder(model: PreTrainedModel) -> str:
+    """Returns what a model is that has no decoder behind an encoder."""
+    if not model.can_generate():
+        return "an encoder without a decoder that emits tokens"
+    for part, read in (("audio", "sound"), ("vision", "images")):
+        if any(getattr(model.config, f"{part}{end}", None) for end in ("_config", "_encoder")):
+            return (
+                f"a decoder-only language model that takes {read} into its prompt: it has no "
+                "encoder whose memory the decoder reads"
+            )
+    return "a decoder-only language model: it has no encoder whose memory the decoder reads"
+
+
+def _family(class_name: str) -> str:
+    return re.sub(r"(Encoder|Decoder)?Model$|PreTrainedModel$", "", class_name)
