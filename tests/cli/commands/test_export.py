@@ -256,7 +256,7 @@ def test_samples_are_compared_and_some_are_kept(tmp_path: Path, line: Path) -> N
     args = (MODEL, "--example", line, *DESCRIBED, "--start", 1, "--samples", samples, "-o", out)
     result = export(*args)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.startswith(f"{out}: 12 inputs, ")
+    assert result.stdout.startswith(f"{out}: 12 inputs (")
     golden = open_bundle(out).manifest.golden
     names = ["line.png", *(f"{n:02d}.png" for n in (0, 1, 2, 4, 5, 6, 8, 9))]
     assert [sample.file for sample in golden] == [f"golden/{name}" for name in names]

@@ -59,7 +59,7 @@ def test_a_folder_becomes_a_bundle_in_one_command(folder: Path, tmp_path: Path) 
     out = tmp_path / "out.bundle"
     result = CliRunner().invoke(main, ["export", str(folder), "-o", str(out)])
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"{out}: 1 inputs, ")
+    assert result.stdout.startswith(f"{out}: 1 input (")
     assert "has no tokenizer, so the tokens are printed as numbers" in result.stderr
     manifest = open_bundle(out).manifest
     assert (manifest.name, manifest.capacity) == ("captioner", 10)
@@ -124,7 +124,7 @@ def test_a_folder_keeps_its_example_or_real_inputs(folder: Path, tmp_path: Path)
         main, ["export", str(folder), "--samples", str(samples), "-o", str(out)]
     )
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith(f"{out}: 3 inputs, ")
+    assert result.stdout.startswith(f"{out}: 3 inputs (")
     assert [s.file for s in open_bundle(out).manifest.golden] == ["golden/0.png", "golden/1.png"]
     result = CliRunner().invoke(main, ["export", str(folder), "-o", str(out), "--force"])
     assert "golden samples for verify: 1, of " in result.stderr
