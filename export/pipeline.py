@@ -157,8 +157,7 @@ def _check_tokens(
     for kind, token, size, tokens in special_tokens:
         if not 0 <= token < size:
             raise UsageError(
-                f"{kind} token {token} is outside {tokens}; give a {kind} token from 0 to "
-                f"{size - 1}"
+                f"{kind} token {token} is outside {tokens}; give one from 0 to {size - 1}"
             )
     if len(generation.start_tokens) >= generation.max_length:
         raise UsageError(

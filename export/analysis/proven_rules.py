@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from hybrid_deploy.export.analysis.row_test import UNDECIDED, mixing
@@ -22,12 +21,15 @@ from hybrid_deploy.export.trace.refusal import refuse
 
 
 class ProvenRowWise:
-    """Operators without a rule of their own, admitted if the test proves that no tokens mix."""
+    """PyTorch's operators without a rule, admitted if the test proves that no tokens mix.
+
+    An operator of the user's own is refused: it has no translation to ONNX either.
+    """
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
+        if getattr(node.target, "namespace", "aten") != "aten":
+            raise refuse(node, "this operator is not PyTorch's own and has no rule")
         layout = self._layout(plan, node)
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise refuse(node, "this operator is random, so no two runs return the same tokens")
         if layout is None or _follows_length(plan, node):
             raise refuse(node, UNDECIDED)
         reason = mixing(plan, node, layout)

@@ -29,6 +29,7 @@ MIXES_TOKENS = (
     "among the others"
 )
 MIXES_SEQUENCES = "this operator mixes the sequences of a batch"
+IS_RANDOM = "this operator is random: two runs on the same values differ"
 UNDECIDED = (
     "this operator is not known to treat tokens one by one, and a test on random values does not "
     "decide it"
@@ -50,7 +51,8 @@ def mixing(plan: DecodePlan, node: fx.Node, layout: Layout) -> str | None:
     length = plan.capture.length
     for count in sorted({min(size, length) for size in _LENGTHS}):
         for seed, scale in _DRAWS:
-            reason = _Trial(plan, node, layout, count, seed, scale).run()
+            with torch.random.fork_rng(devices=[]):
+                reason = _Trial(plan, node, layout, count, seed, scale).run()
             if reason is not None:
                 return reason
     return None
@@ -75,6 +77,8 @@ class _Trial:
             whole = self._result(self._values)
         except (RuntimeError, IndexError, ValueError, TypeError):
             return UNDECIDED
+        if not all(_close(a, b) for a, b in zip(whole, self._result(self._values), strict=True)):
+            return IS_RANDOM
         if not self._parts_are_equal(whole, self._layout.rows, "rows"):
             return MIXES_TOKENS
         if self._layout.keys is not None and not self._parts_are_equal(

@@ -307,12 +307,19 @@ def test_the_argmax_head_is_compared_with_the_logits(tmp_path: Path, tiny_bundle
 @pytest.mark.parametrize(
     ("token", "message"),
     [
-        ({"start_tokens": 11}, "start token 11 is outside the 11 tokens that the decoder reads"),
+        (
+            {"start_tokens": 11},
+            "start token 11 is outside the 11 tokens that the decoder reads; give one from 0 to 10",
+        ),
         (
             {"end_tokens": [2, 40]},
-            "end token 40 is outside the 11 tokens that the decoder's logits hold",
+            "end token 40 is outside the 11 tokens that the decoder's logits hold; give one "
+            "from 0 to 10",
         ),
-        ({"pad_token": -1}, "pad token -1 is outside the 11 tokens that the decoder reads"),
+        (
+            {"pad_token": -1},
+            "pad token -1 is outside the 11 tokens that the decoder reads; give one from 0 to 10",
+        ),
         (
             {"start_tokens": [1] * 8},
             "8 start tokens leave none to decode in max_length 8",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from hybrid_deploy.errors import UnsupportedModelError
+from tests.models.spellings.cases import MAX_LENGTH, MIXING, SPELLINGS
 from tests.models.zoo.case import Case
 from tests.models.zoo.check import check_case
 from tests.models.zoo.eager import EagerBackend
 from tests.models.zoo.reference import compare
-from tests.models.zoo.spellings import MAX_LENGTH, MIXING, SPELLINGS
 
 
 @pytest.mark.parametrize("case", SPELLINGS, ids=lambda case: case.name)
@@ -25,4 +25,4 @@ def test_every_step_equals_the_module(case: Case) -> None:
 def test_operators_that_mix_tokens_or_sequences_are_refused(case: Case, message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=message) as caught:
         EagerBackend(case, case.model())
-    assert "spellings.py:" in str(caught.value)
+    assert "spellings/" in str(caught.value)

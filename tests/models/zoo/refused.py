@@ -247,7 +247,7 @@ class NoDecode(nn.Module):
         return logits
 
 
-_ONE_BY_ONE = "not known to treat tokens one by one"
+_MIXES_TOKENS = "this operator mixes tokens"
 
 REFUSALS = (
     Refusal(
@@ -272,13 +272,13 @@ REFUSALS = (
     Refusal(
         "running-sum",
         RunningSum,
-        rf"{_ONE_BY_ONE}.*cumsum",
+        rf"{_MIXES_TOKENS}.*cumsum",
         "return torch.tanh(rows.cumsum(dim=1))",
     ),
     Refusal(
         "recurrence",
         Recurrence,
-        rf"{_ONE_BY_ONE}.*gru.*module \S*gru\b",
+        rf"{_MIXES_TOKENS}.*gru.*module \S*gru\b",
         "rows, _ = self.gru(super().embedded(tokens))",
     ),
     Refusal(
