@@ -24,9 +24,12 @@ from hybrid_deploy.export.model.dynamic_axes import (
 from hybrid_deploy.export.model.interface import DecodePart, has_custom_step, reference_memory
 from hybrid_deploy.export.model.memory_sizes import memory_sizes
 from hybrid_deploy.export.parity.decode_checks import check_batch, check_causal
+from hybrid_deploy.export.plan.data_movement import is_movement
 from hybrid_deploy.export.stage_times import StageTimes
 from hybrid_deploy.export.trace.capture import Capture, capture_decoder
 from hybrid_deploy.export.trace.size_guards import CHECKED_BATCHES, DeclaredSizes, Sizes
+
+_PICKS = ("aten.slice.Tensor", "aten.select.int")
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,14 @@ def _declared_sizes(dims: Mapping[str, DimRange]) -> DeclaredSizes:
 
 def _embedding_size(capture: Capture) -> int | None:
     """Returns the rows of the smallest table in which tokens are looked up; None without one."""
-    sizes = [
-        int(node.args[0].meta["val"].shape[0])  # type: ignore[union-attr]
-        for node in capture.tokens.users
-        if str(node.target) == "aten.embedding.default" or _is_row_lookup(node)
-    ]
+    sizes: list[int] = []
+    pending = [capture.tokens]
+    while pending:
+        for node in pending.pop().users:
+            if is_movement(node) or str(node.target) in _PICKS:
+                pending.append(node)
+            elif str(node.target) == "aten.embedding.default" or _is_row_lookup(node):
+                sizes.append(int(node.args[0].meta["val"].shape[0]))  # type: ignore[union-attr]
     return min(sizes, default=None)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.errors import UsageError
+from hybrid_deploy.errors import UnsupportedModelError, UsageError
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.runtime.session.session import load_session
 from tests.models.spellings.decoders import Spelled
@@ -21,14 +21,21 @@ BOS, PAD, NEVER_CHOSEN = VOCABULARY - 2, VOCABULARY - 1, 2
 
 
 class NarrowHead(Spelled):
-    """PARSeq's vocabulary: <bos> and <pad> are embedded and never predicted."""
+    """PARSeq's vocabulary: <bos> and <pad> are embedded and never predicted.
 
-    def __init__(self, *, indexed: bool = False) -> None:
+    Args:
+        indexed: whether a table is indexed in place of an embedding.
+        picked: whether the first token is picked before it is embedded.
+    """
+
+    def __init__(self, *, indexed: bool = False, picked: bool = False) -> None:
         super().__init__()
-        self.indexed = indexed
+        self.indexed, self.picked = indexed, picked
         self.head = nn.Linear(WIDTH, VOCABULARY - NEVER_CHOSEN)
 
     def embed(self, tokens: Tensor) -> Tensor:
+        if self.picked:
+            return torch.cat([self.embedding(tokens[:, :1]), self.embedding(tokens[:, 1:])], 1)
         return self.pair[tokens] if self.indexed else super().embed(tokens)
 
 
@@ -65,3 +72,15 @@ def test_end_tokens_have_to_be_in_the_logits(tmp_path: Path) -> None:
     for token, message in tokens:
         with pytest.raises(UsageError, match=message):
             export_model(model, features, tmp_path / "out", max_length=8, **token)
+
+
+def test_tokens_that_are_picked_before_they_are_embedded_are_found(tmp_path: Path) -> None:
+    """The refusal names the pick, which has no incremental form, and not the start token."""
+    with pytest.raises(UnsupportedModelError, match=r"along the token axis.*aten\.slice"):
+        export_model(
+            NarrowHead(picked=True).eval(),
+            torch.zeros(2, 5, FEATURES),
+            tmp_path / "out",
+            max_length=8,
+            start_tokens=BOS,
+        )
