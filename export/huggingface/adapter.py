@@ -25,7 +25,8 @@ try:
 except ImportError as error:
     raise MissingDependencyError("transformers", "hf") from error
 
-from hybrid_deploy.export.huggingface.architectures import ADAPTERS, HuggingFaceModel
+from hybrid_deploy.export.huggingface.architectures.base import HuggingFaceModel
+from hybrid_deploy.export.huggingface.architectures.registry import ADAPTERS
 from hybrid_deploy.export.huggingface.attention import use_plain_attention
 from hybrid_deploy.export.huggingface.example_inputs import example_inputs, supported_inputs
 from hybrid_deploy.export.huggingface.kinds import known_refusal, refusal, unknown_class

@@ -19,7 +19,7 @@ import transformers as hf
 
 from hybrid_deploy.errors import InputError, UnsupportedModelError
 from hybrid_deploy.export.huggingface.adapter import adapt, incremental_copy_if_equal, load
-from hybrid_deploy.export.huggingface.architectures import HuggingFaceModel
+from hybrid_deploy.export.huggingface.architectures.base import HuggingFaceModel
 from tests.closeness import assert_close_in_float32
 from tests.models.zoo.captioner import VOCABULARY
 from tests.models.zoo.eager import EagerBackend

@@ -19,7 +19,8 @@ from hybrid_deploy.errors import UnsupportedModelError, UsageError
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.export.huggingface import adapter as adapter_module
 from hybrid_deploy.export.huggingface.adapter import adapt
-from hybrid_deploy.export.huggingface.architectures import ADAPTERS, TextInBlocks
+from hybrid_deploy.export.huggingface.architectures.registry import ADAPTERS
+from hybrid_deploy.export.huggingface.architectures.texts import TextInBlocks
 from hybrid_deploy.export.huggingface.modules import AllSwitchExperts
 from hybrid_deploy.runtime.session.session import load_session
 from tests.closeness import assert_close_in_float32

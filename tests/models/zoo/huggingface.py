@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hybrid_deploy.export.huggingface.adapter import adapt
-from hybrid_deploy.export.huggingface.architectures import HuggingFaceModel
+from hybrid_deploy.export.huggingface.architectures.base import HuggingFaceModel
 from tests.models.zoo.captioner import VOCABULARY
 from tests.models.zoo.case import Case, random_floats, random_tokens
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
 
 from hybrid_deploy.export.huggingface.adapter import adapt
-from hybrid_deploy.export.huggingface.architectures import HuggingFaceModel
+from hybrid_deploy.export.huggingface.architectures.base import HuggingFaceModel
 from tests.models.zoo.captioner import VOCABULARY
 from tests.models.zoo.case import Case, random_floats, random_tokens
 from tests.models.zoo.huggingface import POSITIONS, enlarge_weights

@@ -1,0 +1,28 @@
+"""Finds the adapter of a model."""
+
+from __future__ import annotations
+
+from hybrid_deploy.export.huggingface.architectures.base import HuggingFaceModel
+from hybrid_deploy.export.huggingface.architectures.images import CaptionFromImage, PlacedPatches
+from hybrid_deploy.export.huggingface.architectures.prompted_images import ImageInPrompt
+from hybrid_deploy.export.huggingface.architectures.speech import (
+    MaskWithMemory,
+    SpeechEncoderAndDecoder,
+    SubsampledMask,
+    SubsampledSpeech,
+)
+from hybrid_deploy.export.huggingface.architectures.texts import MaskByLayerType, TextInBlocks
+
+ADAPTERS: tuple[type[HuggingFaceModel], ...] = (
+    MaskWithMemory,
+    SubsampledMask,
+    ImageInPrompt,
+    PlacedPatches,
+    CaptionFromImage,
+    SubsampledSpeech,
+    SpeechEncoderAndDecoder,
+    TextInBlocks,
+    MaskByLayerType,
+    HuggingFaceModel,
+)
+"""Adapter classes; the first one that fits a model adapts it."""
