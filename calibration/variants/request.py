@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.paths import check_variant_name
 from hybrid_deploy.calibration.evaluation.evaluate import check_metric
 from hybrid_deploy.calibration.evaluation.metrics import Metric, load_metric
 from hybrid_deploy.calibration.graphs.float_graphs import check_float_variant
@@ -132,10 +133,11 @@ def check_recipe(
         force: whether a variant of that name may be replaced.
 
     Raises:
-        UsageError: the target or the opset of the source lacks the precision, or the new variant
-            would replace its source.
+        UsageError: the name cannot name a variant, the target or the opset of the source lacks the
+            precision, or the new variant would replace its source.
         OutputExistsError: the bundle has that variant and `force` is False.
     """
+    check_variant_name(name)
     if target is not None:
         device = device_of(target)
         check_precision(device, recipe.encoder.value, recipe.decoder.value, recipe.floats)
