@@ -20,6 +20,7 @@ from hybrid_deploy.calibration.samples.samples import (
     Samples,
     SampleSource,
     SkippedSample,
+    example_of,
     samples_of,
 )
 from hybrid_deploy.calibration.statistics.range_methods import range_method
@@ -110,8 +111,9 @@ def open_job(
     samples, golden = _open_samples(bundle, source, data)
     calibration = _concatenated(golden if data.golden else None, samples)
     scales = _scales_from_file(data, bundle, source)
+    shown = golden or example_of(bundle, source)
     model = FloatModel(
-        bundle, source, calibration, data.method, progress, golden=golden, scales_from_file=scales
+        bundle, source, calibration, data.method, progress, golden=shown, scales_from_file=scales
     )
     evaluation_set = _evaluation_set(bundle, data, samples, golden)
     if metric is not None:
@@ -184,7 +186,7 @@ def _evaluation_set(
 ) -> EvaluationSet:
     """Opens the given evaluation set, or makes one of golden and calibration samples.
 
-    Without any samples the set is one input of zeros.
+    Without any samples the set is the example of the export, or one input of zeros.
     """
     if data.evaluation is not None:
         return open_evaluation_set(data.evaluation, bundle, skip_bad=data.skip_bad)
