@@ -14,16 +14,16 @@ import ctypes
 import errno
 import os
 import re
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hybrid_deploy.errors import HybridDeployError, InputError, OutputExistsError
 
-_RANDOM = r"[a-z0-9_]{8}"  # what tempfile puts behind a prefix
+_RANDOM = "[0-9a-f]{8}"
 _TEMPORARY = re.compile(rf"\..+\.(staging|retired)-{_RANDOM}")
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100  # fcntl.h
@@ -51,12 +51,11 @@ def staged_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     make_parent(target)
     with _disk_errors(target):
         _remove_leftovers(target)
-        staging = Path(tempfile.mkdtemp(prefix=_staging_prefix(target), dir=target.parent))
+        staging = _make_temporary(target.parent, _staging_prefix(target))
     try:
         with _disk_errors(target):
             yield staging
             _sync_tree(staging)
-            staging.chmod(0o755)
             _replace_folder(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -69,17 +68,16 @@ def write_file(target: Path, data: bytes) -> None:
         HybridDeployError: the disk is full or not writable.
     """
     with _disk_errors(target):
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}"
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(target)
+            temporary.replace(target)
             _sync(target.parent)
         finally:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def make_parent(target: Path) -> None:
@@ -128,6 +126,13 @@ def remove_temporary(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _make_temporary(parent: Path, prefix: str) -> Path:
+    """Makes a folder with the mode that the user's umask leaves to any folder."""
+    folder = parent / f"{prefix}{secrets.token_hex(4)}"
+    folder.mkdir()
+    return folder
+
+
 def _staging_prefix(target: Path) -> str:
     return f".{target.name}.staging-"
 
@@ -167,7 +172,7 @@ def _replace_folder(staging: Path, target: Path) -> None:
     if not target.exists():
         staging.rename(target)
     elif not _exchange(staging, target):
-        retired = Path(tempfile.mkdtemp(prefix=_retired_prefix(target), dir=target.parent))
+        retired = _make_temporary(target.parent, _retired_prefix(target))
         target.rename(retired / target.name)
         try:
             staging.rename(target)

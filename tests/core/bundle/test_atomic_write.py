@@ -1,6 +1,7 @@
 import errno
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,16 @@ def test_the_next_write_removes_what_a_killed_process_left(
         (folder / "newer").touch()
     assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.staging-of-the-user"}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["newer"]
+
+
+@pytest.mark.parametrize(("umask", "modes"), [(0o022, (0o755, 0o644)), (0o077, (0o700, 0o600))])
+def test_modes_follow_the_umask(tmp_path: Path, umask: int, modes: tuple[int, int]) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic.staged_folder(tmp_path / "out") as folder:
+            (folder / "a").touch()
+        atomic.write_file(tmp_path / "file", b"")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == modes[0]
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == modes[1]
