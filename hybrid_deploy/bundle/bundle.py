@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -40,6 +41,9 @@ from hybrid_deploy.bundle.paths import (
 )
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError, InputError, OutputExistsError
+
+if TYPE_CHECKING:
+    from hybrid_deploy.bundle.signature import Trust
 
 _CHUNK_BYTES = 1 << 20
 _OPEN_ATTEMPTS = 20
@@ -103,24 +107,26 @@ class Bundle:
         return sum(record.size_bytes for file, record in files if top_folder(file) == home)
 
 
-def open_bundle(path: str | Path, *, only: str | None = None) -> Bundle:
+def open_bundle(path: str | Path, *, only: str | None = None, trust: Trust | None = None) -> Bundle:
     """Checks the files of a bundle against its manifest, and returns the bundle.
 
     Args:
         path: folder of the bundle.
         only: name of a variant. The files of other variants are then not checked, and a file whose
             hash was checked before is hashed again only if it changed. None hashes every file.
+        trust: which signatures are accepted; None accepts a bundle without one.
 
     Raises:
         InputError: the folder does not exist, is no bundle, or has no such variant.
-        BundleError: the manifest is damaged or has another schema version, or a file is missing or
-            changed.
+        BundleError: the manifest is damaged or has another schema version, a file is missing or
+            changed, or no trusted key signed the bundle.
+        MissingDependencyError: `trust` is given, and `cryptography` is not installed.
     """
     path = Path(path)
     for attempt in range(_OPEN_ATTEMPTS):
         before = _stamp(path)
         try:
-            return _open_once(path, only)
+            return _open_once(path, only, trust)
         except (BundleError, InputError, OSError):
             replaced = _stamp(path) != before or (before is None and _bring_back(path))
             if not replaced or attempt == _OPEN_ATTEMPTS - 1:
@@ -129,13 +135,13 @@ def open_bundle(path: str | Path, *, only: str | None = None) -> Bundle:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _open_once(path: Path, only: str | None) -> Bundle:
+def _open_once(path: Path, only: str | None, trust: Trust | None) -> Bundle:
     """Opens a bundle that no other process replaces meanwhile."""
     if not path.exists():
         raise InputError(f"{path} does not exist")
     if not (path / MANIFEST_FILE).is_file():
         raise InputError(f"{path} is not a bundle: it has no {MANIFEST_FILE}")
-    bundle = Bundle(folder=path, manifest=_read_manifest(path))
+    bundle = Bundle(folder=path, manifest=_read_manifest(path, trust))
     if only is None:
         for name, record in bundle.manifest.files.items():
             _check_file(path, name, record)
@@ -144,9 +150,14 @@ def _open_once(path: Path, only: str | None) -> Bundle:
     return bundle
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def _read_manifest(folder: Path, trust: Trust | None = None) -> Manifest:
     path = folder / MANIFEST_FILE
-    manifest = decode_manifest(path.read_bytes(), origin=str(path))
+    content = path.read_bytes()
+    if trust is not None:
+        from hybrid_deploy.bundle.signature import check_signature
+
+        check_signature(folder, content, trust)
+    manifest = decode_manifest(content, origin=str(path))
     check_paths(manifest, origin=str(path))
     for name in manifest.files:
         if (link := link_on_the_way(folder, name)) is not None:

@@ -20,6 +20,8 @@ _COMMANDS = (
     "export",
     "inspect",
     "verify",
+    "keygen",
+    "sign",
     "calibrate",
     "quantize",
     "build",
