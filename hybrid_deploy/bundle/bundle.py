@@ -141,6 +141,10 @@ def _open_once(path: Path, only: str | None, trust: Trust | None) -> Bundle:
         raise InputError(f"{path} does not exist")
     if not (path / MANIFEST_FILE).is_file():
         raise InputError(f"{path} is not a bundle: it has no {MANIFEST_FILE}")
+    if (
+        path.is_symlink()
+    ):  # what is loaded later comes from the same folder, wherever the link leads
+        path = Path(os.path.realpath(path))
     bundle = Bundle(folder=path, manifest=_read_manifest(path, trust))
     if only is None:
         for name, record in bundle.manifest.files.items():

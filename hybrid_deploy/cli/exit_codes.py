@@ -22,6 +22,8 @@ _COMMANDS = (
     "verify",
     "keygen",
     "sign",
+    "install",
+    "rollback",
     "calibrate",
     "quantize",
     "build",
