@@ -18,7 +18,7 @@ MANIFEST_FILE = "manifest.json"
 """File in a bundle that describes the others."""
 
 _MAX_NAME = 64
-_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_MAX_NAME - 1}}}")
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._+-]{{0,{_MAX_NAME - 1}}}")
 _RESERVED = {GOLDEN_FOLDER, MANIFEST_FILE}
 _OUTSIDE_NAMES = re.compile(r"[\\:\x00-\x1f]")  # separators of Windows, control characters
 
@@ -28,12 +28,12 @@ def check_variant_name(name: str) -> None:
 
     Raises:
         UsageError: the name is empty, too long, reserved, or has other characters than letters,
-            digits, `.`, `_` and `-`.
+            digits, `.`, `_`, `+` and `-`.
     """
     if not is_variant_name(name):
         taken = f"; {name} is taken" if name.lower() in _RESERVED else ""
         raise UsageError(
-            f"{name!r} cannot name a variant: 1 to {_MAX_NAME} letters, digits, '.', '_' or '-' "
+            f"{name!r} cannot name a variant: 1 to {_MAX_NAME} letters, digits, '.', '_', '+' or '-' "
             f"that begin with a letter or digit{taken}"
         )
 

@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from hybrid_deploy.errors import BuildError
@@ -22,13 +23,13 @@ def check_entry(entry: Path, files: Iterable[str]) -> None:
 
     Raises:
         BuildError: another user could have written one of them; the message names the remedy.
-        OSError: one does not exist.
     """
     around = entry.parent.resolve()
     check_own(around)
     is_closed = sys.platform != "win32" and not os.stat(around).st_mode & _OTHERS_CAN_ENTER
     for path in (entry, *(entry / name for name in files)):
-        check_own(path, is_closed=is_closed)
+        with suppress(FileNotFoundError):  # whoever reads it says what is missing
+            check_own(path, is_closed=is_closed)
 
 
 def check_own(path: Path, *, is_closed: bool = False) -> None:

@@ -86,7 +86,7 @@ def test_a_link_in_the_place_of_a_file_or_folder_is_refused(own_path: Path, tmp_
     open_bundle(own_path)
 
 
-@pytest.mark.parametrize("name", ["int8", "INT8.v2_final-3", "a" * 64, "0"])
+@pytest.mark.parametrize("name", ["int8", "fp16+fp32-cpu", "INT8.v2_final-3", "a" * 64, "0"])
 def test_names_of_variants(name: str) -> None:
     check_variant_name(name)
 
