@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hybrid_deploy.bundle.input_specs import ArrayInput, ImageInput, Preprocess
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, Tokenizer, Vocabulary
+from hybrid_deploy.bundle.prompt_template import PromptTemplate
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.export_job import (
     Arrays,
@@ -123,6 +124,8 @@ def make_job(
     inputs: InputOptions = InputOptions(),
     *,
     vocabulary: Vocabulary | Tokenizer | None = None,
+    files: Mapping[str, bytes] | None = None,
+    prompt: PromptTemplate | None = None,
     form: GraphForm = GraphForm(),
     checks: Sequence[Arrays] = (),
     golden: Mapping[str, bytes] | None = None,
@@ -136,6 +139,8 @@ def make_job(
         generation: start tokens, end tokens and the other defaults of decoding.
         inputs: preprocessing of the encoder inputs, and the range of their sizes.
         vocabulary: text of each token, or a tokenizer; None if the tokens are no text.
+        files: additional files of the bundle, by name, such as the tokenizer's.
+        prompt: text around the words that the decoder continues; needs a tokenizer.
         form: form of the exported graphs.
         checks: batches of encoder inputs that the parity gate decodes with model and graphs.
         golden: contents of sample files for `verify`, by name.
@@ -170,6 +175,8 @@ def make_job(
             vocabulary=vocabulary,
             dynamic=axes,
             max_batch=inputs.max_batch,
+            files=dict(files or {}),
+            prompt=prompt,
         ),
         checks=[arrays_of(named_inputs(model, batch)) for batch in checks],
         golden=dict(golden or {}),

@@ -27,7 +27,7 @@ from hybrid_deploy.runtime.session.encoded_input import EncodedInput
 from hybrid_deploy.runtime.session.input_checks import check_values
 from hybrid_deploy.runtime.session.results import GenerationResult, Timings
 from hybrid_deploy.runtime.session.streaming import Stream
-from hybrid_deploy.runtime.tokenizer import text_of
+from hybrid_deploy.runtime.tokenizer import text_of, tokens_of
 
 BatchInputs: TypeAlias = "Mapping[str, NDArray[Any]] | EncodedInput"
 """Encoder inputs of a batch by name, or a batch that is encoded already."""
@@ -187,8 +187,15 @@ class BatchRunner:
         return None if vocabulary is None else text_of(tokens, vocabulary, self._bundle.folder)
 
     def _full_prompt(self, prompt: Sequence[int]) -> tuple[int, ...]:
-        """Returns the start tokens and the prompt; start tokens in the prompt are not doubled."""
+        """Returns the start tokens and the prompt; start tokens in the prompt are not doubled.
+
+        Without a prompt, the template's default words are the prompt of a model with a template.
+        """
         start_tokens = self._bundle.manifest.generation.start_tokens
+        template = self._bundle.manifest.prompt
+        if not prompt and template is not None:
+            vocabulary = self._bundle.manifest.vocabulary
+            prompt = tokens_of(None, vocabulary, self._bundle.folder, template)
         if not prompt:
             if not start_tokens:
                 raise UsageError(

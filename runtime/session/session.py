@@ -298,13 +298,20 @@ class Session:
         )
 
     def prompt_tokens(self, text: str) -> list[int]:
-        """Returns the token ids of a prompt, without special tokens.
+        """Returns the token ids of a prompt in words.
+
+        The words are put into the bundle's prompt template, if it has one. Special tokens in the
+        text are recognised; none are added.
+
+        Args:
+            text: the words that the model is asked in, or the text that it continues.
 
         Raises:
             UsageError: the bundle has no tokenizer.
             BundleError: the tokenizer's file is missing or damaged.
         """
-        return tokens_of(text, self.bundle.manifest.vocabulary, self.bundle.folder)
+        manifest = self.bundle.manifest
+        return tokens_of(text, manifest.vocabulary, self.bundle.folder, manifest.prompt)
 
     def _run(
         self, inputs: BatchInputs, request: Request, on_token: OnToken | None, start: float

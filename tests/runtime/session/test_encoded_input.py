@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.runtime.backends.gpu.backend import DeviceBackend
 from hybrid_deploy.runtime.backends.onnxruntime import cuda_backend
 from hybrid_deploy.runtime.backends.onnxruntime.backend import OnnxRuntimeBackend
-from hybrid_deploy.runtime.backends.protocol import Backend
+from hybrid_deploy.runtime.backends.protocol import Backend, Decoding
 from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.session.session import Session
@@ -29,7 +29,6 @@ from tests.fakes.engine import Decoder, fake_backend
 from tests.fakes.host_device import HostDevice
 from tests.models.zoo.prefix_decoders import PrefixDecoder
 
-Arrays = dict[str, NDArray[Any]]
 OPTIONS = BackendOptions(1)
 SHAPES = {"tiny_path": (1, 8, 24), "prefix_path": (6, 24), "recurrent_path": (6,)}
 PROMPTS = [[5], [7, 3], [9, 2, 4, 6, 8, 3], [5]]
@@ -189,7 +188,7 @@ def test_a_backend_that_keeps_no_memory_says_so(tiny_bundle: Bundle) -> None:
     class Once:
         name, version = "once", "1"
 
-        def start(self, inputs: Arrays) -> Any:
+        def start(self, inputs: Mapping[str, NDArray[Any]]) -> Decoding:
             raise AssertionError
 
     session = Session(tiny_bundle, "fp32", Once())
