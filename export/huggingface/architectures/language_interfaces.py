@@ -77,11 +77,11 @@ class MarkedPlaces(FeaturesBeforeText):
         logits: Tensor = model.text_model(inputs_embeds=rows, use_cache=False).logits
         return logits
 
-    def own_inputs(self, ids: Tensor) -> dict[str, Tensor]:
-        """Returns the inputs besides images that the model itself takes."""
+    def own_inputs(self, ids: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        """Returns the inputs that the model itself takes."""
         text = torch.zeros(ids.shape[1] - len(self.is_feature), dtype=torch.int64)
         marks = torch.cat([self.is_feature[:, 0].long(), text])
-        return {"input_ids": ids, "image_embeds_position_mask": marks.expand_as(ids)}
+        return {"input_ids": ids, **inputs, "image_embeds_position_mask": marks.expand_as(ids)}
 
 
 class ImageWithoutTokens(FeaturesBeforeText):
@@ -123,9 +123,9 @@ class ImageWithoutTokens(FeaturesBeforeText):
         logits: Tensor = model.output(hidden[:, image.shape[1] :])
         return logits
 
-    def own_inputs(self, ids: Tensor) -> dict[str, Tensor]:
-        """Returns the inputs besides images that the model itself takes."""
-        return {"input_ids": ids[:, len(self.is_feature) :]}
+    def own_inputs(self, ids: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        """Returns the inputs that the model itself takes."""
+        return {"input_ids": ids[:, len(self.is_feature) :], **inputs}
 
 
 class FixedSound(FeaturesBeforeText):

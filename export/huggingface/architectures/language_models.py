@@ -180,15 +180,16 @@ class FeaturesBeforeText(HuggingFaceModel):
         """Returns the logits of a model's own forward behind the prefix."""
         rows = tokens.shape[0]
         prefix = torch.tensor(self.prefix_tokens, dtype=torch.int64).expand(rows, -1)
-        own = self.own_inputs(torch.cat([prefix, tokens], 1))
-        logits: Tensor = model(**inputs, **own, use_cache=False).logits
+        own = self.own_inputs(torch.cat([prefix, tokens], 1), **inputs)
+        logits: Tensor = model(**own, use_cache=False).logits
         return logits[:, -tokens.shape[1] :]
 
-    def own_inputs(self, ids: Tensor) -> dict[str, Tensor]:
-        """Returns the inputs besides images or sounds that the model itself takes.
+    def own_inputs(self, ids: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
+        """Returns the inputs that the model's own forward and generate() take.
 
         Args:
             ids: (batch, length) int64, the prefix and the tokens of the text.
+            inputs: images or sounds by name, batch first.
         """
         known = inspect.signature(self.model.forward).parameters
         own = {
@@ -196,7 +197,7 @@ class FeaturesBeforeText(HuggingFaceModel):
             for name, value in self.fixed.items()
             if name in known and name not in ("input_ids", "attention_mask")
         }
-        return {"input_ids": ids, **own}
+        return {"input_ids": ids, **inputs, **own}
 
 
 def placeholder_of(model: PreTrainedModel) -> int | None:

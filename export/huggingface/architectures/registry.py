@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hybrid_deploy.export.huggingface.architectures.base import HuggingFaceModel
+from hybrid_deploy.export.huggingface.architectures.image_grids import PlacedFeatures
 from hybrid_deploy.export.huggingface.architectures.images import CaptionFromImage, PlacedPatches
 from hybrid_deploy.export.huggingface.architectures.language_interfaces import (
     FixedSound,
@@ -35,6 +36,7 @@ ADAPTERS: tuple[type[HuggingFaceModel], ...] = (
     MarkedPlaces,
     ImageWithoutTokens,
     FixedSound,
+    PlacedFeatures,
     SelectedLayers,
     FixedTiles,
     FeaturesBeforeText,
