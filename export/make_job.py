@@ -200,12 +200,15 @@ def _adapted(model: nn.Module, example: Arrays | None) -> tuple[nn.Module, Array
     """Returns a Hugging Face model with encode(), decode() and an example; others unchanged."""
     if not is_hugging_face(model):
         return model, example
-    from hybrid_deploy.export.huggingface.adapter import adapt, encoder_inputs
+    from hybrid_deploy.export.huggingface.adapter import adapt, encoder_inputs, fixed_inputs
 
     names = list(encoder_inputs(model))
-    adapted = adapt(model, None if example is None else _by_name(names, names, example))
+    if example is not None:
+        fixed = fixed_inputs(model) if isinstance(example, Mapping) else ()
+        example = _by_name([*names, *fixed], names, example)
+    adapted = adapt(model, example)
     adapted.train(False)
-    return adapted, adapted.example if example is None else example
+    return adapted, adapted.example
 
 
 def is_hugging_face(module: nn.Module) -> bool:
