@@ -27,6 +27,7 @@ except ImportError as error:
     raise MissingDependencyError("transformers", "hf") from error
 
 from hybrid_deploy.export.huggingface.architectures.base import HuggingFaceModel
+from hybrid_deploy.export.huggingface.architectures.language_models import placeholder_of
 from hybrid_deploy.export.huggingface.architectures.registry import ADAPTERS
 from hybrid_deploy.export.huggingface.attention import use_plain_attention
 from hybrid_deploy.export.huggingface.example_inputs import example_inputs, supported_inputs
@@ -87,6 +88,15 @@ def encoder_inputs(model: PreTrainedModel) -> tuple[str, ...]:
 def fixed_inputs(model: PreTrainedModel) -> tuple[str, ...]:
     """Returns the names of what an example may contain besides the encoder's inputs."""
     return _adapter_of(model).fixed_names
+
+
+def placeholder_before_text(model: PreTrainedModel) -> int | None:
+    """Returns the token that stands for parts of an image or a sound before the text.
+
+    It is None for a model with another form of prompt.
+    """
+    fixes_ids = "input_ids" in _adapter_of(model).fixed_names
+    return placeholder_of(model) if fixes_ids else None
 
 
 def _adapter_of(model: PreTrainedModel) -> type[HuggingFaceModel]:

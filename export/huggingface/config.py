@@ -66,6 +66,7 @@ def import_settings(
     *,
     language: str | None = None,
     task: str | None = None,
+    starts_with_prompt: bool = False,
 ) -> ImportedSettings:
     """Returns the generation settings, preprocessing and tokenizer of a folder.
 
@@ -76,6 +77,8 @@ def import_settings(
         language: language that a multilingual Whisper hears, such as `de` or `german`; None takes
             the config's.
         task: task of Whisper, `transcribe` or `translate`; None takes the config's.
+        starts_with_prompt: whether the decoder begins with the user's prompt, not with start
+            tokens of its own.
 
     Raises:
         InputError: a file of the folder cannot be read.
@@ -83,7 +86,9 @@ def import_settings(
         ExportError: the folder lacks a file or setting that the model needs.
     """
     opened = open_folder(folder, model_config)
-    generation = generation_of(opened, max_length, language, task)
+    generation = generation_of(
+        opened, max_length, language, task, starts_with_prompt=starts_with_prompt
+    )
     tokenizer = import_tokenizer(opened)
     files: dict[str, bytes] = {}
     vocabulary = None

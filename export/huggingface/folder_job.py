@@ -10,8 +10,9 @@ from torch import Tensor
 from hybrid_deploy.bundle.input_specs import AudioInput, EncoderInput, LogMel, TextInput, Waveform
 from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.export.export_job import ExportJob, ModelSpec
-from hybrid_deploy.export.huggingface.adapter import adapt, load
+from hybrid_deploy.export.huggingface.adapter import adapt, load, placeholder_before_text
 from hybrid_deploy.export.huggingface.config import import_settings
+from hybrid_deploy.export.huggingface.prompt import folder_prompt
 from hybrid_deploy.export.model.dynamic_axes import (
     DynamicAxes,
     DynamicAxis,
@@ -42,8 +43,12 @@ def job_from_folder(folder: Path, max_length: int | None = None) -> tuple[Export
         ExportError: the folder lacks a file or setting that the model needs.
     """
     model = load(folder)
-    settings = import_settings(folder, model.config, max_length)
-    adapted = adapt(model)
+    placeholder = placeholder_before_text(model)
+    asked = None if placeholder is None else folder_prompt(folder, model, placeholder)
+    settings = import_settings(
+        folder, model.config, max_length, starts_with_prompt=asked is not None
+    )
+    adapted = adapt(model, None if asked is None else asked.example)
     adapted.train(False)
     spec = ModelSpec(
         name=folder.resolve().name,
@@ -52,6 +57,7 @@ def job_from_folder(folder: Path, max_length: int | None = None) -> tuple[Export
         vocabulary=settings.vocabulary,
         dynamic=varying_axes(as_tuple(settings.preprocess), adapted.example),
         files=settings.files,
+        prompt=None if asked is None else asked.template,
     )
     checks = [{name: value.numpy() for name, value in adapted.example.items()}]
     return ExportJob(adapted, adapted.example, spec, checks), settings.warnings
