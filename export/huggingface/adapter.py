@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,10 @@ except ImportError as error:
 
 from hybrid_deploy.export.huggingface.architectures.base import HuggingFaceModel
 from hybrid_deploy.export.huggingface.architectures.language_models import placeholder_of
+from hybrid_deploy.export.huggingface.architectures.prompted_images import (
+    QueriesInPrompt,
+    SeenWholePrompt,
+)
 from hybrid_deploy.export.huggingface.architectures.registry import ADAPTERS
 from hybrid_deploy.export.huggingface.attention import use_plain_attention
 from hybrid_deploy.export.huggingface.example_inputs import example_inputs, supported_inputs
@@ -90,13 +94,20 @@ def fixed_inputs(model: PreTrainedModel) -> tuple[str, ...]:
     return _adapter_of(model).fixed_names
 
 
-def placeholder_before_text(model: PreTrainedModel) -> int | None:
-    """Returns the token that stands for parts of an image or a sound before the text.
+PromptReader = Literal["encoder", "decoder"]
 
-    It is None for a model with another form of prompt.
+
+def prompt_reader(model: PreTrainedModel) -> tuple[PromptReader, int] | None:
+    """Returns which part reads the words after an image or a sound, and the placeholder's token.
+
+    It is None for a model that takes no such prompt, or takes it as an ordinary text.
     """
-    fixes_ids = "input_ids" in _adapter_of(model).fixed_names
-    return placeholder_of(model) if fixes_ids else None
+    adapter, placeholder = _adapter_of(model), placeholder_of(model)
+    if placeholder is None:
+        return None
+    if issubclass(adapter, (QueriesInPrompt, SeenWholePrompt)):
+        return "encoder", placeholder
+    return ("decoder", placeholder) if "input_ids" in adapter.fixed_names else None
 
 
 def _adapter_of(model: PreTrainedModel) -> type[HuggingFaceModel]:

@@ -25,6 +25,7 @@ from transformers import AutoProcessor, PreTrainedModel
 
 from hybrid_deploy.bundle.prompt_template import PLACE, PromptTemplate
 from hybrid_deploy.errors import ExportError
+from hybrid_deploy.export.huggingface.tokenizer import tokenizer_content
 from hybrid_deploy.export.trace.refusal import first_line
 from hybrid_deploy.runtime.tokenizer import prompt_tokens_of
 
@@ -41,11 +42,16 @@ class FolderPrompt:
 
     Attributes:
         example: what the processor made of a blank picture or silence and some words, by name.
+        before: tokens up to the last placeholder, with it; the same for all words.
         template: text around the words, after the image or the sound.
+        instruction_tokenizer: content of the `tokenizer.json` for the words alone, which the
+            Q-Former of InstructBLIP reads; None for other models.
     """
 
     example: dict[str, Tensor]
+    before: tuple[int, ...]
     template: PromptTemplate
+    instruction_tokenizer: bytes | None = None
 
 
 def folder_prompt(folder: Path, model: PreTrainedModel, placeholder: int) -> FolderPrompt:
@@ -84,7 +90,9 @@ def folder_prompt(folder: Path, model: PreTrainedModel, placeholder: int) -> Fol
             "device could not write it; export the model itself with export_model(model, {...}) "
             "and a prompt_template"
         )
-    return FolderPrompt(dict(written[0]), template)
+    instruction = getattr(processor, "qformer_tokenizer", None)
+    content = None if instruction is None else tokenizer_content(instruction.backend_tokenizer)
+    return FolderPrompt(written[0], tuple(before[0]), template, content)
 
 
 def _load(folder: Path) -> Any:
@@ -116,8 +124,13 @@ def _written(processor: Any, kind: str, placeholder: int, words: str) -> dict[st
         silence = np.zeros(rate * _SILENCE_SECONDS, np.float32)
         media = {"audio": silence, "sampling_rate": rate}
     if getattr(processor, "chat_template", None) is None:
+        # some processors add the placeholders, others expand the one in the text
         token = processor.tokenizer.convert_ids_to_tokens(placeholder)
-        return dict(processor(text=f"{token}{words}", return_tensors="pt", **media))
+        for text in (words, f"{token}{words}"):
+            alone: dict[str, Tensor] = dict(processor(text=text, return_tensors="pt", **media))
+            if (alone["input_ids"] == placeholder).any():
+                break
+        return alone
     (blank, *_) = media.values()
     content = [{"type": kind, kind: blank}, {"type": "text", "text": words}]
     chat = [{"role": "user", "content": content}]

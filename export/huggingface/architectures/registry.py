@@ -12,7 +12,11 @@ from hybrid_deploy.export.huggingface.architectures.language_interfaces import (
     QueriesBeforeText,
 )
 from hybrid_deploy.export.huggingface.architectures.language_models import FeaturesBeforeText
-from hybrid_deploy.export.huggingface.architectures.prompted_images import ImageInPrompt
+from hybrid_deploy.export.huggingface.architectures.prompted_images import (
+    ImageInPrompt,
+    QueriesInPrompt,
+    SeenWholePrompt,
+)
 from hybrid_deploy.export.huggingface.architectures.speech import (
     MaskWithMemory,
     SpeechEncoderAndDecoder,
@@ -26,6 +30,8 @@ ADAPTERS: tuple[type[HuggingFaceModel], ...] = (
     MaskWithMemory,
     SubsampledMask,
     ImageInPrompt,
+    QueriesInPrompt,
+    SeenWholePrompt,
     PlacedPatches,
     CaptionFromImage,
     SubsampledSpeech,
