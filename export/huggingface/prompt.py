@@ -68,7 +68,9 @@ def folder_prompt(folder: Path, model: PreTrainedModel, placeholder: int) -> Fol
     processor = _load(folder)
     kind = "audio" if model.main_input_name == "input_features" else "image"
     try:
-        written = [_written(processor, kind, placeholder, words) for words in _WORDS]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            written = [_written(processor, kind, placeholder, words) for words in _WORDS]
     except Exception as error:  # processors raise what their libraries raise
         raise ExportError(
             f"the processor in {folder} cannot ask the model about a blank {kind}: "

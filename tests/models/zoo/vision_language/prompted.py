@@ -51,7 +51,8 @@ def _config(kind: Any) -> Any:
     )  # fmt: skip
 
 
-def _paligemma(kind: str, **options: Any) -> PreTrainedModel:
+def paligemma(kind: str, image_token: int = PLACEHOLDER, **options: Any) -> PreTrainedModel:
+    """Returns a tiny PaliGemma with a Gemma of some kind."""
     text = {
         "model_type": kind, "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48,
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
@@ -60,7 +61,7 @@ def _paligemma(kind: str, **options: Any) -> PreTrainedModel:
     }  # fmt: skip
     config = hf.PaliGemmaConfig(
         vision_config={**_VISION, "model_type": "siglip_vision_model", "projection_dim": 32},
-        text_config=text, image_token_index=PLACEHOLDER, projection_dim=32, hidden_size=32,
+        text_config=text, image_token_index=image_token, projection_dim=32, hidden_size=32,
     )  # fmt: skip
     return hf.PaliGemmaForConditionalGeneration(config)
 
@@ -68,8 +69,8 @@ def _paligemma(kind: str, **options: Any) -> PreTrainedModel:
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "blip2-t5": _blip2_t5,
     "instructblip-t5": _instructblip_t5,
-    "paligemma": lambda: _paligemma("gemma"),
-    "paligemma-2": lambda: _paligemma("gemma2", sliding_window=20, query_pre_attn_scalar=8),
+    "paligemma": lambda: paligemma("gemma"),
+    "paligemma-2": lambda: paligemma("gemma2", sliding_window=20, query_pre_attn_scalar=8),
 }
 _PALIGEMMA = ("paligemma", "paligemma-2")
 _GAINS = {"blip2-t5": 1.25, "paligemma": 1.25, "paligemma-2": 1.25}
