@@ -30,6 +30,7 @@ from tests.models.zoo.vision_language.models import (
     PLACEHOLDER,
     adapted,
     inputs_of,
+    onevision,
     original,
     template_of,
 )
@@ -133,6 +134,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "pixel_values (2, 2, 3, 16, 16) must be whole tiles of equal number, (batch, tiles, "
         "channels, height, width), none of them padded",
     ),
+    "unknown-size-of-the-image": (
+        "llava-next",
+        {},
+        "pixel_values must be tiles (batch, tiles, channels, height, width), with one image_sizes "
+        "(1, 2) for all: height and width of the image before it was cut",
+    ),
     "unmarked-places": (
         "kosmos2",
         {"input_ids": torch.tensor([[1, 4, 5]])},
@@ -172,6 +179,15 @@ def test_an_example_that_does_not_fit_is_refused_in_one_line(case: str) -> None:
     with pytest.raises(UsageError) as caught:
         adapt(original(name), {**inputs_of(name, 2), **wrong})
     assert str(caught.value) == message
+
+
+def test_averaged_features_are_refused() -> None:
+    example = {**inputs_of("llava-onevision", 1), **template_of("llava-onevision")}
+    with pytest.raises(UsageError) as caught:
+        adapt(onevision(most_tiles=1).eval(), example)
+    assert str(caught.value) == (
+        "4 tiles are so many that the model averages their features; give an image of fewer tiles"
+    )
 
 
 def test_the_number_of_tiles_cannot_vary(tmp_path: Path) -> None:

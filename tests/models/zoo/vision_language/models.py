@@ -37,6 +37,10 @@ _TEXT = {
     "tie_word_embeddings": False,
 }
 _VISION = {**_SIZES, "image_size": 16, "patch_size": 4}
+_RESOLUTIONS = [[16, 32], [32, 16], [32, 32]]
+_WHOLE_IMAGE = (24, 32)
+"""Height and width of an image before it is cut into the four tiles of the last resolution."""
+
 _PLACES = {
     **_TEXT,
     "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4},
@@ -57,6 +61,18 @@ def _tiled(name: str) -> PreTrainedModel:
     )
     model: PreTrainedModel = getattr(hf, f"{name}ForConditionalGeneration")(config)
     return model
+
+
+def onevision(most_tiles: int = 9) -> PreTrainedModel:
+    """Returns a LLaVA-OneVision that averages the features of more tiles than this."""
+    config = hf.LlavaOnevisionConfig(
+        vision_config=hf.SiglipVisionConfig(**_VISION),
+        text_config=hf.Qwen2Config(**_TEXT),
+        image_token_index=PLACEHOLDER,
+        image_grid_pinpoints=_RESOLUTIONS,
+        vision_aspect_ratio=f"anyres_max_{most_tiles}",
+    )
+    return hf.LlavaOnevisionForConditionalGeneration(config)
 
 
 def _blip2() -> PreTrainedModel:
@@ -161,6 +177,31 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
             image_token_index=PLACEHOLDER,
         )
     ),
+    "cohere2-vision": lambda: hf.Cohere2VisionForConditionalGeneration(
+        hf.Cohere2VisionConfig(
+            vision_config=hf.SiglipVisionConfig(**_VISION),
+            text_config=hf.Cohere2Config(**_TEXT),
+            image_token_id=PLACEHOLDER,
+            alignment_intermediate_size=48,
+        )
+    ),
+    "vipllava": lambda: hf.VipLlavaForConditionalGeneration(
+        hf.VipLlavaConfig(
+            vision_config=hf.CLIPVisionConfig(**_VISION, projection_dim=32),
+            text_config=hf.LlamaConfig(**_TEXT),
+            image_token_index=PLACEHOLDER,
+            vision_feature_layer=[-1, -2],
+        )
+    ),
+    "llava-next": lambda: hf.LlavaNextForConditionalGeneration(
+        hf.LlavaNextConfig(
+            vision_config=hf.CLIPVisionConfig(**_VISION, projection_dim=32),
+            text_config=hf.LlamaConfig(**_TEXT),
+            image_token_index=PLACEHOLDER,
+            image_grid_pinpoints=_RESOLUTIONS,
+        )
+    ),
+    "llava-onevision": onevision,
     "smolvlm": lambda: _tiled("SmolVLM"),
     "idefics3": lambda: _tiled("Idefics3"),
     "git": lambda: hf.GitForCausalLM(
@@ -184,13 +225,16 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
 _SHAPES = {
     "smolvlm": (2, 3, 16, 16),
     "idefics3": (2, 3, 16, 16),
+    "llava-next": (5, 3, 16, 16),
+    "llava-onevision": (5, 3, 16, 16),
     "got-ocr2": (3, 32, 32),
     "qwen2-vl": (3, 16, 24),
     "qwen2.5-vl": (3, 24, 40),
     "qwen2-audio": (8, 32),
 }
-_FEATURES = {"blip2": 6, "got-ocr2": 4, "smolvlm": 8, "idefics3": 8, "qwen2-vl": 6}
+_FEATURES = {"kosmos2": 5, "blip2": 6, "got-ocr2": 4, "smolvlm": 8, "idefics3": 8, "qwen2-vl": 6}
 _FEATURES |= {"qwen2.5-vl": 15, "qwen2-audio": 8, "llava": 16, "internvl": 4, "aya-vision": 4}
+_FEATURES |= {"vipllava": 16, "cohere2-vision": 4, "llava-next": 70, "llava-onevision": 70}
 _GAINS = {"kosmos2": 2.5}
 
 
@@ -204,10 +248,13 @@ def template_of(name: str) -> dict[str, Tensor]:
     """Returns the values of an example that tell the template of a model."""
     if name == "git":
         return {"input_ids": torch.tensor([AFTER])}
-    count = 5 if name == "kosmos2" else _FEATURES[name]
+    count = _FEATURES[name]
     ids = torch.tensor([[*BEFORE, *([PLACEHOLDER] * count), *AFTER]])
-    marks = {"image_embeds_position_mask": (ids == PLACEHOLDER).long()}
-    return {"input_ids": ids, **(marks if name == "kosmos2" else {})}
+    if name == "kosmos2":
+        return {"input_ids": ids, "image_embeds_position_mask": (ids == PLACEHOLDER).long()}
+    if name in ("llava-next", "llava-onevision"):
+        return {"input_ids": ids, "image_sizes": torch.tensor([_WHOLE_IMAGE])}
+    return {"input_ids": ids}
 
 
 def original(name: str) -> PreTrainedModel:
