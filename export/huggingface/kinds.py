@@ -21,8 +21,8 @@ SUPPORTED = (
     "VisionEncoderDecoder, SpeechEncoderDecoder, EncoderDecoder, Whisper, Speech2Text, Moonshine, "
     "SeamlessM4T to text, BART, mBART, Marian, Pegasus, T5, UMT5, T5Gemma, Switch, Pix2Struct, "
     "Florence-2, BLIP captioning; with the image or sound before the text: LLaVA, LLaVA-NeXT, "
-    "LLaVA-OneVision, VipLLaVA, Idefics3, SmolVLM, InternVL, Aya Vision, Cohere2 Vision, GOT-OCR2, Qwen2-VL, Qwen2.5-VL, "
-    "BLIP-2, Kosmos-2, GIT, Qwen2-Audio"
+    "LLaVA-OneVision, VipLLaVA, Idefics3, SmolVLM, InternVL, Aya Vision, Cohere2 Vision, "
+    "GOT-OCR2, Qwen2-VL, Qwen2.5-VL, BLIP-2, Kosmos-2, GIT, Qwen2-Audio"
 )
 _SCOPE = "hybrid-deploy exports autoregressive decoders behind an encoder of images, sound or text"
 _WRAPPER = (

@@ -112,7 +112,8 @@ class PackedTiles(SelectedLayers):
                 f"{tiles - 1} tiles are so many that the model averages their features; give an "
                 "image of fewer tiles"
             )
-        return order.long()
+        index: Tensor = order.long()
+        return index
 
 
 class FixedTiles(FeaturesBeforeText):

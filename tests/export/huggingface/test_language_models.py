@@ -214,8 +214,9 @@ def test_without_a_template_the_first_token_stands_before_the_features(name: str
     assert adapter.tokens_after == ()
 
 
-def test_the_example_of_an_image_is_made_from_the_config() -> None:
+def test_the_example_is_made_from_the_config() -> None:
     assert adapt(original("llava")).example["pixel_values"].shape == (1, 3, 16, 16)
+    assert adapt(original("qwen2-audio")).example["input_features"].shape == (1, 8, 32)
 
 
 def test_a_shorter_sound_has_fewer_features() -> None:
