@@ -91,7 +91,9 @@ def export_model(
             state, *memory) -> logits (batch, vocabulary), state` in place of `decode`; or a
             Hugging Face encoder-decoder model.
         example_inputs: inputs of `encode`: one tensor, several in the order of its parameters,
-            or by name; None makes them from the config of a Hugging Face model.
+            or by name; None makes them from the config of a Hugging Face model. A language model
+            of Hugging Face that reads an image or a sound before the text also takes the text
+            before it from the example: `input_ids` as its processor makes them.
         out: folder of the bundle.
         max_length: largest number of tokens of a sequence, start tokens included; also the
             capacity of the caches.

@@ -151,7 +151,7 @@ def make_job(
         UnsupportedModelError: the model has no `encode` and `decode`.
     """
     label = name or type(model).__name__
-    model, example_inputs = _adapted(model, example_inputs)
+    model, example_inputs = _adapted(model, example_inputs, inputs.dynamic)
     check_model(model)
     if example_inputs is None:
         raise UsageError(f"{label} needs example_inputs: a tensor for each parameter of encode")
@@ -196,17 +196,28 @@ def _padded_to_multiples(preprocess: Preprocess | None, axes: DynamicAxes) -> Pr
     return msgspec.structs.replace(preprocess, width_multiple=multiple)
 
 
-def _adapted(model: nn.Module, example: Arrays | None) -> tuple[nn.Module, Arrays | None]:
+def _adapted(
+    model: nn.Module, example: Arrays | None, dynamic: SimpleAxes
+) -> tuple[nn.Module, Arrays | None]:
     """Returns a Hugging Face model with encode(), decode() and an example; others unchanged."""
     if not is_hugging_face(model):
         return model, example
     from hybrid_deploy.export.huggingface.adapter import adapt, encoder_inputs, fixed_inputs
 
-    names = list(encoder_inputs(model))
+    names, fixed = list(encoder_inputs(model)), fixed_inputs(model)
+    if fixed and dynamic:
+        raise UsageError(
+            f"{', '.join(dynamic)} cannot vary: {type(model).__name__} has a fixed number of rows "
+            "before the text; leave dynamic out, and give images or sounds of one size"
+        )
+    inputs: dict[str, Tensor] | None = None
     if example is not None:
-        fixed = fixed_inputs(model) if isinstance(example, Mapping) else ()
-        example = _by_name([*names, *fixed], names, example)
-    adapted = adapt(model, example)
+        beside: dict[str, Tensor] = {}
+        if isinstance(example, Mapping):
+            beside = {name: _tensor(value) for name, value in example.items() if name in fixed}
+            example = {name: value for name, value in example.items() if name not in beside}
+        inputs = {**_by_name(names, names, example), **beside}
+    adapted = adapt(model, inputs)
     adapted.train(False)
     return adapted, adapted.example
 

@@ -153,10 +153,11 @@ def _image_and_words(
     )
     if prompt.instruction_tokenizer is None:
         return (image, words)
+    positions = (folder.model.get("qformer_config") or {}).get("max_position_embeddings")
     instruction = TextInput(
         name="qformer_input_ids",
         tokenizer=INSTRUCTION_TOKENIZER_FILE,
-        max_length=_DEFAULT_PROMPT_LENGTH,
+        max_length=min(positions or _DEFAULT_PROMPT_LENGTH, _DEFAULT_PROMPT_LENGTH),
         mask="qformer_attention_mask",
     )
     return (image, instruction, words)

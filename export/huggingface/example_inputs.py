@@ -54,6 +54,7 @@ def _spectrogram(config: Any, generator: torch.Generator) -> Tensor:
     width = _first(_part(config, "encoder"), "feature_projection_input_dim", default=None)
     if width is not None:
         return torch.randn(1, _AUDIO_FRAMES, width, generator=generator)
+    config = _part(config, "audio_config")
     positions = config.max_source_positions
     bins = getattr(config, "num_mel_bins", None)
     if bins is not None:

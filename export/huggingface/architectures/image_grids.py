@@ -132,6 +132,7 @@ class PlacedFeatures(FeaturesBeforeText):
 
     def _place_patches(self, grid: Tensor) -> None:
         """Computes the order, the rotation and the neighbours of the patches from their grid."""
+        # the first releases of transformers 5 have no such module
         from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
         tower: Any = self.model.model.visual
@@ -159,8 +160,8 @@ class PlacedFeatures(FeaturesBeforeText):
             attention.qkv(rows).view(batch, count, 3, attention.num_heads, -1).unbind(2)
         )
         query, key = (part * self.cos + _turned(part) * self.sin for part in (query, key))
-        heads = (part.transpose(1, 2) for part in (query, key, value))
-        mixed = F.scaled_dot_product_attention(*heads, attn_mask=mask)
+        query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         attended: Tensor = attention.proj(mixed.transpose(1, 2).flatten(2))
         return attended
 

@@ -54,8 +54,9 @@ class MarkedPlaces(FeaturesBeforeText):
         """
         ids, marks = (self.fixed.get(name) for name in ("input_ids", "image_embeds_position_mask"))
         if ids is None:
+            # the token in a feature's place does not count, as long as it is no padding
             first = int(self.model.config.text_config.bos_token_id)
-            return torch.tensor([first] + [0] * count), torch.arange(count + 1) > 0
+            return torch.full((count + 1,), first), torch.arange(count + 1) > 0
         if marks is None:
             raise UsageError(
                 "input_ids needs image_embeds_position_mask, 1 where an image feature stands; give "

@@ -141,10 +141,11 @@ class FeaturesBeforeText(HuggingFaceModel):
             count: number of features.
         """
         ids = self.fixed.get("input_ids")
+        assert self.placeholder is not None
         if ids is None:
             first = _first_token(self.model.config)
             ids = torch.tensor([[*first, *([self.placeholder] * count)]])
-        return ids[0], ids[0] == self.placeholder
+        return ids[0], torch.eq(ids[0], self.placeholder)
 
     def features(self, *inputs: Tensor) -> Tensor:
         """Returns the features of images or sounds, (batch, features, width of the text)."""

@@ -24,7 +24,11 @@ from hybrid_deploy.export.huggingface.architectures.speech import (
     SubsampledSpeech,
 )
 from hybrid_deploy.export.huggingface.architectures.texts import MaskByLayerType, TextInBlocks
-from hybrid_deploy.export.huggingface.architectures.vision_towers import FixedTiles, SelectedLayers
+from hybrid_deploy.export.huggingface.architectures.vision_towers import (
+    FixedTiles,
+    PackedTiles,
+    SelectedLayers,
+)
 
 ADAPTERS: tuple[type[HuggingFaceModel], ...] = (
     MaskWithMemory,
@@ -44,6 +48,7 @@ ADAPTERS: tuple[type[HuggingFaceModel], ...] = (
     FixedSound,
     PlacedFeatures,
     SelectedLayers,
+    PackedTiles,
     FixedTiles,
     FeaturesBeforeText,
     HuggingFaceModel,

@@ -1,4 +1,4 @@
-"""A user's own language model that reads an image before its text, and one that is refused."""
+"""A user's own language model that reads an image before its text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from tests.models.zoo.case import Case, random_floats
 
 LONGEST = 120
 HEADS = 4
-PLACEHOLDER = VOCABULARY - 1
 
 
 class CausalAttention(nn.Module):
@@ -70,28 +69,6 @@ class ImageGpt(nn.Module):
             rows = rows + attention(self.norms[2 * index](rows))
             rows = rows + mlp(self.norms[2 * index + 1](rows))
         return rows
-
-
-class ImageInsidePrompt(ImageGpt):
-    """The features take the places of placeholder tokens, wherever the prompt has them."""
-
-    def decode(self, tokens: Tensor, features: Tensor) -> Tensor:
-        is_feature = (tokens == PLACEHOLDER).unsqueeze(-1)
-        rows = self.words(tokens).masked_scatter(is_feature, features)
-        logits: Tensor = self.head(self.transformed(rows))
-        return logits
-
-
-class GatheredInsidePrompt(ImageGpt):
-    """The n-th placeholder token takes the n-th feature, by a count of placeholders."""
-
-    def decode(self, tokens: Tensor, features: Tensor) -> Tensor:
-        is_feature = tokens == PLACEHOLDER
-        index = (is_feature.cumsum(1) - 1).clamp(0, features.shape[1] - 1)
-        picked = features.gather(1, index.unsqueeze(-1).expand(-1, -1, WIDTH))
-        rows = torch.where(is_feature.unsqueeze(-1), picked, self.words(tokens))
-        logits: Tensor = self.head(self.transformed(rows))
-        return logits
 
 
 IMAGE_BEFORE_TEXT = (
