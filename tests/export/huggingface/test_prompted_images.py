@@ -23,7 +23,9 @@ from tests.models.zoo.vision_language.prompted import (
     IMAGE,
     MODELS,
     PATCHES,
+    QUERIES,
     asked,
+    instructblip_t5,
     model_and_adapter,
     paligemma,
 )
@@ -131,3 +133,55 @@ def test_words_reach_the_encoder_of_a_saved_folder(tmp_path: Path) -> None:
     assert "words for the encoder's input_ids: " in shown
     missing = CliRunner().invoke(main, ["run", str(out), str(picture)])
     assert "takes a text with" in missing.stderr and missing.exit_code == 2
+
+
+def save_instructblip(path: Path) -> Path:
+    """Writes a tiny InstructBLIP with a T5 and both of its tokenizers, and returns the folder."""
+    for folder in (path, path / "words"):
+        folder.mkdir()
+    tokenizer, words = save_tokenizer(path), save_tokenizer(path / "words", "wordpiece")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    image_processor = hf.BlipImageProcessorPil(size={"height": IMAGE, "width": IMAGE})
+    hf.InstructBlipProcessor(
+        image_processor, tokenizer, words, num_query_tokens=QUERIES
+    ).save_pretrained(path)
+    torch.manual_seed(0)
+    model: Any = enlarge_weights(
+        instructblip_t5(len(tokenizer) + 1, len(words), tokenizer.convert_tokens_to_ids("<image>"))
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(1.2)
+    settings = {"eos_token_id": 2, "pad_token_id": 0, "decoder_start_token_id": 1}
+    model.generation_config.update(**settings)
+    model.save_pretrained(path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_both_readers_of_instructblip_get_the_words(tmp_path: Path) -> None:
+    """The Q-Former reads them with a tokenizer of its own, the T5 with the model's."""
+    folder, out = save_instructblip(tmp_path / "m"), tmp_path / "b.bundle"
+    arguments = ["export", str(folder), "-o", str(out), "--max-length", str(ANSWER + 1)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    processor: Any = hf.AutoProcessor.from_pretrained(folder)
+    model: Any = hf.InstructBlipForConditionalGeneration.from_pretrained(folder).eval()
+    answers = set()
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 30, 3), np.uint8)
+        picture = tmp_path / f"{number}.png"
+        Image.fromarray(pixels).save(picture)
+        for words in ("the fox", "how do you do? box"):
+            inputs = processor(images=Image.open(picture), text=words, return_tensors="pt")
+            settings = {"eos_token_id": 2, "decoder_start_token_id": 1, "num_beams": 1}
+            tokens = model.generate(**inputs, max_new_tokens=ANSWER, do_sample=False, **settings)
+            run = ["run", str(out), str(picture), "--prompt-text", words, "--format", "json"]
+            result = CliRunner().invoke(main, run)
+            assert result.exit_code == 0, result.output
+            (record,) = json.loads(result.stdout)
+            assert record["tokens"] == tokens[0, 1:].tolist()
+            answers.add(tuple(record["tokens"]))
+    assert len(answers) == 4

@@ -23,12 +23,12 @@ _VISION = {
     "image_size": IMAGE, "patch_size": 8,
 }  # fmt: skip
 _QFORMER = {
-    "vocab_size": VOCABULARY, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 32, "encoder_hidden_size": 24, "cross_attention_frequency": 2,
     "max_position_embeddings": 80,
 }  # fmt: skip
 _T5 = {
-    "model_type": "t5", "vocab_size": VOCABULARY, "d_model": 32, "d_kv": 16, "d_ff": 48,
+    "model_type": "t5", "d_model": 32, "d_kv": 16, "d_ff": 48,
     "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2, "pad_token_id": 0,
     "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 20,
@@ -40,15 +40,27 @@ def _blip2_t5() -> PreTrainedModel:
     return hf.Blip2ForConditionalGeneration(_config(hf.Blip2Config))
 
 
-def _instructblip_t5() -> PreTrainedModel:
-    return hf.InstructBlipForConditionalGeneration(_config(hf.InstructBlipConfig))
+def instructblip_t5(
+    vocabulary: int = VOCABULARY, words: int = VOCABULARY, image_token: int = PLACEHOLDER
+) -> PreTrainedModel:
+    """Returns a tiny InstructBLIP with a T5; `words` is the vocabulary of its Q-Former."""
+    config = _config(hf.InstructBlipConfig, vocabulary, words, image_token)
+    return hf.InstructBlipForConditionalGeneration(config)
 
 
-def _config(kind: Any) -> Any:
+def _config(
+    kind: Any,
+    vocabulary: int = VOCABULARY,
+    words: int = VOCABULARY,
+    image_token: int = PLACEHOLDER,
+) -> Any:
     return kind(
-        vision_config=_VISION, qformer_config=_QFORMER, text_config=_T5,
-        num_query_tokens=QUERIES, image_token_index=PLACEHOLDER,
-    )  # fmt: skip
+        vision_config=_VISION,
+        qformer_config={**_QFORMER, "vocab_size": words},
+        text_config={**_T5, "vocab_size": vocabulary},
+        num_query_tokens=QUERIES,
+        image_token_index=image_token,
+    )
 
 
 def paligemma(kind: str, image_token: int = PLACEHOLDER, **options: Any) -> PreTrainedModel:
@@ -68,7 +80,7 @@ def paligemma(kind: str, image_token: int = PLACEHOLDER, **options: Any) -> PreT
 
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {
     "blip2-t5": _blip2_t5,
-    "instructblip-t5": _instructblip_t5,
+    "instructblip-t5": instructblip_t5,
     "paligemma": lambda: paligemma("gemma"),
     "paligemma-2": lambda: paligemma("gemma2", sliding_window=20, query_pre_attn_scalar=8),
 }
