@@ -130,14 +130,16 @@ def manifest_of(
         variants={FLOAT_VARIANT: written.variant},
         golden=golden,
         files={},
+        prompt=job.spec.prompt,
     )
 
 
 def write_golden(bundle: Bundle, job: ExportJob) -> tuple[GoldenSample, ...]:
     """Writes the golden files, and decodes each of them with the model itself.
 
-    A job without golden files keeps its example as the only golden sample. A model without start
-    tokens continues a prompt of one token, which the sample records.
+    A job without golden files keeps its example as the only golden sample. A model that is asked in
+    words is asked its template's default, or nothing; another one without start tokens continues a
+    prompt of one token. The sample records the prompt.
 
     Returns:
         One golden sample for each file: its path in the bundle, its tokens and its text. A text
@@ -148,7 +150,7 @@ def write_golden(bundle: Bundle, job: ExportJob) -> tuple[GoldenSample, ...]:
             infinity.
     """
     session = Session(bundle, FLOAT_VARIANT, FullRerun(job.model, job.spec.generation.max_length))
-    prompt = () if job.spec.generation.start_tokens else (_first_ordinary_token(bundle, job),)
+    prompt = _golden_prompt(session, job)
     folder = _make_folder(bundle.folder / GOLDEN_FOLDER)
     for name, content in job.golden.items():
         (folder / name).write_bytes(content)
@@ -209,6 +211,15 @@ def _lies_in_ranges(example: Mapping[str, Tensor], dynamic: DynamicAxes) -> bool
         for index, axis in axes.items()
         if name in example
     )
+
+
+def _golden_prompt(session: Session, job: ExportJob) -> tuple[int, ...]:
+    """Returns the prompt of the golden samples; empty for a model that its start tokens start."""
+    template = job.spec.prompt
+    prompt = () if template is None else tuple(session.prompt_tokens(template.default or ""))
+    if prompt or job.spec.generation.start_tokens:
+        return prompt
+    return (_first_ordinary_token(session.bundle, job),)
 
 
 def _first_ordinary_token(bundle: Bundle, job: ExportJob) -> int:

@@ -11,6 +11,7 @@ from torch import nn
 from hybrid_deploy.bundle.bundle import Bundle, seal_bundle, staged_bundle
 from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Tokenizer, Vocabulary
+from hybrid_deploy.bundle.prompt_template import prompt_template as prompt_template_of
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.bundle_writer import (
@@ -67,6 +68,9 @@ def export_model(
     pad_token: int = 0,
     preprocess: Preprocess | None = None,
     vocabulary: Vocabulary | Tokenizer | None = None,
+    files: Mapping[str, bytes] | None = None,
+    prompt_template: str | None = None,
+    default_prompt: str | None = None,
     dynamic: SimpleAxes | None = None,
     max_batch: int = 8,
     batch: int | None = None,
@@ -87,7 +91,9 @@ def export_model(
             state, *memory) -> logits (batch, vocabulary), state` in place of `decode`; or a
             Hugging Face encoder-decoder model.
         example_inputs: inputs of `encode`: one tensor, several in the order of its parameters,
-            or by name; None makes them from the config of a Hugging Face model.
+            or by name; None makes them from the config of a Hugging Face model. A language model
+            of Hugging Face that reads an image or a sound before the text also takes the text
+            before it from the example: `input_ids` as its processor makes them.
         out: folder of the bundle.
         max_length: largest number of tokens of a sequence, start tokens included; also the
             capacity of the caches.
@@ -98,6 +104,11 @@ def export_model(
         preprocess: steps that turn a file into the encoder's input; None reads arrays (`.npy`,
             `.npz`).
         vocabulary: text of each token, or a tokenizer; None if the tokens are no text.
+        files: additional files of the bundle, by name, such as the `tokenizer.json` that
+            `vocabulary` names.
+        prompt_template: text around the words that the decoder continues, such as
+            `Question: {prompt} Answer:`; needs a tokenizer.
+        default_prompt: words of a run that gives none.
         dynamic: varying axes besides the batch, each with its name, smallest and largest size:
             `{"image": {3: ("width", 32, 512)}}`.
         max_batch: largest batch size that TensorRT engines are built for.
@@ -137,6 +148,8 @@ def export_model(
             generation,
             InputOptions(preprocess, dynamic or {}, max_batch),
             vocabulary=vocabulary,
+            files=files,
+            prompt=prompt_template_of(prompt_template, default_prompt),
             form=GraphForm(opset=opset, head=head_of(head), batch=batch),
             checks=checks,
             golden=golden,
@@ -178,9 +191,29 @@ def run_export(
         return _checked_export(job, Path(out), force, StageTimes(progress))
 
 
+def _check_prompt(job: ExportJob) -> None:
+    """Checks that a model that is asked in words has a tokenizer, and its file.
+
+    Raises:
+        UsageError: there is no tokenizer, or its file is not among the job's.
+    """
+    vocabulary = job.spec.vocabulary
+    if job.spec.prompt is not None and not isinstance(vocabulary, Tokenizer):
+        raise UsageError(
+            "a prompt template needs a tokenizer to make tokens of words; describe it with "
+            "vocabulary=Tokenizer('tokenizer.json') and files={'tokenizer.json': content}"
+        )
+    if isinstance(vocabulary, Tokenizer) and vocabulary.file not in job.spec.files:
+        raise UsageError(
+            f"the tokenizer's file {vocabulary.file} is not among the files of the bundle; give "
+            f"its content with files={{{vocabulary.file!r}: content}}"
+        )
+
+
 def _checked_export(job: ExportJob, out: Path, force: bool, stages: StageTimes) -> ExportReport:
     """Exports a job; an exception of the model or of PyTorch passes as it is."""
     check_model(job.model)
+    _check_prompt(job)
     with staged_bundle(out, force=force) as folder:
         inputs = {name: as_batch_of_two(value) for name, value in job.example.items()}
         check_example_run(job.model, inputs, job.spec.generation.max_length)

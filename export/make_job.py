@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hybrid_deploy.bundle.input_specs import ArrayInput, ImageInput, Preprocess
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, Tokenizer, Vocabulary
+from hybrid_deploy.bundle.prompt_template import PromptTemplate
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.export_job import (
     Arrays,
@@ -123,6 +124,8 @@ def make_job(
     inputs: InputOptions = InputOptions(),
     *,
     vocabulary: Vocabulary | Tokenizer | None = None,
+    files: Mapping[str, bytes] | None = None,
+    prompt: PromptTemplate | None = None,
     form: GraphForm = GraphForm(),
     checks: Sequence[Arrays] = (),
     golden: Mapping[str, bytes] | None = None,
@@ -136,6 +139,8 @@ def make_job(
         generation: start tokens, end tokens and the other defaults of decoding.
         inputs: preprocessing of the encoder inputs, and the range of their sizes.
         vocabulary: text of each token, or a tokenizer; None if the tokens are no text.
+        files: additional files of the bundle, by name, such as the tokenizer's.
+        prompt: text around the words that the decoder continues; needs a tokenizer.
         form: form of the exported graphs.
         checks: batches of encoder inputs that the parity gate decodes with model and graphs.
         golden: contents of sample files for `verify`, by name.
@@ -146,7 +151,7 @@ def make_job(
         UnsupportedModelError: the model has no `encode` and `decode`.
     """
     label = name or type(model).__name__
-    model, example_inputs = _adapted(model, example_inputs)
+    model, example_inputs = _adapted(model, example_inputs, inputs.dynamic)
     check_model(model)
     if example_inputs is None:
         raise UsageError(f"{label} needs example_inputs: a tensor for each parameter of encode")
@@ -170,6 +175,8 @@ def make_job(
             vocabulary=vocabulary,
             dynamic=axes,
             max_batch=inputs.max_batch,
+            files=dict(files or {}),
+            prompt=prompt,
         ),
         checks=[arrays_of(named_inputs(model, batch)) for batch in checks],
         golden=dict(golden or {}),
@@ -189,16 +196,30 @@ def _padded_to_multiples(preprocess: Preprocess | None, axes: DynamicAxes) -> Pr
     return msgspec.structs.replace(preprocess, width_multiple=multiple)
 
 
-def _adapted(model: nn.Module, example: Arrays | None) -> tuple[nn.Module, Arrays | None]:
+def _adapted(
+    model: nn.Module, example: Arrays | None, dynamic: SimpleAxes
+) -> tuple[nn.Module, Arrays | None]:
     """Returns a Hugging Face model with encode(), decode() and an example; others unchanged."""
     if not is_hugging_face(model):
         return model, example
-    from hybrid_deploy.export.huggingface.adapter import adapt, encoder_inputs
+    from hybrid_deploy.export.huggingface.adapter import adapt, encoder_inputs, fixed_inputs
 
-    names = list(encoder_inputs(model))
-    adapted = adapt(model, None if example is None else _by_name(names, names, example))
+    names, fixed = list(encoder_inputs(model)), fixed_inputs(model)
+    if fixed and dynamic:
+        raise UsageError(
+            f"{', '.join(dynamic)} cannot vary: {type(model).__name__} has a fixed number of rows "
+            "before the text; leave dynamic out, and give images or sounds of one size"
+        )
+    inputs: dict[str, Tensor] | None = None
+    if example is not None:
+        beside: dict[str, Tensor] = {}
+        if isinstance(example, Mapping):
+            beside = {name: _tensor(value) for name, value in example.items() if name in fixed}
+            example = {name: value for name, value in example.items() if name not in beside}
+        inputs = {**_by_name(names, names, example), **beside}
+    adapted = adapt(model, inputs)
     adapted.train(False)
-    return adapted, adapted.example if example is None else example
+    return adapted, adapted.example
 
 
 def is_hugging_face(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
+from hybrid_deploy.bundle.prompt_template import PLACE, PromptTemplate
 from hybrid_deploy.errors import BundleError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
@@ -53,16 +54,24 @@ def tidied(text: str) -> str:
     return text
 
 
-def tokens_of(text: str, vocabulary: Vocabulary | Tokenizer | None, folder: Path) -> list[int]:
-    """Returns the token ids of a text; the tokenizer adds no special tokens.
+def tokens_of(
+    text: str | None,
+    vocabulary: Vocabulary | Tokenizer | None,
+    folder: Path,
+    template: PromptTemplate | None = None,
+) -> list[int]:
+    """Returns the token ids of a text, or of the words in a template.
+
+    The tokenizer adds no special tokens.
 
     Args:
-        text: the text.
+        text: the text, or the words; None takes the template's default.
         vocabulary: tokenizer of the bundle; a vocabulary or None is an error.
         folder: folder of the bundle, which holds the tokenizer's file.
+        template: text around the words; None takes the text alone.
 
     Raises:
-        UsageError: the bundle has no tokenizer.
+        UsageError: the bundle has no tokenizer, or there are no words and no default.
         BundleError: the tokenizer's file is missing or damaged.
         MissingDependencyError: `tokenizers` is not installed.
     """
@@ -71,7 +80,29 @@ def tokens_of(text: str, vocabulary: Vocabulary | Tokenizer | None, folder: Path
             "the bundle has no tokenizer, so a prompt cannot be text; give token ids with --prompt"
         )
     tokenizer = load_tokenizer(folder / vocabulary.file)
-    return tokenizer.encode(text, add_special_tokens=False).ids
+    return prompt_tokens_of(text, template or PromptTemplate(PLACE), tokenizer)
+
+
+def prompt_tokens_of(
+    words: str | None,
+    template: PromptTemplate,
+    tokenizer: tokenizers.Tokenizer,
+) -> list[int]:
+    """Returns the token ids of a template with words in their place.
+
+    Args:
+        words: words of the user; None takes the template's default.
+        template: text around the words.
+        tokenizer: tokenizer of the bundle.
+
+    Raises:
+        UsageError: there are no words and no default.
+    """
+    text = template.filled(words)
+    if not template.preceded_by:
+        return tokenizer.encode(text, add_special_tokens=False).ids
+    whole = tokenizer.encode(template.preceded_by + text, add_special_tokens=False).ids
+    return whole[len(tokenizer.encode(template.preceded_by, add_special_tokens=False).ids) :]
 
 
 def load_tokenizer(path: Path) -> tokenizers.Tokenizer:

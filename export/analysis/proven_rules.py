@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from hybrid_deploy.export.analysis.row_test import UNDECIDED, mixing
@@ -18,6 +19,15 @@ from hybrid_deploy.export.analysis.rule import call_operator
 from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan, Layout
 from hybrid_deploy.export.plan.row_executor import RowExecutor
 from hybrid_deploy.export.trace.refusal import refuse
+
+PLACES = (
+    "the places of these values depend on which tokens stand before a token, so no token can be "
+    "computed alone; if they are image or sound features in place of placeholder tokens, let the "
+    "features stand before the text: decode(tokens, memory) over cat([memory, embedding(tokens)], "
+    "1), with the fixed tokens before the image embedded by encode"
+)
+_CONVERSIONS = (torch.ops.aten._to_copy.default, torch.ops.aten.to.dtype)
+_EQUAL = (torch.ops.aten.eq.Scalar, torch.ops.aten.eq.Tensor)
 
 
 class ProvenRowWise:
@@ -33,6 +43,8 @@ class ProvenRowWise:
         if layout is None or _follows_length(plan, node):
             raise refuse(node, UNDECIDED)
         reason = mixing(plan, node, layout)
+        if reason is not None and _finds_places(node):
+            raise refuse(node, PLACES, ways_out=False)
         if reason is not None:
             raise refuse(node, reason)
         return layout
@@ -60,6 +72,16 @@ class ProvenRowWise:
         if is_merged != (batch == axes[0]):
             return None
         return Layout(axes[0], axes[1] if has_keys else None, is_merged)
+
+
+def _finds_places(node: fx.Node) -> bool:
+    """Returns whether a node puts values in the places of certain tokens, or counts the places."""
+    if node.target is torch.ops.aten.masked_scatter.default:
+        return True
+    counted = node.all_input_nodes[0]
+    while counted.target in _CONVERSIONS:
+        counted = counted.all_input_nodes[0]
+    return node.target is torch.ops.aten.cumsum.default and counted.target in _EQUAL
 
 
 def _follows_length(plan: DecodePlan, node: fx.Node) -> bool:

@@ -7,12 +7,13 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import (
+    HybridDeployError,
     InputError,
     MissingDependencyError,
     UnsupportedModelError,
@@ -26,6 +27,11 @@ except ImportError as error:
     raise MissingDependencyError("transformers", "hf") from error
 
 from hybrid_deploy.export.huggingface.architectures.base import HuggingFaceModel
+from hybrid_deploy.export.huggingface.architectures.language_models import placeholder_of
+from hybrid_deploy.export.huggingface.architectures.prompted_images import (
+    QueriesInPrompt,
+    SeenWholePrompt,
+)
 from hybrid_deploy.export.huggingface.architectures.registry import ADAPTERS
 from hybrid_deploy.export.huggingface.attention import use_plain_attention
 from hybrid_deploy.export.huggingface.example_inputs import example_inputs, supported_inputs
@@ -34,6 +40,8 @@ from hybrid_deploy.export.huggingface.modules import with_incremental_modules
 from hybrid_deploy.export.model.interface import reference_logits, reference_memory
 from hybrid_deploy.export.model.substitution import Model, shared_copy
 from hybrid_deploy.export.trace.refusal import first_line
+
+Result = TypeVar("Result")
 
 _TOLERANCE = 1e-4  # of the largest logit; float32 sums in another order differ by less
 _CHECK_LENGTH = 6
@@ -49,7 +57,8 @@ def adapt(model: PreTrainedModel, example: Mapping[str, Tensor] | None = None) -
 
     Args:
         model: encoder-decoder model with a language head, float32.
-        example: encoder inputs by name, batch first; None makes them from the config.
+        example: encoder inputs by name, batch first, and values that the adapter fixes; None makes
+            the inputs from the config.
 
     Raises:
         UnsupportedModelError: the class is not supported, or the copy returns other logits.
@@ -65,6 +74,8 @@ def adapt(model: PreTrainedModel, example: Mapping[str, Tensor] | None = None) -
     adapted = adapter(incremental_copy(model, adapter.encoder_of(model))).eval()
     inputs = _guessed_inputs(model, adapted.input_names) if example is None else example
     adapted.example = {name: inputs[name] for name in adapted.input_names}
+    with _quiet():
+        _computed(model, lambda: adapted.fix(inputs))
     _check_equal(adapted, model)
     return adapted
 
@@ -76,6 +87,27 @@ def encoder_inputs(model: PreTrainedModel) -> tuple[str, ...]:
         UnsupportedModelError: the class is not supported; the message says what the model is.
     """
     return _adapter_of(model).inputs_of(model)
+
+
+def fixed_inputs(model: PreTrainedModel) -> tuple[str, ...]:
+    """Returns the names of what an example may contain besides the encoder's inputs."""
+    return _adapter_of(model).fixed_names
+
+
+PromptReader = Literal["encoder", "decoder"]
+
+
+def prompt_reader(model: PreTrainedModel) -> tuple[PromptReader, int] | None:
+    """Returns which part reads the words after an image or a sound, and the placeholder's token.
+
+    It is None for a model that takes no such prompt, or takes it as an ordinary text.
+    """
+    adapter, placeholder = _adapter_of(model), placeholder_of(model)
+    if placeholder is None:
+        return None
+    if issubclass(adapter, (QueriesInPrompt, SeenWholePrompt)):
+        return "encoder", placeholder
+    return ("decoder", placeholder) if "input_ids" in adapter.fixed_names else None
 
 
 def _adapter_of(model: PreTrainedModel) -> type[HuggingFaceModel]:
@@ -188,7 +220,8 @@ def _check_equal(adapted: HuggingFaceModel, model: PreTrainedModel) -> None:
     """
     inputs = _with_padded_row(adapted.example)
     rows = len(next(iter(inputs.values())))
-    tokens = torch.arange(3, 3 + _CHECK_LENGTH).expand(rows, -1)
+    words = [token for token in range(3, 4 + _CHECK_LENGTH) if token != adapted.placeholder]
+    tokens = torch.tensor(words[:_CHECK_LENGTH]).expand(rows, -1)
     with _quiet():
         expected = _computed(
             model, lambda: adapted.logits_of(shared_copy(model).eval(), tokens, **inputs)
@@ -214,10 +247,12 @@ def _with_padded_row(example: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return both | {"attention_mask": torch.cat([mask, padded])}
 
 
-def _computed(model: PreTrainedModel, compute: Callable[[], Tensor]) -> Tensor:
+def _computed(model: PreTrainedModel, compute: Callable[[], Result]) -> Result:
     """Returns the result of a computation of transformers, whose exceptions become one line."""
     try:
         return compute()
+    except HybridDeployError:
+        raise
     except Exception as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot be run token by token on the example: "

@@ -19,10 +19,12 @@ from hybrid_deploy.bundle.manifest import GenerationDefaults, Tokenizer
 from hybrid_deploy.export.huggingface.folder import ModelFolder, open_folder
 from hybrid_deploy.export.huggingface.generation import generation_of
 from hybrid_deploy.export.huggingface.processor import MASK, input_of, processor_settings
+from hybrid_deploy.export.huggingface.prompt import FolderPrompt
 from hybrid_deploy.export.huggingface.tokenizer import ImportedTokenizer, import_tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 SOURCE_TOKENIZER_FILE = "source_tokenizer.json"
+INSTRUCTION_TOKENIZER_FILE = "instruction_tokenizer.json"
 TOKENS = "input_ids"
 
 _REQUIRED_PROCESSORS = {
@@ -37,7 +39,9 @@ _REQUIRED_PROCESSORS = {
 }
 _IMAGE_AND_TEXT_MODELS = ("BlipForQuestionAnswering", "Florence2ForConditionalGeneration")
 _TEXT_POSITIONS = ("max_source_positions", "max_position_embeddings", "n_positions")
+_MODELS_WITH_PROMPT_MASK = ("blip-2", "instructblip")
 _DEFAULT_TEXT_LENGTH = 512
+_DEFAULT_PROMPT_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ def import_settings(
     *,
     language: str | None = None,
     task: str | None = None,
+    starts_with_prompt: bool = False,
+    prompt: FolderPrompt | None = None,
 ) -> ImportedSettings:
     """Returns the generation settings, preprocessing and tokenizer of a folder.
 
@@ -76,6 +82,10 @@ def import_settings(
         language: language that a multilingual Whisper hears, such as `de` or `german`; None takes
             the config's.
         task: task of Whisper, `transcribe` or `translate`; None takes the config's.
+        starts_with_prompt: whether the decoder begins with the user's prompt, not with start
+            tokens of its own.
+        prompt: prompt that the encoder reads with an image, as the folder's processor writes it;
+            None if it reads none.
 
     Raises:
         InputError: a file of the folder cannot be read.
@@ -83,7 +93,9 @@ def import_settings(
         ExportError: the folder lacks a file or setting that the model needs.
     """
     opened = open_folder(folder, model_config)
-    generation = generation_of(opened, max_length, language, task)
+    generation = generation_of(
+        opened, max_length, language, task, starts_with_prompt=starts_with_prompt
+    )
     tokenizer = import_tokenizer(opened)
     files: dict[str, bytes] = {}
     vocabulary = None
@@ -94,7 +106,12 @@ def import_settings(
         vocabulary = Tokenizer(TOKENIZER_FILE, tokenizer.skip, tokenizer.tidy)
         if tokenizer.encoder is not None:
             files[SOURCE_TOKENIZER_FILE] = tokenizer.encoder
-    preprocess = _preprocess(opened, tokenizer, generation)
+    if prompt is None:
+        preprocess = _preprocess(opened, tokenizer, generation)
+    else:
+        preprocess = _image_and_words(opened, prompt, generation)
+        if prompt.instruction_tokenizer is not None:
+            files[INSTRUCTION_TOKENIZER_FILE] = prompt.instruction_tokenizer
     return ImportedSettings(generation, preprocess, vocabulary, files, opened.warnings)
 
 
@@ -113,6 +130,37 @@ def _preprocess(
     if folder.architecture in _IMAGE_AND_TEXT_MODELS:
         return (image_or_audio, _text(folder, tokenizer, generation))
     return image_or_audio
+
+
+def _image_and_words(
+    folder: ModelFolder, prompt: FolderPrompt, generation: GenerationDefaults
+) -> Preprocess:
+    """Returns the inputs of an encoder that reads an image and the words that ask about it."""
+    image = input_of(folder)
+    if image is None:
+        raise ExportError(
+            f"{folder.path} has no preprocessor_config.json and the model needs an image "
+            "processor; save it there with save_pretrained"
+        )
+    words = TextInput(
+        name=TOKENS,
+        tokenizer=TOKENIZER_FILE,
+        max_length=len(prompt.before) + _DEFAULT_PROMPT_LENGTH,
+        mask=MASK if folder.model_type in _MODELS_WITH_PROMPT_MASK else None,
+        pad_token=generation.pad_token,
+        prefix=prompt.before,
+        template=prompt.template,
+    )
+    if prompt.instruction_tokenizer is None:
+        return (image, words)
+    positions = (folder.model.get("qformer_config") or {}).get("max_position_embeddings")
+    instruction = TextInput(
+        name="qformer_input_ids",
+        tokenizer=INSTRUCTION_TOKENIZER_FILE,
+        max_length=min(positions or _DEFAULT_PROMPT_LENGTH, _DEFAULT_PROMPT_LENGTH),
+        mask="qformer_attention_mask",
+    )
+    return (image, instruction, words)
 
 
 def _text(

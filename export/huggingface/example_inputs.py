@@ -26,7 +26,7 @@ def example_inputs(config: Any, names: Sequence[str]) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     inputs: dict[str, Tensor] = {}
     for name in names:
-        if name == "attention_mask":
+        if name.endswith("attention_mask"):
             masked = list(inputs.values())[-1]
             inputs[name] = torch.ones(masked.shape[:2], dtype=torch.int64)
         else:
@@ -36,7 +36,7 @@ def example_inputs(config: Any, names: Sequence[str]) -> dict[str, Tensor]:
 
 def supported_inputs() -> tuple[str, ...]:
     """Returns the names of the inputs that `example_inputs` can make."""
-    return (*_MAKERS, "attention_mask")
+    return (*_MAKERS, "attention_mask", "qformer_attention_mask")
 
 
 def _image(config: Any, generator: torch.Generator) -> Tensor:
@@ -54,6 +54,7 @@ def _spectrogram(config: Any, generator: torch.Generator) -> Tensor:
     width = _first(_part(config, "encoder"), "feature_projection_input_dim", default=None)
     if width is not None:
         return torch.randn(1, _AUDIO_FRAMES, width, generator=generator)
+    config = _part(config, "audio_config")
     positions = config.max_source_positions
     bins = getattr(config, "num_mel_bins", None)
     if bins is not None:
@@ -75,9 +76,24 @@ def _prompt(config: Any, generator: torch.Generator) -> Tensor:
     if image_token is None:
         return ids
     ids[ids == image_token] = 0
-    vision = config.vision_config
-    count = 1 + (_side(vision) // math.prod(vision.patch_stride)) ** 2
+    count = _placeholder_count(config)
     return torch.cat([torch.full((1, count), image_token), ids], 1)
+
+
+def _placeholder_count(config: Any) -> int:
+    """Returns the number of placeholders: the Q-Former's queries, or the patches of an image."""
+    queries, vision = getattr(config, "num_query_tokens", None), config.vision_config
+    if queries is not None:
+        return int(queries)
+    if config.model_type == "paligemma":
+        return int((vision.image_size // vision.patch_size) ** 2)
+    return int(1 + (_side(vision) // math.prod(vision.patch_stride)) ** 2)
+
+
+def _instruction(config: Any, generator: torch.Generator) -> Tensor:
+    """Returns qformer_input_ids, (1, length) int64."""
+    vocabulary = config.qformer_config.vocab_size
+    return torch.randint(2, vocabulary, (1, _PROMPT_TOKENS), generator=generator)
 
 
 def _patches(config: Any, generator: torch.Generator) -> Tensor:
@@ -102,6 +118,7 @@ _MAKERS: dict[str, Callable[[Any, torch.Generator], Tensor]] = {
     "input_ids": _prompt,
     "input_values": _audio,
     "pixel_values": _image,
+    "qformer_input_ids": _instruction,
 }
 
 

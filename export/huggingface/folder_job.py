@@ -10,8 +10,9 @@ from torch import Tensor
 from hybrid_deploy.bundle.input_specs import AudioInput, EncoderInput, LogMel, TextInput, Waveform
 from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.export.export_job import ExportJob, ModelSpec
-from hybrid_deploy.export.huggingface.adapter import adapt, load
-from hybrid_deploy.export.huggingface.config import import_settings
+from hybrid_deploy.export.huggingface.adapter import adapt, load, prompt_reader
+from hybrid_deploy.export.huggingface.config import TOKENS, import_settings
+from hybrid_deploy.export.huggingface.prompt import folder_prompt
 from hybrid_deploy.export.model.dynamic_axes import (
     DynamicAxes,
     DynamicAxis,
@@ -42,8 +43,16 @@ def job_from_folder(folder: Path, max_length: int | None = None) -> tuple[Export
         ExportError: the folder lacks a file or setting that the model needs.
     """
     model = load(folder)
-    settings = import_settings(folder, model.config, max_length)
-    adapted = adapt(model)
+    reader, placeholder = prompt_reader(model) or (None, None)
+    asked = None if placeholder is None else folder_prompt(folder, model, placeholder)
+    settings = import_settings(
+        folder,
+        model.config,
+        max_length,
+        starts_with_prompt=reader == "decoder",
+        prompt=asked if reader == "encoder" else None,
+    )
+    adapted = adapt(model, None if asked is None else asked.example)
     adapted.train(False)
     spec = ModelSpec(
         name=folder.resolve().name,
@@ -52,6 +61,7 @@ def job_from_folder(folder: Path, max_length: int | None = None) -> tuple[Export
         vocabulary=settings.vocabulary,
         dynamic=varying_axes(as_tuple(settings.preprocess), adapted.example),
         files=settings.files,
+        prompt=asked.template if asked is not None and reader == "decoder" else None,
     )
     checks = [{name: value.numpy() for name, value in adapted.example.items()}]
     return ExportJob(adapted, adapted.example, spec, checks), settings.warnings
@@ -75,7 +85,9 @@ def varying_axes(inputs: tuple[EncoderInput, ...], example: Mapping[str, Tensor]
 def _length_axis(spec: TextInput | AudioInput) -> DynamicAxis | None:
     if isinstance(spec, TextInput):
         added = len(spec.prefix) + len(spec.suffix)
-        return _range("text", added + _SHORTEST_TEXT, spec.max_length)
+        # two texts, such as InstructBLIP's, have lengths of their own
+        name = "text" if spec.name == TOKENS else spec.name
+        return _range(name, added + _SHORTEST_TEXT, spec.max_length)
     if isinstance(spec.features, LogMel):
         return None
     is_waveform = isinstance(spec.features, Waveform)

@@ -23,11 +23,17 @@ _NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
 """Settings that change the tokens and that the runtime lacks, with their neutral values."""
 
 _POSITIONS = ("max_target_positions", "max_position_embeddings", "n_positions")
+_LENGTH_WITH_PROMPT = 1024
 _MULTILINGUAL_TYPES = ("mbart", "m2m_100", "nllb-moe", "seamless_m4t")
 
 
 def generation_of(
-    folder: ModelFolder, max_length: int | None, language: str | None, task: str | None
+    folder: ModelFolder,
+    max_length: int | None,
+    language: str | None,
+    task: str | None,
+    *,
+    starts_with_prompt: bool = False,
 ) -> GenerationDefaults:
     """Returns the generation defaults with which the runtime decodes like a model's generate().
 
@@ -36,6 +42,8 @@ def generation_of(
         max_length: largest number of tokens, start tokens included; None takes the config's.
         language: language that a multilingual Whisper hears; None takes the config's.
         task: task of Whisper, `transcribe` or `translate`; None takes the config's.
+        starts_with_prompt: whether the decoder begins with the user's prompt; then there are no
+            start tokens, and `max_length` counts prompt and answer.
 
     Raises:
         UnsupportedModelError: a setting changes the tokens, and the runtime has no counterpart.
@@ -44,9 +52,12 @@ def generation_of(
     _refuse_unknown_settings(folder)
     if (language or task) and folder.model_type != "whisper":
         raise ExportError(f"{folder.model_type} takes no language or task; leave them out")
-    start = _start_tokens(folder, language, task)
+    start = () if starts_with_prompt else _start_tokens(folder, language, task)
     ends = _end_tokens(folder)
-    length = _max_length(folder, max_length, start)
+    if starts_with_prompt:
+        length = _length_with_prompt(folder, max_length)
+    else:
+        length = _max_length(folder, max_length, start)
     forced_first = folder.generation_value("forced_bos_token_id")
     if forced_first is None and folder.model_type in _MULTILINGUAL_TYPES:
         folder.warn(
@@ -134,6 +145,18 @@ def _max_length(folder: ModelFolder, max_length: int | None, start: tuple[int, .
         folder.warn(f"max_length is {length}, the decoder has {positions} positions; those count")
         length = positions
     return int(length)
+
+
+def _length_with_prompt(folder: ModelFolder, max_length: int | None) -> int:
+    """Returns the largest length of prompt and answer together, without the image before them."""
+    if max_length is not None:
+        return max_length
+    positions = next((p for p in map(folder.decoder_value, _POSITIONS) if p is not None), None)
+    length = _LENGTH_WITH_PROMPT if positions is None else min(positions // 2, _LENGTH_WITH_PROMPT)
+    folder.warn(
+        f"prompt and answer have room for {length} tokens together; --max-length sets another"
+    )
+    return length
 
 
 def _min_length(folder: ModelFolder, start: tuple[int, ...]) -> int:

@@ -8,26 +8,39 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    PreTrainedModel,
+)
 
 from hybrid_deploy.errors import UnsupportedModelError
 
 SUPPORTED = (
     "VisionEncoderDecoder, SpeechEncoderDecoder, EncoderDecoder, Whisper, Speech2Text, Moonshine, "
     "SeamlessM4T to text, BART, mBART, Marian, Pegasus, T5, UMT5, T5Gemma, Switch, Pix2Struct, "
-    "Florence-2, BLIP captioning"
+    "Florence-2, BLIP captioning; with the image or sound before the text: LLaVA, LLaVA-NeXT, "
+    "LLaVA-OneVision, VipLLaVA, Idefics3, SmolVLM, InternVL, Aya Vision, Cohere2 Vision, "
+    "GOT-OCR2, Qwen2-VL, Qwen2.5-VL, BLIP-2, Kosmos-2, GIT, Qwen2-Audio"
 )
-_SCOPE = "hybrid-deploy exports autoregressive decoders that read the memory of an encoder"
+_SCOPE = "hybrid-deploy exports autoregressive decoders behind an encoder of images, sound or text"
 _WRAPPER = (
     "write a small class around it with encode(inputs) -> memory and decode(tokens, memory) -> "
     "logits"
 )
 
+_CROSS_ATTENTION = (
+    "reads images by cross-attention between the layers of a language model, with masks that "
+    "depend on the places of the images in the prompt"
+)
 _BY_CLASS = {
     "BigBirdPegasusForConditionalGeneration": (
         "reads with block-sparse attention, which picks random blocks; load it with "
         "attention_type='original_full'"
     ),
+    "IdeficsForVisionText2Text": _CROSS_ATTENTION,
+    "MllamaForConditionalGeneration": _CROSS_ATTENTION,
     "LEDForConditionalGeneration": (
         "reads with windowed attention whose global positions depend on the values of the input"
     ),
@@ -54,12 +67,16 @@ _BY_NAME: tuple[tuple[str, str], ...] = (
         r"For(RNNT|TDT|Transducer)$|Transducer",
         "a transducer: its decoder advances along the frames of the sound, not token by token",
     ),
+    (r"^Bark(Semantic|Coarse|Fine)?Model$", _SOUND),
     (r"^(Dia|Musicgen|MusicgenMelody|Moshi|Csm|HiggsAudioV2|PocketTTS|Pop2Piano)For", _SOUND),
     (r"For(TextToSpeech|TextToSpectrogram|SpeechToSpeech|TextToWaveform)$", _SOUND),
     (r"TTSFor|TextToUnitFor|TextToUnitModel$|TalkerFor|TalkerCodePredictor", _SOUND),
     (r"BlockDiffusion$", "a diffusion model: it fills blocks of tokens in any order"),
 )
 """What a model is, by a pattern of its class name."""
+
+_SENSES = (("audio", "sound"), ("vision", "images"))
+"""Begin of the name of a part's config, and what the part reads."""
 
 _GENERATES = (
     "ConditionalGeneration",
@@ -96,7 +113,7 @@ def refusal(model: PreTrainedModel) -> UnsupportedModelError:
 def unknown_class(name: str) -> UnsupportedModelError:
     """Returns the error for a class that transformers does not have."""
     return UnsupportedModelError(
-        f"{name} is not an encoder-decoder model that hybrid-deploy supports ({SUPPORTED} "
+        f"{name} is not a model that hybrid-deploy supports ({SUPPORTED} "
         f"and models built like them); {_WRAPPER}"
     )
 
@@ -142,15 +159,40 @@ def _has_encoder_and_decoder(config: Any) -> bool:
 
 def _without_decoder(model: PreTrainedModel) -> str:
     """Returns what a model is that has no decoder behind an encoder."""
-    if not model.can_generate():
+    reads = next((read for part, read in _SENSES if _has_part(model.config, part)), None)
+    if not model.can_generate() and not _is_decoder(model.config):
         return "an encoder without a decoder that emits tokens"
-    for part, read in (("audio", "sound"), ("vision", "images")):
-        if any(getattr(model.config, f"{part}{end}", None) for end in ("_config", "_encoder")):
-            return (
-                f"a decoder-only language model that takes {read} into its prompt: it has no "
-                "encoder whose memory the decoder reads"
-            )
-    return "a decoder-only language model: it has no encoder whose memory the decoder reads"
+    if reads is None:
+        return "a decoder-only language model: it has no encoder whose memory the decoder reads"
+    if not model.can_generate():
+        return (
+            f"a language model without its head that reads {reads}; load the class with the head, "
+            f"such as {_class_with_head(model.config)}"
+        )
+    return (
+        f"a language model that takes {reads} into its prompt in a way of its own; write a small "
+        f"class whose encode returns the rows before the text, and whose decode(tokens, rows) runs "
+        "the language model over cat([rows, embedded tokens], 1)"
+    )
+
+
+def _has_part(config: Any, part: str) -> bool:
+    return any(getattr(config, f"{part}{end}", None) for end in ("_config", "_encoder"))
+
+
+def _is_decoder(config: Any) -> bool:
+    """Returns whether the models of a config are language models, not encoders."""
+    return _class_with_head(config) is not None and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+
+
+def _class_with_head(config: Any) -> str | None:
+    """Returns the name of the class of a config that emits tokens; None if there is none."""
+    for mapping in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING):
+        if type(config) in mapping:
+            classes = mapping[type(config)]
+            first = classes[0] if isinstance(classes, (list, tuple)) else classes
+            return str(first.__name__)
+    return None
 
 
 def _family(class_name: str) -> str:

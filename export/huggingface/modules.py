@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -277,6 +278,20 @@ def _unpadded(old: Any) -> nn.Module:
     return module
 
 
+def _relative_rows(query_size: int, key_size: int, table: Tensor) -> Tensor:
+    """Returns the row of a table of distances for each query and key of one size."""
+    assert query_size == key_size and len(table) == 2 * key_size - 1, "a window of another size"
+    index = np.arange(query_size)[:, None] - np.arange(key_size) + key_size - 1
+    return table[torch.from_numpy(index)]
+
+
+def _fixed_distances(old: Any) -> nn.Module:
+    """Returns GOT-OCR2's attention without the interpolation of its tables, of equal sizes."""
+    old.get_rel_pos = _relative_rows
+    module: nn.Module = old
+    return module
+
+
 def _sinusoidal(old: Any) -> nn.Module:
     return SinusoidalPositions(old.weights, int(old.padding_idx))
 
@@ -304,6 +319,7 @@ _FACTORIES: dict[str, Factory] = {
 
 _ENCODER_FACTORIES: dict[str, Factory] = {
     "BigBirdPegasusSelfAttention": AdditiveMask,
+    "GotOcr2VisionAttention": _fixed_distances,
     "SwitchTransformersSparseMLP": _limited_experts,
 }
 """Factory of the replacement, by the class name of a module of the encoder."""

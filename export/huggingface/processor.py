@@ -235,6 +235,7 @@ _IMAGES: dict[str, Callable[[ModelFolder, ProcessorSettings], EncoderInput]] = {
     "Beit": _plain,
     "Blip": _plain,
     "CLIP": _plain,
+    "Siglip": _plain,
     "Donut": _donut,
     "Nougat": _nougat,
     "Pix2Struct": _pix2struct,

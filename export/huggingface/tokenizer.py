@@ -63,7 +63,7 @@ def import_tokenizer(folder: ModelFolder) -> ImportedTokenizer | None:
     backend = getattr(loaded, "backend_tokenizer", None)
     if isinstance(backend, tokenizers.Tokenizer):
         return ImportedTokenizer(
-            decoder=_content(backend),
+            decoder=tokenizer_content(backend),
             encoder=None,
             skip=_special_ids(backend),
             tidy=_tidies(loaded, backend),
@@ -100,7 +100,7 @@ def _load(folder: ModelFolder) -> Any:
         raise ExportError(f"the tokenizer in {folder.path} cannot be loaded: {reason}") from error
 
 
-def _content(backend: tokenizers.Tokenizer) -> bytes:
+def tokenizer_content(backend: tokenizers.Tokenizer) -> bytes:
     """Returns the `tokenizer.json` of a tokenizer that neither pads nor truncates."""
     copy = tokenizers.Tokenizer.from_str(backend.to_str())
     copy.no_padding()

@@ -18,6 +18,8 @@ from typing import Literal
 
 import msgspec
 
+from hybrid_deploy.bundle.prompt_template import PromptTemplate
+
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 """Resampling filters of Pillow, in the order of their numbers in Hugging Face files."""
 
@@ -308,7 +310,9 @@ class AudioInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="a
     max_seconds: float | None = None
 
 
-class TextInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="text"):
+class TextInput(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag="text"
+):
     """How text becomes token ids `(batch, length)` int64.
 
     Attributes:
@@ -321,6 +325,8 @@ class TextInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="te
         pad_token: id of the token that shorter texts are padded with on the right.
         prefix: ids of tokens that are put before those of the tokenizer.
         suffix: ids of tokens that are put after those of the tokenizer.
+        template: text around the words of the user, for which the tokenizer adds no special tokens
+            of its own; None takes the text alone, with them.
     """
 
     name: str
@@ -330,6 +336,7 @@ class TextInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="te
     pad_token: int = 0
     prefix: tuple[int, ...] = ()
     suffix: tuple[int, ...] = ()
+    template: PromptTemplate | None = None
 
 
 class ArrayInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="array"):

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from hybrid_deploy.bundle.input_specs import Preprocess
+from hybrid_deploy.bundle.prompt_template import PromptTemplate
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import BundleError
 
@@ -237,8 +238,10 @@ class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     size_bytes: int
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Content of a bundle's `manifest.json`.
+
+    Fields with their default are not written, so that the manifests of older bundles stay equal.
 
     Attributes:
         schema_version: version of this schema, SCHEMA_VERSION when it is written.
@@ -253,6 +256,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         variants: variants of the bundle, by name.
         golden: golden samples that `hybrid-deploy verify` decodes.
         files: expected content of every other file of the bundle, by its path with slashes.
+        prompt: text around the words that the decoder continues; None for a model that is not
+            asked in words.
     """
 
     schema_version: int
@@ -267,6 +272,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     variants: dict[str, Variant]
     golden: tuple[GoldenSample, ...]
     files: dict[str, FileRecord]
+    prompt: PromptTemplate | None = None
 
     @property
     def real_golden(self) -> tuple[GoldenSample, ...]:

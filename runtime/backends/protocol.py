@@ -187,6 +187,47 @@ class GeneratesOnDevice(Protocol):
         ...
 
 
+class EncodedBatch(Protocol):
+    """What the encoder returned for one batch; any number of decodings start from it."""
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        ...
+
+    def start(self) -> Decoding:
+        """Returns a new decoding before its first token; the encoder does not run again.
+
+        Caches that the encoder fills are copied, so that the tokens of one decoding do not reach
+        the next one.
+
+        Raises:
+            BackendError: the batch is closed, or the library failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees what the batch holds; decodings that were started are not affected."""
+        ...
+
+
+@runtime_checkable
+class KeepsMemory(Protocol):
+    """A backend that encodes a batch once for several decodings."""
+
+    def encode(self, inputs: Mapping[str, NDArray[Any]]) -> EncodedBatch:
+        """Encodes a batch and keeps the result.
+
+        Args:
+            inputs: the encoder's inputs by name; the first dimension of each is the batch.
+
+        Raises:
+            InputError: the name, type or shape of an input is not what the encoder takes.
+            BackendError: the library failed.
+        """
+        ...
+
+
 class Backend(Protocol):
     """Runs the graphs of one variant of a bundle."""
 

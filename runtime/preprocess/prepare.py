@@ -63,7 +63,7 @@ def prepare(
     arrays: Arrays = {}
     for encoder_input in inputs:
         if isinstance(encoder_input, TextInput):
-            rows = _read_texts(paths, text_only=len(inputs) == 1) if texts is None else texts
+            rows = _read_texts(paths, encoder_input, len(inputs) == 1) if texts is None else texts
             arrays |= batch_texts(rows, encoder_input, folder)
         else:
             arrays |= _from_files(paths, encoder_input)
@@ -83,11 +83,15 @@ def mask_names(spec: Preprocess) -> set[str]:
     return {mask for mask in masks if mask is not None}
 
 
+def takes_text_beside_files(spec: Preprocess) -> bool:
+    """Returns whether a model takes a text with each of its files, such as a question."""
+    inputs = as_tuple(spec)
+    return len(inputs) > 1 and any(isinstance(encoder_input, TextInput) for encoder_input in inputs)
+
+
 def is_companion_text(path: Path, spec: Preprocess) -> bool:
     """Returns whether a file is the text for another input file, and no input file itself."""
-    inputs = as_tuple(spec)
-    takes_text = any(isinstance(encoder_input, TextInput) for encoder_input in inputs)
-    return takes_text and len(inputs) > 1 and path.suffix == TEXT_SUFFIX
+    return takes_text_beside_files(spec) and path.suffix == TEXT_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -129,17 +133,26 @@ def _from_files(paths: Sequence[Path], spec: EncoderInput) -> Arrays:
     return batch_pictures(paths, spec)
 
 
-def _read_texts(paths: Sequence[Path], *, text_only: bool) -> list[str]:
-    """Reads the texts from the files themselves, or from the text files beside them."""
+def _read_texts(paths: Sequence[Path], spec: TextInput, text_only: bool) -> list[str]:
+    """Reads the texts from the files themselves, or from the text files beside them.
+
+    Without a file beside it, a picture is asked the default of the model's template.
+    """
     if text_only:
         return [load_text(path) for path in paths]
-    text_paths = [path.with_suffix(TEXT_SUFFIX) for path in paths]
-    for path, text_path in zip(paths, text_paths, strict=True):
-        if not text_path.is_file():
-            raise InputError(
-                f"the model takes a text with {path}; give it with --text, or in {text_path}"
-            )
-    return [load_text(path) for path in text_paths]
+    default = None if spec.template is None else spec.template.default
+    return [_text_beside(path, default) for path in paths]
+
+
+def _text_beside(path: Path, default: str | None) -> str:
+    text_path = path.with_suffix(TEXT_SUFFIX)
+    if text_path.is_file():
+        return load_text(text_path)
+    if default is None:
+        raise InputError(
+            f"the model takes a text with {path}; give it with --text, or in {text_path}"
+        )
+    return default
 
 
 def batch_arrays(loaded: Sequence[Mapping[str, NDArray[Any]]]) -> Arrays:

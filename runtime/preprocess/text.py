@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.input_specs import TextInput
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.runtime.tokenizer import load_tokenizer
+from hybrid_deploy.runtime.tokenizer import load_tokenizer, prompt_tokens_of
 
 _SHOWN_CHARACTERS = 40
 
@@ -56,7 +56,11 @@ def batch_texts(
     for text in texts:
         if not text.strip():
             raise InputError("a text is empty; the model needs at least a word")
-        ids = [*spec.prefix, *tokenizer.encode(text).ids, *spec.suffix]
+        if spec.template is None:
+            words = tokenizer.encode(text).ids
+        else:
+            words = prompt_tokens_of(text, spec.template, tokenizer)
+        ids = [*spec.prefix, *words, *spec.suffix]
         if len(ids) > spec.max_length:
             raise InputError(
                 f"a text of {len(ids)} tokens ({_shorten(text)}) is longer than the "

@@ -6,14 +6,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import LOGITS, GraphRole
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.backends.protocol import Backend
+from hybrid_deploy.runtime.backends.protocol import Backend, Decoding, KeepsMemory
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.incremental_text import (
     IncrementalDetokenizer,
@@ -23,10 +23,14 @@ from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.generation.sequences import BatchResult, Cancellation, SequenceResult
 from hybrid_deploy.runtime.generation.settings import DecodingSettings, resolve_settings
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
+from hybrid_deploy.runtime.session.encoded_input import EncodedInput
 from hybrid_deploy.runtime.session.input_checks import check_values
 from hybrid_deploy.runtime.session.results import GenerationResult, Timings
 from hybrid_deploy.runtime.session.streaming import Stream
-from hybrid_deploy.runtime.tokenizer import text_of
+from hybrid_deploy.runtime.tokenizer import text_of, tokens_of
+
+BatchInputs: TypeAlias = "Mapping[str, NDArray[Any]] | EncodedInput"
+"""Encoder inputs of a batch by name, or a batch that is encoded already."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,12 @@ class BatchRunner:
         self._encoder = bundle.graph(variant, GraphRole.ENCODER)
 
     def run(
-        self, inputs: Mapping[str, NDArray[Any]], request: Request, start: float
+        self, inputs: BatchInputs, request: Request, start: float
     ) -> tuple[list[GenerationResult], Timings]:
         """Encodes and decodes a batch; returns its results and times.
 
         Args:
-            inputs: encoder inputs by name, batch first.
+            inputs: encoder inputs by name, batch first; or a batch that is encoded already.
             request: how to generate.
             start: value of `time.perf_counter` in seconds when preprocessing started.
         """
@@ -80,11 +84,11 @@ class BatchRunner:
         encoder_end = time.perf_counter()
         return self._results(loop.run(), encoder_start - start, encoder_end - encoder_start)
 
-    def stream(self, inputs: Mapping[str, NDArray[Any]], request: Request, start: float) -> Stream:
+    def stream(self, inputs: BatchInputs, request: Request, start: float) -> Stream:
         """Encodes a batch; returns the stream that decodes its tokens when they are read.
 
         Args:
-            inputs: encoder inputs by name, batch first.
+            inputs: encoder inputs by name, batch first; or a batch that is encoded already.
             request: how to generate.
             start: value of `time.perf_counter` in seconds when preprocessing started.
 
@@ -107,19 +111,45 @@ class BatchRunner:
             lambda batch_result: self._results(batch_result, *times),
         )
 
+    def encode(self, inputs: Mapping[str, NDArray[Any]], start: float) -> EncodedInput:
+        """Encodes a batch and keeps its memory.
+
+        Args:
+            inputs: encoder inputs by name, batch first.
+            start: value of `time.perf_counter` in seconds when preprocessing started.
+
+        Raises:
+            UsageError: the backend decodes a batch only once.
+        """
+        if not isinstance(self._backend, KeepsMemory):
+            raise UsageError(
+                f"the backend {self._backend.name} decodes an encoded input only once; run it with "
+                "run_arrays or run_files"
+            )
+        check_values(inputs, self._encoder, self._bundle.manifest.dims)
+        encoder_start = time.perf_counter()
+        memory = self._backend.encode(inputs)
+        encoder_s = time.perf_counter() - encoder_start
+        return EncodedInput(self._backend, memory, (encoder_start - start) * 1e3, encoder_s * 1e3)
+
     def _start(
         self,
-        inputs: Mapping[str, NDArray[Any]],
+        inputs: BatchInputs,
         request: Request,
         settings: DecodingSettings,
         start: float,
     ) -> TokenLoop | BeamSearch:
-        """Encodes a batch; returns the loop that decodes it."""
+        """Encodes a batch, unless it is encoded already; returns the loop that decodes it."""
         prompt = self._full_prompt(request.prompt)
-        check_values(inputs, self._encoder, self._bundle.manifest.dims)
-        decoding = self._backend.start(inputs)
+        decoding = self._decoding(inputs)
         loop = TokenLoop if settings.beams is None else BeamSearch
         return loop(decoding, [prompt] * decoding.batch, settings, request.cancellation(start))
+
+    def _decoding(self, inputs: BatchInputs) -> Decoding:
+        if isinstance(inputs, EncodedInput):
+            return inputs.start(self._backend)
+        check_values(inputs, self._encoder, self._bundle.manifest.dims)
+        return self._backend.start(inputs)
 
     def _settings_for(self, options: GenerateOptions | None) -> DecodingSettings:
         if options is None:
@@ -157,8 +187,15 @@ class BatchRunner:
         return None if vocabulary is None else text_of(tokens, vocabulary, self._bundle.folder)
 
     def _full_prompt(self, prompt: Sequence[int]) -> tuple[int, ...]:
-        """Returns the start tokens and the prompt; start tokens in the prompt are not doubled."""
+        """Returns the start tokens and the prompt; start tokens in the prompt are not doubled.
+
+        Without a prompt, the template's default words are the prompt of a model with a template.
+        """
         start_tokens = self._bundle.manifest.generation.start_tokens
+        template = self._bundle.manifest.prompt
+        if not prompt and template is not None:
+            vocabulary = self._bundle.manifest.vocabulary
+            prompt = tokens_of(None, vocabulary, self._bundle.folder, template)
         if not prompt:
             if not start_tokens:
                 raise UsageError(

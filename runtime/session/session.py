@@ -25,7 +25,8 @@ from hybrid_deploy.runtime.preprocess.array_files import ARRAYS_SUFFIX, load_arr
 from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
 from hybrid_deploy.runtime.preprocess.audio_windows import Window, longest_s, windows
 from hybrid_deploy.runtime.preprocess.prepare import batch_arrays, mask_names, prepare
-from hybrid_deploy.runtime.session.batch_runner import BatchRunner, Request
+from hybrid_deploy.runtime.session.batch_runner import BatchInputs, BatchRunner, Request
+from hybrid_deploy.runtime.session.encoded_input import EncodedInput
 from hybrid_deploy.runtime.session.input_checks import with_mask_types
 from hybrid_deploy.runtime.session.prefetch import Arrays, Item, Outcome, Prefetcher
 from hybrid_deploy.runtime.session.results import GenerationResult as GenerationResult
@@ -111,9 +112,66 @@ class Session:
         request = Request(prompt, options, cancel)
         return self._run(inputs, request, on_token, time.perf_counter())
 
-    def stream(
+    def encode(
         self,
         inputs: Sequence[str | Path] | Mapping[str, NDArray[Any]],
+        *,
+        texts: Sequence[str] | None = None,
+    ) -> EncodedInput:
+        """Encodes one batch and keeps its memory, so that several prompts can be run with it.
+
+        The encoder is the larger part of most runs. A bundle whose encoder reads the prompt, as
+        `texts`, encodes an input again for every prompt.
+
+        Args:
+            inputs: one file for each sequence, or encoder inputs by name, batch first.
+            texts: one text for each sequence, if the encoder takes a text and `inputs` are files.
+
+        Returns:
+            The encoded batch for `run_encoded` and `stream`. Its memory is freed by `close`, by
+            leaving its `with` block, or when it is no longer used.
+
+        Raises:
+            InputError: as in `run_files` and `run_arrays`.
+            UsageError: the backend decodes an encoded batch only once.
+            BackendError: the backend failed.
+        """
+        start = time.perf_counter()
+        if not isinstance(inputs, Mapping):
+            inputs = self.prepare(inputs, texts=texts)
+        return self._runner.encode(inputs, start)
+
+    def run_encoded(
+        self,
+        encoded: EncodedInput,
+        *,
+        prompt: Sequence[int] = (),
+        options: GenerateOptions | None = None,
+        on_token: OnToken | None = None,
+        cancel: threading.Event | None = None,
+    ) -> tuple[list[GenerationResult], Timings]:
+        """Runs a batch that `encode` has encoded; the results are those of `run_arrays`.
+
+        Args:
+            encoded: the encoded batch; it does not change, and can be run again.
+            prompt: as in `run_files`.
+            options: as in `run_files`.
+            on_token: as in `run_files`.
+            cancel: as in `run_files`.
+
+        Returns:
+            The results of the sequences, and the times. The encoder does not run: `encoder_ms`
+            counts only the copying of caches that it filled.
+
+        Raises:
+            UsageError: as in `run_files`; also if another session encoded the batch.
+            BackendError: as in `run_files`; also if the batch is closed.
+        """
+        return self._run(encoded, Request(prompt, options, cancel), on_token, time.perf_counter())
+
+    def stream(
+        self,
+        inputs: Sequence[str | Path] | Mapping[str, NDArray[Any]] | EncodedInput,
         *,
         texts: Sequence[str] | None = None,
         prompt: Sequence[int] = (),
@@ -123,7 +181,8 @@ class Session:
         """Encodes one batch; returns a stream that decodes its tokens when they are read.
 
         Args:
-            inputs: one file for each sequence, or encoder inputs by name, batch first.
+            inputs: one file for each sequence, or encoder inputs by name, batch first; or a batch
+                that `encode` has encoded.
             texts: one text for each sequence, if the encoder takes a text and `inputs` are files.
             prompt: ids of tokens that every sequence continues, after the start tokens.
             options: options of the generation; None takes the bundle's defaults.
@@ -136,7 +195,7 @@ class Session:
             BackendError: as in `run_files`; reading a token from the stream raises it too.
         """
         start = time.perf_counter()
-        if not isinstance(inputs, Mapping):
+        if not isinstance(inputs, (Mapping, EncodedInput)):
             inputs = self.prepare(inputs, texts=texts)
         return self._runner.stream(inputs, Request(prompt, options, cancel), start)
 
@@ -242,16 +301,23 @@ class Session:
         )
 
     def prompt_tokens(self, text: str) -> list[int]:
-        """Returns the token ids of a prompt, without special tokens.
+        """Returns the token ids of a prompt in words.
+
+        The words are put into the bundle's prompt template, if it has one. Special tokens in the
+        text are recognised; none are added.
+
+        Args:
+            text: the words that the model is asked in, or the text that it continues.
 
         Raises:
             UsageError: the bundle has no tokenizer.
             BundleError: the tokenizer's file is missing or damaged.
         """
-        return tokens_of(text, self.bundle.manifest.vocabulary, self.bundle.folder)
+        manifest = self.bundle.manifest
+        return tokens_of(text, manifest.vocabulary, self.bundle.folder, manifest.prompt)
 
     def _run(
-        self, inputs: Arrays, request: Request, on_token: OnToken | None, start: float
+        self, inputs: BatchInputs, request: Request, on_token: OnToken | None, start: float
     ) -> tuple[list[GenerationResult], Timings]:
         if on_token is None:
             return self._runner.run(inputs, request, start)

@@ -21,7 +21,15 @@ from tests.models.zoo.reference import (
 )
 from tests.models.zoo.refused import REFUSALS, Refusal
 
-EAGER_FAMILIES = ("torch", "handwritten", "prefix", "image", "signal", "padded")
+EAGER_FAMILIES = (
+    "torch",
+    "handwritten",
+    "prefix",
+    "image",
+    "signal",
+    "padded",
+    "image-before-text",
+)
 CASES = tuple(
     case for index, case in enumerate(all_cases(EAGER_FAMILIES)) if case.fast or index % 6 == 0
 )

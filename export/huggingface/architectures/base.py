@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,6 +35,10 @@ class HuggingFaceModel(nn.Module):
     """
 
     input_names: tuple[str, ...]
+    fixed_names: tuple[str, ...] = ()
+    """Names of what an example may contain besides the encoder's inputs, fixed by the export."""
+    placeholder: int | None = None
+    """Token that stands for a part of an image or a sound; None if the model has none."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -60,8 +65,14 @@ class HuggingFaceModel(nn.Module):
         encoder: nn.Module = model.get_encoder()
         return encoder
 
-    @classmethod
-    def logits_of(cls, model: PreTrainedModel, tokens: Tensor, **inputs: Tensor) -> Tensor:
+    def fix(self, example: Mapping[str, Tensor]) -> None:
+        """Takes the values from an example that the export fixes.
+
+        Args:
+            example: values by name; some of `fixed_names`, or none.
+        """
+
+    def logits_of(self, model: PreTrainedModel, tokens: Tensor, **inputs: Tensor) -> Tensor:
         """Returns the logits of a model's own forward, (batch, length, vocabulary)."""
         logits: Tensor = model(**inputs, decoder_input_ids=tokens, use_cache=False).logits
         return logits

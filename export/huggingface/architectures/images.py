@@ -40,8 +40,7 @@ class CaptionFromImage(HuggingFaceModel):
         encoder: nn.Module = model.vision_model
         return encoder
 
-    @classmethod
-    def logits_of(cls, model: PreTrainedModel, tokens: Tensor, **inputs: Tensor) -> Tensor:
+    def logits_of(self, model: PreTrainedModel, tokens: Tensor, **inputs: Tensor) -> Tensor:
         """Returns the logits of a model's own forward, (batch, length, vocabulary)."""
         logits: Tensor = model(**inputs, input_ids=tokens).logits
         return logits

@@ -50,6 +50,11 @@ _ENDS_AT_ONCE = 2
     "--samples", type=click.Path(path_type=Path),
     help="Folder of real inputs, or .npz: compared before the bundle is written, and up to 8 kept.",
 )  # fmt: skip
+@click.option(
+    "--prompt-template", metavar="TEXT",
+    help="Text around the words that the decoder continues: 'Question: {prompt} Answer:'.",
+)  # fmt: skip
+@click.option("--default-prompt", metavar="WORDS", help="Words of a run that gives none.")
 @click.option("--name", help="What the model is called.  [default: its class]")
 @FORCE
 def export(
@@ -61,6 +66,8 @@ def export(
     batch: int | None,
     dtype: str,
     samples: Path | None,
+    prompt_template: str | None,
+    default_prompt: str | None,
     name: str | None,
     force: bool,
     **described: Any,
@@ -69,7 +76,8 @@ def export(
 
     FACTORY takes no arguments and returns a torch.nn.Module with encode() and decode(), which the
     options describe, or a hybrid_deploy.export.ExportJob, which describes itself: only
-    --weights, --opset, --head, --batch, --dtype and --name go with it, and replace its own values.
+    --weights, --opset, --head, --batch, --dtype, --prompt-template, --default-prompt and --name go
+    with it, and replace its own values.
     FOLDER is the folder that save_pretrained wrote of a Hugging Face encoder-decoder model;
     --max-length goes with it too, and --samples with every model. Nothing is written unless the
     exported graphs decode the same tokens as the model.
@@ -78,6 +86,7 @@ def export(
     options = ModelOptions(**described)
     with _one_line_refusal():
         job = _job(model, options, weights)
+        job = _with_prompt(job, prompt_template, default_prompt)
         job = _adjusted(job, opset=opset, head=head, batch=batch, name=name)
         if samples is not None:
             job = _with_samples(job, samples)
@@ -171,6 +180,20 @@ def _adjusted(
         form = replace(form, batch=batch)
     spec = job.spec if name is None else replace(job.spec, name=name)
     return replace(job, form=form, spec=spec)
+
+
+def _with_prompt(job: ExportJob, text: str | None, default: str | None) -> ExportJob:
+    """Returns the job with a template or default words in place of its own."""
+    from hybrid_deploy.bundle.prompt_template import prompt_template
+
+    own = job.spec.prompt
+    if own is not None and text is None:
+        text, preceded_by = own.text, own.preceded_by
+        default = own.default if default is None else default
+    else:
+        preceded_by = "" if own is None else own.preceded_by
+    prompt = prompt_template(text, default, preceded_by)
+    return replace(job, spec=replace(job.spec, prompt=prompt))
 
 
 def _with_samples(job: ExportJob, folder: Path) -> ExportJob:

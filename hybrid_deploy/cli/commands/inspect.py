@@ -9,7 +9,8 @@ import click
 import msgspec
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
+from hybrid_deploy.bundle.input_specs import TextInput
+from hybrid_deploy.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from hybrid_deploy.cli.options.common import BUNDLE
 from hybrid_deploy.contract import GraphRole, is_memory, is_next_cache, next_cache
 from hybrid_deploy.report import Column, render
@@ -68,12 +69,29 @@ def inspect(bundle: Path, output_format: str) -> None:
         f"{manifest.name}: {manifest.parameters:,} parameters, up to {manifest.capacity} tokens, "
         f"by {manifest.producer}\n"
     )
+    for line in prompt_lines(manifest):
+        click.echo(f"{line}\n")
     click.echo(render(_variant_rows(opened), _VARIANTS, "table"))
     typical = ", ".join(f"{name} {dim.typical}" for name, dim in manifest.dims.items())
     click.echo(f"Cost of one call with {typical}:\n")
     click.echo(render(_cost_rows(opened), _COSTS, "table"))
     first = next(iter(manifest.variants))
     click.echo(render(_tensor_rows(opened, first), _TENSORS, "table"), nl=False)
+
+
+def prompt_lines(manifest: Manifest) -> list[str]:
+    """Returns a line for each template that words are put into, by its reader."""
+    from hybrid_deploy.runtime.preprocess.prepare import as_tuple
+
+    texts = [spec for spec in as_tuple(manifest.preprocess) if isinstance(spec, TextInput)]
+    templates = [(f"the encoder's {spec.name}", spec.template) for spec in texts]
+    templates.append(("the decoder", manifest.prompt))
+    return [
+        f"words for {reader}: {template.text!r}"
+        + ("" if template.default is None else f", without any {template.default!r}")
+        for reader, template in templates
+        if template is not None
+    ]
 
 
 def cache_bytes(step: GraphSpec, prefill: GraphSpec | None = None) -> int:

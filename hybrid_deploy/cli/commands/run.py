@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     "--text", help="What the encoder takes besides each file, or instead of files: a question."
 )
 @click.option("--prompt", metavar="IDS", help="Tokens to continue, after the start tokens: 1,5,7.")
-@click.option("--prompt-text", help="Text to continue, through the bundle's tokenizer.")
+@click.option(
+    "--prompt-text",
+    help="Words to ask, in the bundle's template if it has one; else a text to continue.",
+)
 @generation_options
 @click.option("--stream", is_flag=True, help="Print the text while it is made.")
 @click.option("--long", is_flag=True, help="Cut sound of any length into parts, a line for each.")
@@ -70,7 +73,10 @@ def run(
     options = options_of(generation)
     trust = trust_of(keys, at_least, "--require-signature")
     session = load_session(bundle, variant=variant, backend=backend, threads=threads, trust=trust)
-    ids += [] if prompt_text is None else session.prompt_tokens(prompt_text)
+    if prompt_text is not None:
+        asks_encoder, asks_decoder = readers_of_words(session, text)
+        ids += session.prompt_tokens(prompt_text) if asks_decoder else []
+        text = prompt_text if asks_encoder else text
     job = _RunJob(session, files, None if text is None else [text], ids, options)
     if stream:
         job.print_stream()
@@ -109,6 +115,23 @@ def _print_outcomes(job: _RunJob, *, long: bool, output_format: str) -> None:
         click.echo(msgspec.json.format(msgspec.json.encode(records), indent=1).decode())
     if failures:
         raise HybridDeployError(f"{failures} of {len(records)} inputs failed; see the lines above")
+
+
+def readers_of_words(session: Session, text: str | None) -> tuple[bool, bool]:
+    """Returns whether the encoder, and whether the decoder, reads the words of --prompt-text.
+
+    An encoder that takes a text with each file is asked, unless --text has its text. The decoder
+    continues the words where the encoder does not read them, or where it has a template for them.
+
+    Args:
+        session: session of the bundle.
+        text: value of --text.
+    """
+    from hybrid_deploy.runtime.preprocess.prepare import takes_text_beside_files
+
+    manifest = session.bundle.manifest
+    asks_encoder = text is None and takes_text_beside_files(manifest.preprocess)
+    return asks_encoder, not asks_encoder or manifest.prompt is not None
 
 
 def parse_prompt(text: str) -> list[int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.manifest import GraphSpec
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.backends.gpu.decoding import DeviceDecoding
-from hybrid_deploy.runtime.backends.gpu.device import Device
+from hybrid_deploy.runtime.backends.gpu.device import Buffer, Device
+from hybrid_deploy.runtime.backends.gpu.encoded_batch import DeviceEncodedBatch
 from hybrid_deploy.runtime.backends.gpu.engine_set import EngineSet
 from hybrid_deploy.runtime.backends.gpu.step_blocks import StepBlockLoop
-from hybrid_deploy.runtime.backends.gpu.workspace import Workspace
+from hybrid_deploy.runtime.backends.gpu.workspace import Shapes, Workspace
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
 
 STEPS = 8
@@ -73,23 +75,59 @@ class DeviceBackend:
             InputError: the name, type or shape of an input is not what the encoder takes.
             BackendError: the device failed.
         """
+        workspace, loop = self._encode(inputs)
+        return DeviceDecoding(self._device, self._engines, workspace, loop)
+
+    def encode(self, inputs: Mapping[str, NDArray[Any]]) -> DeviceEncodedBatch:
+        """Encodes a batch for several decodings; see `KeepsMemory.encode`.
+
+        Raises:
+            InputError: the name, type or shape of an input is not what the encoder takes.
+            BackendError: the device failed, or has no room for a copy of the memory.
+        """
+        workspace, _ = self._encode(inputs)
+        shapes = {name: array.shape for name, array in inputs.items()}
+        return DeviceEncodedBatch(
+            self._device,
+            workspace.encoded,
+            workspace.batch,
+            lambda kept: self._resume(shapes, kept),
+        )
+
+    def _encode(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[Workspace, StepBlockLoop]:
+        """Returns the workspace that holds the encoded batch, and its loop."""
         check_inputs(self._encoder, inputs)
         self._device.use()
         workspace, loop = self._workspace({name: a.shape for name, a in inputs.items()})
-        try:
+        with self._errors(workspace, "the encoder"):
             workspace.encode({name: np.ascontiguousarray(a) for name, a in inputs.items()})
             self._device.synchronize()
+        return workspace, loop
+
+    def _resume(self, shapes: Shapes, kept: Mapping[str, Buffer]) -> DeviceDecoding:
+        """Returns a decoding of a batch that was encoded before."""
+        self._device.use()
+        workspace, loop = self._workspace(shapes)
+        with self._errors(workspace, "copying the memory"):
+            workspace.resume(kept)
+            self._device.synchronize()
+        return DeviceDecoding(self._device, self._engines, workspace, loop)
+
+    @contextmanager
+    def _errors(self, workspace: Workspace, where: str) -> Iterator[None]:
+        """Names what failed in an error inside, and marks the workspace as broken."""
+        try:
+            yield
         except BackendError as error:
             workspace.broken = True
-            raise BackendError(f"{self._device.name} failed in the encoder: {error}") from error
-        return DeviceDecoding(self._device, self._engines, workspace, loop)
+            raise BackendError(f"{self._device.name} failed in {where}: {error}") from error
 
     def close(self) -> None:
         """Frees all buffers on the device; every decoding is over."""
         self._drop_all()
         self._engines.close()
 
-    def _workspace(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Workspace, StepBlockLoop]:
+    def _workspace(self, shapes: Shapes) -> tuple[Workspace, StepBlockLoop]:
         """Returns the workspace of these input shapes and its loop, from the cache or new."""
         key = tuple(sorted(shapes.items()))
         if key in self._workspaces and self._workspaces[key][0].broken:
@@ -102,7 +140,7 @@ class DeviceBackend:
         self._workspaces.move_to_end(key)
         return self._workspaces[key]
 
-    def _new_workspace(self, shapes: Mapping[str, tuple[int, ...]]) -> Workspace:
+    def _new_workspace(self, shapes: Shapes) -> Workspace:
         """Returns a new workspace; drops all cached ones if the device has no room beside them."""
         try:
             return Workspace(self._device, self._engines, shapes, self._steps)

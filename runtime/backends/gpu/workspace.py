@@ -164,6 +164,22 @@ class Workspace:
             context.bind(name, buffer)
         context.enqueue()
 
+    @property
+    def encoded(self) -> Mapping[str, Buffer]:
+        """Buffers that the encoder writes, by name: the memory, and caches that it fills."""
+        return self._encoded
+
+    def resume(self, kept: Mapping[str, Buffer]) -> None:
+        """Starts a batch that was encoded before: clears the caches, copies the encoder's outputs.
+
+        Args:
+            kept: copies of the buffers in `encoded`, by name.
+        """
+        self.uses += 1
+        self.caches.clear()
+        for name, buffer in self._encoded.items():
+            self._device.copy(buffer, kept[name])
+
     def enqueue_step(self, slot: int, read_index: int) -> None:
         """Enqueues a run of the step engine.
 

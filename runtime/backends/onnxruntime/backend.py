@@ -12,6 +12,7 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import MissingDependencyError
 from hybrid_deploy.runtime.backends.onnxruntime.decoding import OnnxRuntimeDecoding
+from hybrid_deploy.runtime.backends.onnxruntime.encoded_batch import OnnxRuntimeEncodedBatch
 from hybrid_deploy.runtime.backends.onnxruntime.inference_session import backend_errors
 from hybrid_deploy.runtime.backends.onnxruntime.variant_sessions import VariantSessions
 from hybrid_deploy.runtime.backends.registry import BackendOptions
@@ -55,6 +56,19 @@ class OnnxRuntimeBackend(VariantSessions):
             InputError: the name, type or shape of an input is not what the encoder takes.
             BackendError: ONNX Runtime failed.
         """
+        return OnnxRuntimeDecoding(self, *self._encode(inputs))
+
+    def encode(self, inputs: Mapping[str, NDArray[Any]]) -> OnnxRuntimeEncodedBatch:
+        """Encodes a batch for several decodings; see `KeepsMemory.encode`.
+
+        Raises:
+            InputError: the name, type or shape of an input is not what the encoder takes.
+            BackendError: ONNX Runtime failed.
+        """
+        return OnnxRuntimeEncodedBatch(self, *self._encode(inputs))
+
+    def _encode(self, inputs: Mapping[str, NDArray[Any]]) -> tuple[int, dict[str, ort.OrtValue]]:
+        """Runs the encoder; returns the number of sequences, and the outputs by name."""
         spec = self.spec(GraphRole.ENCODER)
         batch = check_inputs(spec, inputs)
         with backend_errors("the encoder"):
@@ -68,4 +82,4 @@ class OnnxRuntimeBackend(VariantSessions):
             encoded = dict(zip((o.name for o in spec.outputs), binding.get_outputs(), strict=True))
         if self._pages is not None:
             self._pages.use()
-        return OnnxRuntimeDecoding(self, batch, encoded)
+        return batch, encoded

@@ -301,6 +301,11 @@ def _shared_array(value: ort.OrtValue) -> NDArray[Any]:
     return shared
 
 
+def copy_of(value: ort.OrtValue) -> ort.OrtValue:
+    """Returns a tensor with the same content in RAM of its own."""
+    return _ort_value(_shared_array(value).copy())
+
+
 def _zeros(spec: TensorSpec, batch: int) -> ort.OrtValue:
     return _ort_value(np.zeros(_sizes(spec, batch), DTYPES[spec.dtype]))
 

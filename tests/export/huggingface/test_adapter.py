@@ -205,5 +205,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 def test_a_class_that_transformers_does_not_have_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["TheirOwnModel"]}))
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UnsupportedModelError, match="TheirOwnModel is not an encoder-decoder"):
+    with pytest.raises(
+        UnsupportedModelError, match="TheirOwnModel is not a model that hybrid-deploy"
+    ):
         load(tmp_path)

@@ -17,12 +17,21 @@ from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.export.huggingface.adapter import encoder_inputs
 from hybrid_deploy.export.huggingface.kinds import SUPPORTED
 
-_SCOPE = "hybrid-deploy exports autoregressive decoders that read the memory of an encoder"
+_SCOPE = "hybrid-deploy exports autoregressive decoders behind an encoder of images, sound or text"
 _NO_TOKENS = "it emits no tokens one by one"
 _SOUND = (
     "is a model that emits sound or several codebooks in each step, not tokens of one vocabulary"
 )
 _NO_ENCODER = "it has no encoder whose memory the decoder reads"
+_OWN_WAY = (
+    "is a language model that takes {} into its prompt in a way of its own; write a small class "
+    "whose encode returns the rows before the text, and whose decode(tokens, rows) runs the "
+    "language model over cat([rows, embedded tokens], 1)"
+)
+_CROSS_ATTENTION = (
+    "reads images by cross-attention between the layers of a language model, with masks that "
+    "depend on the places of the images in the prompt"
+)
 _TINY = {"num_hidden_layers": 1, "encoder_layers": 1, "decoder_layers": 1}
 
 REFUSED = {
@@ -42,12 +51,16 @@ REFUSED = {
     "T5EncoderModel": "is an encoder without a decoder that emits tokens",
     "GPT2LMHeadModel": f"is a decoder-only language model: {_NO_ENCODER}",
     "LlamaForCausalLM": f"is a decoder-only language model: {_NO_ENCODER}",
-    "LlavaForConditionalGeneration": (
-        f"is a decoder-only language model that takes images into its prompt: {_NO_ENCODER}"
+    "GPT2Model": f"is a decoder-only language model: {_NO_ENCODER}",
+    "LlavaModel": (
+        "is a language model without its head that reads images; load the class with the head, "
+        "such as LlavaForConditionalGeneration"
     ),
-    "Qwen2AudioForConditionalGeneration": (
-        f"is a decoder-only language model that takes sound into its prompt: {_NO_ENCODER}"
-    ),
+    "Gemma3ForConditionalGeneration": _OWN_WAY.format("images"),
+    "VoxtralForConditionalGeneration": _OWN_WAY.format("sound"),
+    "MllamaForConditionalGeneration": _CROSS_ATTENTION,
+    "IdeficsForVisionText2Text": _CROSS_ATTENTION,
+    "BarkModel": _SOUND,
     "BigBirdPegasusForConditionalGeneration": (
         "reads with block-sparse attention, which picks random blocks; load it with "
         "attention_type='original_full'"
@@ -108,3 +121,18 @@ def test_big_bird_with_full_attention_is_not_refused() -> None:
     with torch.device("meta"):
         model = hf.BigBirdPegasusForConditionalGeneration(config)
     assert encoder_inputs(model) == ("input_ids", "attention_mask")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LlavaForConditionalGeneration",
+        "Blip2ForConditionalGeneration",
+        "InternVLForConditionalGeneration",
+        "Qwen2_5_VLForConditionalGeneration",
+        "Kosmos2ForConditionalGeneration",
+        "GitForCausalLM",
+    ],
+)
+def test_a_language_model_with_an_image_before_the_text_is_not_refused(name: str) -> None:
+    assert encoder_inputs(unbuilt(name)) == ("pixel_values",)

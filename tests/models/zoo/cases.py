@@ -18,6 +18,9 @@ _MODULES = {
     "recurrent": "tests.models.zoo.recurrent:RECURRENT",
     "huggingface": "tests.models.zoo.huggingface:HUGGINGFACE",
     "huggingface-more": "tests.models.zoo.huggingface_more:HUGGINGFACE_MORE",
+    "prompted-images": "tests.models.zoo.vision_language.prompted:PROMPTED_IMAGES",
+    "image-before-text": "tests.models.zoo.vision_language.handwritten:IMAGE_BEFORE_TEXT",
+    "vision-language": "tests.models.zoo.vision_language.models:VISION_LANGUAGE",
     "own-class": "tests.models.zoo.own_class:OWN_CLASS",
 }
 """By family: its module, and the name of the tuple of its cases."""
@@ -25,6 +28,8 @@ _MODULES = {
 OPTIONAL = {
     "huggingface": "transformers",
     "huggingface-more": "transformers",
+    "prompted-images": "transformers",
+    "vision-language": "transformers",
     "own-class": "transformers",
 }
 """Families that need an optional package, with its name."""

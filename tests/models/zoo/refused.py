@@ -216,6 +216,30 @@ class FunctionalDropout(Embedded):
         return F.dropout(rows, 0.1)
 
 
+class FeaturesAtPlaceholders(Embedded):
+    """Features take the places of certain tokens, wherever the prompt has them."""
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        places = (tokens == PLACEHOLDER).unsqueeze(-1)
+        rows = self.embedded(tokens).masked_scatter(places, memory)
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.size(1))
+        logits: Tensor = self.head(self.decoder(rows, memory, tgt_mask=mask))
+        return logits
+
+
+class CountedPlaceholders(Embedded):
+    """The n-th placeholder token takes the n-th feature."""
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        is_feature = tokens == PLACEHOLDER
+        count = is_feature.cumsum(1) - 1
+        index = count.clamp(0, memory.shape[1] - 1).unsqueeze(-1).expand(-1, -1, WIDTH)
+        rows = torch.where(is_feature.unsqueeze(-1), memory.gather(1, index), self.embedded(tokens))
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.size(1))
+        logits: Tensor = self.head(self.decoder(rows, memory, tgt_mask=mask))
+        return logits
+
+
 class BatchCoupled(Embedded):
     """Subtracts the mean over the batch."""
 
@@ -247,6 +271,8 @@ class NoDecode(nn.Module):
         return logits
 
 
+PLACEHOLDER = 3
+_FEATURES_FIRST = r"places of these values.*let the features stand before the text"
 _MIXES_TOKENS = "this operator mixes tokens"
 
 REFUSALS = (
@@ -292,6 +318,18 @@ REFUSALS = (
     ),
     Refusal(
         "last-token", LooksAtLastToken, r"along the token axis.*slice", "return rows + rows[:, -1:]"
+    ),
+    Refusal(
+        "features-at-placeholders",
+        FeaturesAtPlaceholders,
+        rf"{_FEATURES_FIRST}.*masked_scatter",
+        "rows = self.embedded(tokens).masked_scatter(places, memory)",
+    ),
+    Refusal(
+        "counted-placeholders",
+        CountedPlaceholders,
+        rf"{_FEATURES_FIRST}.*cumsum",
+        "count = is_feature.cumsum(1) - 1",
     ),
     Refusal("data-dependent", DataDependent, r"cannot be traced", "if tokens.sum() > 0:"),
     Refusal("length-dependent", LengthDependent, r"different program.*number of tokens"),
