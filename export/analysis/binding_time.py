@@ -27,7 +27,7 @@ from torch import Tensor, fx
 
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.analysis.rule import call_operator
-from hybrid_deploy.export.analysis.rule_table import find_rule
+from hybrid_deploy.export.analysis.rule_table import rule_of
 from hybrid_deploy.export.analysis.shape_rules import is_prefix_join
 from hybrid_deploy.export.plan.cache_selection import select_memory
 from hybrid_deploy.export.plan.causal_mask import BLOCKED_BELOW, causal_pattern, future_mask
@@ -61,7 +61,7 @@ def analyse(capture: Capture) -> DecodePlan:
         elif plan.binding_times[node] is BindingTime.TOKEN:
             if not plan.causally_masked.isdisjoint(node.all_input_nodes):
                 plan.causally_masked.add(node)
-            plan.layouts[node] = find_rule(node).bind(plan, node)
+            plan.layouts[node] = rule_of(plan, node).bind(plan, node)
     for head in capture.heads:
         _check_head(plan, head)
     _select_remaining_memory(plan)

@@ -38,7 +38,8 @@ class Elementwise:
         if len(axes) > 2:
             raise refuse(node, "more than two axes run along the tokens")
         if len(axes) == 1:
-            has_only_keys = bool(layouts) and all(layout.rows is None for layout in layouts)
+            with_tokens = [layout for layout in layouts if not layout.is_whole]
+            has_only_keys = bool(with_tokens) and all(x.rows is None for x in with_tokens)
             return Layout(keys=axes[0]) if has_only_keys else Layout(rows=axes[0], merged=merged)
         rows, keys = axes[0] - plan.rank(node), axes[1] - plan.rank(node)
         for operand, layout in zip(operands, layouts, strict=True):

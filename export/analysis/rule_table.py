@@ -10,6 +10,7 @@ from torch import fx
 from hybrid_deploy.export.analysis.attention_rules import FusedAttention, MatrixProduct
 from hybrid_deploy.export.analysis.custom_rules import custom_rule
 from hybrid_deploy.export.analysis.proven_rules import ProvenRowWise
+from hybrid_deploy.export.analysis.row_shift_rules import Pad, Pick
 from hybrid_deploy.export.analysis.rowwise_rules import (
     ChannelWise,
     Dropout,
@@ -29,7 +30,9 @@ from hybrid_deploy.export.analysis.shape_rules import (
     Reshape,
     Transposition,
 )
+from hybrid_deploy.export.analysis.whole_values import WholeValue, is_whole
 from hybrid_deploy.export.plan.data_movement import RESHAPES, TRANSPOSITIONS
+from hybrid_deploy.export.plan.plan import DecodePlan
 
 _TABLE: dict[Rule, tuple[str, ...]] = {
     Elementwise(): (
@@ -79,7 +82,9 @@ _TABLE: dict[Rule, tuple[str, ...]] = {
     Embedding(): ("aten.embedding.default",),
     Reshape(): tuple(sorted(RESHAPES)),
     Transposition(): tuple(sorted(TRANSPOSITIONS)),
-    AlongAxis(argument=1): ("aten.select.int", "aten.slice.Tensor", "aten.unbind.int"),
+    AlongAxis(argument=1): ("aten.unbind.int",),
+    Pick(): ("aten.select.int", "aten.slice.Tensor"),
+    Pad(): ("aten.constant_pad_nd.default", "aten.pad.default"),
     AlongAxis(argument=2): (
         "aten.chunk.default",
         "aten.repeat_interleave.self_int",
@@ -94,13 +99,16 @@ _TABLE: dict[Rule, tuple[str, ...]] = {
 }
 _RULES = {name: rule for rule, names in _TABLE.items() for name in names}
 _ELEMENTWISE, _TUPLE_ITEM, _PROVEN = Elementwise(), TupleItem(), ProvenRowWise()
+_WHOLE = WholeValue()
 
 
-def find_rule(node: fx.Node) -> Rule:
+def rule_of(plan: DecodePlan, node: fx.Node) -> Rule:
     """Returns the rule of a node; a user's rule comes before the table.
 
     A pointwise operator without an entry has the rule Elementwise, any other ProvenRowWise.
     """
+    if is_whole(plan, node):
+        return _WHOLE
     if node.target is operator.getitem:
         return _TUPLE_ITEM
     rule = custom_rule(node) or _RULES.get(str(node.target))

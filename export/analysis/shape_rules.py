@@ -14,6 +14,12 @@ from typing import Any
 
 from torch import fx
 
+from hybrid_deploy.export.analysis.row_joins import (
+    bind_row_join,
+    find_row_join,
+    is_cut_by_all_users,
+    run_row_join,
+)
 from hybrid_deploy.export.analysis.rule import call_operator, operand_values, token_operand
 from hybrid_deploy.export.plan.cache_selection import select_state_cache
 from hybrid_deploy.export.plan.plan import DecodePlan, Layout
@@ -97,8 +103,6 @@ class AlongAxis:
         if axis in (layout.rows, layout.keys):
             if plan.shape(node) == plan.shape(source):
                 return layout
-            if axis == layout.rows and _drops_the_prefix(plan, node, axis):
-                return layout
             raise refuse(node, "this operator picks or splits along the token axis")
         if axis == plan.batch_axis(source):
             raise refuse(node, "this operator picks or splits sequences of the batch")
@@ -134,9 +138,9 @@ class Concatenation:
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         parts = [n for n in node.all_input_nodes if plan.depends_on_tokens(n)]
         axes, joined = plan.token_axes(node), self._axis(plan, node)
-        if axes == (joined,) and str(node.target) == "aten.cat.default":
-            return self._bind_prefix(plan, node, joined)
-        layouts = {plan.layouts[part] for part in parts}
+        if joined in axes and str(node.target) == "aten.cat.default":
+            return self._bind_along_tokens(plan, node, joined)
+        layouts = {plan.layouts[part] for part in parts if not plan.layouts[part].is_whole}
         if len(layouts) != 1 or not axes or joined in axes:
             raise refuse(node, "values are joined along the token axis")
         layout = layouts.pop()
@@ -144,6 +148,13 @@ class Concatenation:
             return layout
         rows, keys = (None if a is None else a + (a >= joined) for a in (layout.rows, layout.keys))
         return Layout(rows=rows, keys=keys, merged=layout.merged)
+
+    def _bind_along_tokens(self, plan: DecodePlan, node: fx.Node, joined: int) -> Layout:
+        join = find_row_join(plan, node, joined)
+        fits = plan.first_position(node, joined) >= 0 or is_cut_by_all_users(plan, node, joined)
+        if join is not None and plan.prefix_size is None and fits:
+            return bind_row_join(plan, node, join)
+        return self._bind_prefix(plan, node, joined)
 
     def _bind_prefix(self, plan: DecodePlan, node: fx.Node, joined: int) -> Layout:
         """Records the memory that a decoder-only model concatenates before the tokens."""
@@ -163,6 +174,11 @@ class Concatenation:
         parts: Any = node.args[0]
         if is_prefix_join(executor.plan, node):
             return executor.join_prefix(node, parts)
+        layout, axis = executor.plan.layouts[node], self._axis(executor.plan, node)
+        if layout.rows == axis and str(node.target) == "aten.cat.default":
+            join = find_row_join(executor.plan, node, axis)
+            assert join is not None
+            return run_row_join(executor, node, join)
         alignment, single = executor.alignment(node), executor.is_single(node)
         tokens = next(part for part in parts if executor.plan.depends_on_tokens(part))
         joined = executor.axis(node, self._axis(executor.plan, node), single=single)
@@ -198,6 +214,8 @@ class Expand:
         if not plan.depends_on_tokens(source):
             return Layout(rows=token_axes[0])
         layout = plan.layouts[source]
+        if layout.is_whole and len(token_axes) == 1:
+            return Layout(rows=token_axes[0])
         if len(token_axes) == 2 and layout.keys is None and layout.rows is not None:
             if layout.rows - plan.rank(source) == token_axes[1] - plan.rank(node):
                 select_state_cache(plan, node, source)
@@ -222,6 +240,8 @@ class Repeat:
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         source = token_operand(plan, node)
         layout = plan.layouts[source]
+        if layout.is_whole and len(plan.token_axes(node)) == 1:
+            return Layout(rows=plan.token_axes(node)[0])
         shift = plan.rank(node) - plan.rank(source)
         rows, keys = (None if a is None else a + shift for a in (layout.rows, layout.keys))
         times: Any = node.args[1]
@@ -234,21 +254,12 @@ class Repeat:
         if executor.is_single(node) and layout.rows is not None and not layout.merged:
             del times[layout.rows]
         source = token_operand(executor.plan, node)
+        if executor.plan.layouts[source].is_whole and layout.rows is not None:  # for every token
+            value = executor.aligned_value(node, source, executor.alignment(node))
+            if not executor.is_single(node):
+                times[layout.rows] = executor.row_count()
+            return value.repeat(times)
         return executor.token_value(source, single=executor.is_single(node)).repeat(times)
-
-
-def _drops_the_prefix(plan: DecodePlan, node: fx.Node, axis: int) -> bool:
-    """Returns whether a slice removes exactly the prefix before the tokens."""
-    source = token_operand(plan, node)
-    if str(node.target) != "aten.slice.Tensor" or not plan.has_prefix(source):
-        return False
-    prefix, size = example_size(plan.prefix_size or 0), example_size(plan.shape(source)[axis])
-    args = (*node.args[2:], None, None, None)
-    bounds: list[Any] = [
-        example_size(arg.meta["val"]) if isinstance(arg, fx.Node) else arg for arg in args
-    ]
-    sliced = list(range(size))[bounds[0] : bounds[1] : bounds[2]]
-    return sliced == list(range(prefix, size))
 
 
 def _has_shape(value: Any, shape: list[Any]) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from hybrid_deploy.contract import LOGITS, cross_name, head_name, self_name
 from hybrid_deploy.export.analysis.rule import call_operator
-from hybrid_deploy.export.analysis.rule_table import find_rule
+from hybrid_deploy.export.analysis.rule_table import rule_of
 from hybrid_deploy.export.lowering.prefix_modules import (
     PrefixExecutor,
     prefix_nodes,
@@ -116,7 +116,7 @@ class DecoderGraph(nn.Module):
         )
         for node in plan.capture.nodes:
             if plan.depends_on_tokens(node) and node is not plan.capture.tokens:
-                executor.store(node, find_rule(node).run(executor, node))
+                executor.store(node, rule_of(plan, node).run(executor, node))
         heads = [executor.token_value(head, single=True) for head in plan.capture.heads]
         return *heads, *executor.caches
 

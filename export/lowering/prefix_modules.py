@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from hybrid_deploy.export.analysis.rule_table import find_rule
+from hybrid_deploy.export.analysis.rule_table import rule_of
 from hybrid_deploy.export.plan.cached_value import CachedValue
 from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan
 from hybrid_deploy.export.plan.row_executor import ConstantLookup, RowExecutor, with_cache_dtype
@@ -77,7 +77,7 @@ class PrefixExecutor(RowExecutor):
         needed = prefix_nodes(self.plan)
         for node in self.plan.capture.nodes:
             if node in needed:
-                self.store(node, find_rule(node).run(self, node))
+                self.store(node, rule_of(self.plan, node).run(self, node))
         return [F.pad(self._cached(c), (0, 0, 0, self.plan.capture.length)) for c in caches]
 
     def fixed_value(self, consumer: fx.Node, operand: fx.Node) -> Any:

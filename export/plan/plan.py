@@ -39,7 +39,8 @@ class BindingTime(Enum):
 class Layout:
     """The token axes of a value that depends on tokens.
 
-    Attention scores (B, H, L, L) have rows 2 and keys 3; hidden states (B, L, W) have rows 1.
+    Attention scores (B, H, L, L) have rows 2 and keys 3; hidden states (B, L, W) have rows 1. The
+    last row belongs to the last token: of `x[:, 1:]` (B, L - 1, W) the first row is token 1.
 
     Attributes:
         rows: axis of the tokens being decoded; None if there is none.
@@ -50,6 +51,11 @@ class Layout:
     rows: int | None = None
     keys: int | None = None
     merged: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the value has no token axis: every row reads the same value."""
+        return self.rows is None and self.keys is None
 
 
 @dataclass
@@ -69,6 +75,8 @@ class DecodePlan:
             model concatenates nothing before the tokens.
         accesses: how a consumer reads an operand, for each pair (consumer, operand) whose operand
             depends on memory alone or is needed for all tokens so far.
+        first_rows: the row axis of each value that the model computes for the first token alone,
+            and the graphs for every token, since only the first token's row is read.
     """
 
     capture: Capture
@@ -80,6 +88,7 @@ class DecodePlan:
     example_values: dict[fx.Node, Any] = field(default_factory=dict)
     prefix_size: int | torch.SymInt | None = None
     accesses: dict[tuple[fx.Node, fx.Node], CacheAccess] = field(default_factory=dict)
+    first_rows: dict[fx.Node, int] = field(default_factory=dict)
 
     @property
     def caches(self) -> list[CachedValue]:
@@ -103,6 +112,8 @@ class DecodePlan:
 
     def token_axes(self, node: fx.Node) -> tuple[int, ...]:
         """Returns the axes of a node whose size follows the number of tokens."""
+        if node in self.first_rows:
+            return (self.first_rows[node],)
         pairs = zip(self.shape(node), self.shape_in_shorter_trace(node), strict=True)
         differs = (example_size(longer) != example_size(shorter) for longer, shorter in pairs)
         return tuple(axis for axis, is_token_axis in enumerate(differs) if is_token_axis)
@@ -116,24 +127,40 @@ class DecodePlan:
         shorter = self.shape_in_shorter_trace(node)
         return example_size(self.shape(node)[axis]) - example_size(shorter[axis])
 
-    def prefix_length(self, node: fx.Node, axis: int) -> sympy.Expr:
-        """Returns the number of elements before the tokens along one of a node's token axes.
+    def first_position(self, node: fx.Node, axis: int) -> int:
+        """Returns the position of the first element along one of a node's token axes.
+
+        The last element is the last token's, so an axis of L - 1 begins at token 1, and one with a
+        row before the tokens at -1.
 
         Raises:
-            UnsupportedModelError: it is neither zero nor the prefix size.
+            UnsupportedModelError: the axis is no multiple of the tokens.
         """
-        count = example_size(self.shape(node)[axis]) // self.values_per_token(node, axis)
-        prefix = count - self.capture.length
-        if prefix == 0:
-            return sympy.Integer(0)
+        if node in self.first_rows:
+            return 0
+        count, rest = divmod(
+            example_size(self.shape(node)[axis]), self.values_per_token(node, axis)
+        )
+        if rest:
+            raise refuse(node, "this axis does not hold the same number of values for every token")
+        return self.capture.length - count
+
+    def prefix_length(self, node: fx.Node, axis: int) -> sympy.Expr:
+        """Returns the number of elements before token 0 along one of a node's token axes.
+
+        It is negative if the axis begins after token 0, and the prefix size if it is as long.
+        """
+        prefix = -self.first_position(node, axis)
         if self.prefix_size is None or prefix != example_size(self.prefix_size):
-            raise refuse(node, "this axis is neither as long as the tokens nor as all before them")
+            return sympy.Integer(prefix)
         return as_expr(self.prefix_size)
 
     def has_prefix(self, node: fx.Node) -> bool:
         """Returns whether a node's row axis holds memory before the tokens."""
         rows = self.layouts[node].rows
-        return rows is not None and self.prefix_length(node, rows) != 0
+        if rows is None or self.prefix_size is None:
+            return False
+        return -self.first_position(node, rows) == example_size(self.prefix_size)
 
     def is_position_table(self, node: fx.Node) -> bool:
         """Returns whether a node may hold a table per position that all sequences share."""
@@ -175,8 +202,11 @@ class DecodePlan:
         if not all(isinstance(size, int) for part in flattened for size in part):
             raise refuse(cached.source, "the number or the width of the heads varies")
         heads, width = (prod(part) for part in flattened)
-        batch = self.shape(self.capture.tokens)[0]
-        return (batch, heads * layout.fold_factor, sizes[layout.length], width)
+        batch, length = self.shape(self.capture.tokens)[0], sizes[layout.length]
+        if self.depends_on_tokens(cached.source):
+            # Every token has a place in a cache, whichever of them the model reads.
+            length = self.capture.length if example_size(length) < self.capture.length else length
+        return (batch, heads * layout.fold_factor, length, width)
 
     def _cached_values(self) -> list[CachedValue]:
         return list(dict.fromkeys(access.cached for access in self.accesses.values()))

@@ -134,7 +134,7 @@ class RowExecutor:
         """
         access = self.plan.accesses[consumer, operand]
         memory = self._memory.get(access.cached)
-        return (self._cached(access.cached) if memory is None else memory), access.groups
+        return (self._read_rows(access.cached) if memory is None else memory), access.groups
 
     def axis(self, node: fx.Node, axis: int, *, single: bool) -> int:
         """Returns the index of a node's axis in a value for a single row, or for several rows."""
@@ -217,7 +217,7 @@ class RowExecutor:
             cached = access.cached
             assert cached.layout is not None
             sizes = tuple(example_size(size) for size in self.plan.shape(cached.source))
-            value = cached.layout.from_cache(self._cached(cached), sizes)
+            value = cached.layout.from_cache(self._read_rows(cached), sizes)
             if cached.source.meta["val"].dtype is torch.bool:
                 value = value > 0
             self._computed[key] = replay(access.path, value, self.full_shape)
@@ -236,15 +236,19 @@ class RowExecutor:
         return self.plan.capture.length + self.size(prefix_length)
 
     def positions(self, prefix_length: sympy.Expr, *, single: bool) -> Tensor:
-        """Returns the positions of the rows, including the prefix before the tokens.
+        """Returns the indices of the rows along an axis, `prefix_length` of which precede token 0.
+
+        Along an axis that begins after token 0, the indices of the tokens before it are 0.
 
         Returns:
             (batch,) int64 for a single row, (batch, length) for several.
         """
         first = self._position + self.size(prefix_length) if prefix_length != 0 else self._position
         if not single:
-            return first[:, None] + torch.arange(self.row_count())
-        return first if self._last is None else first + self._last
+            positions = first[:, None] + torch.arange(self.row_count())
+        else:
+            positions = first if self._last is None else first + self._last
+        return positions.clamp(min=0) if prefix_length.is_negative else positions
 
     def causal_mask(self, prefix_length: sympy.Expr, *, single: bool) -> Tensor:
         """Returns which keys each row may see, bool: (batch, keys), or (batch, length, keys)."""
@@ -294,7 +298,16 @@ class RowExecutor:
             self._written.add(cache)
         return self.caches[index]
 
+    def _read_rows(self, cache: CachedValue) -> Tensor:
+        """Returns a cache that contains the new rows, from its value's first position on."""
+        assert cache.layout is not None
+        first = self.plan.first_position(cache.source, cache.layout.length)
+        rows = self._cached(cache)
+        return rows.narrow(2, first, self.plan.capture.length - first) if first > 0 else rows
+
     def _write(self, cache: Tensor, rows: Tensor, prefix_length: sympy.Expr) -> Tensor:
+        if prefix_length.is_negative:
+            prefix_length = sympy.Integer(0)
         first = self._position + self.size(prefix_length) if prefix_length != 0 else self._position
         if self.native:
             written: Tensor = cache_write(cache, rows, first)

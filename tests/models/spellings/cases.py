@@ -27,6 +27,7 @@ from tests.models.spellings.decoders import (
     Spelled,
 )
 from tests.models.spellings.rows import EMBEDDINGS, LOGITS, ROWS, RowFunction
+from tests.models.spellings.shifts import SHIFTED_EMBEDDINGS, SHIFTS
 from tests.models.zoo.captioner import (
     FEATURES,
 )
@@ -95,8 +96,11 @@ def _case(name: str, make: Callable[[], nn.Module]) -> Case:
 
 
 SPELLINGS = (
-    *(_case(name, rows_of(function)) for name, function in ROWS.items()),
-    *(_case(name, embed_of(function)) for name, function in EMBEDDINGS.items()),
+    *(_case(name, rows_of(function)) for name, function in (ROWS | SHIFTS).items()),
+    *(
+        _case(name, embed_of(function))
+        for name, function in (EMBEDDINGS | SHIFTED_EMBEDDINGS).items()
+    ),
     *(_case(name, logits_of(function)) for name, function in LOGITS.items()),
     *(_case(name, attention_of(function)) for name, function in ATTENTIONS.items()),
     *(_case(name, make) for name, make in DECODERS.items()),
@@ -127,6 +131,31 @@ MIXING = (
     (
         _case("norm-over-tokens", rows_of(lambda decoder, x, tokens: F.normalize(x, dim=1))),
         "over the token axis.*vector_norm",
+    ),
+    (
+        _case("shifted-left", rows_of(lambda decoder, x, tokens: x + F.pad(x, (0, 0, -1, 1)))),
+        "pads along the token axis",
+    ),
+    (
+        _case(
+            "next-row",
+            rows_of(
+                lambda decoder, x, tokens: x + torch.cat([x[:, 1:], torch.zeros_like(x[:, :1])], 1)
+            ),
+        ),
+        "reads the row of a token after it.*cat",
+    ),
+    (
+        _case("third-row", rows_of(lambda decoder, x, tokens: x + x[:, 2:3])),
+        "that of the first token alone.*slice",
+    ),
+    (
+        _case("every-second-row", rows_of(lambda decoder, x, tokens: x[:, ::2])),
+        "along the token axis.*slice",
+    ),
+    (
+        _case("longer-rows", rows_of(lambda decoder, x, tokens: F.pad(x, (0, 0, 1, 0)))),
+        "rows before the first token are computed.*pad",
     ),
     (_case("mean-of-weights", attention_of(mean_attention)), "along the keys.*mean"),
     (_case("weak-mask", attention_of(weakly_masked)), "along the keys.*sum"),
