@@ -50,8 +50,10 @@ train: $(INSTALLED)
 export-cost: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.export_cost
 
+# finishes what an earlier run left; PART=2/4 checks a quarter of the models
 zoo: $(INSTALLED)
-	$(BIN)/python -m tests.models.zoo --opset 24,18 --jobs 2 --out tests/results/zoo.md
+	$(BIN)/python -m tests.models.zoo --opset 24,18 --jobs 2 --resume build/zoo --out tests/results/zoo.md \
+		$(PART:%=--part %)
 
 generation: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.generation_equality --out tests/results/generation.md

@@ -61,11 +61,25 @@ def analyse(capture: Capture) -> DecodePlan:
         elif plan.binding_times[node] is BindingTime.TOKEN:
             if not plan.causally_masked.isdisjoint(node.all_input_nodes):
                 plan.causally_masked.add(node)
+            _check_sizes(node)
             plan.layouts[node] = rule_of(plan, node).bind(plan, node)
     for head in capture.heads:
         _check_head(plan, head)
     _select_remaining_memory(plan)
     return plan
+
+
+def _check_sizes(node: fx.Node) -> None:
+    """Refuses an operator whose output has a size that depends on values, as that of nonzero.
+
+    Raises:
+        UnsupportedModelError: a size of the output depends on the values of a tensor.
+    """
+    value = node.meta["val"]
+    for part in value if isinstance(value, (tuple, list)) else (value,):
+        sizes = part.shape if isinstance(part, Tensor) else (part,)
+        if any(isinstance(size, torch.SymInt) and not size.node.has_hint() for size in sizes):
+            raise refuse(node, "it returns a number of rows that depends on the values of a tensor")
 
 
 def _binding_time(plan: DecodePlan, node: fx.Node) -> BindingTime:

@@ -343,7 +343,8 @@ class RowExecutor:
         sizes[batch] = -1
         row_sizes = list(value.shape)
         row_sizes[layout.rows] = 1
-        index = self._last.reshape(sizes).expand(row_sizes)
+        last = repeat_elements(self._last, self.plan.fold_factor(node), 0)
+        index = last.reshape(sizes).expand(row_sizes)
         return value.gather(layout.rows, index).squeeze(layout.rows)
 
     def _row_axis(self, operand: fx.Node, alignment: Alignment) -> int | None:

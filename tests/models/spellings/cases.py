@@ -129,7 +129,7 @@ MIXING = (
         "mixes the sequences.*roll",
     ),
     (
-        _case("norm-over-tokens", rows_of(lambda decoder, x, tokens: F.normalize(x, dim=1))),
+        _case("normalize-over-tokens", rows_of(lambda decoder, x, tokens: F.normalize(x, dim=1))),
         "over the token axis.*vector_norm",
     ),
     (

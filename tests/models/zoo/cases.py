@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterable
+from typing import Any
 
 from tests.models.zoo.case import Case
+from tests.models.zoo.refusal import Refusal
 
 _MODULES = {
     "torch": "tests.models.zoo.decoder_cases:TORCH",
@@ -15,6 +17,13 @@ _MODULES = {
     "image": "tests.models.zoo.encoder_cases:IMAGE",
     "signal": "tests.models.zoo.encoder_cases:SIGNAL",
     "padded": "tests.models.zoo.encoder_cases:PADDED",
+    "spelling": "tests.models.spellings.zoo_cases:SPELLED",
+    "published-readers": "tests.models.zoo.published.cases:READERS",
+    "published-captioners": "tests.models.zoo.published.cases:CAPTIONERS",
+    "published-speech": "tests.models.zoo.published.cases:SPEECH",
+    "published-translation": "tests.models.zoo.published.cases:TRANSLATION",
+    "published-language": "tests.models.zoo.published.cases:LANGUAGE",
+    "published-recurrent": "tests.models.zoo.published.cases:RECURRENT",
     "recurrent": "tests.models.zoo.recurrent:RECURRENT",
     "huggingface": "tests.models.zoo.huggingface:HUGGINGFACE",
     "huggingface-more": "tests.models.zoo.huggingface_more:HUGGINGFACE_MORE",
@@ -24,6 +33,13 @@ _MODULES = {
     "own-class": "tests.models.zoo.own_class:OWN_CLASS",
 }
 """By family: its module, and the name of the tuple of its cases."""
+
+_REFUSALS = (
+    "tests.models.zoo.refused:REFUSED",
+    "tests.models.zoo.published.refused:REFUSED",
+    "tests.models.spellings.zoo_cases:REFUSED",
+)
+"""The tuples of models that must be refused, each with its module."""
 
 OPTIONAL = {
     "huggingface": "transformers",
@@ -39,9 +55,13 @@ FAMILIES = tuple(_MODULES)
 
 def family(name: str) -> tuple[Case, ...]:
     """Returns the cases of one family."""
-    module, cases = _MODULES[name].split(":")
-    family_cases: tuple[Case, ...] = getattr(importlib.import_module(module), cases)
+    family_cases: tuple[Case, ...] = _imported(_MODULES[name])
     return family_cases
+
+
+def all_refusals() -> tuple[Refusal, ...]:
+    """Returns the models that the exporter must refuse."""
+    return tuple(refusal for name in _REFUSALS for refusal in _imported(name))
 
 
 def all_cases(families: Iterable[str] = FAMILIES) -> tuple[Case, ...]:
@@ -62,6 +82,11 @@ def find(name: str) -> Case:
                 return case
             names.append(case.name)
     raise KeyError(f"no case {name!r}; there are: {', '.join(names)}")
+
+
+def _imported(name: str) -> Any:
+    module, attribute = name.split(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _installed(name: str) -> bool:

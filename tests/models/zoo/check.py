@@ -16,7 +16,7 @@ from torch import nn
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.errors import BuildError, HybridDeployError
+from hybrid_deploy.errors import BuildError, HybridDeployError, UnsupportedModelError
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.onnx_graphs.files import load_graphs
 from hybrid_deploy.runtime.backends.registry import (
@@ -37,10 +37,13 @@ from tests.models.zoo.reference import (
     rerun,
     scenarios,
 )
+from tests.models.zoo.refusal import Refusal
 
 NEWEST_OPSET = 24
 TARGET = "rtx:sm_86"
+REFUSED, AS_LISTED = "refused", "refused as listed"
 _VARIANT = "fp32"
+_ROOT = Path(__file__).parents[3]
 _STEP_RUNS, _RERUN_RUNS = 100, 15
 
 
@@ -51,7 +54,7 @@ class Result:
     Attributes:
         name: name of the case.
         family: family of the case.
-        verdict: `ok`, or the reason why the case fails.
+        verdict: `ok`, AS_LISTED, or the reason why the case fails.
         largest_difference: largest absolute difference of any logit.
         identical: number of greedy tokens that equal the module's.
         tokens: number of tokens decoded.
@@ -61,6 +64,8 @@ class Result:
         export_seconds: time of the export with the newest opset in seconds.
         older: by older opset, the largest difference, or the reason why the case fails.
         tensorrt: `builds`, or the reason why TensorRT does not build the step.
+        words: message of the refusal of a model that must be refused.
+        seconds: time of the whole check in seconds.
     """
 
     name: str
@@ -75,11 +80,18 @@ class Result:
     export_seconds: float | None = None
     older: dict[int, str] = dataclasses.field(default_factory=dict)
     tensorrt: str | None = None
+    words: str | None = None
+    seconds: float | None = None
 
     @property
     def ok(self) -> bool:
         """Whether every check passed."""
-        return self.verdict == "ok"
+        return self.verdict in ("ok", AS_LISTED)
+
+    @property
+    def refused(self) -> bool:
+        """Whether this is a model that must be refused."""
+        return self.family == REFUSED
 
 
 def export(case: Case, model: nn.Module, out: Path, opset: int = NEWEST_OPSET) -> Bundle:
@@ -135,6 +147,19 @@ def check(
             if tensorrt:
                 progress("tensorrt")
                 result.tensorrt = build_step(bundle, Path(folder, "engines"))
+    return result
+
+
+def check_refusal(refusal: Refusal) -> Result:
+    """Checks that the exporter refuses a model, with the words that the model lists."""
+    result = Result(refusal.name, REFUSED, verdict="exports, but must be refused")
+    with tempfile.TemporaryDirectory(prefix="zoo-") as folder, _verdict(result):
+        try:
+            export(refusal.case, refusal.case.model(), Path(folder, "bundle"))
+        except UnsupportedModelError as error:
+            result.words = str(error).replace(f"{_ROOT}/", "")
+            missing = refusal.missing(result.words)
+            result.verdict = AS_LISTED if missing is None else f"the refusal lacks {missing!r}"
     return result
 
 

@@ -6,9 +6,7 @@ this line is in this file.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,44 +16,9 @@ from torch import Tensor, nn
 from tests.models.zoo.captioner import FEATURES, VOCABULARY, WIDTH
 from tests.models.zoo.case import Case, random_floats
 from tests.models.zoo.handwritten_decoders import HandWrittenDecoder, heads
+from tests.models.zoo.refusal import Refusal
 from tests.models.zoo.self_attentions import SIZE
 from tests.models.zoo.torch_decoders import TorchDecoder
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A model that the exporter must refuse.
-
-    Attributes:
-        name: name of the model.
-        make: function that builds the model.
-        message: regular expression that the message must match.
-        line: text of the line in this file that the message must name; None if it names no line.
-    """
-
-    name: str
-    make: Callable[[], nn.Module]
-    message: str
-    line: str | None = None
-
-    @property
-    def case(self) -> Case:
-        """The case that exports the model."""
-        return Case(
-            name=self.name,
-            family="refused",
-            make=self.make,
-            inputs=lambda batch, size: {"features": random_floats(batch, size, FEATURES)},
-            sizes=(9,),
-        )
-
-    def line_pattern(self) -> str:
-        """Returns a regular expression for the file and number of the line in a message."""
-        assert self.line is not None
-        lines = Path(__file__).read_text(encoding="utf-8").splitlines()
-        numbers = [n for n, text in enumerate(lines, 1) if text.strip() == self.line]
-        assert len(numbers) == 1, f"{self.line!r} stands in {len(numbers)} lines"
-        return rf'{re.escape(Path(__file__).name)}"?(?:, line |:){numbers[0]}\b'
 
 
 class Embedded(TorchDecoder):
@@ -275,72 +238,90 @@ PLACEHOLDER = 3
 _FEATURES_FIRST = r"places of these values.*let the features stand before the text"
 _MIXES_TOKENS = "this operator mixes tokens"
 
-REFUSALS = (
-    Refusal(
+
+def _refusal(
+    name: str, make: Callable[[], nn.Module], message: str, line: str | None = None
+) -> Refusal:
+    return Refusal(
+        Case(
+            name=name,
+            family="refused",
+            make=make,
+            inputs=lambda batch, size: {"features": random_floats(batch, size, FEATURES)},
+            sizes=(9,),
+        ),
+        message,
+        line,
+        Path(__file__),
+    )
+
+
+REFUSED = (
+    _refusal(
         "no-mask",
         NoMask,
         r"causal mask.*scaled_dot_product_attention.*decoder\.layers\.0\.self_attn",
         "rows = self.decoder(self.embedded(tokens), memory)",
     ),
-    Refusal(
+    _refusal(
         "no-mask-by-hand",
         lambda: HandWrittenDecoder(NoMaskByHand),
         r"causal mask.*blocks\.0\.attention",
         "weights = F.softmax(q @ k.transpose(-1, -2) / SIZE**0.5, dim=-1)",
     ),
-    Refusal("convolution", Convolution, r"conv1d.*module \S*mix\b", "rows = self.mix(rows)"),
-    Refusal(
+    _refusal("convolution", Convolution, r"conv1d.*module \S*mix\b", "rows = self.mix(rows)"),
+    _refusal(
         "causal-convolution",
         CausalConvolution,
         r"aten\.pad",
         "rows = torch.tanh(self.mix(F.pad(rows, (2, 0))))",
     ),
-    Refusal(
+    _refusal(
         "running-sum",
         RunningSum,
         rf"{_MIXES_TOKENS}.*cumsum",
         "return torch.tanh(rows.cumsum(dim=1))",
     ),
-    Refusal(
+    _refusal(
         "recurrence",
         Recurrence,
         rf"{_MIXES_TOKENS}.*gru.*module \S*gru\b",
         "rows, _ = self.gru(super().embedded(tokens))",
     ),
-    Refusal(
+    _refusal(
         "norm-over-tokens",
         NormOverTokens,
         r"over the token axis.*mean",
         "rows = rows - rows.mean(dim=1, keepdim=True)",
     ),
-    Refusal(
+    _refusal(
         "instance-norm", InstanceNorm, r"token.*module \S*standard\b", "rows = self.standard(rows)"
     ),
-    Refusal(
+    _refusal(
         "last-token", LooksAtLastToken, r"along the token axis.*slice", "return rows + rows[:, -1:]"
     ),
-    Refusal(
+    _refusal(
         "features-at-placeholders",
         FeaturesAtPlaceholders,
         rf"{_FEATURES_FIRST}.*masked_scatter",
         "rows = self.embedded(tokens).masked_scatter(places, memory)",
     ),
-    Refusal(
+    _refusal(
         "counted-placeholders",
         CountedPlaceholders,
         rf"{_FEATURES_FIRST}.*cumsum",
         "count = is_feature.cumsum(1) - 1",
     ),
-    Refusal("data-dependent", DataDependent, r"cannot be traced", "if tokens.sum() > 0:"),
-    Refusal("length-dependent", LengthDependent, r"different program.*number of tokens"),
-    Refusal("left-in-training", LeftInTraining, r"training mode.*positions_dropout"),
-    Refusal("functional-dropout", FunctionalDropout, r"dropout", "return F.dropout(rows, 0.1)"),
-    Refusal(
+    _refusal("data-dependent", DataDependent, r"cannot be traced", "if tokens.sum() > 0:"),
+    _refusal("length-dependent", LengthDependent, r"different program.*number of tokens"),
+    _refusal("left-in-training", LeftInTraining, r"training mode.*positions_dropout"),
+    _refusal("functional-dropout", FunctionalDropout, r"dropout", "return F.dropout(rows, 0.1)"),
+    _refusal(
         "batch-coupled",
         BatchCoupled,
         r"batch.*mean",
         "return rows - rows.mean(dim=0, keepdim=True)",
     ),
-    Refusal("batch-coupled-encoder", BatchCoupledEncoder, r"encode\(\).*batch"),
-    Refusal("no-decode", NoDecode, r"NoDecode has no decode\(\)"),
+    _refusal("batch-coupled-encoder", BatchCoupledEncoder, r"encode\(\).*batch"),
+    _refusal("no-decode", NoDecode, r"NoDecode has no decode\(\)"),
 )
