@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from hybrid_deploy.export.huggingface.architectures.base import HuggingFaceModel
-from hybrid_deploy.export.huggingface.architectures.images import CaptionFromImage, PlacedPatches
+from hybrid_deploy.export.huggingface.architectures.images import (
+    CaptionFromImage,
+    FormulaFromImage,
+    PlacedPatches,
+)
 from hybrid_deploy.export.huggingface.architectures.prompted_images import ImageInPrompt
 from hybrid_deploy.export.huggingface.architectures.speech import (
     MaskWithMemory,
     SpeechEncoderAndDecoder,
+    SpeechWithPrenets,
     SubsampledMask,
     SubsampledSpeech,
+    WholeFrames,
 )
-from hybrid_deploy.export.huggingface.architectures.texts import MaskByLayerType, TextInBlocks
+from hybrid_deploy.export.huggingface.architectures.texts import (
+    BatchSecond,
+    MaskByLayerType,
+    TextInBlocks,
+)
 
 ADAPTERS: tuple[type[HuggingFaceModel], ...] = (
     MaskWithMemory,
@@ -19,9 +29,13 @@ ADAPTERS: tuple[type[HuggingFaceModel], ...] = (
     ImageInPrompt,
     PlacedPatches,
     CaptionFromImage,
+    FormulaFromImage,
     SubsampledSpeech,
     SpeechEncoderAndDecoder,
+    SpeechWithPrenets,
+    WholeFrames,
     TextInBlocks,
+    BatchSecond,
     MaskByLayerType,
     HuggingFaceModel,
 )

@@ -18,7 +18,7 @@ from hybrid_deploy.runtime.generation.sequences import Limits, SequenceResult
 from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from tests.models.zoo.case import random_tokens
-from tests.models.zoo.huggingface import CASES
+from tests.models.zoo.transformers.models import CASES
 from tests.models.zoo.reference import Start
 
 LENGTH, BATCH, BEAMS, N_BEST, PAD = 16, 3, 4, 2, 0

@@ -16,15 +16,13 @@ _MODULES = {
     "signal": "tests.models.zoo.encoder_cases:SIGNAL",
     "padded": "tests.models.zoo.encoder_cases:PADDED",
     "recurrent": "tests.models.zoo.recurrent:RECURRENT",
-    "huggingface": "tests.models.zoo.huggingface:HUGGINGFACE",
-    "huggingface-more": "tests.models.zoo.huggingface_more:HUGGINGFACE_MORE",
+    "huggingface": "tests.models.zoo.transformers.models:HUGGINGFACE",
     "own-class": "tests.models.zoo.own_class:OWN_CLASS",
 }
 """By family: its module, and the name of the tuple of its cases."""
 
 OPTIONAL = {
     "huggingface": "transformers",
-    "huggingface-more": "transformers",
     "own-class": "transformers",
 }
 """Families that need an optional package, with its name."""
