@@ -5,6 +5,7 @@ The line comes before any tensor is computed, so it costs nothing for a model of
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -14,7 +15,8 @@ from hybrid_deploy.errors import UnsupportedModelError
 
 SUPPORTED = (
     "VisionEncoderDecoder, SpeechEncoderDecoder, EncoderDecoder, Whisper, Speech2Text, Moonshine, "
-    "SeamlessM4T to text, BART, mBART, Marian, Pegasus, T5, UMT5, T5Gemma, Switch, Pix2Struct, "
+    "Canary, CohereAsr, SpeechT5 to text, SeamlessM4T to text, BART, mBART, M2M100, Marian, "
+    "Pegasus, BlenderBot, MVP, FSMT, T5, UMT5, LongT5, T5Gemma, Switch, Pix2Struct, PP-FormulaNet, "
     "Florence-2, BLIP captioning"
 )
 _SCOPE = "hybrid-deploy exports autoregressive decoders that read the memory of an encoder"
@@ -23,27 +25,52 @@ _WRAPPER = (
     "logits"
 )
 
+_BETWEEN = (
+    "is a language model whose layers attend to an image or a protein while they read a prompt, "
+    f"which no adapter here knows; {_WRAPPER}"
+)
+_LOOP = f"decodes in a loop inside its forward(), of which no step can be exported; {_WRAPPER}"
+_BESIDE = "reads the sound beside its own tokens, a frame for each token"
+
 _BY_CLASS = {
     "BigBirdPegasusForConditionalGeneration": (
         "reads with block-sparse attention, which picks random blocks; load it with "
         "attention_type='original_full'"
     ),
+    "BlipForQuestionAnswering": (
+        "answers with a decoder behind an encoder of the question, which no adapter here knows; "
+        f"{_WRAPPER}"
+    ),
+    "EvollaForProteinText2Text": _BETWEEN,
+    "IdeficsForVisionText2Text": _BETWEEN,
+    "KyutaiSpeechToTextForConditionalGeneration": _BESIDE,
     "LEDForConditionalGeneration": (
         "reads with windowed attention whose global positions depend on the values of the input"
+    ),
+    "MllamaForConditionalGeneration": _BETWEEN,
+    "MvpForConditionalGeneration": (
+        "puts a trained prompt in front of the keys of its self-attention, whose cache has no such "
+        "form here"
     ),
     "NllbMoeForConditionalGeneration": (
         "drops tokens by the load of its experts over the whole batch, so a sequence depends on "
         "its neighbours"
     ),
+    "Pop2PianoForConditionalGeneration": (
+        f"reads features behind the token of a composer, which no adapter here knows; {_WRAPPER}"
+    ),
     "ProphetNetForConditionalGeneration": (
         "predicts several future tokens with streams of its decoder that have no incremental form"
     ),
+    "SLANeXtForTableRecognition": _LOOP,
+    "SLANetForTableRecognition": _LOOP,
     "T5Gemma2ForConditionalGeneration": (
         "joins the memory and its own tokens in one attention, whose cache has no such form here"
     ),
     "UdopForConditionalGeneration": (
         "reads words, their boxes and an image, and drops image patches by the values of the boxes"
     ),
+    "VoxtralRealtimeForConditionalGeneration": _BESIDE,
 }
 """What an encoder-decoder does that has no counterpart here, by its class."""
 
@@ -54,9 +81,12 @@ _BY_NAME: tuple[tuple[str, str], ...] = (
         r"For(RNNT|TDT|Transducer)$|Transducer",
         "a transducer: its decoder advances along the frames of the sound, not token by token",
     ),
-    (r"^(Dia|Musicgen|MusicgenMelody|Moshi|Csm|HiggsAudioV2|PocketTTS|Pop2Piano)For", _SOUND),
+    (r"^(Dia|Musicgen|MusicgenMelody|Moshi|Csm|HiggsAudioV2|PocketTTS)For", _SOUND),
+    (r"^(Qwen2_5Omni|Qwen3OmniMoe|VibeVoice)ForConditionalGeneration$", _SOUND),
+    (r"^(Bark|FastSpeech2Conformer|Vits)", _SOUND),
     (r"For(TextToSpeech|TextToSpectrogram|SpeechToSpeech|TextToWaveform)$", _SOUND),
     (r"TTSFor|TextToUnitFor|TextToUnitModel$|TalkerFor|TalkerCodePredictor", _SOUND),
+    (r"^PI0For", "a model that emits the movements of a robot, not tokens"),
     (r"BlockDiffusion$", "a diffusion model: it fills blocks of tokens in any order"),
 )
 """What a model is, by a pattern of its class name."""
@@ -69,6 +99,12 @@ _GENERATES = (
     "VisionText2Text",
     "ProteinText2Text",
 )
+
+_READ = {
+    "images": {"flattened_patches", "image_patches", "image_pixel_values", "pixel_values"},
+    "sound": {"audio_input_features", "input_features", "input_values"},
+}
+"""What a language model reads beside its prompt, and the parameters of `forward` for it."""
 
 
 def refusal(model: PreTrainedModel) -> UnsupportedModelError:
@@ -108,7 +144,7 @@ def known_refusal(model: PreTrainedModel) -> str | None:
         model: any model of transformers.
     """
     for base in type(model).__mro__:
-        if base.__name__ in _BY_CLASS and not _is_full_big_bird(model):
+        if base.__name__ in _BY_CLASS and not _is_exempt(model):
             return _BY_CLASS[base.__name__]
         for pattern, what in _BY_NAME:
             if re.search(pattern, base.__name__):
@@ -120,8 +156,10 @@ def known_refusal(model: PreTrainedModel) -> str | None:
     return None
 
 
-def _is_full_big_bird(model: PreTrainedModel) -> bool:
-    return getattr(model.config, "attention_type", None) == "original_full"
+def _is_exempt(model: PreTrainedModel) -> bool:
+    """Returns whether a config turns off what its class is refused for."""
+    has_no_prompt = getattr(model.config, "use_prompt", True) is False  # MVP
+    return has_no_prompt or getattr(model.config, "attention_type", None) == "original_full"
 
 
 def _other_task(class_name: str) -> str | None:
@@ -144,12 +182,13 @@ def _without_decoder(model: PreTrainedModel) -> str:
     """Returns what a model is that has no decoder behind an encoder."""
     if not model.can_generate():
         return "an encoder without a decoder that emits tokens"
-    for part, read in (("audio", "sound"), ("vision", "images")):
-        if any(getattr(model.config, f"{part}{end}", None) for end in ("_config", "_encoder")):
-            return (
-                f"a decoder-only language model that takes {read} into its prompt: it has no "
-                "encoder whose memory the decoder reads"
-            )
+    parameters = set(inspect.signature(model.forward).parameters)
+    reads = [what for what, names in _READ.items() if not parameters.isdisjoint(names)]
+    if reads:
+        return (
+            f"a decoder-only language model that takes {' and '.join(reads)} into its prompt: it "
+            "has no encoder whose memory the decoder reads"
+        )
     return "a decoder-only language model: it has no encoder whose memory the decoder reads"
 
 

@@ -1,7 +1,7 @@
 """One-hot vectors whose number of classes follows a size of the input.
 
-    before    one_hot(tokens, classes)              (ONNX keeps the number of classes of the trace)
-    after     (tokens[..., None] == arange(classes)).long()
+before    one_hot(tokens, classes)              (ONNX keeps the number of classes of the trace)
+after     (tokens[..., None] == arange(classes)).long()
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Attentions with an axis of their own for the heads, and masks of another form.
 
-    bmm -> softmax -> bmm, with heads in the batch axis
-      becomes    scaled_dot_product_attention(batch, heads, tokens, width)
-    T5 cross layer:  scores + zeros(1, heads, tokens, memory)      (one row per token)
-      becomes    scores + zeros(1, 1, 1, 1)
+bmm -> softmax -> bmm, with heads in the batch axis
+  becomes    scaled_dot_product_attention(batch, heads, tokens, width)
+T5 cross layer:  scores + zeros(1, heads, tokens, memory)      (one row per token)
+  becomes    scores + zeros(1, 1, 1, 1)
 """
 
 from __future__ import annotations

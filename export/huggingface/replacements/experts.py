@@ -1,7 +1,7 @@
 """Layers of experts that compute every expert, and weigh the chosen one's rows.
 
-    rows[expert == chosen]       (reads the values of all rows)
-      becomes    sum of every expert, times its share, which is 0 unless it is chosen
+rows[expert == chosen]       (reads the values of all rows)
+  becomes    sum of every expert, times its share, which is 0 unless it is chosen
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from tests.models.zoo.transformers.base import (
     BERT,
     POSITIONS,
     T5,
-    TOKENS,
     UNTIED,
     Inputs,
     Models,

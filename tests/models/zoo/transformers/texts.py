@@ -105,9 +105,7 @@ def _text(batch: int, size: int) -> dict[str, Tensor]:
 _INPUTS = Inputs(_text, (8, 13, 31), ("words", 4, 40), "input_ids")
 
 TEXTS: Models = {
-    "bart": Tiny(
-        lambda: seq2seq(hf.BartForConditionalGeneration, hf.BartConfig), _INPUTS, 1.25, 4
-    ),
+    "bart": Tiny(lambda: seq2seq(hf.BartForConditionalGeneration, hf.BartConfig), _INPUTS, 1.25, 4),
     "bert-to-bert": Tiny(bert_to_bert, _INPUTS, 1.5),
     "bigbird-pegasus": Tiny(
         lambda: seq2seq(
@@ -161,9 +159,7 @@ TEXTS: Models = {
     ),
     "mt5": Tiny(lambda: t5(hf.MT5ForConditionalGeneration, hf.MT5Config, **UNTIED), _INPUTS, 1.5),
     "mvp": Tiny(lambda: seq2seq(hf.MvpForConditionalGeneration, hf.MvpConfig), _INPUTS),
-    "pegasus": Tiny(
-        lambda: seq2seq(hf.PegasusForConditionalGeneration, hf.PegasusConfig), _INPUTS
-    ),
+    "pegasus": Tiny(lambda: seq2seq(hf.PegasusForConditionalGeneration, hf.PegasusConfig), _INPUTS),
     "pegasus-x": Tiny(
         lambda: seq2seq(
             hf.PegasusXForConditionalGeneration,
