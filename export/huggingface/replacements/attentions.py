@@ -64,7 +64,7 @@ class FusedAttention(nn.Module):
 
     def _split(self, rows: Tensor) -> Tensor:
         """Returns rows (batch, length, width) as (batch, heads, length, width of a head)."""
-        return rows.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return rows.view(*rows.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 def fused_attention(old: Any) -> FusedAttention:
