@@ -233,7 +233,7 @@ def _longest_seconds(folder: ModelFolder, rate: int) -> float | None:
     """Returns the length of the sound that fits a table of positions; None without a table."""
     model = folder.model
     if folder.model_type == "speecht5":
-        samples = model["max_speech_positions"] * math.prod(model["conv_stride"])
+        samples: float = model["max_speech_positions"] * math.prod(model["conv_stride"])
     elif folder.model_type == "moonshine_streaming":
         frame_ms = model["encoder_config"]["frame_ms"]
         samples = model["max_position_embeddings"] * _MOONSHINE_STRIDE * frame_ms * rate / 1000
