@@ -19,6 +19,9 @@ from transformers.masking_utils import bidirectional_mask_function, causal_mask_
 NAME = "hybrid_deploy"
 """Name of this attention and its masks in a config."""
 
+ADDED = "hybrid_deploy_added"
+"""Name of the masks in the config of a model that adds them to the scores of its own attention."""
+
 
 def plain_mask(
     batch_size: int,
@@ -59,6 +62,35 @@ def plain_mask(
     keys = torch.arange(kv_length, device=device)[None, None, None, :] + kv_offset
     visible = mask_function(zero, zero, queries, keys)
     return visible if padding is None else visible & padding
+
+
+def added_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> Tensor | None:
+    """Returns `plain_mask` as numbers that are added to the scores.
+
+    transformers' own mask for such a model indexes the padding by the number of a row in the batch,
+    and a graph for any batch has no such constant.
+
+    Args:
+        batch_size: number of sequences.
+        q_length: number of queries.
+        kv_length: number of keys.
+        dtype: type of the scores.
+        options: other arguments of `plain_mask`.
+
+    Returns:
+        (batch, 1, queries, keys), 0 for visible keys and the least number for others; or None.
+    """
+    visible = plain_mask(batch_size, q_length, kv_length, **options)
+    if visible is None:
+        return None
+    added = torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
+    return added.expand(batch_size, -1, q_length, kv_length)
 
 
 def attend(
@@ -103,17 +135,18 @@ def attend(
 def use_plain_attention(model: nn.Module) -> None:
     """Makes the Hugging Face models inside a module use `plain_mask` and no cache.
 
-    A model without transformers' attention interface uses its own eager attention.
+    A model without transformers' attention interface uses its own attention, with `added_mask`.
 
     Args:
         model: changed in place.
     """
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, plain_mask)
+    AttentionMaskInterface.register(ADDED, added_mask)
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             has_interface = module._can_set_attn_implementation()
-            module.config._attn_implementation = NAME if has_interface else "eager"
+            module.config._attn_implementation = NAME if has_interface else ADDED
             module.config.use_cache = False
             # no sequence is padded here, but its start token can be the padding token
             module.warn_if_padding_and_no_attention_mask = _no_warning

@@ -36,6 +36,11 @@ _REQUIRED_PROCESSORS = {
     "speech_to_text": "a feature extractor",
     "speech-encoder-decoder": "a feature extractor",
     "moonshine": "a feature extractor",
+    "moonshine_streaming": "a feature extractor",
+    "canary": "a feature extractor",
+    "cohere_asr": "a feature extractor",
+    "speecht5": "a feature extractor",
+    "pp_formulanet": "an image processor",
 }
 _IMAGE_AND_TEXT_MODELS = ("BlipForQuestionAnswering", "Florence2ForConditionalGeneration")
 _TEXT_POSITIONS = ("max_source_positions", "max_position_embeddings", "n_positions")

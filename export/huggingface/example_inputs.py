@@ -52,6 +52,8 @@ def _image(config: Any, generator: torch.Generator) -> Tensor:
 def _spectrogram(config: Any, generator: torch.Generator) -> Tensor:
     """Returns input_features float32: Whisper's (1, bins, frames), else (1, frames, bins)."""
     width = _first(_part(config, "encoder"), "feature_projection_input_dim", default=None)
+    encoder = getattr(config, "encoder_config", None)
+    width = getattr(encoder, "num_mel_bins", None) if width is None else width
     if width is not None:
         return torch.randn(1, _AUDIO_FRAMES, width, generator=generator)
     config = _part(config, "audio_config")

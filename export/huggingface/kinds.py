@@ -5,6 +5,7 @@ The line comes before any tensor is computed, so it costs nothing for a model of
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -19,10 +20,11 @@ from hybrid_deploy.errors import UnsupportedModelError
 
 SUPPORTED = (
     "VisionEncoderDecoder, SpeechEncoderDecoder, EncoderDecoder, Whisper, Speech2Text, Moonshine, "
-    "SeamlessM4T to text, BART, mBART, Marian, Pegasus, T5, UMT5, T5Gemma, Switch, Pix2Struct, "
+    "Canary, CohereAsr, SpeechT5 to text, SeamlessM4T to text, BART, mBART, M2M100, Marian, "
+    "Pegasus, BlenderBot, MVP, FSMT, T5, UMT5, LongT5, T5Gemma, Switch, Pix2Struct, PP-FormulaNet, "
     "Florence-2, BLIP captioning; with the image or sound before the text: LLaVA, LLaVA-NeXT, "
     "LLaVA-OneVision, VipLLaVA, Idefics3, SmolVLM, InternVL, Aya Vision, Cohere2 Vision, "
-    "GOT-OCR2, Qwen2-VL, Qwen2.5-VL, BLIP-2, Kosmos-2, GIT, Qwen2-Audio"
+    "GOT-OCR2, Qwen2-VL, Qwen2.5-VL, BLIP-2, Kosmos-2, GIT, Qwen2-Audio, PaliGemma, InstructBLIP"
 )
 _SCOPE = "hybrid-deploy exports autoregressive decoders behind an encoder of images, sound or text"
 _WRAPPER = (
@@ -30,33 +32,52 @@ _WRAPPER = (
     "logits"
 )
 
-_CROSS_ATTENTION = (
-    "reads images by cross-attention between the layers of a language model, with masks that "
-    "depend on the places of the images in the prompt"
+_BETWEEN = (
+    "is a language model whose layers attend to an image or a protein while they read a prompt, "
+    f"which no adapter here knows; {_WRAPPER}"
 )
+_LOOP = f"decodes in a loop inside its forward(), of which no step can be exported; {_WRAPPER}"
+_BESIDE = "reads the sound beside its own tokens, a frame for each token"
+
 _BY_CLASS = {
     "BigBirdPegasusForConditionalGeneration": (
         "reads with block-sparse attention, which picks random blocks; load it with "
         "attention_type='original_full'"
     ),
-    "IdeficsForVisionText2Text": _CROSS_ATTENTION,
-    "MllamaForConditionalGeneration": _CROSS_ATTENTION,
+    "BlipForQuestionAnswering": (
+        "answers with a decoder behind an encoder of the question, which no adapter here knows; "
+        f"{_WRAPPER}"
+    ),
+    "EvollaForProteinText2Text": _BETWEEN,
+    "IdeficsForVisionText2Text": _BETWEEN,
+    "KyutaiSpeechToTextForConditionalGeneration": _BESIDE,
     "LEDForConditionalGeneration": (
         "reads with windowed attention whose global positions depend on the values of the input"
+    ),
+    "MllamaForConditionalGeneration": _BETWEEN,
+    "MvpForConditionalGeneration": (
+        "puts a trained prompt in front of the keys of its self-attention, whose cache has no such "
+        "form here"
     ),
     "NllbMoeForConditionalGeneration": (
         "drops tokens by the load of its experts over the whole batch, so a sequence depends on "
         "its neighbours"
     ),
+    "Pop2PianoForConditionalGeneration": (
+        f"reads features behind the token of a composer, which no adapter here knows; {_WRAPPER}"
+    ),
     "ProphetNetForConditionalGeneration": (
         "predicts several future tokens with streams of its decoder that have no incremental form"
     ),
+    "SLANeXtForTableRecognition": _LOOP,
+    "SLANetForTableRecognition": _LOOP,
     "T5Gemma2ForConditionalGeneration": (
         "joins the memory and its own tokens in one attention, whose cache has no such form here"
     ),
     "UdopForConditionalGeneration": (
         "reads words, their boxes and an image, and drops image patches by the values of the boxes"
     ),
+    "VoxtralRealtimeForConditionalGeneration": _BESIDE,
 }
 """What an encoder-decoder does that has no counterpart here, by its class."""
 
@@ -67,16 +88,15 @@ _BY_NAME: tuple[tuple[str, str], ...] = (
         r"For(RNNT|TDT|Transducer)$|Transducer",
         "a transducer: its decoder advances along the frames of the sound, not token by token",
     ),
-    (r"^Bark(Semantic|Coarse|Fine)?Model$", _SOUND),
-    (r"^(Dia|Musicgen|MusicgenMelody|Moshi|Csm|HiggsAudioV2|PocketTTS|Pop2Piano)For", _SOUND),
+    (r"^(Dia|Musicgen|MusicgenMelody|Moshi|Csm|HiggsAudioV2|PocketTTS)For", _SOUND),
+    (r"^(Qwen2_5Omni|Qwen3OmniMoe|VibeVoice)ForConditionalGeneration$", _SOUND),
+    (r"^(Bark|FastSpeech2Conformer|Vits)", _SOUND),
     (r"For(TextToSpeech|TextToSpectrogram|SpeechToSpeech|TextToWaveform)$", _SOUND),
     (r"TTSFor|TextToUnitFor|TextToUnitModel$|TalkerFor|TalkerCodePredictor", _SOUND),
+    (r"^PI0For", "a model that emits the movements of a robot, not tokens"),
     (r"BlockDiffusion$", "a diffusion model: it fills blocks of tokens in any order"),
 )
 """What a model is, by a pattern of its class name."""
-
-_SENSES = (("audio", "sound"), ("vision", "images"))
-"""Begin of the name of a part's config, and what the part reads."""
 
 _GENERATES = (
     "ConditionalGeneration",
@@ -86,6 +106,12 @@ _GENERATES = (
     "VisionText2Text",
     "ProteinText2Text",
 )
+
+_READ = {
+    "images": {"flattened_patches", "image_patches", "image_pixel_values", "pixel_values"},
+    "sound": {"audio_input_features", "input_features", "input_values"},
+}
+"""What a language model reads beside its prompt, and the parameters of `forward` for it."""
 
 
 def refusal(model: PreTrainedModel) -> UnsupportedModelError:
@@ -125,7 +151,7 @@ def known_refusal(model: PreTrainedModel) -> str | None:
         model: any model of transformers.
     """
     for base in type(model).__mro__:
-        if base.__name__ in _BY_CLASS and not _is_full_big_bird(model):
+        if base.__name__ in _BY_CLASS and not _is_exempt(model):
             return _BY_CLASS[base.__name__]
         for pattern, what in _BY_NAME:
             if re.search(pattern, base.__name__):
@@ -137,8 +163,10 @@ def known_refusal(model: PreTrainedModel) -> str | None:
     return None
 
 
-def _is_full_big_bird(model: PreTrainedModel) -> bool:
-    return getattr(model.config, "attention_type", None) == "original_full"
+def _is_exempt(model: PreTrainedModel) -> bool:
+    """Returns whether a config turns off what its class is refused for."""
+    has_no_prompt = getattr(model.config, "use_prompt", True) is False  # MVP
+    return has_no_prompt or getattr(model.config, "attention_type", None) == "original_full"
 
 
 def _other_task(class_name: str) -> str | None:
@@ -159,10 +187,11 @@ def _has_encoder_and_decoder(config: Any) -> bool:
 
 def _without_decoder(model: PreTrainedModel) -> str:
     """Returns what a model is that has no decoder behind an encoder."""
-    reads = next((read for part, read in _SENSES if _has_part(model.config, part)), None)
+    parameters = set(inspect.signature(model.forward).parameters)
+    reads = " and ".join(what for what, names in _READ.items() if not parameters.isdisjoint(names))
     if not model.can_generate() and not _is_decoder(model.config):
         return "an encoder without a decoder that emits tokens"
-    if reads is None:
+    if not reads:
         return "a decoder-only language model: it has no encoder whose memory the decoder reads"
     if not model.can_generate():
         return (
@@ -174,10 +203,6 @@ def _without_decoder(model: PreTrainedModel) -> str:
         f"class whose encode returns the rows before the text, and whose decode(tokens, rows) runs "
         "the language model over cat([rows, embedded tokens], 1)"
     )
-
-
-def _has_part(config: Any, part: str) -> bool:
-    return any(getattr(config, f"{part}{end}", None) for end in ("_config", "_encoder"))
 
 
 def _is_decoder(config: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -36,6 +37,8 @@ _RESAMPLE: tuple[Resample, ...] = (
     "nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"
 )  # fmt: skip
 _KALDI_HOP_S = 0.010
+_MOONSHINE_STRIDE = 4  # of two convolutions behind the frames
+_MOST_SECONDS = 30.0  # a graph for longer sound takes much memory
 
 ProcessorSettings = Mapping[str, Any]
 """Settings of an image processor or feature extractor, by name."""
@@ -57,9 +60,10 @@ def input_of(folder: ModelFolder) -> EncoderInput | None:
     kind = kind.removesuffix("FeatureExtractor").removesuffix("ImageProcessor")
     if kind not in _IMAGES:
         supported = ", ".join((*_IMAGES, *_AUDIO))
+        spec = "an AudioInput" if name.endswith("FeatureExtractor") else "a PixelsInput"
         raise UnsupportedModelError(
             f"{folder.path} has a processor {name or 'without a type'}; known are {supported}. "
-            "Describe its steps with a PixelsInput, or give arrays with an ArrayInput"
+            f"Describe its steps with {spec}, or give arrays with an ArrayInput"
         )
     return _IMAGES[kind](folder, _with_defaults(f"{kind}ImageProcessor", settings))
 
@@ -221,7 +225,21 @@ def _wav2vec2(folder: ModelFolder, settings: ProcessorSettings) -> AudioInput:
         Waveform(normalize=bool(settings["do_normalize"])),
         mask=MASK,
         padding=float(settings["padding_value"]),
+        max_seconds=_longest_seconds(folder, int(settings["sampling_rate"])),
     )
+
+
+def _longest_seconds(folder: ModelFolder, rate: int) -> float | None:
+    """Returns the length of the sound that fits a table of positions; None without a table."""
+    model = folder.model
+    if folder.model_type == "speecht5":
+        samples: float = model["max_speech_positions"] * math.prod(model["conv_stride"])
+    elif folder.model_type == "moonshine_streaming":
+        frame_ms = model["encoder_config"]["frame_ms"]
+        samples = model["max_position_embeddings"] * _MOONSHINE_STRIDE * frame_ms * rate / 1000
+    else:
+        return None
+    return min(_MOST_SECONDS, samples / rate)
 
 
 def _note_dither(folder: ModelFolder, settings: ProcessorSettings) -> None:
@@ -243,5 +261,6 @@ _IMAGES: dict[str, Callable[[ModelFolder, ProcessorSettings], EncoderInput]] = {
 _AUDIO: dict[str, Callable[[ModelFolder, ProcessorSettings], EncoderInput]] = {
     "WhisperFeatureExtractor": _whisper,
     "Speech2TextFeatureExtractor": _speech_to_text,
+    "SpeechT5FeatureExtractor": _wav2vec2,
     "Wav2Vec2FeatureExtractor": _wav2vec2,
 }

@@ -11,10 +11,12 @@ from torch.overrides import TorchFunctionMode
 
 from hybrid_deploy.export.trace.complex_pairs import ComplexPair, view_as_complex_pair
 from hybrid_deploy.export.trace.max_pool1d import max_pool1d_by_max_pool2d
+from hybrid_deploy.export.trace.one_hot import one_hot_by_comparison
 
 _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     torch.max_pool1d: max_pool1d_by_max_pool2d,
     F.max_pool1d: max_pool1d_by_max_pool2d,
+    F.one_hot: one_hot_by_comparison,
     torch.view_as_complex: view_as_complex_pair,
     torch.complex: ComplexPair,
 }

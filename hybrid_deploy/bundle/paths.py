@@ -33,8 +33,8 @@ def check_variant_name(name: str) -> None:
     if not is_variant_name(name):
         taken = f"; {name} is taken" if name.lower() in _RESERVED else ""
         raise UsageError(
-            f"{name!r} cannot name a variant: 1 to {_MAX_NAME} letters, digits, '.', '_', '+' or '-' "
-            f"that begin with a letter or digit{taken}"
+            f"{name!r} cannot name a variant: 1 to {_MAX_NAME} letters, digits, '.', '_', '+' or "
+            f"'-' that begin with a letter or digit{taken}"
         )
 
 

@@ -51,3 +51,24 @@ class CaptionFromImage(HuggingFaceModel):
         outputs = model.text_decoder(tokens, encoder_hidden_states=memory[0], use_cache=False)
         logits: Tensor = outputs.logits
         return logits
+
+
+class FormulaFromImage(HuggingFaceModel):
+    """PP-FormulaNet: the decoder reads the encoder's second output."""
+
+    @classmethod
+    def fits(cls, model: PreTrainedModel) -> bool:
+        """Returns whether this class adapts a model."""
+        return "PPFormulaNetForConditionalGeneration" in class_names(model)
+
+    def encode(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Returns the projected image, (batch, memory, width)."""
+        projected: Tensor = self.encoder_of(self.model)(*inputs).pooler_output
+        return (projected,)
+
+    def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
+        """Returns the logits of all tokens, (batch, length, vocabulary)."""
+        model: Any = self.model
+        rows = model.model.decoder(tokens, encoder_hidden_states=memory[0], use_cache=False)[0]
+        logits: Tensor = model.lm_head(rows)
+        return logits

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from hybrid_deploy.export.huggingface.architectures.base import HuggingFaceModel
 from hybrid_deploy.export.huggingface.architectures.image_grids import PlacedFeatures
-from hybrid_deploy.export.huggingface.architectures.images import CaptionFromImage, PlacedPatches
+from hybrid_deploy.export.huggingface.architectures.images import (
+    CaptionFromImage,
+    FormulaFromImage,
+    PlacedPatches,
+)
 from hybrid_deploy.export.huggingface.architectures.language_interfaces import (
     FixedSound,
     ImageWithoutTokens,
@@ -20,10 +24,16 @@ from hybrid_deploy.export.huggingface.architectures.prompted_images import (
 from hybrid_deploy.export.huggingface.architectures.speech import (
     MaskWithMemory,
     SpeechEncoderAndDecoder,
+    SpeechWithPrenets,
     SubsampledMask,
     SubsampledSpeech,
+    WholeFrames,
 )
-from hybrid_deploy.export.huggingface.architectures.texts import MaskByLayerType, TextInBlocks
+from hybrid_deploy.export.huggingface.architectures.texts import (
+    BatchSecond,
+    MaskByLayerType,
+    TextInBlocks,
+)
 from hybrid_deploy.export.huggingface.architectures.vision_towers import (
     FixedTiles,
     PackedTiles,
@@ -38,9 +48,13 @@ ADAPTERS: tuple[type[HuggingFaceModel], ...] = (
     SeenWholePrompt,
     PlacedPatches,
     CaptionFromImage,
+    FormulaFromImage,
     SubsampledSpeech,
     SpeechEncoderAndDecoder,
+    SpeechWithPrenets,
+    WholeFrames,
     TextInBlocks,
+    BatchSecond,
     MaskByLayerType,
     QueriesBeforeText,
     MarkedPlaces,

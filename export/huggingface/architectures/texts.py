@@ -75,3 +75,28 @@ class MaskByLayerType(HuggingFaceModel):
         )
         logits: Tensor = outputs.logits
         return logits
+
+
+class BatchSecond(HuggingFaceModel):
+    """FSMT: its `forward` reads the masks from `input_ids`, and its decoder returns logits."""
+
+    @classmethod
+    def fits(cls, model: PreTrainedModel) -> bool:
+        """Returns whether this class adapts a model."""
+        return "FSMTForConditionalGeneration" in class_names(model)
+
+    def decode(self, tokens: Tensor, *memory: Tensor) -> Tensor:
+        """Returns the logits of all tokens, (batch, length, vocabulary)."""
+        hidden, mask = memory
+        length = tokens.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
+        model: Any = self.model
+        logits: Tensor = model.model.decoder(
+            tokens,
+            hidden,
+            encoder_padding_mask=mask,
+            decoder_padding_mask=None,
+            decoder_causal_mask=causal,
+            use_cache=False,
+        )[0]
+        return logits

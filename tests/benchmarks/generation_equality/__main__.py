@@ -26,7 +26,7 @@ from tests.benchmarks.generation_equality.equality import (
     is_blip,
 )
 from tests.models.zoo.check import export
-from tests.models.zoo.huggingface import CASES, MODELS, model_and_adapter
+from tests.models.zoo.transformers.models import CASES, MODELS, model_and_adapter
 
 _COLUMNS = (
     Column("name", "model"),

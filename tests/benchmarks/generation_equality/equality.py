@@ -18,8 +18,8 @@ from hybrid_deploy.runtime.generation.sequences import Limits, SequenceResult
 from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from tests.models.zoo.case import random_tokens
-from tests.models.zoo.huggingface import CASES
 from tests.models.zoo.reference import Start
+from tests.models.zoo.transformers.models import CASES
 
 LENGTH, BATCH, BEAMS, N_BEST, PAD = 16, 3, 4, 2, 0
 SCORE_TOLERANCE = 1e-4

@@ -25,7 +25,7 @@ from tests.benchmarks.generation_equality.equality import (
     ragged_end,
 )
 from tests.models.zoo.check import export
-from tests.models.zoo.huggingface import CASES, model_and_adapter
+from tests.models.zoo.transformers.models import CASES, model_and_adapter
 
 
 @pytest.fixture(autouse=True, scope="module")

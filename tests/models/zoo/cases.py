@@ -25,8 +25,7 @@ _MODULES = {
     "published-language": "tests.models.zoo.published.cases:LANGUAGE",
     "published-recurrent": "tests.models.zoo.published.cases:RECURRENT",
     "recurrent": "tests.models.zoo.recurrent:RECURRENT",
-    "huggingface": "tests.models.zoo.huggingface:HUGGINGFACE",
-    "huggingface-more": "tests.models.zoo.huggingface_more:HUGGINGFACE_MORE",
+    "huggingface": "tests.models.zoo.transformers.models:HUGGINGFACE",
     "prompted-images": "tests.models.zoo.vision_language.prompted:PROMPTED_IMAGES",
     "image-before-text": "tests.models.zoo.vision_language.handwritten:IMAGE_BEFORE_TEXT",
     "vision-language": "tests.models.zoo.vision_language.models:VISION_LANGUAGE",
@@ -43,7 +42,6 @@ _REFUSALS = (
 
 OPTIONAL = {
     "huggingface": "transformers",
-    "huggingface-more": "transformers",
     "prompted-images": "transformers",
     "vision-language": "transformers",
     "own-class": "transformers",

@@ -6,7 +6,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from tests.models.zoo.case import Case, random_floats
-from tests.models.zoo.huggingface import gpt2_config
+from tests.models.zoo.transformers.images import gpt2_config
 
 
 class CnnWithGpt2(nn.Module):

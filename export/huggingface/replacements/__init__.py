@@ -1,0 +1,1 @@
+"""Modules that replace those of Hugging Face models that have no incremental form."""
