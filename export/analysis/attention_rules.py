@@ -106,7 +106,8 @@ class FusedAttention:
         values, _ = executor.cached_heads(node, call.value)
         query = with_heads(query.unsqueeze(-2) if single else query, keys.shape[1] * groups)
         mask = _mask(executor, node, call)
-        if executor.native:
+        # keys that are rotated after their repetition have more heads than the values
+        if executor.native and keys.shape[1] == values.shape[1]:
             result = F.scaled_dot_product_attention(
                 query,
                 keys,

@@ -253,7 +253,9 @@ class _Constants:
         for node in (operand for n in users for operand in n.all_input_nodes):
             value = plan.constants.get(node)
             if isinstance(value, Tensor) and node not in self._buffers:
-                name = plan.capture.names.get(node, node.name).replace(".", DOT_REPLACEMENT)
+                # a computed constant has its node's name, which a new trace may give to a value
+                name = plan.capture.names.get(node, f"constant.{node.name}")
+                name = name.replace(".", DOT_REPLACEMENT)
                 buffers = dict(module.named_buffers(recurse=False))
                 if name not in buffers and hasattr(module, name):
                     name = f"{name}_constant"  # nn.Module has an attribute of that name

@@ -31,9 +31,12 @@ from hybrid_deploy.export.lowering.translation_cache import reuse_translation_ta
 from hybrid_deploy.export.plan.cache_ops import onnx_translations
 from hybrid_deploy.export.trace.capture import quiet_tracing
 from hybrid_deploy.export.trace.portable_ops import PortableOps
-from hybrid_deploy.export.trace.refusal import first_line
+from hybrid_deploy.export.trace.refusal import first_line, trace_failure, user_line
 from hybrid_deploy.export.trace.size_guards import DeclaredSizes, fixing_line, record_guards
 from hybrid_deploy.onnx_graphs.gemm import is_embedding, split_gemm
+
+_FIXED_SIZE = ("onstraints violated", "specialized", "inferred ranges", " not in VR[")
+"""Words of PyTorch's errors where a trace makes a varying size constant, or narrows its range."""
 
 _FOLDED_VALUES = 1 << 31  # no constant is larger: constants of any size are folded
 
@@ -85,10 +88,15 @@ def onnx_from_torch(
                 verbose=False,
             )
         except Exception as error:
-            if fixing_line(log):
+            if _fixes_size(error):
                 raise UnsupportedModelError(
                     f"{fixing_line(log)}{part} fixes a size that varies: it is compared with a "
                     "number, or used as a Python number; change that, or declare no dynamic axis"
+                ) from error
+            if "data-dependent" in _reason(error):
+                cause = _causes(error)[-1]
+                raise UnsupportedModelError(
+                    f"{user_line(cause)}{part} cannot be traced: {trace_failure(cause)}"
                 ) from error
             raise ExportError(
                 f"{type(module).__name__} has no ONNX form: {_reason(error)}"
@@ -184,15 +192,27 @@ def _restore_weight_names(model: ir.Model) -> None:
     taken = {value.name for node in model.graph for value in node.outputs}
     for value in list(model.graph.initializers.values()):
         assert value.name is not None
-        name = re.sub(r"^(encode\.)?model\.", "", value.name.replace(DOT_REPLACEMENT, "."))
+        name = value.name.replace(DOT_REPLACEMENT, ".")
+        name = re.sub(r"^((encode\.)?model|constant)\.", "", name)
         if name not in taken and name not in model.graph.initializers:
             value.name = name
 
 
 def _reason(error: BaseException) -> str:
     """Returns the first line of the innermost cause of an exception."""
+    return first_line(_causes(error)[-1])
+
+
+def _fixes_size(error: BaseException) -> bool:
+    """Returns whether a trace failed because it made a varying size constant."""
+    texts = [str(cause) for cause in _causes(error)]
+    return any(words in text for text in texts for words in _FIXED_SIZE)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Returns an exception and the exceptions that caused it, the innermost last."""
     causes = [error]
     while error.__cause__ is not None and error.__cause__ not in causes:
         error = error.__cause__
         causes.append(error)
-    return first_line(error)
+    return causes

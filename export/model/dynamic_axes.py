@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +45,8 @@ def memory_axes(
         For each memory tensor, its varying axes besides the batch.
 
     Raises:
-        UnsupportedModelError: encode() fails at one end of the declared ranges.
+        UnsupportedModelError: encode() fails at one end of the declared ranges, or returns another
+            number of tensors or axes there.
     """
     shapes = []
     for bound in ("min", "max"):
@@ -58,10 +59,21 @@ def memory_axes(
                 f"{user_line(error)}encode() fails on inputs of the declared size {sizes}: "
                 f"{first_line(error)}; narrow the dynamic range"
             ) from error
+    small, large = shapes
+    if [len(shape) for shape in small] != [len(shape) for shape in large]:
+        raise UnsupportedModelError(
+            f"encode() returns memory of shapes {_text(small)} at the least sizes and "
+            f"{_text(large)} at the largest; return as many tensors, with as many axes, at all "
+            "sizes, or narrow the dynamic range"
+        )
     return tuple(
         tuple(axis for axis, (a, b) in enumerate(zip(small, large, strict=True)) if axis and a != b)
         for small, large in zip(*shapes, strict=True)
     )
+
+
+def _text(shapes: Sequence[torch.Size]) -> str:
+    return ", ".join(str(tuple(shape)) for shape in shapes)
 
 
 def declared_ranges(dynamic: DynamicAxes) -> dict[str, DimRange]:

@@ -1,8 +1,9 @@
-"""Runs a model once on its example, and checks what its methods return."""
+"""Runs a model once on its example, and checks what its methods return and leave unchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,14 +29,43 @@ def check_example_run(model: nn.Module, inputs: Mapping[str, Tensor], length: in
         UnsupportedModelError: a method returns something else than the interface asks for.
     """
     untyped_model: Any = model
-    memory = _tensors(untyped_model.encode(*inputs.values()))
+    with _unchanged("encode()", _buffers(model) | {f"its input {n}": v for n, v in inputs.items()}):
+        memory = _tensors(untyped_model.encode(*inputs.values()))
     _check_batch_first(memory, inputs)
     if any(2 in value.shape[1:] for value in memory):  # the first axis may be 2 by chance
         three = {name: torch.cat([value, value[:1]]) for name, value in inputs.items()}
         _check_batch_first(_tensors(untyped_model.encode(*three.values())), three)
     if not has_custom_step(model):
         tokens = torch.ones(len(memory[0]), length, dtype=torch.int64)
-        _check_logits(untyped_model.decode(tokens, *memory), tokens)
+        read = {f"value {index} of its memory": value for index, value in enumerate(memory)}
+        with _unchanged("decode()", _buffers(model) | {"its tokens": tokens} | read):
+            outputs = untyped_model.decode(tokens, *memory)
+        _check_logits(outputs, tokens)
+
+
+@contextmanager
+def _unchanged(method: str, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Refuses a method that writes into tensors that it should only read.
+
+    Args:
+        method: the method that runs within the context, for messages.
+        tensors: the tensors by their name in messages.
+
+    Raises:
+        UnsupportedModelError: one of the tensors has another value afterwards.
+    """
+    before = {name: value.clone() for name, value in tensors.items()}
+    yield
+    for name, value in tensors.items():
+        if not torch.equal(before[name].nan_to_num(), value.nan_to_num()):
+            raise UnsupportedModelError(
+                f"{method} changes {name} in place, and graphs change nothing that they read; "
+                "compute a new tensor (x + 1 in place of x.add_(1)), and keep no state in buffers"
+            )
+
+
+def _buffers(model: nn.Module) -> dict[str, Tensor]:
+    return {f"the buffer {name}": value for name, value in model.named_buffers()}
 
 
 def _tensors(memory: Any) -> tuple[Tensor, ...]:
@@ -51,6 +81,11 @@ def _tensors(memory: Any) -> tuple[Tensor, ...]:
                 f"encode() returns {_kind(value)}{keys}{place}; return {_MEMORY}"
             )
         _check_float32("encode()", value)
+        if not value.numel():
+            raise UnsupportedModelError(
+                f"encode() returns memory of shape {tuple(value.shape)}, which holds no value; "
+                "give an example that leaves some memory"
+            )
     return values
 
 
@@ -96,6 +131,11 @@ def _check_logits(outputs: Any, tokens: Tensor) -> None:
 
 
 def _check_float32(method: str, value: Tensor) -> None:
+    if value.is_complex():
+        raise UnsupportedModelError(
+            f"{method} returns complex numbers, which graphs cannot hold; return "
+            "torch.view_as_real(x), and torch.view_as_complex makes it complex again"
+        )
     if value.is_floating_point() and value.dtype != torch.float32:
         dtype = str(value.dtype).removeprefix("torch.")
         raise UnsupportedModelError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ _CALLERS = {
 
 _INSTALLED = ("/site-packages/", "/dist-packages/")
 _PACKAGE = f"{Path(__file__).parents[2]}/"  # through the link hybrid_deploy/export
-_STANDARD_LIBRARY = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 _OTHER_DTYPE = re.compile(r"dtype|scalar type|same type|\b(Half|Double|BFloat16|float64)\b")
 _OTHER_DEVICE = re.compile(r"same device|on (cuda|meta)|device meta|(cuda|mps):\d", re.IGNORECASE)
 
@@ -79,7 +77,7 @@ def _is_users(file: str, in_model: bool) -> bool:
         return "/export/reference/" in file
     if any(folder in file for folder in _INSTALLED):
         return in_model and is_user_file(file)
-    return is_user_file(file) and not file.startswith(_STANDARD_LIBRARY)
+    return is_user_file(file)
 
 
 def _remedy(message: str) -> str:

@@ -80,8 +80,8 @@ def check_model(model: nn.Module) -> None:
     """Checks that a model has the methods of the interface and is in eval mode.
 
     Raises:
-        UnsupportedModelError: a method is missing, a module is in training mode, or the weights
-            are not float32 on the CPU.
+        UnsupportedModelError: a method is missing, a module is in training mode, scripted or
+            quantized, or the weights are not float32 on the CPU.
     """
     if not isinstance(model, nn.Module):
         given = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
@@ -103,6 +103,13 @@ def check_model(model: nn.Module) -> None:
             "call model.eval() first"
         )
     _check_weights(model)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or ".quantized." in type(module).__module__:
+            raise UnsupportedModelError(
+                f"the module {name or type(model).__name__} is a {type(module).__name__} that "
+                "PyTorch has scripted or quantized, which a trace cannot see into; give the float "
+                "module that it was made from (hybrid-deploy quantize makes 8 bits of a bundle)"
+            )
 
 
 def _check_weights(model: nn.Module) -> None:

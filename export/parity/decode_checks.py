@@ -22,7 +22,7 @@ def check_causal(model: nn.Module, inputs: Mapping[str, Tensor], length: int) ->
         length: number of tokens to decode.
 
     Raises:
-        UnsupportedModelError: the decoder is not causal.
+        UnsupportedModelError: the decoder is not causal, or random.
     """
     memory = reference_memory(model, tuple(inputs.values()))
     generator, batch = torch.Generator().manual_seed(0), memory[0].shape[0]
@@ -35,6 +35,7 @@ def check_causal(model: nn.Module, inputs: Mapping[str, Tensor], length: int) ->
         reference_logits(model, memory, t)[:, : length // 2] for t in (tokens, changed)
     )
     if not torch.allclose(before, after, atol=_TOLERANCE, equal_nan=True):
+        _check_repeatable(model, inputs, tokens)
         raise UnsupportedModelError(
             "decode() is not causal: tokens change the logits of the tokens before them, so they "
             "cannot be decoded one by one; give its self-attention a causal mask"
@@ -50,13 +51,15 @@ def check_batch(model: nn.Module, inputs: Mapping[str, Tensor], length: int) -> 
         length: number of tokens to decode.
 
     Raises:
-        UnsupportedModelError: the encoder or the decoder mixes the sequences of a batch.
+        UnsupportedModelError: the encoder or the decoder mixes the sequences of a batch, or is
+            random.
     """
     generator = torch.Generator().manual_seed(1)
     pair = tuple(with_distinct_rows(value[:2]) for value in inputs.values())
     first_row = tuple(value[:1] for value in pair)
     pair_memory, row_memory = reference_memory(model, pair), reference_memory(model, first_row)
     if not all(_close(a[:1], b) for a, b in zip(pair_memory, row_memory, strict=True)):
+        _check_repeatable(model, dict(zip(inputs, pair, strict=True)))
         raise UnsupportedModelError(
             "encode() mixes the inputs of a batch: an input's memory changes with the inputs "
             "beside it; compute every input by itself"
@@ -65,9 +68,34 @@ def check_batch(model: nn.Module, inputs: Mapping[str, Tensor], length: int) -> 
     pair_logits = reference_logits(model, pair_memory, tokens)
     row_logits = reference_logits(model, row_memory, tokens[:1])
     if not _close(pair_logits[:1], row_logits):
+        _check_repeatable(model, dict(zip(inputs, pair, strict=True)), tokens)
         raise UnsupportedModelError(
             "decode() mixes the sequences of a batch: a sequence's logits change with the "
             "sequences beside it; compute every sequence by itself"
+        )
+
+
+def _check_repeatable(
+    model: nn.Module, inputs: Mapping[str, Tensor], tokens: Tensor | None = None
+) -> None:
+    """Refuses a model of which two runs on the same values differ.
+
+    It tells the true reason where two runs on different values differ too.
+
+    Raises:
+        UnsupportedModelError: the model is random, or remembers earlier runs.
+    """
+    values = tuple(inputs.values())
+    first, second = (reference_memory(model, values) for _ in range(2))
+    part = "encode()"
+    if tokens is not None and all(map(_close, first, second)):
+        part = "decode()"
+        memory = first
+        first, second = ((reference_logits(model, memory, tokens),) for _ in range(2))
+    if not all(map(_close, first, second)):
+        raise UnsupportedModelError(
+            f"{part} returns other values in a second run on the same values: it is random, or "
+            "keeps something from run to run; an export needs a model without either"
         )
 
 

@@ -25,6 +25,7 @@ import sympy
 import torch
 import torch.nn.modules.transformer as nn_transformer
 from torch import Tensor, fx, nn
+from torch.export.graph_signature import OutputKind
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
@@ -35,11 +36,17 @@ from hybrid_deploy.export.trace.length_pairing import (
     pair_traces,
 )
 from hybrid_deploy.export.trace.portable_ops import PortableOps
-from hybrid_deploy.export.trace.refusal import first_line, record_user_lines, user_line
+from hybrid_deploy.export.trace.refusal import (
+    record_user_lines,
+    refuse,
+    trace_failure,
+    user_line,
+)
 from hybrid_deploy.export.trace.size_guards import (
     CHECKED_BATCHES,
     DeclaredSizes,
     GuardLog,
+    fixing_line,
     record_guards,
 )
 
@@ -119,10 +126,11 @@ def capture_decoder(
             Python branch on a size takes another side at another size.
     """
     with record_guards() as log:
-        longer = _trace(decode, memory, dynamic, length)
+        longer = _trace(decode, memory, dynamic, length, log)
     if memory_sizes is not None:
         _check_branches(log, longer, dynamic, memory_sizes)
-    shorter = _trace(decode, memory, dynamic, length - 1)
+    _refuse_unknown_sizes(longer)
+    shorter = _trace(decode, memory, dynamic, length - 1, log)
     constants, names = _constants(longer)
     shorter_trace = pair_traces(longer.graph, shorter.graph)
     merge_equal_constants(constants)
@@ -176,7 +184,11 @@ def quiet_tracing() -> Iterator[None]:
 
 
 def _trace(
-    decode: nn.Module, memory: tuple[Tensor, ...], dynamic: tuple[tuple[int, ...], ...], length: int
+    decode: nn.Module,
+    memory: tuple[Tensor, ...],
+    dynamic: tuple[tuple[int, ...], ...],
+    length: int,
+    log: GuardLog,
 ) -> torch.export.ExportedProgram:
     tokens = torch.ones(memory[0].shape[0], length, dtype=torch.int64)
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
@@ -194,7 +206,8 @@ def _trace(
                 decode, (tokens, *memory), dynamic_shapes=shapes, strict=False
             )
         except Exception as error:
-            raise _untraceable(error) from error
+            raise _untraceable(error, log) from error
+    _refuse_writes(program)
     if not any(_needs_decomposition(node) for node in program.graph.nodes):
         return program
     table: Mapping[Any, Any] = torch.export.default_decompositions()
@@ -206,6 +219,28 @@ def _trace(
     with quiet_tracing(), _static_causal_hint():
         decomposed: torch.export.ExportedProgram = program.run_decompositions(decompositions)
         return decomposed
+
+
+def _refuse_writes(program: torch.export.ExportedProgram) -> None:
+    """Refuses a decode() that writes into its arguments or into buffers."""
+    kinds = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION)
+    for spec in program.graph_signature.output_specs:
+        if spec.kind in kinds:
+            name = str(spec.target).removeprefix("model.").replace("memory_", "memory ")
+            raise UnsupportedModelError(
+                f"decode() changes {name} in place, and graphs change nothing that they read; "
+                "compute a new tensor (x + 1 in place of x.add_(1)), and keep no state in buffers"
+            )
+
+
+def _refuse_unknown_sizes(program: torch.export.ExportedProgram) -> None:
+    """Refuses sizes and numbers that only the values of a run tell."""
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        sizes = value.shape if isinstance(value, Tensor) else (value,)
+        if any(isinstance(s, torch.SymInt) and s.node.hint is None for s in sizes):
+            why = "a size or a Python number depends on the values of this operator's operands"
+            raise refuse(node, f"{why}; use torch.where or a mask, which keep sizes")
 
 
 def _check_branches(
@@ -235,14 +270,17 @@ def _memory_size(index: int, axis: int) -> str:
     return f"memory.shape[{axis}]" if index == 0 else f"memory_{index}.shape[{axis}]"
 
 
-def _untraceable(error: Exception) -> UnsupportedModelError:
+def _untraceable(error: Exception, log: GuardLog) -> UnsupportedModelError:
     """Returns the error for a failed trace; it names the cause and the user's line."""
-    text = str(error)
-    if "data-dependent" in text or "DataDependent" in type(error).__name__:
-        reason = "Python control flow depends on the values of tokens or memory; use torch.where"
-    else:
-        reason = first_line(error)
-    return UnsupportedModelError(f"{user_line(error)}decode() cannot be traced: {reason}")
+    line, reason = user_line(error), trace_failure(error)
+    if reason.startswith("Constraints violated"):
+        line = line or fixing_line(log)
+        reason = (
+            "it takes one batch size, or one size of the memory, only: a Python branch on a size, "
+            "a size used as a Python number as in len(x), or a tensor kept from an earlier run "
+            "fixes it"
+        )
+    return UnsupportedModelError(f"{line}decode() cannot be traced: {reason}")
 
 
 def _needs_decomposition(node: fx.Node) -> bool:

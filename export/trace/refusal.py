@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _LIBRARY_FOLDERS = tuple(
     str(Path(folder)) for folder in (Path(torch.__file__).parent, Path(__file__).parents[1])
 )
+_STANDARD_LIBRARY = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
+_INSTALLED = ("/site-packages/", "/dist-packages/")
 _FILTER = "_filter_traceback_frames"
 
 
@@ -59,6 +62,13 @@ def user_line(error: BaseException) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
 
 
+def trace_failure(error: BaseException) -> str:
+    """Returns why a trace failed: the cause if it is known, else the exception's first line."""
+    if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
+        return "Python control flow depends on the values of tokens or memory; use torch.where"
+    return first_line(error)
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of an exception's message, or its repr if the message is empty."""
     lines = str(error).strip().splitlines()
@@ -66,11 +76,13 @@ def first_line(error: BaseException) -> str:
 
 
 def is_user_file(file: str) -> bool:
-    """Returns whether a source file belongs to neither PyTorch nor the exporter.
+    """Returns whether a source file belongs to neither Python, PyTorch nor the exporter.
 
     The reference model counts as a user's model.
     """
     is_library = file.startswith(_LIBRARY_FOLDERS) or "/hybrid_deploy/export/" in file
+    if file.startswith(_STANDARD_LIBRARY):
+        is_library = is_library or not any(folder in file for folder in _INSTALLED)
     is_reference = "/export/reference/" in file
     return not file.startswith("<") and (is_reference or not is_library)
 

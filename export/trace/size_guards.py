@@ -51,6 +51,7 @@ _MULTIPLES: tuple[int, ...] = (
 _PYTHON_LAYERS = str(Path(torch.__file__).parent / "nn")  # its branches are those of a model
 _SYM_NODE = "sym_node.py"
 _MACHINERY = ("/fx/experimental/", "/torch/__init__.py", "/utils/_sympy/", "/trace/size_guards.py")
+_TRACERS = ("/export/trace/capture.py", "/export/lowering/torch_to_onnx.py")
 _FROM_CPP = ("guard_bool", "guard_int", "guard_float", "expect_true", "guard_size_oblivious")
 
 
@@ -160,6 +161,11 @@ def fixing_line(log: GuardLog) -> str:
 def _refuse_fixed_sizes(log: GuardLog, exprs: Mapping[str, Any], part: str) -> None:
     """Refuses a trace that fixes a size which varies, with the line that fixes it."""
     for name, expr in exprs.items():
+        if expr == 1:  # PyTorch takes sizes of 0 and 1 as constants
+            raise UnsupportedModelError(
+                f"{name} varies, but is 1 in the example, which PyTorch traces as a constant; give "
+                "an example of another size"
+            )
         if not getattr(expr, "free_symbols", ()):
             raise UnsupportedModelError(
                 f"{fixing_line(log)}{name} varies, but the trace of {part} takes {expr} only: a "
@@ -192,6 +198,8 @@ def _guard(condition: Any, env: ShapeEnv, frame: FrameType | None) -> SizeGuard:
     """Returns the guard that the code of a frame asks for."""
     from_cpp, innermost, line = False, "", ""
     while frame is not None and not line:
+        if frame.f_code.co_filename.endswith(_TRACERS):  # below it is the caller of the export
+            break
         file, function = frame.f_code.co_filename, frame.f_code.co_name
         if file.endswith(_SYM_NODE) and function in _FROM_CPP:
             from_cpp = from_cpp or bool(frame.f_locals.get("file"))

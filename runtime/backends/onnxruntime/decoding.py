@@ -169,7 +169,8 @@ class OnnxRuntimeDecoding:
         one_per_input = self._beams in (None, 1)
         session = self._sessions.prefill_session if one_per_input and not few else None
         if session is None:
-            return prefill_by_steps(self.step_approximate, self._undo_step, tokens, position, last)
+            step, undo, heads = self.step_approximate, self._undo_step, self.heads.values()
+            return prefill_by_steps(step, undo, tokens, position, last, heads)
         arrays = {TOKENS: tokens, POSITION: position, LAST: last}
         self._filled = max(self._filled, int(position.max()) + tokens.shape[1])
         with backend_errors("the prefill graph"):

@@ -218,3 +218,30 @@ class CrossAttention(nn.Module):
             rows = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out: Tensor = self.out(rows.transpose(1, 2).flatten(2))
         return out
+
+
+class PrefixLayer(nn.Module):
+    """A layer of a decoder-only model: memory and tokens are one sequence."""
+
+    def __init__(self, choices: Choices, topic: str, width: int, heads: int) -> None:
+        super().__init__()
+        self.mask = choices.one(f"{topic}.prefix", ["causal", "full_prefix", "additive"])
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, prefix: int) -> Tensor:
+        """Returns rows of the prefix and of the tokens, (batch, prefix + length, width)."""
+        numbers = torch.arange(x.shape[1])
+        seen = numbers[None, :] <= numbers[:, None]
+        if self.mask == "full_prefix":
+            seen = seen | (numbers < prefix)[None, :]
+        parts = self.qkv(self.norm(x)).chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        if self.mask == "additive":
+            low = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
+            rows = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5 + low, -1) @ v
+        else:
+            rows = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        mixed: Tensor = x + self.out(rows.transpose(1, 2).flatten(2))
+        return mixed

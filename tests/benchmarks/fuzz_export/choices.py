@@ -5,7 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-_RARE = 0.06  # a model has some thirty parts, and one refused part refuses the model
+from tests.benchmarks.fuzz_export.wrong import FAULTS
+
+_RARE = 0.02  # a model has some thirty parts, and one refused part refuses the model
+_WRONG = 0.15
 
 
 class Choices:
@@ -33,6 +36,11 @@ class Choices:
         drawn = self._random.choice(names)
         self.record[topic] = self._fixed.get(topic, drawn)
         return self.record[topic]
+
+    def wrong(self) -> str:
+        """Returns the fault of a model that has to be refused; "none" for most models."""
+        faulty = self._random.random() < _WRONG
+        return self.one("wrong", FAULTS if faulty else ["none"])
 
     def size(self, *sizes: int) -> int:
         """Returns one of several sizes."""

@@ -16,7 +16,14 @@ HEIGHT = 8
 WORDS = 17
 
 INPUTS = {
-    "features": ("features", "features_mask", "features_scale", "features_double", "features_half"),
+    "features": (
+        "features",
+        "features_mask",
+        "features_scale",
+        "features_ids",
+        "features_double",
+        "features_half",
+    ),
     "image": ("image",),
     "ids": ("ids",),
 }

@@ -9,15 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tests.benchmarks.fuzz_export.attention import LONGEST, CrossAttention, SelfAttention
+from tests.benchmarks.fuzz_export.attention import (
+    LONGEST,
+    CrossAttention,
+    PrefixLayer,
+    SelfAttention,
+)
 from tests.benchmarks.fuzz_export.choices import Choices
 from tests.benchmarks.fuzz_export.encoders import FEATURES, HEIGHT, INPUTS, WORDS, Encoder
 from tests.benchmarks.fuzz_export.parts import FeedForward, Residual, norm
+from tests.benchmarks.fuzz_export.recurrent import RecurrentModel
+from tests.benchmarks.fuzz_export.reference import Inputs
+from tests.benchmarks.fuzz_export.rows import RowOperation
+from tests.benchmarks.fuzz_export.wrong import Wrong
 
-Inputs = dict[str, NDArray[Any]]
 _RANGE = {"image": (8, 40), "features": (5, 24), "ids": (5, 24)}
 _AXIS = {"image": 3, "features": 1, "ids": 1}
 
@@ -57,12 +64,12 @@ class RandomModel(nn.Module):
     def __init__(self, choices: Choices) -> None:
         super().__init__()
         self.input = choices.one("input", ["features", "image", "ids"])
-        self.variant = choices.one("variant", INPUTS[self.input][:3], INPUTS[self.input])
+        self.variant = choices.one("variant", INPUTS[self.input][:4], INPUTS[self.input])
         width, heads = choices.size(16, 24, 32), choices.size(1, 2, 4)
         self.vocabulary = choices.size(11, 23, 40)
         self.form = choices.one(
             "form",
-            ["tensor"] * 4 + ["tuple", "named_heads"],
+            ["tensor"] * 4 + ["tuple", "named_heads", "prefix"],
             ["dict", "batch_second", "none_value", "half_model", "double_model", "list_value"],
         )
         self.positions = choices.one(
@@ -77,7 +84,13 @@ class RandomModel(nn.Module):
         self.embedding = nn.Embedding(self.vocabulary, width)
         self.table = nn.Embedding(LONGEST + 2, width)
         self.encoder = Encoder(choices, self.input, width)
-        count = choices.between(1, 2)
+        self.words = nn.Embedding(WORDS, width)
+        self.wrong = Wrong(choices.wrong())
+        self.before, self.after = (
+            RowOperation(choices, f"rows.{place}", width, self.vocabulary) for place in (0, 1)
+        )
+        self.prefix = PrefixLayer(choices, "prefix", width, heads)
+        count = choices.size(1, 1, 1, 2)  # tracing takes most of the time, and grows with layers
         self.layers = nn.ModuleList(Layer(choices, f"{i}", width, heads) for i in range(count))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, self.vocabulary + 1)
         self.deep = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
@@ -85,11 +98,13 @@ class RandomModel(nn.Module):
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the inputs of encode()."""
-        more = {"features_mask": ("valid",), "features_scale": ("scale",)}
+        more = {"features_mask": ("valid",), "features_scale": ("scale",), "features_ids": ("ids",)}
         return (self.input, *more.get(self.variant, ()))
 
     def encode(self, *inputs: Tensor) -> Any:
-        memory = self.encoder(inputs[0])
+        memory = self.wrong.memory(self.encoder(inputs[0]))
+        if self.variant == "features_ids":
+            memory = torch.cat([memory, self.words(inputs[1])], 1)
         if self.variant == "features_scale":
             memory = memory * inputs[1][:, None, None]
         if self.variant == "features_mask" and memory.shape[1] == inputs[0].shape[1]:
@@ -112,9 +127,14 @@ class RandomModel(nn.Module):
             memory = memory + more[0][:, None]
         if self.form == "batch_second":
             memory = memory.transpose(0, 1)
-        x = self._embedded(tokens, memory)
+        x = self.before(self._embedded(tokens, memory), tokens, memory)
+        x = self.wrong.rows(x, tokens)
+        if self.form == "prefix":
+            places = memory.shape[1]
+            x = self.prefix(torch.cat([memory, x], 1), places)[:, places:]
         for layer in self.layers:
             x = layer(x, tokens, memory, valid)
+        x = self.after(x, tokens, memory)
         logits = self._logits(x)
         return {"logits": logits, "states": x.tanh()} if self.form == "named_heads" else logits
 
@@ -176,14 +196,21 @@ class Sample:
         batches: inputs of other sizes and batch sizes, all within the declared ranges.
         max_length: largest number of tokens.
         choices: what was drawn, in one line.
+        wrong: the fault of the model; "none" for most.
     """
 
-    model: RandomModel
+    model: RandomModel | RecurrentModel
     example: Mapping[str, Tensor]
     dynamic: dict[str, dict[int, tuple[str, int, int]]]
     batches: tuple[Inputs, ...]
     max_length: int
     choices: str
+    wrong: str
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens."""
+        return self.model.vocabulary
 
 
 def random_sample(seed: int, fixed: Mapping[str, str] | None = None) -> Sample:
@@ -195,17 +222,18 @@ def random_sample(seed: int, fixed: Mapping[str, str] | None = None) -> Sample:
     """
     choices = Choices(seed, fixed)
     torch.manual_seed(seed)
-    model = RandomModel(choices)
+    kind = choices.one("kind", ["layers"] * 9 + ["recurrent"])
+    model = (RecurrentModel if kind == "recurrent" else RandomModel)(choices)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:  # PyTorch's own start gives nearly constant logits
                 parameter.mul_(2)
-    model.train(False)
+    model.train(model.wrong.kind == "train")
     if model.form in ("half_model", "double_model"):
         model.to(torch.float16 if model.form == "half_model" else torch.float64)
     axis, (least, most) = _AXIS[model.input], _RANGE[model.input]
     varies = choices.one("varying", ["yes", "yes", "no"]) == "yes"
-    example_size = choices.size(8, 9, 12, 16)
+    example_size = choices.size(12, 13, 15, 16)
     rng = np.random.default_rng(seed)
     example = _inputs(model, rng, choices.size(1, 2, 3), example_size)
     sizes = (least, most, *(choices.between(least, most) for _ in range(3)))
@@ -215,17 +243,22 @@ def random_sample(seed: int, fixed: Mapping[str, str] | None = None) -> Sample:
     ]
     names = (model.input, "valid") if model.variant == "features_mask" else (model.input,)
     dynamic = {name: {axis: ("size", least, most)} for name in names} if varies else {}
+    if varies and model.variant == "features_ids":
+        dynamic["ids"] = {1: ("words", *_RANGE["ids"])}
     return Sample(
         model=model,
         example={name: torch.from_numpy(value) for name, value in example.items()},
         dynamic=dynamic,
         batches=tuple(batches),
-        max_length=choices.between(6, 14),
+        max_length=choices.between(6, 12),
         choices=str(choices),
+        wrong=model.wrong.kind,
     )
 
 
-def _inputs(model: RandomModel, rng: np.random.Generator, batch: int, size: int) -> Inputs:
+def _inputs(
+    model: RandomModel | RecurrentModel, rng: np.random.Generator, batch: int, size: int
+) -> Inputs:
     """Returns random inputs by name; a mask hides the end of all inputs but the first."""
     if model.input == "ids":
         return {"ids": rng.integers(0, WORDS, (batch, size))}
@@ -233,10 +266,12 @@ def _inputs(model: RandomModel, rng: np.random.Generator, batch: int, size: int)
         return {"image": rng.standard_normal((batch, 1, HEIGHT, size)).astype(np.float32)}
     dtype = {"features_double": np.float64, "features_half": np.float16}
     values = rng.standard_normal((batch, size, FEATURES))
-    inputs: Inputs = {"features": values.astype(dtype.get(model.variant, np.float32))}
+    inputs: dict[str, Any] = {"features": values.astype(dtype.get(model.variant, np.float32))}
     if model.variant == "features_mask":
         valid = np.arange(size)[None] < size - np.arange(batch)[:, None] % 4
         inputs["valid"] = valid
     if model.variant == "features_scale":
         inputs["scale"] = rng.uniform(0.5, 2, batch).astype(np.float32)
+    if model.variant == "features_ids":
+        inputs["ids"] = rng.integers(0, WORDS, (batch, min(size + 1, _RANGE["ids"][1])))
     return inputs

@@ -11,7 +11,13 @@ from tests.benchmarks.fuzz_export.check import Outcome, Verdict, kind_of
 
 _PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 _SEEDS = 6
-FAULTS = (Verdict.WRONG, Verdict.TRACEBACK)
+FAULTS = (
+    Verdict.WRONG,
+    Verdict.FALSE_REFUSAL,
+    Verdict.INTERNAL,
+    Verdict.TRACEBACK,
+    Verdict.TIMEOUT,
+)
 """Verdicts that a toolkit without faults never gets."""
 
 
@@ -52,12 +58,17 @@ def page(outcomes: Sequence[Outcome], command: str, seconds: float) -> str:
     """
     versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     compared = sum(outcome.compared for outcome in outcomes)
+    wrong = sum(outcome.wrong != "none" for outcome in outcomes)
     return f"""# Random models through the exporter
 
 Every seed is a small encoder-decoder model of random parts: norms, activations, attention, masks,
 positions, input sizes. *right*: tokens and logits of the bundle equal the module's, at other sizes,
-batches and prompts than the example's. *refused*: the export ended with one line that says why.
-*WRONG*: a bundle that differs. *TRACEBACK*: any other exception.
+batches and prompts than the example's, in every graph. *refused*: the export ended with one line
+that says why, and is true. *unusable*: the module itself fails or reacts to nothing, so it says
+nothing. Faults are *WRONG*, a bundle that differs; *FALSE REFUSAL*, a line that is not true;
+*INTERNAL*, a failed step of the exporter itself; *TRACEBACK*, any other exception; *TIMEOUT*.
+
+{wrong} of the models are wrong on purpose: not causal, random, stateful, or they mix their batch.
 
     {command}
 
