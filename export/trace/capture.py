@@ -119,11 +119,11 @@ def capture_decoder(
             Python branch on a size takes another side at another size.
     """
     with record_guards() as log:
-        longer = _trace(decode, memory, dynamic, length)
+        longer = trace_decoder(decode, memory, dynamic, length)
     if memory_sizes is not None:
         _check_branches(log, longer, dynamic, memory_sizes)
-    shorter = _trace(decode, memory, dynamic, length - 1)
-    constants, names = _constants(longer)
+    shorter = trace_decoder(decode, memory, dynamic, length - 1)
+    constants, names = constants_of(longer)
     shorter_trace = pair_traces(longer.graph, shorter.graph)
     merge_equal_constants(constants)
     shorter_trace = merge_equal_nodes(shorter_trace)
@@ -175,7 +175,7 @@ def quiet_tracing() -> Iterator[None]:
         logging.disable(level)
 
 
-def _trace(
+def trace_decoder(
     decode: nn.Module, memory: tuple[Tensor, ...], dynamic: tuple[tuple[int, ...], ...], length: int
 ) -> torch.export.ExportedProgram:
     tokens = torch.ones(memory[0].shape[0], length, dtype=torch.int64)
@@ -272,7 +272,7 @@ def _static_causal_hint() -> Iterator[None]:
         nn_transformer._detect_is_causal_mask = original
 
 
-def _constants(
+def constants_of(
     program: torch.export.ExportedProgram,
 ) -> tuple[dict[fx.Node, Tensor], dict[fx.Node, str]]:
     signature = program.graph_signature
