@@ -45,19 +45,29 @@ def memory_axes(
         For each memory tensor, its varying axes besides the batch.
 
     Raises:
-        UnsupportedModelError: encode() fails at one end of the declared ranges.
+        UnsupportedModelError: encode() fails at one end of the declared ranges, or returns tensors
+            of another number or rank than at the other end.
     """
-    shapes = []
+    shapes: list[list[torch.Size]] = []
+    given: list[str] = []
     for bound in ("min", "max"):
         values = tuple(resized(inputs, dynamic, bound).values())
+        given.append(", ".join(str(tuple(value.shape)) for value in values))
         try:
             shapes.append([value.shape for value in reference_memory(model, values)])
         except Exception as error:
-            sizes = ", ".join(str(tuple(value.shape)) for value in values)
             raise UnsupportedModelError(
-                f"{user_line(error)}encode() fails on inputs of the declared size {sizes}: "
+                f"{user_line(error)}encode() fails on inputs of the declared size {given[-1]}: "
                 f"{first_line(error)}; narrow the dynamic range"
             ) from error
+    ranks = [[len(shape) for shape in each] for each in shapes]
+    if ranks[0] != ranks[1]:
+        texts = [", ".join(str(tuple(shape)) for shape in each) for each in shapes]
+        raise UnsupportedModelError(
+            f"encode() returns {texts[0]} for inputs of size {given[0]}, but {texts[1]} for "
+            f"{given[1]}: the graph has one number of memory tensors and of their axes; return the "
+            "same ones at every size, or narrow the dynamic range"
+        )
     return tuple(
         tuple(axis for axis, (a, b) in enumerate(zip(small, large, strict=True)) if axis and a != b)
         for small, large in zip(*shapes, strict=True)

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from hybrid_deploy.export.model.interface import reference_logits, reference_memory
 from hybrid_deploy.runtime.backends.protocol import Backend, Decoding, FloatArray, IntArray
 
-
 _FIRST_BLOCK = 8
 _LARGEST_RUN_BYTES = 64 << 20  # of logits
 

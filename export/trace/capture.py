@@ -178,6 +178,17 @@ def quiet_tracing() -> Iterator[None]:
 def trace_decoder(
     decode: nn.Module, memory: tuple[Tensor, ...], dynamic: tuple[tuple[int, ...], ...], length: int
 ) -> torch.export.ExportedProgram:
+    """Traces `decode` for a number of tokens.
+
+    Args:
+        decode: a module in eval mode whose `forward(tokens, *memory)` returns a tuple of heads.
+        memory: example memory with a batch of two or more.
+        dynamic: for each memory tensor, its dynamic axes besides axis 0, the batch.
+        length: the number of tokens.
+
+    Raises:
+        UnsupportedModelError: the model cannot be traced.
+    """
     tokens = torch.ones(memory[0].shape[0], length, dtype=torch.int64)
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
     dynamic_axis = torch.export.Dim.AUTO
@@ -275,6 +286,7 @@ def _static_causal_hint() -> Iterator[None]:
 def constants_of(
     program: torch.export.ExportedProgram,
 ) -> tuple[dict[fx.Node, Tensor], dict[fx.Node, str]]:
+    """Returns the value of each placeholder of a constant, and its name in the user's model."""
     signature = program.graph_signature
     names_of_placeholders = {
         **signature.inputs_to_parameters,

@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from hybrid_deploy.export.trace.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d
 from hybrid_deploy.export.trace.complex_pairs import ComplexPair, view_as_complex_pair
 from hybrid_deploy.export.trace.max_pool1d import max_pool1d_by_max_pool2d
 
 _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
+    torch.adaptive_avg_pool1d: adaptive_avg_pool1d,
+    F.adaptive_avg_pool2d: adaptive_avg_pool2d,
     torch.max_pool1d: max_pool1d_by_max_pool2d,
     F.max_pool1d: max_pool1d_by_max_pool2d,
     torch.view_as_complex: view_as_complex_pair,

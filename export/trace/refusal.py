@@ -29,6 +29,7 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _LIBRARY_FOLDERS = tuple(
     str(Path(folder)) for folder in (Path(torch.__file__).parent, Path(__file__).parents[1])
 )
+_METHODS = ("encode", "decode")
 _FILTER = "_filter_traceback_frames"
 
 
@@ -77,7 +78,7 @@ def is_user_file(file: str) -> bool:
 
 @contextmanager
 def record_user_lines() -> Iterator[None]:
-    """Records in every traced node the stack of the user's lines, from `decode` inwards.
+    """Records in every traced node the stack of the user's lines, from the model's method inwards.
 
     PyTorch's own filter keeps only the frames of functions called `forward`: `decode` and the
     functions that it calls would be missing.
@@ -89,11 +90,11 @@ def record_user_lines() -> Iterator[None]:
 
     def users_frames(tracer: TracerBase, summary: traceback.StackSummary) -> traceback.StackSummary:
         frames = [frame for frame in summary if is_user_file(frame.filename)]
-        decode = next((i for i, f in enumerate(frames) if f.name == "decode"), None)
-        if decode is None:
+        method = next((i for i, f in enumerate(frames) if f.name in _METHODS), None)
+        if method is None:
             unchanged: traceback.StackSummary = original(tracer, summary)
             return unchanged
-        return traceback.StackSummary.from_list(frames[decode:])
+        return traceback.StackSummary.from_list(frames[method:])
 
     setattr(TracerBase, _FILTER, users_frames)
     try:

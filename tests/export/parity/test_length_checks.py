@@ -18,7 +18,7 @@ from hybrid_deploy.export.parity.length_checks import check_lengths
 CAPACITY, WIDTH, VOCABULARY = 40, 8, 13
 INPUTS = {"features": torch.linspace(-1, 1, 2 * WIDTH).reshape(2, WIDTH)}
 
-Rows = Callable[["Decoder", Tensor], Tensor]
+Rows = Callable[[Any, Tensor], Tensor]
 
 
 class Decoder(nn.Module):
@@ -40,43 +40,45 @@ class Decoder(nn.Module):
         return logits
 
 
-def share(model: Decoder, x: Tensor) -> Tensor:
+def share(model: Any, x: Tensor) -> Tensor:
     places = torch.arange(x.shape[1])
     shares = places / x.shape[1]
     return x + shares[:, None]
 
 
-def linspace(model: Decoder, x: Tensor) -> Tensor:
+def linspace(model: Any, x: Tensor) -> Tensor:
     return x + torch.linspace(0, 1, x.shape[1])[:, None]
 
 
-def divided(model: Decoder, x: Tensor) -> Tensor:
+def divided(model: Any, x: Tensor) -> Tensor:
     return x / x.shape[1]
 
 
-def scaled_by_logarithm(model: Decoder, x: Tensor) -> Tensor:
+def scaled_by_logarithm(model: Any, x: Tensor) -> Tensor:
     return x * math.log(x.shape[1] + 1)
 
 
-def from_the_end(model: Decoder, x: Tensor) -> Tensor:
-    return x + model.positions(x.shape[1] - 1 - torch.arange(x.shape[1]))
+def from_the_end(model: Any, x: Tensor) -> Tensor:
+    places: Tensor = model.positions(x.shape[1] - 1 - torch.arange(x.shape[1]))
+    return x + places
 
 
-def row_of_length(model: Decoder, x: Tensor) -> Tensor:
+def row_of_length(model: Any, x: Tensor) -> Tensor:
     return x + model.positions.weight[x.shape[1]]
 
 
-def odd(model: Decoder, x: Tensor) -> Tensor:
+def odd(model: Any, x: Tensor) -> Tensor:
     if x.shape[1] % 2:
         x = x.flip(2)
     return x
 
 
-def clamped(model: Decoder, x: Tensor) -> Tensor:
-    return x + model.positions(torch.arange(x.shape[1]).clamp(max=13))
+def clamped(model: Any, x: Tensor) -> Tensor:
+    places: Tensor = model.positions(torch.arange(x.shape[1]).clamp(max=13))
+    return x + places
 
 
-def relative(model: Decoder, x: Tensor) -> Tensor:
+def relative(model: Any, x: Tensor) -> Tensor:
     """A table of distances from the last token, which the softmax over the keys cancels."""
     length = x.shape[1]
     future = torch.full((length, length), float("-inf")).triu(1)
@@ -85,7 +87,7 @@ def relative(model: Decoder, x: Tensor) -> Tensor:
 
 
 def switched_table(length: int) -> Rows:
-    def switched(model: Decoder, x: Tensor) -> Tensor:
+    def switched(model: Any, x: Tensor) -> Tensor:
         count = x.shape[1]
         first = CAPACITY if count > length else 0
         return x + model.positions.weight[first : first + count]
@@ -94,7 +96,7 @@ def switched_table(length: int) -> Rows:
 
 
 def switched_program(length: int) -> Rows:
-    def switched(model: Decoder, x: Tensor) -> Tensor:
+    def switched(model: Any, x: Tensor) -> Tensor:
         if x.shape[1] > length:
             x = x.sin()
         return x
@@ -103,7 +105,7 @@ def switched_program(length: int) -> Rows:
 
 
 def special(length: int) -> Rows:
-    def special_at(model: Decoder, x: Tensor) -> Tensor:
+    def special_at(model: Any, x: Tensor) -> Tensor:
         if x.shape[1] == length:
             x = x.sin()
         return x
