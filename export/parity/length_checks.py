@@ -1,7 +1,7 @@
 """Checks that a decoder computes the same for every number of tokens.
 
 The incremental decoder comes from traces at the largest number of tokens, L, and at L - 1, and it
-does not know how many tokens will follow. So the newest row of a run of n tokens has to be row n - 1
+does not know how many tokens will follow. So the last row of a run of n tokens has to be row n - 1
 of the run of L:
 
     tokens           3  7  1  4  9        rows of the run of 5    r0 r1 r2 r3 r4

@@ -52,4 +52,5 @@ def _weights(size: Any, count: int) -> Tensor:
     index, places = torch.arange(count), torch.arange(size)[:, None]
     starts, ends = index * size // count, ((index + 1) * size + count - 1) // count
     inside = (places >= starts) & (places < ends)
-    return inside / (ends - starts)
+    shares: Tensor = inside / (ends - starts)
+    return shares

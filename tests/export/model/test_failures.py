@@ -228,16 +228,16 @@ def test_every_caller_of_the_model_is_a_function_of_its_file() -> None:
 
 @pytest.mark.parametrize("stage", ["trace", "lower", "check", "write"])
 def test_an_exception_of_the_callers_progress_passes_as_it_is(stage: str, tmp_path: Path) -> None:
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
-    stopped = Stopped("by the user")
+    stopped = StoppedError("by the user")
 
     def progress(name: str, done: int, total: int, /) -> None:
         if name == stage:
             raise stopped
 
-    with pytest.raises(Stopped) as caught:
+    with pytest.raises(StoppedError) as caught:
         export_model(
             make_tiny(), torch.zeros(1, 1, 8, 32), tmp_path / "out", max_length=8, start_tokens=1,
             progress=progress,

@@ -64,7 +64,8 @@ def from_the_end(model: Any, x: Tensor) -> Tensor:
 
 
 def row_of_length(model: Any, x: Tensor) -> Tensor:
-    return x + model.positions.weight[x.shape[1]]
+    row: Tensor = model.positions.weight[x.shape[1]]
+    return x + row
 
 
 def odd(model: Any, x: Tensor) -> Tensor:
@@ -90,7 +91,8 @@ def switched_table(length: int) -> Rows:
     def switched(model: Any, x: Tensor) -> Tensor:
         count = x.shape[1]
         first = CAPACITY if count > length else 0
-        return x + model.positions.weight[first : first + count]
+        rows: Tensor = model.positions.weight[first : first + count]
+        return x + rows
 
     return switched
 
