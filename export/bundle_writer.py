@@ -22,6 +22,7 @@ from hybrid_deploy.bundle.manifest import (
     Precision,
     Variant,
 )
+from hybrid_deploy.bundle.paths import GOLDEN_FOLDER
 from hybrid_deploy.contract import (
     BATCH_DIM,
     FLOAT_VARIANT,
@@ -49,7 +50,6 @@ from hybrid_deploy.runtime.preprocess.prepare import is_companion_text
 from hybrid_deploy.runtime.session.session import Session
 from hybrid_deploy.version import __version__
 
-GOLDEN_FOLDER = "golden"
 EXAMPLE_FILE = f"example{ARRAYS_SUFFIX}"
 """File of the example in a bundle without other golden samples."""
 

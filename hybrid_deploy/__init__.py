@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from hybrid_deploy import telemetry
 from hybrid_deploy.version import __version__
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ __all__ = [
     "profile_session",
     "quantize_bundle",
 ]
+
+telemetry.turn_off()
 
 
 def __getattr__(name: str) -> object:

@@ -63,6 +63,7 @@ class Evaluation:
         score: values of the requested metric; None if no metric was requested.
         size_bytes: size of the variant's files.
         reference_size_bytes: size of the reference's files.
+        stand_in: what was decoded in place of real inputs; None if the samples are real.
     """
 
     variant: str
@@ -75,6 +76,7 @@ class Evaluation:
     score: Score | None
     size_bytes: int
     reference_size_bytes: int
+    stand_in: str | None = None
 
     @property
     def drop(self) -> float:
@@ -159,6 +161,7 @@ def evaluate(
         score=None if texts is None or metric is None else _score(metric, texts),
         size_bytes=_size_bytes(bundle, variant),
         reference_size_bytes=_size_bytes(bundle, reference_variant),
+        stand_in=evaluation_set.stand_in,
     )
 
 

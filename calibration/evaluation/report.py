@@ -10,7 +10,7 @@ _BYTES_PER_MB = 1e6
 
 
 def describe(evaluation: Evaluation) -> str:
-    """Returns a text of two to four lines that states a variant's size and accuracy."""
+    """Returns a text of two to five lines that states a variant's size and accuracy."""
     reference = _name(evaluation.reference)
     lines = [
         f"{evaluation.variant}: {evaluation.size_bytes / _BYTES_PER_MB:.2f} MB "
@@ -22,7 +22,12 @@ def describe(evaluation: Evaluation) -> str:
     score = evaluation.score
     if score is not None:
         lines.append(f"{score.metric.name}: {score.value:.4g} ({reference} {score.reference:.4g})")
-    return "\n".join([*lines, _agreement_line(evaluation, reference)])
+    lines.append(_agreement_line(evaluation, reference))
+    if evaluation.stand_in is not None:
+        lines.append(
+            f"not checked on any real input, only on {evaluation.stand_in}: give --samples FOLDER"
+        )
+    return "\n".join(lines)
 
 
 def evaluation_record(evaluation: Evaluation) -> dict[str, object]:
@@ -33,6 +38,7 @@ def evaluation_record(evaluation: Evaluation) -> dict[str, object]:
         "variant": evaluation.variant,
         "reference": evaluation.reference,
         "samples": evaluation.samples,
+        "stand_in": evaluation.stand_in,
         "size_bytes": evaluation.size_bytes,
         "reference_size_bytes": evaluation.reference_size_bytes,
         "sequences": agreement.sequences,

@@ -16,6 +16,7 @@ from hybrid_deploy.calibration.samples.samples import (
     Samples,
     SampleSource,
     SkippedSample,
+    example_of,
     open_samples,
 )
 from hybrid_deploy.contract import GraphRole
@@ -44,17 +45,19 @@ class EvaluationSet:
         texts: the true text of each of `samples`, None if it is not known.
         indices: indices into `samples` of the samples that belong to the set, ascending.
         skipped: samples that cannot be used and were left out.
+        stand_in: what the set holds in place of real inputs; None if its inputs are real.
     """
 
     samples: Samples
     texts: tuple[str | None, ...]
     indices: tuple[int, ...]
     skipped: tuple[SkippedSample, ...] = ()
+    stand_in: str | None = None
 
     @classmethod
-    def unlabelled(cls, samples: Samples) -> EvaluationSet:
+    def unlabelled(cls, samples: Samples, stand_in: str | None = None) -> EvaluationSet:
         """Returns the set of all these samples, without true texts."""
-        return cls(samples, (None,) * len(samples), tuple(range(len(samples))))
+        return cls(samples, (None,) * len(samples), tuple(range(len(samples))), stand_in=stand_in)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -92,9 +95,9 @@ def open_evaluation_set(
     """Returns the evaluation set of a folder, of files or of an iterable.
 
     Args:
-        source: the samples; None takes the bundle's golden samples, or one input of zeros if it
-            has none. Golden samples get no true text: the text in the bundle is the output of the
-            original model, which may be wrong.
+        source: the samples; None takes the bundle's golden samples; without them the example of the
+            export, or one input of zeros. Golden samples get no true text: the text in the bundle
+            is the output of the original model, which may be wrong.
         bundle: its preprocessing turns a file into encoder inputs.
         skip_bad: whether to read every sample once and leave out those that cannot be used.
 
@@ -103,6 +106,8 @@ def open_evaluation_set(
         CalibrationError: there is no sample, or none can be used.
         UsageError: there are labels, and the bundle has no vocabulary to compare them with.
     """
+    if source is None and not bundle.manifest.real_golden:
+        return _without_real_inputs(bundle)
     items, texts = _split_labels(source, bundle)
     samples = open_samples(items, bundle.manifest.preprocess, bundle.folder)
     if texts is None:
@@ -114,6 +119,14 @@ def open_evaluation_set(
         )
     indices, skipped = _usable(samples) if skip_bad else (tuple(range(len(samples))), ())
     return EvaluationSet(samples, tuple(texts), indices, skipped)
+
+
+def _without_real_inputs(bundle: Bundle) -> EvaluationSet:
+    example = example_of(bundle)
+    if example is not None:
+        return EvaluationSet.unlabelled(example, stand_in="the example of the export")
+    zeros = open_samples([typical_inputs(bundle)], bundle.manifest.preprocess, bundle.folder)
+    return EvaluationSet.unlabelled(zeros, stand_in="an input of zeros")
 
 
 def _usable(samples: Samples) -> tuple[tuple[int, ...], tuple[SkippedSample, ...]]:
@@ -131,8 +144,7 @@ def _split_labels(
 ) -> tuple[SampleSource, list[str | None] | None]:
     """Returns the inputs and, separately, their texts; None in place of texts if there are none."""
     if source is None:
-        golden = [bundle.folder / sample.file for sample in bundle.manifest.real_golden]
-        return golden or [typical_inputs(bundle)], None
+        return [bundle.folder / sample.file for sample in bundle.manifest.real_golden], None
     if isinstance(source, (str, Path)):
         folder = Path(source)
         if not (folder / LABELS_FILE).is_file():

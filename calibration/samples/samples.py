@@ -196,6 +196,23 @@ def samples_of(
     return samples
 
 
+def example_of(bundle: Bundle, variant: str = FLOAT_VARIANT) -> Samples | None:
+    """Returns the example of the export as a sample; None if the bundle has real golden samples.
+
+    It is no data to calibrate with, but shows how a variant behaves where nothing else is at hand.
+
+    Args:
+        bundle: the bundle.
+        variant: name of the variant whose encoder checks the arrays.
+    """
+    files = [bundle.folder / sample.file for sample in bundle.manifest.golden if sample.is_example]
+    if bundle.manifest.real_golden or not files:
+        return None
+    return Samples(
+        files, bundle.manifest.preprocess, bundle.folder, bundle.variant(variant).encoder
+    )
+
+
 def open_samples(
     source: SampleSource, preprocess: Preprocess, bundle: Path | None = None
 ) -> Samples:

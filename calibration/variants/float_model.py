@@ -43,8 +43,8 @@ class FloatModel:
         samples: the samples to calibrate with.
         method: name of the method that chooses ranges.
         progress: called during the stages `calibrate` and `overflow`.
-        golden: the bundle's golden samples; without `samples`, they show which tensors overflow
-            float16.
+        golden: golden samples, or the example of the export; without `samples`, they show which
+            tensors overflow float16.
         scales_from_file: scales of an earlier calibration, used in place of samples.
     """
 
@@ -86,7 +86,7 @@ class FloatModel:
     def overflowing_tensors(self) -> dict[GraphRole, frozenset[str]]:
         """Names of the tensors that overflow float16 on the samples, by graph.
 
-        Without samples, the golden samples are used; without these, the result is empty.
+        Without samples, the golden samples are used or the example; without them, it is empty.
         """
         samples = self._golden if self.samples is None else self.samples
         if samples is None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.paths import check_variant_name
 from hybrid_deploy.calibration.evaluation.evaluate import check_metric
 from hybrid_deploy.calibration.evaluation.metrics import Metric, load_metric
 from hybrid_deploy.calibration.graphs.float_graphs import check_float_variant
@@ -19,6 +20,7 @@ from hybrid_deploy.calibration.samples.samples import (
     Samples,
     SampleSource,
     SkippedSample,
+    example_of,
     samples_of,
 )
 from hybrid_deploy.calibration.statistics.range_methods import range_method
@@ -109,8 +111,9 @@ def open_job(
     samples, golden = _open_samples(bundle, source, data)
     calibration = _concatenated(golden if data.golden else None, samples)
     scales = _scales_from_file(data, bundle, source)
+    shown = golden or example_of(bundle, source)
     model = FloatModel(
-        bundle, source, calibration, data.method, progress, golden=golden, scales_from_file=scales
+        bundle, source, calibration, data.method, progress, golden=shown, scales_from_file=scales
     )
     evaluation_set = _evaluation_set(bundle, data, samples, golden)
     if metric is not None:
@@ -132,10 +135,11 @@ def check_recipe(
         force: whether a variant of that name may be replaced.
 
     Raises:
-        UsageError: the target or the opset of the source lacks the precision, or the new variant
-            would replace its source.
+        UsageError: the name cannot name a variant, the target or the opset of the source lacks the
+            precision, or the new variant would replace its source.
         OutputExistsError: the bundle has that variant and `force` is False.
     """
+    check_variant_name(name)
     if target is not None:
         device = device_of(target)
         check_precision(device, recipe.encoder.value, recipe.decoder.value, recipe.floats)
@@ -182,7 +186,7 @@ def _evaluation_set(
 ) -> EvaluationSet:
     """Opens the given evaluation set, or makes one of golden and calibration samples.
 
-    Without any samples the set is one input of zeros.
+    Without any samples the set is the example of the export, or one input of zeros.
     """
     if data.evaluation is not None:
         return open_evaluation_set(data.evaluation, bundle, skip_bad=data.skip_bad)

@@ -1,16 +1,32 @@
-"""Atomic writes of files and folders: a reader sees the complete output or none."""
+"""Atomic writes of files and folders: a reader sees the complete output or none.
+
+A folder is written beside its target under a temporary name. Then the two exchange their names in
+one step, where the file system can do that (Linux, renameat2); elsewhere they change places by two
+renames, and `recover` undoes the first one if the process was killed between them. The next write
+to the same target removes what killed processes left.
+
+Whoever writes a folder holds a lock for its target, so what lies beside it is of no living process.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import re
+import secrets
 import shutil
-import tempfile
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hybrid_deploy.errors import HybridDeployError, InputError, OutputExistsError
+
+_RANDOM = "[0-9a-f]{8}"
+_TEMPORARY = re.compile(rf"\..+\.(staging|retired)-{_RANDOM}")
+_RENAME_EXCHANGE = 2  # linux/fs.h
+_AT_FDCWD = -100  # fcntl.h
 
 
 @contextmanager
@@ -18,25 +34,28 @@ def staged_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     """Yields an empty folder, and renames it to `target` when the block ends without an error.
 
     The folder is created beside `target`, and flushed to disk before it is renamed. When the block
-    raises an error, the folder is deleted and `target` stays as it was.
+    raises an error, the folder is deleted and `target` stays as it was. The caller holds a lock for
+    `target`.
 
     Raises:
         OutputExistsError: `target` exists and `force` is false.
         InputError: `target` is a file.
         HybridDeployError: the disk is full or not writable.
     """
-    if target.exists() and not force:
+    recover(target)
+    if os.path.lexists(target) and not force:
         raise OutputExistsError(target)
-    if target.exists() and not target.is_dir():
-        raise InputError(f"{target} is a file, a folder was expected; name another output")
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir()):
+        what = "a link" if target.is_symlink() else "a file"
+        raise InputError(f"{target} is {what}, a folder was expected; name another output")
+    make_parent(target)
     with _disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        _remove_leftovers(target)
+        staging = _make_temporary(target.parent, _staging_prefix(target))
     try:
         with _disk_errors(target):
             yield staging
             _sync_tree(staging)
-            staging.chmod(0o755)
             _replace_folder(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -49,17 +68,87 @@ def write_file(target: Path, data: bytes) -> None:
         HybridDeployError: the disk is full or not writable.
     """
     with _disk_errors(target):
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}"
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(target)
+            temporary.replace(target)
             _sync(target.parent)
         finally:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
+
+
+def make_parent(target: Path) -> None:
+    """Makes the folder of `target` if it does not exist.
+
+    Raises:
+        HybridDeployError: the disk is full or not writable.
+    """
+    with _disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def recover(target: Path) -> None:
+    """Brings back a folder that a killed process had set aside and not replaced.
+
+    The caller holds the lock of `target`. It does nothing if `target` exists.
+    """
+    for retired in _retired(target):
+        if not os.path.lexists(target):
+            (retired / target.name).rename(target)
+            retired.rmdir()
+
+
+def is_set_aside(target: Path) -> bool:
+    """Returns whether `target` is missing because another folder was about to take its place."""
+    return not os.path.lexists(target) and bool(_retired(target))
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Removes the temporary folders that killed processes left beside `target`."""
+    for prefix in (_staging_prefix(target), _retired_prefix(target)):
+        for folder in _siblings(target, prefix):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _retired(target: Path) -> list[Path]:
+    """Returns the temporary folders that hold a folder of the target's name."""
+    beside = _siblings(target, _retired_prefix(target))
+    return [folder for folder in beside if (folder / target.name).is_dir()]
+
+
+def remove_temporary(folder: Path) -> None:
+    """Removes the temporary folders of killed processes in a folder whose lock the caller holds."""
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _make_temporary(parent: Path, prefix: str) -> Path:
+    """Makes a folder with the mode that the user's umask leaves to any folder."""
+    folder = parent / f"{prefix}{secrets.token_hex(4)}"
+    folder.mkdir()
+    return folder
+
+
+def _staging_prefix(target: Path) -> str:
+    return f".{target.name}.staging-"
+
+
+def _retired_prefix(target: Path) -> str:
+    return f".{target.name}.retired-"
+
+
+def _siblings(target: Path, prefix: str) -> list[Path]:
+    """Returns the folders beside `target` that this module named with a prefix."""
+    name = re.compile(re.escape(prefix) + _RANDOM)
+    try:
+        beside = list(target.parent.iterdir())
+    except OSError:
+        return []
+    return [p for p in beside if name.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
 
 
 @contextmanager
@@ -71,26 +160,38 @@ def _disk_errors(target: Path) -> Iterator[None]:
             reason = "the disk is full; free some space and run the command again"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             reason = "no permission to write there; name another output"
+        elif error.errno == errno.ENAMETOOLONG:
+            reason = "the name is too long; name another output"
         else:
             raise
         raise HybridDeployError(f"{target} was not written: {reason}") from error
 
 
 def _replace_folder(staging: Path, target: Path) -> None:
-    retired = None
-    if target.exists():
-        retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-        target.rename(retired / target.name)
-    try:
+    """Gives a folder the name `target`; what had that name before is then called `staging`."""
+    if not target.exists():
         staging.rename(target)
-    except OSError:
-        if retired is not None:
+    elif not _exchange(staging, target):
+        retired = _make_temporary(target.parent, _retired_prefix(target))
+        target.rename(retired / target.name)
+        try:
+            staging.rename(target)
+        except OSError:
             (retired / target.name).rename(target)
-        raise
-    finally:
-        if retired is not None:
+            raise
+        finally:
             shutil.rmtree(retired, ignore_errors=True)
     _sync(target.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchanges the names of two folders in one step; returns whether the system can do that."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if renameat2 is None:
+        return False
+    paths = os.fsencode(first), os.fsencode(second)
+    done: int = renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE)
+    return done == 0
 
 
 def _sync_tree(folder: Path) -> None:

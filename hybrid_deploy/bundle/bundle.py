@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from hybrid_deploy.bundle.atomic_write import staged_folder, write_file
+from hybrid_deploy.bundle import pending
+from hybrid_deploy.bundle.atomic_write import (
+    is_set_aside,
+    make_parent,
+    recover,
+    staged_folder,
+    write_file,
+)
 from hybrid_deploy.bundle.hash_cache import HashCache
+from hybrid_deploy.bundle.lock import exclusive
 from hybrid_deploy.bundle.manifest import (
     FileRecord,
     GraphSpec,
@@ -21,11 +32,22 @@ from hybrid_deploy.bundle.manifest import (
     decode_manifest,
     encode_manifest,
 )
+from hybrid_deploy.bundle.paths import (
+    MANIFEST_FILE,
+    check_paths,
+    check_variant_name,
+    link_on_the_way,
+    top_folder,
+)
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError, InputError, OutputExistsError
 
-MANIFEST_FILE = "manifest.json"
+if TYPE_CHECKING:
+    from hybrid_deploy.bundle.signature import Trust
+
 _CHUNK_BYTES = 1 << 20
+_OPEN_ATTEMPTS = 20
+_OPEN_PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -82,36 +104,93 @@ class Bundle:
         """Returns the size in bytes of the files in the folder of one variant."""
         home = _home(self.variant(name))
         files = self.manifest.files.items()
-        return sum(record.size_bytes for file, record in files if Path(file).parts[0] == home)
+        return sum(record.size_bytes for file, record in files if top_folder(file) == home)
 
 
-def open_bundle(path: str | Path, *, only: str | None = None) -> Bundle:
+def open_bundle(path: str | Path, *, only: str | None = None, trust: Trust | None = None) -> Bundle:
     """Checks the files of a bundle against its manifest, and returns the bundle.
 
     Args:
         path: folder of the bundle.
         only: name of a variant. The files of other variants are then not checked, and a file whose
             hash was checked before is hashed again only if it changed. None hashes every file.
+        trust: which signatures are accepted; None accepts a bundle without one.
 
     Raises:
         InputError: the folder does not exist, is no bundle, or has no such variant.
-        BundleError: the manifest is damaged or has another schema version, or a file is missing or
-            changed.
+        BundleError: the manifest is damaged or has another schema version, a file is missing or
+            changed, or no trusted key signed the bundle.
+        MissingDependencyError: `trust` is given, and `cryptography` is not installed.
     """
     path = Path(path)
-    manifest_path = path / MANIFEST_FILE
+    for attempt in range(_OPEN_ATTEMPTS):
+        before = _stamp(path)
+        try:
+            return _open_once(path, only, trust)
+        except (BundleError, InputError, OSError):
+            replaced = _stamp(path) != before or (before is None and _bring_back(path))
+            if not replaced or attempt == _OPEN_ATTEMPTS - 1:
+                raise
+            time.sleep(_OPEN_PAUSE_SECONDS)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _open_once(path: Path, only: str | None, trust: Trust | None) -> Bundle:
+    """Opens a bundle that no other process replaces meanwhile."""
     if not path.exists():
         raise InputError(f"{path} does not exist")
-    if not manifest_path.is_file():
+    if not (path / MANIFEST_FILE).is_file():
         raise InputError(f"{path} is not a bundle: it has no {MANIFEST_FILE}")
-    manifest = decode_manifest(manifest_path.read_bytes(), origin=str(manifest_path))
-    bundle = Bundle(folder=path, manifest=manifest)
+    if (
+        path.is_symlink()
+    ):  # what is loaded later comes from the same folder, wherever the link leads
+        path = Path(os.path.realpath(path))
+    bundle = Bundle(folder=path, manifest=_read_manifest(path, trust))
     if only is None:
-        for name, record in manifest.files.items():
+        for name, record in bundle.manifest.files.items():
             _check_file(path, name, record)
     else:
         _check_once(path, _files_for(bundle, only))
     return bundle
+
+
+def _read_manifest(folder: Path, trust: Trust | None = None) -> Manifest:
+    path = folder / MANIFEST_FILE
+    content = path.read_bytes()
+    if trust is not None:
+        from hybrid_deploy.bundle.signature import check_signature
+
+        check_signature(folder, content, trust)
+    manifest = decode_manifest(content, origin=str(path))
+    check_paths(manifest, origin=str(path))
+    for name in manifest.files:
+        if (link := link_on_the_way(folder, name)) is not None:
+            raise BundleError(f"{link} is a link; a bundle holds its files itself: copy it again")
+    return manifest
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Returns what changes when a bundle is replaced or gets another manifest; None if missing."""
+    try:
+        folder, manifest = path.stat(), (path / MANIFEST_FILE).stat()
+    except OSError:
+        return None
+    return folder.st_ino, manifest.st_ino, manifest.st_mtime_ns
+
+
+def _bring_back(path: Path) -> bool:
+    """Returns whether a bundle is back, or soon will be, that another process set aside."""
+    target = Path(os.path.realpath(path))
+    if not is_set_aside(target):
+        return False
+    from filelock import Timeout
+
+    try:
+        with exclusive(target, wait=False):
+            recover(target)
+    except Timeout:
+        pass  # the process that replaces it is alive
+    return True
 
 
 def _files_for(bundle: Bundle, variant: str) -> dict[str, FileRecord]:
@@ -119,7 +198,7 @@ def _files_for(bundle: Bundle, variant: str) -> dict[str, FileRecord]:
     own = _home(bundle.variant(variant))
     others = {_home(other) for other in bundle.manifest.variants.values()} - {own}
     files = bundle.manifest.files.items()
-    return {name: record for name, record in files if Path(name).parts[0] not in others}
+    return {name: record for name, record in files if top_folder(name) not in others}
 
 
 def _check_once(folder: Path, files: Mapping[str, FileRecord]) -> None:
@@ -141,10 +220,14 @@ def staged_bundle(target: Path, *, force: bool = False) -> Iterator[Path]:
         OutputExistsError: `target` exists and `force` is false.
         InputError: `target` exists and is not a bundle; it is not replaced even with `force`.
     """
-    if target.exists() and force and not (target / MANIFEST_FILE).is_file():
-        raise InputError(f"{target} exists and is not a bundle; it is not replaced")
-    with staged_folder(target, force=force) as folder:
-        yield folder
+    target = Path(os.path.realpath(target))
+    make_parent(target)
+    with exclusive(target):
+        recover(target)
+        if target.exists() and force and not (target / MANIFEST_FILE).is_file():
+            raise InputError(f"{target} exists and is not a bundle; it is not replaced")
+        with staged_folder(target, force=force) as folder:
+            yield folder
 
 
 def seal_bundle(folder: Path, manifest: Manifest) -> Manifest:
@@ -183,36 +266,38 @@ def staged_variant(bundle: Bundle, name: str, *, force: bool = False) -> Iterato
     Raises:
         OutputExistsError: the bundle has a variant of that name and `force` is false.
     """
-    if name in bundle.manifest.variants and not force:
-        raise OutputExistsError(f"variant {name} of {bundle.folder}")
-    from filelock import FileLock  # its import takes longer than that of this module
-
-    with FileLock(bundle.folder.parent / f".{bundle.folder.name}.lock"):
-        manifest_path = bundle.folder / MANIFEST_FILE
-        current = decode_manifest(manifest_path.read_bytes(), str(manifest_path))
-        home = _free_home(current, name)
-        with staged_folder(bundle.folder / home, force=True) as folder:
+    check_variant_name(name)
+    with exclusive(bundle.folder):
+        current = _read_manifest(bundle.folder)
+        if name in current.variants and not force:
+            raise OutputExistsError(f"variant {name} of {bundle.folder}")
+        pending.clean(bundle.folder, current)
+        home, retired = _free_home(bundle.folder, name), current.variants.get(name)
+        with staged_folder(bundle.folder / home) as folder:
             staged = StagedVariant(home=home, folder=folder)
             yield staged
             assert staged.variant is not None, "a staged variant must be described"
-        retired = current.variants.get(name)
+            pending.note(bundle.folder, [home, *([] if retired is None else [_home(retired)])])
         files = _files_without(current.files, retired) | {
             f"{home}/{file}": record for file, record in hash_files(bundle.folder / home).items()
         }
         variants = current.variants | {name: staged.variant}
         manifest = msgspec.structs.replace(current, files=files, variants=variants)
-        write_file(manifest_path, encode_manifest(manifest))
+        check_paths(manifest, origin=str(bundle.folder / MANIFEST_FILE))
+        write_file(bundle.folder / MANIFEST_FILE, encode_manifest(manifest))
         if retired is not None:
             shutil.rmtree(bundle.folder / _home(retired), ignore_errors=True)
+        pending.forget(bundle.folder)
 
 
 def _home(variant: Variant) -> str:
     """Returns the name of the variant's folder in the bundle."""
-    return Path(variant.encoder.file).parts[0]
+    return top_folder(variant.encoder.file)
 
 
-def _free_home(manifest: Manifest, name: str) -> str:
-    taken = {_home(variant) for variant in manifest.variants.values()}
+def _free_home(folder: Path, name: str) -> str:
+    """Returns a folder name that nothing in a bundle has: the variant's, or it and a number."""
+    taken = {path.name for path in folder.iterdir()}
     candidates = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))]
     return next(home for home in candidates if home not in taken)
 
@@ -220,7 +305,7 @@ def _free_home(manifest: Manifest, name: str) -> str:
 def _files_without(files: dict[str, FileRecord], variant: Variant | None) -> dict[str, FileRecord]:
     if variant is None:
         return files
-    return {file: record for file, record in files.items() if Path(file).parts[0] != _home(variant)}
+    return {file: record for file, record in files.items() if top_folder(file) != _home(variant)}
 
 
 def hash_files(folder: Path) -> dict[str, FileRecord]:
@@ -242,8 +327,6 @@ def _record(path: Path) -> FileRecord:
 
 def _check_file(folder: Path, name: str, expected: FileRecord) -> None:
     path = folder / name
-    if ".." in Path(name).parts or Path(name).is_absolute():
-        raise BundleError(f"{folder} names a file outside itself: {name}")
     if not path.is_file():
         raise BundleError(f"{folder} is incomplete: {name} is missing; copy the bundle again")
     if path.stat().st_size != expected.size_bytes or _record(path) != expected:

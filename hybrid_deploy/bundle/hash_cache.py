@@ -1,8 +1,9 @@
 """The hashes of files that were checked before, so that a large model is not hashed at every load.
 
 A file counts as unchanged under the conditions of git's index (gitformat-index, "racy git"): inode,
-size and time of modification are the same, and that time lies so far before the check that any
-later write has another time.
+size, time of modification and time of change are the same, and both times lie so far before the
+check that any later write has another time. A program can set the time of modification back, but
+not the time of change, which the system keeps.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class _FileState(msgspec.Struct, frozen=True):
     sha256: str
     size_bytes: int
     modified_ns: int
+    changed_ns: int
     inode: int
 
 
@@ -54,7 +56,9 @@ class HashCache:
     def remember(self, name: str, sha256: str) -> None:
         """Remembers the SHA-256 of a file that was just read, unless it is newer than 2 s."""
         state = self._state_now(name, sha256)
-        if state is not None and time.time_ns() - state.modified_ns > _CLOCK_TICK_NS:
+        if state is None:
+            return
+        if time.time_ns() - max(state.modified_ns, state.changed_ns) > _CLOCK_TICK_NS:
             self._states[name] = state
             self._changed = True
 
@@ -70,7 +74,9 @@ class HashCache:
             status = (self._folder / name).stat()
         except OSError:
             return None
-        return _FileState(sha256, status.st_size, status.st_mtime_ns, status.st_ino)
+        return _FileState(
+            sha256, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+        )
 
     def _read(self) -> dict[str, _FileState]:
         try:

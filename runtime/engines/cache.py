@@ -31,6 +31,7 @@ from hybrid_deploy.runtime.engines.compatibility import (
     gpu_mismatch,
     version_mismatch,
 )
+from hybrid_deploy.runtime.engines.ownership import check_entry, check_own
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
 from hybrid_deploy.target import Flavour
@@ -138,6 +139,7 @@ class EngineCache:
 
         Raises:
             InputError: the folder cannot be used.
+            BuildError: another user could have written into the folder.
         """
         key = engine_key(shaped_by)
         entry = self.folder / key
@@ -172,6 +174,7 @@ class EngineCache:
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_own(self.folder.resolve())
             return FileLock(self.folder / f"{key}.lock").acquire(-1 if wait else 0)
         except Timeout:
             raise
@@ -228,9 +231,11 @@ def read_record(entry: Path) -> PlanRecord:
         entry: folder of the engine, `<folder>/<key>`.
 
     Raises:
-        BuildError: the record is missing, cannot be read, or belongs to another engine.
+        BuildError: the record is missing, cannot be read, or belongs to another engine; or another
+            user could have written the engine.
     """
     try:
+        check_entry(entry, (RECORD_FILE, PLAN_FILE))
         record = msgspec.json.decode((entry / RECORD_FILE).read_bytes(), type=PlanRecord)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BuildError(f"cached engine {entry} is incomplete: {error}") from error

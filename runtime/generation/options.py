@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import numbers
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeGuard
 
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backends.protocol import IntArray
 
 AllowedFunction: TypeAlias = Callable[[IntArray], Sequence[int]]
 """Takes the tokens so far, (length,) with the prompt; returns the ids that may come next."""
+
+MAX_BEAMS = 256
+"""Largest number of beams; each one has caches of its own."""
+
+MAX_PATTERN_LENGTH = 10_000
+"""Largest number of characters of a regular expression."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +85,18 @@ class GenerateOptions:
         return any(value is not None for value in sampling_options)
 
     def __post_init__(self) -> None:
-        for name in ("beams", "n_best", "max_length", "max_new_tokens"):
+        for name in ("beams", "n_best"):
+            self._check_integer(name, 1, MAX_BEAMS)
+        for name in ("max_length", "max_new_tokens"):
             self._check_integer(name, 1)
         for name in ("top_k", "no_repeat_ngram", "min_length"):
             self._check_integer(name, 0)
+        self._check_ids("suppressed", self.suppressed)
+        self._check_ids("forced", None if self.forced is None else self.forced.values())
+        self._check_ids("positions of forced", self.forced)
+        self._check_ids("seed", self.seed if isinstance(self.seed, tuple) else None)
+        if not isinstance(self.seed, tuple):
+            self._check_integer("seed", 0)
         for name in ("temperature", "repetition_penalty", "timeout_s"):
             self._check_positive(name)
         self._check_share("top_p", allow_zero=False)
@@ -91,6 +106,11 @@ class GenerateOptions:
             raise UsageError("a seed without sampling has no effect; give a temperature too")
         if not self.stop == tuple(s for s in self.stop if isinstance(s, str) and s):
             raise UsageError("a stop string is empty; give at least one character")
+        if isinstance(self.allowed, str) and len(self.allowed) > MAX_PATTERN_LENGTH:
+            raise UsageError(
+                f"the pattern has {len(self.allowed)} characters, at most {MAX_PATTERN_LENGTH} "
+                "are taken; give a function as allowed"
+            )
 
     def _check_beams(self) -> None:
         if self.samples and self.beams is not None and self.beams > 1:
@@ -102,10 +122,19 @@ class GenerateOptions:
         if self.length_penalty is not None and not math.isfinite(self.length_penalty):
             raise UsageError(f"length_penalty must be a number, got {self.length_penalty}")
 
-    def _check_integer(self, name: str, minimum: int) -> None:
+    def _check_integer(self, name: str, minimum: int, maximum: int | None = None) -> None:
         value = getattr(self, name)
-        if value is not None and not (_is_integer(value) and value >= minimum):
-            raise UsageError(f"{name} must be a whole number from {minimum} on, got {value!r}")
+        if value is None:
+            return
+        if not (_is_integer(value) and minimum <= value <= (maximum or value)):
+            bounds = f"from {minimum} on" if maximum is None else f"from {minimum} to {maximum}"
+            raise UsageError(f"{name} must be a whole number {bounds}, got {value!r}")
+
+    @staticmethod
+    def _check_ids(name: str, ids: Iterable[object] | None) -> None:
+        for value in ids or ():
+            if not (_is_integer(value) and value >= 0):
+                raise UsageError(f"{name} must be whole numbers from 0 on, got {value!r}")
 
     def _check_positive(self, name: str) -> None:
         value = getattr(self, name)
@@ -119,8 +148,8 @@ class GenerateOptions:
             raise UsageError(f"{name} must be {minimum} and at most 1, got {value!r}")
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_integer(value: object) -> TypeGuard[int]:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 GREEDY = GenerateOptions(beams=1)

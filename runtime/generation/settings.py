@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Manifest
+from hybrid_deploy.contract import LOGITS
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.generation.constraints import AllowedTokens, Pattern
 from hybrid_deploy.runtime.generation.incremental_text import (
@@ -84,10 +85,11 @@ def resolve_settings(
         options: options that the user gives.
 
     Raises:
-        UsageError: an option needs a vocabulary that the bundle lacks, options exclude each other,
-            or `allowed` is not a regular expression.
+        UsageError: an option needs a vocabulary that the bundle lacks, names a token outside the
+            model's vocabulary, excludes another option, or `allowed` is no regular expression.
         MissingDependencyError: a regular expression is given, and `regex` is not installed.
     """
+    _check_token_ids(manifest, options)
     defaults = _override(manifest.generation, options)
     beams = _beams(defaults, options)
     limits = Limits(
@@ -107,6 +109,21 @@ def resolve_settings(
         stop=StopStrings(options.stop, detokenizer_for("a stop string")) if options.stop else None,
         scores=options.scores,
     )
+
+
+def _check_token_ids(manifest: Manifest, options: GenerateOptions) -> None:
+    """Refuses tokens that the model cannot choose; GenerateOptions refuses negative ones."""
+    step = next(iter(manifest.variants.values())).step
+    size = next((tensor.shape[-1] for tensor in step.outputs if tensor.name == LOGITS), None)
+    if not isinstance(size, int):
+        return
+    named = {
+        "suppressed": options.suppressed or (),
+        "forced": () if options.forced is None else options.forced.values(),
+    }
+    for option, tokens in named.items():
+        if (largest := max(tokens, default=0)) >= size:
+            raise UsageError(f"{option} has token {largest}, the model's last is {size - 1}")
 
 
 def _override(defaults: GenerationDefaults, options: GenerateOptions) -> GenerationDefaults:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import wave
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,13 @@ from hybrid_deploy.runtime.preprocess.audio_features import (
     log_mel,
     shortest_filter_bank,
 )
+from hybrid_deploy.runtime.preprocess.wav_files import read_wav
+
+_UNKNOWN_FRAMES = 1 << 40  # libsndfile returns the largest whole number if a file declares none
 
 
 def load_audio(path: Path, sampling_rate: int) -> Floats:
-    """Reads a sound file: PCM in a WAV file, or any format of `soundfile` if that is installed.
+    """Reads a sound file: a WAV file, or any format of `soundfile` if that is installed.
 
     Args:
         path: the file.
@@ -32,12 +34,12 @@ def load_audio(path: Path, sampling_rate: int) -> Floats:
         The mean of all channels, (samples,) float32 within -1..1.
 
     Raises:
-        InputError: the file is missing, empty, silent or damaged, has another sampling rate, or
-            needs `soundfile`.
+        InputError: the file is missing, empty, silent or damaged, ends before the end that it
+            declares, has another sampling rate, needs `soundfile`, or holds NaN or infinity.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
-    channels, rate = _read_wav(path) or _read_with_soundfile(path, sampling_rate)
+    channels, rate = read_wav(path) or _read_with_soundfile(path, sampling_rate)
     if rate != sampling_rate:
         raise InputError(
             f"{path} has {rate} samples per second, the model takes {sampling_rate}; "
@@ -45,6 +47,8 @@ def load_audio(path: Path, sampling_rate: int) -> Floats:
         )
     if not channels.size:
         raise InputError(f"{path} holds no sound: it is empty")
+    if not np.isfinite(channels).all():
+        raise InputError(f"{path} is a damaged sound file: it holds NaN or infinity")
     signal: Floats = channels.mean(1, dtype=np.float64).astype(np.float32)
     if signal.min() == signal.max():
         raise InputError(
@@ -124,37 +128,6 @@ def _normalized(frames: Floats, features: FilterBank) -> Floats:
     return frames
 
 
-def _read_wav(path: Path) -> tuple[Floats, int] | None:
-    """Returns the samples, (samples, channels), and the rate; None for any other file."""
-    try:
-        with wave.open(str(path), "rb") as file:
-            width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
-            data = file.readframes(file.getnframes())
-    except EOFError as error:
-        raise InputError(f"{path} is a damaged sound file: it ends too early") from error
-    except wave.Error:
-        return None
-    if width not in (1, 2, 3, 4):
-        return None
-    complete = len(data) // (width * channels) * width * channels  # bytes of complete samples
-    samples = _integers(np.frombuffer(data[:complete], np.uint8), width)
-    scaled = (samples / float(1 << (8 * width - 1))).astype(np.float32)
-    return scaled.reshape(-1, channels), rate
-
-
-def _integers(data: NDArray[np.uint8], width: int) -> NDArray[np.int32]:
-    """Returns samples that have `width` little-endian bytes each; single bytes are unsigned."""
-    if width == 1:
-        return data.astype(np.int32) - 128
-    if width == 3:
-        # Three bytes become the upper bytes of an int32, so that the shift extends the sign.
-        upper_bytes = np.zeros((len(data) // 3, 4), np.uint8)
-        upper_bytes[:, 1:] = data.reshape(-1, 3)
-        samples: NDArray[np.int32] = upper_bytes.view("<i4")[:, 0] >> 8
-        return samples
-    return data.view(f"<i{width}").astype(np.int32)
-
-
 def _read_with_soundfile(path: Path, sampling_rate: int) -> tuple[Floats, int]:
     try:
         import soundfile
@@ -164,10 +137,17 @@ def _read_with_soundfile(path: Path, sampling_rate: int) -> tuple[Floats, int]:
             "(or pip install 'hybrid-deploy[audio]')"
         ) from error
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            declared, rate = file.frames, int(file.samplerate)
+            samples: Floats = file.read(dtype="float32", always_2d=True)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path} is not a sound file that can be read: {error}") from error
-    return samples, int(rate)
+    if len(samples) < declared < _UNKNOWN_FRAMES:
+        raise InputError(
+            f"{path} is a damaged sound file: it ends too early, after {len(samples)} of "
+            f"{declared} samples; copy it again, or leave it out with --skip-bad"
+        )
+    return samples, rate
 
 
 def _conversion(path: Path, sampling_rate: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hybrid_deploy.bundle.input_specs import ImageInput
 from hybrid_deploy.errors import InputError
@@ -18,11 +18,24 @@ LARGEST_PIXELS = 100_000_000
 """Largest number of pixels of a picture."""
 
 
-def load_image(path: Path) -> Image.Image:
-    """Reads a picture and returns it decoded; the file is closed.
+_SEVERAL_IN_ONE = {"MPO"}  # a photo of a phone, with a preview or a second view behind it
+_16_BIT_FORMATS = {"PNG", "PPM"}  # Pillow may return their 16 bits in mode I
+_BITS_PER_SAMPLE = 258  # TIFF tag
+
+
+def load_image(path: Path, *, is_video: bool = False) -> Image.Image:
+    """Reads a picture and returns it decoded and upright, with 8 bits per channel.
+
+    A camera's orientation (EXIF) is applied. Grey pictures of more than 8 bits are scaled, see
+    `_eight_bits`. The file is closed.
+
+    Args:
+        path: the file.
+        is_video: whether the file may hold several pictures, of which the first is returned.
 
     Raises:
-        InputError: the file is missing, is no picture, is damaged, or has over 100 megapixels.
+        InputError: the file is missing, is no picture, is damaged, has over 100 megapixels, holds
+            several pages or frames, or has values that no grey level stands for.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
@@ -32,13 +45,53 @@ def load_image(path: Path) -> Image.Image:
             opened = Image.open(path)
         with opened as image:
             check_pixels(image, path)
+            count = getattr(image, "n_frames", 1)
+            if count > 1 and not is_video and image.format not in _SEVERAL_IN_ONE:
+                raise InputError(
+                    f"{path} holds {count} pictures (pages or frames), one was expected; split it"
+                )
             image.load()
-            copy: Image.Image = image.copy()
-            return copy
+            return _eight_bits(ImageOps.exif_transpose(image), _declared_range(image), path)
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not an image that Pillow can read") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{path} is a damaged image: {error}") from error
+
+
+def _declared_range(image: Image.Image) -> float | None:
+    """Returns the largest grey level that a file can hold; None if its form declares none."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _16_BIT_FORMATS):
+        tags = getattr(image, "tag_v2", {})
+        return float((1 << tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1)
+    return None
+
+
+def _eight_bits(image: Image.Image, full: float | None, path: Path) -> Image.Image:
+    """Returns a picture with 8 bits per channel; one that has them is returned as it is.
+
+    Whole numbers of 32 bits and floats declare no range: the smallest one of 0..1 (floats alone),
+    0..255 and 0..65535 that holds all values is taken.
+
+    Args:
+        image: the picture.
+        full: largest grey level of the file; None if it declares none.
+        path: its file, for the message.
+
+    Raises:
+        InputError: a value is negative, NaN or over 65535.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image).astype(np.float64)
+    if full is None:
+        ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        full = next((full for full in ranges if values.max(initial=0) <= full), None)
+    if full is None or not (values >= 0).all():
+        raise InputError(
+            f"{path} has grey levels from {values.min():g} to {values.max():g}; "
+            "0 to 1, 255 or 65535 were expected: scale it to 8 bits"
+        )
+    return Image.fromarray(np.round(values * (255 / full)).clip(0, 255).astype(np.uint8))
 
 
 def picture_suffixes() -> frozenset[str]:

@@ -43,7 +43,7 @@ def load_frames(path: Path, max_frames: int) -> list[Image.Image]:
             f"{path} is a film, which is not decoded here; make pictures of it with: "
             f"mkdir {target} && ffmpeg -i {source} {target}/%06d.png"
         )
-    load_image(path)  # its errors name the damage
+    load_image(path, is_video=True)  # its errors name the damage
     with Image.open(path) as opened:
         check_pixels(opened, path)
         selected = set(evenly_spaced_indices(getattr(opened, "n_frames", 1), max_frames))

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -34,6 +34,9 @@ from hybrid_deploy.runtime.session.streaming import OnToken, Stream
 from hybrid_deploy.runtime.tokenizer import tokens_of
 
 _BATCHES_AHEAD = 2
+
+if TYPE_CHECKING:
+    from hybrid_deploy.bundle.signature import Trust
 
 
 class Session:
@@ -303,6 +306,7 @@ def load_session(
     backend: str = DEFAULT_BACKEND,
     threads: int | None = None,
     large_pages: bool = True,
+    trust: Trust | None = None,
 ) -> Session:
     """Opens a bundle and loads one of its variants.
 
@@ -314,13 +318,15 @@ def load_session(
         large_pages: whether the weights and buffers of a CPU backend move onto RAM pages of 2 MB at
             the second batch: that batch takes longer, by 1 ms per megabyte; later ones take up to
             10 % less time.
+        trust: which signatures of the bundle are accepted; None accepts a bundle without one.
 
     Raises:
         InputError: the folder holds no bundle, or the bundle has no such variant.
-        BundleError: the bundle is damaged.
+        BundleError: the bundle is damaged, or no trusted key signed it.
         UsageError: there is no such backend, or it does not run this variant.
         MissingDependencyError: the backend's library is not installed.
         BackendError: the backend cannot load the variant.
     """
-    bundle, options = open_bundle(Path(path), only=variant), BackendOptions(threads, large_pages)
+    bundle = open_bundle(Path(path), only=variant, trust=trust)
+    options = BackendOptions(threads, large_pages)
     return Session(bundle, variant, load_backend(backend, bundle, variant, options))

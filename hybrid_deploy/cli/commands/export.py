@@ -181,8 +181,8 @@ def _with_samples(job: ExportJob, folder: Path) -> ExportJob:
 
 def _golden_line(path: Path) -> str:
     """Returns how much `verify` can check with the golden samples of a bundle, in one line."""
-    from hybrid_deploy.bundle.bundle import MANIFEST_FILE
     from hybrid_deploy.bundle.manifest import decode_manifest
+    from hybrid_deploy.bundle.paths import MANIFEST_FILE
 
     manifest = decode_manifest((path / MANIFEST_FILE).read_bytes(), str(path))
     lengths = [len(sample.tokens) for sample in manifest.golden]

@@ -11,6 +11,7 @@ import click
 
 from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, THREADS, VARIANT, log
 from hybrid_deploy.cli.options.generation import generation_options, options_of
+from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
 from hybrid_deploy.errors import HybridDeployError, UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 @VARIANT
 @BACKEND
 @THREADS
+@trusted_keys("--require-signature")
+@AT_LEAST
 @click.option(
     "--format", "output_format", type=click.Choice(["text", "json"]), default="text",
     show_default=True, help="Only the text, a line per file, or everything.",
@@ -50,6 +53,8 @@ def run(
     variant: str,
     backend: str,
     threads: int | None,
+    keys: tuple[Path, ...],
+    at_least: int | None,
     output_format: str,
     **generation: Any,
 ) -> None:
@@ -63,7 +68,8 @@ def run(
     _check_request(files, text, stream=stream, long=long, output_format=output_format)
     ids = [] if prompt is None else parse_prompt(prompt)
     options = options_of(generation)
-    session = load_session(bundle, variant=variant, backend=backend, threads=threads)
+    trust = trust_of(keys, at_least, "--require-signature")
+    session = load_session(bundle, variant=variant, backend=backend, threads=threads, trust=trust)
     ids += [] if prompt_text is None else session.prompt_tokens(prompt_text)
     job = _RunJob(session, files, None if text is None else [text], ids, options)
     if stream:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, FORMAT, log
+from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import BundleError, HybridDeployError
 from hybrid_deploy.report import Column, Format, render
@@ -29,17 +30,29 @@ COLUMNS = (
 @click.command(epilog="Example: hybrid-deploy verify digits.bundle")
 @BUNDLE
 @BACKEND
+@trusted_keys("--trusted")
+@AT_LEAST
 @FORMAT
-def verify(bundle: Path, backend: str, output_format: Format) -> None:
+def verify(
+    bundle: Path,
+    backend: str,
+    keys: tuple[Path, ...],
+    at_least: int | None,
+    output_format: Format,
+) -> None:
     """Check every file of BUNDLE, then decode its golden samples with every variant.
 
     A golden sample holds the tokens of the original model. The float variant must decode the same
     tokens; if a quantized variant differs, or cannot run on this machine, its row says so. A bundle
-    without golden samples cannot be verified: the command fails.
+    without golden samples cannot be verified: the command fails. With --trusted, one of these keys
+    must have signed BUNDLE.
     """
     from hybrid_deploy.bundle.bundle import open_bundle
 
-    opened = open_bundle(bundle)
+    trust = trust_of(keys, at_least, "--trusted")
+    opened = open_bundle(bundle, trust=trust)
+    if trust is not None:
+        log(f"{bundle} is signed by a trusted key")
     log(f"{len(opened.manifest.files)} files are as they were written")
     rows = [_variant_row(opened, variant, backend) for variant in opened.manifest.variants]
     click.echo(render(rows, COLUMNS, output_format), nl=False)

@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -73,8 +74,18 @@ def test_golden_samples_have_no_true_text(tiny_bundle: Bundle) -> None:
     assert widths(evaluation_set) == [20]
 
 
-def test_zeros_without_any_samples(bundle: Bundle) -> None:
-    (inputs,) = open_evaluation_set(None, bundle)
+def test_the_example_without_any_samples(bundle: Bundle) -> None:
+    evaluation_set = open_evaluation_set(None, bundle)
+    (inputs,) = evaluation_set
+    assert evaluation_set.stand_in == "the example of the export"
+    assert inputs["image"].any()
+
+
+def test_zeros_without_samples_and_example(bundle: Bundle) -> None:
+    bare = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, golden=()))
+    evaluation_set = open_evaluation_set(None, bare)
+    (inputs,) = evaluation_set
+    assert evaluation_set.stand_in == "an input of zeros"
     assert inputs["image"].shape == (1, 1, 32, 64)
     assert not inputs["image"].any()
 

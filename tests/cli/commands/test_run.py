@@ -188,7 +188,7 @@ def test_run_goes_on_after_a_file_that_fails(tiny_path: Path, page: Path, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--beams", "0"), "error: beams must be a whole number from 1 on, got 0"),
+        (("--beams", "0"), "error: beams must be a whole number from 1 to 256, got 0"),
         (("--n-best", "2"), "error: the 2 best sequences need as many beams, there are 1"),
         (("--stream", "--beams", "2"), "error: the tokens of a beam search are known at its end"),
         (("--stream", "--format", "json"), "error: --stream prints text as it comes"),

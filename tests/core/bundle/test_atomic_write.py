@@ -1,5 +1,7 @@
 import errno
 import os
+import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,94 @@ def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monkey
         atomic.write_file(target, b"two")
     assert target.read_bytes() == b"one"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["exchange", "two renames"])
+def test_force_replaces_a_folder_and_leaves_nothing_else(
+    tmp_path: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
+    for content in ("old", "new"):
+        with atomic.staged_folder(tmp_path / "out", force=True) as folder:
+            (folder / content).touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "new"]
+
+
+def test_two_folders_exchange_their_names(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / name).mkdir(parents=True)
+    if not atomic._exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("this file system cannot exchange two names in one step")
+    assert (tmp_path / "a" / "b").is_dir()
+    assert (tmp_path / "b" / "a").is_dir()
+
+
+def test_a_link_is_never_replaced_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out").symlink_to("real")
+    with pytest.raises(InputError, match="is a link, a folder was expected"):
+        with atomic.staged_folder(tmp_path / "out", force=True):
+            raise AssertionError("the block must not run")
+
+
+def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
+    """Replaces `out` in two renames, and ends before one of the calls, as a kill does.
+
+    Args:
+        tmp_path: folder of `out`.
+        monkeypatch: undone at the end.
+        call: name of a method of Path.
+        number: how many calls are still made.
+    """
+    original, calls = getattr(Path, call), iter(range(number))
+
+    def last_calls(self: Path, *arguments: object) -> object:
+        if next(calls, None) is None:
+            raise SystemExit
+        return original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "_exchange", lambda first, second: False)
+        patch.setattr(shutil, "rmtree", lambda *arguments, **options: None)
+        patch.setattr(Path, call, last_calls)
+        with pytest.raises(SystemExit), atomic.staged_folder(tmp_path / "out", force=True) as new:
+            (new / "new").touch()
+
+
+def test_a_folder_that_a_killed_process_set_aside_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    killed(tmp_path, monkeypatch, "rename", 1)
+    assert not (tmp_path / "out").exists()
+    assert atomic.is_set_aside(tmp_path / "out")
+    atomic.recover(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_next_write_removes_what_a_killed_process_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    (tmp_path / "out").mkdir()
+    killed(tmp_path, monkeypatch, "rename", number)
+    (tmp_path / ".out.staging-of-the-user").mkdir()
+    with atomic.staged_folder(tmp_path / "out", force=True) as folder:
+        (folder / "newer").touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.staging-of-the-user"}
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["newer"]
+
+
+@pytest.mark.parametrize(("umask", "modes"), [(0o022, (0o755, 0o644)), (0o077, (0o700, 0o600))])
+def test_modes_follow_the_umask(tmp_path: Path, umask: int, modes: tuple[int, int]) -> None:
+    before = os.umask(umask)
+    try:
+        with atomic.staged_folder(tmp_path / "out") as folder:
+            (folder / "a").touch()
+        atomic.write_file(tmp_path / "file", b"")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == modes[0]
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == modes[1]

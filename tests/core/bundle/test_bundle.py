@@ -1,11 +1,14 @@
 import json
+import shutil
+import threading
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
 
+from hybrid_deploy.bundle import bundle as bundle_module
 from hybrid_deploy.bundle.bundle import (
-    MANIFEST_FILE,
     Bundle,
     open_bundle,
     seal_bundle,
@@ -13,8 +16,9 @@ from hybrid_deploy.bundle.bundle import (
     staged_variant,
 )
 from hybrid_deploy.bundle.manifest import SCHEMA_VERSION, decode_manifest, encode_manifest
+from hybrid_deploy.bundle.paths import MANIFEST_FILE
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.errors import BundleError, InputError, OutputExistsError
+from hybrid_deploy.errors import BundleError, InputError, OutputExistsError, UsageError
 
 
 def test_manifest_round_trip(tiny_bundle: Bundle) -> None:
@@ -78,17 +82,6 @@ def test_unknown_schema_version(own_path: Path, tiny_bundle: Bundle) -> None:
         open_bundle(own_path)
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd"])
-def test_files_outside_the_bundle_are_refused(
-    own_path: Path, tiny_bundle: Bundle, name: str
-) -> None:
-    record = next(iter(tiny_bundle.manifest.files.values()))
-    manifest = msgspec.structs.replace(tiny_bundle.manifest, files={name: record})
-    (own_path / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
-    with pytest.raises(BundleError, match="names a file outside itself"):
-        open_bundle(own_path)
-
-
 def test_unknown_variant_lists_the_variants(tiny_bundle: Bundle) -> None:
     with pytest.raises(InputError, match=r"has no variant 'int9' \(it has fp32\)"):
         tiny_bundle.graph_path("int9", GraphRole.STEP)
@@ -113,7 +106,9 @@ def add_variant(bundle: Bundle, content: bytes, *, force: bool = False) -> None:
         (staged.folder / "step.onnx").write_bytes(content)
         variant = bundle.manifest.variants["fp32"]
         graph = msgspec.structs.replace(variant.encoder, file=f"{staged.home}/step.onnx")
-        staged.variant = msgspec.structs.replace(variant, encoder=graph, prefill=graph, step=graph)
+        staged.variant = msgspec.structs.replace(
+            variant, encoder=graph, prefill=graph, step=graph, beam_step=None
+        )
 
 
 def test_variant_is_added(own_path: Path) -> None:
@@ -140,3 +135,109 @@ def test_failed_variant_leaves_the_bundle_as_it_was(own_path: Path) -> None:
         (staged.folder / "step.onnx").write_bytes(b"half")
         raise KeyboardInterrupt
     assert open_bundle(own_path).manifest == bundle.manifest
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_of_the_user_in_a_bundle_is_never_touched(own_path: Path, force: bool) -> None:
+    (own_path / "other").mkdir()
+    (own_path / "other" / "notes.txt").write_text("mine")
+    add_variant(open_bundle(own_path), b"1", force=force)
+    assert (own_path / "other" / "notes.txt").read_text() == "mine"
+    assert open_bundle(own_path).graph("other", GraphRole.STEP).file == "other-2/step.onnx"
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", ".", "..", "golden", "fp32/sub", "", "a" * 65])
+def test_a_name_that_leads_elsewhere_names_no_variant(own_path: Path, name: str) -> None:
+    before = sorted(own_path.parent.rglob("*"))
+    with pytest.raises(UsageError, match="cannot name a variant: 1 to 64 letters, digits"):
+        with staged_variant(open_bundle(own_path), name, force=True):
+            raise AssertionError("the block must not run")
+    assert sorted(own_path.parent.rglob("*")) == before
+
+
+class Killed(BaseException):
+    """Ends the process in a test, so that no clean-up of the code under test runs."""
+
+
+@pytest.mark.parametrize("moment", ["the rename", "the manifest", "the removal"])
+def test_the_next_variant_removes_what_a_killed_process_left(
+    own_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    add_variant(open_bundle(own_path), b"old")
+    old = own_path / "other"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda path, **options: killed() if path == old else None)
+        if moment == "the rename":
+            patch.setattr(Path, "rename", killed)
+        if moment == "the manifest":
+            patch.setattr(bundle_module, "write_file", killed)
+        with pytest.raises(Killed):
+            add_variant(open_bundle(own_path), b"killed", force=True)
+    assert old.is_dir()
+    content = open_bundle(own_path).graph_path("other", GraphRole.STEP).read_bytes()
+    assert content == (b"killed" if moment == "the removal" else b"old")
+    assert files_of(own_path) - {MANIFEST_FILE, *open_bundle(own_path).manifest.files}
+    add_variant(open_bundle(own_path), b"new", force=True)
+    assert files_of(own_path) == {MANIFEST_FILE, *open_bundle(own_path).manifest.files}
+    assert sum(path.is_dir() for path in own_path.iterdir()) == 3
+
+
+def killed(*arguments: object, **options: object) -> NoReturn:
+    raise Killed
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_bundle_is_replaced_through_a_link_to_it(own_path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "latest.bundle"
+    link.symlink_to(own_path)
+    manifest = open_bundle(own_path).manifest
+    with staged_bundle(link, force=True) as folder:
+        for name in manifest.files:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(b"")
+        seal_bundle(folder, manifest)
+    assert link.is_symlink()
+    assert open_bundle(link).manifest.files["fp32/step.onnx"].size_bytes == 0
+
+
+def test_a_reader_waits_for_a_bundle_that_was_set_aside(own_path: Path) -> None:
+    retired = own_path.with_name(f".{own_path.name}.retired-abcd1234")
+    retired.mkdir()
+    own_path.rename(retired / own_path.name)
+    open_bundle(own_path)
+    assert not retired.exists()
+
+
+def test_readers_during_a_replacement_see_the_old_or_the_new_bundle(own_path: Path) -> None:
+    """A bundle whose files all have the version's number as content is replaced 40 times."""
+    manifest = open_bundle(own_path).manifest
+    done = threading.Event()
+    seen: set[int] = set()
+    failures: list[BaseException] = []
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                seen.add(open_bundle(own_path).manifest.parameters)
+            except BaseException as error:
+                failures.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for version in range(40):
+            with staged_bundle(own_path, force=True) as folder:
+                for name in manifest.files:
+                    (folder / name).parent.mkdir(exist_ok=True)
+                    (folder / name).write_text(str(version))
+                seal_bundle(folder, msgspec.structs.replace(manifest, parameters=version))
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert failures == []
+    assert len(seen) > 1

@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from hybrid_deploy.bundle import hash_cache
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.hash_cache import HashCache
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.errors import BundleError
 
 LONG_AGO = time.time() - 3600
+
+
+@pytest.fixture(autouse=True)
+def fine_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets files count as old at once; nobody can set back the time of their last change."""
+    monkeypatch.setattr(hash_cache, "_CLOCK_TICK_NS", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +50,9 @@ def test_hash_of_an_unchanged_file_is_remembered(folder: Path) -> None:
     assert cache_with_one_hash(folder).sha256("weights.bin") == "abc"
 
 
-@pytest.mark.parametrize("change", ["size", "time", "other file", "gone"])
+@pytest.mark.parametrize(
+    "change", ["size", "time", "content, with the time set back", "other file", "gone"]
+)
 def test_hash_of_a_changed_file_is_not_returned(folder: Path, change: str) -> None:
     hashes, path = cache_with_one_hash(folder), folder / "weights.bin"
     if change == "size":
@@ -51,6 +60,9 @@ def test_hash_of_a_changed_file_is_not_returned(folder: Path, change: str) -> No
         os.utime(path, (LONG_AGO, LONG_AGO))
     elif change == "time":
         os.utime(path, (LONG_AGO, LONG_AGO + 1))
+    elif change == "content, with the time set back":
+        path.write_bytes(b"87654321")
+        os.utime(path, (LONG_AGO, LONG_AGO))
     else:
         path.rename(folder / "before")
         if change == "other file":
@@ -59,8 +71,14 @@ def test_hash_of_a_changed_file_is_not_returned(folder: Path, change: str) -> No
     assert hashes.sha256("weights.bin") is None
 
 
-def test_hash_of_a_file_written_just_now_is_not_remembered(folder: Path) -> None:
-    (folder / "weights.bin").write_bytes(b"00000000")  # a later write may have the same time
+@pytest.mark.parametrize("modified", [time.time(), LONG_AGO])
+def test_hash_of_a_file_written_just_now_is_not_remembered(
+    folder: Path, modified: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # a later write may have the same time
+    path = folder / "weights.bin"
+    path.write_bytes(b"00000000")
+    os.utime(path, (modified, modified))
     assert cache_with_one_hash(folder).sha256("weights.bin") is None
 
 
@@ -76,16 +94,9 @@ def test_a_cache_that_cannot_be_written_is_no_error(folder: Path, cache_path: Pa
     assert cache_with_one_hash(folder).sha256("weights.bin") is None
 
 
-def make_old(folder: Path) -> None:
-    """Dates all files an hour back, beyond the clock tick of a file system."""
-    for path in folder.rglob("*"):
-        os.utime(path, (LONG_AGO, LONG_AGO))
-
-
 def test_a_bundle_is_hashed_once(
     own_path: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_old(own_path)
     open_bundle(own_path, only="fp32")
     monkeypatch.setattr(
         "hybrid_deploy.bundle.bundle._record", lambda path: pytest.fail(f"read {path}")
@@ -94,7 +105,6 @@ def test_a_bundle_is_hashed_once(
 
 
 def test_a_changed_byte_is_found_despite_the_cache(own_path: Path, tiny_bundle: Bundle) -> None:
-    make_old(own_path)
     open_bundle(own_path, only="fp32")
     for name in tiny_bundle.manifest.files:
         path = own_path / name

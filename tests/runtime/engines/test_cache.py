@@ -200,3 +200,57 @@ def test_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert EngineCache().folder == tmp_path / "engines"
     monkeypatch.delenv(CACHE_VARIABLE)
     assert EngineCache().folder == Path.home() / ".cache" / "hybrid_deploy" / "engines"
+
+
+def test_nobody_else_enters_the_folder_of_engines(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path / "engines")
+    before = os.umask(0o002)
+    try:
+        plan = cache.get_or_build(SHAPED_BY, new_plan)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(cache.folder.stat().st_mode) == 0o700
+    assert read_plan(plan.path) == PLAN
+
+
+def open_the_folder(entry: Path) -> None:
+    entry.parent.chmod(0o777)
+
+
+def open_the_plan(entry: Path) -> None:
+    entry.parent.chmod(0o755)
+    (entry / PLAN_FILE).chmod(0o666)
+
+
+def link_the_plan(entry: Path) -> None:
+    (entry / PLAN_FILE).rename(entry.parent / "planted.plan")
+    (entry / PLAN_FILE).symlink_to(entry.parent / "planted.plan")
+
+
+def link_the_entry(entry: Path) -> None:
+    entry.rename(entry.parent / "planted")
+    entry.symlink_to(entry.parent / "planted")
+
+
+@pytest.mark.parametrize("plant", [open_the_folder, open_the_plan, link_the_plan, link_the_entry])
+def test_an_engine_that_another_user_could_have_planted_is_refused_before_it_is_read(
+    tmp_path: Path, plant: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = EngineCache(tmp_path / "engines").get_or_build(SHAPED_BY, new_plan)
+    assert read_plan(plan.path) == PLAN
+    plant(plan.path.parent)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+    with pytest.raises(BuildError, match="is not used, because an engine runs native code"):
+        read_plan(plan.path)
+
+
+def test_an_engine_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = EngineCache(tmp_path / "engines").get_or_build(SHAPED_BY, new_plan)
+    if os.getuid() == 0:
+        os.chown(plan.path, 1234, -1)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: 1234)
+    with pytest.raises(BuildError, match="it belongs to user"):
+        read_plan(plan.path)

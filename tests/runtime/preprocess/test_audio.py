@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import wave
 from pathlib import Path
@@ -167,3 +168,81 @@ def test_features_of_silence_are_finite() -> None:
     silence = np.zeros(RATE, np.float32)
     for spec in (LOG_MEL, FILTER_BANK, WAVEFORM):
         assert np.isfinite(batch_audio([silence], spec)[spec.name]).all()
+
+
+def riff(data: bytes, form: bytes, *, size: int | None = None, total: int | None = None) -> bytes:
+    """Returns the bytes of a WAV file whose header may declare other sizes than it has."""
+    chunks = b"fmt " + len(form).to_bytes(4, "little") + form
+    chunks += b"LIST" + (3).to_bytes(4, "little") + b"abc\0"
+    chunks += b"data" + (len(data) if size is None else size).to_bytes(4, "little") + data
+    total = 4 + len(chunks) if total is None else total
+    return b"RIFF" + total.to_bytes(4, "little") + b"WAVE" + chunks
+
+
+def form_of(form: int, bits: int, *, extended: bool = False) -> bytes:
+    """Returns a format chunk of one channel; the extensible form hides `form` in a GUID."""
+    basic = struct.pack("<HHIIHH", form, 1, RATE, RATE * bits // 8, bits // 8, bits)
+    if not extended:
+        return basic
+    guid = struct.pack("<H", form) + bytes.fromhex("000000001000800000aa00389b71")
+    return struct.pack("<H", 0xFFFE) + basic[2:] + struct.pack("<HHI", 22, bits, 0) + guid
+
+
+LEVELS = np.array([0.5, -0.25, 0.125, -1.0], np.float32)
+
+
+@pytest.mark.parametrize("extended", [False, True])
+@pytest.mark.parametrize("kind", ["<f4", "<f8", "<i2", "<i4", "24 bits"])
+def test_wav_files_of_every_form(tmp_path: Path, kind: str, extended: bool) -> None:
+    if kind.startswith("<f"):
+        data, form = LEVELS.astype(kind).tobytes(), 3
+    else:
+        bits = 24 if kind == "24 bits" else 8 * int(kind[-1])
+        whole = (LEVELS.astype(np.float64) * (1 << (bits - 1))).astype(np.int64)
+        data = b"".join(int(v).to_bytes(bits // 8, "little", signed=True) for v in whole)
+        form = 1
+    path = tmp_path / "a.wav"
+    path.write_bytes(riff(data, form_of(form, 8 * len(data) // 4, extended=extended)))
+    np.testing.assert_array_equal(load_audio(path, RATE), LEVELS)
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
+def test_a_file_written_into_a_pipe_is_read_to_its_end(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.wav"
+    data = LEVELS.tobytes()
+    path.write_bytes(riff(data, form_of(3, 32), size=size, total=size))
+    np.testing.assert_array_equal(load_audio(path, RATE), LEVELS)
+
+
+def test_an_empty_file_with_chunks_behind_its_sound_stays_empty(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(riff(b"", form_of(1, 16)) + b"LIST\x04\0\0\0abcd")
+    with pytest.raises(InputError, match="it is empty"):
+        load_audio(path, RATE)
+
+
+@pytest.mark.parametrize("kept", [13, 40, 60, 0.5, 0.999])
+def test_a_file_that_ends_before_its_header_says_so_is_refused(tmp_path: Path, kept: float) -> None:
+    whole = write_wav(tmp_path / "a.wav", (speech(0.2) * 9000).astype("<i2").tobytes()).read_bytes()
+    path = tmp_path / "cut.wav"
+    path.write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
+    with pytest.raises(InputError, match=r"cut\.wav is a damaged sound file: it ends too early"):
+        load_audio(path, RATE)
+
+
+def test_a_cut_flac_file_is_refused(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    path = tmp_path / "a.flac"
+    soundfile.write(path, speech(2.0), RATE)
+    assert len(load_audio(path, RATE)) == 2 * RATE
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"a\.flac is (a damaged|not a) sound file"):
+        load_audio(path, RATE)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_sound_that_is_no_number_is_refused(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(riff(np.array([0.5, value], "<f4").tobytes(), form_of(3, 32)))
+    with pytest.raises(InputError, match="it holds NaN or infinity"):
+        load_audio(path, RATE)

@@ -1,0 +1,80 @@
+"""`hybrid-deploy install`: a bundle -> the current bundle of a device, if it works there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, log
+from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
+from hybrid_deploy.errors import BundleError
+
+INTO = click.option(
+    "--into", "slots", type=click.Path(path_type=Path), required=True, metavar="SLOTS",
+    help="Folder of the installed bundles; SLOTS/current is the one to run.",
+)  # fmt: skip
+
+
+@click.command(epilog="Example: hybrid-deploy install new.bundle --into /var/lib/digits")
+@BUNDLE
+@INTO
+@BACKEND
+@trusted_keys("--require-signature")
+@AT_LEAST
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=600.0, show_default=True, metavar="SECONDS",
+    help="How long the golden samples may take.",
+)  # fmt: skip
+@click.option("--format", "output_format", type=click.Choice(["text", "json"]), default="text")
+def install(
+    bundle: Path,
+    slots: Path,
+    backend: str,
+    keys: tuple[Path, ...],
+    at_least: int | None,
+    timeout: float,
+    output_format: str,
+) -> None:
+    """Copy BUNDLE to SLOTS, decode its golden samples there, and make it current.
+
+    SLOTS/current is a link that is switched in one step. If the copy is not signed as required, is
+    damaged or gives other tokens on this device, the running bundle stays and the exit code is 1.
+    The bundle before it is kept, see `rollback`.
+    """
+    from hybrid_deploy.bundle.releases import install as install_bundle
+
+    trust = trust_of(keys, at_least, "--require-signature")
+    installed = install_bundle(bundle, slots, lambda path: _verify(path, backend, timeout), trust)
+    print_current(installed, slots, output_format)
+
+
+def print_current(release: Path, slots: Path, output_format: str) -> None:
+    """Prints which bundle is current now."""
+    import json
+
+    if output_format == "json":
+        click.echo(json.dumps({"current": str(release), "link": str(slots / "current")}))
+    else:
+        click.echo(f"{slots / 'current'} is {release.name} now")
+
+
+def _verify(path: Path, backend: str, timeout: float) -> None:
+    """Runs `verify` in a process of its own, so that even a crash leaves the running bundle.
+
+    Raises:
+        BundleError: the golden samples give other tokens on this device, or cannot be decoded.
+    """
+    command = [sys.executable, "-m", "hybrid_deploy", "verify", str(path), "--backend", backend]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise BundleError(
+            f"the golden samples take over {timeout:g} s on this device; nothing was switched"
+        ) from error
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise BundleError(f"{lines[-1].removeprefix('error: ')}; nothing was switched")
+    log("the golden samples give the original model's tokens on this device")

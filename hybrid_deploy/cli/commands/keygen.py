@@ -1,0 +1,24 @@
+"""`hybrid-deploy keygen`: a file name -> a key pair that signs bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hybrid_deploy.cli.options.common import log
+
+
+@click.command(epilog="Example: hybrid-deploy keygen release.key")
+@click.argument("file", type=click.Path(path_type=Path))
+def keygen(file: Path) -> None:
+    """Make a key pair: FILE signs bundles, FILE.pub checks the signatures on devices.
+
+    Only the owner can read FILE, which is not encrypted: keep it off the devices. No existing file
+    is replaced.
+    """
+    from hybrid_deploy.bundle.signature import make_keys
+
+    private, public = make_keys(file)
+    log(f"{private} signs: keep it secret; put {public} on the devices")
+    click.echo(public)
