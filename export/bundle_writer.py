@@ -42,6 +42,8 @@ from hybrid_deploy.export.model.dynamic_axes import DynamicAxes, resized
 from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
 from hybrid_deploy.onnx_graphs.files import describe, load_graphs, save_graphs
+from hybrid_deploy.runtime.backends.onnxruntime.backend import OnnxRuntimeBackend
+from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.preprocess.array_files import ARRAYS_SUFFIX
 from hybrid_deploy.runtime.preprocess.prepare import is_companion_text
@@ -149,7 +151,11 @@ def write_golden(bundle: Bundle, job: ExportJob) -> tuple[GoldenSample, ...]:
         InputError: a file does not fit the job's `preprocess`, or the example holds NaN or
             infinity.
     """
-    session = Session(bundle, FLOAT_VARIANT, FullRerun(job.model, job.spec.generation.max_length))
+    drafts = None  # graphs of a fixed batch do not run a single golden file
+    if job.form.batch is None:
+        drafts = OnnxRuntimeBackend(bundle, FLOAT_VARIANT, BackendOptions(large_pages=False))
+    model = FullRerun(job.model, job.spec.generation.max_length, drafts)
+    session = Session(bundle, FLOAT_VARIANT, model)
     prompt = _golden_prompt(session, job)
     folder = _make_folder(bundle.folder / GOLDEN_FOLDER)
     for name, content in job.golden.items():
@@ -187,8 +193,7 @@ def _example_sample(
 ) -> GoldenSample:
     """Stores the first row of the example as a golden sample, and decodes it.
 
-    An example is often noise that no end token follows, and each token of the model itself is a
-    full run, so the number of tokens is limited.
+    An example is often noise that no end token follows, so the number of tokens is limited.
     """
     example, dynamic = job.example, job.spec.dynamic
     if not _lies_in_ranges(example, dynamic):

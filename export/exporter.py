@@ -186,9 +186,24 @@ def run_export(
         ExportError: an operator has no translation to ONNX, or PyTorch or an ONNX package fails.
         ParityError: the graphs differ from the model.
         OutputExistsError: `out` exists and `force` is not given.
+        Exception: whatever `progress` raises passes as it is; no bundle is written.
     """
-    with one_line_failures():
-        return _checked_export(job, Path(out), force, StageTimes(progress))
+    raised = list[Exception]()
+    with one_line_failures(raised):
+        return _checked_export(job, Path(out), force, StageTimes(_noted(progress, raised)))
+
+
+def _noted(progress: Progress, raised: list[Exception]) -> Progress:
+    """Returns a progress that notes the exceptions of the caller's own function."""
+
+    def report(stage: str, done: int, total: int, /) -> None:
+        try:
+            progress(stage, done, total)
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    return report
 
 
 def _check_prompt(job: ExportJob) -> None:

@@ -24,6 +24,7 @@ from hybrid_deploy.export.model.dynamic_axes import (
 from hybrid_deploy.export.model.interface import DecodePart, has_custom_step, reference_memory
 from hybrid_deploy.export.model.memory_sizes import memory_sizes
 from hybrid_deploy.export.parity.decode_checks import check_batch, check_causal
+from hybrid_deploy.export.parity.length_checks import check_lengths
 from hybrid_deploy.export.plan.data_movement import is_movement
 from hybrid_deploy.export.stage_times import StageTimes
 from hybrid_deploy.export.trace.capture import Capture, capture_decoder
@@ -89,6 +90,7 @@ def _lower_derived(
         plan = analyse(capture)
         check_causal(model, inputs, capture.length)
         check_batch(model, inputs, capture.length)
+        check_lengths(model, inputs, capture.length)
     with stages.timed("lower"):
         dims = dim_ranges(model, plan, inputs, spec.dynamic, spec.generation, spec.max_batch)
         declared = _declared_sizes(dims)

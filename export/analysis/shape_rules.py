@@ -12,6 +12,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import torch
 from torch import fx
 
 from hybrid_deploy.export.analysis.row_joins import (
@@ -186,8 +187,8 @@ class Concatenation:
         for part in parts:
             value = executor.aligned_value(node, part, alignment)
             if not executor.plan.depends_on_tokens(part):
-                rows = executor.token_value(tokens, single=single)
-                value = value + rows.narrow(joined, 0, 1) * 0  # broadcasts over batch and rows
+                rows = executor.token_value(tokens, single=single).narrow(joined, 0, 1)
+                value = value + torch.zeros_like(rows)  # broadcasts over batch and rows
             values.append(value)
         return call_operator(node, (values, joined), {})
 

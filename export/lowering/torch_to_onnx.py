@@ -30,8 +30,14 @@ from hybrid_deploy.export.lowering.traced_dims import input_exprs, name_multiple
 from hybrid_deploy.export.lowering.translation_cache import reuse_translation_table
 from hybrid_deploy.export.plan.cache_ops import onnx_translations
 from hybrid_deploy.export.trace.capture import quiet_tracing
+from hybrid_deploy.export.trace.float_sizes import check_float_sizes, float_size_translations
 from hybrid_deploy.export.trace.portable_ops import PortableOps
-from hybrid_deploy.export.trace.refusal import first_line, trace_failure, user_line
+from hybrid_deploy.export.trace.refusal import (
+    first_line,
+    record_user_lines,
+    trace_failure,
+    user_line,
+)
 from hybrid_deploy.export.trace.size_guards import DeclaredSizes, fixing_line, record_guards
 from hybrid_deploy.onnx_graphs.gemm import is_embedding, split_gemm
 
@@ -70,6 +76,7 @@ def onnx_from_torch(
     shapes = tuple(traced_dims(dynamic.get(name, {}), ranges) or None for name in inputs)
     with (
         quiet_tracing(),
+        record_user_lines(),
         reuse_translation_table(),
         decompose_only_if_needed(),
         PortableOps(),
@@ -84,7 +91,11 @@ def onnx_from_torch(
                 input_names=list(inputs),
                 output_names=list(outputs),
                 dynamic_shapes=_nested(module, shapes),
-                custom_translation_table={**onnx_translations(opset), **custom_translations()},
+                custom_translation_table={
+                    **onnx_translations(opset),
+                    **custom_translations(),
+                    **float_size_translations(),
+                },
                 verbose=False,
             )
         except Exception as error:
@@ -106,6 +117,7 @@ def onnx_from_torch(
     exprs, env = input_exprs(program.exported_program, varying)
     if declared is not None and env is not None:
         declared.check(log, env, exprs, part)
+        check_float_sizes(program.exported_program, declared, exprs)
     _check_sizes(program.model, dynamic)
     name_multiples(program.model, exprs)
     model = _tidy(program.model)

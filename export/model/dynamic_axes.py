@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -45,35 +45,33 @@ def memory_axes(
         For each memory tensor, its varying axes besides the batch.
 
     Raises:
-        UnsupportedModelError: encode() fails at one end of the declared ranges, or returns another
-            number of tensors or axes there.
+        UnsupportedModelError: encode() fails at one end of the declared ranges, or returns tensors
+            of another number or rank than at the other end.
     """
-    shapes = []
+    shapes: list[list[torch.Size]] = []
+    given: list[str] = []
     for bound in ("min", "max"):
         values = tuple(resized(inputs, dynamic, bound).values())
+        given.append(", ".join(str(tuple(value.shape)) for value in values))
         try:
             shapes.append([value.shape for value in reference_memory(model, values)])
         except Exception as error:
-            sizes = ", ".join(str(tuple(value.shape)) for value in values)
             raise UnsupportedModelError(
-                f"{user_line(error)}encode() fails on inputs of the declared size {sizes}: "
+                f"{user_line(error)}encode() fails on inputs of the declared size {given[-1]}: "
                 f"{first_line(error)}; narrow the dynamic range"
             ) from error
-    small, large = shapes
-    if [len(shape) for shape in small] != [len(shape) for shape in large]:
+    ranks = [[len(shape) for shape in each] for each in shapes]
+    if ranks[0] != ranks[1]:
+        texts = [", ".join(str(tuple(shape)) for shape in each) for each in shapes]
         raise UnsupportedModelError(
-            f"encode() returns memory of shapes {_text(small)} at the least sizes and "
-            f"{_text(large)} at the largest; return as many tensors, with as many axes, at all "
-            "sizes, or narrow the dynamic range"
+            f"encode() returns {texts[0]} for inputs of size {given[0]}, but {texts[1]} for "
+            f"{given[1]}: the graph has one number of memory tensors and of their axes; return the "
+            "same ones at every size, or narrow the dynamic range"
         )
     return tuple(
         tuple(axis for axis, (a, b) in enumerate(zip(small, large, strict=True)) if axis and a != b)
         for small, large in zip(*shapes, strict=True)
     )
-
-
-def _text(shapes: Sequence[torch.Size]) -> str:
-    return ", ".join(str(tuple(shape)) for shape in shapes)
 
 
 def declared_ranges(dynamic: DynamicAxes) -> dict[str, DimRange]:

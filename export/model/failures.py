@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,11 +26,14 @@ _OTHER_DEVICE = re.compile(r"same device|on (cuda|meta)|device meta|(cuda|mps):\
 
 
 @contextmanager
-def one_line_failures() -> Iterator[None]:
+def one_line_failures(callers_own: Sequence[Exception] = ()) -> Iterator[None]:
     """Raises a typed error in place of any exception that is none.
 
     An OSError or ImportError of the exporter itself passes: a full disk and a missing package are
     no failure of the model.
+
+    Args:
+        callers_own: exceptions that pass as they are; functions of the caller add theirs to it.
 
     Raises:
         UnsupportedModelError: code of the user's model raised the exception.
@@ -41,6 +44,8 @@ def one_line_failures() -> Iterator[None]:
     except HybridDeployError:
         raise
     except Exception as error:
+        if any(error is own for own in callers_own):
+            raise
         line, method = _user_frame(error)
         if line:
             raise UnsupportedModelError(

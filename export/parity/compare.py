@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hybrid_deploy.bundle.manifest import GenerationDefaults
-from hybrid_deploy.export.model.interface import Inputs, reference_memory
+from hybrid_deploy.export.model.interface import Inputs, has_custom_step, reference_memory
 from hybrid_deploy.export.parity.closeness import Closeness, ComparedStep
 from hybrid_deploy.export.parity.parity import Parity
 from hybrid_deploy.export.parity.reference_rows import Heads, ReferenceRows, lengths_to_run
@@ -209,11 +209,13 @@ class _Batch:
             prompts: (batch, longest prompt), padded on the right.
             lengths: (batch,), number of tokens of each prompt.
             name: name of the sequences in messages.
-            every_length: whether the model is also run with other numbers of tokens, as
-                `lengths_to_run` chooses them.
+            every_length: whether a model with a step of its own is also run with other numbers of
+                tokens, as `lengths_to_run` chooses them; of a derived step `check_lengths` has done
+                the same.
         """
         self._closeness.name, capacity = name, self.generation.max_length
-        chosen = lengths_to_run(self.model, self.size, capacity) if every_length else []
+        has_lengths = every_length and has_custom_step(self.model)
+        chosen = lengths_to_run(self.model, self.size, capacity) if has_lengths else []
         reference = ReferenceRows(self.model, self._memory, chosen)
         tokens = np.full((self.size, capacity), self.generation.pad_token, np.int64)
         tokens[:, : prompts.shape[1]] = prompts
@@ -249,7 +251,7 @@ class _Batch:
             length: number of tokens that prefill reads.
         """
         self._closeness.name = f"a prefill of {length} tokens"
-        reference = ReferenceRows(self.model, self._memory, [length])
+        reference = ReferenceRows(self.model, self._memory)
         decoding, ones = self._decoding(), np.ones(self.size, np.int64)
         logits = decoding.prefill(tokens[:, :length], 0 * ones, (length - 1) * ones)
         steps = [ComparedStep(length * ones, ones > 0, _copied(decoding, logits))]

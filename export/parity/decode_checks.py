@@ -26,8 +26,8 @@ def check_causal(model: nn.Module, inputs: Mapping[str, Tensor], length: int) ->
     """
     memory = reference_memory(model, tuple(inputs.values()))
     generator, batch = torch.Generator().manual_seed(0), memory[0].shape[0]
-    ones = torch.ones(batch, length, dtype=torch.int64)
-    vocabulary_size = reference_logits(model, memory, ones).shape[-1]
+    one = torch.ones(batch, 1, dtype=torch.int64)
+    vocabulary_size = reference_logits(model, memory, one).shape[-1]
     tokens = torch.randint(vocabulary_size, (batch, length), generator=generator)
     changed = tokens.clone()
     changed[:, length // 2 :] = (tokens[:, length // 2 :] + 1) % vocabulary_size

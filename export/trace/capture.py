@@ -126,12 +126,12 @@ def capture_decoder(
             Python branch on a size takes another side at another size.
     """
     with record_guards() as log:
-        longer = _trace(decode, memory, dynamic, length, log)
+        longer = trace_decoder(decode, memory, dynamic, length, log)
     if memory_sizes is not None:
         _check_branches(log, longer, dynamic, memory_sizes)
     _refuse_unknown_sizes(longer)
-    shorter = _trace(decode, memory, dynamic, length - 1, log)
-    constants, names = _constants(longer)
+    shorter = trace_decoder(decode, memory, dynamic, length - 1, log)
+    constants, names = constants_of(longer)
     shorter_trace = pair_traces(longer.graph, shorter.graph)
     merge_equal_constants(constants)
     shorter_trace = merge_equal_nodes(shorter_trace)
@@ -183,13 +183,25 @@ def quiet_tracing() -> Iterator[None]:
         logging.disable(level)
 
 
-def _trace(
+def trace_decoder(
     decode: nn.Module,
     memory: tuple[Tensor, ...],
     dynamic: tuple[tuple[int, ...], ...],
     length: int,
-    log: GuardLog,
+    log: GuardLog | None = None,
 ) -> torch.export.ExportedProgram:
+    """Traces `decode` for a number of tokens.
+
+    Args:
+        decode: a module in eval mode whose `forward(tokens, *memory)` returns a tuple of heads.
+        memory: example memory with a batch of two or more.
+        dynamic: for each memory tensor, its dynamic axes besides axis 0, the batch.
+        length: the number of tokens.
+        log: the guards of the trace, which name the line that fixed a size; None if not recorded.
+
+    Raises:
+        UnsupportedModelError: the model cannot be traced.
+    """
     tokens = torch.ones(memory[0].shape[0], length, dtype=torch.int64)
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
     dynamic_axis = torch.export.Dim.AUTO
@@ -206,7 +218,7 @@ def _trace(
                 decode, (tokens, *memory), dynamic_shapes=shapes, strict=False
             )
         except Exception as error:
-            raise _untraceable(error, log) from error
+            raise _untraceable(error, log or GuardLog([])) from error
     _refuse_writes(program)
     if not any(_needs_decomposition(node) for node in program.graph.nodes):
         return program
@@ -310,9 +322,10 @@ def _static_causal_hint() -> Iterator[None]:
         nn_transformer._detect_is_causal_mask = original
 
 
-def _constants(
+def constants_of(
     program: torch.export.ExportedProgram,
 ) -> tuple[dict[fx.Node, Tensor], dict[fx.Node, str]]:
+    """Returns the value of each placeholder of a constant, and its name in the user's model."""
     signature = program.graph_signature
     names_of_placeholders = {
         **signature.inputs_to_parameters,

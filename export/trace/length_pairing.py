@@ -60,7 +60,8 @@ def pair_traces(longer: fx.Graph, shorter: fx.Graph) -> dict[fx.Node, fx.Node]:
             shorter_trace[_insert_slice(shorter_trace, node, candidate)] = node
             sliced_values[node] = sliced_values.get(node.args[0], node.args[0])
         else:
-            raise _different_programs(candidate or longer_nodes[-1])
+            remaining = longer_nodes[index:]
+            raise _different_programs(_only_in_one(node, remaining) or longer_nodes[-1])
     if index < len(longer_nodes):
         raise _different_programs(longer_nodes[index])
     _redirect_to_slices(shorter_trace)
@@ -179,6 +180,27 @@ def _operand_nodes(args: Any) -> list[fx.Node]:
 
     fx.map_arg(args, append)
     return nodes
+
+
+def _only_in_one(shorter: fx.Node, longer: list[fx.Node]) -> fx.Node | None:
+    """Returns which of the two next nodes the other trace lacks; None if the longer one has ended.
+
+    Args:
+        shorter: next node of the shorter trace.
+        longer: remaining nodes of the longer trace.
+    """
+    if not longer:
+        return None
+    after, next_place = shorter.next, _place(longer[0])
+    while after.op != "root":
+        if _place(after) == next_place:
+            return shorter
+        after = after.next
+    return longer[0]
+
+
+def _place(node: fx.Node) -> tuple[object, object]:
+    return _operator(node), node.meta.get("stack_trace")
 
 
 def _hashable(value: Any) -> object:

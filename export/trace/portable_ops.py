@@ -9,11 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from hybrid_deploy.export.trace.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d
 from hybrid_deploy.export.trace.complex_pairs import ComplexPair, view_as_complex_pair
 from hybrid_deploy.export.trace.max_pool1d import max_pool1d_by_max_pool2d
 from hybrid_deploy.export.trace.one_hot import one_hot_by_comparison
 
 _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
+    torch.adaptive_avg_pool1d: adaptive_avg_pool1d,
+    F.adaptive_avg_pool2d: adaptive_avg_pool2d,
     torch.max_pool1d: max_pool1d_by_max_pool2d,
     F.max_pool1d: max_pool1d_by_max_pool2d,
     F.one_hot: one_hot_by_comparison,

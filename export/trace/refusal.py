@@ -32,6 +32,7 @@ _LIBRARY_FOLDERS = tuple(
 )
 _STANDARD_LIBRARY = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 _INSTALLED = ("/site-packages/", "/dist-packages/")
+_METHODS = ("encode", "decode")
 _FILTER = "_filter_traceback_frames"
 
 
@@ -89,7 +90,7 @@ def is_user_file(file: str) -> bool:
 
 @contextmanager
 def record_user_lines() -> Iterator[None]:
-    """Records in every traced node the stack of the user's lines, from `decode` inwards.
+    """Records in every traced node the stack of the user's lines, from the model's method inwards.
 
     PyTorch's own filter keeps only the frames of functions called `forward`: `decode` and the
     functions that it calls would be missing.
@@ -101,11 +102,11 @@ def record_user_lines() -> Iterator[None]:
 
     def users_frames(tracer: TracerBase, summary: traceback.StackSummary) -> traceback.StackSummary:
         frames = [frame for frame in summary if is_user_file(frame.filename)]
-        decode = next((i for i, f in enumerate(frames) if f.name == "decode"), None)
-        if decode is None:
+        method = next((i for i, f in enumerate(frames) if f.name in _METHODS), None)
+        if method is None:
             unchanged: traceback.StackSummary = original(tracer, summary)
             return unchanged
-        return traceback.StackSummary.from_list(frames[decode:])
+        return traceback.StackSummary.from_list(frames[method:])
 
     setattr(TracerBase, _FILTER, users_frames)
     try:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -99,7 +99,7 @@ class DeclaredSizes:
                 or the trace fixes a size that varies.
         """
         _refuse_fixed_sizes(log, exprs, part)
-        symbols = _symbols_of(exprs, self.ranges)
+        symbols = self.symbols_of(exprs)
         failing = [
             (guard, condition, counterexample)
             for guard in log.guards
@@ -117,6 +117,24 @@ class DeclaredSizes:
             if named not in self.uncertain:
                 self.uncertain.append(named)
 
+    def symbols_of(self, exprs: Mapping[str, Any]) -> dict[Any, Symbol]:
+        """Returns the sizes of the symbols that are a dimension, or a fraction of one.
+
+        Args:
+            exprs: size of each varying dimension in the symbols of a trace.
+        """
+        symbols: dict[Any, Symbol] = {}
+        for name, expr in exprs.items():
+            if name not in self.ranges or len(expr.free_symbols) != 1:
+                continue
+            (symbol,) = expr.free_symbols
+            factor = expr.coeff(symbol)
+            if factor.is_Integer and expr == factor * symbol:
+                count = int(factor)
+                values = [size // count for size in self.ranges[name] if size % count == 0]
+                symbols.setdefault(symbol, Symbol(name, values, count))
+        return symbols
+
 
 @dataclass
 class GuardLog:
@@ -126,12 +144,26 @@ class GuardLog:
 
 
 @dataclass(frozen=True)
-class _Symbol:
-    """A symbol of a trace: the size of dimension `name` is `factor` times its value."""
+class Symbol:
+    """A symbol of a trace.
+
+    Attributes:
+        name: name of the dimension.
+        values: values of the symbol.
+        factor: the size of the dimension is this many times the value.
+    """
 
     name: str
     values: Sequence[int]
     factor: int
+
+    def sampled(self, count: int) -> Sequence[int]:
+        """Returns the values to check in an expression of `count` symbols."""
+        return _sample(self.values, _CHECKED_SIZES if count == 1 else _CHECKED_SIZES_OF_SEVERAL)
+
+    def text(self, value: int) -> str:
+        """Returns how a message calls a value of the symbol, as `width 90`."""
+        return f"{self.name} {value * self.factor}"
 
 
 @contextmanager
@@ -205,6 +237,8 @@ def _guard(condition: Any, env: ShapeEnv, frame: FrameType | None) -> SizeGuard:
             from_cpp = from_cpp or bool(frame.f_locals.get("file"))
         if not innermost and not _is_symbolic_machinery(file):
             innermost = file
+        if file.endswith(_TRACERS):
+            break  # beyond are the callers of the export
         if is_user_file(file):
             line = f"{file}:{frame.f_lineno}"
         frame = frame.f_back
@@ -217,30 +251,26 @@ def _is_symbolic_machinery(file: str) -> bool:
     return file.startswith("<") or any(part in file for part in _MACHINERY)
 
 
-def _symbols_of(
-    exprs: Mapping[str, Any], ranges: Mapping[str, Sequence[int]]
-) -> dict[Any, _Symbol]:
-    """Returns the sizes of the symbols that are a dimension, or a fraction of one."""
-    symbols: dict[Any, _Symbol] = {}
-    for name, expr in exprs.items():
-        if name not in ranges or len(expr.free_symbols) != 1:
-            continue
-        (symbol,) = expr.free_symbols
-        factor = expr.coeff(symbol)
-        if factor.is_Integer and expr == factor * symbol:
-            count = int(factor)
-            values = [size // count for size in ranges[name] if size % count == 0]
-            symbols.setdefault(symbol, _Symbol(name, values, count))
-    return symbols
+def compiled(
+    expr: Any, symbols: Sequence[Any], names: Mapping[str, Any] = SYMPY_INTERP
+) -> Callable[..., Any]:
+    """Returns an expression of sizes as a function of the values of its symbols.
+
+    Args:
+        expr: the expression.
+        symbols: its symbols, in the order of the function's arguments.
+        names: what the names of functions in the printed expression mean.
+    """
+    text = PythonPrinter().doprint(expr)
+    function: Callable[..., Any] = eval(f"lambda {', '.join(map(str, symbols))}: {text}", {**names})
+    return function
 
 
-def _counterexample(condition: Any, values: Mapping[Any, _Symbol]) -> dict[Any, int] | None:
+def _counterexample(condition: Any, values: Mapping[Any, Symbol]) -> dict[Any, int] | None:
     """Returns values of a condition's symbols for which it does not hold, or None."""
     symbols = sorted(condition.free_symbols, key=str)
-    count = _CHECKED_SIZES if len(symbols) == 1 else _CHECKED_SIZES_OF_SEVERAL
-    text = PythonPrinter().doprint(condition)
-    holds = eval(f"lambda {', '.join(map(str, symbols))}: {text}", dict(SYMPY_INTERP))
-    for sizes in itertools.product(*(_sample(values[s].values, count) for s in symbols)):
+    holds = compiled(condition, symbols)
+    for sizes in itertools.product(*(values[s].sampled(len(symbols)) for s in symbols)):
         try:
             if holds(*sizes):
                 continue
@@ -261,7 +291,7 @@ def _sample(sizes: Sequence[int], count: int) -> Sequence[int]:
 def _branch_error(
     guard: SizeGuard,
     condition: Any,
-    symbols: Mapping[Any, _Symbol],
+    symbols: Mapping[Any, Symbol],
     sizes: Mapping[Any, int],
     part: str,
     conditions: Sequence[Any],
@@ -269,7 +299,7 @@ def _branch_error(
     """Returns the error for a Python branch that takes another side at the given sizes."""
     names = {s: sympy.Symbol(symbols[s].name, integer=True) / symbols[s].factor for s in sizes}
     text = PythonPrinter().doprint(condition.xreplace(names))
-    given = ", ".join(f"{symbols[s].name} {n * symbols[s].factor}" for s, n in sizes.items())
+    given = ", ".join(symbols[s].text(n) for s, n in sizes.items())
     multiple = _remedying_multiple(conditions, symbols)
     remedy = f"{symbols[next(iter(sizes))].name} a multiple of {multiple}"
     line = f"{guard.line}: " if guard.line else ""
@@ -281,7 +311,7 @@ def _branch_error(
     )
 
 
-def _remedying_multiple(conditions: Sequence[Any], symbols: Mapping[Any, _Symbol]) -> int | None:
+def _remedying_multiple(conditions: Sequence[Any], symbols: Mapping[Any, Symbol]) -> int | None:
     """Returns the least multiple of the only size for which all conditions hold, or None."""
     free = set().union(*(condition.free_symbols for condition in conditions))
     if len(free) != 1:

@@ -61,7 +61,8 @@ class Plain(nn.Module):
 
 def model_with(**methods: Callable[..., Any]) -> nn.Module:
     """Returns a `Plain` with other methods."""
-    return type("Nasty", (Plain,), methods)()
+    model: nn.Module = type("Nasty", (Plain,), methods)()
+    return model
 
 
 def exported(model: nn.Module, out: Path) -> None:
@@ -74,7 +75,8 @@ def exported(model: nn.Module, out: Path) -> None:
 
 def count_runs(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
     self.count += 1
-    return x * (1 + (self.count > 9))
+    changed: Tensor = x * (1 + (self.count > 9))
+    return changed
 
 
 def keep_memory(self: Any, x: Tensor) -> Tensor:
@@ -87,7 +89,8 @@ def script(self: Any) -> None:
 
 
 def quantize(self: Any) -> None:
-    self.more = torch.ao.quantization.quantize_dynamic(nn.Sequential(self.more), {nn.Linear})
+    quantized: Any = torch.ao.quantization.quantize_dynamic
+    self.more = quantized(nn.Sequential(self.more), {nn.Linear})
 
 
 def unlike_sizes(self: Any, x: Tensor) -> Any:

@@ -17,7 +17,7 @@ from hybrid_deploy.cli import main
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.runtime.session.session import load_session
 from tests.export.huggingface.saved_folders import save_tokenizer
-from tests.models.zoo.huggingface import enlarge_weights
+from tests.models.zoo.transformers.base import enlarge_weights
 from tests.models.zoo.vision_language.prompted import (
     CASES,
     IMAGE,

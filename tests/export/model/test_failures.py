@@ -23,6 +23,7 @@ from hybrid_deploy.export import exporter
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.export.model.failures import one_line_failures
 from hybrid_deploy.onnx_graphs import cost
+from tests.conftest import make_tiny
 
 WIDTH, WORDS = 8, 7
 
@@ -223,3 +224,23 @@ def test_every_caller_of_the_model_is_a_function_of_its_file() -> None:
     }
     for file, name in failures._CALLERS:
         assert f"def {name}(" in inspect.getsource(modules[file])
+
+
+@pytest.mark.parametrize("stage", ["trace", "lower", "check", "write"])
+def test_an_exception_of_the_callers_progress_passes_as_it_is(stage: str, tmp_path: Path) -> None:
+    class StoppedError(Exception):
+        pass
+
+    stopped = StoppedError("by the user")
+
+    def progress(name: str, done: int, total: int, /) -> None:
+        if name == stage:
+            raise stopped
+
+    with pytest.raises(StoppedError) as caught:
+        export_model(
+            make_tiny(), torch.zeros(1, 1, 8, 32), tmp_path / "out", max_length=8, start_tokens=1,
+            progress=progress,
+        )  # fmt: skip
+    assert caught.value is stopped
+    assert list(tmp_path.iterdir()) == []

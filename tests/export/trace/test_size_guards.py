@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hybrid_deploy.bundle.manifest import DimRange
-from hybrid_deploy.errors import UnsupportedModelError
+from hybrid_deploy.errors import HybridDeployError, UnsupportedModelError
 from hybrid_deploy.export.lowering.torch_to_onnx import onnx_from_torch
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxis
 from hybrid_deploy.export.model.memory_sizes import memory_sizes
@@ -31,6 +32,9 @@ class Encoder(nn.Module):
         self.prepare = prepare
 
     def forward(self, image: Tensor) -> Tensor:
+        return self.encode(image)
+
+    def encode(self, image: Tensor) -> Tensor:
         """Returns (batch, patches, 4)."""
         memory: Tensor = self.patches(self.prepare(image))
         return memory.flatten(2).transpose(1, 2)
@@ -77,6 +81,26 @@ def narrow_enough(x: Tensor) -> Tensor:
     return x
 
 
+def cut_by_float(x: Tensor) -> Tensor:
+    return x[..., : math.trunc(x.shape[3] * 0.7)]
+
+
+def rounded(x: Tensor) -> Tensor:
+    return x[..., : round(x.shape[3] * 0.7)]
+
+
+def scaled(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=(1.0, 0.7))
+
+
+def halved(x: Tensor) -> Tensor:
+    return F.interpolate(x[..., : round(x.shape[3] * 0.75)], scale_factor=0.5)
+
+
+def cut_by_third(x: Tensor) -> Tensor:
+    return x[..., : round(x.shape[3] / 3)]
+
+
 def line_of(function: Callable[..., Any], offset: int) -> str:
     return f"{__file__}:{inspect.getsourcelines(function)[1] + offset}"
 
@@ -121,6 +145,36 @@ def test_a_branch_is_refused_with_its_line(
     assert message.startswith(f"{line_of(prepare, offset)}: ")
     assert all(text in message for text in texts), message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("prepare", "text"),
+    [
+        (cut_by_float, "at width 90 it gets 63 in place of 62"),
+        (rounded, "at width 45 it gets 32 in place of 31"),
+        (scaled, "at width 90 it gets 63 in place of 62"),
+    ],
+)
+def test_a_size_that_float32_rounds_otherwise_is_refused(
+    prepare: Callable[[Tensor], Tensor], text: str
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=text) as caught:
+        trace(prepare)
+    assert str(caught.value).startswith(f"{line_of(prepare, 1)}: ")
+    trace(prepare, [32, 33, 64, 100])  # sizes that float32 rounds as float64 does
+
+
+@pytest.mark.parametrize("widths", [WIDTHS, range(32, 2049, 8)])
+def test_a_size_that_float32_rounds_alike_is_accepted(widths: Sequence[int]) -> None:
+    trace(halved, widths)
+
+
+def test_a_line_of_the_caller_is_never_named() -> None:
+    """A size that a trace asks for after the model has run belongs to no line of the model."""
+    with pytest.raises(HybridDeployError) as caught:
+        trace(cut_by_third)
+    lines, first = inspect.getsourcelines(trace)
+    assert not any(f"{__file__}:{first + n}:" in str(caught.value) for n in range(len(lines)))
 
 
 def test_a_branch_on_two_sizes_is_refused() -> None:

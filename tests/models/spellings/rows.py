@@ -96,6 +96,13 @@ def grouped(decoder: Spelled, x: Tensor, tokens: Tensor) -> Tensor:
     return x.unfold(-1, 4, 4).amax(-1).repeat_interleave(4, -1) + x
 
 
+def joined_infinities(decoder: Spelled, x: Tensor, tokens: Tensor) -> Tensor:
+    high = torch.where(x > 0.5, float("inf"), x)
+    table = decoder.embedding.weight[:1].expand(x.shape)
+    first, second = torch.cat([high, table], -1).clamp(-2, 2).chunk(2, -1)
+    return first + second
+
+
 def convolved_channels(decoder: Spelled, x: Tensor, tokens: Tensor) -> Tensor:
     batch, length, width = x.shape
     kernel = torch.tensor([[[0.2, 0.5, 0.3]]])
@@ -200,6 +207,7 @@ ROWS: dict[str, RowFunction] = {
     "where-pad": where_pad,
     "top-channels": top_channels,
     "unfolded-channels": grouped,
+    "joined-infinities": joined_infinities,
     "convolved-channels": convolved_channels,
 }
 EMBEDDINGS: dict[str, Callable[[Spelled, Tensor], Tensor]] = {

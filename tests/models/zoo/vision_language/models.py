@@ -14,7 +14,7 @@ from hybrid_deploy.export.huggingface.adapter import adapt
 from hybrid_deploy.export.huggingface.architectures.language_models import FeaturesBeforeText
 from tests.models.zoo.captioner import VOCABULARY
 from tests.models.zoo.case import Case, random_floats
-from tests.models.zoo.huggingface import enlarge_weights
+from tests.models.zoo.transformers.base import enlarge_weights
 
 PLACEHOLDER = VOCABULARY - 1
 BEFORE, AFTER = (1, 17, 23), (29,)

@@ -15,7 +15,7 @@ from hybrid_deploy.export.huggingface.adapter import adapt
 from hybrid_deploy.export.huggingface.architectures.base import HuggingFaceModel
 from tests.models.zoo.captioner import VOCABULARY
 from tests.models.zoo.case import Case, random_floats, random_tokens
-from tests.models.zoo.huggingface import enlarge_weights
+from tests.models.zoo.transformers.base import enlarge_weights
 
 IMAGE, PATCHES, QUERIES, PLACEHOLDER = 32, 16, 4, VOCABULARY - 1
 _VISION = {
