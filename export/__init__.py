@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hybrid_deploy.export.analysis.custom_rules import row_rule
+    from hybrid_deploy.export.analysis.rules.custom import row_rule
     from hybrid_deploy.export.export_job import ExportJob, GraphForm, ModelSpec
     from hybrid_deploy.export.exporter import export_model, run_export
     from hybrid_deploy.export.model.dynamic_axes import DynamicAxis
@@ -23,7 +23,7 @@ _PUBLIC = {
     "GraphForm": "hybrid_deploy.export.export_job",
     "ModelSpec": "hybrid_deploy.export.export_job",
     "export_model": "hybrid_deploy.export.exporter",
-    "row_rule": "hybrid_deploy.export.analysis.custom_rules",
+    "row_rule": "hybrid_deploy.export.analysis.rules.custom",
     "run_export": "hybrid_deploy.export.exporter",
     "substitute": "hybrid_deploy.export.model.substitution",
 }

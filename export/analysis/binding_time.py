@@ -12,7 +12,7 @@ L = 12 tokens and S memory rows of 64 features, 4 heads, B sequences:
     c  = softmax(q2 @ ck.mT)      (B, 4, 12, S)    TOKEN         step graph, (B, 4, S)
 
 Constants are folded. Nodes that depend on memory alone move to the encoder graph. For each node
-that depends on tokens, the rule of its operator (rule_table.py) finds which token axis holds the
+that depends on tokens, the rule of its operator (rules/table.py) finds which token axis holds the
 new tokens and which all tokens so far, and which operands are needed for all tokens so far: these
 get a cache, as `k` here.
 """
@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, fx
 
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.analysis.rule import call_operator
-from hybrid_deploy.export.analysis.rule_table import rule_of
-from hybrid_deploy.export.analysis.shape_rules import is_prefix_join
+from hybrid_deploy.export.analysis.rules.rule import call_operator
+from hybrid_deploy.export.analysis.rules.shape import is_prefix_join
+from hybrid_deploy.export.analysis.rules.table import rule_of
 from hybrid_deploy.export.plan.cache_selection import select_memory
 from hybrid_deploy.export.plan.causal_mask import BLOCKED_BELOW, causal_pattern, future_mask
 from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan, Layout

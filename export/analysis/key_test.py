@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from hybrid_deploy.export.analysis.rule import call_operator
+from hybrid_deploy.export.analysis.rules.rule import call_operator
 from hybrid_deploy.export.plan.plan import DecodePlan
 from hybrid_deploy.export.trace.capture import example_size
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.analysis.rule import call_operator
+from hybrid_deploy.export.analysis.rules.rule import call_operator
 from hybrid_deploy.export.trace.capture import constants_of, example_size, trace_decoder
 from hybrid_deploy.export.trace.length_pairing import pair_traces
 from hybrid_deploy.export.trace.refusal import refuse

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from hybrid_deploy.export.analysis.rule import call_operator
+from hybrid_deploy.export.analysis.rules.rule import call_operator
 from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan, Layout
 from hybrid_deploy.export.plan.row_executor import RowExecutor
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from hybrid_deploy.contract import LOGITS, cross_name, head_name, self_name
-from hybrid_deploy.export.analysis.rule import call_operator
-from hybrid_deploy.export.analysis.rule_table import rule_of
+from hybrid_deploy.export.analysis.rules.rule import call_operator
+from hybrid_deploy.export.analysis.rules.table import rule_of
 from hybrid_deploy.export.lowering.prefix_modules import (
     PrefixExecutor,
     prefix_nodes,

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from hybrid_deploy.export.analysis.rule_table import rule_of
+from hybrid_deploy.export.analysis.rules.table import rule_of
 from hybrid_deploy.export.plan.cached_value import CachedValue
 from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan
 from hybrid_deploy.export.plan.row_executor import ConstantLookup, RowExecutor, with_cache_dtype

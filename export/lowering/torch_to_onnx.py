@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import ExportError, UnsupportedModelError
-from hybrid_deploy.export.analysis.custom_rules import custom_translations
+from hybrid_deploy.export.analysis.rules.custom import custom_translations
 from hybrid_deploy.export.lowering.attention_masks import expand_single_row_masks
 from hybrid_deploy.export.lowering.decoder_modules import DOT_REPLACEMENT
 from hybrid_deploy.export.lowering.decompositions import decompose_only_if_needed

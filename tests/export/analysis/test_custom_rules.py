@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hybrid_deploy.errors import UnsupportedModelError, UsageError
 from hybrid_deploy.export import row_rule
-from hybrid_deploy.export.analysis import custom_rules
+from hybrid_deploy.export.analysis.rules import custom
 from hybrid_deploy.export.analysis.binding_time import analyse
 from hybrid_deploy.export.lowering.decoder_modules import EncoderGraph, StepGraph, cache_example
 from hybrid_deploy.export.model.interface import DecodePart, EncodePart
@@ -54,11 +54,11 @@ class Folded(nn.Module):
 
 @pytest.fixture
 def no_rules() -> Iterator[None]:
-    saved = dict(custom_rules._RULES)
-    custom_rules._RULES.clear()
+    saved = dict(custom._RULES)
+    custom._RULES.clear()
     yield
-    custom_rules._RULES.clear()
-    custom_rules._RULES.update(saved)
+    custom._RULES.clear()
+    custom._RULES.update(saved)
 
 
 def plan_of(model: nn.Module) -> DecodePlan:

@@ -3,7 +3,7 @@
 A rule has two methods. `bind` runs once, in the analysis: it finds the layout of the result (which
 axis holds the new tokens, and which all tokens so far) and refuses a node that has no incremental
 form. `run` computes the node for the new tokens; it runs when torch.onnx traces a graph. The rules
-are in rowwise_rules.py, shape_rules.py, attention_rules.py and custom_rules.py; rule_table.py maps
+are in rowwise.py, row_shift.py, shape.py, attention.py, proven.py and custom.py; table.py maps
 operators to rules.
 """
 

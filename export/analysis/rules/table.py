@@ -7,11 +7,11 @@ import operator
 import torch
 from torch import fx
 
-from hybrid_deploy.export.analysis.attention_rules import FusedAttention, MatrixProduct
-from hybrid_deploy.export.analysis.custom_rules import custom_rule
-from hybrid_deploy.export.analysis.proven_rules import ProvenRowWise
-from hybrid_deploy.export.analysis.row_shift_rules import Pad, Pick
-from hybrid_deploy.export.analysis.rowwise_rules import (
+from hybrid_deploy.export.analysis.rules.attention import FusedAttention, MatrixProduct
+from hybrid_deploy.export.analysis.rules.custom import custom_rule
+from hybrid_deploy.export.analysis.rules.proven import ProvenRowWise
+from hybrid_deploy.export.analysis.rules.row_shift import Pad, Pick
+from hybrid_deploy.export.analysis.rules.rowwise import (
     ChannelWise,
     Dropout,
     Elementwise,
@@ -21,8 +21,8 @@ from hybrid_deploy.export.analysis.rowwise_rules import (
     RowWise,
     TupleItem,
 )
-from hybrid_deploy.export.analysis.rule import Rule
-from hybrid_deploy.export.analysis.shape_rules import (
+from hybrid_deploy.export.analysis.rules.rule import Rule
+from hybrid_deploy.export.analysis.rules.shape import (
     AlongAxis,
     Concatenation,
     Expand,

@@ -21,7 +21,7 @@ from hybrid_deploy.export.analysis.row_joins import (
     is_cut_by_all_users,
     run_row_join,
 )
-from hybrid_deploy.export.analysis.rule import call_operator, operand_values, token_operand
+from hybrid_deploy.export.analysis.rules.rule import call_operator, operand_values, token_operand
 from hybrid_deploy.export.plan.cache_selection import select_state_cache
 from hybrid_deploy.export.plan.plan import DecodePlan, Layout
 from hybrid_deploy.export.plan.row_executor import RowExecutor

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from hybrid_deploy.export.analysis.proven_rules import ProvenRowWise
 from hybrid_deploy.export.analysis.row_joins import bind_row_join, find_row_join, run_row_join
-from hybrid_deploy.export.analysis.rule import call_operator, operand_values, token_operand
-from hybrid_deploy.export.analysis.shape_rules import AlongAxis
+from hybrid_deploy.export.analysis.rules.proven import ProvenRowWise
+from hybrid_deploy.export.analysis.rules.rule import call_operator, operand_values, token_operand
+from hybrid_deploy.export.analysis.rules.shape import AlongAxis
 from hybrid_deploy.export.plan.cache_selection import select_state_cache
 from hybrid_deploy.export.plan.plan import DecodePlan, Layout
 from hybrid_deploy.export.plan.row_executor import RowExecutor

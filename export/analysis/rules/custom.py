@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.export.analysis.rule import operand_values, token_operand
+from hybrid_deploy.export.analysis.rules.rule import operand_values, token_operand
 from hybrid_deploy.export.plan.plan import DecodePlan, Layout
 from hybrid_deploy.export.plan.row_executor import RowExecutor
 from hybrid_deploy.export.trace.refusal import refuse

@@ -7,8 +7,8 @@ from typing import Any
 from torch import fx
 
 from hybrid_deploy.export.analysis.key_test import hides_later_keys
-from hybrid_deploy.export.analysis.proven_rules import ProvenRowWise
-from hybrid_deploy.export.analysis.rule import (
+from hybrid_deploy.export.analysis.rules.proven import ProvenRowWise
+from hybrid_deploy.export.analysis.rules.rule import (
     call_operator,
     operand_values,
     row_and_key_axes,

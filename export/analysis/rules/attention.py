@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from hybrid_deploy.export.analysis.proven_rules import ProvenRowWise
+from hybrid_deploy.export.analysis.rules.proven import ProvenRowWise
 from hybrid_deploy.export.plan.attention_math import attention, attention_scores, weighted_values
 from hybrid_deploy.export.plan.axis_alignment import Alignment
 from hybrid_deploy.export.plan.cache_selection import (

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 
 from hybrid_deploy.export.analysis.row_test import UNDECIDED, mixing
-from hybrid_deploy.export.analysis.rule import call_operator
+from hybrid_deploy.export.analysis.rules.rule import call_operator
 from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan, Layout
 from hybrid_deploy.export.plan.row_executor import RowExecutor
 from hybrid_deploy.export.trace.refusal import refuse
