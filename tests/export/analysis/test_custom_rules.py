@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from hybrid_deploy.errors import UnsupportedModelError, UsageError
 from hybrid_deploy.export import row_rule
-from hybrid_deploy.export.analysis.rules import custom
 from hybrid_deploy.export.analysis.binding_time import analyse
+from hybrid_deploy.export.analysis.rules import custom
 from hybrid_deploy.export.lowering.decoder_modules import EncoderGraph, StepGraph, cache_example
 from hybrid_deploy.export.model.interface import DecodePart, EncodePart
 from hybrid_deploy.export.plan.plan import DecodePlan
