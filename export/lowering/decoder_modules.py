@@ -211,8 +211,11 @@ def cache_example(plan: DecodePlan, batch: int) -> list[Tensor]:
 
 
 def _nodes_after_caches(plan: DecodePlan) -> frozenset[fx.Node]:
-    """Returns the nodes on which no cache depends; only their last rows are needed."""
-    needed: set[fx.Node] = set()
+    """Returns the nodes on which no cache depends; only their last rows are needed.
+
+    The tokens are never among them: the graph gets all of them, also if nothing is cached.
+    """
+    needed = {plan.capture.tokens}
     pending = [cache.source for cache in plan.caches]
     while pending:
         node = pending.pop()

@@ -323,14 +323,15 @@ class RowExecutor:
         return table
 
     def _measure(self, tokens: Tensor) -> dict[sympy.Symbol, Any]:
-        """Returns the size of each symbol of the memory's shapes, read from the inputs."""
+        """Returns the size of each symbol, read from the shapes of the memory and the caches."""
         sizes: dict[sympy.Symbol, Any] = {self.plan.capture.batch: tokens.shape[0]}
-        for cached, value in self._memory.items():
+        caches = zip(self.plan.caches, self.caches, strict=False)  # the encoder graph has none
+        for cached, value in (*self._memory.items(), *caches):
             for expected, size in zip(self.plan.cached_shape(cached), value.shape, strict=True):
                 expr = as_expr(expected)
                 symbol = expr if expr.is_Symbol else expr - self.plan.capture.length
-                if symbol.is_Symbol:
-                    sizes.setdefault(symbol, size - int(expr - symbol))
+                if symbol.is_Symbol and symbol not in sizes:
+                    sizes[symbol] = size - int(expr - symbol)
         return sizes
 
     def _last_row(self, node: fx.Node, value: Tensor) -> Tensor:

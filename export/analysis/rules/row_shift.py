@@ -129,7 +129,8 @@ def _drops_the_prefix(plan: DecodePlan, node: fx.Node, axis: int) -> bool:
     source = token_operand(plan, node)
     if str(node.target) != "aten.slice.Tensor" or not plan.has_prefix(source):
         return False
-    prefix, size = example_size(plan.prefix_size or 0), example_size(plan.shape(source)[axis])
+    assert plan.prefix_size is not None
+    prefix, size = example_size(plan.prefix_size), example_size(plan.shape(source)[axis])
     args = (*node.args[2:], None, None, None)
     bounds: list[Any] = [
         example_size(arg.meta["val"]) if isinstance(arg, fx.Node) else arg for arg in args

@@ -115,9 +115,9 @@ class AlongAxis:
     def run(self, executor: RowExecutor, node: fx.Node) -> Any:
         source, single = token_operand(executor.plan, node), executor.is_single(node)
         axis, layout = self._axis(executor.plan, node), executor.plan.layouts[source]
+        if axis in (layout.rows, layout.keys):  # no size of its bounds has to be known
+            return executor.token_value(source, single=single)
         args, kwargs = operand_values(executor, node)
-        if axis in (layout.rows, layout.keys):
-            return args[0]
         new_axis = executor.axis(source, axis, single=single)
         if "dim" in kwargs:
             return call_operator(node, args, kwargs | {"dim": new_axis})

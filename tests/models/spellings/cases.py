@@ -22,6 +22,7 @@ from tests.models.spellings.attentions import (
 from tests.models.spellings.decoders import (
     Experts,
     IntegerMask,
+    NoSelfAttention,
     PositionQueries,
     Registers,
     Spelled,
@@ -75,6 +76,8 @@ DECODERS: dict[str, Callable[[], nn.Module]] = {
     "experts-gathered": lambda: Experts("gathered"),
     "talking-heads": lambda: Spelled(TalkingHeads),
     "registers": Registers,
+    "no-self-attention": lambda: NoSelfAttention(prefix=False),
+    "prefix-without-self-attention": lambda: NoSelfAttention(prefix=True),
     "position-queries": lambda: PositionQueries(fused=False),
     "position-queries-fused": lambda: PositionQueries(fused=True),
     "integer-mask": lambda: IntegerMask(only_causal=True),

@@ -104,6 +104,26 @@ class Registers(Spelled):
         return logits
 
 
+class NoSelfAttention(Spelled):
+    """Rows that read the memory alone, so that nothing is cached.
+
+    Args:
+        prefix: whether the rows of the memory stand before those of the tokens too.
+    """
+
+    def __init__(self, *, prefix: bool) -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        if self.prefix:
+            before = memory.mean(2, keepdim=True).expand(-1, -1, x.shape[2])
+            x = torch.cat([before, x], dim=1)[:, memory.shape[1] :]
+        logits: Tensor = self.head(self.norm(x + self.cross(x, memory)))
+        return logits
+
+
 class IntegerMask(Spelled):
     """A mask made of sums of integers: later tokens and padding keys are positive.
 
