@@ -92,10 +92,8 @@ def test_what_a_special_token_does_is_found(check: Check, rows: Rows, message: s
     ids=["start", "end", "pad"],
 )
 def test_graphs_are_compared_on_special_tokens(generation: Mapping[str, Any]) -> None:
-    defaults = GenerationDefaults(
-        **{"start_tokens": (), "end_tokens": (), "pad_token": 0, "max_length": LENGTH}
-        | dict(generation)
-    )
+    given: dict[str, Any] = {"start_tokens": (), "end_tokens": (), "pad_token": 0, **generation}
+    defaults = GenerationDefaults(max_length=LENGTH, **given)
     model, inputs = Decoder(special_rows_are_doubled).eval(), arrays_of(INPUTS)
     compare_prefill(model, FullRerun(model, LENGTH), defaults, inputs, VOCABULARY)
     with pytest.raises(ParityError):

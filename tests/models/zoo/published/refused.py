@@ -160,7 +160,7 @@ REFUSED = (
     ),
     _refusal(
         lines_of_text("x-transformers-memory-keys", build(Pix2Tex, memory_keys=3), channels=1),
-        r"self-attention without a causal mask.*aten\.softmax.*decoder\.layers\.0",
+        r"self-attention with 27 keys for 24 rows.*learned memory keys.*decoder\.layers\.0",
         'out = torch.einsum("bhij,bhjd->bhid", F.softmax(dots, dim=-1), v)',
         pix2tex.__file__,
     ),
