@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +25,14 @@ from hybrid_deploy.export.model.interface import DecodePart, has_custom_step, re
 from hybrid_deploy.export.model.memory_sizes import memory_sizes
 from hybrid_deploy.export.parity.decode_checks import check_batch, check_causal
 from hybrid_deploy.export.parity.length_checks import check_lengths
+from hybrid_deploy.export.parity.special_tokens import special_tokens
 from hybrid_deploy.export.plan.data_movement import is_movement
 from hybrid_deploy.export.stage_times import StageTimes
 from hybrid_deploy.export.trace.capture import Capture, capture_decoder
 from hybrid_deploy.export.trace.size_guards import CHECKED_BATCHES, DeclaredSizes, Sizes
 
 _PICKS = ("aten.slice.Tensor", "aten.select.int")
+_COMPARISONS = tuple(f"aten.{name}.Scalar" for name in ("eq", "ne", "lt", "le", "gt", "ge"))
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,10 @@ def _lower_derived(
         _check_tokens(spec.generation, vocabulary_size, _embedding_size(capture))
     with stages.timed("analyse"):
         plan = analyse(capture)
-        check_causal(model, inputs, capture.length)
-        check_batch(model, inputs, capture.length)
-        check_lengths(model, inputs, capture.length)
+        special = special_tokens(model, spec.generation, _compared_tokens(capture))
+        check_causal(model, inputs, capture.length, special)
+        check_batch(model, inputs, capture.length, special)
+        check_lengths(model, inputs, capture.length, special)
     with stages.timed("lower"):
         dims = dim_ranges(model, plan, inputs, spec.dynamic, spec.generation, spec.max_batch)
         declared = _declared_sizes(dims)
@@ -105,7 +108,8 @@ def _lower_custom_step(
     with stages.timed("analyse"):
         custom_step = examine_custom_step(job.model, inputs, spec.dynamic)
         _check_tokens(spec.generation, custom_step.vocabulary_size)
-        check_batch(job.model, inputs, spec.generation.max_length)
+        special = special_tokens(job.model, spec.generation)
+        check_batch(job.model, inputs, spec.generation.max_length, special)
     with stages.timed("lower"):
         batch = {BATCH_DIM: DimRange(1, 1, spec.max_batch)}
         dims = batch | custom_step.dims | declared_ranges(spec.dynamic)
@@ -122,15 +126,31 @@ def _declared_sizes(dims: Mapping[str, DimRange]) -> DeclaredSizes:
 
 def _embedding_size(capture: Capture) -> int | None:
     """Returns the rows of the smallest table in which tokens are looked up; None without one."""
-    sizes: list[int] = []
+    sizes = [
+        int(node.args[0].meta["val"].shape[0])  # type: ignore[union-attr]
+        for node in _token_readers(capture)
+        if str(node.target) == "aten.embedding.default" or _is_row_lookup(node)
+    ]
+    return min(sizes, default=None)
+
+
+def _compared_tokens(capture: Capture) -> Iterator[int]:
+    """Yields the numbers with which a decoder compares its tokens, such as a padding id."""
+    for node in _token_readers(capture):
+        number = node.args[1] if str(node.target) in _COMPARISONS else None
+        if isinstance(number, int):
+            yield number
+
+
+def _token_readers(capture: Capture) -> Iterator[fx.Node]:
+    """Yields the nodes that compute with the tokens themselves, at most picked or moved."""
     pending = [capture.tokens]
     while pending:
         for node in pending.pop().users:
             if is_movement(node) or str(node.target) in _PICKS:
                 pending.append(node)
-            elif str(node.target) == "aten.embedding.default" or _is_row_lookup(node):
-                sizes.append(int(node.args[0].meta["val"].shape[0]))  # type: ignore[union-attr]
-    return min(sizes, default=None)
+            else:
+                yield node
 
 
 def _is_row_lookup(node: fx.Node) -> bool:

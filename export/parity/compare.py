@@ -15,6 +15,7 @@ from hybrid_deploy.export.model.interface import Inputs, has_custom_step, refere
 from hybrid_deploy.export.parity.closeness import Closeness, ComparedStep
 from hybrid_deploy.export.parity.parity import Parity
 from hybrid_deploy.export.parity.reference_rows import Heads, ReferenceRows, lengths_to_run
+from hybrid_deploy.export.parity.special_tokens import mixed_tokens, special_tokens
 from hybrid_deploy.runtime.backends.protocol import (
     Backend,
     Decoding,
@@ -66,7 +67,7 @@ def compare_random_prompts(
     """Compares greedy decoding after random prompts, up to the largest length without an end token.
 
     Prompts of one token are decoded by steps alone, through every length; prompts of unequal
-    lengths test the prefill and the positions of each sequence.
+    lengths test the prefill and the positions of each sequence, and hold special tokens.
 
     Args:
         model: the original module, in eval mode.
@@ -79,11 +80,12 @@ def compare_random_prompts(
     Raises:
         ParityError: a token differs without a tie, or a logit by more than rounding.
     """
-    rng = np.random.default_rng(seed)
+    rng, special = np.random.default_rng(seed), special_tokens(model, generation)
     batch = _Batch(model, backend, _endless(generation), inputs, Parity())
     longest = max(1, min(3, generation.max_length - 1))
     for lengths in (np.ones(batch.size, np.int64), np.arange(batch.size) % longest + 1):
-        prompts = rng.integers(0, vocabulary_size, (batch.size, longest))[:, : lengths.max()]
+        shape = (batch.size, longest)
+        prompts = mixed_tokens(vocabulary_size, shape, special, rng)[:, : lengths.max()]
         name = f"prompts of {lengths.tolist()} tokens"
         batch.decode(prompts, lengths, name, every_length=bool(lengths.max() == 1))
     return batch.parity
@@ -114,7 +116,8 @@ def compare_prefill(
     """
     most = generation.max_length
     batch = _Batch(model, backend, _endless(generation), inputs, Parity())
-    tokens = np.random.default_rng(seed).integers(0, vocabulary_size, (batch.size, most))
+    rng, special = np.random.default_rng(seed), special_tokens(model, generation)
+    tokens = mixed_tokens(vocabulary_size, (batch.size, most), special, rng)
     for length in sorted({1, 2, 3, most // 2, most - 1, most} & set(range(1, most + 1))):
         batch.prefill_and_step(tokens, length)
     return batch.parity
@@ -247,7 +250,7 @@ class _Batch:
         """Compares a prefill of some tokens, then a step with the next one if there is one.
 
         Args:
-            tokens: (batch, capacity), random tokens.
+            tokens: (batch, capacity), random and special tokens.
             length: number of tokens that prefill reads.
         """
         self._closeness.name = f"a prefill of {length} tokens"

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.model.interface import reference_logits, reference_memory
+from hybrid_deploy.export.parity.special_tokens import mixed_tokens
 
 _TOLERANCE = 1e-4  # float32 sums in another order differ by less
 
 
-def check_causal(model: nn.Module, inputs: Mapping[str, Tensor], length: int) -> None:
-    """Checks on random tokens that no token changes the logits of an earlier one.
+def check_causal(
+    model: nn.Module, inputs: Mapping[str, Tensor], length: int, special: Iterable[int] = ()
+) -> None:
+    """Checks on random and special tokens that no token changes the logits of an earlier one.
 
     Args:
         model: module in eval mode.
         inputs: example inputs of the encoder by name, any batch size.
         length: number of tokens to decode.
+        special: ids that the model may treat unlike others, such as the padding.
 
     Raises:
         UnsupportedModelError: the decoder is not causal, or random.
     """
     memory = reference_memory(model, tuple(inputs.values()))
-    generator, batch = torch.Generator().manual_seed(0), memory[0].shape[0]
-    one = torch.ones(batch, 1, dtype=torch.int64)
-    vocabulary_size = reference_logits(model, memory, one).shape[-1]
-    tokens = torch.randint(vocabulary_size, (batch, length), generator=generator)
-    changed = tokens.clone()
-    changed[:, length // 2 :] = (tokens[:, length // 2 :] + 1) % vocabulary_size
-    before, after = (
-        reference_logits(model, memory, t)[:, : length // 2] for t in (tokens, changed)
-    )
-    if not torch.allclose(before, after, atol=_TOLERANCE, equal_nan=True):
+    tokens, vocabulary_size = _tokens(model, memory, length, special, seed=0)
+    for first in (length // 2, length - 1):
+        changed = tokens.clone()
+        changed[:, first:] = (tokens[:, first:] + 1) % vocabulary_size
+        before, after = (reference_logits(model, memory, t)[:, :first] for t in (tokens, changed))
+        if torch.allclose(before, after, atol=_TOLERANCE, equal_nan=True):
+            continue
         _check_repeatable(model, inputs, tokens)
         raise UnsupportedModelError(
             "decode() is not causal: tokens change the logits of the tokens before them, so they "
@@ -42,19 +44,21 @@ def check_causal(model: nn.Module, inputs: Mapping[str, Tensor], length: int) ->
         )
 
 
-def check_batch(model: nn.Module, inputs: Mapping[str, Tensor], length: int) -> None:
+def check_batch(
+    model: nn.Module, inputs: Mapping[str, Tensor], length: int, special: Iterable[int] = ()
+) -> None:
     """Checks that no sequence of a batch changes the memory or the logits of another.
 
     Args:
         model: module in eval mode.
         inputs: example inputs of the encoder by name, a batch of at least two.
         length: number of tokens to decode.
+        special: ids that the model may treat unlike others, such as the padding.
 
     Raises:
         UnsupportedModelError: the encoder or the decoder mixes the sequences of a batch, or is
             random.
     """
-    generator = torch.Generator().manual_seed(1)
     pair = tuple(with_distinct_rows(value[:2]) for value in inputs.values())
     first_row = tuple(value[:1] for value in pair)
     pair_memory, row_memory = reference_memory(model, pair), reference_memory(model, first_row)
@@ -64,15 +68,30 @@ def check_batch(model: nn.Module, inputs: Mapping[str, Tensor], length: int) -> 
             "encode() mixes the inputs of a batch: an input's memory changes with the inputs "
             "beside it; compute every input by itself"
         )
-    tokens = torch.randint(2, (2, length), generator=generator)
+    tokens, vocabulary_size = _tokens(model, pair_memory, length, special, seed=1)
+    # special tokens in one sequence only: their effect on the other is what is looked for
+    generator = torch.Generator().manual_seed(1)
+    tokens[:1] = torch.randint(vocabulary_size, (1, length), generator=generator)
     pair_logits = reference_logits(model, pair_memory, tokens)
-    row_logits = reference_logits(model, row_memory, tokens[:1])
-    if not _close(pair_logits[:1], row_logits):
+    rows = [tuple(tensor[row : row + 1] for tensor in pair_memory) for row in range(2)]
+    alone = [reference_logits(model, rows[row], tokens[row : row + 1]) for row in range(2)]
+    if not all(_close(pair_logits[row : row + 1], alone[row]) for row in range(2)):
         _check_repeatable(model, dict(zip(inputs, pair, strict=True)), tokens)
         raise UnsupportedModelError(
             "decode() mixes the sequences of a batch: a sequence's logits change with the "
             "sequences beside it; compute every sequence by itself"
         )
+
+
+def _tokens(
+    model: nn.Module, memory: tuple[Tensor, ...], length: int, special: Iterable[int], seed: int
+) -> tuple[Tensor, int]:
+    """Returns tokens (batch, length) that mix random and special ones, and their vocabulary."""
+    batch = memory[0].shape[0]
+    one = torch.ones(batch, 1, dtype=torch.int64)
+    vocabulary_size = reference_logits(model, memory, one).shape[-1]
+    tokens = mixed_tokens(vocabulary_size, (batch, length), special, np.random.default_rng(seed))
+    return torch.from_numpy(tokens), vocabulary_size
 
 
 def _check_repeatable(

@@ -10,9 +10,10 @@ of the run of L:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,21 +32,25 @@ from hybrid_deploy.export.parity.float32_error import (
     size_of,
 )
 from hybrid_deploy.export.parity.reference_rows import Heads, lengths_to_run
+from hybrid_deploy.export.parity.special_tokens import mixed_tokens
 
 
-def check_lengths(model: nn.Module, inputs: Mapping[str, Tensor], capacity: int) -> None:
+def check_lengths(
+    model: nn.Module, inputs: Mapping[str, Tensor], capacity: int, special: Iterable[int] = ()
+) -> None:
     """Checks that the logits of every token are the same, however many tokens follow it.
 
     Args:
         model: module in eval mode.
         inputs: example inputs of the encoder by name, a batch of two.
         capacity: largest number of tokens; `lengths_to_run` chooses smaller ones.
+        special: ids that the model may treat unlike others, such as the padding.
 
     Raises:
         UnsupportedModelError: the decoder depends on the number of tokens; the message names the
             line.
     """
-    runs = _Runs(model, {name: value[:1] for name, value in inputs.items()}, capacity)
+    runs = _Runs(model, {name: value[:1] for name, value in inputs.items()}, capacity, special)
     # from the longest on: of a program that changes at 13 tokens, 12 is found, not 1
     for count in reversed(lengths_to_run(model, 1, capacity)[:-1]):
         if not runs.begin_alike(count):
@@ -55,18 +60,20 @@ def check_lengths(model: nn.Module, inputs: Mapping[str, Tensor], capacity: int)
 
 @dataclass
 class _Runs:
-    """Runs of a model over the beginnings of one random sequence.
+    """Runs of a model over the beginnings of one sequence of random and special tokens.
 
     Attributes:
         model: module in eval mode.
         inputs: inputs of the encoder by name, a batch of one.
         capacity: number of tokens of the sequence.
+        special: ids among the tokens.
         errors: rounding error of each head; None until a difference has to be judged.
     """
 
     model: nn.Module
     inputs: Mapping[str, Tensor]
     capacity: int
+    special: Iterable[int]
     errors: list[float] | None = None
     _memory: tuple[Tensor, ...] = field(init=False)
     _tokens: Tensor = field(init=False)
@@ -76,8 +83,9 @@ class _Runs:
         self._memory = reference_memory(self.model, tuple(self.inputs.values()))
         one = torch.ones(1, 1, dtype=torch.int64)
         vocabulary_size = reference_heads(self.model, self._memory, one)[0].shape[-1]
-        generator = torch.Generator().manual_seed(4)
-        self._tokens = torch.randint(vocabulary_size, (1, self.capacity), generator=generator)
+        rng = np.random.default_rng(4)
+        tokens = mixed_tokens(vocabulary_size, (1, self.capacity), self.special, rng)
+        self._tokens = torch.from_numpy(tokens)
         self._whole = self._run(self.capacity)
 
     def begin_alike(self, count: int) -> bool:

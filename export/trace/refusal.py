@@ -54,6 +54,14 @@ def refuse(node: fx.Node, why: str, *, ways_out: bool = True) -> UnsupportedMode
     )
 
 
+def extra_keys(keys: int, rows: int) -> str:
+    """Returns why a self-attention is refused whose keys are not one per row, as a clause."""
+    return (
+        f"self-attention with {keys} keys for {rows} rows: a cache holds a key per token, and none "
+        "that belong to no token, such as learned memory keys, sinks, add_bias_kv or add_zero_attn"
+    )
+
+
 def user_line(error: BaseException) -> str:
     """Returns the user's line at which an exception was raised, as `file:line: `.
 

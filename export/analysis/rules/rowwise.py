@@ -17,7 +17,8 @@ from hybrid_deploy.export.analysis.rules.rule import (
 from hybrid_deploy.export.plan.cache_selection import select_state_cache
 from hybrid_deploy.export.plan.plan import DecodePlan, Layout
 from hybrid_deploy.export.plan.row_executor import RowExecutor
-from hybrid_deploy.export.trace.refusal import NO_CAUSAL_MASK, refuse
+from hybrid_deploy.export.trace.capture import example_size
+from hybrid_deploy.export.trace.refusal import NO_CAUSAL_MASK, extra_keys, refuse
 
 READS_LATER_KEYS = (
     "along the keys this operator returns other values if the tokens after a row are left out: its "
@@ -173,7 +174,7 @@ class Reduction:
         if layout.keys is not None and layout.keys in reduced:
             is_masked = self._over_keys and source in plan.causally_masked
             if not is_masked and not hides_later_keys(plan, node, source):
-                raise refuse(node, NO_CAUSAL_MASK if self._over_keys else READS_LATER_KEYS)
+                raise refuse(node, self._sight_of_later_keys(plan, source, layout.keys))
         if plan.rank(node) == plan.rank(source):
             return layout
         axes = [
@@ -196,6 +197,16 @@ class Reduction:
         else:
             args = (*args[:index], dim, *args[index + 1 :])
         return call_operator(node, args, kwargs)
+
+    def _sight_of_later_keys(self, plan: DecodePlan, source: fx.Node, keys: int) -> str:
+        """Returns why an operator over the keys is refused."""
+        if not self._over_keys:
+            return READS_LATER_KEYS
+        rows = plan.layouts[source].rows
+        if rows is None:
+            return NO_CAUSAL_MASK
+        row_count, key_count = (example_size(plan.shape(source)[axis]) for axis in (rows, keys))
+        return NO_CAUSAL_MASK if row_count == key_count else extra_keys(key_count, row_count)
 
     def _axes(self, plan: DecodePlan, node: fx.Node) -> list[int]:
         rank = plan.rank(token_operand(plan, node))
