@@ -7,7 +7,8 @@ every second place after the first, in turn, and other places in the next sequen
     row 0      41  0 88  1  9  2 30  0
     row 1      17  1  5  2 70  0 44  1
 
-The first token stays random: a sequence that begins with padding hides every key from it.
+The first token is an ordinary one: a sequence that begins with padding hides every key from it, and
+the model itself returns NaN.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def mixed_tokens(
     special: Iterable[int],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Returns random tokens with the special ones at every second place.
+    """Returns random tokens with the special ones at every second place, and none at the first.
 
     Args:
         vocabulary_size: number of tokens to draw from.
@@ -60,6 +61,9 @@ def mixed_tokens(
     tokens = rng.integers(0, vocabulary_size, shape)
     inside = np.array([token for token in special if 0 <= token < vocabulary_size], np.int64)
     if len(inside):
+        ordinary = np.setdiff1d(np.arange(vocabulary_size), inside)
+        if len(ordinary):
+            tokens[:, 0] = rng.choice(ordinary, shape[0])
         rows, places = np.indices(tokens[:, 1::2].shape)
         tokens[:, 1::2] = inside[(rows + places) % len(inside)]
     return tokens

@@ -120,7 +120,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "encode() returns complex numbers",
     ),
     "empty memory": ({"memory": no_value}, "which holds no value"),
-    "other memory at other sizes": ({"memory": unlike_sizes}, "the graph has one number of memory tensors"),
+    "other memory at other sizes": (
+        {"memory": unlike_sizes},
+        "the graph has one number of memory tensors",
+    ),
     "scripted": ({"prepare": script}, "that PyTorch has scripted or quantized"),
     "quantized": ({"prepare": quantize}, "that PyTorch has scripted or quantized"),
     "random": (
