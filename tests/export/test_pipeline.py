@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.errors import UnsupportedModelError, UsageError
+from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.runtime.session.session import load_session
 from tests.models.spellings.decoders import Spelled
@@ -39,19 +39,19 @@ class NarrowHead(Spelled):
         return self.pair[tokens] if self.indexed else super().embed(tokens)
 
 
-def case_of(*, indexed: bool) -> Case:
+def case_of(**options: bool) -> Case:
     return Case(
         name="narrow-head",
         family="spelling",
-        make=lambda: NarrowHead(indexed=indexed),
+        make=lambda: NarrowHead(**options),
         inputs=lambda batch, size: {"features": random_floats(batch, size, FEATURES)},
         sizes=(5,),
     )
 
 
-@pytest.mark.parametrize("indexed", [False, True])
-def test_start_and_pad_tokens_may_exist_as_inputs_only(tmp_path: Path, indexed: bool) -> None:
-    case = case_of(indexed=indexed)
+@pytest.mark.parametrize("option", ["indexed", "picked", None])
+def test_start_and_pad_tokens_may_exist_as_inputs_only(tmp_path: Path, option: str | None) -> None:
+    case = case_of() if option is None else case_of(**{option: True})
     model, inputs, out = case.model(), case.inputs(2, 5), tmp_path / "out.bundle"
     export_model(model, inputs, out, max_length=8, start_tokens=BOS, pad_token=PAD)
     results, _ = load_session(out).run_arrays({"features": inputs["features"].numpy()})
@@ -62,7 +62,7 @@ def test_start_and_pad_tokens_may_exist_as_inputs_only(tmp_path: Path, indexed: 
 
 
 def test_end_tokens_have_to_be_in_the_logits(tmp_path: Path) -> None:
-    model = case_of(indexed=False).model()
+    model = case_of().model()
     features = torch.zeros(2, 5, FEATURES)
     tokens: tuple[tuple[dict[str, Any], str], ...] = (
         ({"end_tokens": BOS}, "end token 95 is outside the 95 tokens .* logits hold"),
@@ -72,15 +72,3 @@ def test_end_tokens_have_to_be_in_the_logits(tmp_path: Path) -> None:
     for token, message in tokens:
         with pytest.raises(UsageError, match=message):
             export_model(model, features, tmp_path / "out", max_length=8, **token)
-
-
-def test_tokens_that_are_picked_before_they_are_embedded_are_found(tmp_path: Path) -> None:
-    """The refusal names the pick, which has no incremental form, and not the start token."""
-    with pytest.raises(UnsupportedModelError, match=r"along the token axis.*aten\.slice"):
-        export_model(
-            NarrowHead(picked=True).eval(),
-            torch.zeros(2, 5, FEATURES),
-            tmp_path / "out",
-            max_length=8,
-            start_tokens=BOS,
-        )

@@ -94,7 +94,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "axis"),
     [
-        (TextInput("x", "t.json", 512, "mask", prefix=(1,) * 10), ("text", 12, 128, 512)),
+        (TextInput("x", "t.json", 512, "mask", prefix=(1,) * 10), ("x", 12, 128, 512)),
         (AudioInput("x", 16000, Waveform(), "mask"), ("samples", 1600, 120000, 480000)),
         (AudioInput("x", 16000, FilterBank(80), "mask", max_seconds=4), ("frames", 10, 100, 400)),
         (AudioInput("x", 16000, LogMel(80, 400, 160, 480000)), None),
