@@ -38,7 +38,7 @@ class Request:
     """How to generate for one batch.
 
     Attributes:
-        prompt: ids of tokens to continue after the start tokens; those, if they lead it, count once.
+        prompt: ids of tokens to continue after the start tokens, which it may begin with.
         options: options of the generation; None takes the bundle's defaults.
         cancel: event that ends the generation before the next token once it is set.
     """

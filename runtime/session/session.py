@@ -70,7 +70,7 @@ class Session:
         Args:
             paths: one file for each sequence; () for a model that takes only text.
             texts: one text for each sequence, if the encoder takes a text.
-            prompt: ids of tokens to continue after the start tokens; those, if they lead it, count once.
+            prompt: ids of tokens to continue after the start tokens, which it may begin with.
             options: options of the generation; None takes the bundle's defaults.
             on_token: function that is called with every token when it is decoded.
             cancel: event that ends the generation before the next token once it is set.
@@ -184,7 +184,7 @@ class Session:
             inputs: one file for each sequence, or encoder inputs by name, batch first; or a batch
                 that `encode` has encoded.
             texts: one text for each sequence, if the encoder takes a text and `inputs` are files.
-            prompt: ids of tokens to continue after the start tokens; those, if they lead it, count once.
+            prompt: ids of tokens to continue after the start tokens, which it may begin with.
             options: options of the generation; None takes the bundle's defaults.
             cancel: event that ends the generation before the next token once it is set.
 
@@ -217,7 +217,7 @@ class Session:
         Args:
             items: files, or encoder inputs by name, each a batch of one; they are taken from the
                 iterable only when they are needed.
-            prompt: ids of tokens to continue after the start tokens; those, if they lead it, count once.
+            prompt: ids of tokens to continue after the start tokens, which it may begin with.
             options: options of the generation; None takes the bundle's defaults. `timeout_s`
                 counts for each batch.
             cancel: event that ends the batch before its next token, and starts no other batch,
