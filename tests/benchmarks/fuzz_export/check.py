@@ -7,6 +7,7 @@ A bundle has to give the module's numbers, in each of its graphs. A refusal has 
     decode() is not causal                     no later token changes a logit
     ... mixes the sequences of a batch         each row alone gives the same
     the model itself fails at a size           it runs there
+    two runs differ                            they do not
     file:line                                  the line is not one of the model's
     an internal step failed                    always
 """
@@ -100,7 +101,7 @@ def outcome_of(
             return replace(outcome, verdict=Verdict.TRACEBACK, reason=_where(error))
         if change is not None:
             change(path)
-        return _compared(outcome, sample, path)
+        return judged_bundle(outcome, sample, path)
 
 
 def _flaws(sample: Sample) -> set[Flaw]:
@@ -118,6 +119,9 @@ def judged_refusal(reason: str, flaws: set[Flaw]) -> tuple[Verdict, str]:
         ("mixes the inputs of a batch", Flaw.MIXES_BATCH not in flaws, "rows do not mix"),
         ("decode() mixes the sequences", Flaw.MIXES_BATCH not in flaws, "rows do not mix"),
         ("the model itself fails", Flaw.FAILS not in flaws, "the model runs"),
+        ("code() fails: ", Flaw.FAILS not in flaws, "the model runs"),
+        ("in a second run on the same values", Flaw.RANDOM not in flaws, "no run differs"),
+        ("decode() returns other logits for", sound, "the model is sound"),
     )
     for words, is_false, truth in claims:
         if words in reason and is_false:
@@ -144,8 +148,14 @@ def _where(error: Exception) -> str:
     return f"{type(error).__name__}: {text} at {Path(last.filename).name}:{last.lineno}"
 
 
-def _compared(outcome: Outcome, sample: Sample, path: Path) -> Outcome:
-    """Compares a bundle with its module."""
+def judged_bundle(outcome: Outcome, sample: Sample, path: Path) -> Outcome:
+    """Returns the outcome of a bundle, compared with its module.
+
+    Args:
+        outcome: what is known of the model.
+        sample: the model and its inputs.
+        path: folder of the bundle.
+    """
     flaws = _flaws(sample)
     if flaws & {Flaw.RANDOM, Flaw.MIXES_BATCH}:
         return replace(outcome, verdict=Verdict.WRONG, reason=f"exported, yet {_text(flaws)}")

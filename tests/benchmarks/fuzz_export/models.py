@@ -120,7 +120,8 @@ class RandomModel(nn.Module):
         return (memory, memory.mean(1)) if self.form == "tuple" else memory
 
     def decode(self, tokens: Tensor, memory: Any, *more: Tensor) -> Any:
-        valid = more[0] if more and self.variant == "features_mask" else None
+        masks = (part for part in more if isinstance(part, Tensor) and part.dtype is torch.bool)
+        valid = next(masks, None)
         if self.form == "dict":
             memory = memory["memory"]
         elif more and valid is None and self.form == "tuple":

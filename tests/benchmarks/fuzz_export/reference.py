@@ -104,8 +104,8 @@ def flaws_of(model: Any, batches: Sequence[Inputs], vocabulary: int, length: int
             flaws |= _flaws_of_batch(model, inputs, tokens)
             flaws -= _senses(model, inputs, tokens, vocabulary)
         except Exception:  # the module does not take this size, or moves away from its interface
-            return flaws - BLIND | {Flaw.FAILS}
-    return flaws
+            flaws.add(Flaw.FAILS)
+    return flaws - BLIND if Flaw.FAILS in flaws else flaws
 
 
 def _flaws_of_batch(model: Any, inputs: Inputs, tokens: NDArray[np.int64]) -> set[Flaw]:

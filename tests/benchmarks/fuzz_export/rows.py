@@ -107,6 +107,12 @@ def _rolled(self: RowOperation, x: Tensor, tokens: Tensor, memory: Tensor) -> Te
     return x + torch.cat([torch.zeros_like(rows[:, :1]), rows[:, 1:]], 1)
 
 
+def _tokens_in_place(self: RowOperation, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
+    tokens.clamp_(max=6)
+    rows: Tensor = x + self.more(tokens)
+    return rows
+
+
 _ON_CHANNELS: dict[str, Operation] = {
     "glu": lambda s, x, t, m: x + F.glu(torch.cat([x, s.linear(x)], -1), -1),
     "cumsum": lambda s, x, t, m: x.cumsum(-1) / s.width**0.5,
@@ -177,6 +183,7 @@ _ALONG_TOKENS: dict[str, Operation] = {
     "first_token": lambda s, x, t, m: x + s.words(t[:, :1]),
     "in_place_first": _in_place_first_row,
     "rolled": _rolled,
+    "tokens_in_place": _tokens_in_place,
     "count": lambda s, x, t, m: x + 0.1 * (t == 3).cumsum(1)[..., None],
     "cummax": lambda s, x, t, m: x + x.cummax(1).values,
     "running_mean": lambda s, x, t, m: x.cumsum(1) / torch.arange(1, t.shape[1] + 1)[:, None],

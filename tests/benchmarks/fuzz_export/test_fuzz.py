@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.export import exporter, pipeline
+from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.export.parity.parity import Parity
 from hybrid_deploy.export.plan.causal_mask import CausalPattern
 from tests.benchmarks.fuzz_export import __main__ as command
@@ -20,10 +22,12 @@ from tests.benchmarks.fuzz_export import check
 from tests.benchmarks.fuzz_export.check import (
     Outcome,
     Verdict,
+    judged_bundle,
     judged_refusal,
     kind_of,
     outcome_of,
 )
+from tests.benchmarks.fuzz_export.compare import END, START
 from tests.benchmarks.fuzz_export.models import random_sample
 from tests.benchmarks.fuzz_export.page import faults, page
 from tests.benchmarks.fuzz_export.reference import BLIND, Flaw, flaws_of
@@ -46,6 +50,22 @@ PLAIN = {
 """Choices of a model that exports."""
 
 
+@pytest.fixture(scope="module")
+def plain_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported bundle of the model of `PLAIN`."""
+    sample, path = random_sample(0, PLAIN), tmp_path_factory.mktemp("fuzz") / "plain.bundle"
+    export_model(
+        sample.model,
+        dict(sample.example),
+        path,
+        max_length=sample.max_length,
+        start_tokens=START,
+        end_tokens=END,
+        dynamic=sample.dynamic,
+    )
+    return path
+
+
 def change_one_bias(path: Path) -> None:
     """Adds to the bias of one token in all graphs of a bundle."""
 
@@ -64,14 +84,20 @@ def test_a_seed_makes_the_same_model() -> None:
     assert len({next(iter(inputs.values())).shape for inputs in first.batches}) > 1
 
 
-def test_a_model_that_exports_is_right() -> None:
-    outcome = outcome_of(0, PLAIN)
+def judged_plain(path: Path) -> Outcome:
+    return judged_bundle(Outcome(0, Verdict.RIGHT), random_sample(0, PLAIN), path)
+
+
+def test_a_right_bundle_is_right(plain_bundle: Path) -> None:
+    outcome = judged_plain(plain_bundle)
     assert (outcome.verdict, outcome.reason) == (Verdict.RIGHT, "")
     assert outcome.compared > 50
 
 
-def test_a_wrong_bundle_is_noticed() -> None:
-    outcome = outcome_of(0, PLAIN, change_one_bias)
+def test_a_wrong_bundle_is_noticed(plain_bundle: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(plain_bundle, tmp_path / "wrong.bundle"))
+    change_one_bias(path)
+    outcome = judged_plain(path)
     assert outcome.verdict is Verdict.WRONG
     assert "a logit differs by" in outcome.reason
     assert faults([outcome]) == [outcome]
@@ -114,15 +140,17 @@ def without_gate(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pipeline, name, lambda *arguments: None)
 
 
+@pytest.mark.slow
 def test_a_wrong_mask_is_noticed_without_the_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     without_gate(monkeypatch)
     right = CausalPattern.of
     monkeypatch.setattr(CausalPattern, "of", lambda self, mask: right(self, mask.roll(1, -1)))
-    outcome = outcome_of(0, PLAIN)
+    outcome = outcome_of(0, PLAIN | {"0.self": "matmul", "1.self": "matmul"})
     assert outcome.verdict is Verdict.WRONG, outcome
     assert "differs by" in outcome.reason or "instead of" in outcome.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -156,6 +184,10 @@ def test_a_fault_is_noticed_without_the_gate(
         ("the model itself fails on inputs", set(), Verdict.FALSE_REFUSAL),
         ("/a/check.py:12: fixes a size", {Flaw.FAILS}, Verdict.FALSE_REFUSAL),
         ("/a/rows.py:12: this operator", set(), Verdict.REFUSED),
+        ("/a/rows.py:9: decode() fails: TypeError", set(), Verdict.FALSE_REFUSAL),
+        ("other values in a second run on the same values", set(), Verdict.FALSE_REFUSAL),
+        ("decode() returns other logits for 3 tokens", set(), Verdict.FALSE_REFUSAL),
+        ("decode() returns other logits for 3", {Flaw.KNOWS_LENGTH}, Verdict.REFUSED),
         ("an internal step failed with KeyError", {Flaw.FAILS}, Verdict.INTERNAL),
     ],
 )
@@ -163,9 +195,11 @@ def test_a_refusal_has_to_be_true(reason: str, flaws: set[Flaw], verdict: Verdic
     assert judged_refusal(reason, flaws)[0] is verdict
 
 
-def test_a_model_that_reacts_to_nothing_is_not_right(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_reacts_to_nothing_is_not_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(check, "flaws_of", lambda *arguments: {Flaw.IGNORES_PAST})
-    outcome = outcome_of(0, PLAIN)
+    outcome = judged_plain(tmp_path)
     assert outcome.verdict is Verdict.UNUSABLE
     assert outcome.reason == "the model ignores the past"
 

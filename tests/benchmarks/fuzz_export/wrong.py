@@ -38,26 +38,24 @@ class Wrong(nn.Module):
         return x if fault is None else fault(self, x)
 
 
+def _added(x: Tensor, amount: Any) -> Tensor:
+    """Adds an amount to the channels in unequal parts: a norm takes away what all have alike."""
+    return x + amount * torch.linspace(-1, 1, x.shape[-1])
+
+
 def _counted(self: Any, x: Tensor) -> Tensor:
     self.count += 1
-    rows: Tensor = x + self.count
-    return rows
+    return _added(x, self.count)
 
 
 def _moving(self: Any, x: Tensor) -> Tensor:
     self.moving.copy_(0.5 * self.moving + 0.5 * x.detach().mean() + 1)
-    rows: Tensor = x - self.moving
-    return rows
+    return _added(x, self.moving)
 
 
 def _remembered(self: Any, x: Tensor) -> Tensor:
     self.seen.append(x.detach().mean())
-    return x + 0.3 * len(self.seen)
-
-
-def _scratch(x: Tensor, tokens: Tensor) -> Tensor:
-    tokens.clamp_(max=3)
-    return x + tokens[..., None]
+    return _added(x, 0.3 * len(self.seen))
 
 
 Rows = Callable[[Any, Tensor, Tensor], Tensor]
@@ -66,7 +64,7 @@ _ROWS: dict[str, Rows] = {
     "max_of_tokens": lambda s, x, t: x - x.amax(1, keepdim=True),
     "next_row": lambda s, x, t: x + F.pad(x[:, 1:], (0, 0, 0, 1)),
     "last_row": lambda s, x, t: x + 2 * x[:, -1:],
-    "last_token": lambda s, x, t: x + t[:, -1:, None],
+    "last_token": lambda s, x, t: _added(x, t[:, -1:, None]),
     "reversed": lambda s, x, t: x + x.flip(1),
     "sum_from_end": lambda s, x, t: x + x.flip(1).cumsum(1).flip(1),
     "normed_length": lambda s, x, t: F.normalize(x, dim=1) * 4,
@@ -85,7 +83,6 @@ _ROWS: dict[str, Rows] = {
     "counter": lambda s, x, t: _counted(s, x),
     "moving": lambda s, x, t: _moving(s, x),
     "list_in_self": lambda s, x, t: _remembered(s, x),
-    "tokens_in_place": lambda s, x, t: _scratch(x, t),
     "any_token": lambda s, x, t: x * 2 if bool((t == 3).any()) else x,
     "item": lambda s, x, t: x * float(x.detach().abs().max()),
     "unique": lambda s, x, t: x * torch.unique(t).numel(),
