@@ -16,7 +16,7 @@ except ImportError as error:
 
 from hybrid_deploy.bundle.input_specs import EncoderInput, Preprocess, TextInput
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Tokenizer
-from hybrid_deploy.export.huggingface.folder import ModelFolder, open_folder
+from hybrid_deploy.export.huggingface.folder import PICTURE_SIZE, ModelFolder, open_folder
 from hybrid_deploy.export.huggingface.generation import generation_of
 from hybrid_deploy.export.huggingface.processor import MASK, input_of, processor_settings
 from hybrid_deploy.export.huggingface.prompt import FolderPrompt
@@ -77,6 +77,7 @@ def import_settings(
     task: str | None = None,
     starts_with_prompt: bool = False,
     prompt: FolderPrompt | None = None,
+    picture_size: tuple[int, int] = PICTURE_SIZE,
 ) -> ImportedSettings:
     """Returns the generation settings, preprocessing and tokenizer of a folder.
 
@@ -91,13 +92,15 @@ def import_settings(
             tokens of its own.
         prompt: prompt that the encoder reads with an image, as the folder's processor writes it;
             None if it reads none.
+        picture_size: width and height of the pictures that the folder is exported for, where its
+            processor keeps their proportions.
 
     Raises:
         InputError: a file of the folder cannot be read.
         UnsupportedModelError: a setting changes the tokens, and the runtime has no counterpart.
         ExportError: the folder lacks a file or setting that the model needs.
     """
-    opened = open_folder(folder, model_config)
+    opened = open_folder(folder, model_config, picture_size)
     generation = generation_of(
         opened, max_length, language, task, starts_with_prompt=starts_with_prompt
     )

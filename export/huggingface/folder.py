@@ -10,6 +10,9 @@ from typing import Any
 
 from hybrid_deploy.errors import ExportError, InputError
 
+PICTURE_SIZE = (224, 224)
+"""Width and height of the pictures that a folder is exported for if nobody tells them."""
+
 _DECODER_PARTS = ("decoder", "text_config", "generator")
 _ENCODER_PARTS = ("encoder", "vision_config", "audio_config")
 
@@ -24,12 +27,15 @@ class ModelFolder:
         generation: content of `generation_config.json`; None if the file does not exist, and then
             `model` has the generation settings.
         warnings: one line for each setting that the bundle does not follow.
+        picture_size: width and height of the pictures that the folder is exported for; it matters
+            where the number of tiles or patches follows from them.
     """
 
     path: Path
     model: Mapping[str, Any]
     generation: Mapping[str, Any] | None
     warnings: list[str] = field(default_factory=list)
+    picture_size: tuple[int, int] = PICTURE_SIZE
 
     @property
     def model_type(self) -> str:
@@ -86,13 +92,16 @@ class ModelFolder:
         return None
 
 
-def open_folder(path: Path, model_config: Any) -> ModelFolder:
+def open_folder(
+    path: Path, model_config: Any, picture_size: tuple[int, int] = PICTURE_SIZE
+) -> ModelFolder:
     """Returns the settings of a folder.
 
     Args:
         path: path of the folder.
         model_config: config of the loaded model, which has the defaults that `config.json` leaves
             out; None reads only the file.
+        picture_size: width and height of the pictures that the folder is exported for.
 
     Raises:
         InputError: the folder does not exist, or a file is not a JSON object.
@@ -103,7 +112,8 @@ def open_folder(path: Path, model_config: Any) -> ModelFolder:
     model = defaults | (_read_json(path / "config.json") or {})
     if not model:
         raise InputError(f"{path} has no config.json; give a folder that save_pretrained wrote")
-    return ModelFolder(path, model, _read_json(path / "generation_config.json"))
+    generation = _read_json(path / "generation_config.json")
+    return ModelFolder(path, model, generation, picture_size=picture_size)
 
 
 def token_ids(value: Any, name: str) -> tuple[int, ...]:

@@ -7,28 +7,36 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import transformers
+from PIL import Image
 
 from hybrid_deploy.bundle.input_specs import (
-    AlignLongAxis,
     AudioInput,
-    CenterCrop,
-    CropMargin,
     EncoderInput,
     FilterBank,
     LogMel,
-    Pad,
     PatchesInput,
     PixelsInput,
+    TilesInput,
+    Waveform,
+)
+from hybrid_deploy.bundle.pixel_steps import (
+    AlignLongAxis,
+    CenterCrop,
+    CropMargin,
+    Pad,
     PixelStep,
     Resample,
     Resize,
+    ResizeLongestEdge,
     ResizeShortestEdge,
+    ResizeToGrid,
+    ResizeToTiles,
     ResizeWithin,
     Thumbnail,
-    Waveform,
 )
 from hybrid_deploy.errors import ExportError, UnsupportedModelError
 from hybrid_deploy.export.huggingface.folder import ModelFolder
+from hybrid_deploy.runtime.preprocess.hf_image_processor import after_steps, grid_size
 
 PIXELS, PATCHES = "pixel_values", "flattened_patches"
 FEATURES, WAVEFORM = "input_features", "input_values"
@@ -138,6 +146,33 @@ def _nougat(folder: ModelFolder, settings: ProcessorSettings) -> PixelsInput:
         steps.append(Thumbnail(height, width, "bicubic", reducing_gap=2.0))
     if settings.get("do_pad"):
         steps.append(Pad(height, width))
+    return _pixels(settings, steps)
+
+
+def _tiles(folder: ModelFolder, settings: ProcessorSettings) -> TilesInput:
+    side, resample = int(settings["max_image_size"]["longest_edge"]), _resample(settings)
+    steps: list[PixelStep] = []
+    if settings.get("do_resize"):
+        longest = settings["size"].get("longest_edge")
+        if longest:
+            steps.append(ResizeLongestEdge(int(longest), resample))
+        else:
+            steps.append(Resize(*_height_width(folder, settings, "size"), resample))
+    is_split = bool(settings.get("do_image_splitting"))
+    steps.append(ResizeToTiles(side, resample) if is_split else Resize(side, side, resample))
+    picture = _pixels(settings, steps)
+    whole = after_steps(Image.new(picture.mode, folder.picture_size), picture)
+    return TilesInput(picture, side, whole.height // side, whole.width // side, resample)
+
+
+def _grid(folder: ModelFolder, settings: ProcessorSettings) -> PixelsInput:
+    """Returns the steps of Qwen2-VL; its patches are cut in the encoder graph."""
+    unit = int(settings["patch_size"]) * int(settings["merge_size"])
+    steps: list[PixelStep] = []
+    if settings.get("do_resize"):
+        areas = int(settings["size"]["shortest_edge"]), int(settings["size"]["longest_edge"])
+        width, height = grid_size(folder.picture_size, unit, *areas)
+        steps.append(ResizeToGrid(unit, *areas, height, width, _resample(settings)))
     return _pixels(settings, steps)
 
 
@@ -257,6 +292,9 @@ _IMAGES: dict[str, Callable[[ModelFolder, ProcessorSettings], EncoderInput]] = {
     "Donut": _donut,
     "Nougat": _nougat,
     "Pix2Struct": _pix2struct,
+    "Idefics3": _tiles,
+    "SmolVLM": _tiles,
+    "Qwen2VL": _grid,
 }
 _AUDIO: dict[str, Callable[[ModelFolder, ProcessorSettings], EncoderInput]] = {
     "WhisperFeatureExtractor": _whisper,

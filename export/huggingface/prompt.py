@@ -12,6 +12,7 @@ before the last placeholder is the same for all words, and fixed; the rest is th
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,22 @@ from typing import Any
 
 import numpy as np
 import tokenizers
+import transformers
 from PIL import Image
 from torch import Tensor
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.utils import is_torchvision_available
 
 from hybrid_deploy.bundle.prompt_template import PLACE, PromptTemplate
 from hybrid_deploy.errors import ExportError
+from hybrid_deploy.export.huggingface.folder import PICTURE_SIZE
 from hybrid_deploy.export.huggingface.tokenizer import tokenizer_content
 from hybrid_deploy.export.trace.refusal import first_line
 from hybrid_deploy.runtime.tokenizer import prompt_tokens_of
@@ -32,8 +43,11 @@ from hybrid_deploy.runtime.tokenizer import prompt_tokens_of
 _WORDS = ("what is this", "describe it, please!")
 """Words that the processor is asked with; the template must give its tokens for each."""
 
-_BLANK_SIDE = 224
+GRID = "image_grid_thw"
+"""Size of Qwen2-VL's grid of patches, which its processor returns beside them."""
+
 _SILENCE_SECONDS = 1
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 @dataclass(frozen=True)
@@ -54,23 +68,30 @@ class FolderPrompt:
     instruction_tokenizer: bytes | None = None
 
 
-def folder_prompt(folder: Path, model: PreTrainedModel, placeholder: int) -> FolderPrompt:
+def folder_prompt(
+    folder: Path,
+    model: PreTrainedModel,
+    placeholder: int,
+    picture_size: tuple[int, int] = PICTURE_SIZE,
+) -> FolderPrompt:
     """Returns the prompt of a folder, written by its processor.
 
     Args:
         folder: holds the processor, its chat template and its tokenizer.
         model: the loaded model.
         placeholder: id of the token that stands for a part of the image or the sound.
+        picture_size: width and height of the blank picture.
 
     Raises:
         ExportError: the processor cannot be loaded or fails, or its text has no form of a template.
     """
-    processor = _load(folder)
+    processor = load_processor(folder, model.config.model_type)
     kind = "audio" if model.main_input_name == "input_features" else "image"
+    blank = Image.new("RGB", picture_size)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            written = [_written(processor, kind, placeholder, words) for words in _WORDS]
+            written = [_written(processor, kind, blank, placeholder, words) for words in _WORDS]
     except Exception as error:  # processors raise what their libraries raise
         raise ExportError(
             f"the processor in {folder} cannot ask the model about a blank {kind}: "
@@ -97,14 +118,22 @@ def folder_prompt(folder: Path, model: PreTrainedModel, placeholder: int) -> Fol
     return FolderPrompt(written[0], tuple(before[0]), template, content)
 
 
-def _load(folder: Path) -> Any:
-    """Returns the processor of a folder as transformers loads it without a network."""
+def load_processor(folder: Path, model_type: str) -> Any:
+    """Returns the processor of a folder as transformers loads it without a network.
+
+    Args:
+        folder: holds the processor and its tokenizer.
+        model_type: type in the config of the model, such as `qwen2_vl`.
+
+    Raises:
+        ExportError: it cannot be loaded, or has no tokenizer.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            processor: Any = AutoProcessor.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
+            processor = None if is_torchvision_available() else _without_videos(folder, model_type)
+            if processor is None:
+                processor = AutoProcessor.from_pretrained(folder, **_LOCAL)
     except Exception as error:  # transformers passes on the errors of its libraries
         raise ExportError(
             f"the processor in {folder} cannot be loaded: {first_line(error)}; save it there with "
@@ -118,9 +147,42 @@ def _load(folder: Path) -> Any:
     return processor
 
 
-def _written(processor: Any, kind: str, placeholder: int, words: str) -> dict[str, Tensor]:
+def _without_videos(folder: Path, model_type: str) -> Any:
+    """Returns the processor without its part for videos, which needs torchvision.
+
+    It is None if the processor has no such part.
+    """
+    whole: Any = getattr(transformers, str(PROCESSOR_MAPPING_NAMES.get(model_type)), None)
+    if whole is None or "video_processor" not in whole.get_attributes():
+        return None
+    settings, _ = whole.get_processor_dict(folder, **_LOCAL)
+    parameters = inspect.signature(whole).parameters
+
+    class PicturesOnly(whole):  # type: ignore[misc]  # a class that is known only now
+        apply_chat_template = ProcessorMixin.apply_chat_template  # SmolVLM's asks the video part
+
+        def check_argument_for_proper_class(self, name: str, argument: Any) -> Any:
+            if argument is None:
+                return type(None)
+            return super().check_argument_for_proper_class(name, argument)
+
+    return PicturesOnly(
+        image_processor=AutoImageProcessor.from_pretrained(folder, **_LOCAL),
+        tokenizer=AutoTokenizer.from_pretrained(folder, **_LOCAL),
+        video_processor=None,
+        **{
+            name: value
+            for name, value in settings.items()
+            if name in parameters and name not in whole.get_attributes()
+        },
+    )
+
+
+def _written(
+    processor: Any, kind: str, blank: Image.Image, placeholder: int, words: str
+) -> dict[str, Tensor]:
     """Returns what the processor makes of a blank picture or silence and some words."""
-    media: dict[str, Any] = {"images": Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE))}
+    media: dict[str, Any] = {"images": blank}
     if kind == "audio":
         rate = int(processor.feature_extractor.sampling_rate)
         silence = np.zeros(rate * _SILENCE_SECONDS, np.float32)
@@ -133,8 +195,8 @@ def _written(processor: Any, kind: str, placeholder: int, words: str) -> dict[st
             if (alone["input_ids"] == placeholder).any():
                 break
         return alone
-    (blank, *_) = media.values()
-    content = [{"type": kind, kind: blank}, {"type": "text", "text": words}]
+    (medium, *_) = media.values()
+    content = [{"type": kind, kind: medium}, {"type": "text", "text": words}]
     chat = [{"role": "user", "content": content}]
     written: dict[str, Tensor] = processor.apply_chat_template(
         chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"

@@ -7,25 +7,18 @@ export job describes its model with the structs below, which is why this room re
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.input_specs import (
-    AlignLongAxis,
     ArrayInput,
     AudioInput,
-    CenterCrop,
-    CropMargin,
     EncoderInput,
     FilterBank,
     FramesInput,
     ImageInput,
     LogMel,
-    Pad,
     PatchesInput,
     PixelsInput,
     Preprocess,
-    Resize,
-    ResizeShortestEdge,
-    ResizeWithin,
     TextInput,
-    Thumbnail,
+    TilesInput,
     Waveform,
 )
 from hybrid_deploy.bundle.manifest import (
@@ -37,6 +30,19 @@ from hybrid_deploy.bundle.manifest import (
     Tokenizer,
     Variant,
     Vocabulary,
+)
+from hybrid_deploy.bundle.pixel_steps import (
+    AlignLongAxis,
+    CenterCrop,
+    CropMargin,
+    Pad,
+    Resize,
+    ResizeLongestEdge,
+    ResizeShortestEdge,
+    ResizeToGrid,
+    ResizeToTiles,
+    ResizeWithin,
+    Thumbnail,
 )
 
 __all__ = [
@@ -61,10 +67,14 @@ __all__ = [
     "Precision",
     "Preprocess",
     "Resize",
+    "ResizeLongestEdge",
     "ResizeShortestEdge",
+    "ResizeToGrid",
+    "ResizeToTiles",
     "ResizeWithin",
     "TextInput",
     "Thumbnail",
+    "TilesInput",
     "Tokenizer",
     "Variant",
     "Vocabulary",

@@ -2,6 +2,7 @@
 
 ImageInput      pictures of one height and varying width, such as lines of text
 PixelsInput     pictures, by the steps of a Hugging Face image processor
+TilesInput      pictures cut into tiles, for Idefics3 and SmolVLM
 FramesInput     frames of a video, each by the steps of a PixelsInput
 PatchesInput    pictures cut into patches, for Pix2Struct
 AudioInput      speech, as log-mel features, Kaldi filter banks or the waveform
@@ -18,10 +19,8 @@ from typing import Literal
 
 import msgspec
 
+from hybrid_deploy.bundle.pixel_steps import PixelStep, Resample
 from hybrid_deploy.bundle.prompt_template import PromptTemplate
-
-Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
-"""Resampling filters of Pillow, in the order of their numbers in Hugging Face files."""
 
 
 class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="image"):
@@ -60,128 +59,6 @@ class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="i
     mask: str | None = None
 
 
-class CropMargin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="crop-margin"):
-    """Step that cuts the bright margins off a page.
-
-    Attributes:
-        threshold: pixels below this grey value are content; the grey values of the page are first
-            stretched to 0..255.
-    """
-
-    threshold: int = 200
-
-
-class AlignLongAxis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="align-long-axis"):
-    """Step that turns a tall picture for a wide size, and a wide one for a tall size.
-
-    It turns by 90 degrees clockwise.
-
-    Attributes:
-        height: height in pixels of the size that the picture is compared with.
-        width: width in pixels of that size.
-    """
-
-    height: int
-    width: int
-
-
-class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="resize"):
-    """Step that resizes a picture without keeping its proportions.
-
-    Attributes:
-        height: new height in pixels.
-        width: new width in pixels.
-        resample: resampling filter.
-    """
-
-    height: int
-    width: int
-    resample: Resample = "bilinear"
-
-
-class ResizeShortestEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="shortest"):
-    """Step that resizes a picture in proportion, by its shorter side.
-
-    Attributes:
-        edge: new length of the shorter side in pixels.
-        longest: largest length of the longer side in pixels, which may make `edge` smaller; None
-            for no limit.
-        resample: resampling filter.
-    """
-
-    edge: int
-    longest: int | None = None
-    resample: Resample = "bilinear"
-
-
-class ResizeWithin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="within"):
-    """Step that resizes a picture in proportion to the largest size that fits a rectangle.
-
-    Attributes:
-        height: height of the rectangle in pixels.
-        width: width of the rectangle in pixels.
-        resample: resampling filter.
-    """
-
-    height: int
-    width: int
-    resample: Resample = "bilinear"
-
-
-class Thumbnail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="thumbnail"):
-    """Step that shrinks a picture in proportion until it fits a rectangle; it enlarges none.
-
-    Attributes:
-        height: height of the rectangle in pixels.
-        width: width of the rectangle in pixels.
-        resample: resampling filter.
-        reducing_gap: argument of Pillow's `resize` that first shrinks by a whole factor, which is
-            faster; None resizes in one go.
-    """
-
-    height: int
-    width: int
-    resample: Resample = "bicubic"
-    reducing_gap: float | None = None
-
-
-class Pad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pad"):
-    """Step that puts a picture into the middle of a black rectangle.
-
-    Attributes:
-        height: height of the rectangle in pixels.
-        width: width of the rectangle in pixels.
-    """
-
-    height: int
-    width: int
-
-
-class CenterCrop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="center-crop"):
-    """Step that cuts the middle out of a picture; pixels outside the picture are black.
-
-    Attributes:
-        height: height of the result in pixels.
-        width: width of the result in pixels.
-    """
-
-    height: int
-    width: int
-
-
-PixelStep = (
-    CropMargin
-    | AlignLongAxis
-    | Resize
-    | ResizeShortestEdge
-    | ResizeWithin
-    | Thumbnail
-    | Pad
-    | CenterCrop
-)
-"""A step of a Hugging Face image processor; pixels enter and leave as 8-bit values."""
-
-
 class PixelsInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pixels"):
     """How a picture becomes `(batch, channels, height, width)` float32, as in transformers.
 
@@ -202,6 +79,32 @@ class PixelsInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     scale: float | None = 1 / 255
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+
+
+class TilesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tiles"):
+    """How a picture becomes tiles `(batch, tiles, channels, side, side)` float32.
+
+    The tiles stand in the order of reading. If there are several, the whole picture follows,
+    resized to one tile. This is the input of Idefics3 and SmolVLM.
+
+    Attributes:
+        picture: how a picture and each tile become arrays; its steps lead to whole tiles.
+        side: height and width of a tile in pixels.
+        rows: number of rows of tiles; a picture that gives another number is refused.
+        columns: number of columns of tiles.
+        resample: resampling filter of the whole picture.
+    """
+
+    picture: PixelsInput
+    side: int
+    rows: int
+    columns: int
+    resample: Resample = "lanczos"
+
+    @property
+    def name(self) -> str:
+        """The name of the encoder's input."""
+        return self.picture.name
 
 
 class FramesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="frames"):
@@ -354,7 +257,14 @@ class ArrayInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="a
 
 
 EncoderInput = (
-    ImageInput | PixelsInput | FramesInput | PatchesInput | AudioInput | TextInput | ArrayInput
+    ImageInput
+    | PixelsInput
+    | TilesInput
+    | FramesInput
+    | PatchesInput
+    | AudioInput
+    | TextInput
+    | ArrayInput
 )
 Preprocess = EncoderInput | tuple[EncoderInput, ...]
 """One input, or several, of which one may be read from a file and one may be a text beside it."""

@@ -8,13 +8,20 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-from hybrid_deploy.bundle.input_specs import FramesInput, ImageInput, PatchesInput, PixelsInput
+from hybrid_deploy.bundle.input_specs import (
+    FramesInput,
+    ImageInput,
+    PatchesInput,
+    PixelsInput,
+    TilesInput,
+)
 from hybrid_deploy.runtime.preprocess.hf_image_processor import batch_pixels
 from hybrid_deploy.runtime.preprocess.image import batch_images, load_image
 from hybrid_deploy.runtime.preprocess.image_patches import batch_patches
+from hybrid_deploy.runtime.preprocess.image_tiles import batch_tiles
 from hybrid_deploy.runtime.preprocess.video_frames import batch_frames, load_frames
 
-PictureInput: TypeAlias = ImageInput | PixelsInput | FramesInput | PatchesInput
+PictureInput: TypeAlias = ImageInput | PixelsInput | TilesInput | FramesInput | PatchesInput
 
 
 def batch_pictures(paths: Sequence[Path], spec: PictureInput) -> dict[str, NDArray[Any]]:
@@ -37,4 +44,6 @@ def batch_pictures(paths: Sequence[Path], spec: PictureInput) -> dict[str, NDArr
         return batch_images(pictures, spec)
     if isinstance(spec, PixelsInput):
         return {spec.name: batch_pixels(pictures, spec)}
+    if isinstance(spec, TilesInput):
+        return {spec.name: batch_tiles(pictures, spec)}
     return batch_patches(pictures, spec)

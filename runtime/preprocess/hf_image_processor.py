@@ -6,26 +6,32 @@ resize 8-bit pixels with another arithmetic; some of their pixels differ by one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hybrid_deploy.bundle.input_specs import (
+from hybrid_deploy.bundle.input_specs import PixelsInput
+from hybrid_deploy.bundle.pixel_steps import (
     AlignLongAxis,
     CenterCrop,
     CropMargin,
     Pad,
-    PixelsInput,
     PixelStep,
     Resample,
     Resize,
+    ResizeLongestEdge,
     ResizeShortestEdge,
+    ResizeToGrid,
+    ResizeToTiles,
     ResizeWithin,
     Thumbnail,
 )
 from hybrid_deploy.errors import InputError
+
+_IDEFICS_LONGEST = 4096  # pixels of the longer side
 
 
 def batch_pixels(images: Sequence[Image.Image], spec: PixelsInput) -> NDArray[np.float32]:
@@ -41,7 +47,7 @@ def batch_pixels(images: Sequence[Image.Image], spec: PixelsInput) -> NDArray[np
     Raises:
         InputError: the pictures have unequal sizes after the steps, or one exceeds its padding.
     """
-    arrays = [_pixels(image, spec) for image in images]
+    arrays = [pixel_values(after_steps(image, spec), spec) for image in images]
     sizes = sorted({array.shape[1:] for array in arrays})
     if len(sizes) > 1:
         raise InputError(
@@ -51,11 +57,20 @@ def batch_pixels(images: Sequence[Image.Image], spec: PixelsInput) -> NDArray[np
     return np.stack(arrays)
 
 
-def _pixels(image: Image.Image, spec: PixelsInput) -> NDArray[np.float32]:
-    """Returns one picture after all steps, (channels, height, width)."""
+def after_steps(image: Image.Image, spec: PixelsInput) -> Image.Image:
+    """Returns a picture of 8-bit values after all steps.
+
+    Raises:
+        InputError: it exceeds its padding, or becomes another size than the model takes.
+    """
     image = image.convert(spec.mode)
     for step in spec.steps:
         image = _apply(step, image)
+    return image
+
+
+def pixel_values(image: Image.Image, spec: PixelsInput) -> NDArray[np.float32]:
+    """Returns a picture of 8-bit values scaled and normalised, (channels, height, width)."""
     pixels = np.asarray(image).reshape(image.height, image.width, -1)
     # Rounds as transformers does: scales in double precision, normalises in single precision.
     values = (
@@ -83,6 +98,12 @@ def _apply(step: PixelStep, image: Image.Image) -> Image.Image:
         return _resize(
             image, (int(image.width * factor), int(image.height * factor)), step.resample
         )
+    if isinstance(step, ResizeLongestEdge):
+        return _resize(image, _longest_edge(image, step.edge), step.resample)
+    if isinstance(step, ResizeToTiles):
+        return _resize(image, whole_tiles(image.size, step.side), step.resample)
+    if isinstance(step, ResizeToGrid):
+        return _resize_to_grid(image, step)
     if isinstance(step, Thumbnail):
         return _resize(image, _thumbnail(image, step), step.resample, step.reducing_gap)
     if isinstance(step, Pad):
@@ -125,6 +146,77 @@ def _shortest_edge(image: Image.Image, step: ResizeShortestEdge) -> tuple[int, i
         edge = round(exact_edge)
     longest = int(exact_edge * longer / shorter)
     return (int(edge), longest) if image.width <= image.height else (longest, int(edge))
+
+
+def _longest_edge(image: Image.Image, edge: int) -> tuple[int, int]:
+    """Returns the new (width, height), the shorter side even, as Idefics3 does."""
+    ratio = image.width / image.height
+    if image.width >= image.height:
+        height = int(edge / ratio)
+        width, height = edge, max(height + height % 2, 1)
+    else:
+        width = int(edge * ratio)
+        width, height = max(width + width % 2, 1), edge
+    longest = max(width, height)
+    if longest <= _IDEFICS_LONGEST:
+        return width, height
+    ratio = width / height
+    if width >= height:
+        return _IDEFICS_LONGEST, max(int(_IDEFICS_LONGEST / ratio), 1)
+    return max(int(_IDEFICS_LONGEST * ratio), 1), _IDEFICS_LONGEST
+
+
+def whole_tiles(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Returns the (width, height) of whole tiles that a picture is enlarged to.
+
+    Args:
+        size: width and height of the picture in pixels.
+        side: height and width of a tile in pixels.
+    """
+    width, height = size
+    ratio = width / height
+    if width >= height:
+        width = _multiple_above(width, side)
+        return width, _multiple_above(int(width / ratio), side)
+    height = _multiple_above(height, side)
+    return _multiple_above(int(height * ratio), side), height
+
+
+def _multiple_above(value: int, unit: int) -> int:
+    return math.ceil(value / unit) * unit
+
+
+def _resize_to_grid(image: Image.Image, step: ResizeToGrid) -> Image.Image:
+    size = grid_size(image.size, step.unit, step.smallest_area, step.largest_area)
+    if size != (step.width, step.height):
+        raise InputError(
+            f"a picture of {_text(image.size)} pixels becomes {_text(size)}, the model takes "
+            f"{step.width}x{step.height}; crop or pad it to these proportions, or export with the "
+            "--width and --height of such a picture"
+        )
+    return _resize(image, size, step.resample)
+
+
+def grid_size(
+    size: tuple[int, int], unit: int, smallest_area: int, largest_area: int
+) -> tuple[int, int]:
+    """Returns the (width, height) of the grid of patches that Qwen2-VL resizes a picture to.
+
+    Args:
+        size: width and height of the picture in pixels.
+        unit: number of pixels that both sides become a multiple of.
+        smallest_area: smallest number of pixels of the result.
+        largest_area: largest number of pixels of the result.
+    """
+    width, height = (round(edge / unit) * unit for edge in size)
+    area = size[0] * size[1]
+    if width * height > largest_area:
+        shrink = math.sqrt(area / largest_area)
+        width, height = (max(unit, math.floor(edge / shrink / unit) * unit) for edge in size)
+    elif width * height < smallest_area:
+        enlarge = math.sqrt(smallest_area / area)
+        width, height = (math.ceil(edge * enlarge / unit) * unit for edge in size)
+    return width, height
 
 
 def _thumbnail(image: Image.Image, step: Thumbnail) -> tuple[int, int]:

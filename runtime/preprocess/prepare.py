@@ -17,6 +17,7 @@ from hybrid_deploy.bundle.input_specs import (
     PixelsInput,
     Preprocess,
     TextInput,
+    TilesInput,
 )
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.preprocess.array_files import load_arrays
@@ -78,7 +79,9 @@ def as_tuple(spec: Preprocess) -> tuple[EncoderInput, ...]:
 def mask_names(spec: Preprocess) -> set[str]:
     """Returns the names of all masks of the inputs."""
     masks = (
-        each.mask for each in as_tuple(spec) if not isinstance(each, (ArrayInput, PixelsInput))
+        each.mask
+        for each in as_tuple(spec)
+        if not isinstance(each, (ArrayInput, PixelsInput, TilesInput))
     )
     return {mask for mask in masks if mask is not None}
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hybrid_deploy.export.exporter import ExportReport
 
 _FLOAT = "fp32"
+_FOLDER_OPTIONS = ("--max-length", "--height", "--width")
 _ENDS_AT_ONCE = 2
 """Golden samples of this many tokens or fewer say little about the caches."""
 
@@ -79,8 +80,9 @@ def export(
     --weights, --opset, --head, --batch, --dtype, --prompt-template, --default-prompt and --name go
     with it, and replace its own values.
     FOLDER is the folder that save_pretrained wrote of a Hugging Face encoder-decoder model;
-    --max-length goes with it too, and --samples with every model. Nothing is written unless the
-    exported graphs decode the same tokens as the model.
+    --max-length goes with it too, --height and --width of a typical picture for a model that cuts
+    it into tiles or a grid, and --samples with every model. Nothing is written unless the exported
+    graphs decode the same tokens as the model.
     """
     check_output(out, force)
     options = ModelOptions(**described)
@@ -148,13 +150,13 @@ def _job(model: str, options: ModelOptions, weights: Path | None) -> ExportJob:
 
     if not Path(model).is_dir():
         return load_job(model, options, weights)
-    useless = [option for option in options.used_options() if option != "--max-length"]
+    useless = [option for option in options.used_options() if option not in _FOLDER_OPTIONS]
     useless += ["--weights"] if weights is not None else []
     if useless:
         raise UsageError(f"the folder {model} describes itself; leave out {', '.join(useless)}")
     from hybrid_deploy.export.huggingface.folder_job import job_from_folder
 
-    job, remarks = job_from_folder(Path(model), options.max_length)
+    job, remarks = job_from_folder(Path(model), options.max_length, options.picture_size())
     for remark in remarks:
         log(remark)
     return job

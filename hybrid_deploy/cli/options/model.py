@@ -83,6 +83,21 @@ class ModelOptions:
             if getattr(self, field.name) not in (None, ())
         ]
 
+    def picture_size(self) -> tuple[int, int] | None:
+        """Returns the width and height of a typical picture; None if the options tell none.
+
+        Raises:
+            UsageError: one of the two is missing, or below 1.
+        """
+        if self.height is None and self.width is None:
+            return None
+        if self.height is None or self.width is None or min(self.height, self.width) < 1:
+            raise UsageError(
+                "the pictures of a folder have a width and a height; give both, as in --width 640 "
+                "--height 480"
+            )
+        return self.width, self.height
+
     def axes(self) -> dict[str, dict[int, tuple[int, int, int]]]:
         """Returns the smallest size, the largest and the multiple, by input and axis that varies.
 

@@ -22,11 +22,11 @@ from hybrid_deploy.bundle.input_specs import (
     AudioInput,
     PixelsInput,
     Preprocess,
-    Resize,
     TextInput,
     Waveform,
 )
 from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults, Tokenizer
+from hybrid_deploy.bundle.pixel_steps import Resize
 from hybrid_deploy.cli import main
 from hybrid_deploy.export.export_job import ExportJob, ModelSpec
 from hybrid_deploy.export.exporter import run_export

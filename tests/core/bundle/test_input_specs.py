@@ -7,22 +7,14 @@ import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.input_specs import (
-    AlignLongAxis,
     ArrayInput,
     AudioInput,
-    CenterCrop,
-    CropMargin,
     FilterBank,
     LogMel,
-    Pad,
     PatchesInput,
     PixelsInput,
     Preprocess,
-    Resize,
-    ResizeShortestEdge,
-    ResizeWithin,
     TextInput,
-    Thumbnail,
     Waveform,
 )
 from hybrid_deploy.bundle.manifest import (
@@ -30,6 +22,16 @@ from hybrid_deploy.bundle.manifest import (
     Tokenizer,
     decode_manifest,
     encode_manifest,
+)
+from hybrid_deploy.bundle.pixel_steps import (
+    AlignLongAxis,
+    CenterCrop,
+    CropMargin,
+    Pad,
+    Resize,
+    ResizeShortestEdge,
+    ResizeWithin,
+    Thumbnail,
 )
 from hybrid_deploy.errors import BundleError
 

@@ -13,18 +13,16 @@ import transformers
 from PIL import Image
 
 from hybrid_deploy.bundle.input_specs import (
-    AlignLongAxis,
     AudioInput,
-    CropMargin,
     FilterBank,
     LogMel,
     PatchesInput,
     PixelsInput,
-    Resize,
     TextInput,
     Waveform,
 )
 from hybrid_deploy.bundle.manifest import Tokenizer
+from hybrid_deploy.bundle.pixel_steps import AlignLongAxis, CropMargin, Resize
 from hybrid_deploy.errors import InputError, UnsupportedModelError
 from hybrid_deploy.export.huggingface.config import ImportedSettings, import_settings
 from hybrid_deploy.runtime.preprocess.prepare import prepare

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybrid_deploy.bundle.input_specs import (
+from hybrid_deploy.bundle.input_specs import PatchesInput, PixelsInput
+from hybrid_deploy.bundle.pixel_steps import (
     AlignLongAxis,
     CenterCrop,
     CropMargin,
     Pad,
-    PatchesInput,
-    PixelsInput,
     PixelStep,
     Resize,
     ResizeShortestEdge,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybrid_deploy.bundle.input_specs import FramesInput, PixelsInput, Resize
+from hybrid_deploy.bundle.input_specs import FramesInput, PixelsInput
+from hybrid_deploy.bundle.pixel_steps import Resize
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.preprocess.prepare import file_kind, prepare
 from hybrid_deploy.runtime.preprocess.video_frames import evenly_spaced_indices
