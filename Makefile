@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test lint types unit wheel train export-cost zoo generation soak engines \
+.PHONY: help quickstart test lint types unit slow wheel train export-cost zoo generation soak engines \
 	fuzz-export footprint quantize-report bench bench-rivals gpu-bench clean
 
 help:
 	@echo "make quickstart   the whole way on the reference model: export, quantize, build, run, compare"
 	@echo "make test         linters, types and tests"
+	@echo "make slow         the tests that make test leaves to this command (15 minutes)"
 	@echo "make train        train the reference models again (8 minutes on 2 cores)"
 	@echo "make export-cost  time and memory of an export, on a 58-million-parameter decoder (2 minutes)"
 	@echo "make zoo          export, compare and measure every model of tests/models/zoo, write tests/results/zoo.md"
@@ -38,7 +39,10 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 unit: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
+
+slow: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow
 
 wheel: $(INSTALLED)
 	rm -rf build

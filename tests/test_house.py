@@ -82,7 +82,6 @@ def test_symbolic_links_are_not_followed(house: Path) -> None:
     assert [room.path for room in rooms(house)] == list(MOST_FILES)
 
 
-@pytest.mark.slow
 def test_a_stray_module_and_an_upward_import_break_the_contracts(tmp_path: Path) -> None:
     """import-linter reads a copy of the sources; the test adds both faults to the copy."""
     for top in ("hybrid_deploy", "export", "calibration", "runtime"):

@@ -65,7 +65,6 @@ def test_top_level_holds_the_agreed_files_and_folders() -> None:
     assert visible == folders | files
 
 
-@pytest.mark.slow
 def test_wheel_works_in_a_clean_environment(wheel: Path, tiny_path: Path, tmp_path: Path) -> None:
     """A device has the base install and ONNX Runtime alone: `run` and the measurements work."""
     constraints = ROOT / ".ci" / "constraints.txt"

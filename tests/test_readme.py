@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from hybrid_deploy.cli.commands.export import export
 from hybrid_deploy.export.exporter import export_model
 
@@ -24,7 +22,6 @@ def readme_commands() -> list[str]:
     return block.group(1).strip().splitlines()
 
 
-@pytest.mark.slow
 def test_commands_of_the_readme_run_in_order(tmp_path: Path) -> None:
     folders = [str(Path(sys.executable).parent), os.environ["PATH"]]
     environment = os.environ | {

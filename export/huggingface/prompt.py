@@ -12,6 +12,7 @@ before the last placeholder is the same for all words, and fixed; the rest is th
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from dataclasses import dataclass
@@ -190,11 +191,11 @@ def _written(
     if getattr(processor, "chat_template", None) is None:
         # some processors add the placeholders, others expand the one in the text
         token = processor.tokenizer.convert_ids_to_tokens(placeholder)
-        for text in (words, f"{token}{words}"):
-            alone: dict[str, Tensor] = dict(processor(text=text, return_tensors="pt", **media))
+        with contextlib.suppress(ValueError):  # a processor that counts the placeholders of a text
+            alone: dict[str, Tensor] = dict(processor(text=words, return_tensors="pt", **media))
             if (alone["input_ids"] == placeholder).any():
-                break
-        return alone
+                return alone
+        return dict(processor(text=f"{token}{words}", return_tensors="pt", **media))
     (medium, *_) = media.values()
     content = [{"type": kind, kind: medium}, {"type": "text", "text": words}]
     chat = [{"role": "user", "content": content}]

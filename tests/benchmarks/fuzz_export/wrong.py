@@ -40,7 +40,8 @@ class Wrong(nn.Module):
 
 def _added(x: Tensor, amount: Any) -> Tensor:
     """Adds an amount to the channels in unequal parts: a norm takes away what all have alike."""
-    return x + amount * torch.linspace(-1, 1, x.shape[-1])
+    changed: Tensor = x + amount * torch.linspace(-1, 1, x.shape[-1])
+    return changed
 
 
 def _counted(self: Any, x: Tensor) -> Tensor:

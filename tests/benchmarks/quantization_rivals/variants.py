@@ -12,13 +12,14 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle, staged_variant
 from hybrid_deploy.bundle.manifest import Precision
 from hybrid_deploy.contract import GraphRole
+from hybrid_deploy.onnx_graphs.files import WEIGHTS_FILE
 from tests.benchmarks.quantization_rivals.recording import ROLES
 
 
 def add_variant(
     bundle: Bundle, source: str, name: str, precision: Precision, encoder: Path, step: Path
 ) -> Bundle:
-    """Adds a variant with the given encoder and step, and with the prefill graph of `source`.
+    """Adds a variant with the given encoder and step, and with a copy of `source`'s prefill graph.
 
     Args:
         bundle: bundle that gets the variant.
@@ -30,13 +31,17 @@ def add_variant(
     """
     variant = bundle.variant(source)
     with staged_variant(bundle, name) as staged:
-        for graph in (encoder, step):
-            shutil.copyfile(graph, staged.folder / graph.name)
+        prefill = bundle.graph_path(source, GraphRole.PREFILL)
+        for file in (encoder, step, prefill, prefill.parent / WEIGHTS_FILE):
+            shutil.copyfile(file, staged.folder / file.name)
+        assert variant.prefill is not None
         staged.variant = msgspec.structs.replace(
             variant,
             precision=precision,
             encoder=msgspec.structs.replace(variant.encoder, file=f"{staged.home}/{encoder.name}"),
             step=msgspec.structs.replace(variant.step, file=f"{staged.home}/{step.name}"),
+            prefill=msgspec.structs.replace(variant.prefill, file=f"{staged.home}/{prefill.name}"),
+            beam_step=None,
             provenance=name,
         )
     return open_bundle(bundle.folder)

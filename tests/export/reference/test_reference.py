@@ -139,7 +139,6 @@ def test_later_tokens_never_change_earlier_logits(form: EncoderForm) -> None:
     assert not torch.allclose(after[:, 3:], before[:, 3:])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_the_model_exports_with_a_dynamic_batch_and_width(form: EncoderForm) -> None:
     model = untrained(form)

@@ -24,7 +24,6 @@ from tests.models.zoo.published import (
     pix2tex,
     recurrent_readers,
     translation,
-    vietocr,
 )
 from tests.models.zoo.published.captioners import Coca
 from tests.models.zoo.published.case_makers import (
@@ -39,7 +38,6 @@ from tests.models.zoo.published.pix2tex import Pix2Tex
 from tests.models.zoo.published.recurrent_readers import Aster
 from tests.models.zoo.published.scene_text import Master
 from tests.models.zoo.published.translation import Fairseq, OpenNmt
-from tests.models.zoo.published.vietocr import Seq2Seq
 from tests.models.zoo.refusal import Refusal
 from tests.models.zoo.self_attentions import SIZE, HandWritten
 
@@ -177,14 +175,8 @@ REFUSED = (
         translation.__file__,
     ),
     _refusal(
-        lines_of_text("vietocr-seq2seq-any-width", Seq2Seq),
-        r"encode\(\) fixes a size that varies",
-        "outputs, hidden = self.rnn(self.cnn(image))",
-        vietocr.__file__,
-    ),
-    _refusal(
         regions("mixtral", SparseExperts),
-        r"a number of rows that depends on the values of a tensor.*aten\.where",
+        r"a size or a Python number depends on the values of this operator.*aten\.where",
         "idx, top_x = torch.where(masks[expert])",
     ),
     _refusal(
