@@ -176,7 +176,7 @@ REFUSED = (
     ),
     _refusal(
         regions("mixtral", SparseExperts),
-        r"a size or a Python number depends on the values of this operator.*aten\.where",
+        r"a size or a Python number depends on the values of this operator's operands",
         "idx, top_x = torch.where(masks[expert])",
     ),
     _refusal(
