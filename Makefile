@@ -13,7 +13,7 @@ help:
 	@echo "make train        train the reference models again (8 minutes on 2 cores)"
 	@echo "make export-cost  time and memory of an export, on a 58-million-parameter decoder (2 minutes)"
 	@echo "make zoo          export, compare and measure every model of tests/models/zoo, write tests/results/zoo.md"
-	@echo "make generation   greedy, beams and rules of 18 Hugging Face models against generate() (15 minutes)"
+	@echo "make generation   greedy, beams and rules of the zoo's Hugging Face models against generate()"
 	@echo "make fuzz-export  500 random models through the exporter: right, or refused with a reason (an hour)"
 	@echo "make soak         10,000 generations in one process: memory and open files must not grow"
 	@echo "make engines      build every variant of the digit reader for four kinds of GPU (half an hour)"

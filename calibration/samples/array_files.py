@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.manifest import GraphSpec
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
-
-ARRAYS_SUFFIX = ".npz"
-_UNREADABLE = (OSError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+from hybrid_deploy.runtime.preprocess.array_files import ARRAYS_SUFFIX, UNREADABLE
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -42,7 +39,7 @@ def read_arrays(path: Path, encoder: GraphSpec | None) -> Arrays:
             # if one is missing, all arrays are read, so that the error message can list them
             names = expected if set(expected) <= set(file.files) else file.files
             arrays = {name: file[name] for name in names}
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} is a damaged {ARRAYS_SUFFIX} file: {error}") from error
     return checked_arrays(str(path), arrays, encoder)
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.manifest import GraphSpec
-from hybrid_deploy.calibration.samples.array_files import ARRAYS_SUFFIX, checked_arrays, read_arrays
+from hybrid_deploy.calibration.samples.array_files import checked_arrays, read_arrays
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import CalibrationError, InputError
+from hybrid_deploy.runtime.preprocess.array_files import ARRAYS_SUFFIX
 from hybrid_deploy.runtime.preprocess.prepare import file_kind, prepare
 
 Inputs: TypeAlias = Mapping[str, NDArray[Any]]

@@ -44,6 +44,7 @@ from hybrid_deploy.bundle.pixel_steps import (
     ResizeWithin,
     Thumbnail,
 )
+from hybrid_deploy.bundle.signature import Trust
 
 __all__ = [
     "AlignLongAxis",
@@ -76,6 +77,7 @@ __all__ = [
     "Thumbnail",
     "TilesInput",
     "Tokenizer",
+    "Trust",
     "Variant",
     "Vocabulary",
     "Waveform",

@@ -24,7 +24,7 @@ from pathlib import Path
 from hybrid_deploy.errors import HybridDeployError, InputError, OutputExistsError
 
 _RANDOM = "[0-9a-f]{8}"
-_TEMPORARY = re.compile(rf"\..+\.(staging|retired)-{_RANDOM}")
+_TEMPORARY = re.compile(rf"\..+\.(staging|retired|writing)-{_RANDOM}")
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100  # fcntl.h
 
@@ -68,14 +68,14 @@ def write_file(target: Path, data: bytes) -> None:
         HybridDeployError: the disk is full or not writable.
     """
     with _disk_errors(target):
-        temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+        temporary = target.parent / f".{target.name}.writing-{secrets.token_hex(4)}"
         try:
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)
-            _sync(target.parent)
+            sync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -120,10 +120,13 @@ def _retired(target: Path) -> list[Path]:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Removes the temporary folders of killed processes in a folder whose lock the caller holds."""
+    """Removes what killed processes were writing in a folder whose lock the caller holds."""
     for path in folder.iterdir():
-        if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+        if _TEMPORARY.fullmatch(path.name) and not path.is_symlink():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _make_temporary(parent: Path, prefix: str) -> Path:
@@ -181,7 +184,7 @@ def _replace_folder(staging: Path, target: Path) -> None:
             raise
         finally:
             shutil.rmtree(retired, ignore_errors=True)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -196,11 +199,12 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _sync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
+        sync(path)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flushes a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

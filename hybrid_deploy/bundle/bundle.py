@@ -141,10 +141,7 @@ def _open_once(path: Path, only: str | None, trust: Trust | None) -> Bundle:
         raise InputError(f"{path} does not exist")
     if not (path / MANIFEST_FILE).is_file():
         raise InputError(f"{path} is not a bundle: it has no {MANIFEST_FILE}")
-    if (
-        path.is_symlink()
-    ):  # what is loaded later comes from the same folder, wherever the link leads
-        path = Path(os.path.realpath(path))
+    path = _behind_link(path)  # what is loaded later comes from the same folder
     bundle = Bundle(folder=path, manifest=_read_manifest(path, trust))
     if only is None:
         for name, record in bundle.manifest.files.items():
@@ -169,6 +166,11 @@ def _read_manifest(folder: Path, trust: Trust | None = None) -> Manifest:
     return manifest
 
 
+def _behind_link(path: Path) -> Path:
+    """Returns the folder that a link leads to; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def _stamp(path: Path) -> tuple[int, ...] | None:
     """Returns what changes when a bundle is replaced or gets another manifest; None if missing."""
     try:
@@ -180,7 +182,7 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 
 def _bring_back(path: Path) -> bool:
     """Returns whether a bundle is back, or soon will be, that another process set aside."""
-    target = Path(os.path.realpath(path))
+    target = _behind_link(path)
     if not is_set_aside(target):
         return False
     from filelock import Timeout
@@ -220,7 +222,7 @@ def staged_bundle(target: Path, *, force: bool = False) -> Iterator[Path]:
         OutputExistsError: `target` exists and `force` is false.
         InputError: `target` exists and is not a bundle; it is not replaced even with `force`.
     """
-    target = Path(os.path.realpath(target))
+    target = _behind_link(target)
     make_parent(target)
     with exclusive(target):
         recover(target)
@@ -264,6 +266,8 @@ def staged_variant(bundle: Bundle, name: str, *, force: bool = False) -> Iterato
     replaced is deleted after that.
 
     Raises:
+        UsageError: the name cannot name a variant.
+        BundleError: the manifest is damaged, or leads out of the bundle.
         OutputExistsError: the bundle has a variant of that name and `force` is false.
     """
     check_variant_name(name)

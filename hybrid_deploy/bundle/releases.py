@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from hybrid_deploy.bundle.atomic_write import make_parent, remove_temporary, staged_folder
+from hybrid_deploy.bundle.atomic_write import make_parent, remove_temporary, staged_folder, sync
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.lock import exclusive
 from hybrid_deploy.bundle.paths import MANIFEST_FILE
@@ -120,11 +120,7 @@ def _switch(slots: Path, target: Path) -> None:
     temporary = slots / f".{CURRENT_LINK}.{secrets.token_hex(4)}"
     temporary.symlink_to(target.name)
     temporary.replace(slots / CURRENT_LINK)
-    descriptor = os.open(slots, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(slots)
 
 
 def _clean(slots: Path, current: Path | None) -> None:

@@ -10,7 +10,6 @@ for each other forever, and such a build looks like a slow one.
 from __future__ import annotations
 
 import ctypes
-import os
 import resource
 import signal
 import subprocess
@@ -23,6 +22,7 @@ import msgspec
 
 from hybrid_deploy.errors import BuildError, HybridDeployError
 from hybrid_deploy.runtime.engines.cache import BuiltPlan
+from hybrid_deploy.runtime.host import own_process
 from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_with_summary
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import one_line
@@ -58,15 +58,15 @@ def compile_isolated(request: PlanRequest) -> BuiltPlan:
 
 
 def _run(request: PlanRequest, folder: str) -> subprocess.CompletedProcess[bytes]:
-    """Runs `main` in an empty folder: `-m` would import Python modules from it first."""
+    """Runs `main` in an empty folder."""
     limit_s = request.options.timeout_s
     try:
         return subprocess.run(
-            [sys.executable, "-m", __name__],
+            own_process.command(__name__),
             input=msgspec.json.encode(request),
             capture_output=True,
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+            env=own_process.environment(),
             timeout=limit_s,
             check=False,
         )

@@ -16,7 +16,8 @@ from hybrid_deploy.errors import InputError
 ARRAYS_SUFFIX = ".npz"
 """Suffix of the files that hold several arrays by name."""
 
-_UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises for a file that holds no arrays, or damaged ones."""
 
 
 def load_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -39,7 +40,7 @@ def load_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         else:
             with loaded:
                 arrays = {name: loaded[name] for name in names if name in loaded.files}
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} is not a {kind} array: {error}") from error
     missing = [name for name in names if name not in arrays]
     if missing:

@@ -18,6 +18,9 @@ LARGEST_PIXELS = 100_000_000
 """Largest number of pixels of a picture."""
 
 
+_DAMAGE = (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for a damaged file; TypeError for a page of a TIFF file without dimensions."""
+
 _SEVERAL_IN_ONE = {"MPO"}  # a photo of a phone, with a preview or a second view behind it
 _16_BIT_FORMATS = {"PNG", "PPM"}  # Pillow may return their 16 bits in mode I
 _BITS_PER_SAMPLE = 258  # TIFF tag
@@ -41,21 +44,24 @@ def load_image(path: Path, *, is_video: bool = False) -> Image.Image:
         raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(path)
-        with opened as image:
-            check_pixels(image, path)
-            count = getattr(image, "n_frames", 1)
-            if count > 1 and not is_video and image.format not in _SEVERAL_IN_ONE:
-                raise InputError(
-                    f"{path} holds {count} pictures (pages or frames), one was expected; split it"
-                )
-            image.load()
-            return _eight_bits(ImageOps.exif_transpose(image), _declared_range(image), path)
+            warnings.simplefilter("ignore")  # of damage, which the error tells, and of size
+            return _decoded(path, is_video)
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not an image that Pillow can read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _DAMAGE as error:
         raise InputError(f"{path} is a damaged image: {error}") from error
+
+
+def _decoded(path: Path, is_video: bool) -> Image.Image:
+    with Image.open(path) as image:
+        check_pixels(image, path)
+        count = getattr(image, "n_frames", 1)
+        if count > 1 and not is_video and image.format not in _SEVERAL_IN_ONE:
+            raise InputError(
+                f"{path} holds {count} pictures (pages or frames), one was expected; split it"
+            )
+        image.load()
+        return _eight_bits(ImageOps.exif_transpose(image), _declared_range(image), path)
 
 
 def _declared_range(image: Image.Image) -> float | None:

@@ -40,10 +40,10 @@ def read_wav(path: Path) -> tuple[Floats, int] | None:
     Raises:
         InputError: the file is damaged, or ends before the end that it declares.
     """
-    content = path.read_bytes()
+    content = memoryview(path.read_bytes())
     if not content:
         raise InputError(f"{path} is a damaged sound file: it ends too early, it is empty")
-    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+    if bytes(content[:4]) != b"RIFF" or bytes(content[8:12]) != b"WAVE":
         return None
     declared = int.from_bytes(content[4:8], "little")
     is_streamed = declared >= _UNKNOWN_SIZE or declared == 0
@@ -70,7 +70,7 @@ def read_wav(path: Path) -> tuple[Floats, int] | None:
     raise InputError(f"{path} is a damaged sound file: it ends too early, before its sound")
 
 
-def _format(chunk: bytes, path: Path) -> _Format:
+def _format(chunk: memoryview, path: Path) -> _Format:
     """Returns what a format chunk declares.
 
     Raises:
@@ -85,7 +85,7 @@ def _format(chunk: bytes, path: Path) -> _Format:
     raise InputError(f"{path} is a damaged sound file: its format makes no sense")
 
 
-def _samples(data: bytes, form: _Format) -> Floats | None:
+def _samples(data: memoryview, form: _Format) -> Floats | None:
     """Returns samples, (samples, channels); None for a form that is not read here."""
     width = form.bits // 8
     complete = len(data) // (width * form.channels) * width * form.channels if width else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -55,10 +55,13 @@ def print_current(release: Path, slots: Path, output_format: str) -> None:
     """Prints which bundle is current now."""
     import json
 
+    from hybrid_deploy.bundle.releases import CURRENT_LINK
+
+    link = slots / CURRENT_LINK
     if output_format == "json":
-        click.echo(json.dumps({"current": str(release), "link": str(slots / "current")}))
+        click.echo(json.dumps({"current": str(release), "link": str(link)}))
     else:
-        click.echo(f"{slots / 'current'} is {release.name} now")
+        click.echo(f"{link} is {release.name} now")
 
 
 def _verify(path: Path, backend: str, timeout: float) -> None:
@@ -67,9 +70,22 @@ def _verify(path: Path, backend: str, timeout: float) -> None:
     Raises:
         BundleError: the golden samples give other tokens on this device, or cannot be decoded.
     """
-    command = [sys.executable, "-m", "hybrid_deploy", "verify", str(path), "--backend", backend]
+    from hybrid_deploy.runtime.host import own_process
+
+    command = own_process.command(
+        "hybrid_deploy", "verify", str(path.absolute()), "--backend", backend
+    )
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        with tempfile.TemporaryDirectory() as empty:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                cwd=empty,
+                env=own_process.environment(),
+                timeout=timeout,
+                check=False,
+            )
     except subprocess.TimeoutExpired as error:
         raise BundleError(
             f"the golden samples take over {timeout:g} s on this device; nothing was switched"

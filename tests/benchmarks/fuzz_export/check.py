@@ -84,15 +84,7 @@ def outcome_of(
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         path = Path(folder, "model.bundle")
         try:
-            export_model(
-                sample.model,
-                dict(sample.example),
-                path,
-                max_length=sample.max_length,
-                start_tokens=START,
-                end_tokens=END,
-                dynamic=sample.dynamic,
-            )
+            export_sample(sample, path)
         except HybridDeployError as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             verdict, lie = judged_refusal(reason, _flaws(sample))
@@ -102,6 +94,19 @@ def outcome_of(
         if change is not None:
             change(path)
         return judged_bundle(outcome, sample, path)
+
+
+def export_sample(sample: Sample, path: Path) -> None:
+    """Exports a random model as a bundle."""
+    export_model(
+        sample.model,
+        dict(sample.example),
+        path,
+        max_length=sample.max_length,
+        start_tokens=START,
+        end_tokens=END,
+        dynamic=sample.dynamic,
+    )
 
 
 def _flaws(sample: Sample) -> set[Flaw]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.export import exporter, pipeline
-from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.export.parity.parity import Parity
 from hybrid_deploy.export.plan.causal_mask import CausalPattern
 from tests.benchmarks.fuzz_export import __main__ as command
@@ -22,12 +21,12 @@ from tests.benchmarks.fuzz_export import check
 from tests.benchmarks.fuzz_export.check import (
     Outcome,
     Verdict,
+    export_sample,
     judged_bundle,
     judged_refusal,
     kind_of,
     outcome_of,
 )
-from tests.benchmarks.fuzz_export.compare import END, START
 from tests.benchmarks.fuzz_export.models import random_sample
 from tests.benchmarks.fuzz_export.page import faults, page
 from tests.benchmarks.fuzz_export.reference import BLIND, Flaw, flaws_of
@@ -53,16 +52,8 @@ PLAIN = {
 @pytest.fixture(scope="module")
 def plain_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The exported bundle of the model of `PLAIN`."""
-    sample, path = random_sample(0, PLAIN), tmp_path_factory.mktemp("fuzz") / "plain.bundle"
-    export_model(
-        sample.model,
-        dict(sample.example),
-        path,
-        max_length=sample.max_length,
-        start_tokens=START,
-        end_tokens=END,
-        dynamic=sample.dynamic,
-    )
+    path = tmp_path_factory.mktemp("fuzz") / "plain.bundle"
+    export_sample(random_sample(0, PLAIN), path)
     return path
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import msgspec
+import pytest
 from click.testing import CliRunner
 
 from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle
@@ -17,8 +18,12 @@ def call(*arguments: object) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_an_update_and_the_way_back(own_path: Path, page: Path, tmp_path: Path) -> None:
+def test_an_update_and_the_way_back(
+    own_path: Path, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slots = tmp_path / "slots"
+    (tmp_path / "click.py").write_text("raise SystemExit('a module of the working folder ran')")
+    monkeypatch.chdir(tmp_path)
     code, output = call("install", own_path, "--into", slots, "--format", "json")
     assert code == 0, output
     record = json.loads(output.splitlines()[-1])

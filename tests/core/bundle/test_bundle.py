@@ -174,6 +174,7 @@ def test_the_next_variant_removes_what_a_killed_process_left(
         with pytest.raises(Killed):
             add_variant(open_bundle(own_path), b"killed", force=True)
     assert old.is_dir()
+    (own_path / ".manifest.json.writing-0123abcd").touch()
     content = open_bundle(own_path).graph_path("other", GraphRole.STEP).read_bytes()
     assert content == (b"killed" if moment == "the removal" else b"old")
     assert files_of(own_path) - {MANIFEST_FILE, *open_bundle(own_path).manifest.files}

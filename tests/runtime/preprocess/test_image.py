@@ -93,6 +93,26 @@ def test_twelve_bits_are_scaled_by_what_the_file_declares(tmp_path: Path) -> Non
     np.testing.assert_array_equal(np.asarray(load_image(path)), GREY)
 
 
+def test_a_tiff_file_with_an_empty_second_page_is_one_line(tmp_path: Path) -> None:
+    content = twelve_bit_tiff(GREY)
+    second = struct.pack("<I", len(content)) + struct.pack("<HI", 0, 0)  # no tag, no third page
+    path = tmp_path / "a.tif"
+    path.write_bytes(content[:-4] + second)
+    with pytest.raises(InputError, match=r"a\.tif is a damaged image"):
+        load_image(path)
+
+
+def test_an_orientation_among_damage_is_read_in_silence(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3
+    path = saved(tmp_path / "a.webp", GREY, exif=exif, lossless=True)
+    content = path.read_bytes()
+    block = exif.tobytes().removeprefix(b"Exif\0\0")
+    assert block in content
+    path.write_bytes(content.replace(block, block[:8] + b"\xff\xff" + block[10:]))
+    assert load_image(path).size == (4, 3)
+
+
 @pytest.mark.parametrize("value", [-1.0, 70000.0, np.nan])
 def test_values_that_are_no_grey_level_are_refused(tmp_path: Path, value: float) -> None:
     path = saved(tmp_path / "a.tif", np.array([[0.5, value]], np.float32))
