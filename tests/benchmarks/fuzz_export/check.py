@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 import tempfile
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -65,19 +64,12 @@ class Outcome:
     wrong: str = "none"
 
 
-Change = Callable[[Path], None]
-"""Changes a bundle after its export, to test that a wrong bundle is noticed."""
-
-
-def outcome_of(
-    seed: int, fixed: dict[str, str] | None = None, change: Change | None = None
-) -> Outcome:
+def outcome_of(seed: int, fixed: dict[str, str] | None = None) -> Outcome:
     """Exports the model of a seed, and compares its bundle.
 
     Args:
         seed: seed of the model.
         fixed: choices that are not drawn.
-        change: changes the bundle before it is compared.
     """
     sample = random_sample(seed, fixed)
     outcome = Outcome(seed, Verdict.RIGHT, "", sample.choices, wrong=sample.wrong)
@@ -91,8 +83,6 @@ def outcome_of(
             return replace(outcome, verdict=verdict, reason=f"{lie}{reason}")
         except Exception as error:
             return replace(outcome, verdict=Verdict.TRACEBACK, reason=_where(error))
-        if change is not None:
-            change(path)
         return judged_bundle(outcome, sample, path)
 
 
