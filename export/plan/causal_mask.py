@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCKED_BELOW = -1e4
-"""An additive mask value below this one hides a key."""
+BLOCKED_BELOW = -5e3
+"""An additive mask value below this one hides a key: the usual -1e4 with a bias on top, too."""
 
 
 def future_mask(count: int, length: int) -> Tensor:

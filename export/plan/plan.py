@@ -122,6 +122,14 @@ class DecodePlan:
         """Returns the shape of a node in the trace at length L - 1."""
         return self.shape(self.capture.shorter_trace[node])
 
+    def have_same_shape(self, node: fx.Node, other: fx.Node) -> bool:
+        """Returns whether two nodes have one shape, whatever the sizes that vary.
+
+        It compares expressions: `==` of sizes that are equal in the example, such as a batch of two
+        and two heads, would fix the size that varies at the other.
+        """
+        return [*map(as_expr, self.shape(node))] == [*map(as_expr, self.shape(other))]
+
     def values_per_token(self, node: fx.Node, axis: int) -> int:
         """Returns the number of elements of a token along one of a node's token axes."""
         shorter = self.shape_in_shorter_trace(node)

@@ -240,6 +240,6 @@ def _is_probability(plan: DecodePlan, node: object) -> bool:
         if _SOFTMAX in str(node.target):
             return True
         source = node.args[0] if node.args else None
-        keeps_shape = isinstance(source, fx.Node) and plan.shape(source) == plan.shape(node)
+        keeps_shape = isinstance(source, fx.Node) and plan.have_same_shape(source, node)
         node = source if keeps_shape or is_movement(node) else None
     return False

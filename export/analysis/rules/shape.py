@@ -102,7 +102,7 @@ class AlongAxis:
         source = token_operand(plan, node)
         layout, axis = plan.layouts[source], self._axis(plan, node)
         if axis in (layout.rows, layout.keys):
-            if plan.shape(node) == plan.shape(source):
+            if plan.have_same_shape(node, source):
                 return layout
             raise refuse(node, "this operator picks or splits along the token axis")
         if axis == plan.batch_axis(source):

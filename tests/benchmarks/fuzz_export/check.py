@@ -105,13 +105,15 @@ def _flaws(sample: Sample) -> set[Flaw]:
 
 def judged_refusal(reason: str, flaws: set[Flaw]) -> tuple[Verdict, str]:
     """Returns whether a refusal is true of a model with these flaws, and else what is false."""
-    if any(words in reason for words in _OUR_WORDS):
+    untranslated = "has no ONNX form" in reason and "No ONNX function" not in reason
+    if untranslated or any(words in reason for words in _OUR_WORDS):
         return Verdict.INTERNAL, ""
     sound = not flaws - BLIND
     claims = (
         ("ParityError", sound, "the model is sound"),
         ("decode() is not causal", Flaw.LOOKS_AHEAD not in flaws, "no logit looks ahead"),
         ("mixes the inputs of a batch", Flaw.MIXES_BATCH not in flaws, "rows do not mix"),
+        ("lets a token see", Flaw.LOOKS_AHEAD not in flaws, "no logit looks ahead"),
         ("decode() mixes the sequences", Flaw.MIXES_BATCH not in flaws, "rows do not mix"),
         ("the model itself fails", Flaw.FAILS not in flaws, "the model runs"),
         ("code() fails: ", Flaw.FAILS not in flaws, "the model runs"),

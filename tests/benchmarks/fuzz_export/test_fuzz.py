@@ -171,6 +171,7 @@ def test_a_fault_is_noticed_without_the_gate(
         ("ParityError: the exported graphs differ", {Flaw.KNOWS_LENGTH}, Verdict.REFUSED),
         ("decode() is not causal", {Flaw.RANDOM}, Verdict.FALSE_REFUSAL),
         ("decode() is not causal", {Flaw.LOOKS_AHEAD}, Verdict.REFUSED),
+        ("the mask lets a token see the tokens after it", set(), Verdict.FALSE_REFUSAL),
         ("encode() mixes the inputs of a batch", set(), Verdict.FALSE_REFUSAL),
         ("the model itself fails on inputs", set(), Verdict.FALSE_REFUSAL),
         ("/a/check.py:12: fixes a size", {Flaw.FAILS}, Verdict.FALSE_REFUSAL),
@@ -180,6 +181,8 @@ def test_a_fault_is_noticed_without_the_gate(
         ("decode() returns other logits for 3 tokens", set(), Verdict.FALSE_REFUSAL),
         ("decode() returns other logits for 3", {Flaw.KNOWS_LENGTH}, Verdict.REFUSED),
         ("an internal step failed with KeyError", {Flaw.FAILS}, Verdict.INTERNAL),
+        ("StepGraph has no ONNX form: s37", {Flaw.FAILS}, Verdict.INTERNAL),
+        ("StepGraph has no ONNX form: No ONNX function found for <Op>", set(), Verdict.REFUSED),
     ],
 )
 def test_a_refusal_has_to_be_true(reason: str, flaws: set[Flaw], verdict: Verdict) -> None:
