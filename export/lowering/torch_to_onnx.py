@@ -21,7 +21,7 @@ import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.errors import ExportError, UnsupportedModelError
+from hybrid_deploy.errors import ExportError, HybridDeployError, UnsupportedModelError
 from hybrid_deploy.export.analysis.rules.custom import custom_translations
 from hybrid_deploy.export.lowering.attention_masks import expand_single_row_masks
 from hybrid_deploy.export.lowering.decoder_modules import DOT_REPLACEMENT
@@ -70,7 +70,7 @@ def onnx_from_torch(
     Raises:
         ExportError: an operator has no translation to ONNX.
         UnsupportedModelError: the trace fixes a size that has to vary, or a Python branch on a size
-            takes another side at a declared size.
+            takes another side at a declared size, or the module itself refuses to be traced.
     """
     ranges = {} if declared is None else declared.ranges
     shapes = tuple(traced_dims(dynamic.get(name, {}), ranges) or None for name in inputs)
@@ -99,6 +99,8 @@ def onnx_from_torch(
                 verbose=False,
             )
         except Exception as error:
+            if refusal := _refusal(error):
+                raise refusal from error
             if _fixes_size(error):
                 raise UnsupportedModelError(
                     f"{fixing_line(log)}{part} fixes a size that varies: it is compared with a "
@@ -208,6 +210,12 @@ def _restore_weight_names(model: ir.Model) -> None:
         name = re.sub(r"^((encode\.)?model|constant)\.", "", name)
         if name not in taken and name not in model.graph.initializers:
             value.name = name
+
+
+def _refusal(error: BaseException) -> HybridDeployError | None:
+    """Returns the exporter's own error among the causes of an exception, None if there is none."""
+    own = [cause for cause in _causes(error) if isinstance(cause, HybridDeployError)]
+    return own[-1] if own else None
 
 
 def _reason(error: BaseException) -> str:
