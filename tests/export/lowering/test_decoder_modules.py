@@ -170,6 +170,16 @@ class PointwiseConvolutions(HandWritten):
         return rows + projected.transpose(1, 2)
 
 
+class FlattenedRows(TorchDecoder):
+    """Puts the rows of all sequences into one table, and back into the shape of another tensor."""
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        logits = super().decode(tokens, memory)
+        table = logits.reshape(-1, VOCABULARY) * 2
+        changed: Tensor = table.view_as(logits) + table.exp().reshape_as(logits)
+        return changed
+
+
 def rotate(x: Tensor) -> Tensor:
     """Returns x with interleaved rotary position embedding."""
     length, width = x.shape[-2:]
@@ -195,6 +205,7 @@ MODELS = {
     "rotary, grouped": RotaryGrouped,
     "bias per distance": BiasPerDistance,
     "pointwise convolutions": PointwiseConvolutions,
+    "flattened rows": FlattenedRows,
 }
 
 
