@@ -106,13 +106,11 @@ def onnx_from_torch(
                     f"{fixing_line(log)}{part} fixes a size that varies: it is compared with a "
                     "number, or used as a Python number; change that, or declare no dynamic axis"
                 ) from error
-            if "data-dependent" in _reason(error):
-                cause = _causes(error)[-1]
-                raise UnsupportedModelError(
-                    f"{user_line(cause)}{part} cannot be traced: {trace_failure(cause)}"
-                ) from error
+            cause, line = _causes(error)[-1], _user_line(error)
+            if (why := trace_failure(cause, part)) != first_line(cause):
+                raise UnsupportedModelError(f"{line}{part} cannot be traced: {why}") from error
             raise ExportError(
-                f"{type(module).__name__} has no ONNX form: {_reason(error)}"
+                f"{line}{type(module).__name__} has no ONNX form: {first_line(cause)}"
             ) from error
     assert program is not None and program.exported_program is not None
     varying = {name: dynamic.get(name, {}) for name in inputs}
@@ -218,9 +216,10 @@ def _refusal(error: BaseException) -> HybridDeployError | None:
     return own[-1] if own else None
 
 
-def _reason(error: BaseException) -> str:
-    """Returns the first line of the innermost cause of an exception."""
-    return first_line(_causes(error)[-1])
+def _user_line(error: BaseException) -> str:
+    """Returns the user's line nearest to the innermost cause of an exception, or an empty text."""
+    lines = [user_line(cause) for cause in _causes(error)]
+    return next((line for line in reversed(lines) if line), "")
 
 
 def _fixes_size(error: BaseException) -> bool:

@@ -71,6 +71,27 @@ def special_rows_are_doubled(x: Tensor, special: Tensor) -> Tensor:
     return x * (1 + special[:, :, None].float())
 
 
+class ScaledBy(Decoder):
+    """Scales its inputs by a value of the whole batch, which stands in one of its rows."""
+
+    def __init__(self, value: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(plain)
+        self.value = value
+
+    def encode(self, features: Tensor) -> Tensor:
+        return features / self.value(features)
+
+
+@pytest.mark.parametrize("value", [torch.amax, torch.amin, torch.mean])
+@pytest.mark.parametrize("scale", [1.0, -1.0])
+def test_inputs_that_are_scaled_by_a_value_of_the_batch_are_refused(
+    value: Callable[[Tensor], Tensor], scale: float
+) -> None:
+    inputs = {"features": scale * (INPUTS["features"] + 0.1)}
+    with pytest.raises(UnsupportedModelError, match="mixes the inputs of a batch"):
+        check_batch(ScaledBy(value).eval(), inputs, LENGTH)
+
+
 @pytest.mark.parametrize(
     ("check", "rows", "message"),
     [
