@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 import msgspec
+import torch
 from torch import Tensor, nn
 
 from hybrid_deploy.bundle.manifest import DimRange
@@ -20,7 +21,11 @@ from hybrid_deploy.export.model.dynamic_axes import (
     declared_ranges,
     resized_to,
 )
-from hybrid_deploy.export.model.interface import reference_memory
+from hybrid_deploy.export.model.interface import (
+    has_custom_step,
+    reference_logits,
+    reference_memory,
+)
 
 _TRIED_SIZES = 7  # above the smallest, where encode() is fastest
 _LEAST_SIZES = 4  # a range of fewer sizes is a few fixed ones rather than a multiple
@@ -29,7 +34,7 @@ _LEAST_SIZES = 4  # a range of fewer sizes is a few fixed ones rather than a mul
 def working_sizes(
     model: nn.Module, example: Mapping[str, Tensor], dynamic: DynamicAxes
 ) -> DynamicAxes:
-    """Returns the axes, in multiples at which encode() works if it fails at sizes between them.
+    """Returns the axes, in multiples at which the model works if it fails at sizes between them.
 
     Args:
         model: module with `encode`, in eval mode; it works on the example.
@@ -37,7 +42,7 @@ def working_sizes(
         dynamic: varying axes of the inputs.
 
     Returns:
-        The same axes; one without a multiple at which encode() works stays as it is.
+        The same axes; one without a multiple at which the model works stays as it is.
     """
     ranges = declared_ranges(dynamic)
     narrowed = {name: _narrowed(model, example, dynamic, name) for name in ranges}
@@ -63,13 +68,13 @@ def narrowing_remarks(declared: DynamicAxes, narrowed: DynamicAxes) -> tuple[str
 def _narrowed(
     model: nn.Module, example: Mapping[str, Tensor], dynamic: DynamicAxes, name: str
 ) -> DimRange:
-    """Returns the range of a dimension with the least multiple at which encode() works."""
+    """Returns the range of a dimension with the least multiple at which the model works."""
     ranges = declared_ranges(dynamic)
     typical = {other: sizes.typical for other, sizes in ranges.items()}
     for candidate in _candidates(ranges[name]):
         sizes = [candidate.min + candidate.multiple * k for k in range(1, _TRIED_SIZES + 1)]
         tried = ({**typical, name: size} for size in sizes if size <= candidate.max)
-        if all(_encodes(model, resized_to(example, dynamic, each)) for each in tried):
+        if all(_works(model, resized_to(example, dynamic, each)) for each in tried):
             return candidate
     return ranges[name]
 
@@ -83,9 +88,12 @@ def _candidates(sizes: DimRange) -> Iterator[DimRange]:
             yield msgspec.structs.replace(sizes, multiple=multiple)
 
 
-def _encodes(model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
+def _works(model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
+    """Returns whether the model encodes inputs, and decodes one token with their memory."""
     try:
-        reference_memory(model, tuple(inputs.values()))
+        memory = reference_memory(model, tuple(inputs.values()))
+        if not has_custom_step(model):
+            reference_logits(model, memory, torch.ones(len(memory[0]), 1, dtype=torch.int64))
     except Exception:  # whatever the user's code raises
         return False
     return True

@@ -25,7 +25,11 @@ class Raising(nn.Module):
     ("error", "kind", "words"),
     [
         (UnsupportedModelError("model.py:3: why"), UnsupportedModelError, r"^model\.py:3: why$"),
-        (ValueError("why"), ExportError, r"test_torch_to_onnx.py:\d+: Raising has no ONNX form: why$"),
+        (
+            ValueError("why"),
+            ExportError,
+            r"test_torch_to_onnx.py:\d+: Raising has no ONNX form: why$",
+        ),
     ],
 )
 def test_a_refusal_keeps_its_own_words(error: Exception, kind: type[Exception], words: str) -> None:

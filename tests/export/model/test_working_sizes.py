@@ -21,6 +21,19 @@ class Patches(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         return image.reshape(len(image), -1, self.patch)
 
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        return memory.mean(1)[:, None].expand(*tokens.shape, -1)
+
+
+class Joined(Patches):
+    """A model whose decode() fails at a width that is no multiple of its patch."""
+
+    def encode(self, image: Tensor) -> Tensor:
+        return image
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        return super().decode(tokens, super().encode(memory))
+
 
 class Failing(Patches):
     """An encoder that fails at every size but that of its example."""
@@ -55,6 +68,12 @@ def test_the_least_multiple_at_which_the_model_works(
     remarks = narrowing_remarks(declared, narrowed)
     assert len(remarks) == (multiple != before.multiple)
     assert all(f"multiples of {multiple} from {before.min} to" in remark for remark in remarks)
+
+
+def test_decode_has_to_work_too() -> None:
+    image = {"image": torch.zeros(2, 1, 96)}
+    narrowed = working_sizes(Joined(8).eval(), image, axes(16, 512))
+    assert declared_ranges(narrowed)["width"].multiple == 8
 
 
 def test_a_model_that_fails_everywhere_keeps_its_range() -> None:
