@@ -241,9 +241,7 @@ def _checked_export(job: ExportJob, out: Path, force: bool, stages: StageTimes) 
         written = write_graphs(job, model.graphs, model.dims, folder)
         bundle = Bundle(folder, manifest_of(job, written))
         with stages.timed(CHECK, parts=max(1, input_count(job.checks))):
-            parity = check_export(
-                job, bundle, model.vocabulary_size, stages.progress, model.uncertain_sizes
-            )
+            parity = check_export(job, bundle, model.choice, stages.progress, model.uncertain_sizes)
         with stages.timed("write"):
             golden = write_golden(bundle, job)
             written = replace_head(job, bundle, written)

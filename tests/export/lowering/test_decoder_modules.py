@@ -180,6 +180,14 @@ class FlattenedRows(TorchDecoder):
         return changed
 
 
+class ScaledByMemorySize(TorchDecoder):
+    """Scales the memory, and the logits, by numbers that the size of the memory gives."""
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        logits = super().decode(tokens, memory / memory.shape[1] ** 0.5)
+        return logits * (1 / memory.shape[1])
+
+
 def rotate(x: Tensor) -> Tensor:
     """Returns x with interleaved rotary position embedding."""
     length, width = x.shape[-2:]
@@ -206,6 +214,7 @@ MODELS = {
     "bias per distance": BiasPerDistance,
     "pointwise convolutions": PointwiseConvolutions,
     "flattened rows": FlattenedRows,
+    "scaled by the memory's size": ScaledByMemorySize,
 }
 
 
