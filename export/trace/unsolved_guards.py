@@ -28,7 +28,7 @@ def keep_unsolved_guards() -> Iterator[None]:
         except NotImplementedError:
             return
 
-    DimConstraints.solve = solve_if_possible  # type: ignore[method-assign]
+    DimConstraints.solve = solve_if_possible  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
