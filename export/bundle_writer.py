@@ -39,6 +39,7 @@ from hybrid_deploy.export.export_job import TOP_K, ExportJob
 from hybrid_deploy.export.lowering.fixed_batch import fix_batch
 from hybrid_deploy.export.lowering.output_heads import attach_head, check_head
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxes, resized
+from hybrid_deploy.export.model.interface import has_custom_step
 from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
 from hybrid_deploy.onnx_graphs.files import describe, load_graphs, save_graphs
@@ -151,8 +152,9 @@ def write_golden(bundle: Bundle, job: ExportJob) -> tuple[GoldenSample, ...]:
         InputError: a file does not fit the job's `preprocess`, or the example holds NaN or
             infinity.
     """
-    drafts = None  # graphs of a fixed batch do not run a single golden file
-    if job.form.batch is None:
+    # graphs of a fixed batch do not run a single golden file, and a state cannot be set back
+    drafts = None
+    if job.form.batch is None and not has_custom_step(job.model):
         drafts = OnnxRuntimeBackend(bundle, FLOAT_VARIANT, BackendOptions(large_pages=False))
     model = FullRerun(job.model, job.spec.generation.max_length, drafts)
     session = Session(bundle, FLOAT_VARIANT, model)

@@ -30,6 +30,7 @@ from hybrid_deploy.export.lowering.traced_dims import input_exprs, name_multiple
 from hybrid_deploy.export.lowering.translation_cache import reuse_translation_table
 from hybrid_deploy.export.plan.cache_ops import onnx_translations
 from hybrid_deploy.export.trace.capture import quiet_tracing
+from hybrid_deploy.export.trace.causal_hint import unknown_masks_are_not_causal
 from hybrid_deploy.export.trace.float_sizes import check_float_sizes, float_size_translations
 from hybrid_deploy.export.trace.portable_ops import PortableOps
 from hybrid_deploy.export.trace.refusal import (
@@ -82,6 +83,7 @@ def onnx_from_torch(
         decompose_only_if_needed(),
         PortableOps(),
         keep_unsolved_guards(),
+        unknown_masks_are_not_causal(),
         record_guards() as log,
     ):
         try:

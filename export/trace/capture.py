@@ -30,6 +30,7 @@ from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from hybrid_deploy.errors import UnsupportedModelError
+from hybrid_deploy.export.trace.causal_hint import unknown_masks_are_not_causal
 from hybrid_deploy.export.trace.length_pairing import (
     merge_equal_constants,
     merge_equal_nodes,
@@ -233,6 +234,7 @@ def trace_decoder(
         record_user_lines(),
         PortableOps(),
         keep_unsolved_guards(),
+        unknown_masks_are_not_causal(),
     ):
         try:
             program = torch.export.export(

@@ -15,6 +15,20 @@ from hybrid_deploy.export.trace.complex_pairs import ComplexPair, view_as_comple
 from hybrid_deploy.export.trace.max_pool1d import max_pool1d_by_max_pool2d
 from hybrid_deploy.export.trace.one_hot import one_hot_by_comparison
 
+
+def _clamp_by_floats(tensor: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    """Returns `clamp`, with two floats if one bound is a whole number: torch.onnx takes no mixture.
+
+    Args:
+        tensor: tensor of any dtype.
+        min: smallest value, a number or a tensor; None for no bound.
+        max: largest value, a number or a tensor; None for no bound.
+    """
+    if {type(min), type(max)} == {int, float}:
+        min, max = float(min), float(max)
+    return tensor.clamp(min, max)
+
+
 _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     torch.adaptive_avg_pool1d: adaptive_avg_pool1d,
     F.adaptive_avg_pool2d: adaptive_avg_pool2d,
@@ -23,6 +37,8 @@ _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     F.one_hot: one_hot_by_comparison,
     torch.view_as_complex: view_as_complex_pair,
     torch.complex: ComplexPair,
+    torch.clamp: _clamp_by_floats,
+    Tensor.clamp: _clamp_by_floats,
     Tensor.view_as: lambda tensor, other: tensor.view(other.shape),
     Tensor.reshape_as: lambda tensor, other: tensor.reshape(other.shape),
 }

@@ -165,7 +165,7 @@ class RobustScanner(Recurrent):
         self.encoder = Columns()
         self.embedding = nn.Embedding(VOCABULARY, WIDTH)
         self.sequence_layer = nn.LSTM(WIDTH, WIDTH, num_layers=2, batch_first=True)
-        self.position_embedding = nn.Embedding(POSITIONS, WIDTH)
+        self.position_embedding = nn.Embedding(3 * POSITIONS, WIDTH)
         self.position_aware = nn.LSTM(WIDTH, WIDTH // 2, bidirectional=True, batch_first=True)
         self.mixer = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH))
         self.fuse = nn.Linear(2 * WIDTH, 2 * WIDTH)
