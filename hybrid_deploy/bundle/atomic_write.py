@@ -6,6 +6,7 @@ renames, and `recover` undoes the first one if the process was killed between th
 to the same target removes what killed processes left.
 
 Whoever writes a folder holds a lock for its target, so what lies beside it is of no living process.
+A temporary file is locked itself while it is written, so that the next write knows a dead one.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from hybrid_deploy.errors import HybridDeployError, InputError, OutputExistsError
 
@@ -68,16 +70,15 @@ def write_file(target: Path, data: bytes) -> None:
         HybridDeployError: the disk is full or not writable.
     """
     with _disk_errors(target):
-        temporary = target.parent / f".{target.name}.writing-{secrets.token_hex(4)}"
-        try:
-            with temporary.open("xb") as file:
+        for path in _siblings(target, _writing_prefix(target)):
+            _remove_unless_locked(path)
+        with _temporary_file(target) as temporary:
+            with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)
-            sync(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+            sync_names(target.parent)
 
 
 def make_parent(target: Path) -> None:
@@ -129,6 +130,44 @@ def remove_temporary(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+@contextmanager
+def _temporary_file(target: Path) -> Iterator[Path]:
+    """Yields the path of an empty file beside `target`; it is locked, and removed at the end."""
+    while True:
+        temporary = target.parent / f"{_writing_prefix(target)}{secrets.token_hex(4)}"
+        with temporary.open("xb") as file:
+            _lock(file, wait=True)
+            if os.fstat(file.fileno()).st_nlink == 0:
+                continue  # another process took it for a dead one before it was locked
+            if sys.platform == "win32":
+                file.close()  # an open file is not replaced there
+            try:
+                yield temporary
+            finally:
+                temporary.unlink(missing_ok=True)
+            return
+
+
+def _remove_unless_locked(path: Path) -> None:
+    """Removes a temporary file whose process does not live any more."""
+    with suppress(OSError), path.open("r+b") as file:
+        if _lock(file, wait=False):
+            path.unlink()
+
+
+def _lock(file: BinaryIO, *, wait: bool) -> bool:
+    """Locks an open file until it is closed; returns False where that cannot be done."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def _make_temporary(parent: Path, prefix: str) -> Path:
     """Makes a folder with the mode that the user's umask leaves to any folder."""
     folder = parent / f"{prefix}{secrets.token_hex(4)}"
@@ -144,14 +183,28 @@ def _retired_prefix(target: Path) -> str:
     return f".{target.name}.retired-"
 
 
+def _writing_prefix(target: Path) -> str:
+    return f".{target.name}.writing-"
+
+
 def _siblings(target: Path, prefix: str) -> list[Path]:
-    """Returns the folders beside `target` that this module named with a prefix."""
+    """Returns the files and folders beside `target` that this module named with a prefix."""
     name = re.compile(re.escape(prefix) + _RANDOM)
     try:
         beside = list(target.parent.iterdir())
     except OSError:
         return []
-    return [p for p in beside if name.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
+    named = [path for path in beside if name.fullmatch(path.name) and not path.is_symlink()]
+    return [path for path in named if path.is_dir() or path.is_file()]
+
+
+def full_disk_reason(error: OSError) -> str | None:
+    """Returns why no more can be written, and what to do; None for an error of another kind."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space and run the command again"
+    if error.errno == errno.EFBIG:
+        return "a file would be larger than the system allows; see ulimit -f"
+    return None
 
 
 @contextmanager
@@ -159,8 +212,8 @@ def _disk_errors(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "the disk is full; free some space and run the command again"
+        if full := full_disk_reason(error):
+            reason = full
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             reason = "no permission to write there; name another output"
         elif error.errno == errno.ENAMETOOLONG:
@@ -184,7 +237,7 @@ def _replace_folder(staging: Path, target: Path) -> None:
             raise
         finally:
             shutil.rmtree(retired, ignore_errors=True)
-    sync(target.parent)
+    sync_names(target.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -199,11 +252,20 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _sync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
-        sync(path)
-    sync(folder)
+        _sync(path)
+    _sync(folder)
 
 
-def sync(path: Path) -> None:
+def sync_names(folder: Path) -> None:
+    """Flushes the names in a folder to disk, after one of them was given to something else.
+
+    An error changes nothing for readers: if the power fails then, they find what was there before.
+    """
+    with suppress(OSError):
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
     """Flushes a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

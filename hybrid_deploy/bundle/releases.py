@@ -18,7 +18,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from hybrid_deploy.bundle.atomic_write import make_parent, remove_temporary, staged_folder, sync
+from hybrid_deploy.bundle.atomic_write import (
+    make_parent,
+    remove_temporary,
+    staged_folder,
+    sync_names,
+)
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.lock import exclusive
 from hybrid_deploy.bundle.paths import MANIFEST_FILE
@@ -85,6 +90,7 @@ def roll_back(slots: Path, trust: Trust | None = None) -> Path:
             raise InputError(f"{slots} has no bundle before {current.name} to go back to")
         target = slots / f"{max(earlier):04d}"
         open_bundle(target, trust=trust)
+        _remove_temporary(slots)
         _switch(slots, target)
     return target
 
@@ -120,19 +126,24 @@ def _switch(slots: Path, target: Path) -> None:
     temporary = slots / f".{CURRENT_LINK}.{secrets.token_hex(4)}"
     temporary.symlink_to(target.name)
     temporary.replace(slots / CURRENT_LINK)
-    sync(slots)
+    sync_names(slots)
 
 
 def _clean(slots: Path, current: Path | None) -> None:
     """Removes what killed commands left, and the bundles that were rolled back."""
-    remove_temporary(slots)
-    for path in slots.iterdir():
-        if _TEMPORARY_LINK.fullmatch(path.name) and path.is_symlink():
-            path.unlink()
+    _remove_temporary(slots)
     newest = 0 if current is None else int(current.name)
     for number in _numbers(slots):
         if number > newest:
             shutil.rmtree(slots / f"{number:04d}", ignore_errors=True)
+
+
+def _remove_temporary(slots: Path) -> None:
+    """Removes the copies and links that killed commands left."""
+    remove_temporary(slots)
+    for path in slots.iterdir():
+        if _TEMPORARY_LINK.fullmatch(path.name) and path.is_symlink():
+            path.unlink()
 
 
 def _remove_others(slots: Path, kept: set[Path | None]) -> None:

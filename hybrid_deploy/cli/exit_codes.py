@@ -130,8 +130,10 @@ _OF_CLICK = (click.ClickException, click.exceptions.Exit, click.Abort)
 
 def _of_the_system(error: OSError) -> str:
     """Returns the line for an error of the operating system."""
-    if error.errno == errno.ENOSPC:
-        return "the disk is full; free some space and run the command again"
+    from hybrid_deploy.bundle.atomic_write import full_disk_reason
+
+    if reason := full_disk_reason(error):
+        return reason
     place = f"{error.filename}: " if error.filename else ""
     return f"{place}{error.strerror or error}; check the path and its permissions"
 

@@ -130,6 +130,20 @@ def test_a_kill_between_the_new_link_and_its_place_leaves_the_old_one(
     assert contents(slots) == {"current", "0001", "0002"}
 
 
+def test_rolling_back_removes_what_a_killed_rollback_left(
+    slots: Path, bundles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for bundle in bundles[:2]:
+        install(bundle, slots, healthy)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", kill)
+        with pytest.raises(Killed):
+            roll_back(slots)
+    assert len(contents(slots)) == 4, "the link that was not renamed yet"
+    roll_back(slots)
+    assert contents(slots) == {"current", "0001", "0002"}
+
+
 def a_folder(slots: Path) -> None:
     (slots / "current").mkdir(parents=True)
 

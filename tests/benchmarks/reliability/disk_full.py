@@ -1,0 +1,147 @@
+"""Lets commands find the disk full at every write: one line, the old stays, nothing is left."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from tests.benchmarks.reliability.disk.faults import Ended
+from tests.benchmarks.reliability.disk.writers import (
+    ROOT,
+    Workshop,
+    Writer,
+    hybrid_deploy,
+    key_maker,
+    shares,
+    writers,
+)
+from tests.benchmarks.reliability.row import Row
+
+_IN_PLACE = (sys.executable, str(ROOT / "tests/benchmarks/reliability/disk/in_place.py"))
+_PICTURE = "a.bundle/golden/page.png"
+_PRINTED = (
+    f"profile a.bundle {_PICTURE} --runs 1 --warmup 0",
+    f"run a.bundle {_PICTURE}",
+    "compare a.bundle --samples samples",
+    "inspect a.bundle",
+)
+"""Commands that print a report, to an output that is full."""
+
+_FULL_OUTPUT = ("sh", "-c", 'exec "$@" > /dev/full', "sh")
+_SMALL_FILES = ("sh", "-c", 'ulimit -f 1; exec "$@"', "sh")  # 512 or 1024 bytes
+_REASONS = ("disk is full", "No space left", "ulimit -f")
+
+
+def check(
+    count: int, seed: int, *, bundle: Path | None = None, only: Collection[str] = ()
+) -> Row:
+    """Fills the disk at the writes of every command, one after the other.
+
+    Besides, every command runs once with a limit of the size of a file, and the commands that
+    print reports run once with a full output.
+
+    Args:
+        count: largest number of writes to fail; the writes of all commands are spread over it.
+        seed: the writes are the same for every seed.
+        bundle: a small bundle to start with; None exports one.
+        only: names of the commands; empty for all.
+    """
+    began = time.perf_counter()
+    chosen = [w for w in (*writers(), key_maker()) if not only or w.name in only]
+    with tempfile.TemporaryDirectory(prefix="disk-full-") as folder:
+        shop = Workshop(Path(folder), bundle)
+        trials = [_Trials(shop, writer) for writer in chosen]
+        wanted = shares([trial.writes for trial in trials], count)
+        faults = [fault for trial, most in zip(trials, wanted, strict=True) for fault in trial.run(most)]
+        printed = [fault for arguments in _PRINTED for fault in _printed_faults(shop, arguments)]
+        caught = _notices_in_place_writer(shop)
+    tried = sum(trial.tried for trial in trials) + len(_PRINTED)
+    writes = sum(trial.writes for trial in trials)
+    return Row(
+        name=f"full disk during {', '.join(writer.name for writer in chosen)} and reports",
+        count=tried,
+        result=f"{tried} failed writes, of {writes}; {len(faults) + len(printed)} ended otherwise "
+        "than in one line, with the old as it was",
+        faults=(*faults, *printed),
+        control="a command that rewrites a manifest in place and leaves a copy",
+        caught=caught,
+        seconds=time.perf_counter() - began,
+    )
+
+
+class _Trials:
+    """Fails the writes of one command, one after the other.
+
+    Attributes:
+        writes: number of writes of the command.
+        tried: number of runs with a failed write.
+    """
+
+    def __init__(self, shop: Workshop, writer: Writer) -> None:
+        self._shop, self._writer, self.tried = shop, writer, 0
+        shop.renew()
+        self._old, self._names = writer.found(shop.work), set(shop.names())
+        self.writes = shop.run(writer.command, "full").calls
+        self._new = writer.found(shop.work)
+        self._finished_names = set(shop.names())
+
+    def run(self, most: int) -> Iterator[str]:
+        """Yields what went wrong, in at most so many runs."""
+        number = min(most, self.writes)
+        for index in range(number):
+            at = 1 + index * self.writes // number
+            self._shop.renew()
+            yield from self._faults(f"write {at}", self._shop.striker.run(self._writer.command, "full", at))
+        if number:
+            self._shop.renew()
+            limited = (*_SMALL_FILES, *self._writer.command)
+            yield from self._faults("small files", self._shop.striker.run(limited, "full"))
+
+    def _faults(self, trial: str, ended: Ended) -> Iterator[str]:
+        self.tried += 1
+        name = f"{self._writer.name}, {trial}:"
+        if ended.code:
+            yield from (f"{name} {fault}" for fault in message_faults(ended))
+        try:
+            found = self._writer.found(self._shop.work)
+        except Exception as error:
+            yield f"{name} a reader finds {type(error).__name__}: {error}"
+        else:
+            if found != (self._old if ended.code else self._new):
+                yield f"{name} ended with {ended.code}, and a reader finds {found}"
+        if left := set(self._shop.names()) - self._names - self._finished_names:
+            yield f"{name} left behind: {sorted(left)}"
+        if ended.code and (gone := self._names - set(self._shop.names())):
+            yield f"{name} gone: {sorted(gone)}"
+
+
+def message_faults(ended: Ended) -> Iterator[str]:
+    """Yields what is wrong with the end of a command that found the disk full."""
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
+    if ended.code != 1:
+        yield f"exit code {ended.code} in place of 1"
+    if len(errors) != 1 or ended.stderr.splitlines()[-1:] != errors:
+        yield f"not one line: {ended.stderr.strip()[-300:]}"
+    elif not any(reason in ended.stderr for reason in _REASONS):
+        yield f"no reason: {errors[0]}"
+    if "Traceback" in ended.stderr or "failed unexpectedly" in ended.stderr:
+        yield f"a foreign exception: {ended.stderr.strip()[-300:]}"
+
+
+def _printed_faults(shop: Workshop, arguments: str) -> Iterator[str]:
+    shop.renew()
+    ended = shop.striker.run((*_FULL_OUTPUT, *hybrid_deploy(arguments)))
+    faults = message_faults(ended) if ended.code else ("exit code 0, though its text is lost",)
+    yield from (f"{arguments} > /dev/full: {fault}" for fault in faults)
+
+
+def _notices_in_place_writer(shop: Workshop) -> bool:
+    """Returns whether the faults of a command that writes in place are found."""
+    signed = next(writer for writer in writers() if writer.name == "sign")
+    faults = list(_Trials(shop, replace(signed, command=(*_IN_PLACE, "a.bundle"))).run(9))
+    wanted = ("not one line", "a reader finds", "left behind")
+    return all(any(words in fault for fault in faults) for words in wanted)
