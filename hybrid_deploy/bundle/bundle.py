@@ -276,22 +276,31 @@ def staged_variant(bundle: Bundle, name: str, *, force: bool = False) -> Iterato
         if name in current.variants and not force:
             raise OutputExistsError(f"variant {name} of {bundle.folder}")
         pending.clean(bundle.folder, current)
-        home, retired = _free_home(bundle.folder, name), current.variants.get(name)
-        with staged_folder(bundle.folder / home) as folder:
-            staged = StagedVariant(home=home, folder=folder)
-            yield staged
-            assert staged.variant is not None, "a staged variant must be described"
-            pending.note(bundle.folder, [home, *([] if retired is None else [_home(retired)])])
-        files = _files_without(current.files, retired) | {
-            f"{home}/{file}": record for file, record in hash_files(bundle.folder / home).items()
-        }
-        variants = current.variants | {name: staged.variant}
-        manifest = msgspec.structs.replace(current, files=files, variants=variants)
-        check_paths(manifest, origin=str(bundle.folder / MANIFEST_FILE))
-        write_file(bundle.folder / MANIFEST_FILE, encode_manifest(manifest))
-        if retired is not None:
-            shutil.rmtree(bundle.folder / _home(retired), ignore_errors=True)
-        pending.forget(bundle.folder)
+        try:
+            yield from _staged(bundle.folder, current, name)
+        except (Exception, KeyboardInterrupt):
+            pending.clean(bundle.folder, _read_manifest(bundle.folder))
+            raise
+
+
+def _staged(folder: Path, current: Manifest, name: str) -> Iterator[StagedVariant]:
+    """Yields a variant to write, and adds it to a bundle; a note names the folders that change."""
+    home, retired = _free_home(folder, name), current.variants.get(name)
+    with staged_folder(folder / home) as staging:
+        staged = StagedVariant(home=home, folder=staging)
+        yield staged
+        assert staged.variant is not None, "a staged variant must be described"
+        pending.note(folder, [home, *([] if retired is None else [_home(retired)])])
+    files = _files_without(current.files, retired) | {
+        f"{home}/{file}": record for file, record in hash_files(folder / home).items()
+    }
+    variants = current.variants | {name: staged.variant}
+    manifest = msgspec.structs.replace(current, files=files, variants=variants)
+    check_paths(manifest, origin=str(folder / MANIFEST_FILE))
+    write_file(folder / MANIFEST_FILE, encode_manifest(manifest))
+    if retired is not None:
+        shutil.rmtree(folder / _home(retired), ignore_errors=True)
+    pending.forget(folder)
 
 
 def _home(variant: Variant) -> str:
@@ -300,10 +309,13 @@ def _home(variant: Variant) -> str:
 
 
 def _free_home(folder: Path, name: str) -> str:
-    """Returns a folder name that nothing in a bundle has: the variant's, or it and a number."""
-    taken = {path.name for path in folder.iterdir()}
+    """Returns a folder name that nothing in a bundle has: the variant's, or it and a number.
+
+    It differs in more than case, so that the bundle can be copied to a system that ignores case.
+    """
+    taken = {path.name.casefold() for path in folder.iterdir()}
     candidates = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))]
-    return next(home for home in candidates if home not in taken)
+    return next(home for home in candidates if home.casefold() not in taken)
 
 
 def _files_without(files: dict[str, FileRecord], variant: Variant | None) -> dict[str, FileRecord]:

@@ -26,8 +26,8 @@ from hybrid_deploy.bundle.atomic_write import (
 )
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.lock import exclusive
-from hybrid_deploy.bundle.paths import MANIFEST_FILE
-from hybrid_deploy.bundle.signature import SIGNATURE_FILE, Trust
+from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE
+from hybrid_deploy.bundle.signature import Trust
 from hybrid_deploy.errors import InputError
 
 CURRENT_LINK = "current"

@@ -22,7 +22,7 @@ import msgspec
 
 from hybrid_deploy.bundle.atomic_write import write_file
 from hybrid_deploy.bundle.lock import exclusive
-from hybrid_deploy.bundle.paths import MANIFEST_FILE
+from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE
 from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
         Ed25519PrivateKey,
         Ed25519PublicKey,
     )
-
-SIGNATURE_FILE = "signature.json"
-"""File in a bundle that holds its signatures; the manifest does not list it."""
 
 _PURPOSE = b"hybrid_deploy bundle 1\n"  # so that no signature of other data is ever taken for one
 _MAX_BYTES = 1 << 16

@@ -23,9 +23,9 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock, Timeout
 
-from hybrid_deploy.bundle.atomic_write import staged_folder
+from hybrid_deploy.bundle.atomic_write import full_disk_reason, staged_folder
 from hybrid_deploy.cache_dir import CACHE_VARIABLE, cache_folder
-from hybrid_deploy.errors import BuildError, InputError
+from hybrid_deploy.errors import BuildError, HybridDeployError, InputError
 from hybrid_deploy.runtime.engines.compatibility import (
     flavour_mismatch,
     gpu_mismatch,
@@ -170,6 +170,7 @@ class EngineCache:
 
         Raises:
             InputError: the folder cannot be used.
+            HybridDeployError: the disk is full.
             filelock.Timeout: another process holds the lock, and `wait` is False.
         """
         try:
@@ -179,6 +180,8 @@ class EngineCache:
         except Timeout:
             raise
         except OSError as error:
+            if reason := full_disk_reason(error):
+                raise HybridDeployError(f"{self.folder}: {reason}") from error
             raise InputError(
                 f"{self.folder} cannot hold engines ({error.strerror}); "
                 f"name another folder in ${CACHE_VARIABLE}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from tests.benchmarks.reliability.disk.faults import Ended
 from tests.benchmarks.reliability.disk.writers import (
     ROOT,
-    Workshop,
+    WorkFolder,
     Writer,
     hybrid_deploy,
     key_maker,
@@ -20,6 +19,7 @@ from tests.benchmarks.reliability.disk.writers import (
     writers,
 )
 from tests.benchmarks.reliability.row import Row
+from tests.benchmarks.reliability.tiny_bundle import workshop
 
 _IN_PLACE = (sys.executable, str(ROOT / "tests/benchmarks/reliability/disk/in_place.py"))
 _PICTURE = "a.bundle/golden/page.png"
@@ -31,9 +31,11 @@ _PRINTED = (
 )
 """Commands that print a report, to an output that is full."""
 
+_CACHE = "cache"
+_LEFT = "left behind, or gone"
 _FULL_OUTPUT = ("sh", "-c", 'exec "$@" > /dev/full', "sh")
 _SMALL_FILES = ("sh", "-c", 'ulimit -f 1; exec "$@"', "sh")  # 512 or 1024 bytes
-_REASONS = ("disk is full", "No space left", "ulimit -f")
+_REASONS = ("disk is full", "No space left", "ulimit -f", "File too large")
 
 
 def check(
@@ -52,13 +54,13 @@ def check(
     """
     began = time.perf_counter()
     chosen = [w for w in (*writers(), key_maker()) if not only or w.name in only]
-    with tempfile.TemporaryDirectory(prefix="disk-full-") as folder:
-        shop = Workshop(Path(folder), bundle)
-        trials = [_Trials(shop, writer) for writer in chosen]
+    with workshop(bundle) as (original, scratch):
+        place = WorkFolder(scratch, original)
+        trials = [_Trials(place, writer) for writer in chosen]
         wanted = shares([trial.writes for trial in trials], count)
         faults = [fault for trial, most in zip(trials, wanted, strict=True) for fault in trial.run(most)]
-        printed = [fault for arguments in _PRINTED for fault in _printed_faults(shop, arguments)]
-        caught = _notices_in_place_writer(shop)
+        printed = [fault for arguments in _PRINTED for fault in _printed_faults(place, arguments)]
+        caught = _notices_in_place_writer(place)
     tried = sum(trial.tried for trial in trials) + len(_PRINTED)
     writes = sum(trial.writes for trial in trials)
     return Row(
@@ -81,25 +83,25 @@ class _Trials:
         tried: number of runs with a failed write.
     """
 
-    def __init__(self, shop: Workshop, writer: Writer) -> None:
-        self._shop, self._writer, self.tried = shop, writer, 0
-        shop.renew()
-        self._old, self._names = writer.found(shop.work), set(shop.names())
-        self.writes = shop.run(writer.command, "full").calls
-        self._new = writer.found(shop.work)
-        self._finished_names = set(shop.names())
+    def __init__(self, place: WorkFolder, writer: Writer) -> None:
+        self._place, self._writer, self.tried = place, writer, 0
+        place.renew()
+        self._old, self._names = writer.found(place.work), self._listed()
+        self.writes = place.run(writer.command, "full").calls
+        self._new = writer.found(place.work)
+        self._finished_names = self._listed()
 
     def run(self, most: int) -> Iterator[str]:
         """Yields what went wrong, in at most so many runs."""
         number = min(most, self.writes)
         for index in range(number):
             at = 1 + index * self.writes // number
-            self._shop.renew()
-            yield from self._faults(f"write {at}", self._shop.striker.run(self._writer.command, "full", at))
+            self._place.renew()
+            yield from self._faults(f"write {at}", self._place.striker.run(self._writer.command, "full", at))
         if number:
-            self._shop.renew()
+            self._place.renew()
             limited = (*_SMALL_FILES, *self._writer.command)
-            yield from self._faults("small files", self._shop.striker.run(limited, "full"))
+            yield from self._faults("small files", self._place.striker.run(limited, "full"))
 
     def _faults(self, trial: str, ended: Ended) -> Iterator[str]:
         self.tried += 1
@@ -107,16 +109,23 @@ class _Trials:
         if ended.code:
             yield from (f"{name} {fault}" for fault in message_faults(ended))
         try:
-            found = self._writer.found(self._shop.work)
+            found = self._writer.found(self._place.work)
         except Exception as error:
             yield f"{name} a reader finds {type(error).__name__}: {error}"
         else:
             if found != (self._old if ended.code else self._new):
                 yield f"{name} ended with {ended.code}, and a reader finds {found}"
-        if left := set(self._shop.names()) - self._names - self._finished_names:
-            yield f"{name} left behind: {sorted(left)}"
-        if ended.code and (gone := self._names - set(self._shop.names())):
-            yield f"{name} gone: {sorted(gone)}"
+        if changed := self._listed() ^ (self._names if ended.code else self._finished_names):
+            yield f"{name} {_LEFT}: {sorted(changed)}"
+
+
+    def _listed(self) -> set[str]:
+        """Returns what is there; of what the cache keeps, only what has a temporary name."""
+        return {
+            name
+            for name in self._place.names()
+            if not name.startswith(_CACHE) or Path(name).name.startswith(".")
+        }
 
 
 def message_faults(ended: Ended) -> Iterator[str]:
@@ -132,16 +141,16 @@ def message_faults(ended: Ended) -> Iterator[str]:
         yield f"a foreign exception: {ended.stderr.strip()[-300:]}"
 
 
-def _printed_faults(shop: Workshop, arguments: str) -> Iterator[str]:
-    shop.renew()
-    ended = shop.striker.run((*_FULL_OUTPUT, *hybrid_deploy(arguments)))
+def _printed_faults(place: WorkFolder, arguments: str) -> Iterator[str]:
+    place.renew()
+    ended = place.striker.run((*_FULL_OUTPUT, *hybrid_deploy(arguments)))
     faults = message_faults(ended) if ended.code else ("exit code 0, though its text is lost",)
     yield from (f"{arguments} > /dev/full: {fault}" for fault in faults)
 
 
-def _notices_in_place_writer(shop: Workshop) -> bool:
+def _notices_in_place_writer(place: WorkFolder) -> bool:
     """Returns whether the faults of a command that writes in place are found."""
     signed = next(writer for writer in writers() if writer.name == "sign")
-    faults = list(_Trials(shop, replace(signed, command=(*_IN_PLACE, "a.bundle"))).run(9))
-    wanted = ("not one line", "a reader finds", "left behind")
+    faults = list(_Trials(place, replace(signed, command=(*_IN_PLACE, "a.bundle"))).run(9))
+    wanted = ("not one line", "a reader finds", _LEFT)
     return all(any(words in fault for fault in faults) for words in wanted)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 import sys
-import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.benchmarks.reliability.disk.faults import Ended
-from tests.benchmarks.reliability.disk.writers import ROOT, Workshop, Writer, shares, writers
+from tests.benchmarks.reliability.disk.writers import ROOT, WorkFolder, Writer, shares, writers
 from tests.benchmarks.reliability.row import Row
+from tests.benchmarks.reliability.tiny_bundle import workshop
 
 _ATTEMPTS = 3
 """How often a kill is tried that comes too late, because the command had less to do."""
@@ -43,14 +43,14 @@ def check(
     """
     began, rng = time.perf_counter(), random.Random(seed)
     chosen = [writer for writer in writers() if not only or writer.name in only]
-    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        shop = Workshop(Path(folder), bundle)
+    with workshop(bundle) as (original, scratch):
+        place = WorkFolder(scratch, original)
         faults, killed = [], 0
         for writer, kills in zip(chosen, shares([w.share for w in chosen], count), strict=True):
-            trials = _Trials(shop, writer, rng)
+            trials = _Trials(place, writer, rng)
             faults += [f"{writer.name}, seed {seed}: {fault}" for fault in trials.run(kills)]
             killed += trials.killed
-        caught = _notices_in_place_writer(shop, rng)
+        caught = _notices_in_place_writer(place, rng)
     return Row(
         name=f"kills of {', '.join(writer.name for writer in chosen)}",
         count=killed,
@@ -66,13 +66,13 @@ class _Trials:
     """Kills one command again and again.
 
     Args:
-        shop: folder of the command.
+        place: folder of the command.
         writer: the command.
         rng: draws the times.
     """
 
-    def __init__(self, shop: Workshop, writer: Writer, rng: random.Random) -> None:
-        self._shop, self._writer, self._rng = shop, writer, rng
+    def __init__(self, place: WorkFolder, writer: Writer, rng: random.Random) -> None:
+        self._place, self._writer, self._rng = place, writer, rng
         self.killed = 0
 
     def run(self, count: int) -> list[str]:
@@ -83,7 +83,7 @@ class _Trials:
         for number, strike in enumerate(self._strikes(count, undisturbed)):
             between = self._writer.kills_between
             if number % between == 0:
-                self._shop.renew()
+                self._place.renew()
             ended = self._kill(strike)
             self.killed += ended.was_killed
             faults += self._after(strike, ended, undisturbed)
@@ -92,14 +92,14 @@ class _Trials:
         return faults
 
     def _undisturbed(self) -> _Undisturbed:
-        shop, writer = self._shop, self._writer
-        shop.renew()
-        old = writer.found(shop.work)
-        done = shop.run(writer.command)
-        new = writer.found(shop.work)
+        place, writer = self._place, self._writer
+        place.renew()
+        old = writer.found(place.work)
+        done = place.run(writer.command)
+        new = writer.found(place.work)
         if writer.following != writer.command:
-            shop.run(writer.following)
-        return _Undisturbed(frozenset((old, new)), shop.names(), done.calls, done.seconds)
+            place.run(writer.following)
+        return _Undisturbed(frozenset((old, new)), place.names(), done.calls, done.seconds)
 
     def _strikes(self, count: int, undisturbed: _Undisturbed) -> list[int | float]:
         """Returns numbers of calls, spread over all, and times in seconds, in random order."""
@@ -117,14 +117,14 @@ class _Trials:
         for attempt in range(1, _ATTEMPTS):
             if ended.code:
                 break
-            self._shop.renew()
+            self._place.renew()
             ended = self._strike(strike if isinstance(strike, int) else strike / 2**attempt)
         return ended
 
     def _strike(self, strike: int | float) -> Ended:
         if isinstance(strike, int):
-            return self._shop.striker.run(self._writer.command, "kill", strike)
-        return self._shop.striker.kill_after(self._writer.command, strike)
+            return self._place.striker.run(self._writer.command, "kill", strike)
+        return self._place.striker.kill_after(self._writer.command, strike)
 
     def _after(
         self, strike: int | float, ended: Ended, undisturbed: _Undisturbed
@@ -133,7 +133,7 @@ class _Trials:
         if ended.code and not ended.was_killed:
             yield f"{_named(strike)} it ended with {ended.code}: {ended.stderr.strip()[-200:]}"
         try:
-            found = self._writer.found(self._shop.work)
+            found = self._writer.found(self._place.work)
         except Exception as error:
             yield f"{_named(strike)} a reader finds {type(error).__name__}: {error}"
         else:
@@ -142,20 +142,20 @@ class _Trials:
 
     def _left(self, strike: int | float, undisturbed: _Undisturbed) -> Iterator[str]:
         """Yields what the next command does not do, or leaves behind."""
-        done = self._shop.striker.run(self._writer.following)
+        done = self._place.striker.run(self._writer.following)
         if done.code:
             yield f"{_named(strike)} the next command fails: {done.stderr.strip()[-200:]}"
-        names, expected = self._shop.names(), undisturbed.names
+        names, expected = self._place.names(), undisturbed.names
         if names != expected:
             more, fewer = _without(names, expected), _without(expected, names)
             yield f"{_named(strike)} {_LEFT}: {more}, missing: {fewer}"
 
 
-def _notices_in_place_writer(shop: Workshop, rng: random.Random) -> bool:
+def _notices_in_place_writer(place: WorkFolder, rng: random.Random) -> bool:
     """Returns whether both faults of a command that writes in place are found."""
     signed = next(writer for writer in writers() if writer.name == "sign")
     command = (*_IN_PLACE, "a.bundle")
-    faults = _Trials(shop, replace(signed, command=command, following=command), rng).run(12)
+    faults = _Trials(place, replace(signed, command=command, following=command), rng).run(12)
     left = [fault for fault in faults if _LEFT in fault]
     return 0 < len(left) < len(faults)
 

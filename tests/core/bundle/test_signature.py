@@ -17,7 +17,8 @@ import pytest
 pytest.importorskip("cryptography")
 
 from hybrid_deploy.bundle.bundle import open_bundle, staged_variant
-from hybrid_deploy.bundle.signature import SIGNATURE_FILE, Trust, make_keys, sign, signatures_of
+from hybrid_deploy.bundle.paths import SIGNATURE_FILE
+from hybrid_deploy.bundle.signature import Trust, make_keys, sign, signatures_of
 from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError
 
 Keys = tuple[Path, Path]

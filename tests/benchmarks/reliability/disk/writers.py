@@ -17,12 +17,10 @@ from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle
 from hybrid_deploy.bundle.signature import Trust, make_keys, sign, signatures_of
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.calibration.statistics.scales import read_scales
-from hybrid_deploy.export.exporter import run_export
 from hybrid_deploy.labels import LABELS_FILE
 from hybrid_deploy.runtime.engines.cache import PLAN_FILE, EngineCache, read_plan
 from hybrid_deploy.runtime.engines.cache_listing import list_engines
 from tests.benchmarks.reliability.disk.faults import Ended, Kind, Striker, compile_library
-from tests.conftest import make_tiny, tiny_job
 
 ROOT = Path(__file__).parents[4]
 _PROGRAM = (sys.executable, "-m", "hybrid_deploy")
@@ -55,15 +53,15 @@ class Writer:
     kills_between: int = 4
 
 
-class Workshop:
+class WorkFolder:
     """A folder with bundles, keys, scales and installed bundles, which every trial may have anew.
 
     Args:
         folder: folder for all of it.
-        bundle: a small bundle to start with; None exports one.
+        bundle: a small bundle to start with.
     """
 
-    def __init__(self, folder: Path, bundle: Path | None = None) -> None:
+    def __init__(self, folder: Path, bundle: Path) -> None:
         folder = folder.resolve()
         self._pristine, self.work = folder / "pristine", folder / "work"
         (folder / "temporary").mkdir()
@@ -99,14 +97,11 @@ class Workshop:
             raise RuntimeError(f"{' '.join(command[1:])} ended with {done.code}: {done.stderr}")
         return done
 
-    def _make_originals(self, bundle: Path | None) -> None:
+    def _make_originals(self, bundle: Path) -> None:
         """Makes a bundle, its keys and scales, and slots in which two others are installed."""
         self.work.mkdir()
         original = self.work / "a.bundle"
-        if bundle is None:
-            run_export(tiny_job(make_tiny()), original)
-        else:
-            shutil.copytree(bundle, original)
+        shutil.copytree(bundle, original)
         make_keys(self.work / "key")
         self.run(
             hybrid_deploy("calibrate a.bundle --golden --method percentile -o scales.json")
