@@ -22,6 +22,7 @@ from hybrid_deploy.bundle.atomic_write import (
     staged_folder,
     write_file,
 )
+from hybrid_deploy.bundle.consistency import check_consistency
 from hybrid_deploy.bundle.hash_cache import HashCache
 from hybrid_deploy.bundle.lock import exclusive
 from hybrid_deploy.bundle.manifest import (
@@ -31,6 +32,7 @@ from hybrid_deploy.bundle.manifest import (
     Variant,
     decode_manifest,
     encode_manifest,
+    read_manifest,
 )
 from hybrid_deploy.bundle.paths import (
     MANIFEST_FILE,
@@ -153,13 +155,14 @@ def _open_once(path: Path, only: str | None, trust: Trust | None) -> Bundle:
 
 def _read_manifest(folder: Path, trust: Trust | None = None) -> Manifest:
     path = folder / MANIFEST_FILE
-    content = path.read_bytes()
+    content = read_manifest(path)
     if trust is not None:
         from hybrid_deploy.bundle.signature import check_signature
 
         check_signature(folder, content, trust)
     manifest = decode_manifest(content, origin=str(path))
     check_paths(manifest, origin=str(path))
+    check_consistency(manifest, origin=str(path))
     for name in manifest.files:
         if (link := link_on_the_way(folder, name)) is not None:
             raise BundleError(f"{link} is a link; a bundle holds its files itself: copy it again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,7 @@ MANIFEST_FILE = "manifest.json"
 """File in a bundle that describes the others."""
 
 _MAX_NAME = 64
+_MAX_PART_BYTES = 255  # NAME_MAX of Linux's file systems
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._+-]{{0,{_MAX_NAME - 1}}}")
 _RESERVED = {GOLDEN_FOLDER, MANIFEST_FILE}
 _OUTSIDE_NAMES = re.compile(r"[\\:\x00-\x1f]")  # separators of Windows, control characters
@@ -96,10 +98,16 @@ def top_folder(name: str) -> str:
 
 
 def _is_inside(name: str) -> bool:
-    """Returns whether a path is relative and normal: written in its shortest form, with slashes."""
+    """Returns whether a path is relative and normal: its shortest form, with slashes.
+
+    No part of it is longer than a file system takes.
+    """
     parts = name.split("/")
     return not (
-        _OUTSIDE_NAMES.search(name) or {"", ".", ".."} & set(parts) or name == MANIFEST_FILE
+        _OUTSIDE_NAMES.search(name)
+        or {"", ".", ".."} & set(parts)
+        or name == MANIFEST_FILE
+        or any(len(os.fsencode(part)) > _MAX_PART_BYTES for part in parts)
     )
 
 

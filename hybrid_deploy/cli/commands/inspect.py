@@ -64,19 +64,23 @@ def inspect(bundle: Path, output_format: str) -> None:
         raw = msgspec.json.encode(opened.manifest)
         click.echo(msgspec.json.format(raw, indent=1).decode())
         return
-    manifest = opened.manifest
-    click.echo(
-        f"{manifest.name}: {manifest.parameters:,} parameters, up to {manifest.capacity} tokens, "
-        f"by {manifest.producer}\n"
-    )
-    for line in prompt_lines(manifest):
-        click.echo(f"{line}\n")
-    click.echo(render(_variant_rows(opened), _VARIANTS, "table"))
+    click.echo(report(opened), nl=False)
+
+
+def report(bundle: Bundle) -> str:
+    """Returns what a bundle holds, as tables with a line before each."""
+    manifest = bundle.manifest
     typical = ", ".join(f"{name} {dim.typical}" for name, dim in manifest.dims.items())
-    click.echo(f"Cost of one call with {typical}:\n")
-    click.echo(render(_cost_rows(opened), _COSTS, "table"))
-    first = next(iter(manifest.variants))
-    click.echo(render(_tensor_rows(opened, first), _TENSORS, "table"), nl=False)
+    blocks = [
+        f"{manifest.name}: {manifest.parameters:,} parameters, up to {manifest.capacity} tokens, "
+        f"by {manifest.producer}\n",
+        *(f"{line}\n" for line in prompt_lines(manifest)),
+        render(_variant_rows(bundle), _VARIANTS, "table"),
+        f"Cost of one call with {typical}:\n",
+        render(_cost_rows(bundle), _COSTS, "table"),
+        render(_tensor_rows(bundle, next(iter(manifest.variants))), _TENSORS, "table"),
+    ]
+    return "\n".join(blocks)
 
 
 def prompt_lines(manifest: Manifest) -> list[str]:
