@@ -118,8 +118,8 @@ def _graph_problems(variant: Variant) -> Iterator[str]:
         if graph is None:
             continue
         for tensor in (*graph.inputs, *graph.outputs):
-            if not tensor.shape:
-                yield f"tensor {tensor.name!r} of {role.value} has no batch axis"
+            if not tensor.shape and (tensor in graph.inputs):
+                yield f"input {tensor.name!r} of {role.value} has no batch axis"
             if prod(size for size in tensor.shape if isinstance(size, int)) > _LARGEST_ELEMENTS:
                 yield f"tensor {tensor.name!r} of {role.value} has over {_LARGEST_ELEMENTS} numbers"
         if not (graph.inputs and graph.outputs):

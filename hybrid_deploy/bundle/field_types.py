@@ -46,7 +46,7 @@ PositiveNumber: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=1e30)]
 Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 """Name of a tensor, a dimension or a model."""
 
-FilePath: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+FilePath: TypeAlias = Annotated[str, msgspec.Meta(max_length=1024)]
 """Path of a file in the bundle."""
 
 Sha256: TypeAlias = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]

@@ -31,6 +31,9 @@ from hybrid_deploy.errors import BundleError
 
 SCHEMA_VERSION = 2
 
+SEAL_BEGIN = b'{"seal": "'
+"""First bytes of every `manifest.json`."""
+
 MAX_MANIFEST_BYTES = 16 << 20
 """Largest size of a manifest; a vocabulary of 250,000 tokens takes 5 MB."""
 
@@ -310,7 +313,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     """Returns the bytes of `manifest.json`: indented JSON, sealed with its SHA-256."""
     body = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     seal = hashlib.sha256(body).hexdigest()
-    return b'{"seal": "' + seal.encode() + b'", "manifest": ' + body + b"}\n"
+    return SEAL_BEGIN + seal.encode() + b'", "manifest": ' + body + b"}\n"
 
 
 def read_manifest(path: Path) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from hybrid_deploy.bundle.input_specs import TextInput
-from hybrid_deploy.bundle.manifest import Manifest, Tokenizer, Variant
+from hybrid_deploy.bundle.manifest import SEAL_BEGIN, Manifest, Tokenizer, Variant
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError, UsageError
 
@@ -80,6 +80,28 @@ def check_paths(manifest: Manifest, origin: str) -> None:
             raise BundleError(
                 f"{origin} gives variant {variant_name!r} no folder of its own; export it again"
             )
+
+
+def check_outside_bundles(path: Path) -> None:
+    """Checks that a file or folder to be written lies outside of every bundle.
+
+    Raises:
+        UsageError: it would lie in a bundle, whose files are listed with their hashes.
+    """
+    for folder in Path(os.path.realpath(path)).parents:
+        if _is_bundle(folder):
+            raise UsageError(
+                f"{path} would lie in the bundle {folder}, which no other command may write to; "
+                "name another output"
+            )
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        with (folder / MANIFEST_FILE).open("rb") as file:
+            return file.read(len(SEAL_BEGIN)) == SEAL_BEGIN
+    except OSError:
+        return False
 
 
 def link_on_the_way(folder: Path, name: str) -> Path | None:

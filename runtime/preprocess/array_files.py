@@ -131,12 +131,12 @@ def _array(file: IO[bytes], size_bytes: int) -> NDArray[Any]:
     if wanted_bytes > size_bytes:
         raise ValueError(f"it ends too early: {shape} of {dtype} are {wanted_bytes} bytes")
     content = np.empty(wanted_bytes, np.uint8)
-    free = memoryview(content)
+    free = content.data
     while len(free) and (count := file.readinto(free)):  # type: ignore[attr-defined]
         free = free[count:]
     if len(free):
         raise ValueError(f"it ends too early: {len(free)} of {wanted_bytes} bytes are missing")
-    flat = content.view(dtype)
+    flat: NDArray[Any] = content.view(dtype)
     return flat.reshape(shape[::-1]).T if by_columns else flat.reshape(shape)
 
 

@@ -57,8 +57,8 @@ def batch_texts(
         and type, if the model takes one.
 
     Raises:
-        InputError: a text is empty, too long or no Unicode, or the texts have unequal lengths and the model
-            takes no mask.
+        InputError: a text is empty, too long or no Unicode, or the texts have unequal lengths and
+            the model takes no mask.
         BundleError: the tokenizer's file is missing or damaged.
         MissingDependencyError: `tokenizers` is not installed.
     """

@@ -6,14 +6,14 @@ import math
 from pathlib import Path
 
 import click
-import msgspec
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.input_specs import TextInput
 from hybrid_deploy.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from hybrid_deploy.cli.options.common import BUNDLE
+from hybrid_deploy.cli.output import say
 from hybrid_deploy.contract import GraphRole, is_memory, is_next_cache, next_cache
-from hybrid_deploy.report import Column, render
+from hybrid_deploy.report import Column, json_text, render
 
 _VARIANTS = (
     Column("variant", "variant"),
@@ -61,10 +61,9 @@ def inspect(bundle: Path, output_format: str) -> None:
     """
     opened = open_bundle(bundle)
     if output_format == "json":
-        raw = msgspec.json.encode(opened.manifest)
-        click.echo(msgspec.json.format(raw, indent=1).decode())
+        say(json_text(opened.manifest))
         return
-    click.echo(report(opened), nl=False)
+    say(report(opened), nl=False)
 
 
 def report(bundle: Bundle) -> str:

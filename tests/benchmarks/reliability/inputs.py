@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -266,7 +267,7 @@ def _picture(scratch: Path, rng: random.Random) -> Path:
     exif = Image.Exif()
     exif[274] = rng.randrange(10)
     size = rng.choice(((20, 8), (1, 1), (300, 3), (16, 60), (64, 16)))
-    options = {"exif": exif} if suffix in (".png", ".jpg", ".webp") else {}
+    options: dict[str, Any] = {"exif": exif} if suffix in (".png", ".jpg", ".webp") else {}
     if suffix in (".gif", ".tiff", ".webp") and rng.random() < 0.3:
         options |= {"save_all": True, "append_images": [Image.new("L", size, 9)] * 3}
     content = io.BytesIO()

@@ -19,7 +19,7 @@ from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.runtime.session.session import Session, load_session
 from tests.benchmarks.reliability.row import Row
 from tests.benchmarks.reliability.tiny_bundle import manifest_of, sealed, workshop
-from tests.benchmarks.reliability.trials import LIMIT_S, Fault, PeakRam, run_trials
+from tests.benchmarks.reliability.trials import LIMIT_S, FaultError, PeakRam, run_trials
 
 _PLANTED = -1
 _HUGE_SHARE = 250
@@ -33,7 +33,8 @@ _SLACK_BYTES = 64 << 20
 
 HOSTILE: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 3, 7, 255, 256, 2**31 - 1, 2**31, 2**63 - 1, -(2**63), 2**64,
-    10**30, 0.0, -0.5, 1e308, 1e-308, -1e300, "", " ", "x", "a" * 5000, "\x00", "\x1b[31m", "\u202e",
+    10**30, 0.0, -0.5, 1e308, 1e-308, -1e300, "", " ", "x", "a" * 5000, "\x00", "\x1b[31m",
+    "\u202e",
     "../x", "/etc/passwd", "fp32", "batch", "image", "logits", "token", "float", "bfloat16", "L",
     "RGB", "CMYK", "never", [], [[]], [0], [-1], [1.0], ["x"], [None], [2**40], [1] * 2000, {},
     {"x": 1}, {"min": 1, "typical": 1, "max": 1}, {"type": "array", "name": "image"},
@@ -106,7 +107,7 @@ class ManifestTrial:
 
         Raises:
             HybridDeployError: the bundle was refused.
-            Fault: opening takes too long, or more than twice the size of the manifest in RAM.
+            FaultError: opening takes too long, or more than twice the size of the manifest in RAM.
         """
         path = self.copied / "manifest.json"
         if seed == _PLANTED:
@@ -121,9 +122,9 @@ class ManifestTrial:
             opened = open_bundle(self.copied)
         finally:
             if (grown := ram.growth_bytes()) > limit_bytes:
-                raise Fault(f"{grown / 1e6:.0f} MB of RAM for a manifest")
+                raise FaultError(f"{grown / 1e6:.0f} MB of RAM for a manifest")
             if (seconds := time.monotonic() - started_at) > LIMIT_S:
-                raise Fault(f"{seconds:.1f} s for a manifest")
+                raise FaultError(f"{seconds:.1f} s for a manifest")
         variant = next(iter(opened.manifest.variants))
         _use(load_session(self.copied, variant=variant), self.original)
         return "accepted and run"

@@ -15,7 +15,7 @@ from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.bundle.manifest import Manifest
 from tests.benchmarks.reliability.row import Row
 from tests.benchmarks.reliability.tiny_bundle import manifest_of, sealed, workshop
-from tests.benchmarks.reliability.trials import Fault, crash, run_trials
+from tests.benchmarks.reliability.trials import FaultError, crash, run_trials
 
 _RESEALED, _CRASH = -1, -2
 """Seeds of the planted faults: a changed vocabulary with a right seal, and a crash."""
@@ -64,7 +64,7 @@ class MutationTrial:
 
         Raises:
             HybridDeployError: the bundle was refused.
-            Fault: a bundle of another meaning was accepted.
+            FaultError: a bundle of another meaning was accepted.
         """
         if seed == _CRASH:
             return crash()
@@ -79,13 +79,13 @@ class MutationTrial:
         return UNCHANGED
 
     def _check_same(self, manifest: Manifest, change: str) -> None:
-        """Raises a Fault if the copy is another bundle than the original one."""
+        """Raises a FaultError if the copy is another bundle than the original one."""
         original = open_bundle(self.original).manifest
         if manifest != original:
-            raise Fault(f"accepted another manifest ({change})")
+            raise FaultError(f"accepted another manifest ({change})")
         for name in original.files:
             if (self.copy / name).read_bytes() != (self.original / name).read_bytes():
-                raise Fault(f"accepted another {name} ({change})")
+                raise FaultError(f"accepted another {name} ({change})")
 
 
 def _files(folder: Path) -> list[Path]:

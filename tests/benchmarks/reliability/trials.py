@@ -36,7 +36,7 @@ _SHOWN_FAULTS = 20
 _LONGEST_FAULT = 300
 
 
-class Fault(Exception):
+class FaultError(Exception):
     """What a trial raises when the toolkit did what it must not do."""
 
 
@@ -98,7 +98,7 @@ def outcome_of(trial: Trial, seed: int) -> tuple[bool, str]:
     except HybridDeployError as error:
         line = str(error)
         return (True, f"an empty {type(error).__name__}") if not line.strip() else (False, REFUSED)
-    except Fault as fault:
+    except FaultError as fault:
         return True, str(fault)
     except BaseException as error:
         place = error.__traceback__
@@ -169,16 +169,15 @@ class _Child:
 
 def _serve(pipe: Connection, trial: Trial) -> None:
     """Runs the trial of every seed that comes through a pipe."""
-    sys.stdout = sys.stderr = Path(os.devnull).open("w")
-    pipe.send("ready")
-    while True:
-        try:
-            seed = pipe.recv()
-        except EOFError:
-            return
-        ram = PeakRam()
-        is_fault, text = outcome_of(trial, seed)
-        grown = ram.growth_bytes()
-        if not is_fault and grown > LIMIT_BYTES:
-            is_fault, text = True, f"{grown / 1e6:.0f} MB more RAM ({text})"
-        pipe.send((is_fault, text))
+    with Path(os.devnull).open("w") as nowhere:
+        sys.stdout = sys.stderr = nowhere
+        pipe.send("ready")
+        with suppress(EOFError):
+            while True:
+                seed = pipe.recv()
+                ram = PeakRam()
+                is_fault, text = outcome_of(trial, seed)
+                grown = ram.growth_bytes()
+                if not is_fault and grown > LIMIT_BYTES:
+                    is_fault, text = True, f"{grown / 1e6:.0f} MB more RAM ({text})"
+                pipe.send((is_fault, text))
