@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hybrid_deploy.argument_checks import check_text
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.bundle.prompt_template import PLACE, PromptTemplate
 from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError, UsageError
@@ -119,18 +120,15 @@ def token_ids(
         add_special_tokens: whether the tokenizer adds its own special tokens.
 
     Raises:
-        InputError: the text has over a million characters, or half of a surrogate pair, as from a
-            command line that is not UTF-8.
+        InputError: the text has over a million characters.
+        UsageError: it has half of a surrogate pair, as from a command line that is not UTF-8.
         BundleError: the tokenizer fails.
     """
     if len(text) > MAX_TEXT_CHARACTERS:
         raise InputError(
             f"a text has {len(text)} characters, at most {MAX_TEXT_CHARACTERS} are taken; split it"
         )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"a text is not Unicode: {error.reason}; write it in UTF-8") from error
+    check_text("a text", text)
     try:
         return tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
     except Exception as error:  # tokenizers raises nothing more precise

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hybrid_deploy.argument_checks import path_of
 from hybrid_deploy.bundle import pending
 from hybrid_deploy.bundle.atomic_write import (
     is_set_aside,
@@ -43,6 +44,7 @@ from hybrid_deploy.bundle.paths import (
 )
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError, InputError, OutputExistsError
+from hybrid_deploy.system_errors import typed_errors
 
 if TYPE_CHECKING:
     from hybrid_deploy.bundle.signature import Trust
@@ -109,6 +111,7 @@ class Bundle:
         return sum(record.size_bytes for file, record in files if top_folder(file) == home)
 
 
+@typed_errors()
 def open_bundle(path: str | Path, *, only: str | None = None, trust: Trust | None = None) -> Bundle:
     """Checks the files of a bundle against its manifest, and returns the bundle.
 
@@ -124,7 +127,7 @@ def open_bundle(path: str | Path, *, only: str | None = None, trust: Trust | Non
             changed, or no trusted key signed the bundle.
         MissingDependencyError: `trust` is given, and `cryptography` is not installed.
     """
-    path = Path(path)
+    path = path_of(path)
     for attempt in range(_OPEN_ATTEMPTS):
         before = _stamp(path)
         try:

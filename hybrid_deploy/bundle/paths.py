@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from hybrid_deploy.argument_checks import check_text
 from hybrid_deploy.bundle.input_specs import TextInput
 from hybrid_deploy.bundle.manifest import SEAL_BEGIN, Manifest, Tokenizer, Variant
 from hybrid_deploy.contract import GraphRole
@@ -32,6 +33,7 @@ def check_variant_name(name: str) -> None:
         UsageError: the name is empty, too long, reserved, or has other characters than letters,
             digits, `.`, `_`, `+` and `-`.
     """
+    check_text("the name of a variant", name)
     if not is_variant_name(name):
         taken = f"; {name} is taken" if name.lower() in _RESERVED else ""
         raise UsageError(

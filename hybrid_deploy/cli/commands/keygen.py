@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.cli.output import log, say
+from hybrid_deploy.errors import UsageError
 
 
 @click.command(epilog="Example: hybrid-deploy keygen release.key")
@@ -20,6 +21,8 @@ def keygen(file: Path) -> None:
     from hybrid_deploy.bundle.paths import check_outside_bundles
     from hybrid_deploy.bundle.signature import make_keys
 
+    if not file.name:
+        raise UsageError(f"{file} is a folder; name a file in it")
     check_outside_bundles(file)
     private, public = make_keys(file)
     log(f"{private} signs: keep it secret; put {public} on the devices")
