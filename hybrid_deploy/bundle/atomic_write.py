@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hybrid_deploy.errors import HybridDeployError, InputError, OutputExistsError
+from hybrid_deploy.system_errors import full_disk_reason
 
 _RANDOM = "[0-9a-f]{8}"
 _TEMPORARY = re.compile(rf"\..+\.(staging|retired|writing)-{_RANDOM}")
@@ -196,15 +197,6 @@ def _siblings(target: Path, prefix: str) -> list[Path]:
         return []
     named = [path for path in beside if name.fullmatch(path.name) and not path.is_symlink()]
     return [path for path in named if path.is_dir() or path.is_file()]
-
-
-def full_disk_reason(error: OSError) -> str | None:
-    """Returns why no more can be written, and what to do; None for an error of another kind."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full; free some space and run the command again"
-    if error.errno == errno.EFBIG:
-        return "a file would be larger than the system allows; see ulimit -f"
-    return None
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hybrid_deploy.argument_checks import path_of
 from hybrid_deploy.bundle import pending
 from hybrid_deploy.bundle.atomic_write import (
     is_set_aside,
@@ -22,6 +23,7 @@ from hybrid_deploy.bundle.atomic_write import (
     staged_folder,
     write_file,
 )
+from hybrid_deploy.bundle.consistency import check_consistency
 from hybrid_deploy.bundle.hash_cache import HashCache
 from hybrid_deploy.bundle.lock import exclusive
 from hybrid_deploy.bundle.manifest import (
@@ -31,6 +33,7 @@ from hybrid_deploy.bundle.manifest import (
     Variant,
     decode_manifest,
     encode_manifest,
+    read_manifest,
 )
 from hybrid_deploy.bundle.paths import (
     MANIFEST_FILE,
@@ -41,6 +44,7 @@ from hybrid_deploy.bundle.paths import (
 )
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError, InputError, OutputExistsError
+from hybrid_deploy.system_errors import typed_errors
 
 if TYPE_CHECKING:
     from hybrid_deploy.bundle.signature import Trust
@@ -107,6 +111,7 @@ class Bundle:
         return sum(record.size_bytes for file, record in files if top_folder(file) == home)
 
 
+@typed_errors()
 def open_bundle(path: str | Path, *, only: str | None = None, trust: Trust | None = None) -> Bundle:
     """Checks the files of a bundle against its manifest, and returns the bundle.
 
@@ -122,7 +127,7 @@ def open_bundle(path: str | Path, *, only: str | None = None, trust: Trust | Non
             changed, or no trusted key signed the bundle.
         MissingDependencyError: `trust` is given, and `cryptography` is not installed.
     """
-    path = Path(path)
+    path = path_of(path)
     for attempt in range(_OPEN_ATTEMPTS):
         before = _stamp(path)
         try:
@@ -153,13 +158,14 @@ def _open_once(path: Path, only: str | None, trust: Trust | None) -> Bundle:
 
 def _read_manifest(folder: Path, trust: Trust | None = None) -> Manifest:
     path = folder / MANIFEST_FILE
-    content = path.read_bytes()
+    content = read_manifest(path)
     if trust is not None:
         from hybrid_deploy.bundle.signature import check_signature
 
         check_signature(folder, content, trust)
     manifest = decode_manifest(content, origin=str(path))
     check_paths(manifest, origin=str(path))
+    check_consistency(manifest, origin=str(path))
     for name in manifest.files:
         if (link := link_on_the_way(folder, name)) is not None:
             raise BundleError(f"{link} is a link; a bundle holds its files itself: copy it again")

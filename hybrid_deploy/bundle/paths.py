@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from hybrid_deploy.argument_checks import check_text
 from hybrid_deploy.bundle.input_specs import TextInput
-from hybrid_deploy.bundle.manifest import Manifest, Tokenizer, Variant
+from hybrid_deploy.bundle.manifest import SEAL_BEGIN, Manifest, Tokenizer, Variant
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError, UsageError
 
@@ -22,6 +24,7 @@ SIGNATURE_FILE = "signature.json"
 """File in a bundle that holds its signatures; the manifest does not list it."""
 
 _MAX_NAME = 64
+_MAX_PART_BYTES = 255  # NAME_MAX of Linux's file systems
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._+-]{{0,{_MAX_NAME - 1}}}")
 _RESERVED = {GOLDEN_FOLDER, MANIFEST_FILE}
 _OF_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*[. ]", re.IGNORECASE | re.DOTALL)
@@ -35,6 +38,7 @@ def check_variant_name(name: str) -> None:
         UsageError: the name is empty, too long, reserved, or has other characters than letters,
             digits, `.`, `_`, `+` and `-`.
     """
+    check_text("the name of a variant", name)
     if not is_variant_name(name):
         taken = f"; {name} is taken" if name.lower() in _RESERVED else ""
         raise UsageError(
@@ -89,6 +93,28 @@ def check_paths(manifest: Manifest, origin: str) -> None:
             )
 
 
+def check_outside_bundles(path: Path) -> None:
+    """Checks that a file or folder to be written lies outside of every bundle.
+
+    Raises:
+        UsageError: it would lie in a bundle, whose files are listed with their hashes.
+    """
+    for folder in Path(os.path.realpath(path)).parents:
+        if _is_bundle(folder):
+            raise UsageError(
+                f"{path} would lie in the bundle {folder}, which no other command may write to; "
+                "name another output"
+            )
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        with (folder / MANIFEST_FILE).open("rb") as file:
+            return file.read(len(SEAL_BEGIN)) == SEAL_BEGIN
+    except OSError:
+        return False
+
+
 def link_on_the_way(folder: Path, name: str) -> Path | None:
     """Returns the first symbolic link on the way from a bundle's folder to one of its files."""
     path = folder
@@ -105,10 +131,16 @@ def top_folder(name: str) -> str:
 
 
 def _is_inside(name: str) -> bool:
-    """Returns whether a path is relative and normal: written in its shortest form, with slashes."""
+    """Returns whether a path is relative and normal: its shortest form, with slashes.
+
+    No part of it is longer than a file system takes.
+    """
     parts = name.split("/")
     return not (
-        _OUTSIDE_NAMES.search(name) or {"", ".", ".."} & set(parts) or name == MANIFEST_FILE
+        _OUTSIDE_NAMES.search(name)
+        or {"", ".", ".."} & set(parts)
+        or name == MANIFEST_FILE
+        or any(len(os.fsencode(part)) > _MAX_PART_BYTES for part in parts)
     )
 
 

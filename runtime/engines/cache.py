@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock, Timeout
 
-from hybrid_deploy.bundle.atomic_write import full_disk_reason, staged_folder
+from hybrid_deploy.bundle.atomic_write import staged_folder
 from hybrid_deploy.cache_dir import CACHE_VARIABLE, cache_folder
 from hybrid_deploy.errors import BuildError, HybridDeployError, InputError
 from hybrid_deploy.runtime.engines.compatibility import (
@@ -34,6 +34,7 @@ from hybrid_deploy.runtime.engines.compatibility import (
 from hybrid_deploy.runtime.engines.ownership import check_entry, check_own
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
+from hybrid_deploy.system_errors import full_disk_reason
 from hybrid_deploy.target import Flavour
 
 PLAN_FILE = "engine.plan"

@@ -9,7 +9,6 @@ for each other forever, and such a build looks like a slow one.
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import signal
 import subprocess
@@ -29,7 +28,6 @@ from hybrid_deploy.runtime.tensorrt_builder.vendor_module import one_line
 
 _PLAN_FILE, _REPLY_FILE = "plan", "reply.json"
 _BYTES_PER_KB = 1024
-_PR_SET_PDEATHSIG = 1  # sys/prctl.h
 _NO_RAM = "the build was killed, most likely for lack of RAM; close other programs"
 
 
@@ -91,7 +89,7 @@ def main() -> None:
 
     The reply does not go to stdout, because TensorRT's native code may print there.
     """
-    _end_with_parent()
+    own_process.end_with_parent()
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=PlanRequest)
     started = perf_counter()
     try:
@@ -104,11 +102,6 @@ def main() -> None:
     except MemoryError:
         reply = _Reply(error=f"{request.graph}: {_NO_RAM}")
     Path(_REPLY_FILE).write_bytes(msgspec.json.encode(reply))
-
-
-def _end_with_parent() -> None:
-    """Asks Linux to kill this process when its parent process ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _peak_bytes() -> int:

@@ -107,9 +107,12 @@ def add_variant(bundle: Bundle, content: bytes, *, force: bool = False) -> None:
     with staged_variant(bundle, "other", force=force) as staged:
         (staged.folder / "step.onnx").write_bytes(content)
         variant = bundle.manifest.variants["fp32"]
-        graph = msgspec.structs.replace(variant.encoder, file=f"{staged.home}/step.onnx")
+        file = f"{staged.home}/step.onnx"
+        encoder, step = (
+            msgspec.structs.replace(graph, file=file) for graph in (variant.encoder, variant.step)
+        )
         staged.variant = msgspec.structs.replace(
-            variant, encoder=graph, prefill=graph, step=graph, beam_step=None
+            variant, encoder=encoder, step=step, prefill=None, beam_step=None
         )
 
 
