@@ -100,7 +100,9 @@ def _digest(tops: Sequence[Path]) -> str:
     for path in sorted({path for top in tops for path in (top, *top.rglob("*"))}):
         if path.suffix in _SUFFIXES:
             content = path.read_bytes()
-            digest.update(f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode() + content)
+            digest.update(
+                f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode() + content
+            )
     return digest.hexdigest()
 
 

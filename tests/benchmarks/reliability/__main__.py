@@ -44,7 +44,7 @@ def main(
 ) -> None:
     """Run the checks NAMES, or all of them.
 
-    Exit code 1 if a check finds a fault, does not notice the fault that it plants, or tries nothing.
+    Exit code 1 if a check finds a fault, misses the fault that it plants, or tries nothing.
     """
     chosen = _chosen(names)
     origin = origin_of(_SOURCES, _PACKAGES)
@@ -74,7 +74,9 @@ def _chosen(names: Sequence[str]) -> dict[str, Check]:
         if name not in CHECKS or not CHECKS[name].is_there:
             raise click.UsageError(f"there is no check {name!r}; there are {', '.join(CHECKS)}")
     chosen = {
-        name: check for name, check in CHECKS.items() if (name in names if names else check.is_there)
+        name: check
+        for name, check in CHECKS.items()
+        if (name in names if names else check.is_there)
     }
     if not chosen:
         raise click.UsageError("there is no check")

@@ -38,9 +38,7 @@ _SMALL_FILES = ("sh", "-c", 'ulimit -f 1; exec "$@"', "sh")  # 512 or 1024 bytes
 _REASONS = ("disk is full", "No space left", "ulimit -f", "File too large")
 
 
-def check(
-    count: int, seed: int, *, bundle: Path | None = None, only: Collection[str] = ()
-) -> Row:
+def check(count: int, seed: int, *, bundle: Path | None = None, only: Collection[str] = ()) -> Row:
     """Fills the disk at the writes of every command, one after the other.
 
     Besides, every command runs once with a limit of the size of a file, and the commands that
@@ -58,7 +56,9 @@ def check(
         place = WorkFolder(scratch, original)
         trials = [_Trials(place, writer) for writer in chosen]
         wanted = shares([trial.writes for trial in trials], count)
-        faults = [fault for trial, most in zip(trials, wanted, strict=True) for fault in trial.run(most)]
+        faults = [
+            fault for trial, most in zip(trials, wanted, strict=True) for fault in trial.run(most)
+        ]
         printed = [fault for arguments in _PRINTED for fault in _printed_faults(place, arguments)]
         caught = _notices_in_place_writer(place)
     tried = sum(trial.tried for trial in trials) + len(_PRINTED)
@@ -97,7 +97,9 @@ class _Trials:
         for index in range(number):
             at = 1 + index * self.writes // number
             self._place.renew()
-            yield from self._faults(f"write {at}", self._place.striker.run(self._writer.command, "full", at))
+            yield from self._faults(
+                f"write {at}", self._place.striker.run(self._writer.command, "full", at)
+            )
         if number:
             self._place.renew()
             limited = (*_SMALL_FILES, *self._writer.command)
@@ -117,7 +119,6 @@ class _Trials:
                 yield f"{name} ended with {ended.code}, and a reader finds {found}"
         if changed := self._listed() ^ (self._names if ended.code else self._finished_names):
             yield f"{name} {_LEFT}: {sorted(changed)}"
-
 
     def _listed(self) -> set[str]:
         """Returns what is there; of what the cache keeps, only what has a temporary name."""

@@ -137,5 +137,11 @@ def _state(folder: Path) -> State:
     state = {}
     for path in (folder, *sorted(folder.rglob("*"))):
         s = os.lstat(path)
-        state[path.relative_to(folder).as_posix()] = s.st_mode, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns
+        state[path.relative_to(folder).as_posix()] = (
+            s.st_mode,
+            s.st_size,
+            s.st_ino,
+            s.st_mtime_ns,
+            s.st_ctime_ns,
+        )
     return state

@@ -30,9 +30,7 @@ class _Undisturbed:
     seconds: float
 
 
-def check(
-    count: int, seed: int, *, bundle: Path | None = None, only: Collection[str] = ()
-) -> Row:
+def check(count: int, seed: int, *, bundle: Path | None = None, only: Collection[str] = ()) -> Row:
     """Kills every command that writes, at its calls to the file system and at random times.
 
     Args:
@@ -126,9 +124,7 @@ class _Trials:
             return self._place.striker.run(self._writer.command, "kill", strike)
         return self._place.striker.kill_after(self._writer.command, strike)
 
-    def _after(
-        self, strike: int | float, ended: Ended, undisturbed: _Undisturbed
-    ) -> Iterator[str]:
+    def _after(self, strike: int | float, ended: Ended, undisturbed: _Undisturbed) -> Iterator[str]:
         """Yields what a reader may not find after a kill."""
         if ended.code and not ended.was_killed:
             yield f"{_named(strike)} it ended with {ended.code}: {ended.stderr.strip()[-200:]}"

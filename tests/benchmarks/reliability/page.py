@@ -32,7 +32,7 @@ def verdict(row: Row) -> str:
 
 
 def is_ok(row: Row) -> bool:
-    """Returns whether something was tried, nothing went wrong, and the planted fault was noticed."""
+    """Returns whether something was tried, nothing failed and the planted fault was noticed."""
     return row.ok and row.count > 0
 
 
@@ -55,9 +55,9 @@ def page(rows: Mapping[str, Dated[Row]], origin: Origin, missing: Sequence[str])
     good = sum(is_ok(dated.result) for dated in rows.values())
     return (
         "# Reliability\n\n"
-        "What is attacked: what the toolkit writes to disk, what it reads, and processes that run\n"
-        "long. Every check plants a fault of its kind too, and has to notice it: a check that sees\n"
-        "nothing proves nothing.\n\n"
+        "Attacks on what the toolkit writes to disk, on what it reads, and on processes that run\n"
+        "long. Every check plants a fault of its kind too, and has to notice it: a check that\n"
+        "sees nothing proves nothing.\n\n"
         f"{good} of {len(rows)} checks are ok.\n"
         + (f"Not run: {', '.join(missing)}.\n" if missing else "")
         + f"\n{' to '.join(dict.fromkeys((days[0], days[-1])))}, "

@@ -1,4 +1,4 @@
-"""Tests the runner of the reliability checks: what it prints, keeps and writes, and its exit code."""
+"""Tests the runner of the reliability checks: its output, kept results, page and exit code."""
 
 from __future__ import annotations
 

@@ -103,9 +103,7 @@ class WorkFolder:
         original = self.work / "a.bundle"
         shutil.copytree(bundle, original)
         make_keys(self.work / "key")
-        self.run(
-            hybrid_deploy("calibrate a.bundle --golden --method percentile -o scales.json")
-        )
+        self.run(hybrid_deploy("calibrate a.bundle --golden --method percentile -o scales.json"))
         for number in (1, 2):
             earlier = Path(shutil.copytree(original, self.work / "earlier.bundle"))
             manifest = open_bundle(earlier).manifest
