@@ -45,18 +45,18 @@ def check(count: int, seed: int, *, bundle: Path | None = None) -> Row:
         bundle: a small bundle to change; None exports one.
     """
     began = time.perf_counter()
-    names = [*REFUSED, *ANYHOW]
-    chosen = random.Random(seed).sample(names, min(count, len(names)))
+    cases = {**REFUSED, **ANYHOW}
+    chosen = random.Random(seed).sample(list(cases), min(count, len(cases)))
     with workshop(bundle) as (original, scratch):
         faults = [
             f"{name}: {fault}"
             for name in chosen
-            for fault in _faults(original, scratch, (REFUSED | ANYHOW)[name], name in REFUSED)
+            for fault in _faults(original, scratch, cases[name], name in REFUSED)
         ]
         naive = (*_NAIVE, "source.bundle", "slots")
         noticed = list(_faults(original, scratch, REFUSED[_CONTROL], True, (naive,)))
     return Row(
-        name="hostile bundles, names, links and leftovers, given to inspect, quantize, sign, install",
+        name="hostile bundles, names, links and leftovers, for inspect, quantize, sign, install",
         count=len(chosen),
         result=f"{len(faults)} changed something outside, were accepted, or took more than a line",
         faults=tuple(faults),
@@ -134,7 +134,7 @@ def _run_fault(command: Sequence[str], scene: Path, is_refused: bool) -> str | N
 
 def _state(folder: Path) -> State:
     """Returns mode, size, inode and times of everything below a folder, links not followed."""
-    state = {}
+    state: State = {}
     for path in (folder, *sorted(folder.rglob("*"))):
         s = os.lstat(path)
         state[path.relative_to(folder).as_posix()] = (

@@ -77,7 +77,8 @@ class _Trials:
         """Returns what went wrong in a number of kills."""
         if count == 0:
             return []
-        undisturbed, faults = self._undisturbed(), []
+        undisturbed = self._undisturbed()
+        faults: list[str] = []
         for number, strike in enumerate(self._strikes(count, undisturbed)):
             between = self._writer.kills_between
             if number % between == 0:
