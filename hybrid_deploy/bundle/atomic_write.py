@@ -21,9 +21,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from hybrid_deploy.errors import HybridDeployError, InputError, OutputExistsError
+from hybrid_deploy.process_locks import lock_open
 from hybrid_deploy.system_errors import full_disk_reason
 
 _RANDOM = "[0-9a-f]{8}"
@@ -137,7 +137,7 @@ def _temporary_file(target: Path) -> Iterator[Path]:
     while True:
         temporary = target.parent / f"{_writing_prefix(target)}{secrets.token_hex(4)}"
         with temporary.open("xb") as file:
-            _lock(file, wait=True)
+            lock_open(file.fileno(), wait=True)
             if os.fstat(file.fileno()).st_nlink == 0:
                 continue  # another process took it for a dead one before it was locked
             if sys.platform == "win32":
@@ -152,21 +152,8 @@ def _temporary_file(target: Path) -> Iterator[Path]:
 def _remove_unless_locked(path: Path) -> None:
     """Removes a temporary file whose process does not live any more."""
     with suppress(OSError), path.open("r+b") as file:
-        if _lock(file, wait=False):
+        if lock_open(file.fileno(), wait=False):
             path.unlink()
-
-
-def _lock(file: BinaryIO, *, wait: bool) -> bool:
-    """Locks an open file until it is closed; returns False where that cannot be done."""
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _make_temporary(parent: Path, prefix: str) -> Path:

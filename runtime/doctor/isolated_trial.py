@@ -11,7 +11,6 @@ import importlib
 import signal
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -22,6 +21,7 @@ import msgspec
 from hybrid_deploy.errors import MissingDependencyError
 from hybrid_deploy.runtime.doctor.external_tools import run_tool
 from hybrid_deploy.runtime.host import own_process
+from hybrid_deploy.scratch import scratch_folder
 from hybrid_deploy.target import Flavour
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def try_isolated(request: TrialRequest, seconds: float) -> Trial:
         request: the trial.
         seconds: time limit in seconds.
     """
-    with tempfile.TemporaryDirectory(prefix="hybrid-deploy-doctor-") as name:
-        folder = Path(name)
+    with scratch_folder("doctor") as folder:
         command = own_process.command(__name__, msgspec.json.encode(request).decode())
         try:
             result = run_tool(

@@ -13,7 +13,6 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from time import perf_counter
 
@@ -25,6 +24,7 @@ from hybrid_deploy.runtime.host import own_process
 from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_with_summary
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import one_line
+from hybrid_deploy.scratch import scratch_folder
 
 _PLAN_FILE, _REPLY_FILE = "plan", "reply.json"
 _BYTES_PER_KB = 1024
@@ -44,18 +44,18 @@ def compile_isolated(request: PlanRequest) -> BuiltPlan:
     Raises:
         BuildError: TensorRT refused the graph, did not build it, crashed, or took too long.
     """
-    with tempfile.TemporaryDirectory(prefix="hybrid-deploy-build-") as folder:
+    with scratch_folder("build") as folder:
         process = _run(request, folder)
         if process.returncode != 0:
             raise BuildError(f"{request.graph}: {_failure(process)}")
-        reply = msgspec.json.decode(Path(folder, _REPLY_FILE).read_bytes(), type=_Reply)
+        reply = msgspec.json.decode((folder / _REPLY_FILE).read_bytes(), type=_Reply)
         if reply.error is not None:
             raise BuildError(reply.error)
-        plan = Path(folder, _PLAN_FILE).read_bytes()
+        plan = (folder / _PLAN_FILE).read_bytes()
         return BuiltPlan(plan, reply.seconds, reply.layers, reply.peak_bytes)
 
 
-def _run(request: PlanRequest, folder: str) -> subprocess.CompletedProcess[bytes]:
+def _run(request: PlanRequest, folder: Path) -> subprocess.CompletedProcess[bytes]:
     """Runs `main` in an empty folder."""
     limit_s = request.options.timeout_s
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from pathlib import Path
 
 import click
@@ -12,6 +11,7 @@ from hybrid_deploy.cli.options.common import BACKEND, BUNDLE
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.errors import BundleError
+from hybrid_deploy.scratch import scratch_folder
 
 INTO = click.option(
     "--into", "slots", type=click.Path(path_type=Path), required=True, metavar="SLOTS",
@@ -79,7 +79,7 @@ def _verify(path: Path, backend: str, timeout: float) -> None:
         "hybrid_deploy", "verify", str(path.absolute()), "--backend", backend
     )
     try:
-        with tempfile.TemporaryDirectory() as empty:
+        with scratch_folder("install") as empty:
             done = subprocess.run(
                 command,
                 capture_output=True,

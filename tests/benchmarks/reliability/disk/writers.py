@@ -64,11 +64,10 @@ class WorkFolder:
     def __init__(self, folder: Path, bundle: Path) -> None:
         folder = folder.resolve()
         self._pristine, self.work = folder / "pristine", folder / "work"
-        (folder / "temporary").mkdir()
         variables = {
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
-            "TMPDIR": str(folder / "temporary"),
+            "TMPDIR": str(self.work / "temporary"),
             CACHE_VARIABLE: str(self.work / "cache"),
         }
         environment = os.environ | variables
@@ -99,7 +98,7 @@ class WorkFolder:
 
     def _make_originals(self, bundle: Path) -> None:
         """Makes a bundle, its keys and scales, and slots in which two others are installed."""
-        self.work.mkdir()
+        (self.work / "temporary").mkdir(parents=True)
         original = self.work / "a.bundle"
         shutil.copytree(bundle, original)
         make_keys(self.work / "key")
