@@ -52,11 +52,11 @@ def staged_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         what = "a link" if target.is_symlink() else "a file"
         raise InputError(f"{target} is {what}, a folder was expected; name another output")
     make_parent(target)
-    with _disk_errors(target):
+    with disk_errors(target):
         _remove_leftovers(target)
         staging = _make_temporary(target.parent, _staging_prefix(target))
     try:
-        with _disk_errors(target):
+        with disk_errors(target):
             yield staging
             _sync_tree(staging)
             _replace_folder(staging, target)
@@ -70,7 +70,7 @@ def write_file(target: Path, data: bytes) -> None:
     Raises:
         HybridDeployError: the disk is full or not writable.
     """
-    with _disk_errors(target):
+    with disk_errors(target):
         for path in _siblings(target, _writing_prefix(target)):
             _remove_unless_locked(path)
         with _temporary_file(target) as temporary:
@@ -88,7 +88,7 @@ def make_parent(target: Path) -> None:
     Raises:
         HybridDeployError: the disk is full or not writable.
     """
-    with _disk_errors(target):
+    with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -187,7 +187,12 @@ def _siblings(target: Path, prefix: str) -> list[Path]:
 
 
 @contextmanager
-def _disk_errors(target: Path) -> Iterator[None]:
+def disk_errors(target: Path) -> Iterator[None]:
+    """Raises what the system says of a disk in words of this package; other errors pass.
+
+    Raises:
+        HybridDeployError: the disk is full or not writable; the message names `target`.
+    """
     try:
         yield
     except OSError as error:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hybrid_deploy.bundle.atomic_write import (
+    disk_errors,
     make_parent,
     remove_temporary,
     staged_folder,
@@ -28,7 +29,7 @@ from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.lock import exclusive
 from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE
 from hybrid_deploy.bundle.signature import Trust
-from hybrid_deploy.errors import InputError
+from hybrid_deploy.errors import HybridDeployError, InputError
 
 CURRENT_LINK = "current"
 """Name of the link to the current bundle."""
@@ -66,7 +67,11 @@ def install(
             _copy(opened, folder)
             open_bundle(folder, trust=trust)
             health_test(folder)
-        _switch(slots, target)
+        try:
+            _switch(slots, target)
+        except HybridDeployError:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
         _remove_others(slots, {target, before})
     return target
 
@@ -122,10 +127,19 @@ def _copy(bundle: Bundle, folder: Path) -> None:
 
 
 def _switch(slots: Path, target: Path) -> None:
-    """Lets the link lead to another folder, in one step."""
+    """Lets the link lead to another folder, in one step.
+
+    Raises:
+        HybridDeployError: the disk is full or not writable.
+    """
     temporary = slots / f".{CURRENT_LINK}.{secrets.token_hex(4)}"
-    temporary.symlink_to(target.name)
-    temporary.replace(slots / CURRENT_LINK)
+    with disk_errors(slots / CURRENT_LINK):
+        temporary.symlink_to(target.name)
+        try:
+            temporary.replace(slots / CURRENT_LINK)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
     sync_names(slots)
 
 
