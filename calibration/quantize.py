@@ -21,6 +21,7 @@ from hybrid_deploy.calibration.variants.request import QuantizationInputs, check
 from hybrid_deploy.calibration.variants.variant_builder import QuantizeReport, VariantBuilder
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import UsageError
+from hybrid_deploy.system_errors import typed_errors
 from hybrid_deploy.progress import Progress, silent
 
 DEFAULT_MAX_DROP = 0.5
@@ -42,6 +43,7 @@ class AutomaticReport:
     skipped: tuple[SkippedSample, ...] = ()
 
 
+@typed_errors()
 def quantize_bundle(
     path: str | Path,
     precision: str | None = None,
