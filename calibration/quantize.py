@@ -21,8 +21,8 @@ from hybrid_deploy.calibration.variants.request import QuantizationInputs, check
 from hybrid_deploy.calibration.variants.variant_builder import QuantizeReport, VariantBuilder
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.system_errors import typed_errors
 from hybrid_deploy.progress import Progress, silent
+from hybrid_deploy.system_errors import typed_errors
 
 DEFAULT_MAX_DROP = 0.5
 """The budget of `quantize_automatically`, in `Evaluation.drop_unit`."""
