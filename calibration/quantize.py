@@ -22,6 +22,7 @@ from hybrid_deploy.calibration.variants.variant_builder import QuantizeReport, V
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.progress import Progress, silent
+from hybrid_deploy.system_errors import typed_errors
 
 DEFAULT_MAX_DROP = 0.5
 """The budget of `quantize_automatically`, in `Evaluation.drop_unit`."""
@@ -42,6 +43,7 @@ class AutomaticReport:
     skipped: tuple[SkippedSample, ...] = ()
 
 
+@typed_errors()
 def quantize_bundle(
     path: str | Path,
     precision: str | None = None,

@@ -22,7 +22,7 @@ AllowedFunction: TypeAlias = Callable[[IntArray], Sequence[int]]
 MAX_BEAMS = 256
 """Largest number of beams; each one has caches of its own."""
 
-MIN_POSITIVE, MAX_POSITIVE = 1e-6, 1e9
+MIN_POSITIVE, MAX_POSITIVE = 1e-9, 1e9
 """Range of a temperature, a penalty or a time in seconds."""
 
 MAX_LENGTH_PENALTY = 30.0
@@ -130,7 +130,8 @@ class GenerateOptions:
             return
         if not isinstance(self.forced, Mapping):
             raise UsageError(f"forced must map positions to tokens, got {shown(self.forced)}")
-        token_ids_of("positions of forced", self.forced)
+        for position in self.forced:
+            check_integer("each position of forced", position, 0)
         token_ids_of("forced", self.forced.values())
 
     def _check_beams(self) -> None:

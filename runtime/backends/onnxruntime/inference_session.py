@@ -19,6 +19,7 @@ Provider = str | tuple[str, dict[str, str]]
 """Name of an execution provider, or its name and its options."""
 
 _FATAL_ONLY = 4  # an error's text is in its exception
+ort.set_default_logger_severity(_FATAL_ONLY)
 
 
 def make_session(

@@ -61,21 +61,21 @@ def check(
         kinds: kinds of files.
     """
     started_at = time.monotonic()
-    tally, planted = Tally(), Tally()
+    tally, caught = Tally(), True
     with workshop(bundle) as (original, scratch):
         for kind in kinds:
             trial = InputTrial(kind, original, scratch)
-            part = run_trials(trial, range(seed, seed + count))
+            part, noticed = run_trials(trial, range(seed, seed + count), (_PLANTED,))
             tally.words.update(part.words)
             tally.faults += [f"{kind}, {fault}" for fault in part.faults]
-            planted.faults += run_trials(trial, (_PLANTED,)).faults
+            caught = caught and noticed
     return Row(
         name=f"damaged input files ({', '.join(kinds)})",
         count=count * len(kinds),
         result=tally.result(),
         faults=tally.shown_faults,
         control="numpy reads a damaged archive without our checks, for each kind",
-        caught=len(planted.faults) == len(kinds),
+        caught=caught,
         seconds=time.monotonic() - started_at,
     )
 

@@ -77,15 +77,14 @@ def check(count: int, seed: int, *, bundle: Path | None = None) -> Row:
     with workshop(bundle) as (original, scratch):
         copied = Path(shutil.copytree(original, scratch / "changed.bundle"))
         trial = ManifestTrial(original, copied)
-        tally = run_trials(trial, range(seed, seed + count), _MAKING_S)
-        planted = run_trials(trial, (_PLANTED,))
+        tally, caught = run_trials(trial, range(seed, seed + count), (_PLANTED,), _MAKING_S)
     return Row(
         name="manifests of another content with a right seal",
         count=count,
         result=tally.result(),
         faults=tally.shown_faults,
         control="a reader that trusts a manifest of 12 MB of nested lists",
-        caught=len(planted.faults) == 1,
+        caught=caught,
         seconds=time.monotonic() - started_at,
     )
 

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -64,13 +64,19 @@ class Tally:
         return ", ".join([*parts, f"{len(self.faults):,} faults"])
 
 
-def run_trials(trial: Trial, seeds: Iterable[int], limit_s: float = LIMIT_S) -> Tally:
-    """Runs the trial of every seed in a child process.
+def run_trials(
+    trial: Trial, seeds: Iterable[int], planted: Sequence[int], limit_s: float = LIMIT_S
+) -> tuple[Tally, bool]:
+    """Runs the trial of every seed in a child process, and then those with a planted fault.
 
     Args:
         trial: the trial, which can be pickled.
         seeds: the seeds.
+        planted: seeds for which the trial plants a fault.
         limit_s: time in seconds after which the child is killed.
+
+    Returns:
+        What came of the seeds, and whether every planted fault was noticed.
     """
     tally, child = Tally(), _Child(trial, limit_s)
     try:
@@ -80,9 +86,9 @@ def run_trials(trial: Trial, seeds: Iterable[int], limit_s: float = LIMIT_S) -> 
                 tally.faults.append(f"seed {seed}: {text[:_LONGEST_FAULT]}")
             else:
                 tally.words[text] += 1
+        return tally, all([child.run(seed)[0] for seed in planted])
     finally:
         child.stop()
-    return tally
 
 
 def crash() -> str:
