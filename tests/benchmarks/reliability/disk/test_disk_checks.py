@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.reliability import builders, disk_full, hostile, kills
+from tests.benchmarks.reliability.disk import builders, disk_full, hostile, kills
 from tests.benchmarks.reliability.disk.faults import Ended
 from tests.benchmarks.reliability.disk.writers import shares
 from tests.benchmarks.reliability.row import Row
