@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help quickstart test lint types unit slow wheel train export-cost zoo generation soak engines \
+.PHONY: help quickstart test lint types unit slow wheel train export-cost zoo generation soak engines reliability \
 	fuzz-export footprint quantize-report bench bench-rivals gpu-bench clean
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make generation   greedy, beams and rules of the zoo's Hugging Face models against generate()"
 	@echo "make fuzz-export  500 random models through the exporter: right, or refused with a reason (an hour)"
 	@echo "make soak         10,000 generations in one process: memory and open files must not grow"
+	@echo "make reliability  kills, full disks, damaged and hostile files, a soak: nothing lost, nothing let in (2 hours)"
 	@echo "make engines      build every variant of the digit reader for four kinds of GPU (half an hour)"
 	@echo "make footprint    install the wheel in clean environments: megabytes, import times, digits read (10 minutes)"
 	@echo "make bench        generation on this CPU, ours beside its rivals: make bench RIVALS=folder (an hour)"
@@ -69,6 +70,11 @@ fuzz-export: $(INSTALLED)
 
 soak: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.soak
+
+# finishes what an earlier run left; CHECKS="kills hostile" SHARE=0.01 SEED=1 in place of all, whole, 0
+reliability: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.reliability $(CHECKS) --jobs 2 \
+		--resume build/reliability --out tests/results/reliability.md $(SHARE:%=--share %) $(SEED:%=--seed %)
 
 engines: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.engine_builds --out tests/results/engines.md

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybrid_deploy.argument_checks import check_text, is_number, shown
 from hybrid_deploy.calibration.recipes import recipe_for
 from hybrid_deploy.calibration.samples.samples import SampleSource, SkippedSample
 from hybrid_deploy.calibration.variants.auto_select import (
@@ -19,7 +20,9 @@ from hybrid_deploy.calibration.variants.auto_select import (
 from hybrid_deploy.calibration.variants.request import QuantizationInputs, check_recipe, open_job
 from hybrid_deploy.calibration.variants.variant_builder import QuantizeReport, VariantBuilder
 from hybrid_deploy.contract import FLOAT_VARIANT
+from hybrid_deploy.errors import UsageError
 from hybrid_deploy.progress import Progress, silent
+from hybrid_deploy.system_errors import typed_errors
 
 DEFAULT_MAX_DROP = 0.5
 """The budget of `quantize_automatically`, in `Evaluation.drop_unit`."""
@@ -40,6 +43,7 @@ class AutomaticReport:
     skipped: tuple[SkippedSample, ...] = ()
 
 
+@typed_errors()
 def quantize_bundle(
     path: str | Path,
     precision: str | None = None,
@@ -85,6 +89,14 @@ def quantize_bundle(
             `max_drop` even with all layers in float.
         BackendError: the new variant does not run, or its logits are not finite.
     """
+    for what, text in {
+        "precision": precision, "encoder": encoder, "decoder": decoder, "floats": floats,
+        "target": target, "name": name, "source": source,
+    }.items():  # fmt: skip
+        if text is not None:
+            check_text(what, text)
+    if max_drop is not None and not (is_number(max_drop) and max_drop >= 0):
+        raise UsageError(f"max_drop must be a number from 0 on, got {shown(max_drop)}")
     recipe = recipe_for(
         precision, encoder=encoder, decoder=decoder, block_size=block_size, floats=floats
     )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
+
+from hybrid_deploy.printable import printable, printable_json
 
 Format = Literal["table", "json", "md", "csv"]
 FORMATS: tuple[Format, ...] = ("table", "json", "md", "csv")
@@ -16,6 +19,8 @@ Record = Mapping[str, object]
 """One row of a report: values by the keys of its columns."""
 
 _TABLE_COLUMNS = 240
+_MARKUP = re.compile(r"[\\`*|<>\[\]&~]")
+_FORMULA_BEGINS = ("=", "@")
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Column:
             return "-"
         if self.digits is not None and isinstance(value, (int, float)):
             return f"{value:.{self.digits}f}"
-        return str(value)
+        return printable(str(value))
 
 
 def render(records: Sequence[Record], columns: Sequence[Column], output_format: Format) -> str:
@@ -48,26 +53,60 @@ def render(records: Sequence[Record], columns: Sequence[Column], output_format: 
     JSON and CSV hold unrounded values under the columns' keys; table and Markdown are rounded.
     """
     if output_format == "json":
-        rows = [{c.key: record.get(c.key) for c in columns} for record in records]
-        return msgspec.json.format(msgspec.json.encode(rows), indent=1).decode() + "\n"
+        return json_text([{c.key: record.get(c.key) for c in columns} for record in records]) + "\n"
     if output_format == "csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([column.key for column in columns])
-        writer.writerows([record.get(column.key) for column in columns] for record in records)
+        writer.writerows([_csv_value(record.get(c.key)) for c in columns] for record in records)
         return text.getvalue()
     if output_format == "md":
         return _markdown(records, columns)
     return _table(records, columns)
 
 
+def json_text(value: object) -> str:
+    """Returns a value as indented JSON, in which no character commands a terminal.
+
+    Args:
+        value: lists, mappings and structs of numbers and strings. Half of a surrogate pair, as in a
+            file name that is not UTF-8, becomes an escape in its string.
+    """
+    try:
+        encoded = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        encoded = msgspec.json.encode(_unicode(msgspec.to_builtins(value)))
+    return printable_json(msgspec.json.format(encoded, indent=1).decode())
+
+
+def _unicode(value: object) -> object:
+    """Returns lists and dicts with escapes in place of halves of surrogate pairs."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_unicode(key): _unicode(item) for key, item in value.items()}
+    return [_unicode(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _csv_value(value: object) -> object:
+    """Returns the value of a cell; a text that a spreadsheet would compute gets a quote before."""
+    if not isinstance(value, str):
+        return value
+    return printable(f"'{value}" if value.startswith(_FORMULA_BEGINS) else value)
+
+
 def _markdown(records: Sequence[Record], columns: Sequence[Column]) -> str:
     lines = [
         [column.title for column in columns],
         ["---:" if column.digits is not None else "---" for column in columns],
-        *([column.text(record) for column in columns] for record in records),
+        *([_escaped(column.text(record)) for column in columns] for record in records),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    """Returns a text as Markdown that shows it: no markup, no HTML, no other cell."""
+    return _MARKUP.sub(r"\\\g<0>", text)
 
 
 def _table(records: Sequence[Record], columns: Sequence[Column]) -> str:
@@ -82,5 +121,7 @@ def _table(records: Sequence[Record], columns: Sequence[Column]) -> str:
     for record in records:
         table.add_row(*(column.text(record) for column in columns))
     text = io.StringIO()
-    Console(file=text, width=_TABLE_COLUMNS, color_system=None, markup=False).print(table)
+    Console(file=text, width=_TABLE_COLUMNS, color_system=None, markup=False, emoji=False).print(
+        table
+    )
     return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines() if line.strip())

@@ -7,12 +7,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hybrid_deploy.argument_checks import check_text
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.bundle.prompt_template import PLACE, PromptTemplate
-from hybrid_deploy.errors import BundleError, MissingDependencyError, UsageError
+from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     import tokenizers
+
+MAX_TEXT_CHARACTERS = 1_000_000
+"""Largest number of characters of a text, which is checked before it is split into tokens."""
 
 _REPLACEMENTS = (
     (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
@@ -100,9 +104,35 @@ def prompt_tokens_of(
     """
     text = template.filled(words)
     if not template.preceded_by:
-        return tokenizer.encode(text, add_special_tokens=False).ids
-    whole = tokenizer.encode(template.preceded_by + text, add_special_tokens=False).ids
-    return whole[len(tokenizer.encode(template.preceded_by, add_special_tokens=False).ids) :]
+        return token_ids(text, tokenizer)
+    whole = token_ids(template.preceded_by + text, tokenizer)
+    return whole[len(token_ids(template.preceded_by, tokenizer)) :]
+
+
+def token_ids(
+    text: str, tokenizer: tokenizers.Tokenizer, *, add_special_tokens: bool = False
+) -> list[int]:
+    """Returns the token ids of a text.
+
+    Args:
+        text: the text.
+        tokenizer: tokenizer of the bundle.
+        add_special_tokens: whether the tokenizer adds its own special tokens.
+
+    Raises:
+        InputError: the text has over a million characters.
+        UsageError: it has half of a surrogate pair, as from a command line that is not UTF-8.
+        BundleError: the tokenizer fails.
+    """
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise InputError(
+            f"a text has {len(text)} characters, at most {MAX_TEXT_CHARACTERS} are taken; split it"
+        )
+    check_text("a text", text)
+    try:
+        return tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise BundleError(f"the bundle's tokenizer fails: {error}; export it again") from error
 
 
 def load_tokenizer(path: Path) -> tokenizers.Tokenizer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,6 +24,7 @@ from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatist
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BackendError, CalibrationError, InputError
 from hybrid_deploy.progress import Progress, silent
+from hybrid_deploy.scratch import scratch_folder
 
 ALL_SAMPLES = (0, 1)
 """The shard (k, n) that consists of all samples."""
@@ -68,8 +68,8 @@ def observe_samples(
     indices = range(number, len(samples), count)
     progress("calibrate", 0, len(indices))
     watched = {role: _statistics_factories(model, role) for role, model in graphs.items()}
-    with tempfile.TemporaryDirectory(prefix="hybrid-deploy-calibrate-") as folder:
-        model, saved_at_s = ObservedModel(bundle, graphs, Path(folder), watched), time.monotonic()
+    with scratch_folder("calibrate") as folder:
+        model, saved_at_s = ObservedModel(bundle, graphs, folder, watched), time.monotonic()
         try:
             for done, index in enumerate(indices, start=1):
                 _observe_sample(model, samples, index, observations)

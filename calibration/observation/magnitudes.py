@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +13,7 @@ from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.samples.samples import Samples
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.progress import Progress, silent
+from hybrid_deploy.scratch import scratch_folder
 
 
 class Magnitude:
@@ -63,8 +62,8 @@ def observe_magnitudes(
     """
     watched = {role: dict.fromkeys(_computed(model), Magnitude) for role, model in graphs.items()}
     progress("overflow", 0, len(samples))
-    with tempfile.TemporaryDirectory(prefix="hybrid-deploy-magnitudes-") as folder:
-        model = ObservedModel(bundle, graphs, Path(folder), watched)
+    with scratch_folder("magnitudes") as folder:
+        model = ObservedModel(bundle, graphs, folder, watched)
         for done, inputs in enumerate(samples, start=1):
             model.decode(inputs)
             progress("overflow", done, len(samples))

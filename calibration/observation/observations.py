@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,11 +21,12 @@ from hybrid_deploy.calibration.statistics.range_methods import range_method
 from hybrid_deploy.calibration.statistics.scales import Provenance, Scales, StoredChannels
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.errors import CalibrationError, InputError
+from hybrid_deploy.runtime.preprocess.array_files import read_npz
 
 _ABOUT = "about"
 _KEYS = ("bins", "counts", "samples", "extremes")
 _CHANNEL_KEYS = ("largest", "sums", "rows")
-_DAMAGED = (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile, msgspec.MsgspecError)
+_DAMAGED = (InputError, ValueError, LookupError, msgspec.MsgspecError)
 
 
 class SampleRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -173,18 +173,16 @@ def read_observations(path: Path) -> Observations:
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     try:
-        if not zipfile.is_zipfile(path):
-            raise zipfile.BadZipFile("it is no .npz file")
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            about = msgspec.json.decode(file[_ABOUT].tobytes(), type=_About)
-            tensors: StatisticsByTensor = {}
-            for role, names in about.tensors.items():
-                tensors[role] = {}
-                for number, name in enumerate(names):
-                    by_channel = f"{role}/{number}/rows" in file
-                    keys = _KEYS + _CHANNEL_KEYS if by_channel else _KEYS
-                    arrays = {key: file[f"{role}/{number}/{key}"] for key in keys}
-                    tensors[role][name] = TensorStatistics.from_arrays(f"{role}/{name}", arrays)
+        file = read_npz(path)
+        about = msgspec.json.decode(file[_ABOUT].tobytes(), type=_About)
+        tensors: StatisticsByTensor = {}
+        for role, names in about.tensors.items():
+            tensors[role] = {}
+            for number, name in enumerate(names):
+                by_channel = f"{role}/{number}/rows" in file
+                keys = _KEYS + _CHANNEL_KEYS if by_channel else _KEYS
+                arrays = {key: file[f"{role}/{number}/{key}"] for key in keys}
+                tensors[role][name] = TensorStatistics.from_arrays(f"{role}/{name}", arrays)
     except _DAMAGED as error:
         raise CalibrationError(
             f"{path} does not hold observations: {error}; collect them again"

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.manifest import GraphSpec
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
-from hybrid_deploy.runtime.preprocess.array_files import ARRAYS_SUFFIX, UNREADABLE
+from hybrid_deploy.runtime.preprocess.array_files import ARRAYS_SUFFIX, read_npz
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -33,14 +32,10 @@ def read_arrays(path: Path, encoder: GraphSpec | None) -> Arrays:
         raise InputError(f"{path} {'is no file' if path.exists() else 'does not exist'}")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a {ARRAYS_SUFFIX} file")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            expected = file.files if encoder is None else [spec.name for spec in encoder.inputs]
-            # if one is missing, all arrays are read, so that the error message can list them
-            names = expected if set(expected) <= set(file.files) else file.files
-            arrays = {name: file[name] for name in names}
-    except UNREADABLE as error:
-        raise InputError(f"{path} is a damaged {ARRAYS_SUFFIX} file: {error}") from error
+    expected = None if encoder is None else [spec.name for spec in encoder.inputs]
+    arrays = read_npz(path, expected)
+    if expected is not None and len(arrays) < len(expected):
+        arrays = read_npz(path)  # the message of the error lists all that are there
     return checked_arrays(str(path), arrays, encoder)
 
 

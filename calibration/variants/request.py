@@ -104,7 +104,7 @@ def open_job(
     """
     range_method(data.method)
     metric = None if data.metric is None else load_metric(data.metric)
-    bundle = open_bundle(Path(path))
+    bundle = open_bundle(path)
     check_float_variant(bundle, source)
     if data.scales is not None and (data.samples is not None or data.golden):
         raise UsageError("scales come from a file or from samples; give one of the two")

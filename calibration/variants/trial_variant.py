@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 import onnx_ir as ir
@@ -15,6 +14,7 @@ from hybrid_deploy.bundle.manifest import GraphSpec, Precision, Variant
 from hybrid_deploy.calibration.recipes import Recipe
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.onnx_graphs.files import save_graphs
+from hybrid_deploy.scratch import scratch_folder
 
 
 def described_variant(
@@ -77,8 +77,7 @@ def trial_variant(
         recipe: the precision of each component.
         graphs: the graphs of the variant; afterwards their weights refer to the deleted file.
     """
-    with TemporaryDirectory(prefix="hybrid-deploy-trial-") as directory:
-        folder = Path(directory)
+    with scratch_folder("trial") as folder:
         specs = save_graphs(graphs, folder, ".", bundle.manifest.dims)
         variant = described_variant(bundle, source, recipe, specs)
         yield with_variant(bundle, name, variant, folder)

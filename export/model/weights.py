@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hybrid_deploy.argument_checks import shown
 from hybrid_deploy.errors import InputError
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -32,7 +33,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """
     state = _unwrapped(_read(path), path)
     _check_fit(model, state, path)
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:  # weights that are sparse, quantized or without data
+        raise InputError(
+            f"{path} does not fit {type(model).__name__}: {str(error).splitlines()[-1].strip()}"
+        ) from error
 
 
 def _read(path: Path) -> Any:
@@ -65,14 +71,12 @@ def _unwrapped(loaded: Any, path: Path) -> dict[str, Tensor]:
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not loaded:
         raise InputError(f"{path} holds a {type(loaded).__name__}, weights by name were expected")
-    wrong_name = next(
-        (name for name, value in loaded.items() if not isinstance(value, Tensor)), None
-    )
-    if wrong_name is not None:
-        raise InputError(
-            f"{path} holds {wrong_name!r} of type {type(loaded[wrong_name]).__name__}, where only "
-            "weights by name were expected; save model.state_dict() alone"
-        )
+    for name, value in loaded.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise InputError(
+                f"{path} holds {shown(name)} of type {type(value).__name__}, where only weights by "
+                "name were expected; save model.state_dict() alone"
+            )
     if all(name.startswith(_PARALLEL_PREFIX) for name in loaded):
         return {name.removeprefix(_PARALLEL_PREFIX): value for name, value in loaded.items()}
     return dict(loaded)
@@ -98,4 +102,6 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
 
 def _some(names: Sequence[str]) -> str:
     rest = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(shown(name).strip("'") for name in names[:_NAMES_SHOWN]) + (
+        f" and {rest} more" if rest > 0 else ""
+    )

@@ -6,6 +6,7 @@ renames, and `recover` undoes the first one if the process was killed between th
 to the same target removes what killed processes left.
 
 Whoever writes a folder holds a lock for its target, so what lies beside it is of no living process.
+A temporary file is locked itself while it is written, so that the next write knows a dead one.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hybrid_deploy.errors import HybridDeployError, InputError, OutputExistsError
+from hybrid_deploy.process_locks import lock_open
+from hybrid_deploy.system_errors import full_disk_reason
 
 _RANDOM = "[0-9a-f]{8}"
 _TEMPORARY = re.compile(rf"\..+\.(staging|retired|writing)-{_RANDOM}")
@@ -49,11 +52,11 @@ def staged_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
         what = "a link" if target.is_symlink() else "a file"
         raise InputError(f"{target} is {what}, a folder was expected; name another output")
     make_parent(target)
-    with _disk_errors(target):
+    with disk_errors(target):
         _remove_leftovers(target)
         staging = _make_temporary(target.parent, _staging_prefix(target))
     try:
-        with _disk_errors(target):
+        with disk_errors(target):
             yield staging
             _sync_tree(staging)
             _replace_folder(staging, target)
@@ -67,17 +70,16 @@ def write_file(target: Path, data: bytes) -> None:
     Raises:
         HybridDeployError: the disk is full or not writable.
     """
-    with _disk_errors(target):
-        temporary = target.parent / f".{target.name}.writing-{secrets.token_hex(4)}"
-        try:
-            with temporary.open("xb") as file:
+    with disk_errors(target):
+        for path in _siblings(target, _writing_prefix(target)):
+            _remove_unless_locked(path)
+        with _temporary_file(target) as temporary:
+            with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)
-            sync(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+            sync_names(target.parent)
 
 
 def make_parent(target: Path) -> None:
@@ -86,7 +88,7 @@ def make_parent(target: Path) -> None:
     Raises:
         HybridDeployError: the disk is full or not writable.
     """
-    with _disk_errors(target):
+    with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -129,6 +131,31 @@ def remove_temporary(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+@contextmanager
+def _temporary_file(target: Path) -> Iterator[Path]:
+    """Yields the path of an empty file beside `target`; it is locked, and removed at the end."""
+    while True:
+        temporary = target.parent / f"{_writing_prefix(target)}{secrets.token_hex(4)}"
+        with temporary.open("xb") as file:
+            lock_open(file.fileno(), wait=True)
+            if os.fstat(file.fileno()).st_nlink == 0:
+                continue  # another process took it for a dead one before it was locked
+            if sys.platform == "win32":
+                file.close()  # an open file is not replaced there
+            try:
+                yield temporary
+            finally:
+                temporary.unlink(missing_ok=True)
+            return
+
+
+def _remove_unless_locked(path: Path) -> None:
+    """Removes a temporary file whose process does not live any more."""
+    with suppress(OSError), path.open("r+b") as file:
+        if lock_open(file.fileno(), wait=False):
+            path.unlink()
+
+
 def _make_temporary(parent: Path, prefix: str) -> Path:
     """Makes a folder with the mode that the user's umask leaves to any folder."""
     folder = parent / f"{prefix}{secrets.token_hex(4)}"
@@ -144,23 +171,33 @@ def _retired_prefix(target: Path) -> str:
     return f".{target.name}.retired-"
 
 
+def _writing_prefix(target: Path) -> str:
+    return f".{target.name}.writing-"
+
+
 def _siblings(target: Path, prefix: str) -> list[Path]:
-    """Returns the folders beside `target` that this module named with a prefix."""
+    """Returns the files and folders beside `target` that this module named with a prefix."""
     name = re.compile(re.escape(prefix) + _RANDOM)
     try:
         beside = list(target.parent.iterdir())
     except OSError:
         return []
-    return [p for p in beside if name.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
+    named = [path for path in beside if name.fullmatch(path.name) and not path.is_symlink()]
+    return [path for path in named if path.is_dir() or path.is_file()]
 
 
 @contextmanager
-def _disk_errors(target: Path) -> Iterator[None]:
+def disk_errors(target: Path) -> Iterator[None]:
+    """Raises what the system says of a disk in words of this package; other errors pass.
+
+    Raises:
+        HybridDeployError: the disk is full or not writable; the message names `target`.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "the disk is full; free some space and run the command again"
+        if full := full_disk_reason(error):
+            reason = full
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             reason = "no permission to write there; name another output"
         elif error.errno == errno.ENAMETOOLONG:
@@ -184,7 +221,7 @@ def _replace_folder(staging: Path, target: Path) -> None:
             raise
         finally:
             shutil.rmtree(retired, ignore_errors=True)
-    sync(target.parent)
+    sync_names(target.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -199,11 +236,20 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _sync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
-        sync(path)
-    sync(folder)
+        _sync(path)
+    _sync(folder)
 
 
-def sync(path: Path) -> None:
+def sync_names(folder: Path) -> None:
+    """Flushes the names in a folder to disk, after one of them was given to something else.
+
+    An error changes nothing for readers: if the power fails then, they find what was there before.
+    """
+    with suppress(OSError):
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
     """Flushes a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hybrid_deploy.argument_checks import path_of
 from hybrid_deploy.bundle import pending
 from hybrid_deploy.bundle.atomic_write import (
     is_set_aside,
@@ -22,6 +23,7 @@ from hybrid_deploy.bundle.atomic_write import (
     staged_folder,
     write_file,
 )
+from hybrid_deploy.bundle.consistency import check_consistency
 from hybrid_deploy.bundle.hash_cache import HashCache
 from hybrid_deploy.bundle.lock import exclusive
 from hybrid_deploy.bundle.manifest import (
@@ -31,6 +33,7 @@ from hybrid_deploy.bundle.manifest import (
     Variant,
     decode_manifest,
     encode_manifest,
+    read_manifest,
 )
 from hybrid_deploy.bundle.paths import (
     MANIFEST_FILE,
@@ -41,6 +44,7 @@ from hybrid_deploy.bundle.paths import (
 )
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError, InputError, OutputExistsError
+from hybrid_deploy.system_errors import typed_errors
 
 if TYPE_CHECKING:
     from hybrid_deploy.bundle.signature import Trust
@@ -107,6 +111,7 @@ class Bundle:
         return sum(record.size_bytes for file, record in files if top_folder(file) == home)
 
 
+@typed_errors()
 def open_bundle(path: str | Path, *, only: str | None = None, trust: Trust | None = None) -> Bundle:
     """Checks the files of a bundle against its manifest, and returns the bundle.
 
@@ -122,7 +127,7 @@ def open_bundle(path: str | Path, *, only: str | None = None, trust: Trust | Non
             changed, or no trusted key signed the bundle.
         MissingDependencyError: `trust` is given, and `cryptography` is not installed.
     """
-    path = Path(path)
+    path = path_of(path)
     for attempt in range(_OPEN_ATTEMPTS):
         before = _stamp(path)
         try:
@@ -153,13 +158,14 @@ def _open_once(path: Path, only: str | None, trust: Trust | None) -> Bundle:
 
 def _read_manifest(folder: Path, trust: Trust | None = None) -> Manifest:
     path = folder / MANIFEST_FILE
-    content = path.read_bytes()
+    content = read_manifest(path)
     if trust is not None:
         from hybrid_deploy.bundle.signature import check_signature
 
         check_signature(folder, content, trust)
     manifest = decode_manifest(content, origin=str(path))
     check_paths(manifest, origin=str(path))
+    check_consistency(manifest, origin=str(path))
     for name in manifest.files:
         if (link := link_on_the_way(folder, name)) is not None:
             raise BundleError(f"{link} is a link; a bundle holds its files itself: copy it again")
@@ -276,22 +282,31 @@ def staged_variant(bundle: Bundle, name: str, *, force: bool = False) -> Iterato
         if name in current.variants and not force:
             raise OutputExistsError(f"variant {name} of {bundle.folder}")
         pending.clean(bundle.folder, current)
-        home, retired = _free_home(bundle.folder, name), current.variants.get(name)
-        with staged_folder(bundle.folder / home) as folder:
-            staged = StagedVariant(home=home, folder=folder)
-            yield staged
-            assert staged.variant is not None, "a staged variant must be described"
-            pending.note(bundle.folder, [home, *([] if retired is None else [_home(retired)])])
-        files = _files_without(current.files, retired) | {
-            f"{home}/{file}": record for file, record in hash_files(bundle.folder / home).items()
-        }
-        variants = current.variants | {name: staged.variant}
-        manifest = msgspec.structs.replace(current, files=files, variants=variants)
-        check_paths(manifest, origin=str(bundle.folder / MANIFEST_FILE))
-        write_file(bundle.folder / MANIFEST_FILE, encode_manifest(manifest))
-        if retired is not None:
-            shutil.rmtree(bundle.folder / _home(retired), ignore_errors=True)
-        pending.forget(bundle.folder)
+        try:
+            yield from _staged(bundle.folder, current, name)
+        except (Exception, KeyboardInterrupt):
+            pending.clean(bundle.folder, _read_manifest(bundle.folder))
+            raise
+
+
+def _staged(folder: Path, current: Manifest, name: str) -> Iterator[StagedVariant]:
+    """Yields a variant to write, and adds it to a bundle; a note names the folders that change."""
+    home, retired = _free_home(folder, name), current.variants.get(name)
+    with staged_folder(folder / home) as staging:
+        staged = StagedVariant(home=home, folder=staging)
+        yield staged
+        assert staged.variant is not None, "a staged variant must be described"
+        pending.note(folder, [home, *([] if retired is None else [_home(retired)])])
+    files = _files_without(current.files, retired) | {
+        f"{home}/{file}": record for file, record in hash_files(folder / home).items()
+    }
+    variants = current.variants | {name: staged.variant}
+    manifest = msgspec.structs.replace(current, files=files, variants=variants)
+    check_paths(manifest, origin=str(folder / MANIFEST_FILE))
+    write_file(folder / MANIFEST_FILE, encode_manifest(manifest))
+    if retired is not None:
+        shutil.rmtree(folder / _home(retired), ignore_errors=True)
+    pending.forget(folder)
 
 
 def _home(variant: Variant) -> str:
@@ -300,10 +315,13 @@ def _home(variant: Variant) -> str:
 
 
 def _free_home(folder: Path, name: str) -> str:
-    """Returns a folder name that nothing in a bundle has: the variant's, or it and a number."""
-    taken = {path.name for path in folder.iterdir()}
+    """Returns a folder name that nothing in a bundle has: the variant's, or it and a number.
+
+    It differs in more than case, so that the bundle can be copied to a system that ignores case.
+    """
+    taken = {path.name.casefold() for path in folder.iterdir()}
     candidates = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))]
-    return next(home for home in candidates if home not in taken)
+    return next(home for home in candidates if home.casefold() not in taken)
 
 
 def _files_without(files: dict[str, FileRecord], variant: Variant | None) -> dict[str, FileRecord]:

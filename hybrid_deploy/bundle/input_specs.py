@@ -19,6 +19,19 @@ from typing import Literal
 
 import msgspec
 
+from hybrid_deploy.bundle.field_types import (
+    FilePath,
+    Length,
+    Level,
+    Name,
+    Number,
+    Parts,
+    Pixels,
+    PositiveNumber,
+    Samples,
+    Size,
+    TokenId,
+)
 from hybrid_deploy.bundle.pixel_steps import PixelStep, Resample
 from hybrid_deploy.bundle.prompt_template import PromptTemplate
 
@@ -45,18 +58,18 @@ class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="i
             and 0 in added columns; None if the encoder has none.
     """
 
-    name: str
+    name: Name
     mode: Literal["L", "RGB"]
-    height: int
-    width: int | None
-    width_multiple: int
-    min_width: int
-    max_width: int
-    margin: int
-    background: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    mask: str | None = None
+    height: Pixels
+    width: Size | None
+    width_multiple: Size
+    min_width: Length
+    max_width: Size
+    margin: Length
+    background: Level
+    mean: tuple[Number, ...]
+    std: tuple[PositiveNumber, ...]
+    mask: Name | None = None
 
 
 class PixelsInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pixels"):
@@ -73,12 +86,12 @@ class PixelsInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
         std: standard deviation of each channel, which the difference is divided by.
     """
 
-    name: str
+    name: Name
     steps: tuple[PixelStep, ...]
     mode: Literal["L", "RGB"] = "RGB"
-    scale: float | None = 1 / 255
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    scale: Number | None = 1 / 255
+    mean: tuple[Number, ...] = ()
+    std: tuple[PositiveNumber, ...] = ()
 
 
 class TilesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tiles"):
@@ -96,9 +109,9 @@ class TilesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="t
     """
 
     picture: PixelsInput
-    side: int
-    rows: int
-    columns: int
+    side: Pixels
+    rows: Parts
+    columns: Parts
     resample: Resample = "lanczos"
 
     @property
@@ -120,11 +133,11 @@ class FramesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
             padding; None if the encoder has none.
     """
 
-    name: str
+    name: Name
     picture: PixelsInput
-    frames: int
+    frames: Parts
     channels_first: bool = False
-    mask: str | None = None
+    mask: Name | None = None
 
 
 class PatchesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="patches"):
@@ -144,11 +157,11 @@ class PatchesInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
         normalize: whether a picture is first normalised by its own mean and standard deviation.
     """
 
-    name: str
-    mask: str | None
-    max_patches: int
-    patch_height: int
-    patch_width: int
+    name: Name
+    mask: Name | None
+    max_patches: Parts
+    patch_height: Pixels
+    patch_width: Pixels
     normalize: bool = True
 
 
@@ -162,10 +175,10 @@ class LogMel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="log-m
         samples: number of samples that every utterance is padded to; longer ones are refused.
     """
 
-    mels: int
-    fft: int
-    hop: int
-    samples: int
+    mels: Parts
+    fft: Samples
+    hop: Samples
+    samples: Samples
 
 
 class FilterBank(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="filter-bank"):
@@ -177,7 +190,7 @@ class FilterBank(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="f
         scale: whether each band is divided by its standard deviation over the utterance.
     """
 
-    mels: int
+    mels: Parts
     center: bool = True
     scale: bool = True
 
@@ -205,12 +218,12 @@ class AudioInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="a
         max_seconds: longest utterance in seconds, longer ones are refused; None for no limit.
     """
 
-    name: str
-    sampling_rate: int
+    name: Name
+    sampling_rate: Samples
     features: LogMel | FilterBank | Waveform
-    mask: str | None = None
-    padding: float = 0.0
-    max_seconds: float | None = None
+    mask: Name | None = None
+    padding: Number = 0.0
+    max_seconds: PositiveNumber | None = None
 
 
 class TextInput(
@@ -232,13 +245,13 @@ class TextInput(
             of its own; None takes the text alone, with them.
     """
 
-    name: str
-    tokenizer: str
-    max_length: int
-    mask: str | None = None
-    pad_token: int = 0
-    prefix: tuple[int, ...] = ()
-    suffix: tuple[int, ...] = ()
+    name: Name
+    tokenizer: FilePath
+    max_length: Size
+    mask: Name | None = None
+    pad_token: TokenId = 0
+    prefix: tuple[TokenId, ...] = ()
+    suffix: tuple[TokenId, ...] = ()
     template: PromptTemplate | None = None
 
 
@@ -252,8 +265,8 @@ class ArrayInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="a
             their names from one `.npz` file.
     """
 
-    name: str
-    others: tuple[str, ...] = ()
+    name: Name
+    others: tuple[Name, ...] = ()
 
 
 EncoderInput = (

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_LOGGER = logging.getLogger(__name__)
+
 
 @contextmanager
 def exclusive(target: Path, *, wait: bool = True) -> Iterator[None]:
     """Holds the lock of a bundle, whatever path leads to it and whether it exists yet.
+
+    If another process holds it, that is reported to the logger of this module before the wait.
 
     The lock is a file beside the bundle. It is removed before the lock is released, so a process
     that waits for the removed file has to take the lock again; filelock does that since 3.24.
@@ -18,13 +23,21 @@ def exclusive(target: Path, *, wait: bool = True) -> Iterator[None]:
     Raises:
         filelock.Timeout: another process holds the lock, and `wait` is false.
     """
-    from filelock import FileLock  # its import takes longer than that of this module
+    from filelock import FileLock, Timeout  # its import takes longer than that of this module
 
     target = Path(os.path.realpath(target))
     path = target.parent / f".{target.name}.lock"
-    with FileLock(path, timeout=-1 if wait else 0):
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # Windows removes it at the release
-                path.unlink()
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise
+        _LOGGER.warning("another process is writing %s; waiting until it has ended", target)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes it at the release
+            path.unlink()
+        lock.release()

@@ -7,16 +7,38 @@ names of the fields are keys of the JSON, so a change of one needs a new SCHEMA_
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from hybrid_deploy.bundle.field_types import (
+    Beams,
+    Count,
+    FilePath,
+    Length,
+    Name,
+    Number,
+    PositiveNumber,
+    Sha256,
+    Size,
+    TokenId,
+)
 from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.prompt_template import PromptTemplate
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import BundleError
 
 SCHEMA_VERSION = 2
+
+SEAL_BEGIN = b'{"seal": "'
+"""First bytes of every `manifest.json`."""
+
+MAX_MANIFEST_BYTES = 16 << 20
+"""Largest size of a manifest; a vocabulary of 250,000 tokens takes 5 MB."""
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no JSON of the schema, or nested too deep."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,9 +50,9 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         shape: size of each dimension; a string is the name of a symbolic dimension.
     """
 
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
+    name: Name
+    dtype: Name
+    shape: tuple[Length | Name, ...]
 
 
 class GraphCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,10 +68,10 @@ class GraphCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         input_bytes: bytes of all other inputs, in full.
     """
 
-    flops: int
-    weight_bytes: int
-    cache_bytes: int
-    input_bytes: int
+    flops: Count
+    weight_bytes: Count
+    cache_bytes: Count
+    input_bytes: Count
 
     @property
     def read_bytes(self) -> int:
@@ -67,7 +89,7 @@ class GraphSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cost: cost of one call; None if a shape that it depends on is unknown.
     """
 
-    file: str
+    file: FilePath
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     cost: GraphCost | None = None
@@ -81,8 +103,8 @@ class Precision(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         decoder: precision of the decoder's graphs, such as `fp16` or `int8-weights`.
     """
 
-    encoder: str
-    decoder: str
+    encoder: Name
+    decoder: Name
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,7 +125,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     precision: Precision
-    opset: int
+    opset: Size
     encoder: GraphSpec
     step: GraphSpec
     prefill: GraphSpec | None = None
@@ -122,7 +144,7 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="t
     """
 
     tokens: tuple[str, ...]
-    special: tuple[int, ...]
+    special: tuple[TokenId, ...]
 
 
 class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tokenizer"):
@@ -134,8 +156,8 @@ class Tokenizer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="to
         tidy: whether spaces before punctuation are removed from the decoded text.
     """
 
-    file: str
-    skip: tuple[int, ...] = ()
+    file: FilePath
+    skip: tuple[TokenId, ...] = ()
     tidy: bool = False
 
 
@@ -165,19 +187,19 @@ class GenerationDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True
             when a better one is unlikely, "never" when none is possible.
     """
 
-    start_tokens: tuple[int, ...]
-    end_tokens: tuple[int, ...]
-    pad_token: int
-    max_length: int
-    min_length: int = 0
-    suppressed: tuple[int, ...] = ()
-    begin_suppressed: tuple[int, ...] = ()
-    forced: tuple[tuple[int, int], ...] = ()
-    forced_end: int | None = None
-    repetition_penalty: float = 1.0
-    no_repeat_ngram: int = 0
-    beams: int = 1
-    length_penalty: float = 1.0
+    start_tokens: tuple[TokenId, ...]
+    end_tokens: tuple[TokenId, ...]
+    pad_token: TokenId
+    max_length: Size
+    min_length: Length = 0
+    suppressed: tuple[TokenId, ...] = ()
+    begin_suppressed: tuple[TokenId, ...] = ()
+    forced: tuple[tuple[Length, TokenId], ...] = ()
+    forced_end: TokenId | None = None
+    repetition_penalty: PositiveNumber = 1.0
+    no_repeat_ngram: Length = 0
+    beams: Beams = 1
+    length_penalty: Number = 1.0
     early_stopping: bool | Literal["never"] = False
 
 
@@ -191,10 +213,10 @@ class DimRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         multiple: number that every size is a multiple of, the smallest and largest ones too.
     """
 
-    min: int
-    typical: int
-    max: int
-    multiple: int = 1
+    min: Size
+    typical: Size
+    max: Size
+    multiple: Size = 1
 
     @property
     def sizes(self) -> range:
@@ -218,11 +240,11 @@ class GoldenSample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
             Such a sample checks the graphs, and is no data to calibrate with.
     """
 
-    file: str
-    tokens: tuple[int, ...]
+    file: FilePath
+    tokens: tuple[TokenId, ...]
     text: str
-    prompt: tuple[int, ...] = ()
-    max_new_tokens: int | None = None
+    prompt: tuple[TokenId, ...] = ()
+    max_new_tokens: Size | None = None
     is_example: bool = False
 
 
@@ -234,8 +256,8 @@ class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         size_bytes: size of the file.
     """
 
-    sha256: str
-    size_bytes: int
+    sha256: Sha256
+    size_bytes: Count
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -261,17 +283,17 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """
 
     schema_version: int
-    name: str
+    name: Name
     producer: str
-    parameters: int
-    capacity: int
+    parameters: Count
+    capacity: Size
     dims: dict[str, DimRange]
     preprocess: Preprocess
     vocabulary: Vocabulary | Tokenizer | None
     generation: GenerationDefaults
     variants: dict[str, Variant]
     golden: tuple[GoldenSample, ...]
-    files: dict[str, FileRecord]
+    files: dict[FilePath, FileRecord]
     prompt: PromptTemplate | None = None
 
     @property
@@ -291,7 +313,27 @@ def encode_manifest(manifest: Manifest) -> bytes:
     """Returns the bytes of `manifest.json`: indented JSON, sealed with its SHA-256."""
     body = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     seal = hashlib.sha256(body).hexdigest()
-    return b'{"seal": "' + seal.encode() + b'", "manifest": ' + body + b"}\n"
+    return SEAL_BEGIN + seal.encode() + b'", "manifest": ' + body + b"}\n"
+
+
+def read_manifest(path: Path) -> bytes:
+    """Returns the bytes of a `manifest.json`, without reading one that is too large.
+
+    Raises:
+        BundleError: the file is larger than MAX_MANIFEST_BYTES.
+    """
+    with path.open("rb") as file:
+        data = file.read(MAX_MANIFEST_BYTES + 1)
+    _check_size(len(data), str(path))
+    return data
+
+
+def _check_size(size_bytes: int, origin: str) -> None:
+    if size_bytes > MAX_MANIFEST_BYTES:
+        raise BundleError(
+            f"{origin} is larger than {MAX_MANIFEST_BYTES >> 20} MB, the most that is read of a "
+            "manifest; export the model again"
+        )
 
 
 def decode_manifest(data: bytes, origin: str) -> Manifest:
@@ -302,13 +344,14 @@ def decode_manifest(data: bytes, origin: str) -> Manifest:
         origin: name of the file in messages.
 
     Raises:
-        BundleError: the bytes are not JSON, do not match their seal, or do not follow the schema;
-            or the schema version is another one.
+        BundleError: the bytes are too many, are not JSON, do not match their seal, or do not
+            follow the schema; or the schema version is another one.
     """
+    _check_size(len(data), origin)
     try:
         sealed = msgspec.json.decode(data, type=_Sealed)
         version = msgspec.json.decode(sealed.manifest, type=_Version).schema_version
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise BundleError(f"{origin} is not a bundle manifest: {error}") from error
     if version != SCHEMA_VERSION:
         raise BundleError(
@@ -319,7 +362,7 @@ def decode_manifest(data: bytes, origin: str) -> Manifest:
         raise BundleError(f"{origin} was changed after it was written; copy or export it again")
     try:
         return msgspec.json.decode(sealed.manifest, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise BundleError(f"{origin} does not follow the schema: {error}") from error
 
 

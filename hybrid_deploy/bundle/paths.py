@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from hybrid_deploy.argument_checks import check_text
 from hybrid_deploy.bundle.input_specs import TextInput
-from hybrid_deploy.bundle.manifest import Manifest, Tokenizer, Variant
+from hybrid_deploy.bundle.manifest import SEAL_BEGIN, Manifest, Tokenizer, Variant
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError, UsageError
 
@@ -17,9 +20,14 @@ GOLDEN_FOLDER = "golden"
 MANIFEST_FILE = "manifest.json"
 """File in a bundle that describes the others."""
 
+SIGNATURE_FILE = "signature.json"
+"""File in a bundle that holds its signatures; the manifest does not list it."""
+
 _MAX_NAME = 64
+_MAX_PART_BYTES = 255  # NAME_MAX of Linux's file systems
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._+-]{{0,{_MAX_NAME - 1}}}")
 _RESERVED = {GOLDEN_FOLDER, MANIFEST_FILE}
+_OF_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*[. ]", re.IGNORECASE | re.DOTALL)
 _OUTSIDE_NAMES = re.compile(r"[\\:\x00-\x1f]")  # separators of Windows, control characters
 
 
@@ -30,6 +38,7 @@ def check_variant_name(name: str) -> None:
         UsageError: the name is empty, too long, reserved, or has other characters than letters,
             digits, `.`, `_`, `+` and `-`.
     """
+    check_text("the name of a variant", name)
     if not is_variant_name(name):
         taken = f"; {name} is taken" if name.lower() in _RESERVED else ""
         raise UsageError(
@@ -54,12 +63,16 @@ def check_paths(manifest: Manifest, origin: str) -> None:
         origin: name of the manifest's file in messages.
 
     Raises:
-        BundleError: a path leads elsewhere, is not listed with a hash, or two variants share a
-            folder.
+        BundleError: a path leads elsewhere, here or on another system, is not listed with a hash,
+            or two variants share a folder.
     """
     for name in manifest.files:
         if not _is_inside(name):
             raise BundleError(f"{origin} names a file outside its bundle: {name!r}")
+        if not _is_portable(name):
+            raise BundleError(f"{origin} names a file that means another elsewhere: {name!r}")
+    if twins := _twins(manifest.files):
+        raise BundleError(f"{origin} names {twins[0]!r} and {twins[1]!r}, which are one elsewhere")
     for name in _referenced(manifest):
         if name not in manifest.files:
             raise BundleError(f"{origin} uses {name!r}, which is not among its files")
@@ -80,6 +93,28 @@ def check_paths(manifest: Manifest, origin: str) -> None:
             )
 
 
+def check_outside_bundles(path: Path) -> None:
+    """Checks that a file or folder to be written lies outside of every bundle.
+
+    Raises:
+        UsageError: it would lie in a bundle, whose files are listed with their hashes.
+    """
+    for folder in Path(os.path.realpath(path)).parents:
+        if _is_bundle(folder):
+            raise UsageError(
+                f"{path} would lie in the bundle {folder}, which no other command may write to; "
+                "name another output"
+            )
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        with (folder / MANIFEST_FILE).open("rb") as file:
+            return file.read(len(SEAL_BEGIN)) == SEAL_BEGIN
+    except OSError:
+        return False
+
+
 def link_on_the_way(folder: Path, name: str) -> Path | None:
     """Returns the first symbolic link on the way from a bundle's folder to one of its files."""
     path = folder
@@ -96,11 +131,41 @@ def top_folder(name: str) -> str:
 
 
 def _is_inside(name: str) -> bool:
-    """Returns whether a path is relative and normal: written in its shortest form, with slashes."""
+    """Returns whether a path is relative and normal: its shortest form, with slashes.
+
+    No part of it is longer than a file system takes.
+    """
     parts = name.split("/")
     return not (
-        _OUTSIDE_NAMES.search(name) or {"", ".", ".."} & set(parts) or name == MANIFEST_FILE
+        _OUTSIDE_NAMES.search(name)
+        or {"", ".", ".."} & set(parts)
+        or name == MANIFEST_FILE
+        or any(len(os.fsencode(part)) > _MAX_PART_BYTES for part in parts)
     )
+
+
+def _is_portable(name: str) -> bool:
+    """Returns whether a path inside a bundle is so on every system, and not one of our own files.
+
+    Some systems reserve names, and some take characters that look alike for one another.
+    """
+    plain = unicodedata.normalize("NFKC", name)
+    is_own = plain == SIGNATURE_FILE or plain.startswith(".")  # notes and temporary files
+    reserved = any(_OF_WINDOWS.fullmatch(part) for part in plain.split("/"))
+    return _is_inside(plain) and not is_own and not reserved
+
+
+def _twins(names: Iterable[str]) -> tuple[str, str] | None:
+    """Returns two files or folders whose names differ only in case or in their Unicode form."""
+    paths: dict[str, str] = {}
+    for name in names:
+        parts = name.split("/")
+        for end in range(1, len(parts) + 1):
+            path = "/".join(parts[:end])
+            first = paths.setdefault(unicodedata.normalize("NFC", path.casefold()), path)
+            if first != path:
+                return first, path
+    return None
 
 
 def _referenced(manifest: Manifest) -> Iterator[str]:

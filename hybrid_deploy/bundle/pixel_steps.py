@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from hybrid_deploy.bundle.field_types import Level, Pixels, PositiveNumber, Size
+
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 """Resampling filters of Pillow, in the order of their numbers in Hugging Face files."""
 
@@ -18,7 +20,7 @@ class CropMargin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="c
             stretched to 0..255.
     """
 
-    threshold: int = 200
+    threshold: Level = 200
 
 
 class AlignLongAxis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="align-long-axis"):
@@ -31,8 +33,8 @@ class AlignLongAxis(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
         width: width in pixels of that size.
     """
 
-    height: int
-    width: int
+    height: Pixels
+    width: Pixels
 
 
 class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="resize"):
@@ -44,8 +46,8 @@ class Resize(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="resiz
         resample: resampling filter.
     """
 
-    height: int
-    width: int
+    height: Pixels
+    width: Pixels
     resample: Resample = "bilinear"
 
 
@@ -59,8 +61,8 @@ class ResizeShortestEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True
         resample: resampling filter.
     """
 
-    edge: int
-    longest: int | None = None
+    edge: Pixels
+    longest: Pixels | None = None
     resample: Resample = "bilinear"
 
 
@@ -73,8 +75,8 @@ class ResizeWithin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
         resample: resampling filter.
     """
 
-    height: int
-    width: int
+    height: Pixels
+    width: Pixels
     resample: Resample = "bilinear"
 
 
@@ -89,10 +91,10 @@ class Thumbnail(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="th
             faster; None resizes in one go.
     """
 
-    height: int
-    width: int
+    height: Pixels
+    width: Pixels
     resample: Resample = "bicubic"
-    reducing_gap: float | None = None
+    reducing_gap: PositiveNumber | None = None
 
 
 class Pad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pad"):
@@ -103,8 +105,8 @@ class Pad(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="pad"):
         width: width of the rectangle in pixels.
     """
 
-    height: int
-    width: int
+    height: Pixels
+    width: Pixels
 
 
 class CenterCrop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="center-crop"):
@@ -115,8 +117,8 @@ class CenterCrop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="c
         width: width of the result in pixels.
     """
 
-    height: int
-    width: int
+    height: Pixels
+    width: Pixels
 
 
 class ResizeLongestEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="longest"):
@@ -129,7 +131,7 @@ class ResizeLongestEdge(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         resample: resampling filter.
     """
 
-    edge: int
+    edge: Pixels
     resample: Resample = "lanczos"
 
 
@@ -141,7 +143,7 @@ class ResizeToTiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
         resample: resampling filter.
     """
 
-    side: int
+    side: Pixels
     resample: Resample = "lanczos"
 
 
@@ -157,11 +159,11 @@ class ResizeToGrid(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
         resample: resampling filter.
     """
 
-    unit: int
-    smallest_area: int
-    largest_area: int
-    height: int
-    width: int
+    unit: Pixels
+    smallest_area: Size
+    largest_area: Size
+    height: Pixels
+    width: Pixels
     resample: Resample = "bicubic"
 
 

@@ -18,12 +18,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from hybrid_deploy.bundle.atomic_write import make_parent, remove_temporary, staged_folder, sync
+from hybrid_deploy.bundle.atomic_write import (
+    disk_errors,
+    make_parent,
+    remove_temporary,
+    staged_folder,
+    sync_names,
+)
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.lock import exclusive
-from hybrid_deploy.bundle.paths import MANIFEST_FILE
-from hybrid_deploy.bundle.signature import SIGNATURE_FILE, Trust
-from hybrid_deploy.errors import InputError
+from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE
+from hybrid_deploy.bundle.signature import Trust
+from hybrid_deploy.errors import HybridDeployError, InputError
 
 CURRENT_LINK = "current"
 """Name of the link to the current bundle."""
@@ -61,7 +67,11 @@ def install(
             _copy(opened, folder)
             open_bundle(folder, trust=trust)
             health_test(folder)
-        _switch(slots, target)
+        try:
+            _switch(slots, target)
+        except HybridDeployError:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
         _remove_others(slots, {target, before})
     return target
 
@@ -85,6 +95,7 @@ def roll_back(slots: Path, trust: Trust | None = None) -> Path:
             raise InputError(f"{slots} has no bundle before {current.name} to go back to")
         target = slots / f"{max(earlier):04d}"
         open_bundle(target, trust=trust)
+        _remove_temporary(slots)
         _switch(slots, target)
     return target
 
@@ -116,23 +127,37 @@ def _copy(bundle: Bundle, folder: Path) -> None:
 
 
 def _switch(slots: Path, target: Path) -> None:
-    """Lets the link lead to another folder, in one step."""
+    """Lets the link lead to another folder, in one step.
+
+    Raises:
+        HybridDeployError: the disk is full or not writable.
+    """
     temporary = slots / f".{CURRENT_LINK}.{secrets.token_hex(4)}"
-    temporary.symlink_to(target.name)
-    temporary.replace(slots / CURRENT_LINK)
-    sync(slots)
+    with disk_errors(slots / CURRENT_LINK):
+        temporary.symlink_to(target.name)
+        try:
+            temporary.replace(slots / CURRENT_LINK)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+    sync_names(slots)
 
 
 def _clean(slots: Path, current: Path | None) -> None:
     """Removes what killed commands left, and the bundles that were rolled back."""
-    remove_temporary(slots)
-    for path in slots.iterdir():
-        if _TEMPORARY_LINK.fullmatch(path.name) and path.is_symlink():
-            path.unlink()
+    _remove_temporary(slots)
     newest = 0 if current is None else int(current.name)
     for number in _numbers(slots):
         if number > newest:
             shutil.rmtree(slots / f"{number:04d}", ignore_errors=True)
+
+
+def _remove_temporary(slots: Path) -> None:
+    """Removes the copies and links that killed commands left."""
+    remove_temporary(slots)
+    for path in slots.iterdir():
+        if _TEMPORARY_LINK.fullmatch(path.name) and path.is_symlink():
+            path.unlink()
 
 
 def _remove_others(slots: Path, kept: set[Path | None]) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,7 @@ import msgspec
 
 from hybrid_deploy.bundle.atomic_write import write_file
 from hybrid_deploy.bundle.lock import exclusive
-from hybrid_deploy.bundle.paths import MANIFEST_FILE
+from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE
 from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
         Ed25519PrivateKey,
         Ed25519PublicKey,
     )
-
-SIGNATURE_FILE = "signature.json"
-"""File in a bundle that holds its signatures; the manifest does not list it."""
 
 _PURPOSE = b"hybrid_deploy bundle 1\n"  # so that no signature of other data is ever taken for one
 _MAX_BYTES = 1 << 16
@@ -74,6 +72,7 @@ def make_keys(path: Path) -> tuple[Path, Path]:
 
     Raises:
         InputError: one of the two files exists; a key is never replaced.
+        OSError: the disk is full or not writable; no half of the pair stays.
         MissingDependencyError: `cryptography` is not installed.
     """
     ed25519, serialization = _library()
@@ -90,11 +89,23 @@ def make_keys(path: Path) -> tuple[Path, Path]:
     open_key = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    for file, content, mode in ((private, secret, 0o600), (public, open_key, 0o644)):
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as opened:
-            opened.write(content)
-    return private, public
+    with _new_file(private, secret, 0o600), _new_file(public, open_key, 0o644):
+        return private, public
+
+
+@contextmanager
+def _new_file(path: Path, content: bytes, mode: int) -> Iterator[None]:
+    """Writes a file that does not exist, and removes it after an error, in the block too."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def sign(folder: Path, key: Path, version: int) -> Signature:

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from time import time
 from typing import TYPE_CHECKING
 
-import click
-
 from hybrid_deploy.cli.build_output import (
     GraphName,
     cached_row,
     render_cached,
     render_layers,
 )
-from hybrid_deploy.cli.options.common import log
+from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.runtime.engines.cache import EngineCache
 from hybrid_deploy.runtime.engines.cache_key import graph_identity
 from hybrid_deploy.runtime.engines.cache_listing import (
@@ -56,7 +54,7 @@ def show_cache(
     engines = _matching_engines(cache, bundle, variants, targets)
     rows = [cached_row(engine, name) for engine, name in engines]
     render = render_layers if layers else render_cached
-    click.echo(render(rows, output_format), nl=False)
+    say(render(rows, output_format), nl=False)
     size_bytes = sum(engine.size_bytes for engine, _ in engines)
     log(f"{len(rows)} engines in {cache.folder}, {_mb(size_bytes)}")
 
@@ -90,7 +88,7 @@ def clean_cache(
     deletion = delete_engines(cache, [engine for engine, _ in matching.values()])
     delete_leftovers(cache)
     rows = [cached_row(*matching[engine.key]) for engine in deletion.deleted]
-    click.echo(render_cached(rows, output_format), nl=False)
+    say(render_cached(rows, output_format), nl=False)
     in_use = f", {len(deletion.in_use)} kept: another process holds them" if deletion.in_use else ""
     log(f"{len(rows)} engines deleted from {cache.folder}, {_mb(deletion.size_bytes)}{in_use}")
 

@@ -1,30 +1,15 @@
-"""The command `hybrid-deploy` and the process that runs it."""
+"""The process that runs the command `hybrid-deploy`."""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from typing import TextIO
 
-import click
+from hybrid_deploy.cli import interrupts
 
-from hybrid_deploy.cli.exit_codes import INTERRUPTED, CommandGroup
-from hybrid_deploy.version import __version__
-
-
-@click.group(
-    name="hybrid-deploy", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]}
-)
-@click.version_option(__version__, prog_name="hybrid-deploy")
-def main() -> None:
-    """Put a trained PyTorch encoder-decoder on a device.
-
-    \b
-    model --export--> bundle --quantize--> variants --build--> TensorRT engines
-    bundle --run--> text, --profile--> latency, --compare--> speed beside accuracy
-
-    Data goes to stdout, progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong request,
-    130 interrupted.
-    """  # noqa: D301
+_STDERR_FILENO = 2
 
 
 def start() -> None:
@@ -33,11 +18,32 @@ def start() -> None:
     PyTorch's tracer calls exec(). Once a KeyboardInterrupt has passed through exec(), CPython ends
     the process by the signal and ignores the exit code; `os._exit` keeps the exit code 130.
     """
+    interrupts.end_at_once()
+    from hybrid_deploy.cli.group import main
+
+    _open_stderr()
+    _print_any_character(sys.stdout)
     try:
         main()
     except SystemExit as exit_request:
-        if exit_request.code == INTERRUPTED:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(INTERRUPTED)
+        if exit_request.code == interrupts.INTERRUPTED:
+            with suppress(OSError):
+                sys.stdout.flush()
+            os._exit(interrupts.INTERRUPTED)
         raise
+
+
+def _open_stderr() -> None:
+    """Opens stderr if it is closed: libraries print there, and no other file may take its place."""
+    if sys.stderr is None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        if nowhere != _STDERR_FILENO:
+            os.dup2(nowhere, _STDERR_FILENO)
+            os.close(nowhere)
+        sys.stderr = os.fdopen(_STDERR_FILENO, "w", errors="backslashreplace")
+
+
+def _print_any_character(stream: TextIO | None) -> None:
+    """Lets a stream print an escape for a character that its encoding lacks."""
+    if stream is not None and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")

@@ -14,7 +14,11 @@ from typing import Any
 import click
 
 from hybrid_deploy import __version__
+from hybrid_deploy.cli import interrupts
+from hybrid_deploy.cli.output import log
 from hybrid_deploy.errors import HybridDeployError, MissingDependencyError
+from hybrid_deploy.printable import printable
+from hybrid_deploy.system_errors import typed
 
 _COMMANDS = (
     "export",
@@ -33,9 +37,6 @@ _COMMANDS = (
     "quickstart",
     "doctor",
 )
-INTERRUPTED = 130
-"""Exit code after a KeyboardInterrupt."""
-
 _EXTRAS = {
     "jiwer": "report",
     "ml_dtypes": "calibrate",
@@ -63,12 +64,12 @@ class CommandFailure(click.ClickException):
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(" ".join(message.split())))
         self.exit_code = exit_code  # type: ignore[misc]
 
     def show(self, file: Any = None) -> None:
         """Prints the line on stderr."""
-        click.echo(f"error: {self.message}", err=True)
+        log(f"error: {self.message}")
 
 
 class CommandGroup(click.Group):
@@ -96,30 +97,14 @@ class CommandGroup(click.Group):
             CommandFailure: the command ended with an exception, expected or not.
         """
         try:
-            return super().invoke(ctx)
-        except HybridDeployError as error:
-            raise CommandFailure(str(error), error.exit_code) from error
-        except click.UsageError as error:
-            path = error.ctx.command_path if error.ctx else ctx.command_path
-            message = f"{error.format_message()} See '{path} --help'."
-            raise CommandFailure(message, error.exit_code) from error
-        except ModuleNotFoundError as error:
-            package = (error.name or "").split(".")[0]
-            if package in _EXTRAS:
-                message = str(MissingDependencyError(package, _EXTRAS[package]))
-            else:
-                message = f"{error}; install it and run the command again"
-            raise CommandFailure(message, MissingDependencyError.exit_code) from error
-        except OSError as error:
-            if error.errno in _BY_CLICK:
-                raise
-            raise CommandFailure(_of_the_system(error), 1) from error
-        except KeyboardInterrupt as error:
-            raise CommandFailure("interrupted, nothing was half-written", INTERRUPTED) from error
-        except _OF_CLICK:
-            raise
+            with interrupts.raised():
+                return super().invoke(ctx)
         except Exception as error:
-            raise CommandFailure(_unexpected(error, ctx), 1) from error
+            if interrupts.received():
+                raise _interruption() from error
+            raise _failure_of(error, ctx) from error
+        except KeyboardInterrupt as error:
+            raise _interruption() from error
 
 
 _BY_CLICK = (errno.EPIPE,)
@@ -128,12 +113,31 @@ _BY_CLICK = (errno.EPIPE,)
 _OF_CLICK = (click.ClickException, click.exceptions.Exit, click.Abort)
 
 
-def _of_the_system(error: OSError) -> str:
-    """Returns the line for an error of the operating system."""
-    if error.errno == errno.ENOSPC:
-        return "the disk is full; free some space and run the command again"
-    place = f"{error.filename}: " if error.filename else ""
-    return f"{place}{error.strerror or error}; check the path and its permissions"
+def _interruption() -> CommandFailure:
+    return CommandFailure("interrupted, nothing was half-written", interrupts.INTERRUPTED)
+
+
+def _failure_of(error: Exception, ctx: click.Context) -> Exception:
+    """Returns what ends a command in place of an exception; click answers some of them itself."""
+    if isinstance(error, HybridDeployError):
+        return CommandFailure(str(error), error.exit_code)
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else ctx.command_path
+        return CommandFailure(f"{error.format_message()} See '{path} --help'.", error.exit_code)
+    if isinstance(error, ModuleNotFoundError):
+        return CommandFailure(_missing(error), MissingDependencyError.exit_code)
+    if isinstance(error, _OF_CLICK) or (isinstance(error, OSError) and error.errno in _BY_CLICK):
+        return error
+    if isinstance(error, (OSError, MemoryError)):
+        return CommandFailure(str(typed(error)), typed(error).exit_code)
+    return CommandFailure(_unexpected(error, ctx), 1)
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    package = (error.name or "").split(".")[0]
+    if package in _EXTRAS:
+        return str(MissingDependencyError(package, _EXTRAS[package]))
+    return f"{error}; install it and run the command again"
 
 
 def _unexpected(error: Exception, ctx: click.Context) -> str:
@@ -142,7 +146,7 @@ def _unexpected(error: Exception, ctx: click.Context) -> str:
     Its traceback goes to stderr first if the environment asks for it.
     """
     if os.environ.get(TRACEBACK) == "1":
-        click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
+        log("".join(traceback.format_exception(error)).rstrip())
         more = "with the lines above"
     else:
         more = f"with the traceback that {TRACEBACK}=1 prints"

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import click
+from hybrid_deploy.cli.output import log
+from hybrid_deploy.printable import printable
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -27,13 +28,13 @@ def progress_bar(title: str, total: int) -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns: tuple[Any, ...] = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
     with Bars(*columns, console=Console(stderr=True)) as bars:
-        task = bars.add_task(title, total=total)
+        task = bars.add_task(printable(title), total=total)
 
         def show(stage: str, done: int, total: int, /) -> None:
             bars.update(task, completed=done)
@@ -48,14 +49,14 @@ def stage_bars() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int, /) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
+                tasks[stage] = bars.add_task(printable(stage), total=total)
             bars.update(tasks[stage], completed=done)
 
         yield show
@@ -81,7 +82,7 @@ class StageLines:
         if done == 0:
             self._started_at[stage] = perf_counter()
         elif done == total and stage in self._started_at:
-            click.echo(f"{stage} {perf_counter() - self._started_at.pop(stage):.1f} s", err=True)
+            log(f"{stage} {perf_counter() - self._started_at.pop(stage):.1f} s")
 
 
 class _Ticking:
@@ -94,7 +95,7 @@ class _Ticking:
     def __rich__(self) -> Text:
         from rich.text import Text
 
-        return Text(f"{self._message} ... {perf_counter() - self._started:.0f} s")
+        return Text(f"{printable(self._message)} ... {perf_counter() - self._started:.0f} s")
 
 
 class BuildProgress:
@@ -103,7 +104,9 @@ class BuildProgress:
     def __init__(self) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._console = Console(
+            stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
         self._live: Live | None = None
         self._stage: str | None = None
 
@@ -121,7 +124,7 @@ class BuildProgress:
             self._live = Live(ticking, console=self._console, refresh_per_second=2)
             self._live.start()
         else:
-            self._console.print(stage)
+            self._console.print(printable(stage))
 
     @contextmanager
     def engine(self) -> Iterator[None]:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 
+from hybrid_deploy.argument_checks import check_integer, check_text
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backends.protocol import Backend
+
+MAX_THREADS = max(64, 2 * (os.cpu_count() or 1))
+"""Largest number of CPU threads of one operator; far more than CPUs take seconds to start."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +23,17 @@ class BackendOptions:
     Attributes:
         threads: number of CPU threads of one operator; None leaves the choice to the backend.
         large_pages: whether a CPU backend moves its RAM onto large pages at the second batch.
+
+    Raises:
+        UsageError: `threads` is no whole number from 1 to MAX_THREADS.
     """
 
     threads: int | None = None
     large_pages: bool = True
+
+    def __post_init__(self) -> None:
+        if self.threads is not None:
+            check_integer("threads", self.threads, 1, MAX_THREADS)
 
 
 _MODULES = {
@@ -45,6 +57,7 @@ def load_backend(name: str, bundle: Bundle, variant: str, options: BackendOption
         MissingDependencyError: the library of the backend is not installed.
         BackendError: the backend cannot load the variant.
     """
+    check_text("backend", name)
     if name not in _MODULES:
         raise UsageError(f"unknown backend {name!r}; choose one of: {', '.join(BACKENDS)}")
     head = bundle.variant(variant).head

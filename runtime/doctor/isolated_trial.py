@@ -8,11 +8,9 @@ to its working folder.
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -22,6 +20,8 @@ import msgspec
 
 from hybrid_deploy.errors import MissingDependencyError
 from hybrid_deploy.runtime.doctor.external_tools import run_tool
+from hybrid_deploy.runtime.host import own_process
+from hybrid_deploy.scratch import scratch_folder
 from hybrid_deploy.target import Flavour
 
 if TYPE_CHECKING:
@@ -99,13 +99,11 @@ def try_isolated(request: TrialRequest, seconds: float) -> Trial:
         request: the trial.
         seconds: time limit in seconds.
     """
-    with tempfile.TemporaryDirectory(prefix="hybrid-deploy-doctor-") as name:
-        folder = Path(name)
-        command = [sys.executable, "-m", __name__, msgspec.json.encode(request).decode()]
-        paths = os.pathsep.join(map(os.path.abspath, sys.path))
+    with scratch_folder("doctor") as folder:
+        command = own_process.command(__name__, msgspec.json.encode(request).decode())
         try:
             result = run_tool(
-                command, seconds, folder=folder, environment={**os.environ, "PYTHONPATH": paths}
+                command, seconds, folder=folder, environment=own_process.environment()
             )
         except TimeoutError:
             return Trial(error=f"gave no answer in {seconds:g} s")
@@ -121,6 +119,7 @@ def try_isolated(request: TrialRequest, seconds: float) -> Trial:
 
 def main() -> None:
     """Carries out the request on the command line; the reply is a file, because libraries print."""
+    own_process.end_with_parent()
     request = msgspec.json.decode(sys.argv[1], type=TrialRequest)
     try:
         reply = _TRIALS[request.kind](request)

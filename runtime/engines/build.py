@@ -33,6 +33,7 @@ from hybrid_deploy.runtime.tensorrt_builder.options import (
 )
 from hybrid_deploy.runtime.tensorrt_builder.timing_cache import timing_cache_file
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT, load_tensorrt
+from hybrid_deploy.system_errors import typed_errors
 from hybrid_deploy.target import Target
 
 
@@ -64,6 +65,7 @@ class EngineRecord:
     layers: LayerSummary | None = None
 
 
+@typed_errors()
 def build_engines(
     bundle: Bundle,
     variant: str,

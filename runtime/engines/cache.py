@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from hybrid_deploy.bundle.atomic_write import staged_folder
 from hybrid_deploy.cache_dir import CACHE_VARIABLE, cache_folder
-from hybrid_deploy.errors import BuildError, InputError
+from hybrid_deploy.errors import BuildError, HybridDeployError, InputError
 from hybrid_deploy.runtime.engines.compatibility import (
     flavour_mismatch,
     gpu_mismatch,
@@ -34,6 +34,7 @@ from hybrid_deploy.runtime.engines.compatibility import (
 from hybrid_deploy.runtime.engines.ownership import check_entry, check_own
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
+from hybrid_deploy.system_errors import full_disk_reason
 from hybrid_deploy.target import Flavour
 
 PLAN_FILE = "engine.plan"
@@ -170,6 +171,7 @@ class EngineCache:
 
         Raises:
             InputError: the folder cannot be used.
+            HybridDeployError: the disk is full.
             filelock.Timeout: another process holds the lock, and `wait` is False.
         """
         try:
@@ -179,6 +181,8 @@ class EngineCache:
         except Timeout:
             raise
         except OSError as error:
+            if reason := full_disk_reason(error):
+                raise HybridDeployError(f"{self.folder}: {reason}") from error
             raise InputError(
                 f"{self.folder} cannot hold engines ({error.strerror}); "
                 f"name another folder in ${CACHE_VARIABLE}"

@@ -9,12 +9,10 @@ for each other forever, and such a build looks like a slow one.
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from time import perf_counter
 
@@ -26,10 +24,10 @@ from hybrid_deploy.runtime.host import own_process
 from hybrid_deploy.runtime.tensorrt_builder.compile import PlanRequest, compile_with_summary
 from hybrid_deploy.runtime.tensorrt_builder.layer_report import LayerSummary
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import one_line
+from hybrid_deploy.scratch import scratch_folder
 
 _PLAN_FILE, _REPLY_FILE = "plan", "reply.json"
 _BYTES_PER_KB = 1024
-_PR_SET_PDEATHSIG = 1  # sys/prctl.h
 _NO_RAM = "the build was killed, most likely for lack of RAM; close other programs"
 
 
@@ -46,18 +44,18 @@ def compile_isolated(request: PlanRequest) -> BuiltPlan:
     Raises:
         BuildError: TensorRT refused the graph, did not build it, crashed, or took too long.
     """
-    with tempfile.TemporaryDirectory(prefix="hybrid-deploy-build-") as folder:
+    with scratch_folder("build") as folder:
         process = _run(request, folder)
         if process.returncode != 0:
             raise BuildError(f"{request.graph}: {_failure(process)}")
-        reply = msgspec.json.decode(Path(folder, _REPLY_FILE).read_bytes(), type=_Reply)
+        reply = msgspec.json.decode((folder / _REPLY_FILE).read_bytes(), type=_Reply)
         if reply.error is not None:
             raise BuildError(reply.error)
-        plan = Path(folder, _PLAN_FILE).read_bytes()
+        plan = (folder / _PLAN_FILE).read_bytes()
         return BuiltPlan(plan, reply.seconds, reply.layers, reply.peak_bytes)
 
 
-def _run(request: PlanRequest, folder: str) -> subprocess.CompletedProcess[bytes]:
+def _run(request: PlanRequest, folder: Path) -> subprocess.CompletedProcess[bytes]:
     """Runs `main` in an empty folder."""
     limit_s = request.options.timeout_s
     try:
@@ -91,7 +89,7 @@ def main() -> None:
 
     The reply does not go to stdout, because TensorRT's native code may print there.
     """
-    _end_with_parent()
+    own_process.end_with_parent()
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=PlanRequest)
     started = perf_counter()
     try:
@@ -104,11 +102,6 @@ def main() -> None:
     except MemoryError:
         reply = _Reply(error=f"{request.graph}: {_NO_RAM}")
     Path(_REPLY_FILE).write_bytes(msgspec.json.encode(reply))
-
-
-def _end_with_parent() -> None:
-    """Asks Linux to kill this process when its parent process ends."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _peak_bytes() -> int:

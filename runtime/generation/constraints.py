@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from hybrid_deploy.argument_checks import shown
 from hybrid_deploy.errors import MissingDependencyError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.generation.incremental_text import IncrementalDetokenizer
@@ -17,6 +19,18 @@ from hybrid_deploy.runtime.generation.options import AllowedFunction
 
 _MIN_TRIED = 32
 """Smallest number of most probable tokens to try one by one before the whole vocabulary."""
+
+_MATCH_SECONDS = 2.0
+"""Longest time of one match; usual ones take microseconds."""
+
+_MAX_ELEMENTS = 100_000
+"""Largest number of elements of a pattern, with its repetitions written out."""
+
+_ELEMENT = re.compile(
+    r"\\.|\[(?:\\.|[^\]\\])*\]|\{(?P<count>\d+(?:,\d*)?|,\d+)\}"
+    r"|(?P<recursion>\(\?(?:R|[+-]?\d|&|P>))|.",
+    re.DOTALL,
+)
 
 _LAST_CHARACTER = chr(0x10FFFF)
 
@@ -36,7 +50,10 @@ class AllowedTokens:
             UsageError: the function returns something other than token ids.
         """
         allowed = self.allowed(tokens.copy())
-        ids = np.asarray(allowed if len(allowed) else np.zeros(0, np.int64))
+        try:
+            ids = np.asarray(allowed if len(allowed) else np.zeros(0, np.int64))
+        except (TypeError, ValueError):
+            ids = np.zeros((), np.float64)
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
             raise UsageError(
                 f"the function of allowed tokens must return token ids, got {allowed!r}"
@@ -125,13 +142,23 @@ class Pattern:
 
     def _fits(self, detokenizer: IncrementalDetokenizer, token: int) -> bool:
         if token in self.end_tokens:
-            return self._compiled.fullmatch(detokenizer.full_text) is not None
+            return self._matches(detokenizer.full_text, partial=False)
         following = detokenizer.after(token)
         return following is not detokenizer and self._can_match(following.full_text)
 
     def _can_match(self, text: str) -> bool:
         """Returns whether the text, or a continuation of it, matches the pattern."""
-        return self._compiled.fullmatch(text, partial=True) is not None
+        return self._matches(text, partial=True)
+
+    def _matches(self, text: str, *, partial: bool) -> bool:
+        try:
+            match = self._compiled.fullmatch(text, partial=partial, timeout=_MATCH_SECONDS)
+        except (TimeoutError, MemoryError, RecursionError) as error:
+            raise UsageError(
+                f"the pattern {shown(self.pattern)} takes too long, or too much RAM, for a text of "
+                f"{len(text)} characters; write it without nested repetitions"
+            ) from error
+        return match is not None
 
     def _all_fitting(self, detokenizer: IncrementalDetokenizer, vocabulary: int) -> list[int]:
         """Returns all tokens that fit."""
@@ -200,6 +227,40 @@ def _pieces(
     return _Pieces([text for text, _ in pairs], [token for _, token in pairs])
 
 
+def _check_size(pattern: str) -> None:
+    """Refuses a pattern whose repetitions or recursions can fill the RAM.
+
+    `regex` writes repetitions out: `(a{900}){900}` has 810,000 elements, in 200 MB.
+    """
+    sums, last = [0], 0  # elements of each open group, and of the last element
+    for match in _ELEMENT.finditer(pattern):
+        element = match[0]
+        if match["recursion"]:
+            raise UsageError(f"the pattern {shown(pattern)} calls itself; write it without (?R)")
+        if element == "(":
+            sums.append(0)
+        elif element == ")" and len(sums) > 1:
+            last = sums.pop()
+            sums[-1] += last
+        elif match["count"]:
+            count = max(_count(number) for number in match["count"].split(","))
+            sums[-1] += last * (count - 1)
+            last *= count
+        elif element not in "*+?":
+            last = 1
+            sums[-1] += 1
+        if sums[-1] > _MAX_ELEMENTS:
+            raise UsageError(
+                f"the pattern {shown(pattern)} has over {_MAX_ELEMENTS} elements, with its "
+                "repetitions written out; repeat less with {n}"
+            )
+
+
+def _count(digits: str) -> int:
+    """Returns the number in a repetition; one of many digits is only known to be too large."""
+    return _MAX_ELEMENTS + 1 if len(digits) > len(str(_MAX_ELEMENTS)) else max(1, int(digits or 1))
+
+
 def compile_pattern(pattern: str) -> Any:
     """Returns the compiled regular expression, of the `regex` package: it can match in part.
 
@@ -211,7 +272,9 @@ def compile_pattern(pattern: str) -> Any:
         import regex
     except ImportError as error:
         raise MissingDependencyError("regex", extra="pattern") from error
+    _check_size(pattern)
     try:
         return regex.compile(pattern)
-    except regex.error as error:
-        raise UsageError(f"{pattern!r} is not a regular expression: {error}") from error
+    except Exception as error:  # RecursionError, MemoryError and others, besides regex.error
+        reason = str(error) or type(error).__name__
+        raise UsageError(f"{shown(pattern)} is not a regular expression: {reason}") from error

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import numbers
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeGuard
+from typing import Literal, TypeAlias
 
+from hybrid_deploy.argument_checks import (
+    check_integer,
+    check_text,
+    is_number,
+    shown,
+    token_ids_of,
+)
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backends.protocol import IntArray
 
@@ -16,6 +21,12 @@ AllowedFunction: TypeAlias = Callable[[IntArray], Sequence[int]]
 
 MAX_BEAMS = 256
 """Largest number of beams; each one has caches of its own."""
+
+MIN_POSITIVE, MAX_POSITIVE = 1e-9, 1e9
+"""Range of a temperature, a penalty or a time in seconds."""
+
+MAX_LENGTH_PENALTY = 30.0
+"""Largest exponent of a length, of either sign."""
 
 MAX_PATTERN_LENGTH = 10_000
 """Largest number of characters of a regular expression."""
@@ -91,65 +102,84 @@ class GenerateOptions:
             self._check_integer(name, 1)
         for name in ("top_k", "no_repeat_ngram", "min_length"):
             self._check_integer(name, 0)
-        self._check_ids("suppressed", self.suppressed)
-        self._check_ids("forced", None if self.forced is None else self.forced.values())
-        self._check_ids("positions of forced", self.forced)
-        self._check_ids("seed", self.seed if isinstance(self.seed, tuple) else None)
-        if not isinstance(self.seed, tuple):
-            self._check_integer("seed", 0)
+        self._check_seed()
+        self._check_tokens()
         for name in ("temperature", "repetition_penalty", "timeout_s"):
-            self._check_positive(name)
+            self._check_number(name, MIN_POSITIVE, MAX_POSITIVE)
+        self._check_number("length_penalty", -MAX_LENGTH_PENALTY, MAX_LENGTH_PENALTY)
         self._check_share("top_p", allow_zero=False)
         self._check_share("min_p", allow_zero=True)
         self._check_beams()
+        self._check_texts()
+        if not isinstance(self.scores, bool):
+            raise UsageError(f"scores must be True or False, got {shown(self.scores)}")
+
+    def _check_seed(self) -> None:
+        if isinstance(self.seed, tuple):
+            for seed in self.seed or (None,):
+                check_integer("each seed", seed, 0)
+        else:
+            self._check_integer("seed", 0)
         if self.seed is not None and not self.samples:
             raise UsageError("a seed without sampling has no effect; give a temperature too")
-        if not self.stop == tuple(s for s in self.stop if isinstance(s, str) and s):
-            raise UsageError("a stop string is empty; give at least one character")
-        if isinstance(self.allowed, str) and len(self.allowed) > MAX_PATTERN_LENGTH:
+
+    def _check_tokens(self) -> None:
+        if self.suppressed is not None:
+            token_ids_of("suppressed", self.suppressed)
+        if self.forced is None:
+            return
+        if not isinstance(self.forced, Mapping):
+            raise UsageError(f"forced must map positions to tokens, got {shown(self.forced)}")
+        for position in self.forced:
+            check_integer("each position of forced", position, 0)
+        token_ids_of("forced", self.forced.values())
+
+    def _check_beams(self) -> None:
+        if self.samples and self.beams is not None and self.beams > 1:
+            raise UsageError("beams and sampling exclude each other; leave one of them out")
+        if not (
+            self.early_stopping is None
+            or isinstance(self.early_stopping, bool)
+            or self.early_stopping == "never"
+        ):
+            raise UsageError(
+                f"early_stopping must be True, False or 'never', got {shown(self.early_stopping)}"
+            )
+
+    def _check_texts(self) -> None:
+        if not isinstance(self.stop, tuple):
+            raise UsageError(f"stop must be a tuple of texts, got {shown(self.stop)}")
+        for text in self.stop:
+            check_text("a stop string", text)
+            if not text:
+                raise UsageError("a stop string is empty; give at least one character")
+        if self.allowed is None or callable(self.allowed):
+            return
+        check_text("a pattern", self.allowed)
+        if len(self.allowed) > MAX_PATTERN_LENGTH:
             raise UsageError(
                 f"the pattern has {len(self.allowed)} characters, at most {MAX_PATTERN_LENGTH} "
                 "are taken; give a function as allowed"
             )
 
-    def _check_beams(self) -> None:
-        if self.samples and self.beams is not None and self.beams > 1:
-            raise UsageError("beams and sampling exclude each other; leave one of them out")
-        if self.early_stopping not in (None, True, False, "never"):
-            raise UsageError(
-                f"early_stopping must be True, False or 'never', got {self.early_stopping!r}"
-            )
-        if self.length_penalty is not None and not math.isfinite(self.length_penalty):
-            raise UsageError(f"length_penalty must be a number, got {self.length_penalty}")
-
     def _check_integer(self, name: str, minimum: int, maximum: int | None = None) -> None:
-        value = getattr(self, name)
-        if value is None:
-            return
-        if not (_is_integer(value) and minimum <= value <= (maximum or value)):
-            bounds = f"from {minimum} on" if maximum is None else f"from {minimum} to {maximum}"
-            raise UsageError(f"{name} must be a whole number {bounds}, got {value!r}")
+        """Checks a whole number, and stores it as one of Python: those of numpy overflow."""
+        if (value := getattr(self, name)) is not None:
+            check_integer(name, value, minimum, maximum)
+            object.__setattr__(self, name, int(value))
 
-    @staticmethod
-    def _check_ids(name: str, ids: Iterable[object] | None) -> None:
-        for value in ids or ():
-            if not (_is_integer(value) and value >= 0):
-                raise UsageError(f"{name} must be whole numbers from 0 on, got {value!r}")
-
-    def _check_positive(self, name: str) -> None:
+    def _check_number(self, name: str, minimum: float, maximum: float) -> None:
         value = getattr(self, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UsageError(f"{name} must be over 0, got {value!r}")
+        if value is not None and not (is_number(value) and minimum <= value <= maximum):
+            raise UsageError(f"{name} must be from {minimum:g} to {maximum:g}, got {shown(value)}")
 
     def _check_share(self, name: str, *, allow_zero: bool) -> None:
         value = getattr(self, name)
-        if value is not None and not (0 <= value <= 1 and (value or allow_zero)):
+        if value is not None and not (
+            is_number(value) and 0 <= value <= 1 and (value or allow_zero)
+        ):
             minimum = "at least 0" if allow_zero else "over 0"
-            raise UsageError(f"{name} must be {minimum} and at most 1, got {value!r}")
-
-
-def _is_integer(value: object) -> TypeGuard[int]:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            raise UsageError(f"{name} must be {minimum} and at most 1, got {shown(value)}")
 
 
 GREEDY = GenerateOptions(beams=1)

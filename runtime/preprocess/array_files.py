@@ -1,14 +1,19 @@
-"""Reads the encoder's inputs, as they are, from `.npy` and `.npz` files."""
+"""Reads the encoder's inputs, as they are, from `.npy` and `.npz` files.
+
+An array is allocated only after its header fits the bytes that are there, so neither a false header
+nor a file that unpacks to far more than its size fills the RAM.
+"""
 
 from __future__ import annotations
 
+import math
 import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from hybrid_deploy.errors import InputError
@@ -16,8 +21,16 @@ from hybrid_deploy.errors import InputError
 ARRAYS_SUFFIX = ".npz"
 """Suffix of the files that hold several arrays by name."""
 
-UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
-"""What numpy raises for a file that holds no arrays, or damaged ones."""
+LARGEST_BYTES = 1 << 30
+"""Largest size of the arrays of one file, unpacked."""
+
+_ARRAY_SUFFIX = ".npy"
+_NUMBERS = "biufcV"  # kinds of dtypes; V is bfloat16 in a file
+_ZIP_BEGINS = b"PK"
+_READERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool, Any]]] = {
+    (1, 0): npy.read_array_header_1_0,
+    (2, 0): npy.read_array_header_2_0,
+}
 
 
 def load_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -28,23 +41,104 @@ def load_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         names: names of the encoder's inputs.
 
     Raises:
-        InputError: the file cannot be read, lacks an array, or holds a single number.
+        InputError: the file cannot be read, lacks an array, holds a single number, or unpacks to
+            more than 1 GB.
     """
-    kind = ARRAYS_SUFFIX if len(names) > 1 else ".npy"
     if not path.is_file():
         raise InputError(f"{path} does not exist")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {names[0]: loaded}
-        else:
-            with loaded:
-                arrays = {name: loaded[name] for name in names if name in loaded.files}
-    except UNREADABLE as error:
-        raise InputError(f"{path} is not a {kind} array: {error}") from error
+    if _is_zip(path):
+        arrays = read_npz(path, names)
+    else:
+        kind = ARRAYS_SUFFIX if len(names) > 1 else _ARRAY_SUFFIX
+        arrays = {names[0]: _read_npy(path, kind)}
     missing = [name for name in names if name not in arrays]
     if missing:
         raise InputError(f"{path} lacks {', '.join(missing)}; give a .npz file with these arrays")
     if any(array.ndim == 0 for array in arrays.values()):
         raise InputError(f"{path} holds a single number; its arrays must be batch first")
     return arrays
+
+
+def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Returns the arrays of a `.npz` file by name.
+
+    Args:
+        path: the file.
+        names: names of the arrays to read, in this order; those that are missing are left out.
+            None reads all.
+
+    Raises:
+        InputError: the file cannot be read, or unpacks to more than 1 GB.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {m.filename.removesuffix(_ARRAY_SUFFIX): m for m in archive.infolist()}
+            chosen = [name for name in (members if names is None else names) if name in members]
+            _check_size(sum(members[name].file_size for name in chosen), path)
+            arrays = {}
+            for name in chosen:
+                with archive.open(members[name]) as file:
+                    arrays[name] = _array(file, members[name].file_size)
+            return arrays
+    except InputError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise many kinds for damaged files
+        raise InputError(f"{path} is a damaged {ARRAYS_SUFFIX} file: {_reason(error)}") from error
+
+
+def _read_npy(path: Path, kind: str) -> NDArray[Any]:
+    size_bytes = path.stat().st_size
+    _check_size(size_bytes, path)
+    try:
+        with path.open("rb") as file:
+            return _array(file, size_bytes)
+    except Exception as error:  # numpy parses headers as Python, which fails in many ways
+        raise InputError(f"{path} is not a {kind} array: {_reason(error)}") from error
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_ZIP_BEGINS)) == _ZIP_BEGINS
+
+
+def _check_size(size_bytes: int, path: Path) -> None:
+    if size_bytes > LARGEST_BYTES:
+        raise InputError(
+            f"{path} holds {size_bytes / 1e9:.1f} GB of arrays, over {LARGEST_BYTES / 1e9:.1f}; "
+            "split it into several files"
+        )
+
+
+def _array(file: IO[bytes], size_bytes: int) -> NDArray[Any]:
+    """Reads one array in the format of numpy.
+
+    Args:
+        file: an opened `.npy` file, at its begin.
+        size_bytes: size of the file.
+
+    Raises:
+        ValueError: it is no array, an array of objects, or larger than the file.
+    """
+    version = npy.read_magic(file)
+    if version not in _READERS:
+        raise ValueError(f"its format has version {version[0]}.{version[1]}")
+    shape, by_columns, dtype = _READERS[version](file)
+    if dtype.kind not in _NUMBERS:
+        raise ValueError(f"it holds {dtype}, numbers were expected")
+    if any(size < 0 for size in shape):
+        raise ValueError(f"its shape is {shape}")
+    wanted_bytes = math.prod(shape) * dtype.itemsize
+    if wanted_bytes > size_bytes:
+        raise ValueError(f"it ends too early: {shape} of {dtype} are {wanted_bytes} bytes")
+    content = np.empty(wanted_bytes, np.uint8)
+    free = content.data
+    while len(free) and (count := file.readinto(free)):  # type: ignore[attr-defined]
+        free = free[count:]
+    if len(free):
+        raise ValueError(f"it ends too early: {len(free)} of {wanted_bytes} bytes are missing")
+    flat: NDArray[Any] = content.view(dtype)
+    return flat.reshape(shape[::-1]).T if by_columns else flat.reshape(shape)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -18,9 +18,6 @@ LARGEST_PIXELS = 100_000_000
 """Largest number of pixels of a picture."""
 
 
-_DAMAGE = (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for a damaged file; TypeError for a page of a TIFF file without dimensions."""
-
 _SEVERAL_IN_ONE = {"MPO"}  # a photo of a phone, with a preview or a second view behind it
 _16_BIT_FORMATS = {"PNG", "PPM"}  # Pillow may return their 16 bits in mode I
 _BITS_PER_SAMPLE = 258  # TIFF tag
@@ -48,7 +45,9 @@ def load_image(path: Path, *, is_video: bool = False) -> Image.Image:
             return _decoded(path, is_video)
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is not an image that Pillow can read") from error
-    except _DAMAGE as error:
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's readers raise any kind, from TypeError to struct.error
         raise InputError(f"{path} is a damaged image: {error}") from error
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_deploy.argument_checks import texts_of
 from hybrid_deploy.bundle.input_specs import (
     ArrayInput,
     AudioInput,
@@ -23,6 +24,7 @@ from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.preprocess.array_files import load_arrays
 from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
 from hybrid_deploy.runtime.preprocess.text import batch_texts, load_text
+from hybrid_deploy.system_errors import typed_errors
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 """Array of each encoder input, by its name."""
@@ -31,6 +33,7 @@ TEXT_SUFFIX = ".txt"
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".mp3"})
 
 
+@typed_errors()
 def prepare(
     paths: Sequence[Path],
     spec: Preprocess,
@@ -54,6 +57,8 @@ def prepare(
         InputError: a file or text is missing or unusable, or there is no file at all.
     """
     inputs = as_tuple(spec)
+    if texts is not None:
+        texts = texts_of(texts)
     takes_text = any(isinstance(encoder_input, TextInput) for encoder_input in inputs)
     if texts is not None and not takes_text:
         raise InputError("the model takes no text besides its files; leave the text out")

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.input_specs import TextInput
 from hybrid_deploy.errors import InputError
-from hybrid_deploy.runtime.tokenizer import load_tokenizer, prompt_tokens_of
+from hybrid_deploy.runtime.tokenizer import (
+    MAX_TEXT_CHARACTERS,
+    load_tokenizer,
+    prompt_tokens_of,
+    token_ids,
+)
+
+MAX_TEXT_BYTES = 4 * MAX_TEXT_CHARACTERS
+"""Largest size of a text file: UTF-8 takes four bytes of a character at most."""
 
 _SHOWN_CHARACTERS = 40
 
@@ -20,10 +28,14 @@ def load_text(path: Path) -> str:
     """Reads a text file and strips the white space around its text.
 
     Raises:
-        InputError: the file is missing or is not UTF-8 text.
+        InputError: the file is missing, too large, or not UTF-8 text.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
+    if (size_bytes := path.stat().st_size) > MAX_TEXT_BYTES:
+        raise InputError(
+            f"{path} has {size_bytes} bytes, at most {MAX_TEXT_BYTES} are taken; split it"
+        )
     try:
         return path.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -45,8 +57,8 @@ def batch_texts(
         and type, if the model takes one.
 
     Raises:
-        InputError: a text is empty or too long, or the texts have unequal lengths and the model
-            takes no mask.
+        InputError: a text is empty, too long or no Unicode, or the texts have unequal lengths and
+            the model takes no mask.
         BundleError: the tokenizer's file is missing or damaged.
         MissingDependencyError: `tokenizers` is not installed.
     """
@@ -57,7 +69,7 @@ def batch_texts(
         if not text.strip():
             raise InputError("a text is empty; the model needs at least a word")
         if spec.template is None:
-            words = tokenizer.encode(text).ids
+            words = token_ids(text, tokenizer, add_special_tokens=True)
         else:
             words = prompt_tokens_of(text, spec.template, tokenizer)
         ids = [*spec.prefix, *words, *spec.suffix]

@@ -50,7 +50,7 @@ def load_frames(path: Path, max_frames: int) -> list[Image.Image]:
         try:
             frames = ImageSequence.Iterator(opened)
             return [frame.convert("RGB") for index, frame in enumerate(frames) if index in selected]
-        except (OSError, SyntaxError, ValueError) as error:
+        except Exception as error:  # Pillow's readers raise any kind
             raise InputError(f"{path} is a damaged animation: {error}") from error
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
+from hybrid_deploy.argument_checks import token_ids_of
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import LOGITS, GraphRole
 from hybrid_deploy.errors import UsageError
@@ -140,7 +141,7 @@ class BatchRunner:
         start: float,
     ) -> TokenLoop | BeamSearch:
         """Encodes a batch, unless it is encoded already; returns the loop that decodes it."""
-        prompt = self._full_prompt(request.prompt)
+        prompt = self._full_prompt(token_ids_of("the prompt", request.prompt))
         decoding = self._decoding(inputs)
         loop = TokenLoop if settings.beams is None else BeamSearch
         return loop(decoding, [prompt] * decoding.batch, settings, request.cancellation(start))
@@ -186,7 +187,7 @@ class BatchRunner:
         vocabulary = self._bundle.manifest.vocabulary
         return None if vocabulary is None else text_of(tokens, vocabulary, self._bundle.folder)
 
-    def _full_prompt(self, prompt: Sequence[int]) -> tuple[int, ...]:
+    def _full_prompt(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the start tokens and the prompt; start tokens in the prompt are not doubled.
 
         Without a prompt, the template's default words are the prompt of a model with a template.
@@ -195,7 +196,7 @@ class BatchRunner:
         template = self._bundle.manifest.prompt
         if not prompt and template is not None:
             vocabulary = self._bundle.manifest.vocabulary
-            prompt = tokens_of(None, vocabulary, self._bundle.folder, template)
+            prompt = tuple(tokens_of(None, vocabulary, self._bundle.folder, template))
         if not prompt:
             if not start_tokens:
                 raise UsageError(
@@ -204,16 +205,13 @@ class BatchRunner:
                 )
             return start_tokens
         self._check_token_ids(prompt)
-        tokens = tuple(prompt)
-        has_start_tokens = tokens[: len(start_tokens)] == start_tokens
-        return tokens if has_start_tokens else start_tokens + tokens
+        has_start_tokens = prompt[: len(start_tokens)] == start_tokens
+        return prompt if has_start_tokens else start_tokens + prompt
 
     def _check_token_ids(self, prompt: Sequence[int]) -> None:
         graph = self._bundle.graph(self._variant, GraphRole.STEP)
         vocabulary_size = next((t.shape[-1] for t in graph.outputs if t.name == LOGITS), None)
         for token in prompt:
-            if token < 0:
-                raise UsageError(f"the prompt has token {token}; token ids begin at 0")
             if isinstance(vocabulary_size, int) and token >= vocabulary_size:
                 raise UsageError(
                     f"the prompt has token {token}, the model's last is {vocabulary_size - 1}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_deploy.argument_checks import shown
 from hybrid_deploy.bundle.manifest import DimRange, GraphSpec
 from hybrid_deploy.contract import BATCH_DIM
 from hybrid_deploy.errors import InputError
@@ -31,6 +32,7 @@ def check_values(
         InputError: a size is out of its range or no multiple of its number, or a number is NaN or
             infinite.
     """
+    check_arrays(inputs)
     for tensor in encoder.inputs:
         array = inputs.get(tensor.name)
         if array is None or array.ndim != len(tensor.shape) or not array.size:
@@ -52,6 +54,35 @@ def check_values(
             raise InputError(
                 f"input {tensor.name} holds NaN or infinity; check how the numbers are made"
             )
+
+
+def check_arrays(inputs: Mapping[str, NDArray[Any]]) -> None:
+    """Checks that encoder inputs are arrays of numbers by their names.
+
+    Raises:
+        InputError: they are something else.
+    """
+    if not isinstance(inputs, Mapping):
+        raise InputError(f"arrays by the names of the inputs were expected, got {shown(inputs)}")
+    for name, array in inputs.items():
+        if not isinstance(name, str):
+            raise InputError(f"the name of an input must be a text, got {shown(name)}")
+        if type(array) is not np.ndarray or array.dtype.kind not in "biufcV":
+            raise InputError(
+                f"input {shown(name)} must be a numpy array of numbers, got {shown(array)}"
+            )
+
+
+def check_batches_of_one(batches: Iterable[Mapping[str, NDArray[Any]]]) -> None:
+    """Checks that each of several inputs is a batch of one.
+
+    Raises:
+        InputError: one is no arrays by name, or another number of sequences.
+    """
+    for inputs in batches:
+        check_arrays(inputs)
+        if any(not array.ndim or len(array) != 1 for array in inputs.values()):
+            raise InputError("each of several inputs must be a batch of one; split it")
 
 
 def with_mask_types(

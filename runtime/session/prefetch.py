@@ -9,15 +9,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from numpy.typing import NDArray
 
-from hybrid_deploy.errors import HybridDeployError
+from hybrid_deploy.argument_checks import check_integer, shown
+from hybrid_deploy.errors import HybridDeployError, UsageError
 from hybrid_deploy.runtime.session.results import GenerationResult, Timings
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 Item = TypeVar("Item")
+
+MAX_BATCH = 65_536
+"""Largest number of inputs of a batch."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,21 @@ class Prefetcher(Generic[Item]):
     batch: int
     ahead: int
 
+    def __post_init__(self) -> None:
+        check_integer("batch", self.batch, 1, MAX_BATCH)
+        check_integer("ahead", self.ahead, 1, MAX_BATCH)
+
     def outcomes(self, items: Iterable[Item]) -> Iterator[Outcome[Item]]:
-        """Yields the outcome of every input, in order; takes inputs only when they are needed."""
-        source = iter(items)
+        """Yields the outcome of every input, in order; takes inputs only when they are needed.
+
+        Raises:
+            UsageError: the inputs are a single one, or none.
+        """
+        if isinstance(items, (str, bytes, Path, Mapping)) or not isinstance(items, Iterable):
+            raise UsageError(f"several inputs were expected, got {shown(items)}; give a list")
+        return self._outcomes(iter(items))
+
+    def _outcomes(self, source: Iterator[Item]) -> Iterator[Outcome[Item]]:
         queue: deque[tuple[list[Item], Future[_Prepared]]] = deque()
         with ThreadPoolExecutor(1, "prepare") as pool:
             try:

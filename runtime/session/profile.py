@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hybrid_deploy.errors import UsageError
+from hybrid_deploy.argument_checks import check_integer, paths_of
+from hybrid_deploy.errors import InputError
 from hybrid_deploy.progress import Progress, silent
+from hybrid_deploy.runtime.session.prefetch import MAX_BATCH
 from hybrid_deploy.runtime.session.session import Session, Timings
 
 _KIB_PER_MB = 1e6 / 1024
@@ -73,14 +75,14 @@ def profile_session(
         progress: called as stage `profile` with the number of runs done, warm-up included.
 
     Raises:
-        UsageError: `runs` or `batch` is not positive, or `warmup` is negative.
+        UsageError: `runs` or `batch` is no whole number from 1 on, or `warmup` from 0 on.
         InputError: a file cannot be used.
     """
-    if runs < 1 or batch < 1 or warmup < 0:
-        raise UsageError(
-            "a profile needs at least one run of at least one file and no negative warm-up, got "
-            f"runs={runs}, batch={batch}, warmup={warmup}"
-        )
+    check_integer("runs", runs, 1)
+    check_integer("batch", batch, 1, MAX_BATCH)
+    check_integer("warmup", warmup, 0)
+    if not (files := paths_of(files)):
+        raise InputError("no input files were given")
     timings, tokens = [], 0
     start = time.perf_counter()
     progress("profile", 0, warmup + runs)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from hybrid_deploy.argument_checks import check_text, path_of, paths_of
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.input_specs import AudioInput
 from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole
-from hybrid_deploy.errors import InputError, UsageError
+from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backends.protocol import Backend
 from hybrid_deploy.runtime.backends.registry import (
     DEFAULT_BACKEND,
@@ -27,7 +28,7 @@ from hybrid_deploy.runtime.preprocess.audio_windows import Window, longest_s, wi
 from hybrid_deploy.runtime.preprocess.prepare import batch_arrays, mask_names, prepare
 from hybrid_deploy.runtime.session.batch_runner import BatchInputs, BatchRunner, Request
 from hybrid_deploy.runtime.session.encoded_input import EncodedInput
-from hybrid_deploy.runtime.session.input_checks import with_mask_types
+from hybrid_deploy.runtime.session.input_checks import check_batches_of_one, with_mask_types
 from hybrid_deploy.runtime.session.prefetch import Arrays, Item, Outcome, Prefetcher
 from hybrid_deploy.runtime.session.results import GenerationResult as GenerationResult
 from hybrid_deploy.runtime.session.results import Timings as Timings
@@ -226,7 +227,8 @@ class Session:
             ahead: number of batches that are prepared while one is decoded.
 
         Raises:
-            UsageError: `batch` or `ahead` is not positive.
+            UsageError: `items` are no files or arrays, or `batch` or `ahead` is no whole number
+                from 1 to 65,536.
         """
         request = Request(prompt, options, cancel)
         return self._run_batches(items, self._prepare_batch, request, batch, ahead)
@@ -268,7 +270,7 @@ class Session:
                 "windows; run it without --long, with run_files"
             )
         window_s = longest_s(spec, window_s)
-        signal = load_audio(Path(path), spec.sampling_rate)
+        signal = load_audio(path_of(path), spec.sampling_rate)
 
         def prepare_windows(batch_windows: Sequence[Window]) -> Arrays:
             signals = [window.signal for window in batch_windows]
@@ -291,7 +293,7 @@ class Session:
         Raises:
             InputError: a file or text cannot be used.
         """
-        preprocess, files = self.bundle.manifest.preprocess, [Path(path) for path in paths]
+        preprocess, files = self.bundle.manifest.preprocess, paths_of(paths)
         if texts is None and files and all(p.suffix.lower() == ARRAYS_SUFFIX for p in files):
             encoder = self.bundle.graph(self.variant, GraphRole.ENCODER)
             names = [tensor.name for tensor in encoder.inputs]
@@ -334,8 +336,6 @@ class Session:
         batch: int,
         ahead: int,
     ) -> Iterator[Outcome[Item]]:
-        if batch < 1 or ahead < 1:
-            raise UsageError(f"batch and ahead must be 1 or more, got {batch} and {ahead}")
         cancel = request.cancel
         prefetcher = Prefetcher(
             prepare=prepare,
@@ -352,9 +352,7 @@ class Session:
         if len(paths) == len(items):
             return self.prepare(paths)
         arrays = [self.prepare([item]) if isinstance(item, (str, Path)) else item for item in items]
-        for inputs in arrays:
-            if any(not array.ndim or len(array) != 1 for array in inputs.values()):
-                raise InputError("each of several inputs must be a batch of one; split it")
+        check_batches_of_one(arrays)
         return batch_arrays(arrays)
 
     def _convert_masks(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -393,6 +391,7 @@ def load_session(
         MissingDependencyError: the backend's library is not installed.
         BackendError: the backend cannot load the variant.
     """
-    bundle = open_bundle(Path(path), only=variant, trust=trust)
+    check_text("variant", variant)
+    bundle = open_bundle(path, only=variant, trust=trust)
     options = BackendOptions(threads, large_pages)
     return Session(bundle, variant, load_backend(backend, bundle, variant, options))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybrid_deploy.cli.options.common import FORMAT, log
+from hybrid_deploy.cli.options.common import FORMAT
+from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.errors import BuildError, UsageError
 from hybrid_deploy.report import Format
 from hybrid_deploy.target import TARGETS, Target, parse_target
@@ -174,7 +175,7 @@ def _report(rows: list[Row], output_format: Format, *, layers: bool) -> None:
     from hybrid_deploy.cli.build_output import is_failed, render_built, render_layers
 
     render = render_layers if layers else render_built
-    click.echo(render(rows, output_format), nl=False)
+    say(render(rows, output_format), nl=False)
     log(_summary(rows))
     if failed := sum(map(is_failed, rows)):
         raise BuildError(f"{failed} of {len(rows)} engines were not built; the reasons are above")

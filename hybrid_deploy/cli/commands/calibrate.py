@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hybrid_deploy.bundle.paths import check_outside_bundles
 from hybrid_deploy.calibration.statistics.range_methods import METHODS
 from hybrid_deploy.cli.options.common import BUNDLE, FORCE
 from hybrid_deploy.cli.options.samples import (
@@ -15,6 +16,7 @@ from hybrid_deploy.cli.options.samples import (
     SKIP_BAD,
     log_skipped,
 )
+from hybrid_deploy.cli.output import say
 from hybrid_deploy.cli.progress import stage_bars
 from hybrid_deploy.errors import InputError, OutputExistsError, UsageError
 
@@ -106,7 +108,7 @@ def calibrate(
     log_skipped(observed.skipped)
     method_used = None if shard else method or _DEFAULT_METHOD
     _write(observed, output, method_used)
-    click.echo((_json if output_format == "json" else _line)(observed, output, method_used))
+    say((_json if output_format == "json" else _line)(observed, output, method_used))
 
 
 def _check_request(
@@ -124,6 +126,7 @@ def _check_request(
 
 
 def _check_output(output: Path, shard: Shard | None, *, force: bool) -> None:
+    check_outside_bundles(output)
     is_observations = output.suffix.lower() == _OBSERVATIONS_SUFFIX
     if shard and not is_observations:
         raise UsageError(

@@ -8,12 +8,8 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.cli.options.common import (
-    BUNDLE,
-    FORMAT,
-    THREADS,
-    log,
-)
+from hybrid_deploy.cli.options.common import BUNDLE, FORMAT, THREADS
+from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.cli.progress import progress_bar
 from hybrid_deploy.error_rates import exact_percent, measure_accuracy
 from hybrid_deploy.errors import (
@@ -83,7 +79,7 @@ def compare(
     pairs = [(variant, backend) for variant in chosen for backend in backends or usable]
     with progress_bar("compare", len(pairs) * len(labels)) as bar:
         rows = compare_rows(opened, labels, pairs, threads, bar)
-    click.echo(render(rows, columns_for(labels), output_format), nl=False)
+    say(render(rows, columns_for(labels), output_format), nl=False)
     check_rows(rows, bundle)
     log(f"{len(labels)} inputs one by one, medians; {threads or 'default'} CPU threads")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hybrid_deploy.cli.options.common import FORMAT
+from hybrid_deploy.cli.output import say
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.report import Column, Format, render
 
@@ -38,7 +39,7 @@ def doctor(output_format: Format) -> None:
 
     with Console(stderr=True).status("looking around") as status:
         checks = diagnose(progress=lambda stage, done, total: status.update(stage))
-    click.echo(_report(checks, output_format), nl=False)
+    say(_report(checks, output_format), nl=False)
     if all(check.run_ms is None for check in checks):
         raise BackendError(
             "no backend ran the tiny inference on this machine; do what the report says of "

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid_deploy.cli.options.common import (
-    FORCE,
-    log,
-)
+from hybrid_deploy.bundle.paths import check_outside_bundles
+from hybrid_deploy.cli.options.common import FORCE
 from hybrid_deploy.cli.options.model import ModelOptions, model_options
+from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.cli.progress import StageLines, progress_bar
 from hybrid_deploy.errors import OutputExistsError, UnsupportedModelError, UsageError
 
@@ -95,7 +94,7 @@ def export(
         if dtype != _FLOAT:
             _check_half_variant(job, dtype)
         report = export_job(job, out, force=force)
-    click.echo(describe(report))
+    say(describe(report))
     for remark in report.remarks:
         log(remark)
     log(_golden_line(report.path))
@@ -138,11 +137,13 @@ def _count(number: int, kind: str) -> str:
 
 
 def check_output(out: Path, force: bool) -> None:
-    """Refuses an output that exists before minutes of work are done for it.
+    """Refuses an output that exists, or lies in a bundle, before minutes of work are done for it.
 
     Raises:
         OutputExistsError: `out` exists and `force` is false.
+        UsageError: `out` lies in another bundle.
     """
+    check_outside_bundles(out)
     if out.exists() and not force:
         raise OutputExistsError(out)
 
@@ -249,7 +250,7 @@ def _add_half_variant(out: Path, dtype: str) -> None:
     from hybrid_deploy.calibration.quantize import quantize_bundle
     from hybrid_deploy.cli.commands.quantize import summary
 
-    click.echo(summary(quantize_bundle(out, dtype)))
+    say(summary(quantize_bundle(out, dtype)))
 
 
 @contextmanager

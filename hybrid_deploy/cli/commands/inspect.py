@@ -6,14 +6,14 @@ import math
 from pathlib import Path
 
 import click
-import msgspec
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.input_specs import TextInput
 from hybrid_deploy.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from hybrid_deploy.cli.options.common import BUNDLE
+from hybrid_deploy.cli.output import say
 from hybrid_deploy.contract import GraphRole, is_memory, is_next_cache, next_cache
-from hybrid_deploy.report import Column, render
+from hybrid_deploy.report import Column, json_text, render
 
 _VARIANTS = (
     Column("variant", "variant"),
@@ -61,22 +61,25 @@ def inspect(bundle: Path, output_format: str) -> None:
     """
     opened = open_bundle(bundle)
     if output_format == "json":
-        raw = msgspec.json.encode(opened.manifest)
-        click.echo(msgspec.json.format(raw, indent=1).decode())
+        say(json_text(opened.manifest))
         return
-    manifest = opened.manifest
-    click.echo(
-        f"{manifest.name}: {manifest.parameters:,} parameters, up to {manifest.capacity} tokens, "
-        f"by {manifest.producer}\n"
-    )
-    for line in prompt_lines(manifest):
-        click.echo(f"{line}\n")
-    click.echo(render(_variant_rows(opened), _VARIANTS, "table"))
+    say(report(opened), nl=False)
+
+
+def report(bundle: Bundle) -> str:
+    """Returns what a bundle holds, as tables with a line before each."""
+    manifest = bundle.manifest
     typical = ", ".join(f"{name} {dim.typical}" for name, dim in manifest.dims.items())
-    click.echo(f"Cost of one call with {typical}:\n")
-    click.echo(render(_cost_rows(opened), _COSTS, "table"))
-    first = next(iter(manifest.variants))
-    click.echo(render(_tensor_rows(opened, first), _TENSORS, "table"), nl=False)
+    blocks = [
+        f"{manifest.name}: {manifest.parameters:,} parameters, up to {manifest.capacity} tokens, "
+        f"by {manifest.producer}\n",
+        *(f"{line}\n" for line in prompt_lines(manifest)),
+        render(_variant_rows(bundle), _VARIANTS, "table"),
+        f"Cost of one call with {typical}:\n",
+        render(_cost_rows(bundle), _COSTS, "table"),
+        render(_tensor_rows(bundle, next(iter(manifest.variants))), _TENSORS, "table"),
+    ]
+    return "\n".join(blocks)
 
 
 def prompt_lines(manifest: Manifest) -> list[str]:

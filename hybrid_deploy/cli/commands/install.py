@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from pathlib import Path
 
 import click
 
-from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, log
+from hybrid_deploy.cli.options.common import BACKEND, BUNDLE
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
+from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.errors import BundleError
+from hybrid_deploy.scratch import scratch_folder
 
 INTO = click.option(
     "--into", "slots", type=click.Path(path_type=Path), required=True, metavar="SLOTS",
@@ -44,8 +45,10 @@ def install(
     damaged or gives other tokens on this device, the running bundle stays and the exit code is 1.
     The bundle before it is kept, see `rollback`.
     """
+    from hybrid_deploy.bundle.paths import check_outside_bundles
     from hybrid_deploy.bundle.releases import install as install_bundle
 
+    check_outside_bundles(slots)
     trust = trust_of(keys, at_least, "--require-signature")
     installed = install_bundle(bundle, slots, lambda path: _verify(path, backend, timeout), trust)
     print_current(installed, slots, output_format)
@@ -59,9 +62,9 @@ def print_current(release: Path, slots: Path, output_format: str) -> None:
 
     link = slots / CURRENT_LINK
     if output_format == "json":
-        click.echo(json.dumps({"current": str(release), "link": str(link)}))
+        say(json.dumps({"current": str(release), "link": str(link)}))
     else:
-        click.echo(f"{link} is {release.name} now")
+        say(f"{link} is {release.name} now")
 
 
 def _verify(path: Path, backend: str, timeout: float) -> None:
@@ -76,7 +79,7 @@ def _verify(path: Path, backend: str, timeout: float) -> None:
         "hybrid_deploy", "verify", str(path.absolute()), "--backend", backend
     )
     try:
-        with tempfile.TemporaryDirectory() as empty:
+        with scratch_folder("install") as empty:
             done = subprocess.run(
                 command,
                 capture_output=True,

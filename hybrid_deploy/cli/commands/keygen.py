@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from hybrid_deploy.cli.options.common import log
+from hybrid_deploy.cli.output import log, say
+from hybrid_deploy.errors import UsageError
 
 
 @click.command(epilog="Example: hybrid-deploy keygen release.key")
@@ -17,8 +18,12 @@ def keygen(file: Path) -> None:
     Only the owner can read FILE, which is not encrypted: keep it off the devices. No existing file
     is replaced.
     """
+    from hybrid_deploy.bundle.paths import check_outside_bundles
     from hybrid_deploy.bundle.signature import make_keys
 
+    if not file.name:
+        raise UsageError(f"{file} is a folder; name a file in it")
+    check_outside_bundles(file)
     private, public = make_keys(file)
     log(f"{private} signs: keep it secret; put {public} on the devices")
-    click.echo(public)
+    say(str(public))

@@ -7,17 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybrid_deploy.cli.options.common import (
-    BACKEND,
-    BUNDLE,
-    FILES,
-    FORMAT,
-    THREADS,
-    VARIANT,
-    log,
-)
+from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, FILES, FORMAT, THREADS, VARIANT
+from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.cli.progress import progress_bar
-from hybrid_deploy.report import Column, Format, render
+from hybrid_deploy.report import Column, Format, json_text, render
 
 if TYPE_CHECKING:
     from hybrid_deploy.runtime.session.profile import Profile
@@ -61,11 +54,9 @@ def profile(
             session, files, runs=runs, warmup=warmup, batch=batch, progress=bar
         )
     if output_format == "json":
-        import msgspec
-
-        click.echo(msgspec.json.format(msgspec.json.encode(measured), indent=1).decode())
+        say(json_text(measured))
     else:
-        click.echo(render(records(measured), COLUMNS, output_format), nl=False)
+        say(render(records(measured), COLUMNS, output_format), nl=False)
     log(f"{measured.tokens_per_s:.0f} tokens/s, peak memory {measured.peak_rss_mb:.0f} MB")
 
 

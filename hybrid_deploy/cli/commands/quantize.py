@@ -15,12 +15,13 @@ from hybrid_deploy.calibration.recipes import (
     EncoderForm,
 )
 from hybrid_deploy.calibration.statistics.range_methods import METHODS
-from hybrid_deploy.cli.options.common import BUNDLE, FORCE, THREADS, log
+from hybrid_deploy.cli.options.common import BUNDLE, FORCE, THREADS
 from hybrid_deploy.cli.options.samples import (
     GOLDEN,
     SKIP_BAD,
     log_skipped,
 )
+from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.cli.progress import stage_bars
 from hybrid_deploy.device_support import DEVICES
 from hybrid_deploy.errors import UsageError
@@ -150,7 +151,7 @@ def quantize(
             floats=floats, target=target, max_drop=max_drop, name=name, force=force, progress=show,
         )  # fmt: skip
     log_skipped(report.skipped)
-    click.echo(_json(report) if output_format == "json" else summary(report))
+    say(_json(report) if output_format == "json" else summary(report))
 
 
 def summary(report: QuantizeReport) -> str:
@@ -193,7 +194,7 @@ def _quantize_automatically(
             force=force, progress=show,
         )  # fmt: skip
     log_skipped(report.skipped)
-    click.echo(_auto_json(report) if output_format == "json" else _auto_text(report, budget))
+    say(_auto_json(report) if output_format == "json" else _auto_text(report, budget))
 
 
 def _auto_text(report: AutomaticReport, max_drop: float) -> str:

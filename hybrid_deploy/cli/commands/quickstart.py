@@ -9,10 +9,8 @@ from pathlib import Path
 
 import click
 
-from hybrid_deploy.cli.options.common import (
-    FORCE,
-    log,
-)
+from hybrid_deploy.cli.options.common import FORCE
+from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.cli.progress import progress_bar
 from hybrid_deploy.errors import BuildError, MissingDependencyError
 from hybrid_deploy.report import render
@@ -121,7 +119,7 @@ def _run(bundle: Path, files: Sequence[Path]) -> list[str]:
     for file in files:
         (result,), _ = session.run_files([file])
         texts.append(result.text or "")
-        click.echo(f"{file}: {texts[-1]}")
+        say(f"{file}: {texts[-1]}")
     return texts
 
 
@@ -133,7 +131,7 @@ def _profile(bundle: Path, files: Sequence[Path]) -> None:
     session = load_session(bundle, threads=1)
     with progress_bar("profile", _PROFILE_RUNS + 10) as bar:
         measured = profile_session(session, files, runs=_PROFILE_RUNS, warmup=10, progress=bar)
-    click.echo(render(records(measured), COLUMNS, "table"), nl=False)
+    say(render(records(measured), COLUMNS, "table"), nl=False)
 
 
 def _compare(path: Path, samples: Path) -> None:
@@ -146,7 +144,7 @@ def _compare(path: Path, samples: Path) -> None:
     pairs = [(variant, backend) for variant in bundle.manifest.variants for backend in usable]
     with progress_bar("compare", len(pairs) * len(labels)) as bar:
         rows = compare_rows(bundle, labels, pairs, threads=1, progress=bar)
-    click.echo(render(rows, COLUMNS, "table"), nl=False)
+    say(render(rows, COLUMNS, "table"), nl=False)
     check_rows(rows, path)
     log(f"   {len(labels)} held-out lines one by one, 1 CPU thread, medians")
 

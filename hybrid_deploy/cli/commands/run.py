@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, THREADS, VARIANT, log
+from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, THREADS, VARIANT
 from hybrid_deploy.cli.options.generation import generation_options, options_of
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
+from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.errors import HybridDeployError, UsageError
+from hybrid_deploy.report import json_text
 
 if TYPE_CHECKING:
     from hybrid_deploy.runtime.generation.options import GenerateOptions
@@ -99,8 +101,6 @@ def _check_request(
 
 def _print_outcomes(job: _RunJob, *, long: bool, output_format: str) -> None:
     """Prints every outcome; a failure of one of several inputs does not stop the others."""
-    import msgspec
-
     records, failures = [], 0
     for outcome in job.long_sound() if long else job.outcomes():
         if outcome.error is not None:
@@ -109,10 +109,10 @@ def _print_outcomes(job: _RunJob, *, long: bool, output_format: str) -> None:
             failures += 1
             log(f"{outcome.file}: {outcome.error}")
         elif output_format == "text":
-            click.echo("\n".join(outcome.lines(job.options.n_best)))
+            say("\n".join(outcome.lines(job.options.n_best)))
         records.append(outcome.record())
     if output_format == "json":
-        click.echo(msgspec.json.format(msgspec.json.encode(records), indent=1).decode())
+        say(json_text(records))
     if failures:
         raise HybridDeployError(f"{failures} of {len(records)} inputs failed; see the lines above")
 
@@ -240,8 +240,8 @@ class _RunJob:
                 files, texts=self.texts, prompt=self.prompt, options=self.options
             ) as stream:
                 for event in stream:
-                    click.echo(f"{event.token} " if event.text is None else event.text, nl=False)
-            click.echo()
+                    say(f"{event.token} " if event.text is None else event.text, nl=False)
+            say()
 
     def _with_text(self, file: Path | None) -> _Outcome:
         try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.cli.options.common import BUNDLE
+from hybrid_deploy.cli.output import say
 
 
 @click.command(epilog="Example: hybrid-deploy sign digits.bundle --key release.key --version 4")
@@ -29,4 +30,4 @@ def sign(bundle: Path, key: Path, version: int) -> None:
 
     open_bundle(bundle)
     made = sign_bundle(bundle, key, version)
-    click.echo(f"{bundle} is signed as version {made.version} by key {made.key[:8]}")
+    say(f"{bundle} is signed as version {made.version} by key {made.key[:8]}")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, FORMAT, log
+from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, FORMAT
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
+from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import BundleError, HybridDeployError
 from hybrid_deploy.report import Column, Format, render
@@ -55,7 +56,7 @@ def verify(
         log(f"{bundle} is signed by a trusted key")
     log(f"{len(opened.manifest.files)} files are as they were written")
     rows = [_variant_row(opened, variant, backend) for variant in opened.manifest.variants]
-    click.echo(render(rows, COLUMNS, output_format), nl=False)
+    say(render(rows, COLUMNS, output_format), nl=False)
     if not opened.manifest.golden:
         raise BundleError(
             f"{bundle} has no golden samples to decode, so no variant was checked; "

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and the log on stderr."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -26,8 +26,3 @@ BACKEND = click.option(
 THREADS = click.option(
     "--threads", type=click.IntRange(min=1), help="CPU threads; default: the backend's own choice."
 )
-
-
-def log(message: str) -> None:
-    """Prints a line on stderr, so that stdout holds the data alone."""
-    click.echo(message, err=True)

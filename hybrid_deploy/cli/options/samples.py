@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hybrid_deploy.cli.options.common import log
+from hybrid_deploy.cli.output import log
 
 if TYPE_CHECKING:
     from hybrid_deploy.calibration.samples.samples import SkippedSample

@@ -18,7 +18,8 @@ except ImportError as error:
 Provider = str | tuple[str, dict[str, str]]
 """Name of an execution provider, or its name and its options."""
 
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # an error's text is in its exception
+ort.set_default_logger_severity(_FATAL_ONLY)
 
 
 def make_session(
@@ -51,7 +52,7 @@ def make_session(
     """
     options = ort.SessionOptions()
     options.enable_mem_pattern = mem_pattern
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     if threads is not None:
         options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

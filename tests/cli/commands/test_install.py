@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle
-from hybrid_deploy.cli.entry_point import main
+from hybrid_deploy.cli import main
 
 
 def call(*arguments: object) -> tuple[int, str]:

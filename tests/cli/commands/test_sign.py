@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 pytest.importorskip("cryptography")
 
-from hybrid_deploy.cli.entry_point import main
+from hybrid_deploy.cli import main
 
 
 def call(*arguments: object) -> tuple[int, str]:

@@ -3,6 +3,7 @@ import os
 import shutil
 import stat
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -67,6 +68,32 @@ def test_full_disk_is_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_a_killed_process_was_writing_is_removed_by_the_next(tmp_path: Path) -> None:
+    target, dead = tmp_path / "file", tmp_path / ".file.writing-0123abcd"
+    dead.write_bytes(b"half")
+    (tmp_path / ".file.writing-of-the-user").write_bytes(b"mine")
+    atomic.write_file(target, b"new")
+    assert not dead.exists()
+    assert sorted(os.listdir(tmp_path)) == [".file.writing-of-the-user", "file"]
+
+
+def test_a_file_that_another_process_is_writing_stays(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    with atomic._temporary_file(target) as theirs:
+        theirs.write_bytes(b"half")
+        atomic.write_file(target, b"ours")
+        assert theirs.read_bytes() == b"half"
+        theirs.replace(target)
+    assert target.read_bytes() == b"half"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_file_that_is_too_large_for_the_system_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(HybridDeployError, match="larger than the system allows; see ulimit -f"):
+        with atomic.staged_folder(tmp_path / "out"):
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+
 def test_write_file_replaces_in_one_step(tmp_path: Path) -> None:
     target = tmp_path / "file"
     atomic.write_file(target, b"one")
@@ -75,12 +102,26 @@ def test_write_file_replaces_in_one_step(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def full(*arguments: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_after_the_new_name_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = os.fsync
+
+    def full_for_names(descriptor: int) -> None:
+        full() if stat.S_ISDIR(os.fstat(descriptor).st_mode) else flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_for_names)
+    atomic.write_file(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new", "so no line may say that it was not written"
+
+
 def test_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "file"
     atomic.write_file(target, b"one")
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(HybridDeployError, match="the disk is full"):

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -105,9 +107,12 @@ def add_variant(bundle: Bundle, content: bytes, *, force: bool = False) -> None:
     with staged_variant(bundle, "other", force=force) as staged:
         (staged.folder / "step.onnx").write_bytes(content)
         variant = bundle.manifest.variants["fp32"]
-        graph = msgspec.structs.replace(variant.encoder, file=f"{staged.home}/step.onnx")
+        file = f"{staged.home}/step.onnx"
+        encoder, step = (
+            msgspec.structs.replace(graph, file=file) for graph in (variant.encoder, variant.step)
+        )
         staged.variant = msgspec.structs.replace(
-            variant, encoder=graph, prefill=graph, step=graph, beam_step=None
+            variant, encoder=encoder, step=step, prefill=None, beam_step=None
         )
 
 
@@ -153,6 +158,40 @@ def test_a_name_that_leads_elsewhere_names_no_variant(own_path: Path, name: str)
         with staged_variant(open_bundle(own_path), name, force=True):
             raise AssertionError("the block must not run")
     assert sorted(own_path.parent.rglob("*")) == before
+
+
+def full(*arguments: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_full_disk_at_the_manifest_leaves_nothing(
+    own_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    if force:
+        add_variant(open_bundle(own_path), b"old")
+    before = files_of(own_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(bundle_module, "write_file", full)
+        with pytest.raises(OSError, match="No space left"):
+            add_variant(open_bundle(own_path), b"new", force=force)
+    assert files_of(own_path) == before
+    assert sum(path.is_dir() for path in own_path.iterdir()) == (3 if force else 2)
+    open_bundle(own_path)
+
+
+def test_a_name_that_differs_in_case_gets_a_folder_that_differs_more(own_path: Path) -> None:
+    with staged_variant(open_bundle(own_path), "FP32") as staged:
+        assert staged.home == "FP32-2"
+        shutil.copytree(own_path / "fp32", staged.folder, dirs_exist_ok=True)
+        graphs = open_bundle(own_path).graphs("fp32")
+        files = {
+            role.value: msgspec.structs.replace(spec, file=f"FP32-2/{Path(spec.file).name}")
+            for role, spec in graphs.items()
+        }
+        variant = open_bundle(own_path).variant("fp32")
+        staged.variant = msgspec.structs.replace(variant, **files)
+    assert list(open_bundle(own_path).manifest.variants) == ["fp32", "FP32"]
 
 
 class Killed(BaseException):

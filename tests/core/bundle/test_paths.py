@@ -10,7 +10,12 @@ import pytest
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.manifest import FileRecord, Manifest, Tokenizer, encode_manifest
-from hybrid_deploy.bundle.paths import MANIFEST_FILE, check_paths, check_variant_name
+from hybrid_deploy.bundle.paths import (
+    MANIFEST_FILE,
+    SIGNATURE_FILE,
+    check_paths,
+    check_variant_name,
+)
 from hybrid_deploy.errors import BundleError, UsageError
 
 RECORD = FileRecord(sha256="0" * 64, size_bytes=0)
@@ -41,6 +46,49 @@ def test_files_outside_the_bundle_are_refused(
     (own_path / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
     with pytest.raises(BundleError, match="names a file outside its bundle"):
         open_bundle(own_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u2024\u2024/step.onnx",
+        "..\uff0fstep.onnx",
+        "fp32/NUL.onnx",
+        "fp32/com1",
+        "fp32/step.onnx.",
+        "fp32 /step.onnx",
+        SIGNATURE_FILE,
+        ".pending.json",
+    ],
+)
+def test_files_that_are_others_on_another_system_are_refused(
+    tiny_bundle: Bundle, name: str
+) -> None:
+    manifest = changed(tiny_bundle.manifest, files=tiny_bundle.manifest.files | {name: RECORD})
+    with pytest.raises(BundleError, match="names a file that means another elsewhere"):
+        check_paths(manifest, "it")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("fp32/step.onnx", "fp32/STEP.onnx"),
+        ("fp32", "FP32"),
+        ("golden/caf\u00e9", "golden/cafe\u0301"),
+    ],
+)
+def test_files_that_are_one_on_another_system_are_refused(
+    tiny_bundle: Bundle, one: str, other: str
+) -> None:
+    more = {f"{one}/a": RECORD, f"{other}/b": RECORD}
+    manifest = changed(tiny_bundle.manifest, files=tiny_bundle.manifest.files | more)
+    with pytest.raises(BundleError, match="which are one elsewhere"):
+        check_paths(manifest, "it")
+
+
+def test_files_with_any_other_name_are_accepted(tiny_bundle: Bundle) -> None:
+    more = {f"golden/{name}": RECORD for name in ("\u753b 1.png", ".a", "nul-.x", "x\u00b2", "com")}
+    check_paths(changed(tiny_bundle.manifest, files=tiny_bundle.manifest.files | more), "it")
 
 
 def test_every_path_that_is_used_is_listed_with_a_hash(tiny_bundle: Bundle) -> None:

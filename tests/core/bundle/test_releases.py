@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from hybrid_deploy.bundle import releases
 from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle
 from hybrid_deploy.bundle.releases import install, roll_back
-from hybrid_deploy.errors import BundleError, InputError
+from hybrid_deploy.errors import BundleError, HybridDeployError, InputError
 
 
 def healthy(path: Path) -> None:
@@ -127,6 +128,35 @@ def test_a_kill_between_the_new_link_and_its_place_leaves_the_old_one(
             install(bundles[1], slots, healthy)
     assert current(slots) == 0
     install(bundles[2], slots, healthy)
+    assert contents(slots) == {"current", "0001", "0002"}
+
+
+@pytest.mark.parametrize("call", ["symlink_to", "replace"])
+def test_a_full_disk_at_the_switch_leaves_the_old_bundle_and_nothing_else(
+    slots: Path, bundles: list[Path], monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def full(*arguments: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    install(bundles[0], slots, healthy)
+    monkeypatch.setattr(Path, call, full)
+    with pytest.raises(HybridDeployError, match="current was not written: the disk is full"):
+        install(bundles[1], slots, healthy)
+    assert current(slots) == 0
+    assert contents(slots) == {"current", "0001"}
+
+
+def test_rolling_back_removes_what_a_killed_rollback_left(
+    slots: Path, bundles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for bundle in bundles[:2]:
+        install(bundle, slots, healthy)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", kill)
+        with pytest.raises(Killed):
+            roll_back(slots)
+    assert len(contents(slots)) == 4, "the link that was not renamed yet"
+    roll_back(slots)
     assert contents(slots) == {"current", "0001", "0002"}
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import stat
 import sys
 from collections.abc import Callable
@@ -15,7 +17,8 @@ import pytest
 pytest.importorskip("cryptography")
 
 from hybrid_deploy.bundle.bundle import open_bundle, staged_variant
-from hybrid_deploy.bundle.signature import SIGNATURE_FILE, Trust, make_keys, sign, signatures_of
+from hybrid_deploy.bundle.paths import SIGNATURE_FILE
+from hybrid_deploy.bundle.signature import Trust, make_keys, sign, signatures_of
 from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError
 
 Keys = tuple[Path, Path]
@@ -35,6 +38,23 @@ def other_keys(tmp_path: Path) -> Keys:
 def signed(own_path: Path, keys: Keys) -> Path:
     sign(own_path, keys[0], version=3)
     return own_path
+
+
+@pytest.mark.parametrize("whole_files", [0, 1])
+def test_a_full_disk_leaves_no_half_of_a_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_files: int
+) -> None:
+    flush, left = os.fsync, iter(range(whole_files))
+
+    def full(descriptor: int) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        make_keys(tmp_path / "release.key")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_bundle_of_a_trusted_key_is_opened(signed: Path, keys: Keys, other_keys: Keys) -> None:

@@ -116,3 +116,23 @@ def test_missing_files_and_other_suffixes_are_refused(model: nn.Module, tmp_path
     (tmp_path / "w.h5").write_bytes(b"")
     message = refusal(model, tmp_path / "w.h5")
     assert re.fullmatch(r" must end in \.safetensors, \.pt or \.pth", message)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {1: torch.zeros(1)},
+        {None: torch.zeros(1)},
+        {"x" * 100_000: torch.zeros(1)},
+        {"0.weight": torch.zeros(4, 3).to_sparse()},
+        {"0.weight": torch.zeros(4, 3, device="meta")},
+    ],
+)
+def test_odd_names_and_weights_are_refused_in_a_short_line(
+    model: nn.Module, tmp_path: Path, change: dict[Any, Tensor]
+) -> None:
+    torch.save(model.state_dict() | change, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"w\.pt (holds|does not fit)") as caught:
+        load_weights(model, tmp_path / "w.pt")
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 500

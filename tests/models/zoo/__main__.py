@@ -11,10 +11,11 @@ from pathlib import Path
 
 import click
 
+from tests.kept_results import Dated, KeptResults
 from tests.models.zoo.cases import FAMILIES, all_cases, all_refusals, find
-from tests.models.zoo.check import NEWEST_OPSET, REFUSED, TARGET
+from tests.models.zoo.check import NEWEST_OPSET, REFUSED, TARGET, Result
 from tests.models.zoo.runner.job import check_by_name
-from tests.models.zoo.runner.kept_results import Dated, KeptResults, origin
+from tests.models.zoo.runner.origin import zoo_origin
 from tests.models.zoo.runner.page import page, summary, terminal
 
 
@@ -66,8 +67,8 @@ def zoo(
     as listed.
     """
     chosen = _chosen(names, families, fast=fast)
-    made_by = origin(_opsets(opsets), tensorrt=tensorrt)
-    store = KeptResults(kept, made_by)
+    made_by = zoo_origin(_opsets(opsets), tensorrt=tensorrt)
+    store = KeptResults(kept, made_by, Result)
     results = {
         model.name: earlier for model in chosen if (earlier := store.load(model.name)) is not None
     }
@@ -82,7 +83,7 @@ def zoo(
         ]  # fmt: skip
         for future in as_completed(futures):
             result = future.result()
-            results[result.name] = store.keep(result)
+            results[result.name] = store.keep(result.name, result)
             _write(out, page(_ordered(results, chosen), made_by, len(chosen)))
     ordered = _ordered(results, chosen)
     if not ordered:
@@ -94,7 +95,7 @@ def zoo(
         sys.exit(1)
 
 
-def _ordered(results: dict[str, Dated], chosen: Sequence[Chosen]) -> list[Dated]:
+def _ordered(results: dict[str, Dated[Result]], chosen: Sequence[Chosen]) -> list[Dated[Result]]:
     return [results[model.name] for model in chosen if model.name in results]
 
 

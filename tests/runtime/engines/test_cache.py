@@ -1,13 +1,15 @@
+import errno
 import os
 import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
-from hybrid_deploy.errors import BuildError, InputError
+from hybrid_deploy.errors import BuildError, HybridDeployError, InputError
 from hybrid_deploy.runtime.engines.cache import (
     PLAN_FILE,
     RECORD_FILE,
@@ -193,6 +195,16 @@ def test_unusable_folder_has_a_remedy(tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{file} cannot hold engines (File exists); name another folder in $HYBRID_DEPLOY_CACHE"
     )
+
+
+def test_a_full_disk_is_no_wrong_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(HybridDeployError, match="engines: the disk is full; free some") as caught:
+        EngineCache(tmp_path / "engines").get_or_build(SHAPED_BY, never)
+    assert caught.value.exit_code == 1
 
 
 def test_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

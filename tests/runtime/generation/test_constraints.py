@@ -12,7 +12,8 @@ import regex
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
 from hybrid_deploy.errors import MissingDependencyError, UsageError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
-from hybrid_deploy.runtime.generation.constraints import AllowedTokens, Pattern
+from hybrid_deploy.runtime.generation import constraints
+from hybrid_deploy.runtime.generation.constraints import AllowedTokens, Pattern, compile_pattern
 from hybrid_deploy.runtime.generation.incremental_text import (
     IncrementalDetokenizer,
     empty_detokenizer,
@@ -142,3 +143,35 @@ def test_missing_regex_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "regex", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'hybrid-deploy\[pattern\]'"):
         Pattern("a", IncrementalDetokenizer(lambda tokens: "", frozenset()), ())
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "a{99999999}",
+        "a{" + "9" * 5000 + "}",
+        "(((a{90}){90}){90}){90}",
+        "(?R)",
+        r"\((?:[^()]|(?R))*\)",
+        "(a)(?1)",
+        "(" * 3000 + ")" * 3000,
+        "(?:" * 900,
+        "[",
+    ],
+)
+def test_patterns_that_would_fill_the_ram(pattern: str) -> None:
+    with pytest.raises(UsageError, match=r"pattern|is not a regular expression"):
+        compile_pattern(pattern)
+
+
+@pytest.mark.parametrize("pattern", [r"\d{4}-\d{2}", r"[a{9}(]{3,}", r"\(\?R", "(a{100}){9}" * 20])
+def test_patterns_of_usual_size(pattern: str) -> None:
+    compile_pattern(pattern)
+
+
+def test_a_match_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constraints, "_MATCH_SECONDS", 0.1)
+    vocabulary = Vocabulary(("a" * 28 + "c", "b"), ())
+    pattern = Pattern("a?" * 4000, empty_detokenizer(vocabulary, Path()), ())
+    with pytest.raises(UsageError, match="takes too long"):
+        pattern(np.zeros(2, np.float32), np.zeros(0, np.int64), 0)

@@ -139,7 +139,7 @@ def test_options_apply_to_all_inputs(session: Session, files: list[Path]) -> Non
     options = GenerateOptions(max_new_tokens=1)
     results = [o.result for o in session.run_many(files[:3], options=options)]
     assert all(result is not None and len(result.tokens) == 1 for result in results)
-    with pytest.raises(UsageError, match="batch and ahead must be 1 or more, got 0 and 2"):
+    with pytest.raises(UsageError, match="batch must be a whole number from 1 to 65536, got 0"):
         session.run_many(files, batch=0)
 
 

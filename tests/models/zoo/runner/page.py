@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 from hybrid_deploy.report import Column, render
+from tests.kept_results import Dated
 from tests.models.zoo.check import NEWEST_OPSET, TARGET, Result
-from tests.models.zoo.runner.kept_results import Dated, Origin
+from tests.models.zoo.runner.origin import ZooOrigin
 
 _TERMINAL_WIDTH, _PAGE_WIDTH = 36, 240  # largest number of characters of a verdict
 
 
-def page(results: Sequence[Dated], origin: Origin, chosen: int) -> str:
+def page(results: Sequence[Dated[Result]], origin: ZooOrigin, chosen: int) -> str:
     """Returns the tables as a Markdown page with days, machine, versions and command.
 
     Args:
@@ -43,7 +44,7 @@ def page(results: Sequence[Dated], origin: Origin, chosen: int) -> str:
     )
 
 
-def terminal(results: Sequence[Dated], origin: Origin) -> str:
+def terminal(results: Sequence[Dated[Result]], origin: ZooOrigin) -> str:
     """Returns the tables for a terminal."""
     return _tables([dated.result for dated in results], origin, "table", _TERMINAL_WIDTH)
 
@@ -65,7 +66,7 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def _tables(
-    results: Sequence[Result], origin: Origin, style: Literal["table", "md"], width: int
+    results: Sequence[Result], origin: ZooOrigin, style: Literal["table", "md"], width: int
 ) -> str:
     exported = [_record(result, width) for result in results if not result.refused]
     refused = [
@@ -82,7 +83,7 @@ def _tables(
     return "\n".join(tables + ([render(refused, words, style)] if refused else []))
 
 
-def _columns(origin: Origin) -> list[Column]:
+def _columns(origin: ZooOrigin) -> list[Column]:
     return [
         Column("name", "model"),
         Column("verdict", "verdict"),

@@ -8,23 +8,24 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.kept_results import Dated, KeptResults
 from tests.models.zoo.__main__ import zoo
 from tests.models.zoo.cases import find
 from tests.models.zoo.check import AS_LISTED, REFUSED, Result, check_refusal
 from tests.models.zoo.refusal import Refusal
 from tests.models.zoo.refused import REFUSED as REFUSALS
-from tests.models.zoo.runner.kept_results import Dated, KeptResults, Origin, origin
+from tests.models.zoo.runner.origin import ZooOrigin, zoo_origin
 from tests.models.zoo.runner.page import page
 
-ORIGIN = Origin("5" * 64, "one core", "torch 2", (24, 18), tensorrt=False)
+ORIGIN = ZooOrigin("5" * 64, "one core", "torch 2", (24, 18), tensorrt=False)
 KEPT = Result("fused", "handwritten", identical=9, tokens=9, older={18: "1.0e-06"}, seconds=60.0)
 
 
 def test_a_kept_result_is_loaded_as_it_was(tmp_path: Path) -> None:
-    kept = KeptResults(tmp_path, ORIGIN).keep(KEPT)
-    assert KeptResults(tmp_path, ORIGIN).load("fused") == kept
-    assert KeptResults(tmp_path, ORIGIN).load("einsum") is None
-    assert KeptResults(None, ORIGIN).load("fused") is None
+    kept = KeptResults(tmp_path, ORIGIN, Result).keep(KEPT.name, KEPT)
+    assert KeptResults(tmp_path, ORIGIN, Result).load("fused") == kept
+    assert KeptResults(tmp_path, ORIGIN, Result).load("einsum") is None
+    assert KeptResults(None, ORIGIN, Result).load("fused") is None
 
 
 @pytest.mark.parametrize(
@@ -34,9 +35,9 @@ def test_a_kept_result_is_loaded_as_it_was(tmp_path: Path) -> None:
 def test_a_result_of_another_origin_is_not_joined(
     change: dict[str, object], tmp_path: Path
 ) -> None:
-    KeptResults(tmp_path, ORIGIN).keep(KEPT)
+    KeptResults(tmp_path, ORIGIN, Result).keep(KEPT.name, KEPT)
     other = dataclasses.replace(ORIGIN, **change)  # type: ignore[arg-type]
-    assert KeptResults(tmp_path, other).load("fused") is None
+    assert KeptResults(tmp_path, other, Result).load("fused") is None
 
 
 def test_the_page_counts_models_refusals_and_those_that_are_missing() -> None:
@@ -53,8 +54,8 @@ def test_the_page_counts_models_refusals_and_those_that_are_missing() -> None:
 def test_the_exit_code_tells_whether_every_model_is_ok(
     verdict: str, code: int, tmp_path: Path
 ) -> None:
-    store = KeptResults(tmp_path, origin((24,), tensorrt=False))
-    store.keep(dataclasses.replace(KEPT, older={}, verdict=verdict))
+    store = KeptResults(tmp_path, zoo_origin((24,), tensorrt=False), Result)
+    store.keep("fused", dataclasses.replace(KEPT, older={}, verdict=verdict))
     run = CliRunner().invoke(zoo, ["fused", "--no-tensorrt", "--resume", str(tmp_path)])
     assert run.exit_code == code, run.output
 

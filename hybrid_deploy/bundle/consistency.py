@@ -1,0 +1,138 @@
+"""Checks the fields of a manifest against each other, after msgspec has checked each alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+from hybrid_deploy.bundle.input_specs import (
+    EncoderInput,
+    FramesInput,
+    ImageInput,
+    PatchesInput,
+    PixelsInput,
+    TilesInput,
+)
+from hybrid_deploy.bundle.manifest import Manifest, Variant
+from hybrid_deploy.bundle.paths import is_variant_name
+from hybrid_deploy.contract import (
+    CANDIDATES,
+    LOGITS,
+    NEXT_TOKEN,
+    TOKEN,
+    TOKENS,
+    TOP_SCORES,
+    TOP_TOKENS,
+    GraphRole,
+    Head,
+)
+from hybrid_deploy.errors import BundleError
+
+_HEADS = {
+    Head.LOGITS: {LOGITS},
+    Head.ARGMAX: {NEXT_TOKEN},
+    Head.TOPK: {TOP_SCORES, TOP_TOKENS},
+}
+"""Outputs of the decoder graphs besides the caches."""
+
+_CHANNELS = {"L": 1, "RGB": 3}
+_LARGEST_PIXELS = 100_000_000  # of one input of the encoder, over all frames or tiles
+_LARGEST_ELEMENTS = 2**31  # of one row of a tensor
+
+
+def check_consistency(manifest: Manifest, origin: str) -> None:
+    """Checks that the fields of a manifest fit each other.
+
+    Args:
+        manifest: the manifest.
+        origin: name of the manifest's file in messages.
+
+    Raises:
+        BundleError: two fields contradict each other; the message names them.
+    """
+    for problem in _problems(manifest):
+        raise BundleError(f"{origin} makes no sense: {problem}; export it again")
+
+
+def _problems(manifest: Manifest) -> Iterator[str]:
+    """Yields what is wrong, a sentence for each fault."""
+    if not manifest.variants:
+        yield "it has no variant"
+    for name, dim in manifest.dims.items():
+        if not dim.min <= dim.typical <= dim.max:
+            yield f"dimension {name!r} ranges from {dim.min} over {dim.typical} to {dim.max}"
+    described = manifest.preprocess
+    for encoder_input in described if isinstance(described, tuple) else (described,):
+        for problem in _input_problems(encoder_input):
+            yield f"input {encoder_input.name!r} {problem}"
+    for name, variant in manifest.variants.items():
+        if not is_variant_name(name):
+            yield f"no variant can have the name {name[:100]!r}"
+        yield from (f"{problem} of variant {name}" for problem in _graph_problems(variant))
+
+
+def _input_problems(encoder_input: EncoderInput) -> Iterator[str]:
+    """Yields what is wrong with one input of the encoder, as the end of a sentence."""
+    if isinstance(encoder_input, (FramesInput, TilesInput)):
+        yield from _input_problems(encoder_input.picture)
+    if isinstance(encoder_input, (ImageInput, PixelsInput)):
+        yield from _normalization_problems(encoder_input)
+    if isinstance(encoder_input, ImageInput) and encoder_input.min_width > encoder_input.max_width:
+        yield f"is {encoder_input.min_width} to {encoder_input.max_width} pixels wide"
+    if (pixels := _pixels(encoder_input)) > _LARGEST_PIXELS:
+        yield f"has up to {pixels} pixels, over {_LARGEST_PIXELS}"
+
+
+def _normalization_problems(picture: ImageInput | PixelsInput) -> Iterator[str]:
+    channels = _CHANNELS[picture.mode]
+    may_be_empty = isinstance(picture, PixelsInput)
+    for field, values in (("mean", picture.mean), ("std", picture.std)):
+        if len(values) != channels and not (may_be_empty and not values):
+            yield f"has {len(values)} values as {field} for {channels} channels"
+
+
+def _pixels(encoder_input: EncoderInput) -> int:
+    """Returns the largest number of pixels of an input, as far as its description says it."""
+    if isinstance(encoder_input, ImageInput):
+        return encoder_input.height * max(encoder_input.max_width, encoder_input.width or 0)
+    if isinstance(encoder_input, PixelsInput):
+        sizes = (
+            (getattr(step, "height", 0), getattr(step, "width", 0), getattr(step, "edge", 0))
+            for step in encoder_input.steps
+        )
+        return max((max(height * width, edge * edge) for height, width, edge in sizes), default=0)
+    if isinstance(encoder_input, FramesInput):
+        return encoder_input.frames * max(1, _pixels(encoder_input.picture))
+    if isinstance(encoder_input, TilesInput):
+        return (encoder_input.rows * encoder_input.columns + 1) * encoder_input.side**2
+    if isinstance(encoder_input, PatchesInput):
+        patch = encoder_input.patch_height * encoder_input.patch_width
+        return encoder_input.max_patches * patch
+    return 0
+
+
+def _graph_problems(variant: Variant) -> Iterator[str]:
+    """Yields what is wrong with the graphs of a variant, as the begin of a sentence."""
+    for role in GraphRole:
+        graph = getattr(variant, role.value)
+        if graph is None:
+            continue
+        for tensor in (*graph.inputs, *graph.outputs):
+            if not tensor.shape and (tensor in graph.inputs):
+                yield f"input {tensor.name!r} of {role.value} has no batch axis"
+            if prod(size for size in tensor.shape if isinstance(size, int)) > _LARGEST_ELEMENTS:
+                yield f"tensor {tensor.name!r} of {role.value} has over {_LARGEST_ELEMENTS} numbers"
+        if not (graph.inputs and graph.outputs):
+            yield f"graph {role.value} has no inputs or no outputs"
+        names = {tensor.name for tensor in (*graph.inputs, *graph.outputs)}
+        for name in sorted(_required(role, variant.head) - names):
+            yield f"graph {role.value} has no tensor {name!r}"
+
+
+def _required(role: GraphRole, head: Head) -> set[str]:
+    """Returns the tensors that every graph of a role has."""
+    if role is GraphRole.ENCODER:
+        return set()
+    if role is GraphRole.REFINE:
+        return {CANDIDATES}
+    return {TOKENS if role is GraphRole.PREFILL else TOKEN, *_HEADS[head]}

@@ -1,0 +1,51 @@
+"""Everything that a command prints: its data on stdout, what it tells meanwhile on stderr.
+
+All text passes `printable`, so that no bundle or file name commands the user's terminal.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from contextlib import suppress
+
+import click
+
+from hybrid_deploy.printable import LINES, printable
+
+
+def say(text: str = "", *, nl: bool = True) -> None:
+    """Prints data on stdout.
+
+    Args:
+        text: the data; it may have several lines.
+        nl: whether a line break follows.
+
+    Raises:
+        OSError: stdout is closed, or its disk is full.
+    """
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "stdout is closed, so the result is lost")
+    click.echo(printable(text, LINES), nl=nl)
+
+
+def log(message: str) -> None:
+    """Prints a line on stderr, so that stdout holds the data alone."""
+    with suppress(OSError):  # nobody reads it
+        click.echo(printable(message, LINES), err=True)
+
+
+class _LogHandler(logging.Handler):
+    """Prints what the library reports while it works, such as that it waits for a lock."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one report on stderr."""
+        log(record.getMessage())
+
+
+def show_reports() -> None:
+    """Prints the library's reports on stderr from now on."""
+    logger = logging.getLogger("hybrid_deploy")
+    logger.handlers = [_LogHandler()]
+    logger.propagate = False

@@ -1,0 +1,67 @@
+"""Folders for what a command needs while it runs; a killed one's are removed by the next."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hybrid_deploy.process_locks import lock_open
+
+
+@contextmanager
+def scratch_folder(purpose: str) -> Iterator[Path]:
+    """Yields an empty folder in the system's temporary folder, and removes it at the end.
+
+    Folders of the same purpose that killed processes of this user left are removed first.
+
+    Args:
+        purpose: a word for the folder's name: hybrid-deploy-PURPOSE-...
+    """
+    prefix = f"hybrid-deploy-{purpose}-"
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        _remove_if_dead(folder)
+    with _locked_folder(prefix) as folder:
+        yield folder
+
+
+@contextmanager
+def _locked_folder(prefix: str) -> Iterator[Path]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix))
+        with _opened(folder) as descriptor:
+            if descriptor is not None:
+                lock_open(descriptor, wait=True)
+            if not folder.exists():
+                continue  # another process took it for a dead one before it was locked
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+
+
+def _remove_if_dead(folder: Path) -> None:
+    """Removes a folder of this user whose process does not live any more."""
+    with suppress(OSError), _opened(folder) as descriptor:
+        if descriptor is None or os.fstat(descriptor).st_uid != os.getuid():
+            return
+        if lock_open(descriptor, wait=False):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int | None]:
+    """Yields the descriptor of a folder that is no link; None where folders cannot be opened."""
+    if sys.platform == "win32":
+        yield None
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
