@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -26,6 +25,7 @@ from hybrid_deploy.runtime.generation.logits_processors import (
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.generation.sampling import Sampling
 from hybrid_deploy.runtime.generation.sequences import Limits
+from hybrid_deploy.runtime.tokenizer import TokenizerSource
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ class DecodingSettings:
 
 
 def resolve_settings(
-    manifest: Manifest, folder: Path, options: GenerateOptions
+    manifest: Manifest, source: TokenizerSource, options: GenerateOptions
 ) -> DecodingSettings:
     """Returns the settings of a generation: the options, and the bundle's defaults for the rest.
 
     Args:
         manifest: manifest of the bundle.
-        folder: folder of the bundle, which holds the tokenizer's file.
+        source: holds the bundle's tokenizer.
         options: options that the user gives.
 
     Raises:
@@ -99,7 +99,7 @@ def resolve_settings(
         capacity=manifest.capacity,
         max_new_tokens=options.max_new_tokens,
     )
-    detokenizer_for = _detokenizer_factory(manifest, folder)
+    detokenizer_for = _detokenizer_factory(manifest, source)
     constraints = _constraints(options, beams, limits, detokenizer_for)
     return DecodingSettings(
         limits=limits,
@@ -184,16 +184,16 @@ def _sampling(options: GenerateOptions) -> Sampling | None:
 
 
 def _detokenizer_factory(
-    manifest: Manifest, folder: Path
+    manifest: Manifest, source: TokenizerSource
 ) -> Callable[[str], IncrementalDetokenizer]:
     """Returns a function from an option's name, for messages, to the empty detokenizer."""
 
     def detokenizer_for(option: str) -> IncrementalDetokenizer:
         if manifest.vocabulary is None:
             raise UsageError(
-                f"{folder} has no vocabulary, so {option} cannot be compared with its text; "
+                f"{source} has no vocabulary, so {option} cannot be compared with its text; "
                 "export it with one, or work with tokens"
             )
-        return empty_detokenizer(manifest.vocabulary, folder)
+        return empty_detokenizer(manifest.vocabulary, source)
 
     return detokenizer_for
