@@ -8,6 +8,7 @@ answers otherwise, or ends the process.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,11 +19,14 @@ import numpy as np
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.session.session import Session, load_session
 
+Answers = dict[str, list[str | None]]
+"""The texts of the sequences of a batch, by the way of decoding."""
+
 LONG_PROMPT = (1, 4, 5, 6, 7, 8)
 """A prompt that is long enough for the prefill graph."""
 
 
-def answers(session: Session, seed: int = 0) -> dict[str, list[str | None]]:
+def answers(session: Session, seed: int = 0) -> Answers:
     """Returns the texts of some noise by the way of decoding."""
     image = np.random.default_rng(seed).standard_normal((2, 1, 8, 24)).astype(np.float32)
     inputs = {"image": image}
@@ -38,6 +42,10 @@ def answers(session: Session, seed: int = 0) -> dict[str, list[str | None]]:
     return {name: [result.text for result in results] for name, results in runs.items()}
 
 
+def _cut(path: Path) -> None:
+    os.truncate(path, 0)
+
+
 def _overwrite(path: Path) -> None:
     with path.open("r+b") as file:
         file.write(b"\x3f" * path.stat().st_size)
@@ -51,7 +59,7 @@ def _replace(path: Path) -> None:
 
 CHANGES: dict[str, Callable[[Path], None]] = {
     "nothing": lambda path: None,
-    "cut": lambda path: path.open("r+b").truncate(0) and None,
+    "cut": _cut,
     "overwritten": _overwrite,
     "replaced": _replace,
     "deleted": Path.unlink,
