@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -10,7 +11,7 @@ from typing import cast
 import msgspec
 import pytest
 
-from hybrid_deploy.bundle.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle import Bundle, hash_files, open_bundle
 from hybrid_deploy.bundle.manifest import DimRange, Precision
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BuildError, BundleError, InputError
@@ -110,8 +111,11 @@ def change_batch(bundle: Bundle) -> Bundle:
 
 def change_file(name: str) -> Callable[[Bundle], Bundle]:
     def change(bundle: Bundle) -> Bundle:
-        record = msgspec.structs.replace(bundle.manifest.files[name], sha256="0" * 64)
-        return with_manifest(bundle, files=bundle.manifest.files | {name: record})
+        folder = bundle.folder.with_name("changed.bundle")
+        shutil.copytree(bundle.folder, folder, dirs_exist_ok=True)
+        (folder / name).write_bytes(b"changed")
+        files = bundle.manifest.files | {name: hash_files(folder)[name]}
+        return Bundle(folder, msgspec.structs.replace(bundle.manifest, files=files))
 
     return change
 
