@@ -21,7 +21,11 @@ from hybrid_deploy.runtime.generation.incremental_text import (
 )
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.generation.sequences import BatchResult, Cancellation, SequenceResult
-from hybrid_deploy.runtime.generation.settings import DecodingSettings, resolve_settings
+from hybrid_deploy.runtime.generation.settings import (
+    DecodingSettings,
+    check_default_tokens,
+    resolve_settings,
+)
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from hybrid_deploy.runtime.session.encoded_input import EncodedInput
 from hybrid_deploy.runtime.session.input_checks import check_values
@@ -75,6 +79,7 @@ class BatchRunner:
         self._bundle = bundle
         self._variant = variant
         self._backend = backend
+        check_default_tokens(bundle.manifest, str(bundle.folder))
         self._default_settings = resolve_settings(bundle.manifest, tokenizers, GenerateOptions())
         self._tokenizers = tokenizers
         self._encoder = bundle.graph(variant, GraphRole.ENCODER)

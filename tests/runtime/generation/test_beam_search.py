@@ -219,7 +219,9 @@ def test_a_cancelled_search_says_so_even_if_its_best_beam_has_ended() -> None:
         def expand_beams(self, count: int) -> Markov:
             if count > 1:
                 cancel.set()
-            return super().expand_beams(count)
+            expanded = super().expand_beams(count)
+            expanded.__class__ = Cancelling
+            return expanded
 
     beams = Beams(3, 3, length_penalty=2.0, early_stopping="never")
     settings = DecodingSettings(Limits((END,), 0, LENGTH, LENGTH), beams=beams)
