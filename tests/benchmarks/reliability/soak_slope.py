@@ -1,15 +1,11 @@
 """A soak whose memory is measured again and again: the slope of a line through it, per hour.
 
 The workload is the one of `make soak`: generations of every kind, failing and abandoned ones too.
-It runs in a process of its own, since a process that did other work before has freed RAM that a
-leak could fill unseen: `python -m tests.benchmarks.reliability.soak_slope BUNDLE PICTURE SECONDS
-LEAKED`.
 """
 
 from __future__ import annotations
 
 import json
-import mmap
 import subprocess
 import sys
 import tempfile
@@ -19,17 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from hybrid_deploy.export.exporter import run_export
-from hybrid_deploy.runtime.session.session import load_session
+from tests.benchmarks.reliability.memory_over_time import WARM_UP, Measurement
 from tests.benchmarks.reliability.row import Row
-from tests.benchmarks.soak.growth import resident_bytes
-from tests.benchmarks.soak.workload import Workload
 from tests.conftest import make_tiny, tiny_job
 
 CONTROL = "64 KB are kept at every generation"
 
+_CHILD = "tests.benchmarks.reliability.memory_over_time"
 _ROOT = Path(__file__).parents[3]
-_WARM_UP = 0.4  # part of the time in which caches and the arenas of the allocator fill
-_MEASUREMENTS = 200
 _CONTROL_SECONDS, _LEAKED_BYTES = 5, 65536
 _HOUR_S = 3600.0
 _LARGEST_SLOPE = 1e6
@@ -38,9 +31,6 @@ _LARGEST_SLOPE = 1e6
 _LONG_S = 1500
 _NOISE_BYTES = 2e6
 """What the allocator may keep in a soak of less than `_LONG_S`, whose slope says little."""
-
-Measurement = tuple[float, int]
-"""Time in seconds and resident bytes."""
 
 
 def check(count: int, seed: int) -> Row:
@@ -68,7 +58,7 @@ def largest_slope(seconds: float) -> float:
     """Returns the largest allowed slope of a soak, in bytes per hour."""
     if seconds >= _LONG_S:
         return _LARGEST_SLOPE
-    return _NOISE_BYTES * _HOUR_S / ((1 - _WARM_UP) * seconds)
+    return _NOISE_BYTES * _HOUR_S / ((1 - WARM_UP) * seconds)
 
 
 def slope_per_hour(measurements: list[Measurement]) -> float:
@@ -82,30 +72,8 @@ def slope_per_hour(measurements: list[Measurement]) -> float:
     return float(np.median(slopes)) * _HOUR_S
 
 
-def measure(bundle: Path, picture: Path, seconds: float, leaked_bytes: int) -> list[Measurement]:
-    """Generates for some time; returns what was measured after the warm-up."""
-    workload, leaked = Workload(load_session(bundle, threads=1), picture), list[mmap.mmap]()
-    start, number, measurements = time.monotonic(), 0, list[Measurement]()
-    pause = (1 - _WARM_UP) * seconds / _MEASUREMENTS
-    while (now := time.monotonic() - start) < seconds:
-        workload(number)
-        if leaked_bytes:  # pages of their own: the heap could have room that was freed before
-            leaked.append(mmap.mmap(-1, leaked_bytes))
-            leaked[-1].write(b"x" * leaked_bytes)
-        number += 1
-        if now > _WARM_UP * seconds + len(measurements) * pause:
-            measurements.append((now, resident_bytes()))
-    return measurements
-
-
 def _run_child(bundle: Path, picture: Path, seconds: float, leaked_bytes: int) -> list[Measurement]:
     arguments = (bundle, picture, seconds, leaked_bytes)
-    command = [sys.executable, "-m", __spec__.name, *map(str, arguments)]
+    command = [sys.executable, "-m", _CHILD, *map(str, arguments)]
     done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, check=True)
     return [(when, resident) for when, resident in json.loads(done.stdout)]
-
-
-if __name__ == "__main__":
-    bundle, picture, seconds, leaked_bytes = sys.argv[1:]
-    found = measure(Path(bundle), Path(picture), float(seconds), int(leaked_bytes))
-    print(json.dumps(found))
