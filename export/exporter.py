@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from hybrid_deploy.bundle.bundle import Bundle, seal_bundle, staged_bundle
 from hybrid_deploy.bundle.input_specs import Preprocess
@@ -30,11 +30,13 @@ from hybrid_deploy.export.export_job import (
 from hybrid_deploy.export.make_job import (
     is_hugging_face,
     make_job,
+    padded_to_multiples,
     token_ids,
 )
 from hybrid_deploy.export.model.example_run import check_example_run
 from hybrid_deploy.export.model.failures import one_line_failures
 from hybrid_deploy.export.model.interface import as_batch_of_two, check_model, has_custom_step
+from hybrid_deploy.export.model.working_sizes import narrowing_remarks, working_sizes
 from hybrid_deploy.export.parity.gate import CHECK, check_export, input_count
 from hybrid_deploy.export.parity.parity import Parity
 from hybrid_deploy.export.pipeline import lower_model
@@ -50,11 +52,13 @@ class ExportReport:
         path: folder of the bundle.
         parity: counts and largest difference from the comparison of graphs and model.
         stage_seconds: duration of each stage in seconds, by the stage's name.
+        remarks: how the bundle differs from what was asked for, a sentence each.
     """
 
     path: Path
     parity: Parity
     stage_seconds: Mapping[str, float]
+    remarks: tuple[str, ...] = ()
 
 
 def export_model(
@@ -232,19 +236,33 @@ def _checked_export(job: ExportJob, out: Path, force: bool, stages: StageTimes) 
     with staged_bundle(out, force=force) as folder:
         inputs = {name: as_batch_of_two(value) for name, value in job.example.items()}
         check_example_run(job.model, inputs, job.spec.generation.max_length)
-        job = _with_incremental_parts(job)
+        job, remarks = _with_working_sizes(_with_incremental_parts(job), inputs)
         model = lower_model(job, inputs, stages)
         written = write_graphs(job, model.graphs, model.dims, folder)
         bundle = Bundle(folder, manifest_of(job, written))
         with stages.timed(CHECK, parts=max(1, input_count(job.checks))):
-            parity = check_export(
-                job, bundle, model.vocabulary_size, stages.progress, model.uncertain_sizes
-            )
+            parity = check_export(job, bundle, model.choice, stages.progress, model.uncertain_sizes)
         with stages.timed("write"):
             golden = write_golden(bundle, job)
             written = replace_head(job, bundle, written)
             seal_bundle(folder, manifest_of(job, written, golden))
-    return ExportReport(path=out, parity=parity, stage_seconds=stages.seconds)
+    return ExportReport(out, parity, stages.seconds, remarks)
+
+
+def _with_working_sizes(
+    job: ExportJob, inputs: Mapping[str, Tensor]
+) -> tuple[ExportJob, tuple[str, ...]]:
+    """Returns the job with multiples for sizes between which the model fails, and remarks on them.
+
+    Args:
+        job: the model and its varying axes.
+        inputs: example inputs of the encoder by name.
+    """
+    declared = job.spec.dynamic
+    narrowed = working_sizes(job.model, inputs, declared)
+    preprocess = padded_to_multiples(job.spec.preprocess, narrowed)
+    spec = replace(job.spec, dynamic=narrowed, preprocess=preprocess)
+    return replace(job, spec=spec), narrowing_remarks(declared, narrowed)
 
 
 def _with_incremental_parts(job: ExportJob) -> ExportJob:

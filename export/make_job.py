@@ -170,8 +170,9 @@ def make_job(
         spec=ModelSpec(
             name=label,
             generation=generation,
-            preprocess=_padded_to_multiples(inputs.preprocess, axes)
-            or ArrayInput(first_input, tuple(more_inputs)),
+            preprocess=padded_to_multiples(
+                inputs.preprocess or ArrayInput(first_input, tuple(more_inputs)), axes
+            ),
             vocabulary=vocabulary,
             dynamic=axes,
             max_batch=inputs.max_batch,
@@ -184,12 +185,12 @@ def make_job(
     )
 
 
-def _padded_to_multiples(preprocess: Preprocess | None, axes: DynamicAxes) -> Preprocess | None:
+def padded_to_multiples(preprocess: Preprocess, axes: DynamicAxes) -> Preprocess:
     """Returns the preprocessing, with pictures padded to the multiple that their width has."""
     if isinstance(preprocess, tuple):
-        padded = [_padded_to_multiples(part, axes) for part in preprocess]
-        return tuple(part for part in padded if part and not isinstance(part, tuple))
-    axis = axes.get(preprocess.name, {}).get(_WIDTH_AXIS) if preprocess else None
+        padded = [padded_to_multiples(part, axes) for part in preprocess]
+        return tuple(part for part in padded if not isinstance(part, tuple))
+    axis = axes.get(preprocess.name, {}).get(_WIDTH_AXIS)
     if not isinstance(preprocess, ImageInput) or axis is None:
         return preprocess
     multiple = math.lcm(preprocess.width_multiple, axis.sizes.multiple)

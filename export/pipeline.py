@@ -25,7 +25,7 @@ from hybrid_deploy.export.model.interface import DecodePart, has_custom_step, re
 from hybrid_deploy.export.model.memory_sizes import memory_sizes
 from hybrid_deploy.export.parity.decode_checks import check_batch, check_causal
 from hybrid_deploy.export.parity.length_checks import check_lengths
-from hybrid_deploy.export.parity.special_tokens import special_tokens
+from hybrid_deploy.export.parity.special_tokens import TokenChoice, special_tokens
 from hybrid_deploy.export.plan.data_movement import is_movement
 from hybrid_deploy.export.stage_times import StageTimes
 from hybrid_deploy.export.trace.capture import Capture, capture_decoder
@@ -42,14 +42,14 @@ class LoweredModel:
     Attributes:
         graphs: encoder, step and, unless the model has its own step, prefill.
         dims: range of every symbolic dimension of the graphs, by name.
-        vocabulary_size: number of tokens in the vocabulary, the width of the logits.
+        choice: the vocabulary, and the tokens in it that the decoder tells apart.
         uncertain_sizes: sizes of the encoder's inputs at which the traces assumed something that
             does not hold, by name of the dimension; the parity gate runs them.
     """
 
     graphs: Mapping[GraphRole, ir.Model]
     dims: Mapping[str, DimRange]
-    vocabulary_size: int
+    choice: TokenChoice
     uncertain_sizes: Sequence[Sizes] = ()
 
 
@@ -90,7 +90,8 @@ def _lower_derived(
         _check_tokens(spec.generation, vocabulary_size, _embedding_size(capture))
     with stages.timed("analyse"):
         plan = analyse(capture)
-        special = special_tokens(model, spec.generation, _compared_tokens(capture))
+        choice = TokenChoice(vocabulary_size, tuple(_compared_tokens(capture)))
+        special = special_tokens(model, spec.generation, choice.told_apart)
         check_causal(model, inputs, capture.length, special)
         check_batch(model, inputs, capture.length, special)
         check_lengths(model, inputs, capture.length, special)
@@ -98,7 +99,7 @@ def _lower_derived(
         dims = dim_ranges(model, plan, inputs, spec.dynamic, spec.generation, spec.max_batch)
         declared = _declared_sizes(dims)
         graphs = lower_plan(model, plan, inputs, spec.dynamic, job.form.opset, declared)
-    return LoweredModel(graphs, dims, vocabulary_size, declared.uncertain)
+    return LoweredModel(graphs, dims, choice, declared.uncertain)
 
 
 def _lower_custom_step(
@@ -115,7 +116,8 @@ def _lower_custom_step(
         dims = batch | custom_step.dims | declared_ranges(spec.dynamic)
         declared = _declared_sizes(dims)
         graphs = lower_custom_step(custom_step, spec.dynamic, job.form.opset, declared)
-    return LoweredModel(graphs, dims, custom_step.vocabulary_size, declared.uncertain)
+    choice = TokenChoice(custom_step.vocabulary_size)
+    return LoweredModel(graphs, dims, choice, declared.uncertain)
 
 
 def _declared_sizes(dims: Mapping[str, DimRange]) -> DeclaredSizes:

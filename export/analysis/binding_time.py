@@ -32,7 +32,7 @@ from hybrid_deploy.export.analysis.rules.table import rule_of
 from hybrid_deploy.export.plan.cache_selection import select_memory
 from hybrid_deploy.export.plan.causal_mask import BLOCKED_BELOW, causal_pattern, future_mask
 from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan, Layout
-from hybrid_deploy.export.trace.capture import Capture, as_expr, evaluate, example_size
+from hybrid_deploy.export.trace.capture import Capture, as_expr, evaluate, example_number
 from hybrid_deploy.export.trace.refusal import refuse
 
 
@@ -128,7 +128,7 @@ def _fold(plan: DecodePlan, node: fx.Node, operand_values: Mapping[fx.Node, Any]
         if plan.binding_times[operand] is not BindingTime.SIZE:
             return plan.constants[operand] if operand in plan.constants else operand_values[operand]
         if operand_values is plan.example_values:
-            return example_size(operand.meta["val"])
+            return example_number(operand.meta["val"])
         return evaluate(as_expr(operand.meta["val"]), {plan.capture.batch: 1})
 
     with torch.no_grad():

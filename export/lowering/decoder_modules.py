@@ -24,7 +24,7 @@ from hybrid_deploy.export.lowering.prefix_modules import (
     prefixed_caches,
 )
 from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan
-from hybrid_deploy.export.plan.row_executor import RowExecutor, cache_dtype
+from hybrid_deploy.export.plan.row_executor import RowExecutor
 from hybrid_deploy.export.trace.capture import as_expr, evaluate, example_size
 
 DOT_REPLACEMENT = "__"
@@ -204,7 +204,7 @@ def cache_example(plan: DecodePlan, batch: int) -> list[Tensor]:
                 batch if as_expr(size) == plan.capture.batch else example_size(size)
                 for size in plan.cached_shape(cache)
             ],
-            dtype=cache_dtype(cache),
+            dtype=cache.dtype,
         )
         for cache in plan.caches
     ]

@@ -25,7 +25,7 @@ from torch import Tensor, fx
 from hybrid_deploy.export.analysis.rules.table import rule_of
 from hybrid_deploy.export.plan.cached_value import CachedValue
 from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan
-from hybrid_deploy.export.plan.row_executor import ConstantLookup, RowExecutor, with_cache_dtype
+from hybrid_deploy.export.plan.row_executor import ConstantLookup, RowExecutor
 from hybrid_deploy.export.trace.capture import as_expr
 
 
@@ -113,7 +113,7 @@ class PrefixExecutor(RowExecutor):
 
     def _cached(self, cache: CachedValue) -> Tensor:
         assert cache.layout is not None
-        return with_cache_dtype(cache, cache.layout.to_cache(self._values[cache.source]))
+        return cache.to_cache_dtype(cache.layout.to_cache(self._values[cache.source]))
 
     def _with_keys(self, operand: fx.Node, table: Tensor) -> Tensor:
         axes = self.plan.token_axes(operand)

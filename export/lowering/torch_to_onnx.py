@@ -21,7 +21,7 @@ import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.errors import ExportError, UnsupportedModelError
+from hybrid_deploy.errors import ExportError, HybridDeployError, UnsupportedModelError
 from hybrid_deploy.export.analysis.rules.custom import custom_translations
 from hybrid_deploy.export.lowering.attention_masks import expand_single_row_masks
 from hybrid_deploy.export.lowering.decoder_modules import DOT_REPLACEMENT
@@ -70,7 +70,7 @@ def onnx_from_torch(
     Raises:
         ExportError: an operator has no translation to ONNX.
         UnsupportedModelError: the trace fixes a size that has to vary, or a Python branch on a size
-            takes another side at a declared size.
+            takes another side at a declared size, or the module itself refuses to be traced.
     """
     ranges = {} if declared is None else declared.ranges
     shapes = tuple(traced_dims(dynamic.get(name, {}), ranges) or None for name in inputs)
@@ -99,18 +99,18 @@ def onnx_from_torch(
                 verbose=False,
             )
         except Exception as error:
+            if refusal := _refusal(error):
+                raise refusal from error
             if _fixes_size(error):
                 raise UnsupportedModelError(
                     f"{fixing_line(log)}{part} fixes a size that varies: it is compared with a "
                     "number, or used as a Python number; change that, or declare no dynamic axis"
                 ) from error
-            if "data-dependent" in _reason(error):
-                cause = _causes(error)[-1]
-                raise UnsupportedModelError(
-                    f"{user_line(cause)}{part} cannot be traced: {trace_failure(cause)}"
-                ) from error
+            cause, line = _causes(error)[-1], _user_line(error)
+            if (why := trace_failure(cause, part)) != first_line(cause):
+                raise UnsupportedModelError(f"{line}{part} cannot be traced: {why}") from error
             raise ExportError(
-                f"{type(module).__name__} has no ONNX form: {_reason(error)}"
+                f"{line}{type(module).__name__} has no ONNX form: {first_line(cause)}"
             ) from error
     assert program is not None and program.exported_program is not None
     varying = {name: dynamic.get(name, {}) for name in inputs}
@@ -210,9 +210,16 @@ def _restore_weight_names(model: ir.Model) -> None:
             value.name = name
 
 
-def _reason(error: BaseException) -> str:
-    """Returns the first line of the innermost cause of an exception."""
-    return first_line(_causes(error)[-1])
+def _refusal(error: BaseException) -> HybridDeployError | None:
+    """Returns the exporter's own error among the causes of an exception, None if there is none."""
+    own = [cause for cause in _causes(error) if isinstance(cause, HybridDeployError)]
+    return own[-1] if own else None
+
+
+def _user_line(error: BaseException) -> str:
+    """Returns the user's line nearest to the innermost cause of an exception, or an empty text."""
+    lines = [user_line(cause) for cause in _causes(error)]
+    return next((line for line in reversed(lines) if line), "")
 
 
 def _fixes_size(error: BaseException) -> bool:

@@ -15,7 +15,7 @@ from hybrid_deploy.export.model.interface import Inputs, has_custom_step, refere
 from hybrid_deploy.export.parity.closeness import Closeness, ComparedStep
 from hybrid_deploy.export.parity.parity import Parity
 from hybrid_deploy.export.parity.reference_rows import Heads, ReferenceRows, lengths_to_run
-from hybrid_deploy.export.parity.special_tokens import mixed_tokens, special_tokens
+from hybrid_deploy.export.parity.special_tokens import TokenChoice
 from hybrid_deploy.runtime.backends.protocol import (
     Backend,
     Decoding,
@@ -61,7 +61,7 @@ def compare_random_prompts(
     backend: Backend,
     generation: GenerationDefaults,
     inputs: Inputs,
-    vocabulary_size: int,
+    choice: TokenChoice,
     seed: int = 0,
 ) -> Parity:
     """Compares greedy decoding after random prompts, up to the largest length without an end token.
@@ -74,18 +74,18 @@ def compare_random_prompts(
         backend: the exported graphs.
         generation: largest length and pad token.
         inputs: encoder inputs by name, batch first.
-        vocabulary_size: number of tokens to draw from.
+        choice: tokens to draw prompts from.
         seed: seed of the prompts.
 
     Raises:
         ParityError: a token differs without a tie, or a logit by more than rounding.
     """
-    rng, special = np.random.default_rng(seed), special_tokens(model, generation)
+    rng = np.random.default_rng(seed)
     batch = _Batch(model, backend, _endless(generation), inputs, Parity())
     longest = max(1, min(3, generation.max_length - 1))
     for lengths in (np.ones(batch.size, np.int64), np.arange(batch.size) % longest + 1):
-        shape = (batch.size, longest)
-        prompts = mixed_tokens(vocabulary_size, shape, special, rng)[:, : lengths.max()]
+        tokens = choice.draw((batch.size, longest), model, generation, rng)
+        prompts = tokens[:, : lengths.max()]
         name = f"prompts of {lengths.tolist()} tokens"
         batch.decode(prompts, lengths, name, every_length=bool(lengths.max() == 1))
     return batch.parity
@@ -96,7 +96,7 @@ def compare_prefill(
     backend: Backend,
     generation: GenerationDefaults,
     inputs: Inputs,
-    vocabulary_size: int,
+    choice: TokenChoice,
     seed: int = 1,
 ) -> Parity:
     """Compares prefill at several lengths, and the step that reads the caches it has written.
@@ -108,7 +108,7 @@ def compare_prefill(
         backend: the exported graphs; every prompt goes through its prefill.
         generation: largest length and pad token.
         inputs: encoder inputs by name, batch first.
-        vocabulary_size: number of tokens to draw from.
+        choice: tokens to draw prompts from.
         seed: seed of the prompts.
 
     Raises:
@@ -116,8 +116,7 @@ def compare_prefill(
     """
     most = generation.max_length
     batch = _Batch(model, backend, _endless(generation), inputs, Parity())
-    rng, special = np.random.default_rng(seed), special_tokens(model, generation)
-    tokens = mixed_tokens(vocabulary_size, (batch.size, most), special, rng)
+    tokens = choice.draw((batch.size, most), model, generation, np.random.default_rng(seed))
     for length in sorted({1, 2, 3, most // 2, most - 1, most} & set(range(1, most + 1))):
         batch.prefill_and_step(tokens, length)
     return batch.parity
@@ -128,7 +127,7 @@ def compare_beams(
     backend: Backend,
     generation: GenerationDefaults,
     inputs: Inputs,
-    vocabulary_size: int,
+    choice: TokenChoice,
     seed: int = 2,
 ) -> Parity:
     """Compares two beams of every input, which read the same memory, from different tokens on.
@@ -138,14 +137,14 @@ def compare_beams(
         backend: the exported graphs.
         generation: largest length and pad token.
         inputs: encoder inputs by name, batch first.
-        vocabulary_size: number of tokens to draw from.
+        choice: tokens to draw prompts from.
         seed: seed of the first tokens.
 
     Raises:
         ParityError: a token differs without a tie, or a logit by more than rounding.
     """
     batch = _Batch(model, backend, _endless(generation), inputs, Parity(), beams=_BEAMS)
-    prompts = np.random.default_rng(seed).integers(0, vocabulary_size, (batch.size, 1))
+    prompts = choice.draw((batch.size, 1), model, generation, np.random.default_rng(seed))
     batch.decode(prompts, np.ones(batch.size, np.int64), f"{_BEAMS} beams of every input")
     return batch.parity
 

@@ -23,6 +23,7 @@ from hybrid_deploy.export.parity.decode_checks import with_distinct_rows
 from hybrid_deploy.export.parity.named_graphs import NamedGraphs
 from hybrid_deploy.export.parity.parity import Parity
 from hybrid_deploy.export.parity.size_checks import check_sizes
+from hybrid_deploy.export.parity.special_tokens import TokenChoice
 from hybrid_deploy.progress import Progress, silent
 from hybrid_deploy.runtime.backends.protocol import Backend
 
@@ -36,7 +37,7 @@ _BEAM_TOKENS = 64  # the beam step differs from the step in how it reads memory 
 def check_export(
     job: ExportJob,
     bundle: Bundle,
-    vocabulary_size: int,
+    choice: TokenChoice,
     progress: Progress = silent,
     uncertain_sizes: Sequence[Mapping[str, int]] = (),
 ) -> Parity:
@@ -45,7 +46,7 @@ def check_export(
     Args:
         job: the model, its example and the batches to check.
         bundle: holds the graphs, which return logits; it need not be sealed.
-        vocabulary_size: number of tokens in the model's vocabulary.
+        choice: tokens to draw prompts from.
         progress: called in stage `CHECK` with the number of inputs compared so far.
         uncertain_sizes: sizes of the encoder's inputs to check besides, by name of the dimension.
 
@@ -62,15 +63,15 @@ def check_export(
     }
     roles = set(bundle.graphs(FLOAT_VARIANT))
     backend = NamedGraphs(bundle, FLOAT_VARIANT)
-    parity = _check_prompts(job, bundle, backend, example, vocabulary_size, uncertain_sizes)
-    parity.add(_check_inputs(job, backend, vocabulary_size, progress))
+    parity = _check_prompts(job, bundle, backend, example, choice, uncertain_sizes)
+    parity.add(_check_inputs(job, backend, choice, progress))
     runs = backend.runs
     del backend  # its sessions hold the weights
     if GraphRole.BEAM_STEP in roles:
         beams = NamedGraphs(bundle, FLOAT_VARIANT, beams=True)
         few = _with_max_length(job, _BEAM_TOKENS)
         inputs = arrays_of(example)
-        parity.add_as_prompts(compare_beams(job.model, beams, few, inputs, vocabulary_size))
+        parity.add_as_prompts(compare_beams(job.model, beams, few, inputs, choice))
         runs += beams.runs
     unused = sorted(role.value for role in roles if not runs[role])
     if unused:
@@ -83,7 +84,7 @@ def _check_prompts(
     bundle: Bundle,
     backend: Backend,
     example: Mapping[str, Tensor],
-    vocabulary_size: int,
+    choice: TokenChoice,
     uncertain_sizes: Sequence[Mapping[str, int]],
 ) -> Parity:
     """Compares random prompts on the example, and a few tokens at other sizes of the inputs."""
@@ -92,14 +93,14 @@ def _check_prompts(
     has_prefill = GraphRole.PREFILL in bundle.graphs(FLOAT_VARIANT)
     comparisons = [compare_random_prompts, *([compare_prefill] if has_prefill else [])]
     for compare in comparisons:
-        parity.add_as_prompts(compare(job.model, backend, generation, inputs, vocabulary_size))
+        parity.add_as_prompts(compare(job.model, backend, generation, inputs, choice))
     parity.sizes.append(_size_text(inputs))
-    parity.add(check_sizes(job, bundle, backend, example, vocabulary_size, uncertain_sizes))
+    parity.add(check_sizes(job, bundle, backend, example, choice, uncertain_sizes))
     return parity
 
 
 def _check_inputs(
-    job: ExportJob, backend: Backend, vocabulary_size: int, progress: Progress
+    job: ExportJob, backend: Backend, choice: TokenChoice, progress: Progress
 ) -> Parity:
     """Compares what the check inputs decode to, from the start tokens or from random prompts."""
     parity, generation, batch = Parity(), job.spec.generation, job.form.batch
@@ -108,7 +109,7 @@ def _check_inputs(
     if generation.start_tokens:
         return compare_greedy(job.model, backend, generation, reported_checks)
     for inputs in reported_checks:
-        parity.add(compare_random_prompts(job.model, backend, generation, inputs, vocabulary_size))
+        parity.add(compare_random_prompts(job.model, backend, generation, inputs, choice))
     return parity
 
 

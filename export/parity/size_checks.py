@@ -34,6 +34,7 @@ from hybrid_deploy.export.model.dynamic_axes import DynamicAxes, declared_ranges
 from hybrid_deploy.export.model.interface import Inputs, arrays_of
 from hybrid_deploy.export.parity.compare import compare_random_prompts
 from hybrid_deploy.export.parity.parity import Parity
+from hybrid_deploy.export.parity.special_tokens import TokenChoice
 from hybrid_deploy.export.trace.refusal import first_line, user_line
 from hybrid_deploy.runtime.backends.protocol import Backend
 
@@ -51,7 +52,7 @@ def check_sizes(
     bundle: Bundle,
     backend: Backend,
     example: Mapping[str, Tensor],
-    vocabulary_size: int,
+    choice: TokenChoice,
     uncertain: Sequence[Mapping[str, int]] = (),
 ) -> Parity:
     """Compares a few tokens of the graphs and the model at several sizes and batches.
@@ -61,7 +62,7 @@ def check_sizes(
         bundle: holds the encoder graph.
         backend: the exported graphs.
         example: encoder inputs by name, batch first.
-        vocabulary_size: number of tokens in the model's vocabulary.
+        choice: tokens to draw prompts from.
         uncertain: sizes to check besides, by name of the dimension.
 
     Raises:
@@ -78,7 +79,7 @@ def check_sizes(
         inputs = _batch_of(resized, job.form.batch or batch)
         shapes = ", ".join("x".join(map(str, array.shape)) for array in inputs.values())
         try:
-            compared = compare_random_prompts(job.model, backend, short, inputs, vocabulary_size)
+            compared = compare_random_prompts(job.model, backend, short, inputs, choice)
         except BackendError as error:
             raise UnsupportedModelError(
                 f"the exported graphs do not work for inputs of size {shapes}, which the "

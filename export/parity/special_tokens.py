@@ -14,12 +14,37 @@ the model itself returns NaN.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from hybrid_deploy.bundle.manifest import GenerationDefaults
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """The tokens that random prompts are drawn from.
+
+    Attributes:
+        vocabulary_size: number of tokens, the width of the logits.
+        told_apart: ids that the decoder compares its tokens with, such as a padding.
+    """
+
+    vocabulary_size: int
+    told_apart: tuple[int, ...] = ()
+
+    def draw(
+        self,
+        shape: tuple[int, int],
+        model: nn.Module,
+        generation: GenerationDefaults,
+        rng: np.random.Generator,
+    ) -> NDArray[np.int64]:
+        """Returns random tokens (batch, length) among which stand the model's special ones."""
+        special = special_tokens(model, generation, self.told_apart)
+        return mixed_tokens(self.vocabulary_size, shape, special, rng)
 
 
 def special_tokens(

@@ -19,6 +19,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx
 
+_WIDER_DTYPES = {
+    torch.bool: torch.float32,
+    torch.uint8: torch.float32,
+    torch.int8: torch.float32,
+    torch.int16: torch.float32,
+    torch.int32: torch.int64,
+}
+"""The dtypes of the caches for values that TensorRT or ONNX Runtime cannot cache as they are."""
+
 
 @dataclass(frozen=True)
 class CacheLayout:
@@ -83,6 +92,23 @@ class CachedValue:
     source: fx.Node
     layout: CacheLayout | None
     kind: str = field(compare=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the cache."""
+        own: torch.dtype = self.source.meta["val"].dtype
+        return _WIDER_DTYPES.get(own, own)
+
+    def to_cache_dtype(self, rows: Tensor) -> Tensor:
+        """Returns rows of the value in the dtype of the cache."""
+        return rows if rows.dtype is self.dtype else rows.to(self.dtype)
+
+    def from_cache_dtype(self, cached: Tensor) -> Tensor:
+        """Returns what the cache holds in the dtype of the value."""
+        own: torch.dtype = self.source.meta["val"].dtype
+        if own is torch.bool:
+            return cached > 0
+        return cached if cached.dtype is own else cached.to(own)
 
 
 @dataclass(frozen=True)

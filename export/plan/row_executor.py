@@ -218,8 +218,7 @@ class RowExecutor:
             assert cached.layout is not None
             sizes = tuple(example_size(size) for size in self.plan.shape(cached.source))
             value = cached.layout.from_cache(self._read_rows(cached), sizes)
-            if cached.source.meta["val"].dtype is torch.bool:
-                value = value > 0
+            value = cached.from_cache_dtype(value)
             self._computed[key] = replay(access.path, value, self.full_shape)
         return self._computed[key]
 
@@ -292,7 +291,7 @@ class RowExecutor:
             rows = self._values[cache.source]
             if self.is_single(cache.source):
                 rows = rows.unsqueeze(cache.layout.length)
-            rows = with_cache_dtype(cache, cache.layout.to_cache(rows))
+            rows = cache.to_cache_dtype(cache.layout.to_cache(rows))
             prefix_length = self.plan.prefix_length(cache.source, cache.layout.length)
             self.caches[index] = self._write(self.caches[index], rows, prefix_length)
             self._written.add(cache)
@@ -381,15 +380,3 @@ class RowExecutor:
         value = align_rows(picked, row_shape, alignment, single=single)
         self._computed[key] = value
         return value
-
-
-def cache_dtype(cache: CachedValue) -> torch.dtype:
-    """Returns the dtype of a cache: bool values are cached as float32, which TensorRT requires."""
-    dtype: torch.dtype = cache.source.meta["val"].dtype
-    return torch.float32 if dtype is torch.bool else dtype
-
-
-def with_cache_dtype(cache: CachedValue, rows: Tensor) -> Tensor:
-    """Returns new rows in the dtype of their cache."""
-    dtype = cache_dtype(cache)
-    return rows if rows.dtype is dtype else rows.to(dtype)

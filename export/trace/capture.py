@@ -150,9 +150,11 @@ def capture_decoder(
     )
 
 
-def as_expr(size: int | torch.SymInt) -> sympy.Expr:
-    """Returns a dimension as a sympy expression."""
-    return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
+def as_expr(size: int | torch.SymInt | torch.SymFloat) -> sympy.Expr:
+    """Returns a dimension, or a number computed from dimensions, as a sympy expression."""
+    if isinstance(size, (torch.SymInt, torch.SymFloat)):
+        return size.node.expr
+    return sympy.Integer(size) if isinstance(size, int) else sympy.Float(size)
 
 
 def example_size(size: int | torch.SymInt) -> int:
@@ -160,9 +162,26 @@ def example_size(size: int | torch.SymInt) -> int:
     return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
 
 
+def example_number(size: int | float | torch.SymInt | torch.SymFloat) -> int | float:
+    """Returns a dimension, or a number computed from dimensions, in the example inputs."""
+    if isinstance(size, (torch.SymInt, torch.SymFloat)):
+        number: int | float = size.node.hint
+        return number
+    return size
+
+
 def evaluate(expr: sympy.Expr, sizes: Mapping[sympy.Symbol, Any]) -> Any:
     """Computes a dimension from the sizes of its symbols; the result is symbolic if they are."""
-    return sympy_interp(PythonReferenceAnalysis, dict(sizes), expr)
+    return sympy_interp(_SizeArithmetic, dict(sizes), expr)
+
+
+class _SizeArithmetic(PythonReferenceAnalysis):
+    """Python's arithmetic; PyTorch's own class returns an expression for the quotient of ints."""
+
+    @staticmethod
+    def int_truediv(a: Any, b: Any) -> Any:
+        """Returns the quotient as a float."""
+        return a / b
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from hybrid_deploy.export.trace.adaptive_pool import adaptive_avg_pool1d, adaptive_avg_pool2d
@@ -22,6 +23,8 @@ _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     F.one_hot: one_hot_by_comparison,
     torch.view_as_complex: view_as_complex_pair,
     torch.complex: ComplexPair,
+    Tensor.view_as: lambda tensor, other: tensor.view(other.shape),
+    Tensor.reshape_as: lambda tensor, other: tensor.reshape(other.shape),
 }
 
 

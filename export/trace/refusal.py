@@ -28,10 +28,19 @@ WAYS_OUT = (
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _LIBRARY_FOLDERS = tuple(
-    str(Path(folder)) for folder in (Path(torch.__file__).parent, Path(__file__).parents[1])
+    str(folder)
+    for folder in (
+        Path(__file__).parents[1],
+        Path(torch.__file__).parent,
+        *(
+            Path(torch.__file__).parents[1] / name
+            for name in ("sympy", "numpy", "onnxscript", "onnx_ir")
+        ),
+    )
 )
 _STANDARD_LIBRARY = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 _INSTALLED = ("/site-packages/", "/dist-packages/")
+_OUTSIDE = ("fake tensor in the exported program constant", ".numpy() is not supported")
 _METHODS = ("encode", "decode")
 _FILTER = "_filter_traceback_frames"
 
@@ -71,10 +80,21 @@ def user_line(error: BaseException) -> str:
     return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
 
 
-def trace_failure(error: BaseException) -> str:
-    """Returns why a trace failed: the cause if it is known, else the exception's first line."""
-    if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
-        return "Python control flow depends on the values of tokens or memory; use torch.where"
+def trace_failure(error: BaseException, part: str = "decode()") -> str:
+    """Returns why a trace failed: the cause if it is known, else the exception's first line.
+
+    Args:
+        error: what PyTorch or the user's code raised.
+        part: the method that was traced, `encode()` or `decode()`.
+    """
+    text = str(error)
+    if "data-dependent" in text or "DataDependent" in type(error).__name__:
+        values = "its inputs" if part == "encode()" else "tokens or memory"
+        return f"Python control flow depends on the values of {values}; use torch.where"
+    if "cannot be used as inputs to control flow" in text:
+        return "Python computes a size from a varying one in a way that no graph can; use //"
+    if any(words in text for words in _OUTSIDE):
+        return "it takes a value out of the trace, by .data or .numpy(); compute with tensors alone"
     return first_line(error)
 
 

@@ -22,10 +22,10 @@ from hybrid_deploy.export.export_job import (
 )
 from hybrid_deploy.export.exporter import head_of
 from hybrid_deploy.export.make_job import (
-    _padded_to_multiples,
     dynamic_axes,
     make_job,
     named_inputs,
+    padded_to_multiples,
 )
 from hybrid_deploy.export.model.dynamic_axes import DynamicAxis
 from hybrid_deploy.export.model.interface import ADAPTER, check_model
@@ -200,7 +200,7 @@ def test_the_refusal_of_a_model_shows_a_working_adapter(model: nn.Module) -> Non
 def test_pictures_are_padded_to_the_multiple_of_their_width(model: nn.Module) -> None:
     picture = ImageInput("image", "L", 8, None, 6, 8, 64, 0, 255, (0.5,), (0.5,))
     axes = dynamic_axes({"image": {3: ("w", 8, 64, 8)}}, {"image": torch.zeros(1, 1, 8, 16)})
-    padded = _padded_to_multiples((picture, ArrayInput("question")), axes)
+    padded = padded_to_multiples((picture, ArrayInput("question")), axes)
     assert isinstance(padded, tuple)
     assert padded == (msgspec.structs.replace(picture, width_multiple=24), ArrayInput("question"))
-    assert _padded_to_multiples(picture, {}) == picture
+    assert padded_to_multiples(picture, {}) == picture

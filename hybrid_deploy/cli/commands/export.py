@@ -96,6 +96,8 @@ def export(
             _check_half_variant(job, dtype)
         report = export_job(job, out, force=force)
     click.echo(describe(report))
+    for remark in report.remarks:
+        log(remark)
     log(_golden_line(report.path))
     if dtype != _FLOAT:
         _add_half_variant(out, dtype)

@@ -28,6 +28,7 @@ from tests.benchmarks.fuzz_export.models import Sample, random_sample
 from tests.benchmarks.fuzz_export.reference import BLIND, Flaw, flaws_of
 
 _LEAST_COMPARED = 40  # rows of logits: 5 batches of 12 rows in all give some 200
+_MOST_JUMPS = 0.05  # share of the rows of logits: a model that always jumps proves nothing
 
 
 class Verdict(str, Enum):
@@ -171,6 +172,9 @@ def judged_bundle(outcome: Outcome, sample: Sample, path: Path) -> Outcome:
         return replace(outcome, verdict=Verdict.TRACEBACK, reason=reason)
     if comparison.compared < _LEAST_COMPARED:
         reason = f"only {comparison.compared} rows of logits compared"
+        return replace(outcome, verdict=Verdict.UNUSABLE, reason=reason)
+    if comparison.jumps > _MOST_JUMPS * comparison.compared:
+        reason = f"rounding errors alone move {comparison.jumps} rows of logits"
         return replace(outcome, verdict=Verdict.UNUSABLE, reason=reason)
     return replace(outcome, compared=comparison.compared)
 

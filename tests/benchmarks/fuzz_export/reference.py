@@ -6,6 +6,7 @@ So it can judge both sides, a bundle that claims to be right and a refusal that 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -21,6 +22,9 @@ Logits = NDArray[np.float32]
 
 TOLERANCE = 1e-3
 """Largest accepted difference of a logit, for logits up to 10; float32 sums differ by far less."""
+
+
+_ROUNDING, _ROUNDED_MODELS = 2e-6, 16  # relative size of a rounding error after several operators
 
 
 class Flaw(str, Enum):
@@ -43,6 +47,29 @@ BLIND = frozenset({Flaw.IGNORES_PAST, Flaw.IGNORES_INPUTS})
 def tolerance(logits: Logits) -> float:
     """Returns the largest accepted difference of these logits."""
     return TOLERANCE * max(1.0, float(np.abs(logits).max()) / 10)
+
+
+@torch.no_grad()
+def jumps(model: Any, memory: Memory, tokens: NDArray[np.int64]) -> bool:
+    """Returns whether rounding errors alone move the logits after some tokens beyond the tolerance.
+
+    They do where an operator such as floor() reads a value beside one of its jumps: two right
+    float32 computations may then take different sides. Weights with random errors show it.
+
+    Args:
+        model: the module.
+        memory: memory of one sequence.
+        tokens: (length,), the tokens that the sequence has read.
+    """
+    expected = logits_of(model, memory, tokens)
+    for seed in range(_ROUNDED_MODELS):
+        noise = torch.Generator().manual_seed(seed)
+        rounded = copy.deepcopy(model)
+        for weight in rounded.parameters():
+            weight *= 1 + _ROUNDING * torch.randn(weight.shape, generator=noise)
+        if not is_close(logits_of(rounded, memory, tokens), expected):
+            return True
+    return False
 
 
 def row_of(inputs: Inputs, row: int) -> Inputs:

@@ -8,16 +8,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.export import exporter, pipeline
 from hybrid_deploy.export.parity.parity import Parity
 from hybrid_deploy.export.plan.causal_mask import CausalPattern
 from tests.benchmarks.fuzz_export import __main__ as command
-from tests.benchmarks.fuzz_export import check
+from tests.benchmarks.fuzz_export import check, compare
 from tests.benchmarks.fuzz_export.check import (
     Outcome,
     Verdict,
@@ -29,7 +32,7 @@ from tests.benchmarks.fuzz_export.check import (
 )
 from tests.benchmarks.fuzz_export.models import random_sample
 from tests.benchmarks.fuzz_export.page import faults, page
-from tests.benchmarks.fuzz_export.reference import BLIND, Flaw, flaws_of
+from tests.benchmarks.fuzz_export.reference import BLIND, Flaw, flaws_of, jumps
 from tests.benchmarks.fuzz_export.workers import check_all
 from tests.benchmarks.fuzz_export.wrong import FAULTS
 from tests.fakes.edited_bundle import with_edited_weights
@@ -47,6 +50,17 @@ PLAIN = {
     "1.bias": "none", "1.rotary": "no", "1.cross": "sdpa", "1.ffn": "two_linear", "1.act": "relu",
 }  # fmt: skip
 """Choices of a model that exports."""
+
+
+class Stairs(nn.Module):
+    """Logits that rise by 1 where a weight of 2 + offset passes a whole number."""
+
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((5,), 2 + offset))
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        return self.weight.floor().expand(*tokens.shape, -1)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +143,25 @@ def without_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "check_export", lambda *arguments: Parity())
     for name in ("check_causal", "check_batch"):
         monkeypatch.setattr(pipeline, name, lambda *arguments: None)
+
+
+@pytest.mark.parametrize(("offset", "is_beside_a_jump"), [(0.0, True), (0.3, False)])
+def test_rounding_errors_move_a_model_that_reads_a_value_beside_a_jump(
+    offset: float, is_beside_a_jump: bool
+) -> None:
+    assert jumps(Stairs(offset).eval(), (), np.arange(3)) == is_beside_a_jump
+
+
+def test_a_bundle_that_always_jumps_proves_nothing(
+    plain_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "tolerance", lambda logits: -1.0)
+    monkeypatch.setattr(compare, "jumps", lambda model, memory, tokens: True)
+    outcome = judged_bundle(
+        Outcome(0, Verdict.RIGHT, "", ""), random_sample(0, PLAIN), plain_bundle
+    )
+    assert outcome.verdict is Verdict.UNUSABLE
+    assert "rounding errors alone" in outcome.reason
 
 
 @pytest.mark.slow

@@ -170,6 +170,24 @@ class PointwiseConvolutions(HandWritten):
         return rows + projected.transpose(1, 2)
 
 
+class FlattenedRows(TorchDecoder):
+    """Puts the rows of all sequences into one table, and back into the shape of another tensor."""
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        logits = super().decode(tokens, memory)
+        table = logits.reshape(-1, VOCABULARY) * 2
+        changed: Tensor = table.view_as(logits) + table.exp().reshape_as(logits)
+        return changed
+
+
+class ScaledByMemorySize(TorchDecoder):
+    """Scales the memory, and the logits, by numbers that the size of the memory gives."""
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Tensor:
+        logits = super().decode(tokens, memory / memory.shape[1] ** 0.5)
+        return logits * (1 / memory.shape[1])
+
+
 def rotate(x: Tensor) -> Tensor:
     """Returns x with interleaved rotary position embedding."""
     length, width = x.shape[-2:]
@@ -195,6 +213,8 @@ MODELS = {
     "rotary, grouped": RotaryGrouped,
     "bias per distance": BiasPerDistance,
     "pointwise convolutions": PointwiseConvolutions,
+    "flattened rows": FlattenedRows,
+    "scaled by the memory's size": ScaledByMemorySize,
 }
 
 

@@ -31,6 +31,7 @@ from hybrid_deploy.export.parity.float32_error import (
 from hybrid_deploy.export.parity.parity import Parity
 from hybrid_deploy.export.parity.reference_backend import FullRerun, FullRerunDecoding
 from hybrid_deploy.export.parity.reference_rows import lengths_to_run
+from hybrid_deploy.export.parity.special_tokens import TokenChoice
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 
 VOCABULARY, LENGTH = 13, 40
@@ -104,7 +105,7 @@ def inputs(count: int = 2) -> dict[str, NDArray[Any]]:
 
 
 def compare_all(model: nn.Module, backend: FullRerun) -> Parity:
-    return compare_random_prompts(model, backend, GENERATION, inputs(), VOCABULARY)
+    return compare_random_prompts(model, backend, GENERATION, inputs(), TokenChoice(VOCABULARY))
 
 
 def test_a_model_is_equal_to_itself() -> None:
@@ -281,7 +282,7 @@ def test_prefill_is_compared_at_several_lengths(length: int) -> None:
             decoding.prefill = spoiled  # type: ignore[method-assign]
             return decoding
 
-    arguments = (GENERATION, inputs(), VOCABULARY)
+    arguments = (GENERATION, inputs(), TokenChoice(VOCABULARY))
     assert compare_prefill(model, FullRerun(model, LENGTH), *arguments).sequences == 12
     with pytest.raises(ParityError, match=f"a prefill of {length} tokens"):
         compare_prefill(model, WrongPrefill(model, LENGTH), *arguments)

@@ -19,7 +19,7 @@ from hybrid_deploy.export.parity.compare import compare_prefill
 from hybrid_deploy.export.parity.decode_checks import check_batch, check_causal
 from hybrid_deploy.export.parity.length_checks import check_lengths
 from hybrid_deploy.export.parity.reference_backend import FullRerun
-from hybrid_deploy.export.parity.special_tokens import mixed_tokens, special_tokens
+from hybrid_deploy.export.parity.special_tokens import TokenChoice, mixed_tokens, special_tokens
 
 VOCABULARY, WIDTH, LENGTH, SPECIAL = 5000, 8, 16, 4321
 INPUTS = {"features": torch.linspace(-1, 1, 2 * WIDTH).reshape(2, WIDTH)}
@@ -71,6 +71,27 @@ def special_rows_are_doubled(x: Tensor, special: Tensor) -> Tensor:
     return x * (1 + special[:, :, None].float())
 
 
+class ScaledBy(Decoder):
+    """Scales its inputs by a value of the whole batch, which stands in one of its rows."""
+
+    def __init__(self, value: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(plain)
+        self.value = value
+
+    def encode(self, features: Tensor) -> Tensor:
+        return features / self.value(features)
+
+
+@pytest.mark.parametrize("value", [torch.amax, torch.amin, torch.mean])
+@pytest.mark.parametrize("scale", [1.0, -1.0])
+def test_inputs_that_are_scaled_by_a_value_of_the_batch_are_refused(
+    value: Callable[[Tensor], Tensor], scale: float
+) -> None:
+    inputs = {"features": scale * (INPUTS["features"] + 0.1)}
+    with pytest.raises(UnsupportedModelError, match="mixes the inputs of a batch"):
+        check_batch(ScaledBy(value).eval(), inputs, LENGTH)
+
+
 @pytest.mark.parametrize(
     ("check", "rows", "message"),
     [
@@ -95,10 +116,10 @@ def test_graphs_are_compared_on_special_tokens(generation: Mapping[str, Any]) ->
     given: dict[str, Any] = {"start_tokens": (), "end_tokens": (), "pad_token": 0, **generation}
     defaults = GenerationDefaults(max_length=LENGTH, **given)
     model, inputs = Decoder(special_rows_are_doubled).eval(), arrays_of(INPUTS)
-    compare_prefill(model, FullRerun(model, LENGTH), defaults, inputs, VOCABULARY)
+    compare_prefill(model, FullRerun(model, LENGTH), defaults, inputs, TokenChoice(VOCABULARY))
     with pytest.raises(ParityError):
         graphs = FullRerun(Decoder(plain).eval(), LENGTH)
-        compare_prefill(model, graphs, defaults, inputs, VOCABULARY)
+        compare_prefill(model, graphs, defaults, inputs, TokenChoice(VOCABULARY))
 
 
 def test_the_special_tokens_of_a_model() -> None:
@@ -122,3 +143,12 @@ def test_a_token_that_the_decoder_compares_is_tried(tmp_path: Path) -> None:
         export_model(
             Decoder(special_rows_see_all).eval(), INPUTS, tmp_path / "b", max_length=LENGTH
         )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_prompt_begins_with_a_token_that_the_decoder_tells_apart(seed: int) -> None:
+    generation = GenerationDefaults((1,), (2,), pad_token=0, max_length=LENGTH)
+    choice = TokenChoice(6, told_apart=(3, 4))
+    drawn = choice.draw((40, LENGTH), Decoder(plain), generation, np.random.default_rng(seed))
+    assert set(drawn[:, 0]) == {5}
+    assert set(drawn[:, 1]) == {0, 1, 2, 3, 4}

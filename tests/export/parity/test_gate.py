@@ -22,6 +22,7 @@ from hybrid_deploy.export.parity import gate
 from hybrid_deploy.export.parity.gate import check_export
 from hybrid_deploy.export.parity.parity import Parity
 from hybrid_deploy.export.parity.size_checks import checked_sizes, graph_multiples
+from hybrid_deploy.export.parity.special_tokens import TokenChoice
 from tests.conftest import VOCABULARY, make_tiny, tiny_job
 from tests.fakes.edited_graph import edit_graph
 
@@ -77,10 +78,10 @@ def test_a_change_of_any_graph_is_refused(
 ) -> None:
     bundle = copied(tiny_path, tmp_path)
     assert set(bundle.graphs("fp32")) == set(ROLES)
-    check_export(tiny_export, bundle, VOCABULARY)
+    check_export(tiny_export, bundle, TokenChoice(VOCABULARY))
     edit_graph(bundle, role, scale_column)
     with pytest.raises(ParityError, match="differ from the model"):
-        check_export(tiny_export, bundle, VOCABULARY)
+        check_export(tiny_export, bundle, TokenChoice(VOCABULARY))
 
 
 @pytest.mark.parametrize("role", [GraphRole.ENCODER, GraphRole.PREFILL, GraphRole.STEP])
@@ -91,7 +92,7 @@ def test_a_change_of_any_graph_with_a_fixed_batch_is_refused(
     assert set(bundle.graphs("fp32")) == set(ROLES[:3])
     edit_graph(bundle, role, scale_column)
     with pytest.raises(ParityError, match="differ from the model"):
-        check_export(single_job, bundle, VOCABULARY)
+        check_export(single_job, bundle, TokenChoice(VOCABULARY))
 
 
 @pytest.mark.parametrize("role", ROLES[1:])
@@ -101,7 +102,7 @@ def test_a_change_of_a_model_with_large_logits_is_refused(
     bundle = copied(large_path, tmp_path)
     edit_graph(bundle, role, scale_column, HEAD)
     with pytest.raises(ParityError, match=r"off by \S+, accepted \S+; no bundle"):
-        check_export(large_job, bundle, VOCABULARY)
+        check_export(large_job, bundle, TokenChoice(VOCABULARY))
 
 
 def test_a_graph_that_was_not_run_is_a_defect(
@@ -109,11 +110,11 @@ def test_a_graph_that_was_not_run_is_a_defect(
 ) -> None:
     monkeypatch.setattr(gate, "compare_beams", lambda *arguments: Parity())
     with pytest.raises(AssertionError, match="has not compared beam_step with the model"):
-        check_export(tiny_export, tiny_bundle, VOCABULARY)
+        check_export(tiny_export, tiny_bundle, TokenChoice(VOCABULARY))
 
 
 def test_every_kind_of_comparison_is_counted(tiny_bundle: Bundle, tiny_export: ExportJob) -> None:
-    parity = check_export(tiny_export, tiny_bundle, VOCABULARY)
+    parity = check_export(tiny_export, tiny_bundle, TokenChoice(VOCABULARY))
     # a batch of prompts of 1 token and one of unequal lengths, at the example and at every size;
     # prefills of 1, 2, 3, 4, 7 and 8 tokens for two inputs; two beams of two inputs
     encoder = ir.load(tiny_bundle.graph_path("fp32", GraphRole.ENCODER))

@@ -22,6 +22,7 @@ from hybrid_deploy.export.parity.size_checks import (
     checked_sizes,
     graph_multiples,
 )
+from hybrid_deploy.export.parity.special_tokens import TokenChoice
 from hybrid_deploy.runtime.backends.registry import BackendOptions, load_backend
 from tests.conftest import TinyReader, tiny_job
 
@@ -55,7 +56,7 @@ class WrongAt(nn.Module):
 def check(bundle: Bundle, model: Any, uncertain: tuple[dict[str, int], ...] = ()) -> None:
     job = replace(tiny_job(model), example={"image": torch.randn(2, 1, 8, 16)})
     backend = load_backend("onnxruntime", bundle, "fp32", BackendOptions())
-    check_sizes(job, bundle, backend, job.example, 11, uncertain)
+    check_sizes(job, bundle, backend, job.example, TokenChoice(11), uncertain)
 
 
 @pytest.mark.parametrize(

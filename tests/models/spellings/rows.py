@@ -18,10 +18,11 @@ RowFunction = Callable[[Spelled, Tensor, Tensor], Tensor]
 
 
 def norm(order: float) -> RowFunction:
-    """Returns rows divided by their norm of an order."""
+    """Returns rows divided by their norm of an order, with values around 1."""
+    size = WIDTH ** (1 / order)
 
     def divided(decoder: Spelled, x: Tensor, tokens: Tensor) -> Tensor:
-        result: Tensor = x / torch.linalg.vector_norm(x, ord=order, dim=-1, keepdim=True)
+        result: Tensor = x / torch.linalg.vector_norm(x, ord=order, dim=-1, keepdim=True) * size
         return result
 
     return divided
@@ -66,7 +67,8 @@ def sorted_channels(decoder: Spelled, x: Tensor, tokens: Tensor) -> Tensor:
 
 
 def most_and_least(decoder: Spelled, x: Tensor, tokens: Tensor) -> Tensor:
-    return (x - x.min(-1, keepdim=True).values) / (x.max(-1, keepdim=True).values + 1)
+    height = (x - x.min(-1, keepdim=True).values) / (x.max(-1, keepdim=True).values + 1)
+    return 4 * height - 2
 
 
 def spread(decoder: Spelled, x: Tensor, tokens: Tensor) -> Tensor:
@@ -89,7 +91,8 @@ def where_pad(decoder: Spelled, x: Tensor, tokens: Tensor) -> Tensor:
 
 def top_channels(decoder: Spelled, x: Tensor, tokens: Tensor) -> Tensor:
     values, places = x.topk(8, dim=-1)
-    return torch.zeros_like(x).scatter(-1, places, values) + x.gather(-1, places).sum(-1, True)
+    top = torch.zeros_like(x).scatter(-1, places, values)
+    return x + top - x.gather(-1, places).mean(-1, True)
 
 
 def grouped(decoder: Spelled, x: Tensor, tokens: Tensor) -> Tensor:
@@ -186,9 +189,9 @@ def gathered_table(decoder: Spelled, tokens: Tensor) -> Tensor:
 
 
 ROWS: dict[str, RowFunction] = {
-    "x-norm": lambda decoder, x, tokens: x / x.norm(dim=-1, keepdim=True),
-    "normalize": lambda decoder, x, tokens: F.normalize(x, dim=-1),
-    "normalize-p1": lambda decoder, x, tokens: F.normalize(x, p=1.0, dim=2),
+    "x-norm": lambda decoder, x, tokens: x / x.norm(dim=-1, keepdim=True) * WIDTH**0.5,
+    "normalize": lambda decoder, x, tokens: F.normalize(x, dim=-1) * WIDTH**0.5,
+    "normalize-p1": lambda decoder, x, tokens: F.normalize(x, p=1.0, dim=2) * WIDTH,
     "vector-norm-1": norm(1),
     "vector-norm-2": norm(2),
     "vector-norm-3": norm(3),
