@@ -3,7 +3,8 @@
 A file counts as unchanged under the conditions of git's index (gitformat-index, "racy git"): inode,
 size, time of modification and time of change are the same, and both times lie so far before the
 check that any later write has another time. A program can set the time of modification back, but
-not the time of change, which the system keeps.
+not the time of change, which the system keeps. The one gap is a program that keeps the file mapped
+for writing: on some file systems its writes have no time. `verify` and `install` hash every byte.
 """
 
 from __future__ import annotations
