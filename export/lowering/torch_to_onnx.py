@@ -39,6 +39,7 @@ from hybrid_deploy.export.trace.refusal import (
     user_line,
 )
 from hybrid_deploy.export.trace.size_guards import DeclaredSizes, fixing_line, record_guards
+from hybrid_deploy.export.trace.unsolved_guards import keep_unsolved_guards
 from hybrid_deploy.onnx_graphs.gemm import is_embedding, split_gemm
 
 _FIXED_SIZE = ("onstraints violated", "specialized", "inferred ranges", " not in VR[")
@@ -80,6 +81,7 @@ def onnx_from_torch(
         reuse_translation_table(),
         decompose_only_if_needed(),
         PortableOps(),
+        keep_unsolved_guards(),
         record_guards() as log,
     ):
         try:

@@ -49,6 +49,7 @@ from hybrid_deploy.export.trace.size_guards import (
     fixing_line,
     record_guards,
 )
+from hybrid_deploy.export.trace.unsolved_guards import keep_unsolved_guards
 
 _DECOMPOSED = (
     "aten.baddbmm.",
@@ -231,6 +232,7 @@ def trace_decoder(
         _static_causal_hint(),
         record_user_lines(),
         PortableOps(),
+        keep_unsolved_guards(),
     ):
         try:
             program = torch.export.export(
