@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from hybrid_deploy.argument_checks import check_text
-from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
+from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.input_specs import TextInput
+from hybrid_deploy.bundle.manifest import Manifest, Tokenizer, Vocabulary
 from hybrid_deploy.bundle.prompt_template import PLACE, PromptTemplate
 from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError, UsageError
 
@@ -26,14 +29,16 @@ _REPLACEMENTS = (
 
 
 def text_of(
-    tokens: Iterable[int], vocabulary: Vocabulary | Tokenizer, folder: Path | None = None
+    tokens: Iterable[int],
+    vocabulary: Vocabulary | Tokenizer,
+    source: TokenizerSource | None = None,
 ) -> str:
     """Returns the text of tokens, without the special ones.
 
     Args:
         tokens: token ids; an id outside a vocabulary becomes "?".
         vocabulary: vocabulary or tokenizer of the bundle.
-        folder: folder of the bundle, which holds the tokenizer's file; None with a vocabulary.
+        source: holds the tokenizer; None with a vocabulary.
 
     Raises:
         BundleError: the tokenizer's file is missing or damaged.
@@ -44,10 +49,10 @@ def text_of(
         return "".join(
             texts[token] if token < len(texts) else "?" for token in tokens if token not in special
         )
-    assert folder is not None, "a tokenizer lies in the bundle's folder"
+    assert source is not None, "a tokenizer has a file"
     skip = set(vocabulary.skip)
     ids = [token for token in tokens if token not in skip]
-    text = load_tokenizer(folder / vocabulary.file).decode(ids, skip_special_tokens=False)
+    text = load_tokenizer(source, vocabulary.file).decode(ids, skip_special_tokens=False)
     return tidied(text) if vocabulary.tidy else text
 
 
@@ -61,7 +66,7 @@ def tidied(text: str) -> str:
 def tokens_of(
     text: str | None,
     vocabulary: Vocabulary | Tokenizer | None,
-    folder: Path,
+    source: TokenizerSource,
     template: PromptTemplate | None = None,
 ) -> list[int]:
     """Returns the token ids of a text, or of the words in a template.
@@ -71,7 +76,7 @@ def tokens_of(
     Args:
         text: the text, or the words; None takes the template's default.
         vocabulary: tokenizer of the bundle; a vocabulary or None is an error.
-        folder: folder of the bundle, which holds the tokenizer's file.
+        source: holds the tokenizer.
         template: text around the words; None takes the text alone.
 
     Raises:
@@ -83,7 +88,7 @@ def tokens_of(
         raise UsageError(
             "the bundle has no tokenizer, so a prompt cannot be text; give token ids with --prompt"
         )
-    tokenizer = load_tokenizer(folder / vocabulary.file)
+    tokenizer = load_tokenizer(source, vocabulary.file)
     return prompt_tokens_of(text, template or PromptTemplate(PLACE), tokenizer)
 
 
@@ -135,29 +140,99 @@ def token_ids(
         raise BundleError(f"the bundle's tokenizer fails: {error}; export it again") from error
 
 
-def load_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    """Returns the tokenizer of a `tokenizer.json`; reads a file again only after it has changed.
+class BundleTokenizers:
+    """The tokenizers of one opened bundle; its string is the bundle's folder.
+
+    The verified content of each is read at once, so that a loaded bundle keeps its tokenizers
+    whatever happens to their files. It is parsed at its first use.
+
+    Args:
+        bundle: the bundle.
 
     Raises:
-        BundleError: the file is missing or damaged.
+        BundleError: a tokenizer's file is missing or has changed.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._folder = bundle.folder
+        self._lock = threading.Lock()
+        self._contents = {name: bundle.read_file(name) for name in _files(bundle.manifest)}
+        self._loaded: dict[str, tokenizers.Tokenizer] = {}
+
+    def __str__(self) -> str:
+        return str(self._folder)
+
+    def load(self, name: str) -> tokenizers.Tokenizer:
+        """Returns the tokenizer of a file, by its path relative to the bundle.
+
+        Raises:
+            BundleError: the file is no tokenizer.
+            MissingDependencyError: `tokenizers` is not installed.
+        """
+        if name not in self._loaded:
+            with self._lock:
+                if name not in self._loaded:
+                    origin = str(self._folder / name)
+                    self._loaded[name] = parse_tokenizer(self._contents[name], origin)
+                    del self._contents[name]
+        return self._loaded[name]
+
+
+TokenizerSource: TypeAlias = Path | BundleTokenizers
+"""Holds tokenizers: those of an opened bundle, or a folder with files that nobody verified."""
+
+
+def load_tokenizer(source: TokenizerSource, name: str) -> tokenizers.Tokenizer:
+    """Returns the tokenizer of a file, by its path relative to the bundle or folder.
+
+    Raises:
+        BundleError: the file is missing or is no tokenizer.
         MissingDependencyError: `tokenizers` is not installed.
     """
+    if isinstance(source, BundleTokenizers):
+        return source.load(name)
+    path = source / name
     if not path.is_file():
         raise BundleError(f"{path} is missing; copy the bundle again")
-    stat = path.stat()
-    return _load(path, stat.st_mtime_ns, stat.st_size)
+    status = path.stat()
+    return _load_file(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=4)
-def _load(path: Path, changed_ns: int, size_bytes: int) -> tokenizers.Tokenizer:
+def _load_file(path: Path, changed_ns: int, size_bytes: int) -> tokenizers.Tokenizer:
+    """Reads a file again only after it has changed."""
+    return parse_tokenizer(path.read_bytes(), str(path))
+
+
+def _files(manifest: Manifest) -> set[str]:
+    """Returns the tokenizer files that a bundle uses."""
+    spec = manifest.preprocess
+    inputs = spec if isinstance(spec, tuple) else (spec,)
+    files = {part.tokenizer for part in inputs if isinstance(part, TextInput)}
+    if isinstance(manifest.vocabulary, Tokenizer):
+        files.add(manifest.vocabulary.file)
+    return files
+
+
+def parse_tokenizer(content: bytes, origin: str) -> tokenizers.Tokenizer:
+    """Returns the tokenizer in the content of a `tokenizer.json`; it neither pads nor truncates.
+
+    Args:
+        content: content of the file.
+        origin: name of the file, for messages.
+
+    Raises:
+        BundleError: the content is no tokenizer.
+        MissingDependencyError: `tokenizers` is not installed.
+    """
     try:
         import tokenizers
     except ImportError as error:
         raise MissingDependencyError("tokenizers", extra="text") from error
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # tokenizers raises nothing more precise
-        raise BundleError(f"{path} is not a tokenizer: {error}; export it again") from error
+        raise BundleError(f"{origin} is not a tokenizer: {error}; export it again") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

@@ -6,9 +6,9 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from hybrid_deploy.bundle.atomic_write import (
     staged_folder,
     write_file,
 )
+from hybrid_deploy.bundle.bundle_file import BundleFile
 from hybrid_deploy.bundle.consistency import check_consistency
 from hybrid_deploy.bundle.hash_cache import HashCache
 from hybrid_deploy.bundle.lock import exclusive
@@ -61,10 +62,12 @@ class Bundle:
     Attributes:
         folder: folder of the bundle.
         manifest: content of its `manifest.json`.
+        hashes: hashes of its files that were checked before; None checks them at every reading.
     """
 
     folder: Path
     manifest: Manifest
+    hashes: HashCache | None = field(default=None, compare=False, repr=False)
 
     def variant(self, name: str) -> Variant:
         """Returns the variant of that name.
@@ -103,6 +106,27 @@ class Bundle:
     def graph_path(self, variant: str, role: GraphRole) -> Path:
         """Returns the path of the ONNX file of one graph."""
         return self.folder / self.graph(variant, role).file
+
+    def open_file(self, name: str) -> BundleFile:
+        """Opens a file of the bundle, whose content is verified when it is read.
+
+        Args:
+            name: path of the file, relative to the bundle. A file that no manifest lists yet is one
+                that this process wrote itself, and is not verified.
+
+        Raises:
+            BundleError: the file is missing, is no file, or has another size than its record.
+        """
+        return BundleFile(self.folder, name, self.manifest.files.get(name), self.hashes)
+
+    def read_file(self, name: str) -> bytes:
+        """Returns the verified content of a file; see `open_file`.
+
+        Raises:
+            BundleError: the file is missing, or its content is not the one in its record.
+        """
+        with closing(self.open_file(name)) as file:
+            return file.read()
 
     def variant_size_bytes(self, name: str) -> int:
         """Returns the size in bytes of the files in the folder of one variant."""
@@ -149,11 +173,20 @@ def _open_once(path: Path, only: str | None, trust: Trust | None) -> Bundle:
     path = _behind_link(path)  # what is loaded later comes from the same folder
     bundle = Bundle(folder=path, manifest=_read_manifest(path, trust))
     if only is None:
-        for name, record in bundle.manifest.files.items():
-            _check_file(path, name, record)
-    else:
-        _check_once(path, _files_for(bundle, only))
+        for name in bundle.manifest.files:
+            _check(bundle, name)
+        return bundle
+    hashes = HashCache(path)
+    bundle = replace(bundle, hashes=hashes)
+    for name in _files_for(bundle, only):
+        _check(bundle, name)
+    hashes.save()
     return bundle
+
+
+def _check(bundle: Bundle, name: str) -> None:
+    with closing(bundle.open_file(name)) as file:
+        file.check()
 
 
 def _read_manifest(folder: Path, trust: Trust | None = None) -> Manifest:
@@ -201,21 +234,11 @@ def _bring_back(path: Path) -> bool:
     return True
 
 
-def _files_for(bundle: Bundle, variant: str) -> dict[str, FileRecord]:
+def _files_for(bundle: Bundle, variant: str) -> list[str]:
     """Returns the files in the folder of one variant, and those outside of any variant's folder."""
     own = _home(bundle.variant(variant))
     others = {_home(other) for other in bundle.manifest.variants.values()} - {own}
-    files = bundle.manifest.files.items()
-    return {name: record for name, record in files if top_folder(name) not in others}
-
-
-def _check_once(folder: Path, files: Mapping[str, FileRecord]) -> None:
-    hashes = HashCache(folder)
-    for name, record in files.items():
-        if hashes.sha256(name) != record.sha256:
-            _check_file(folder, name, record)
-            hashes.remember(name, record.sha256)
-    hashes.save()
+    return [name for name in bundle.manifest.files if top_folder(name) not in others]
 
 
 @contextmanager
@@ -345,11 +368,3 @@ def _record(path: Path) -> FileRecord:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return FileRecord(sha256=digest.hexdigest(), size_bytes=path.stat().st_size)
-
-
-def _check_file(folder: Path, name: str, expected: FileRecord) -> None:
-    path = folder / name
-    if not path.is_file():
-        raise BundleError(f"{folder} is incomplete: {name} is missing; copy the bundle again")
-    if path.stat().st_size != expected.size_bytes or _record(path) != expected:
-        raise BundleError(f"{folder} is damaged: {name} was changed; copy the bundle again")

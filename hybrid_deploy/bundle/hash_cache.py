@@ -3,12 +3,14 @@
 A file counts as unchanged under the conditions of git's index (gitformat-index, "racy git"): inode,
 size, time of modification and time of change are the same, and both times lie so far before the
 check that any later write has another time. A program can set the time of modification back, but
-not the time of change, which the system keeps.
+not the time of change, which the system keeps. The one gap is a program that keeps the file mapped
+for writing: on some file systems its writes have no time. `verify` and `install` hash every byte.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -46,17 +48,31 @@ class HashCache:
         self._states = self._read()
         self._changed = False
 
-    def sha256(self, name: str) -> str | None:
-        """Returns the remembered SHA-256 of a file; None if it is unknown or the file changed."""
+    def sha256(self, name: str, status: os.stat_result) -> str | None:
+        """Returns the remembered SHA-256 of a file; None if it is unknown or the file changed.
+
+        Args:
+            name: name of the file.
+            status: what `fstat` returns for the open file.
+        """
         state = self._states.get(name)
-        if state is None or state != self._state_now(name, state.sha256):
+        if state is None or state != _state(status, state.sha256):
             return None
         return state.sha256
 
-    def remember(self, name: str, sha256: str) -> None:
-        """Remembers the SHA-256 of a file that was just read, unless it is newer than 2 s."""
-        state = self._state_now(name, sha256)
-        if state is None:
+    def remember(
+        self, name: str, sha256: str, before: os.stat_result, after: os.stat_result
+    ) -> None:
+        """Remembers the SHA-256 of a file, unless it changed meanwhile or is newer than 2 s.
+
+        Args:
+            name: name of the file.
+            sha256: hash of what was read from the open file.
+            before: what `fstat` returned before the reading.
+            after: what `fstat` returned after it.
+        """
+        state = _state(after, sha256)
+        if state != _state(before, sha256):
             return
         if time.time_ns() - max(state.modified_ns, state.changed_ns) > _CLOCK_TICK_NS:
             self._states[name] = state
@@ -69,17 +85,12 @@ class HashCache:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 write_file(self._path, msgspec.json.encode(self._states))
 
-    def _state_now(self, name: str, sha256: str) -> _FileState | None:
-        try:
-            status = (self._folder / name).stat()
-        except OSError:
-            return None
-        return _FileState(
-            sha256, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-        )
-
     def _read(self) -> dict[str, _FileState]:
         try:
             return msgspec.json.decode(self._path.read_bytes(), type=dict[str, _FileState])
         except (OSError, msgspec.MsgspecError):
             return {}
+
+
+def _state(status: os.stat_result, sha256: str) -> _FileState:
+    return _FileState(sha256, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)

@@ -228,6 +228,16 @@ class KeepsMemory(Protocol):
         ...
 
 
+@runtime_checkable
+class HasNotes(Protocol):
+    """A backend that replaces what it cannot load by something slower, and states that."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the user, which every result repeats."""
+        ...
+
+
 class Backend(Protocol):
     """Runs the graphs of one variant of a bundle."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.device_support import tensorrt_refusal
@@ -17,7 +19,7 @@ from hybrid_deploy.runtime.engines.cache import (
     EngineCache,
     PlanRecord,
 )
-from hybrid_deploy.runtime.engines.cache_key import shaped_by, weight_bytes
+from hybrid_deploy.runtime.engines.cache_key import shaped_by, verified_copy, weight_bytes
 from hybrid_deploy.runtime.engines.cache_listing import compatible_build, last_build
 from hybrid_deploy.runtime.engines.isolated_build import compile_isolated
 from hybrid_deploy.runtime.engines.ram_check import check_build_fits
@@ -132,12 +134,11 @@ def build_engine(
     vendor = load_tensorrt(target.flavour)
     check_options(options, vendor.flavour, gpu)
     check_cache_write(bundle.variant(variant), graph, vendor.flavour, vendor.version)
-    path = (bundle.folder / spec.file).resolve()
     capacity = None if role is GraphRole.ENCODER else bundle.manifest.capacity
     times = timing_cache_file(cache.folder, vendor.flavour, vendor.version, gpu)
     request = PlanRequest(
         graph,
-        str(path),
+        str(bundle.folder / spec.file),
         str(target),
         optimization_profile,
         options,
@@ -154,7 +155,8 @@ def build_engine(
         check_build_fits(graph, weight_bytes(bundle, spec), workspace_bytes, last)
         stage = f"building {graph} for {target}{_last_build_note(last, vendor)}"
         progress(stage, 0, 1)
-        plan = compile_isolated(request)
+        with verified_copy(bundle, spec) as path:
+            plan = compile_isolated(msgspec.structs.replace(request, path=str(path)))
         progress(stage, 1, 1)
         return plan
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sysconfig
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import FileRecord, GraphSpec
+from hybrid_deploy.errors import BuildError
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_builder.compile import SETTINGS, PlanRequest
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT
@@ -49,6 +53,31 @@ def weight_bytes(bundle: Bundle, spec: GraphSpec) -> int:
     """Returns the size of a graph's ONNX file and of its weight files, in bytes."""
     files = [bundle.manifest.files[spec.file], *_weight_files(bundle, spec).values()]
     return sum(record.size_bytes for record in files)
+
+
+@contextmanager
+def verified_copy(bundle: Bundle, spec: GraphSpec) -> Iterator[Path]:
+    """Yields the path of a copy of a graph, with its weight files beside it.
+
+    The hashes of the copied bytes are those in the key: an engine that was built from other files
+    would be used for these ones. The copy is not in RAM, which the build needs.
+
+    Raises:
+        BundleError: a file of the bundle is missing or has changed.
+        BuildError: there is no room for the copy.
+    """
+    files = [spec.file, *_weight_files(bundle, spec)]
+    with TemporaryDirectory(prefix="hybrid-deploy-build-") as folder:
+        for name in files:
+            try:
+                with closing(bundle.open_file(name)) as file:
+                    file.copy_to(Path(folder, Path(name).name))
+            except OSError as error:
+                raise BuildError(
+                    f"{bundle.folder / name} cannot be copied to {folder}: {error.strerror}; make "
+                    "room there, or name another folder in $TMPDIR"
+                ) from error
+        yield Path(folder, Path(spec.file).name)
 
 
 def _weight_files(bundle: Bundle, spec: GraphSpec) -> dict[str, FileRecord]:

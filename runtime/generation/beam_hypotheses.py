@@ -106,7 +106,10 @@ class Hypotheses:
                 self._add_ended(beam, (), total, _Continuation(reason, None))
 
     def sequence_result(self) -> SequenceResult:
-        """Returns the best sequence; the next best ones are its alternatives."""
+        """Returns the best sequence; the next best ones are its alternatives.
+
+        After a search that was ended early, the best sequence says so, even if it has an end token.
+        """
         results = [
             SequenceResult(
                 ended.tokens,
@@ -123,7 +126,7 @@ class Hypotheses:
         return SequenceResult(
             best.tokens,
             best.scores,
-            best.finish,
+            self.row.finish or best.finish,
             best.text,
             best.sequence_score,
             tuple(results[1:]),

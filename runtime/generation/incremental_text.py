@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from hybrid_deploy.bundle.manifest import Tokenizer, Vocabulary
-from hybrid_deploy.runtime.tokenizer import load_tokenizer, tidied
+from hybrid_deploy.runtime.tokenizer import TokenizerSource, load_tokenizer, tidied
 
 INCOMPLETE_CHARACTER = "\ufffd"
 """The character that tokenizers decode an incomplete UTF-8 sequence to."""
@@ -61,12 +60,14 @@ class IncrementalDetokenizer:
 
 
 @lru_cache(maxsize=8)
-def empty_detokenizer(vocabulary: Vocabulary | Tokenizer, folder: Path) -> IncrementalDetokenizer:
-    """Returns the detokenizer of a sequence without tokens; the same object for the same bundle.
+def empty_detokenizer(
+    vocabulary: Vocabulary | Tokenizer, source: TokenizerSource
+) -> IncrementalDetokenizer:
+    """Returns the detokenizer of a sequence without tokens; the same object for the same source.
 
     Args:
         vocabulary: vocabulary or tokenizer of the bundle.
-        folder: folder of the bundle, which holds the tokenizer's file.
+        source: holds the tokenizer.
 
     Raises:
         BundleError: the tokenizer's file is missing or damaged.
@@ -78,7 +79,7 @@ def empty_detokenizer(vocabulary: Vocabulary | Tokenizer, folder: Path) -> Incre
             lambda tokens: "".join(texts[t] if t < len(texts) else "?" for t in tokens),
             frozenset(vocabulary.special),
         )
-    decode_all, tidy = load_tokenizer(folder / vocabulary.file).decode, vocabulary.tidy
+    decode_all, tidy = load_tokenizer(source, vocabulary.file).decode, vocabulary.tidy
 
     def decode(tokens: Sequence[int]) -> str:
         text: str = decode_all(tokens, skip_special_tokens=False)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Manifest
 from hybrid_deploy.contract import LOGITS
-from hybrid_deploy.errors import UsageError
+from hybrid_deploy.errors import BundleError, UsageError
 from hybrid_deploy.runtime.generation.constraints import AllowedTokens, Pattern
 from hybrid_deploy.runtime.generation.incremental_text import (
     IncrementalDetokenizer,
@@ -26,6 +26,7 @@ from hybrid_deploy.runtime.generation.logits_processors import (
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.generation.sampling import Sampling
 from hybrid_deploy.runtime.generation.sequences import Limits
+from hybrid_deploy.runtime.tokenizer import TokenizerSource
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,13 @@ class DecodingSettings:
 
 
 def resolve_settings(
-    manifest: Manifest, folder: Path, options: GenerateOptions
+    manifest: Manifest, source: TokenizerSource, options: GenerateOptions
 ) -> DecodingSettings:
     """Returns the settings of a generation: the options, and the bundle's defaults for the rest.
 
     Args:
         manifest: manifest of the bundle.
-        folder: folder of the bundle, which holds the tokenizer's file.
+        source: holds the bundle's tokenizer.
         options: options that the user gives.
 
     Raises:
@@ -99,7 +100,7 @@ def resolve_settings(
         capacity=manifest.capacity,
         max_new_tokens=options.max_new_tokens,
     )
-    detokenizer_for = _detokenizer_factory(manifest, folder)
+    detokenizer_for = _detokenizer_factory(manifest, source)
     constraints = _constraints(options, beams, limits, detokenizer_for)
     return DecodingSettings(
         limits=limits,
@@ -111,12 +112,47 @@ def resolve_settings(
     )
 
 
-def _check_token_ids(manifest: Manifest, options: GenerateOptions) -> None:
-    """Refuses tokens that the model cannot choose; GenerateOptions refuses negative ones."""
+def check_default_tokens(manifest: Manifest, origin: str) -> None:
+    """Checks the token ids in the generation defaults of a bundle.
+
+    The decoder may read more tokens than it chooses from, so that start tokens and the pad token
+    are only checked to be no negative ids, which would count from the end.
+
+    Args:
+        manifest: manifest of the bundle.
+        origin: name of the bundle in messages.
+
+    Raises:
+        BundleError: an id is negative, or names a token that the model cannot choose.
+    """
+    defaults = manifest.generation
+    chosen = {
+        "an end token": defaults.end_tokens,
+        "a suppressed token": (*defaults.suppressed, *defaults.begin_suppressed),
+        "a forced token": [token for _, token in defaults.forced],
+        "the forced end token": () if defaults.forced_end is None else (defaults.forced_end,),
+    }
+    read = {"a start token": defaults.start_tokens, "the pad token": (defaults.pad_token,)}
+    last = _vocabulary_size(manifest) - 1
+    for role, tokens in {**read, **chosen}.items():
+        outside = [token for token in tokens if token < 0 or (role in chosen and token > last)]
+        if outside:
+            raise BundleError(
+                f"{origin} has {outside[0]} as {role}, expected an id from 0 to {last}; "
+                "export it again"
+            )
+
+
+def _vocabulary_size(manifest: Manifest) -> int:
+    """Returns the number of tokens that the model chooses from; a huge one if it is not fixed."""
     step = next(iter(manifest.variants.values())).step
     size = next((tensor.shape[-1] for tensor in step.outputs if tensor.name == LOGITS), None)
-    if not isinstance(size, int):
-        return
+    return size if isinstance(size, int) else sys.maxsize
+
+
+def _check_token_ids(manifest: Manifest, options: GenerateOptions) -> None:
+    """Refuses tokens that the model cannot choose; GenerateOptions refuses negative ones."""
+    size = _vocabulary_size(manifest)
     named = {
         "suppressed": options.suppressed or (),
         "forced": () if options.forced is None else options.forced.values(),
@@ -184,16 +220,16 @@ def _sampling(options: GenerateOptions) -> Sampling | None:
 
 
 def _detokenizer_factory(
-    manifest: Manifest, folder: Path
+    manifest: Manifest, source: TokenizerSource
 ) -> Callable[[str], IncrementalDetokenizer]:
     """Returns a function from an option's name, for messages, to the empty detokenizer."""
 
     def detokenizer_for(option: str) -> IncrementalDetokenizer:
         if manifest.vocabulary is None:
             raise UsageError(
-                f"{folder} has no vocabulary, so {option} cannot be compared with its text; "
+                f"{source} has no vocabulary, so {option} cannot be compared with its text; "
                 "export it with one, or work with tokens"
             )
-        return empty_detokenizer(manifest.vocabulary, folder)
+        return empty_detokenizer(manifest.vocabulary, source)
 
     return detokenizer_for

@@ -24,6 +24,7 @@ from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.preprocess.array_files import load_arrays
 from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
 from hybrid_deploy.runtime.preprocess.text import batch_texts, load_text
+from hybrid_deploy.runtime.tokenizer import TokenizerSource
 from hybrid_deploy.system_errors import typed_errors
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -38,7 +39,7 @@ def prepare(
     paths: Sequence[Path],
     spec: Preprocess,
     *,
-    folder: Path | None = None,
+    folder: TokenizerSource | None = None,
     texts: Sequence[str] | None = None,
 ) -> Arrays:
     """Returns one batch of encoder inputs.
@@ -50,7 +51,7 @@ def prepare(
         paths: a file for each sequence; may be empty if the model takes a text only and `texts`
             has it.
         spec: description of the encoder's inputs.
-        folder: folder of the bundle with the tokenizer; needed for texts only.
+        folder: holds the tokenizer; needed for texts only.
         texts: a text for each sequence; None reads them from files.
 
     Raises:

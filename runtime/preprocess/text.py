@@ -13,6 +13,7 @@ from hybrid_deploy.bundle.input_specs import TextInput
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.tokenizer import (
     MAX_TEXT_CHARACTERS,
+    TokenizerSource,
     load_tokenizer,
     prompt_tokens_of,
     token_ids,
@@ -43,14 +44,14 @@ def load_text(path: Path) -> str:
 
 
 def batch_texts(
-    texts: Sequence[str], spec: TextInput, folder: Path | None
+    texts: Sequence[str], spec: TextInput, source: TokenizerSource | None
 ) -> dict[str, NDArray[Any]]:
     """Returns texts as one batch of token ids.
 
     Args:
         texts: a text for each sequence.
         spec: description of the model's input.
-        folder: folder of the bundle with the tokenizer.
+        source: holds the tokenizer.
 
     Returns:
         Token ids by input name, (batch, length) int64; and the mask by its name, of the same shape
@@ -62,8 +63,8 @@ def batch_texts(
         BundleError: the tokenizer's file is missing or damaged.
         MissingDependencyError: `tokenizers` is not installed.
     """
-    assert folder is not None, "the tokenizer of a text lies in the bundle's folder"
-    tokenizer = load_tokenizer(folder / spec.tokenizer)
+    assert source is not None, "a text needs a tokenizer"
+    tokenizer = load_tokenizer(source, spec.tokenizer)
     rows = []
     for text in texts:
         if not text.strip():

@@ -14,7 +14,7 @@ from hybrid_deploy.argument_checks import token_ids_of
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import LOGITS, GraphRole
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.backends.protocol import Backend, Decoding, KeepsMemory
+from hybrid_deploy.runtime.backends.protocol import Backend, Decoding, HasNotes, KeepsMemory
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.incremental_text import (
     IncrementalDetokenizer,
@@ -22,13 +22,17 @@ from hybrid_deploy.runtime.generation.incremental_text import (
 )
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.generation.sequences import BatchResult, Cancellation, SequenceResult
-from hybrid_deploy.runtime.generation.settings import DecodingSettings, resolve_settings
+from hybrid_deploy.runtime.generation.settings import (
+    DecodingSettings,
+    check_default_tokens,
+    resolve_settings,
+)
 from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from hybrid_deploy.runtime.session.encoded_input import EncodedInput
 from hybrid_deploy.runtime.session.input_checks import check_values
 from hybrid_deploy.runtime.session.results import GenerationResult, Timings
 from hybrid_deploy.runtime.session.streaming import Stream
-from hybrid_deploy.runtime.tokenizer import text_of, tokens_of
+from hybrid_deploy.runtime.tokenizer import BundleTokenizers, text_of, tokens_of
 
 BatchInputs: TypeAlias = "Mapping[str, NDArray[Any]] | EncodedInput"
 """Encoder inputs of a batch by name, or a batch that is encoded already."""
@@ -61,13 +65,24 @@ class Request:
 
 
 class BatchRunner:
-    """Runs batches of encoder inputs; a batch leaves no state behind."""
+    """Runs batches of encoder inputs; a batch leaves no state behind.
 
-    def __init__(self, bundle: Bundle, variant: str, backend: Backend) -> None:
+    Args:
+        bundle: the bundle.
+        variant: name of the variant.
+        backend: backend that runs the variant's graphs.
+        tokenizers: tokenizers of the bundle.
+    """
+
+    def __init__(
+        self, bundle: Bundle, variant: str, backend: Backend, tokenizers: BundleTokenizers
+    ) -> None:
         self._bundle = bundle
         self._variant = variant
         self._backend = backend
-        self._default_settings = resolve_settings(bundle.manifest, bundle.folder, GenerateOptions())
+        check_default_tokens(bundle.manifest, str(bundle.folder))
+        self._default_settings = resolve_settings(bundle.manifest, tokenizers, GenerateOptions())
+        self._tokenizers = tokenizers
         self._encoder = bundle.graph(variant, GraphRole.ENCODER)
 
     def run(
@@ -155,7 +170,7 @@ class BatchRunner:
     def _settings_for(self, options: GenerateOptions | None) -> DecodingSettings:
         if options is None:
             return self._default_settings
-        return resolve_settings(self._bundle.manifest, self._bundle.folder, options)
+        return resolve_settings(self._bundle.manifest, self._tokenizers, options)
 
     def _results(
         self, batch_result: BatchResult, preprocess_s: float, encoder_s: float
@@ -165,9 +180,12 @@ class BatchRunner:
             encoder_ms=encoder_s * 1e3,
             first_token_ms=batch_result.first_ms,
             step_ms=batch_result.step_ms,
-            notes=batch_result.notes,
+            notes=batch_result.notes + self._backend_notes(),
         )
         return [self._result(sequence) for sequence in batch_result.sequences], timings
+
+    def _backend_notes(self) -> tuple[str, ...]:
+        return self._backend.notes if isinstance(self._backend, HasNotes) else ()
 
     def _result(self, sequence: SequenceResult) -> GenerationResult:
         return GenerationResult(
@@ -181,11 +199,11 @@ class BatchRunner:
 
     def _detokenizer(self) -> IncrementalDetokenizer | None:
         vocabulary = self._bundle.manifest.vocabulary
-        return None if vocabulary is None else empty_detokenizer(vocabulary, self._bundle.folder)
+        return None if vocabulary is None else empty_detokenizer(vocabulary, self._tokenizers)
 
     def _text(self, tokens: Sequence[int]) -> str | None:
         vocabulary = self._bundle.manifest.vocabulary
-        return None if vocabulary is None else text_of(tokens, vocabulary, self._bundle.folder)
+        return None if vocabulary is None else text_of(tokens, vocabulary, self._tokenizers)
 
     def _full_prompt(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the start tokens and the prompt; start tokens in the prompt are not doubled.
@@ -196,7 +214,7 @@ class BatchRunner:
         template = self._bundle.manifest.prompt
         if not prompt and template is not None:
             vocabulary = self._bundle.manifest.vocabulary
-            prompt = tuple(tokens_of(None, vocabulary, self._bundle.folder, template))
+            prompt = tuple(tokens_of(None, vocabulary, self._tokenizers, template))
         if not prompt:
             if not start_tokens:
                 raise UsageError(

@@ -33,7 +33,7 @@ from hybrid_deploy.runtime.session.prefetch import Arrays, Item, Outcome, Prefet
 from hybrid_deploy.runtime.session.results import GenerationResult as GenerationResult
 from hybrid_deploy.runtime.session.results import Timings as Timings
 from hybrid_deploy.runtime.session.streaming import OnToken, Stream
-from hybrid_deploy.runtime.tokenizer import tokens_of
+from hybrid_deploy.runtime.tokenizer import BundleTokenizers, tokens_of
 
 _BATCHES_AHEAD = 2
 
@@ -54,7 +54,8 @@ class Session:
         self.bundle = bundle
         self.variant = variant
         self.backend = backend
-        self._runner = BatchRunner(bundle, variant, backend)
+        self._tokenizers = BundleTokenizers(bundle)
+        self._runner = BatchRunner(bundle, variant, backend, self._tokenizers)
 
     def run_files(
         self,
@@ -298,9 +299,7 @@ class Session:
             encoder = self.bundle.graph(self.variant, GraphRole.ENCODER)
             names = [tensor.name for tensor in encoder.inputs]
             return self._convert_masks(batch_arrays([load_arrays(path, names) for path in files]))
-        return self._convert_masks(
-            prepare(files, preprocess, folder=self.bundle.folder, texts=texts)
-        )
+        return self._convert_masks(prepare(files, preprocess, folder=self._tokenizers, texts=texts))
 
     def prompt_tokens(self, text: str) -> list[int]:
         """Returns the token ids of a prompt in words.
@@ -316,7 +315,7 @@ class Session:
             BundleError: the tokenizer's file is missing or damaged.
         """
         manifest = self.bundle.manifest
-        return tokens_of(text, manifest.vocabulary, self.bundle.folder, manifest.prompt)
+        return tokens_of(text, manifest.vocabulary, self._tokenizers, manifest.prompt)
 
     def _run(
         self, inputs: BatchInputs, request: Request, on_token: OnToken | None, start: float

@@ -135,4 +135,4 @@ def test_missing_tokenizers_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         MissingDependencyError,
         match=r"^tokenizers is not installed; .* pip install 'hybrid-deploy\[text\]'$",
     ):
-        load_tokenizer(tmp_path / "tokenizer.json")
+        load_tokenizer(tmp_path, "tokenizer.json")

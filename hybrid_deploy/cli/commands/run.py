@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hybrid_deploy.runtime.session.results import GenerationResult, Timings
     from hybrid_deploy.runtime.session.session import Session
 
+_CUT = ("timeout", "cancelled")  # reasons to finish before the text is complete
+
 
 @click.command(
     epilog="Example: hybrid-deploy run digits.bundle line.png --beams 4 --pattern '[0-9]+'"
@@ -110,6 +112,8 @@ def _print_outcomes(job: _RunJob, *, long: bool, output_format: str) -> None:
             log(f"{outcome.file}: {outcome.error}")
         elif output_format == "text":
             say("\n".join(outcome.lines(job.options.n_best)))
+            for remark in outcome.remarks():
+                log(remark)
         records.append(outcome.record())
     if output_format == "json":
         say(json_text(records))
@@ -173,7 +177,14 @@ class _Outcome:
         if n_best == 1:
             return [_text_of(self.result)]
         ranked = (self.result, *self.result.alternatives)
-        return [f"{result.sequence_score:.4f}\t{_text_of(result)}" for result in ranked]
+        return [f"{_score_of(result)}\t{_text_of(result)}" for result in ranked]
+
+    def remarks(self) -> list[str]:
+        """Returns what the user has to know about the text, as lines for stderr."""
+        assert self.result is not None and self.timings is not None
+        finish = self.result.finish
+        cut = [f"ended early ({finish}): the text may be incomplete"] if finish in _CUT else []
+        return [f"{self.file or 'text'}: {remark}" for remark in (*cut, *self.timings.notes)]
 
     def record(self) -> dict[str, object]:
         """Returns the outcome as a record for JSON."""
@@ -242,6 +253,8 @@ class _RunJob:
                 for event in stream:
                     say(f"{event.token} " if event.text is None else event.text, nl=False)
             say()
+            for remark in _Outcome(file, stream.results[0], stream.timings).remarks():
+                log(remark)
 
     def _with_text(self, file: Path | None) -> _Outcome:
         try:
@@ -256,6 +269,11 @@ class _RunJob:
 def _text_of(result: GenerationResult) -> str:
     """Returns the text; without a vocabulary, the token ids separated by spaces."""
     return " ".join(map(str, result.tokens)) if result.text is None else result.text
+
+
+def _score_of(result: GenerationResult) -> str:
+    """Returns the score of a beam; a dash if the search ended before there was one."""
+    return "-" if result.sequence_score is None else f"{result.sequence_score:.4f}"
 
 
 def _result_record(result: GenerationResult) -> dict[str, object]:

@@ -68,6 +68,7 @@ def verify(
 
 def _variant_row(bundle: Bundle, variant: str, backend: str) -> dict[str, object]:
     """Returns the row of a variant; only the float variant must run on this machine."""
+    from hybrid_deploy.bundle.golden_copy import golden_copy
     from hybrid_deploy.runtime.backends.registry import BackendOptions, load_backend
     from hybrid_deploy.runtime.session.session import Session
 
@@ -79,16 +80,18 @@ def _variant_row(bundle: Bundle, variant: str, backend: str) -> dict[str, object
     try:
         loaded = load_backend(backend, bundle, variant, BackendOptions())
         session = Session(bundle, variant, loaded)
-        equal = sum(_decoded_tokens(session, sample) == sample.tokens for sample in golden)
+        with golden_copy(bundle) as folder:
+            decoded = [_decoded_tokens(session, folder, sample) for sample in golden]
     except HybridDeployError as error:
         if variant == FLOAT_VARIANT:
             raise
         return row | {"verdict": f"not run: {error}"}
+    equal = sum(d == sample.tokens for d, sample in zip(decoded, golden, strict=True))
     verdict = "ok" if equal == len(golden) else "differs from the original model"
     return row | {"equal": equal, "verdict": verdict}
 
 
-def _decoded_tokens(session: Session, sample: GoldenSample) -> tuple[int, ...]:
+def _decoded_tokens(session: Session, folder: Path, sample: GoldenSample) -> tuple[int, ...]:
     """Returns the tokens that a session decodes from a sample, as the original model did.
 
     Graphs of a fixed batch size get the sample in every row.
@@ -101,6 +104,6 @@ def _decoded_tokens(session: Session, sample: GoldenSample) -> tuple[int, ...]:
     limit = sample.max_new_tokens
     options = None if limit is None else GenerateOptions(max_new_tokens=limit)
     results, _ = session.run_files(
-        [session.bundle.folder / sample.file] * rows, prompt=sample.prompt, options=options
+        [folder / sample.file] * rows, prompt=sample.prompt, options=options
     )
     return results[0].tokens

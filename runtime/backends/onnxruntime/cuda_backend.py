@@ -24,6 +24,10 @@ from hybrid_deploy.runtime.backends.onnxruntime.inference_session import (
     make_session,
     unsafe_optimizers,
 )
+from hybrid_deploy.runtime.backends.onnxruntime.verified_graphs import (
+    VerifiedGraph,
+    VerifiedGraphs,
+)
 from hybrid_deploy.runtime.backends.registry import BackendOptions
 
 NAME = "onnxruntime-cuda"
@@ -73,12 +77,14 @@ def load_on(
     providers: list[Provider] = [_CPU] if device_type == "cpu" else [cuda, _CPU]
     disabled = unsafe_optimizers(bundle.variant(variant).precision)
     capacity, specs = bundle.manifest.capacity, bundle.loop_graphs(variant)
-    chooser = _open(CHOOSE, options, providers, ())
+    chooser = _open(CHOOSE, str(CHOOSE), options, providers, ())
     engines = {}
-    for role, spec in specs.items():
-        session = _open(bundle.graph_path(variant, role), options, providers, disabled)
-        step_chooser = chooser if role is GraphRole.STEP else None
-        engines[role] = OnnxRuntimeEngine(session, spec, device_type, step_chooser, capacity)
+    with VerifiedGraphs(bundle, specs).loading(list(specs)) as graphs:
+        for role, spec in specs.items():
+            path = str(bundle.graph_path(variant, role))
+            session = _open(graphs[role], path, options, providers, disabled)
+            step_chooser = chooser if role is GraphRole.STEP else None
+            engines[role] = OnnxRuntimeEngine(session, spec, device_type, step_chooser, capacity)
     encoder, step = engines[GraphRole.ENCODER], engines[GraphRole.STEP]
     engine_set = load_engine_set(encoder, step, engines.get(GraphRole.PREFILL), capacity)
     version = f"onnxruntime {ort.__version__}"
@@ -86,15 +92,19 @@ def load_on(
 
 
 def _open(
-    path: Path, options: BackendOptions, providers: Sequence[Provider], disabled: Sequence[str]
+    graph: Path | VerifiedGraph,
+    name: str,
+    options: BackendOptions,
+    providers: Sequence[Provider],
+    disabled: Sequence[str],
 ) -> ort.InferenceSession:
     """Opens a graph; refuses ONNX Runtime's fallback to the CPU if CUDA does not load."""
     try:
         session = make_session(
-            path, options.threads, disabled_optimizers=disabled, providers=providers
+            graph, options.threads, disabled_optimizers=disabled, providers=providers
         )
     except Exception as error:
-        raise BackendError(f"onnxruntime failed in loading {path}: {error}") from error
+        raise BackendError(f"onnxruntime failed in loading {name}: {error}") from error
     if providers[0] != _CPU and _CUDA not in session.get_providers():
         raise BackendError(
             "onnxruntime did not load its CUDA provider; install the CUDA and cuDNN that it was "

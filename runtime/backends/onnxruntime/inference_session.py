@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hybrid_deploy.bundle.manifest import Precision
-from hybrid_deploy.errors import BackendError, InputError, MissingDependencyError
+from hybrid_deploy.errors import (
+    BackendError,
+    BundleError,
+    InputError,
+    MissingDependencyError,
+)
+from hybrid_deploy.runtime.backends.onnxruntime.verified_graphs import VerifiedGraph
 
 try:
     import onnxruntime as ort
@@ -21,9 +27,11 @@ Provider = str | tuple[str, dict[str, str]]
 _FATAL_ONLY = 4  # an error's text is in its exception
 ort.set_default_logger_severity(_FATAL_ONLY)
 
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
 
 def make_session(
-    path: Path,
+    graph: Path | VerifiedGraph,
     threads: int | None,
     *,
     optimized: bool = True,
@@ -32,13 +40,13 @@ def make_session(
     spin_us: int | None = None,
     providers: Sequence[Provider] = ("CPUExecutionProvider",),
 ) -> ort.InferenceSession:
-    """Returns a session of an ONNX file.
+    """Returns a session of a graph.
 
     If a provider does not load, ONNX Runtime takes the CPU without an error: check the session's
     `get_providers()`.
 
     Args:
-        path: path of the ONNX file.
+        graph: a verified graph, or the path of an ONNX file that this process wrote itself.
         threads: number of CPU threads of one operator; None leaves the choice to ONNX Runtime.
         optimized: whether ONNX Runtime may rewrite the graph.
         disabled_optimizers: names of the graph optimizers that ONNX Runtime must not use.
@@ -62,12 +70,16 @@ def make_session(
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin_us))
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return ort.InferenceSession(
-        str(path),
+    if isinstance(graph, VerifiedGraph):
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(graph.weights_folder))
+    session = ort.InferenceSession(
+        str(graph) if isinstance(graph, Path) else graph.model,
         options,
         providers=list(providers),
         disabled_optimizers=list(disabled_optimizers),
     )
+    session._model_bytes = None  # kept for a change of the providers, which never comes
+    return session
 
 
 def unsafe_optimizers(precision: Precision) -> tuple[str, ...]:
@@ -103,7 +115,7 @@ def backend_errors(where: str) -> Iterator[None]:
     """Raises an exception inside as a BackendError that names the failed graph or action."""
     try:
         yield
-    except (InputError, BackendError, MemoryError):
+    except (InputError, BackendError, BundleError, MemoryError):
         raise
     except Exception as error:
         raise BackendError(f"onnxruntime failed in {where}: {error}") from error

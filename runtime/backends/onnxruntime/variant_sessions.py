@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.contract import TOKEN, GraphRole
-from hybrid_deploy.errors import BackendError, MissingDependencyError
+from hybrid_deploy.errors import BackendError, BundleError, MissingDependencyError
 from hybrid_deploy.runtime.backends.onnxruntime.inference_session import (
     backend_errors,
     make_session,
     unsafe_optimizers,
     unsupported_operator_error,
 )
+from hybrid_deploy.runtime.backends.onnxruntime.verified_graphs import VerifiedGraphs
 from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.backends.tensor_checks import DTYPES
 
@@ -50,9 +51,13 @@ class VariantSessions:
         _check_types(self._specs[GraphRole.STEP], f"variant {variant} of {bundle.folder}")
         self._step_role = GraphRole.BEAM_STEP if _have_same_tensors(self._specs) else GraphRole.STEP
         self._loading = threading.Lock()
+        self._replacements: dict[GraphRole, str] = {}
         self._sessions: dict[GraphRole, ort.InferenceSession] = {}
-        for role in (GraphRole.ENCODER, self._step_role, GraphRole.REFINE):
-            self._session(role)
+        used = dict(self._specs)
+        if self._step_role is not GraphRole.STEP:
+            del used[GraphRole.STEP]
+        self._graphs = VerifiedGraphs(bundle, used)
+        self._load([GraphRole.ENCODER, self._step_role, GraphRole.REFINE])
 
     @property
     def encoder_session(self) -> ort.InferenceSession:
@@ -70,13 +75,26 @@ class VariantSessions:
 
     @property
     def prefill_session(self) -> ort.InferenceSession | None:
-        """Session of the prefill graph, loaded at its first use; None if the variant has none."""
-        return self._session(GraphRole.PREFILL)
+        """Session of the prefill graph, loaded at its first use; None if there is none.
+
+        There is none either if its files have changed since the variant was loaded: its prompts are
+        decoded by steps then, and `notes` says so.
+        """
+        return self._late_session(GraphRole.PREFILL, "prompts are decoded token by token")
 
     @property
     def beam_session(self) -> ort.InferenceSession | None:
-        """Session of the beam step graph, loaded at its first use; None if the variant has none."""
-        return self._session(GraphRole.BEAM_STEP)
+        """Session of the beam step graph, loaded at its first use; None if there is none.
+
+        There is none either if its files have changed since the variant was loaded: every beam has
+        a copy of the memory then, and `notes` says so.
+        """
+        return self._late_session(GraphRole.BEAM_STEP, "every beam has a copy of the memory")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What replaces graphs that could not be loaded at their first use; mostly empty."""
+        return tuple(self._replacements.values())
 
     @property
     def refine_session(self) -> ort.InferenceSession | None:
@@ -107,13 +125,30 @@ class VariantSessions:
         prefill = self._specs.get(GraphRole.PREFILL)
         return () if prefill is None else prefill.outputs
 
+    def _late_session(self, role: GraphRole, replacement: str) -> ort.InferenceSession | None:
+        """Returns the session of a graph; None if it is absent or its files have changed."""
+        if role in self._replacements:
+            return None
+        try:
+            return self._session(role)
+        except BundleError as error:
+            self._replacements[role] = f"{replacement}, because {error}"
+            return None
+
     def _session(self, role: GraphRole) -> ort.InferenceSession | None:
         """Returns the session of a graph, loads it first if needed; None for an absent graph."""
         if role in self._specs and role not in self._sessions:
             with self._loading:
                 if role not in self._sessions:
-                    self._sessions[role] = self._open(role)
+                    self._load([role])
         return self._sessions.get(role)
+
+    def _load(self, roles: Sequence[GraphRole]) -> None:
+        """Loads those of the graphs that the variant has."""
+        present = [role for role in roles if role in self._specs]
+        with self._graphs.loading(present) as self._loadable:
+            for role in present:
+                self._sessions[role] = self._open(role)
 
     def _threads(self, role: GraphRole) -> int | None:
         """Returns the number of threads; 1 for the small refine graph leaves cores to the step."""
@@ -124,7 +159,7 @@ class VariantSessions:
         with backend_errors(f"loading {path}"):
             try:
                 return make_session(
-                    path,
+                    self._loadable[role],
                     self._threads(role),
                     disabled_optimizers=self._disabled,
                     mem_pattern=role is not GraphRole.ENCODER,

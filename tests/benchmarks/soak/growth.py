@@ -59,6 +59,11 @@ def soak(work: Callable[[int], object], runs: int, warmup: int) -> Growth:
 
 def _usage() -> tuple[int, int]:
     """Returns the number of open files and the resident bytes of this process."""
+    resident = resident_bytes()
+    return len(list(_FDS.iterdir())), resident
+
+
+def resident_bytes() -> int:
+    """Returns the resident bytes of this process, after the garbage is collected."""
     gc.collect()
-    pages = int(_STATM.read_text().split()[1])
-    return len(list(_FDS.iterdir())), pages * os.sysconf("SC_PAGE_SIZE")
+    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

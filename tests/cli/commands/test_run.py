@@ -44,6 +44,19 @@ def test_run_prints_the_text_of_each_file(tiny_path: Path, tiny_bundle: Bundle, 
     assert first == last == sample.text
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [((), "\n"), (("--stream",), "\n"), (("--beams", 3, "--n-best", 2), "-\t\n")],
+)
+def test_run_says_that_a_text_is_incomplete(
+    options: tuple[object, ...], text: str, tiny_path: Path, page: Path
+) -> None:
+    arguments = ["run", tiny_path, page, "--timeout", 1e-9, *options]
+    result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+    assert (result.exit_code, result.stdout) == (0, text)
+    assert result.stderr == f"{page}: ended early (timeout): the text may be incomplete\n"
+
+
 def test_run_json(tiny_path: Path, page: Path) -> None:
     (record,) = json.loads(output("run", tiny_path, page, "--format", "json"))
     assert record["file"] == str(page)

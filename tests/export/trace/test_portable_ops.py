@@ -58,5 +58,5 @@ def test_bounds_of_two_types(function: Callable[[Tensor], Tensor]) -> None:
 def test_a_mask_of_unknown_values(monkeypatch: pytest.MonkeyPatch) -> None:
     exported(MaskedEncoder())
     monkeypatch.setattr(torch_to_onnx, "unknown_masks_are_not_causal", contextlib.nullcontext)
-    with pytest.raises(HybridDeployError, match="cannot be traced|has no ONNX form"):
+    with pytest.raises(HybridDeployError, match=r"cannot be traced|has no ONNX form"):
         exported(MaskedEncoder())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -10,10 +11,10 @@ from typing import cast
 import msgspec
 import pytest
 
-from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.bundle import Bundle, hash_files, open_bundle
 from hybrid_deploy.bundle.manifest import DimRange, Precision
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.errors import BuildError, InputError
+from hybrid_deploy.errors import BuildError, BundleError, InputError
 from hybrid_deploy.runtime.engines import build
 from hybrid_deploy.runtime.engines.build import build_engine, build_engines
 from hybrid_deploy.runtime.engines.cache import BuiltPlan, EngineCache
@@ -110,8 +111,11 @@ def change_batch(bundle: Bundle) -> Bundle:
 
 def change_file(name: str) -> Callable[[Bundle], Bundle]:
     def change(bundle: Bundle) -> Bundle:
-        record = msgspec.structs.replace(bundle.manifest.files[name], sha256="0" * 64)
-        return with_manifest(bundle, files=bundle.manifest.files | {name: record})
+        folder = bundle.folder.with_name("changed.bundle")
+        shutil.copytree(bundle.folder, folder, dirs_exist_ok=True)
+        (folder / name).write_bytes(b"changed")
+        files = bundle.manifest.files | {name: hash_files(folder)[name]}
+        return Bundle(folder, msgspec.structs.replace(bundle.manifest, files=files))
 
     return change
 
@@ -211,3 +215,24 @@ def test_missing_range_is_named(bundle: Bundle, compiled: Compiled, tmp_path: Pa
 def test_unknown_variant(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no variant 'int4'"):
         build_engines(bundle, "int4", SM86, cache=EngineCache(tmp_path))
+
+
+def test_the_built_graph_is_the_verified_one(
+    own_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled: Compiled
+) -> None:
+    """The files are changed after the bundle was opened, and after the copy was made."""
+    bundle = open_bundle(own_path)
+    graph, weights = (own_path / "fp32" / name for name in ("step.onnx", "weights.bin"))
+    original = {path.name: path.read_bytes() for path in (graph, weights)}
+    built: dict[str, bytes] = {}
+
+    def compile_isolated(request: PlanRequest) -> BuiltPlan:
+        weights.write_bytes(b"another")
+        built.update((path.name, path.read_bytes()) for path in Path(request.path).parent.iterdir())
+        return BuiltPlan(b"plan", 2.5)
+
+    monkeypatch.setattr(build, "compile_isolated", compile_isolated)
+    key(bundle, tmp_path / "engines")
+    assert built == original
+    with pytest.raises(BundleError, match=r"fp32/weights\.bin was changed"):
+        key(bundle, tmp_path / "no engine of these files yet")

@@ -212,6 +212,26 @@ def test_cancelled_searches_return_their_best_beams() -> None:
         ]
 
 
+def test_a_cancelled_search_says_so_even_if_its_best_beam_has_ended() -> None:
+    cancel = threading.Event()
+
+    class Cancelling(Markov):
+        def expand_beams(self, count: int) -> Markov:
+            if count > 1:
+                cancel.set()
+            expanded = super().expand_beams(count)
+            expanded.__class__ = Cancelling
+            return expanded
+
+    beams = Beams(3, 3, length_penalty=2.0, early_stopping="never")
+    settings = DecodingSettings(Limits((END,), 0, LENGTH, LENGTH), beams=beams)
+    table = table_of(7)
+    table[:, 1, END] = table[:, 1].max() + 1
+    decoding = Cancelling(table, np.arange(1))
+    (row,) = BeamSearch(decoding, [[1]], settings, Cancellation(cancel)).run().sequences
+    assert row.tokens == (END,) and row.finish == "cancelled"
+
+
 def test_errors_name_the_sequence_and_the_step() -> None:
     with_nan = table_of(8)
     with_nan[1, :, 3] = np.nan

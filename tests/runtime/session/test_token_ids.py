@@ -1,0 +1,71 @@
+"""Token ids that the model does not know are refused wherever they are given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle
+from hybrid_deploy.errors import BundleError, UsageError
+from hybrid_deploy.runtime.generation.options import GenerateOptions
+from hybrid_deploy.runtime.session.session import Session, load_session
+
+IMAGES = {"image": np.zeros((1, 1, 8, 16), np.float32)}
+
+
+@pytest.fixture(scope="module")
+def session(tiny_path: Path) -> Session:
+    return load_session(tiny_path, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ({"pad_token": -1}, "-1 as the pad token"),
+        ({"start_tokens": (-1,)}, "-1 as a start token"),
+        ({"end_tokens": (2, -1)}, "-1 as an end token"),
+        ({"end_tokens": (11,)}, "11 as an end token"),
+        ({"suppressed": (-1,)}, "-1 as a suppressed token"),
+        ({"begin_suppressed": (11,)}, "11 as a suppressed token"),
+        ({"forced": ((1, 11),)}, "11 as a forced token"),
+        ({"forced": ((1, -1),)}, "-1 as a forced token"),
+        ({"forced_end": -1}, "-1 as the forced end token"),
+        ({"forced_end": 11}, "11 as the forced end token"),
+    ],
+)
+def test_token_ids_outside_the_vocabulary_are_refused_in_defaults(
+    own_path: Path, defaults: dict[str, object], message: str
+) -> None:
+    manifest = open_bundle(own_path).manifest
+    generation = msgspec.structs.replace(manifest.generation, **defaults)
+    seal_bundle(own_path, msgspec.structs.replace(manifest, generation=generation))
+    with pytest.raises(BundleError, match=f"has {message}, expected an id from 0 to 10; export"):
+        load_session(own_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"suppressed": [-1]}, "suppressed must be whole numbers from 0 on, got -1"),
+        ({"suppressed": [11]}, "suppressed has token 11, the model's last is 10"),
+        ({"forced": {1: -1}}, "forced must be whole numbers from 0 on, got -1"),
+        ({"forced": {1: 11}}, "forced has token 11, the model's last is 10"),
+    ],
+)
+def test_token_ids_outside_the_vocabulary_are_refused_in_options(
+    session: Session, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        session.run_arrays(IMAGES, options=GenerateOptions(**options))
+
+
+@pytest.mark.parametrize("token", [-1, 11])
+def test_token_ids_outside_the_vocabulary_are_refused_in_prompts(
+    session: Session, token: int
+) -> None:
+    with pytest.raises(UsageError, match=f"the prompt has token {token}"):
+        session.run_arrays(IMAGES, prompt=[token])
