@@ -151,11 +151,15 @@ def _flaws_of_batch(model: Any, inputs: Inputs, tokens: NDArray[np.int64]) -> se
     ]
     if not is_close(logits, np.stack(alone)):
         flaws.add(Flaw.MIXES_BATCH)
-    changed = tokens.copy()
-    changed[:, length // 2 :] = (changed[:, length // 2 :] + 1) % max(2, tokens.max() + 1)
-    ahead = all_logits(model, memory, changed)
-    if not is_close(logits[:, : length // 2], ahead[:, : length // 2]):
-        flaws.add(Flaw.LOOKS_AHEAD)
+    for first in {
+        1,
+        length // 2,
+        length - 1,
+    }:  # a mask may show later tokens to the first ones only
+        changed = tokens.copy()
+        changed[:, first:] = (changed[:, first:] + 1) % max(2, tokens.max() + 1)
+        if not is_close(logits[:, :first], all_logits(model, memory, changed)[:, :first]):
+            flaws.add(Flaw.LOOKS_AHEAD)
     for count in range(1, length):
         shorter = all_logits(model, memory, tokens[:, :count])
         if not is_close(shorter[:, -1], logits[:, count - 1]) and Flaw.LOOKS_AHEAD not in flaws:

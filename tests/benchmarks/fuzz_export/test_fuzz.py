@@ -133,6 +133,12 @@ def test_every_fault_shows_in_the_numbers(fault: str) -> None:
     assert flaws - BLIND, fault
 
 
+def test_a_mask_that_shows_later_tokens_to_the_first_one_looks_ahead() -> None:
+    sample = random_sample(0, PLAIN | {"0.mask": "prefix"})
+    flaws = flaws_of(sample.model, sample.batches, sample.vocabulary, sample.max_length)
+    assert Flaw.LOOKS_AHEAD in flaws
+
+
 def test_a_right_model_has_no_flaw() -> None:
     sample = random_sample(0, PLAIN)
     assert not flaws_of(sample.model, sample.batches, sample.vocabulary, sample.max_length)

@@ -59,6 +59,10 @@ def special_rows_see_all(x: Tensor, special: Tensor) -> Tensor:
     return scores.softmax(-1) @ x
 
 
+def first_row_sees_the_second(x: Tensor, special: Tensor) -> Tensor:
+    return torch.cat([x[:, :1] + x[:, 1:2], x[:, 1:]], 1)
+
+
 def rows_change_if_one_is_special(x: Tensor, special: Tensor) -> Tensor:
     return x * (1 + special.any())
 
@@ -105,6 +109,11 @@ def test_what_a_special_token_does_is_found(check: Check, rows: Rows, message: s
     check(Decoder(rows).eval(), INPUTS, LENGTH)  # chance alone does not find it
     with pytest.raises(UnsupportedModelError, match=message):
         check(Decoder(rows).eval(), INPUTS, LENGTH, [SPECIAL])
+
+
+def test_a_first_token_that_sees_the_second_is_found() -> None:
+    with pytest.raises(UnsupportedModelError, match="not causal"):
+        check_causal(Decoder(first_row_sees_the_second).eval(), INPUTS, LENGTH)
 
 
 @pytest.mark.parametrize(

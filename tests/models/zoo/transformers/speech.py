@@ -201,18 +201,21 @@ _WHOLE_FRAMES = Inputs(_samples, (3200, 2400), ("samples", 1600, 6400), "input_v
 SPEECH: Models = {
     "canary": Tiny(canary, _features(16), 1.5),
     "cohere-asr": Tiny(cohere_asr, _features(16), 1.5),
-    "moonshine": Tiny(moonshine, Inputs(_audio, (9000,))),
+    "moonshine": Tiny(moonshine, Inputs(_audio, (9000,)), 2.0, 1),
     "moonshine-streaming": Tiny(moonshine_streaming, _WHOLE_FRAMES, 1.5),
     "seamless-speech": Tiny(
-        lambda: hf.SeamlessM4TForSpeechToText(hf.SeamlessM4TConfig(**SEAMLESS)), _features(16), 1.5
+        lambda: hf.SeamlessM4TForSpeechToText(hf.SeamlessM4TConfig(**SEAMLESS)),
+        _features(16),
+        1.5,
+        2,
     ),
     "seamless-v2-speech": Tiny(
         lambda: hf.SeamlessM4Tv2ForSpeechToText(hf.SeamlessM4Tv2Config(**SEAMLESS)),
         _features(16),
         1.5,
     ),
-    "speech-encoder-decoder": Tiny(speech_encoder_decoder, _SAMPLES, 2.5),
+    "speech-encoder-decoder": Tiny(speech_encoder_decoder, _SAMPLES, 2.5, 3),
     "speech-to-text": Tiny(speech_to_text, _features(8)),
-    "speecht5": Tiny(speecht5, _SAMPLES, 1.5),
+    "speecht5": Tiny(speecht5, _SAMPLES, 4.0, 4),
     "whisper": Tiny(whisper, Inputs(_whisper, (30,))),
 }
