@@ -31,11 +31,13 @@ class Column:
         key: key of the value in a record.
         title: heading of the column, with the unit.
         digits: decimals of a number in tables; None shows the value as it is.
+        is_markdown: whether the values are Markdown of our own, such as code in backticks.
     """
 
     key: str
     title: str
     digits: int | None = None
+    is_markdown: bool = False
 
     def text(self, record: Record) -> str:
         """Returns the text of the cell for a record; a missing value is a dash."""
@@ -99,9 +101,14 @@ def _markdown(records: Sequence[Record], columns: Sequence[Column]) -> str:
     lines = [
         [column.title for column in columns],
         ["---:" if column.digits is not None else "---" for column in columns],
-        *([_escaped(column.text(record)) for column in columns] for record in records),
+        *([_markdown_cell(column, record) for column in columns] for record in records),
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _markdown_cell(column: Column, record: Record) -> str:
+    text = column.text(record)
+    return text if column.is_markdown else _escaped(text)
 
 
 def _escaped(text: str) -> str:

@@ -6,7 +6,6 @@ import sysconfig
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 
@@ -16,6 +15,7 @@ from hybrid_deploy.errors import BuildError
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.runtime.tensorrt_builder.compile import SETTINGS, PlanRequest
 from hybrid_deploy.runtime.tensorrt_builder.vendor_module import TensorRT
+from hybrid_deploy.scratch import scratch_folder
 
 
 def shaped_by(
@@ -67,7 +67,7 @@ def verified_copy(bundle: Bundle, spec: GraphSpec) -> Iterator[Path]:
         BuildError: there is no room for the copy.
     """
     files = [spec.file, *_weight_files(bundle, spec)]
-    with TemporaryDirectory(prefix="hybrid-deploy-build-") as folder:
+    with scratch_folder("graphs") as folder:
         for name in files:
             try:
                 with closing(bundle.open_file(name)) as file:

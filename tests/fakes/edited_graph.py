@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.manifest import FileRecord
 from hybrid_deploy.contract import GraphRole
 
 
@@ -20,10 +22,10 @@ def edit_graph(
     weight: str | None = None,
     variant: str = "fp32",
 ) -> None:
-    """Changes one weight of one graph on disk.
+    """Changes one weight of one graph on disk, and the record of the graph in the manifest.
 
     Args:
-        bundle: the bundle; its file of this graph is replaced.
+        bundle: the bundle; its file of this graph and the record in its manifest are replaced.
         role: the graph.
         edit: changes the weight's array in place.
         weight: name of the weight; None takes the graph's largest float matrix.
@@ -38,4 +40,8 @@ def edit_graph(
     name = weight or max(matrices, key=lambda key: matrices[key].size)
     edit(matrices[name])
     model.graph.initializers[name].const_value = ir.tensor(matrices[name], name=name)
-    ir.save(model, bundle.graph_path(variant, role))
+    path = bundle.graph_path(variant, role)
+    ir.save(model, path)
+    content = path.read_bytes()
+    record = FileRecord(hashlib.sha256(content).hexdigest(), len(content))
+    bundle.manifest.files[bundle.graph(variant, role).file] = record

@@ -103,7 +103,7 @@ def test_several_arrays(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="do not form a batch; run them one by one"):
         prepare([tmp_path / "a.npz", tmp_path / "c.npz"], spec)
     np.savez(tmp_path / "d.npz", features=np.array([object()]), mask=mask)
-    with pytest.raises(InputError, match=r"d\.npz is not a \.npz array"):
+    with pytest.raises(InputError, match=r"d\.npz is a damaged \.npz file: it holds object"):
         prepare([tmp_path / "d.npz"], spec)
     np.save(tmp_path / "e.npy", np.float32(1))
     with pytest.raises(InputError, match="holds a single number"):

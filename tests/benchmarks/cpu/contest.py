@@ -183,7 +183,7 @@ def _prepare(entry: Entry, setting: Setting, report: Callable[[str], None]) -> N
     python = entry.python(setting.rivals)
     if python is None:
         raise ChildError(
-            f"no environment {entry.environment}: `make bench-rivals RIVALS=FOLDER` makes it, "
+            f"no environment {entry.environment}: make bench-rivals RIVALS=FOLDER makes it, "
             "--rivals FOLDER finds it"
         )
     job = setting.job(entry)

@@ -73,7 +73,7 @@ def test_the_page_has_a_row_for_every_contender(contest: Contest) -> None:
     assert "### tiny, float, 1 thread: 2 rounds" in text
     assert f"| {OURS.title} | tokens that are those of eager PyTorch | 6/6 | 6/6 | yes |" in text
     row = next(line for line in text.splitlines() if line.startswith("| CTranslate2 float32 |"))
-    assert "failed: no environment ctranslate2: `make bench-rivals RIVALS=FOLDER` makes it" in row
+    assert "failed: no environment ctranslate2: make bench-rivals RIVALS=FOLDER makes it" in row
 
 
 def test_a_contender_that_cannot_load_reports_its_error(work: Path) -> None:

@@ -81,7 +81,7 @@ PACKAGES = (
 )
 IMPORTS = (
     Column("where", "where"),
-    Column("statement", "import"),
+    Column("statement", "import", is_markdown=True),
     Column("cpu_ms", "CPU ms", digits=0),
     Column("wall_ms", "wall ms", digits=0),
     Column("unwanted", "loads besides"),

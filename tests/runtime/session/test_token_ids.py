@@ -25,15 +25,9 @@ def session(tiny_path: Path) -> Session:
 @pytest.mark.parametrize(
     ("defaults", "message"),
     [
-        ({"pad_token": -1}, "-1 as the pad token"),
-        ({"start_tokens": (-1,)}, "-1 as a start token"),
-        ({"end_tokens": (2, -1)}, "-1 as an end token"),
         ({"end_tokens": (11,)}, "11 as an end token"),
-        ({"suppressed": (-1,)}, "-1 as a suppressed token"),
         ({"begin_suppressed": (11,)}, "11 as a suppressed token"),
         ({"forced": ((1, 11),)}, "11 as a forced token"),
-        ({"forced": ((1, -1),)}, "-1 as a forced token"),
-        ({"forced_end": -1}, "-1 as the forced end token"),
         ({"forced_end": 11}, "11 as the forced end token"),
     ],
 )
@@ -48,11 +42,32 @@ def test_token_ids_outside_the_vocabulary_are_refused_in_defaults(
 
 
 @pytest.mark.parametrize(
+    "defaults",
+    [
+        {"pad_token": -1},
+        {"start_tokens": (-1,)},
+        {"end_tokens": (2, -1)},
+        {"suppressed": (-1,)},
+        {"forced": ((1, -1),)},
+        {"forced_end": -1},
+    ],
+)
+def test_negative_token_ids_are_refused_in_defaults(
+    own_path: Path, defaults: dict[str, object]
+) -> None:
+    manifest = open_bundle(own_path).manifest
+    generation = msgspec.structs.replace(manifest.generation, **defaults)
+    seal_bundle(own_path, msgspec.structs.replace(manifest, generation=generation))
+    with pytest.raises(BundleError, match=r"Expected `int` >= 0 - at `\$\.generation\."):
+        load_session(own_path)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"suppressed": [-1]}, "suppressed must be whole numbers from 0 on, got -1"),
+        ({"suppressed": [-1]}, "suppressed has token -1; token ids begin at 0"),
         ({"suppressed": [11]}, "suppressed has token 11, the model's last is 10"),
-        ({"forced": {1: -1}}, "forced must be whole numbers from 0 on, got -1"),
+        ({"forced": {1: -1}}, "forced has token -1; token ids begin at 0"),
         ({"forced": {1: 11}}, "forced has token 11, the model's last is 10"),
     ],
 )

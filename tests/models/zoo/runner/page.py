@@ -119,7 +119,7 @@ def _record(result: Result, max_width: int) -> dict[str, object]:
 
 
 def _cell(text: str, max_width: int) -> str:
-    """Returns text that fits a cell of a table: one line, shortened, with `|` escaped."""
+    """Returns text that fits a cell of a table: one line, shortened."""
     text = " ".join(text.split())
     text = text if len(text) <= max_width else f"{text[: max_width - 3]}..."
-    return text.replace("|", "\\|")
+    return text
