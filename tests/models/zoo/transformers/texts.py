@@ -123,6 +123,8 @@ TEXTS: Models = {
     "blenderbot-small": Tiny(
         lambda: seq2seq(hf.BlenderbotSmallForConditionalGeneration, hf.BlenderbotSmallConfig),
         _INPUTS,
+        2.6,
+        6,
     ),
     "fsmt": Tiny(fsmt, _INPUTS),
     "longt5": Tiny(
@@ -134,6 +136,7 @@ TEXTS: Models = {
         ),
         _INPUTS,
         1.5,
+        3,
     ),
     "longt5-global": Tiny(
         lambda: t5(
