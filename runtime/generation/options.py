@@ -96,6 +96,7 @@ class GenerateOptions:
         return any(value is not None for value in sampling_options)
 
     def __post_init__(self) -> None:
+        check_integer("n_best", self.n_best, 1, MAX_BEAMS)  # None is no choice here
         for name in ("beams", "n_best"):
             self._check_integer(name, 1, MAX_BEAMS)
         for name in ("max_length", "max_new_tokens"):

@@ -48,7 +48,8 @@ class VariantSessions:
         self._options = options
         self._specs = bundle.graphs(variant)
         self._disabled = unsafe_optimizers(bundle.variant(variant).precision)
-        _check_types(self._specs[GraphRole.STEP], f"variant {variant} of {bundle.folder}")
+        for role in self._specs.keys() & {GraphRole.STEP, GraphRole.PREFILL}:
+            _check_types(self._specs[role], f"variant {variant} of {bundle.folder}")
         self._step_role = GraphRole.BEAM_STEP if _have_same_tensors(self._specs) else GraphRole.STEP
         self._loading = threading.Lock()
         self._replacements: dict[GraphRole, str] = {}
@@ -182,9 +183,9 @@ def _names(spec: GraphSpec) -> tuple[set[str], set[str]]:
     return {tensor.name for tensor in spec.inputs}, {tensor.name for tensor in spec.outputs}
 
 
-def _check_types(step: GraphSpec, name: str) -> None:
-    """Refuses a step graph with inputs of a dtype that ONNX Runtime's CPU lacks, as bfloat16."""
-    unsupported = {tensor.dtype for tensor in step.inputs} - DTYPES.keys()
+def _check_types(graph: GraphSpec, name: str) -> None:
+    """Refuses a decoder graph with tensors of a dtype that the CPU kernels lack, as bfloat16."""
+    unsupported = {tensor.dtype for tensor in (*graph.inputs, *graph.outputs)} - DTYPES.keys()
     if unsupported:
         raise BackendError(
             f"onnxruntime has no CPU kernels for {', '.join(sorted(unsupported))}, in which {name} "

@@ -322,6 +322,7 @@ def test_a_failed_step_leaves_the_session_usable(
         ({"beams": 0}, "beams must be a whole number from 1 to 256, got 0"),
         ({"beams": 2.0}, r"beams must be a whole number from 1 to 256, got 2\.0"),
         ({"n_best": 0}, "n_best must be a whole number from 1 to 256, got 0"),
+        ({"n_best": None}, "n_best must be a whole number from 1 to 256, got None"),
         ({"n_best": 3, "beams": 2}, "the 3 best sequences need as many beams, there are 2"),
         ({"temperature": 0}, r"temperature must be from 1e-09 to 1e\+09, got 0"),
         ({"temperature": float("nan")}, r"temperature must be from 1e-09 to 1e\+09, got nan"),
