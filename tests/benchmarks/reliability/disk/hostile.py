@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -98,8 +99,9 @@ def _faults(
 
 def _scene(original: Path, scratch: Path) -> Path:
     """Makes a folder with a bundle, slots, a key and a folder outside of all of them."""
-    scene = scratch / "scene"
-    (scene / "slots").mkdir(parents=True)
+    # of a new name each time: what rewrites a file of the last scene must not find this one's
+    scene = Path(tempfile.mkdtemp(prefix="scene-", dir=scratch))
+    (scene / "slots").mkdir()
     shutil.copytree(original, scene / "source.bundle")
     (scene / "outside").mkdir()
     shutil.copy(original / "fp32" / "step.onnx", scene / "outside" / VICTIM)
