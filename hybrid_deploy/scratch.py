@@ -14,25 +14,27 @@ from hybrid_deploy.process_locks import lock_open
 
 
 @contextmanager
-def scratch_folder(purpose: str) -> Iterator[Path]:
-    """Yields an empty folder in the system's temporary folder, and removes it at the end.
+def scratch_folder(purpose: str, parent: Path | None = None) -> Iterator[Path]:
+    """Yields an empty folder, and removes it at the end.
 
     Folders of the same purpose that killed processes of this user left are removed first.
 
     Args:
         purpose: a word for the folder's name: hybrid-deploy-PURPOSE-...
+        parent: folder in which it lies; None takes the system's temporary folder.
     """
     prefix = f"hybrid-deploy-{purpose}-"
-    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    for folder in parent.glob(f"{prefix}*"):
         _remove_if_dead(folder)
-    with _locked_folder(prefix) as folder:
+    with _locked_folder(prefix, parent) as folder:
         yield folder
 
 
 @contextmanager
-def _locked_folder(prefix: str) -> Iterator[Path]:
+def _locked_folder(prefix: str, parent: Path) -> Iterator[Path]:
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=prefix))
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         with _opened(folder) as descriptor:
             if descriptor is not None:
                 lock_open(descriptor, wait=True)

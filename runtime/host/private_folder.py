@@ -9,22 +9,18 @@ no longer, are freed: then it takes exactly the RAM of what is mapped.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
-import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.host.large_pages import AddressRange, subtract_ranges
+from hybrid_deploy.scratch import scratch_folder
 
 _IN_RAM = Path("/dev/shm")
 _MAPS = Path("/proc/self/maps")
-_PREFIX = "hybrid-deploy-"
-_STARTING_S = 60  # a folder that is younger may not be locked yet
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, fallocate(2)
 
 
@@ -40,18 +36,12 @@ def private_folder(size_bytes: int) -> Iterator[Path]:
     Raises:
         BackendError: no file system has room for them.
     """
-    around = _with_room(size_bytes)
-    _remove_abandoned(around)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=around))
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
-    finally:
-        for path in folder.iterdir():
-            _free_unmapped(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+    with scratch_folder("weights", _with_room(size_bytes)) as folder:
+        try:
+            yield folder
+        finally:
+            for path in folder.iterdir():
+                _free_unmapped(path)
 
 
 def _with_room(size_bytes: int) -> Path:
@@ -66,21 +56,6 @@ def _with_room(size_bytes: int) -> Path:
         f"loading needs {size_bytes / 1e6:.0f} MB for a copy of the weights, and neither "
         f"{' nor '.join(map(str, candidates))} has room; name another folder in $TMPDIR"
     )
-
-
-def _remove_abandoned(around: Path) -> None:
-    """Removes this user's folders that no process has locked."""
-    for folder in around.glob(f"{_PREFIX}*"):
-        with suppress(OSError):
-            status = folder.lstat()
-            if status.st_uid != os.getuid() or time.time() - status.st_mtime < _STARTING_S:
-                continue
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)
 
 
 def _free_unmapped(path: Path) -> None:

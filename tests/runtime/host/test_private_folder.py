@@ -42,19 +42,19 @@ def test_only_what_is_mapped_stays(
     os.close(kept)
 
 
-def test_folders_of_killed_processes_are_removed(around: Path) -> None:
-    names = ("hybrid-deploy-killed", "hybrid-deploy-alive", "hybrid-deploy-young", "of-others")
-    for name in names:
+def test_folders_of_killed_processes_are_removed_and_no_others(around: Path) -> None:
+    killed, alive = "hybrid-deploy-weights-killed", "hybrid-deploy-weights-alive"
+    own = "hybrid-deploy-digits"  # a folder of the user, whose name begins like ours
+    for name in (killed, alive, own):
         (around / name).mkdir()
         (around / name / "weights.bin").write_bytes(b"w")
-        if "young" not in name:
-            os.utime(around / name, (0, 0))
-    lock = os.open(around / "hybrid-deploy-alive", os.O_RDONLY)
+        os.utime(around / name, (0, 0))
+    lock = os.open(around / alive, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     with private_folder(1):
         pass
     os.close(lock)
-    assert {path.name for path in around.iterdir()} == set(names[1:])
+    assert {path.name for path in around.iterdir()} == {alive, own}
 
 
 def test_an_error_leaves_nothing(around: Path) -> None:
