@@ -187,8 +187,8 @@ def test_beams_go_on_when_most_continuations_are_end_tokens() -> None:
     assert Beams(2).candidates(3) == 8 and Beams(2).candidates(0) == 4
 
 
-def test_cancelled_searches_return_their_best_beams() -> None:
-    cancel = threading.Event()
+def cancelling(cancel: threading.Event) -> type[Markov]:
+    """Returns a decoding that cancels a search when it expands its beams."""
 
     class Cancelling(Markov):
         def expand_beams(self, count: int) -> Markov:
@@ -198,11 +198,17 @@ def test_cancelled_searches_return_their_best_beams() -> None:
             expanded.__class__ = Cancelling
             return expanded
 
+    return Cancelling
+
+
+def test_cancelled_searches_return_their_best_beams() -> None:
+    cancel = threading.Event()
+
     settings = DecodingSettings(Limits((END,), 0, LENGTH, LENGTH), beams=Beams(3, 3), scores=True)
     table = table_of(7)
     table[:, :, END] = -50
     result = BeamSearch(
-        Cancelling(table, np.arange(3)), [[1]] * 3, settings, Cancellation(cancel)
+        cancelling(cancel)(table, np.arange(3)), [[1]] * 3, settings, Cancellation(cancel)
     ).run()
     for row, scores in zip(result.sequences, table[:, 1], strict=True):
         assert row.finish == "cancelled"
@@ -215,19 +221,11 @@ def test_cancelled_searches_return_their_best_beams() -> None:
 def test_a_cancelled_search_says_so_even_if_its_best_beam_has_ended() -> None:
     cancel = threading.Event()
 
-    class Cancelling(Markov):
-        def expand_beams(self, count: int) -> Markov:
-            if count > 1:
-                cancel.set()
-            expanded = super().expand_beams(count)
-            expanded.__class__ = Cancelling
-            return expanded
-
     beams = Beams(3, 3, length_penalty=2.0, early_stopping="never")
     settings = DecodingSettings(Limits((END,), 0, LENGTH, LENGTH), beams=beams)
     table = table_of(7)
     table[:, 1, END] = table[:, 1].max() + 1
-    decoding = Cancelling(table, np.arange(1))
+    decoding = cancelling(cancel)(table, np.arange(1))
     (row,) = BeamSearch(decoding, [[1]], settings, Cancellation(cancel)).run().sequences
     assert row.tokens == (END,) and row.finish == "cancelled"
 
