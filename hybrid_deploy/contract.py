@@ -34,7 +34,8 @@ step      token, position, memory, caches        -> logits, caches     one token
 
 The memory tensors are `cross_key_i` and `cross_value_i` (batch, heads, memory, head_dim) of the
 i-th cross-attention. A mask of memory is `cross_mask_i`, and anything else that the decoder reads
-of the encoder's output is `cross_state_i`.
+of the encoder's output is `cross_state_i`. The first dimension of each is the batch, unless it is
+the same for all inputs: a backend chooses, repeats and drops sequences along it.
 The caches are `self_key_i` and `self_value_i` (batch, heads, capacity, head_dim) of the i-th
 self-attention. A graph returns every cache under its own name with `_next` appended; a backend
 binds both to one buffer. A cache is zeros before the first token, unless the encoder graph returns

@@ -67,12 +67,8 @@ class EncoderGraph(nn.Module):
             if plan.binding_times.get(node) is BindingTime.MEMORY and node not in values:
                 args, kwargs = fx.map_arg((node.args, node.kwargs), operand)
                 values[node] = call_operator(node, args, kwargs)
-        outputs = [
-            values[cached.source]
-            if cached.layout is None
-            else cached.layout.to_cache(values[cached.source])
-            for cached in plan.memory
-        ]
+        batch = tensors[0].shape[0]
+        outputs = [cached.to_memory(values[cached.source], batch) for cached in plan.memory]
         if plan.prefix_size is not None:
             symbols = {expr: size for expr, size in sizes.items() if expr.is_Symbol}
             outputs += PrefixExecutor(plan, values, symbols, self._prefix_constants).run()

@@ -16,6 +16,7 @@ _MEMORY = "a tensor or a tuple of tensors, which decode(tokens, *memory) takes o
 _LOGITS = "logits (batch, length, vocabulary)"
 
 
+@torch.inference_mode(False)  # its tensors do not tell that they were written to
 @torch.no_grad()
 def check_example_run(model: nn.Module, inputs: Mapping[str, Tensor], length: int) -> None:
     """Checks types and shapes of the memory, and of the logits unless the model has its own step.
@@ -29,39 +30,52 @@ def check_example_run(model: nn.Module, inputs: Mapping[str, Tensor], length: in
         UnsupportedModelError: a method returns something else than the interface asks for.
     """
     untyped_model: Any = model
-    with _unchanged("encode()", _buffers(model) | {f"its input {n}": v for n, v in inputs.items()}):
-        memory = _tensors(untyped_model.encode(*inputs.values()))
+    read = {name: value.clone() for name, value in inputs.items()}
+    named = {f"its input {name}": value for name, value in read.items()}
+    with _unchanged("encode()", named, _buffers(model)):
+        memory = _tensors(untyped_model.encode(*read.values()))
     _check_batch_first(memory, inputs)
     if any(2 in value.shape[1:] for value in memory):  # the first axis may be 2 by chance
         three = {name: torch.cat([value, value[:1]]) for name, value in inputs.items()}
         _check_batch_first(_tensors(untyped_model.encode(*three.values())), three)
     if not has_custom_step(model):
         tokens = torch.ones(len(memory[0]), length, dtype=torch.int64)
-        read = {f"value {index} of its memory": value for index, value in enumerate(memory)}
-        with _unchanged("decode()", _buffers(model) | {"its tokens": tokens} | read):
+        memory = tuple(value.clone() for value in memory)
+        named = {f"value {index} of its memory": value for index, value in enumerate(memory)}
+        with _unchanged("decode()", {"its tokens": tokens} | named, _buffers(model)):
             outputs = untyped_model.decode(tokens, *memory)
         _check_logits(outputs, tokens)
 
 
 @contextmanager
-def _unchanged(method: str, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+def _unchanged(
+    method: str, arguments: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+) -> Iterator[None]:
     """Refuses a method that writes into tensors that it should only read.
+
+    An argument may not even be written with the values that it has: other values may change.
 
     Args:
         method: the method that runs within the context, for messages.
-        tensors: the tensors by their name in messages.
+        arguments: the tensors that the method is called with, by their name in messages.
+        buffers: the buffers of the model, by their name in messages.
 
     Raises:
-        UnsupportedModelError: one of the tensors has another value afterwards.
+        UnsupportedModelError: an argument is written to, or a buffer has another value afterwards.
     """
-    before = {name: value.clone() for name, value in tensors.items()}
+    before = {name: value.clone() for name, value in buffers.items()}
+    versions = {name: value._version for name, value in arguments.items()}
     yield
-    for name, value in tensors.items():
-        if not torch.equal(before[name].nan_to_num(), value.nan_to_num()):
-            raise UnsupportedModelError(
-                f"{method} changes {name} in place, and graphs change nothing that they read; "
-                "compute a new tensor (x + 1 in place of x.add_(1)), and keep no state in buffers"
-            )
+    written = [name for name, value in arguments.items() if value._version != versions[name]]
+    for name in [*written, *(name for name in buffers if _differ(before[name], buffers[name]))]:
+        raise UnsupportedModelError(
+            f"{method} changes {name} in place, and graphs change nothing that they read; "
+            "compute a new tensor (x + 1 in place of x.add_(1)), and keep no state in buffers"
+        )
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    return not torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ _FIRST_BLOCK = 8
 _LARGEST_BLOCK_BYTES = 64 << 20  # of logits
 
 _BEAMS = 2
+_BEAM_SEED = 2
 
 
 def compare_greedy(
@@ -128,9 +129,11 @@ def compare_beams(
     generation: GenerationDefaults,
     inputs: Inputs,
     choice: TokenChoice,
-    seed: int = 2,
+    name: str = f"{_BEAMS} beams of every input",
 ) -> Parity:
-    """Compares two beams of every input, which read the same memory, from different tokens on.
+    """Compares two beams of every input from different tokens on.
+
+    The beams read the same memory if the backend has a beam step. If not, each has a copy.
 
     Args:
         model: the original module, in eval mode.
@@ -138,15 +141,30 @@ def compare_beams(
         generation: largest length and pad token.
         inputs: encoder inputs by name, batch first.
         choice: tokens to draw prompts from.
-        seed: seed of the first tokens.
+        name: the comparison in messages.
 
     Raises:
         ParityError: a token differs without a tie, or a logit by more than rounding.
     """
     batch = _Batch(model, backend, _endless(generation), inputs, Parity(), beams=_BEAMS)
-    prompts = choice.draw((batch.size, 1), model, generation, np.random.default_rng(seed))
-    batch.decode(prompts, np.ones(batch.size, np.int64), f"{_BEAMS} beams of every input")
+    prompts = choice.draw((batch.size, 1), model, generation, np.random.default_rng(_BEAM_SEED))
+    batch.decode(prompts, np.ones(batch.size, np.int64), name)
     return batch.parity
+
+
+def compare_copies(
+    model: nn.Module,
+    backend: Backend,
+    generation: GenerationDefaults,
+    inputs: Inputs,
+    choice: TokenChoice,
+) -> Parity:
+    """Compares two copies of every input, whose rows are chosen from every memory tensor.
+
+    See `compare_beams`; the backend has no beam step.
+    """
+    name = f"{_BEAMS} copies of every input"
+    return compare_beams(model, backend, generation, inputs, choice, name)
 
 
 def _endless(generation: GenerationDefaults) -> GenerationDefaults:

@@ -15,6 +15,7 @@ from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.model.interface import Inputs, arrays_of, as_batch_of_two
 from hybrid_deploy.export.parity.compare import (
     compare_beams,
+    compare_copies,
     compare_greedy,
     compare_prefill,
     compare_random_prompts,
@@ -31,6 +32,7 @@ CHECK = "check"
 """Name of the stage in which an export compares the graphs with the model."""
 
 _EXAMPLE_BATCH = 2
+_COPIED_MEMORY_TOKENS = 8  # the step is compared elsewhere: here its memory is chosen by row
 _BEAM_TOKENS = 64  # the beam step differs from the step in how it reads memory alone
 
 
@@ -95,6 +97,9 @@ def _check_prompts(
     for compare in comparisons:
         parity.add_as_prompts(compare(job.model, backend, generation, inputs, choice))
     parity.sizes.append(_size_text(inputs))
+    if job.form.batch is None:
+        few = _with_max_length(job, _COPIED_MEMORY_TOKENS)
+        parity.add_as_prompts(compare_copies(job.model, backend, few, inputs, choice))
     parity.add(check_sizes(job, bundle, backend, example, choice, uncertain_sizes))
     return parity
 

@@ -18,10 +18,15 @@ from math import prod
 import torch
 from torch import fx
 
-from hybrid_deploy.export.plan.cached_value import CacheAccess, CachedValue, CacheLayout
+from hybrid_deploy.export.plan.cached_value import (
+    BatchFirst,
+    CacheAccess,
+    CachedValue,
+    CacheLayout,
+)
 from hybrid_deploy.export.plan.data_movement import movement_chain, numbered_tensor, replay
 from hybrid_deploy.export.plan.plan import BindingTime, DecodePlan
-from hybrid_deploy.export.trace.capture import example_size
+from hybrid_deploy.export.trace.capture import as_expr, example_size
 from hybrid_deploy.export.trace.refusal import refuse
 
 
@@ -88,7 +93,8 @@ def select_memory(
 ) -> None:
     """Selects the memory value that the encoder graph returns for an operand, in its own shape.
 
-    It is the smallest value that broadcasts to the operand: a mask before it is repeated per head.
+    The batch becomes its first axis. It is the smallest value that broadcasts to the operand: a
+    mask before it is repeated per head.
 
     Args:
         plan: the plan; it receives the access.
@@ -99,8 +105,20 @@ def select_memory(
     values = _sources(plan, operand)
     for index in sorted(range(len(values)), key=lambda i: (_element_count(plan, values[i]), i)):
         if _is_broadcast(plan, values[index], tuple(reversed(values[:index]))):
-            plan.set_access(consumer, operand, CacheAccess(CachedValue(values[index], None, kind)))
+            cached = CachedValue(values[index], None, kind, _batch_first(plan, values[index]))
+            plan.set_access(consumer, operand, CacheAccess(cached))
             return
+
+
+def _batch_first(plan: DecodePlan, source: fx.Node) -> BatchFirst | None:
+    """Returns how a memory value gets the batch as its first axis; None if nothing is to do."""
+    axis = plan.batch_axis(source)
+    if axis is None:
+        return None
+    size, batch = plan.shape(source)[axis], plan.shape(plan.capture.tokens)[0]
+    if as_expr(size) != plan.capture.batch:
+        return BatchFirst(axis, size // batch)
+    return BatchFirst(axis) if axis else None
 
 
 def _shared_heads(

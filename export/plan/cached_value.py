@@ -80,6 +80,37 @@ class CacheLayout:
 
 
 @dataclass(frozen=True)
+class BatchFirst:
+    """The mapping of a value to its own shape with the batch as its first axis.
+
+    Sequences are chosen, repeated and dropped along the first axis of every memory tensor.
+
+        value              layout                     memory tensor
+        (1, B, W)          batch 1                    (B, 1, W)
+        (B * H, 1, S)      batch 0, which is folded   (B, H, 1, S)
+
+    Attributes:
+        batch: axis of the batch.
+        elements: number of elements of every sequence that are folded into that axis, side by side;
+            None if it holds the sequences alone.
+    """
+
+    batch: int
+    elements: int | torch.SymInt | None = field(default=None, compare=False)
+
+    def to_memory(self, value: Tensor, batch: int) -> Tensor:
+        """Returns a value of some sequences with the batch first."""
+        if self.elements is not None:
+            value = torch.unflatten(value, self.batch, (batch, -1))
+        return value.movedim(self.batch, 0)
+
+    def from_memory(self, memory: Tensor) -> Tensor:
+        """Returns the value in its own shape."""
+        value = memory.movedim(0, self.batch)
+        return value if self.elements is None else value.flatten(self.batch, self.batch + 1)
+
+
+@dataclass(frozen=True)
 class CachedValue:
     """A value that is kept between calls of the decoder graphs: of earlier tokens or of the memory.
 
@@ -87,17 +118,26 @@ class CachedValue:
         source: the node that computes the value.
         layout: the layout of the cache; None keeps the value in its own shape.
         kind: the use of the value: `key`, `value`, `mask` or `state`.
+        batch_first: how a value in its own shape gets the batch as its first axis; None if it is
+            there, or if the value has no batch.
     """
 
     source: fx.Node
     layout: CacheLayout | None
     kind: str = field(compare=False)
+    batch_first: BatchFirst | None = None
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the cache."""
         own: torch.dtype = self.source.meta["val"].dtype
         return _WIDER_DTYPES.get(own, own)
+
+    def to_memory(self, value: Tensor, batch: int) -> Tensor:
+        """Returns the memory tensor that holds a value of some sequences."""
+        if self.layout is not None:
+            return self.layout.to_cache(value)
+        return value if self.batch_first is None else self.batch_first.to_memory(value, batch)
 
     def to_cache_dtype(self, rows: Tensor) -> Tensor:
         """Returns rows of the value in the dtype of the cache."""

@@ -205,7 +205,7 @@ class DecodePlan:
         """
         sizes, layout = self.shape(cached.source), cached.layout
         if layout is None:
-            return sizes
+            return self._batch_first_shape(cached)
         flattened = [sizes[axis] for axis in layout.heads], [sizes[axis] for axis in layout.width]
         if not all(isinstance(size, int) for part in flattened for size in part):
             raise refuse(cached.source, "the number or the width of the heads varies")
@@ -215,6 +215,15 @@ class DecodePlan:
             # Every token has a place in a cache, whichever of them the model reads.
             length = self.capture.length if example_size(length) < self.capture.length else length
         return (batch, heads * layout.fold_factor, length, width)
+
+    def _batch_first_shape(self, cached: CachedValue) -> tuple[int | torch.SymInt, ...]:
+        """Returns the shape of a memory tensor that keeps its own shape, with the batch first."""
+        sizes, way = self.shape(cached.source), cached.batch_first
+        if way is None:
+            return sizes
+        batch = self.shape(self.capture.tokens)[0]
+        folded = () if way.elements is None else (way.elements,)
+        return (batch, *sizes[: way.batch], *folded, *sizes[way.batch + 1 :])
 
     def _cached_values(self) -> list[CachedValue]:
         return list(dict.fromkeys(access.cached for access in self.accesses.values()))

@@ -122,7 +122,9 @@ class RowExecutor:
         if time is BindingTime.SIZE:
             return self.size(as_expr(operand.meta["val"]))
         if time is BindingTime.MEMORY:
-            return self._memory[self.plan.accesses[consumer, operand].cached]
+            cached = self.plan.accesses[consumer, operand].cached
+            value = self._memory[cached]
+            return cached.batch_first.from_memory(value) if cached.batch_first else value
         return self._constants[operand]
 
     def cached_heads(self, consumer: fx.Node, operand: fx.Node) -> tuple[Tensor, int]:

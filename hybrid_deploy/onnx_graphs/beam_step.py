@@ -20,6 +20,7 @@ values stay folded from the first product with memory to the last (see `beam_axi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, MutableMapping
 from enum import Enum
 
@@ -110,6 +111,7 @@ class _Rewriting:
         for value in graph.inputs:
             has_batch = _has_batch(value)
             self._kinds[value] = _Kind.SEQUENCES if has_batch else _Kind.FIXED
+            _check_one_row_each(value)
             if has_batch and is_memory(str(value.name)):
                 memory.append(value)
                 self._kinds[value] = _Kind.INPUTS
@@ -155,6 +157,7 @@ class _Rewriting:
         for output in node.outputs:
             self._kinds[output] = kind
             if kind is _Kind.INPUTS:
+                _check_one_row_each(output)
                 _rename_batch_to_inputs(output)
 
     def _kind(self, value: ir.Value | None) -> _Kind:
@@ -257,6 +260,17 @@ _FOLDS: Mapping[str, Callable[[_Rewriting, ir.Node, BeamAxis], bool]] = {
     "Softmax": _Rewriting._fold_softmax,
     **dict.fromkeys(_ELEMENTWISE, _Rewriting._fold_elementwise),
 }
+
+
+def _check_one_row_each(value: ir.Value) -> None:
+    """Checks that a value's first axis counts sequences if any axis does, not heads of them.
+
+    Raises:
+        NotFoldableError: another axis has the batch, or more of it than the batch.
+    """
+    sizes = [str(size) for size in value.shape or ()]
+    if any(BATCH_DIM in re.findall(r"\w+", size) for size in sizes[_has_batch(value) :]):
+        raise NotFoldableError
 
 
 def _rename_batch_to_inputs(value: ir.Value) -> None:

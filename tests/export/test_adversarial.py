@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hybrid_deploy.errors import UnsupportedModelError
+from hybrid_deploy.errors import ParityError, UnsupportedModelError
 from hybrid_deploy.export.exporter import export_model
 from tests.benchmarks.fuzz_export.compare import Comparison
 
@@ -111,6 +111,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"rows": lambda s, x, t, m: x + t.add_(1)[..., None]},
         "decode() changes its tokens in place",
     ),
+    "tokens in place, as they are": (
+        {"rows": lambda s, x, t, m: x + t.clamp_(max=2)[..., None]},
+        "decode() changes its tokens in place",
+    ),
     "input in place": (
         {"encode": lambda s, x: torch.tanh(s.inputs(x.mul_(2)))},
         "encode() changes its input x in place",
@@ -179,6 +183,34 @@ def keys_rotated_after_repetition(self: Any, x: Tensor, tokens: Tensor, memory: 
     return x + F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
 
+def gate_sequence_first(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
+    """Reads a value of the memory whose batch is its second axis: (1, batch, width)."""
+    return (x.transpose(0, 1) * memory.mean(1).sigmoid().unsqueeze(0)).transpose(0, 1)
+
+
+def mask_of_every_head(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
+    """Adds a mask of the memory, (batch * heads, 1, size), as nn.MultiheadAttention does."""
+    batch, size, _ = memory.shape
+    mask = torch.where(memory[:, :, 0] > 0, 0.0, -2.0)[:, None, None, :]
+    mask = mask.expand(batch, 2, 1, size).reshape(batch * 2, 1, size)
+    q, k = (part.view(batch, -1, 2, 4).transpose(1, 2) for part in (self.q(x), memory))
+    q, k = (part.reshape(batch * 2, -1, 4) for part in (q, k))
+    read = torch.baddbmm(mask, q, k.transpose(1, 2)).softmax(-1) @ k
+    return x + read.view(batch, 2, -1, 4).transpose(1, 2).flatten(2)
+
+
+def halves_of_all_sequences(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
+    """Reads a value of the memory, (2 * batch), whose neighbours are of different sequences."""
+    means = memory.mean((1, 2))
+    both = torch.cat([x, 2 * x]) + torch.cat([3 * means, means])[:, None, None]
+    return torch.tanh(both).view(2, *x.shape).sum(0)
+
+
+def test_a_memory_whose_rows_are_not_of_one_sequence_each_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match="in 2 copies of every input"):
+        exported(model_with(rows=halves_of_all_sequences), tmp_path / "out")
+
+
 def never_ends(self: Any, x: Tensor) -> Tensor:
     return x.index_fill(-1, torch.tensor([2]), -torch.inf)
 
@@ -189,6 +221,8 @@ RIGHT: dict[str, dict[str, Any]] = {
         "rows": lambda s, x, t, m: s.act(x) + s.more(x),
     },
     "keys rotated after their repetition": {"rows": keys_rotated_after_repetition},
+    "memory with the batch second": {"rows": gate_sequence_first},
+    "a mask of every head": {"rows": mask_of_every_head},
     "an impossible end": {"logits": never_ends},
     "ties": {"logits": lambda s, x: x.round()},
     "huge logits": {"logits": lambda s, x: x * 1e30},

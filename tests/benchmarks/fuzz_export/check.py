@@ -3,7 +3,7 @@
 A bundle has to give the module's numbers, in each of its graphs. A refusal has to be true:
 
     the refusal says                           it is false if
-    the graphs differ from the model           the model is sound: the derivation is wrong
+    the graphs differ from the model, or fail  the model is sound: the derivation is wrong
     decode() is not causal                     no later token changes a logit
     ... mixes the sequences of a batch         each row alone gives the same
     the model itself fails at a size           it runs there
@@ -112,6 +112,7 @@ def judged_refusal(reason: str, flaws: set[Flaw]) -> tuple[Verdict, str]:
     sound = not flaws - BLIND
     claims = (
         ("ParityError", sound, "the model is sound"),
+        ("BackendError", sound, "the model is sound"),
         ("decode() is not causal", Flaw.LOOKS_AHEAD not in flaws, "no logit looks ahead"),
         ("mixes the inputs of a batch", Flaw.MIXES_BATCH not in flaws, "rows do not mix"),
         ("lets a token see", Flaw.LOOKS_AHEAD not in flaws, "no logit looks ahead"),

@@ -111,19 +111,21 @@ class Comparison:
     def _prefill_and_steps(
         self, inputs: Inputs, memories: Sequence[Memory], rng: np.random.Generator
     ) -> None:
-        """Compares the logits of random tokens: a prefill of unequal prompts, then steps."""
+        """Compares random tokens: a prefill of unequal prompts, then steps of chosen sequences."""
         batch, longest = len(memories), max(1, self._max_length // 2)
         tokens = rng.integers(0, self._vocabulary, (batch, self._max_length))
         lengths = rng.integers(1, longest + 1, batch)
         decoding = self._graphs.start(inputs)
         zeros = np.zeros(batch, np.int64)
         logits = decoding.prefill(tokens[:, : lengths.max()], zeros, lengths - 1)
-        while True:
-            self._same(logits, memories, tokens, lengths, "random tokens")
-            if lengths.max() == self._max_length:
-                return
-            logits = decoding.step(tokens[np.arange(batch), lengths], lengths)
+        self._same(logits, memories, tokens, lengths, "random tokens")
+        rows = rng.integers(0, batch, batch + 1)  # some twice, and some dropped
+        decoding, tokens, lengths = decoding.select(rows), tokens[rows], lengths[rows]
+        chosen = [memories[row] for row in rows]
+        while lengths.max() < self._max_length:
+            logits = decoding.step(tokens[np.arange(len(rows)), lengths], lengths)
             lengths = lengths + 1
+            self._same(logits, chosen, tokens, lengths, "random tokens")
 
     def _beam_steps(
         self, inputs: Inputs, memories: Sequence[Memory], rng: np.random.Generator

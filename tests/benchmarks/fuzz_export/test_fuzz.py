@@ -208,6 +208,7 @@ def test_a_fault_is_noticed_without_the_gate(
     [
         ("ParityError: the exported graphs differ", set(), Verdict.FALSE_REFUSAL),
         ("ParityError: the exported graphs differ", {Flaw.KNOWS_LENGTH}, Verdict.REFUSED),
+        ("BackendError: onnxruntime failed in the step graph", set(), Verdict.FALSE_REFUSAL),
         ("decode() is not causal", {Flaw.RANDOM}, Verdict.FALSE_REFUSAL),
         ("decode() is not causal", {Flaw.LOOKS_AHEAD}, Verdict.REFUSED),
         ("the mask lets a token see the tokens after it", set(), Verdict.FALSE_REFUSAL),

@@ -116,12 +116,12 @@ def test_a_graph_that_was_not_run_is_a_defect(
 def test_every_kind_of_comparison_is_counted(tiny_bundle: Bundle, tiny_export: ExportJob) -> None:
     parity = check_export(tiny_export, tiny_bundle, TokenChoice(VOCABULARY))
     # a batch of prompts of 1 token and one of unequal lengths, at the example and at every size;
-    # prefills of 1, 2, 3, 4, 7 and 8 tokens for two inputs; two beams of two inputs
+    # prefills of 1, 2, 3, 4, 7 and 8 tokens for two inputs; two beams and two copies of two inputs
     encoder = ir.load(tiny_bundle.graph_path("fp32", GraphRole.ENCODER))
     runs = checked_sizes(tiny_export.spec.dynamic, graph_multiples(encoder))
     assert len(runs) > 3
     at_sizes = sum(2 * batch for _, batch in runs)
-    assert (parity.sequences, parity.prompts) == (4, 2 * 2 + at_sizes + 6 * 2 + 4)
+    assert (parity.sequences, parity.prompts) == (4, 2 * 2 + at_sizes + 6 * 2 + 4 + 4)
     assert parity.longest == 8
     assert {"1x8x16", "1x8x8", "1x8x64"} <= set(parity.sizes)
     assert parity.ties == 0

@@ -253,7 +253,7 @@ class Im2Latex(Recurrent):
 
 CASES = (
     lines_of_text("aster", Aster, family=RECURRENT),
-    lines_of_text("crnn-attention", AttentionCell, gain=3.0, seed=2, family=RECURRENT),
+    lines_of_text("crnn-attention", AttentionCell, gain=6.0, seed=2, family=RECURRENT),
     lines_of_text("sar", Sar, sizes=(32,), gain=7.8, seed=6, family=RECURRENT),
     lines_of_text("robust-scanner", RobustScanner, sizes=(32,), gain=4.0, family=RECURRENT),
     lines_of_text("im2latex", Im2Latex, sizes=(32,), gain=2.5, family=RECURRENT),

@@ -115,7 +115,6 @@ TEXTS: Models = {
         ),
         _INPUTS,
         4.0,
-        2,
     ),
     "blenderbot": Tiny(
         lambda: seq2seq(hf.BlenderbotForConditionalGeneration, hf.BlenderbotConfig), _INPUTS
@@ -126,7 +125,7 @@ TEXTS: Models = {
         2.6,
         6,
     ),
-    "fsmt": Tiny(fsmt, _INPUTS),
+    "fsmt": Tiny(fsmt, _INPUTS, 3.4, 71),
     "longt5": Tiny(
         lambda: t5(
             hf.LongT5ForConditionalGeneration,
@@ -153,7 +152,7 @@ TEXTS: Models = {
         lambda: seq2seq(hf.M2M100ForConditionalGeneration, hf.M2M100Config, **UNTIED), _INPUTS
     ),
     "marian": Tiny(
-        lambda: seq2seq(hf.MarianMTModel, hf.MarianConfig, scale_embedding=True), _INPUTS, 2.5, 91
+        lambda: seq2seq(hf.MarianMTModel, hf.MarianConfig, scale_embedding=True), _INPUTS, 3.25, 6
     ),
     "mbart": Tiny(
         lambda: seq2seq(hf.MBartForConditionalGeneration, hf.MBartConfig, scale_embedding=True),
@@ -161,7 +160,7 @@ TEXTS: Models = {
         2.5,
     ),
     "mt5": Tiny(lambda: t5(hf.MT5ForConditionalGeneration, hf.MT5Config, **UNTIED), _INPUTS, 1.5),
-    "mvp": Tiny(lambda: seq2seq(hf.MvpForConditionalGeneration, hf.MvpConfig), _INPUTS),
+    "mvp": Tiny(lambda: seq2seq(hf.MvpForConditionalGeneration, hf.MvpConfig), _INPUTS, 2.6, 8),
     "pegasus": Tiny(lambda: seq2seq(hf.PegasusForConditionalGeneration, hf.PegasusConfig), _INPUTS),
     "pegasus-x": Tiny(
         lambda: seq2seq(
@@ -173,16 +172,19 @@ TEXTS: Models = {
         ),
         _INPUTS,
         2.5,
+        6,
     ),
-    "plbart": Tiny(lambda: seq2seq(hf.PLBartForConditionalGeneration, hf.PLBartConfig), _INPUTS),
+    "plbart": Tiny(
+        lambda: seq2seq(hf.PLBartForConditionalGeneration, hf.PLBartConfig), _INPUTS, 5.0, 6
+    ),
     "seamless-text": Tiny(
         lambda: hf.SeamlessM4TForTextToText(hf.SeamlessM4TConfig(**SEAMLESS)), _INPUTS, 1.5
     ),
     "seamless-v2-text": Tiny(
         lambda: hf.SeamlessM4Tv2ForTextToText(hf.SeamlessM4Tv2Config(**SEAMLESS)), _INPUTS, 1.5
     ),
-    "switch": Tiny(switch, _INPUTS, 1.5, 3),
-    "t5": Tiny(lambda: t5(hf.T5ForConditionalGeneration, hf.T5Config), _INPUTS, 2.0, 11),
+    "switch": Tiny(switch, _INPUTS, 1.5, 5),
+    "t5": Tiny(lambda: t5(hf.T5ForConditionalGeneration, hf.T5Config), _INPUTS, 2.0, 1),
     "t5-gated": Tiny(
         lambda: t5(
             hf.T5ForConditionalGeneration, hf.T5Config, feed_forward_proj="gated-gelu", **UNTIED
