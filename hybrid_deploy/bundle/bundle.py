@@ -268,8 +268,19 @@ def seal_bundle(folder: Path, manifest: Manifest) -> Manifest:
         The manifest as it was written.
     """
     sealed = msgspec.structs.replace(manifest, files=hash_files(folder))
-    write_file(folder / MANIFEST_FILE, encode_manifest(sealed))
+    _write_manifest(folder, sealed)
     return sealed
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes a manifest that can be read again.
+
+    Raises:
+        BundleError: `decode_manifest` refuses its bytes; nothing is written.
+    """
+    data = encode_manifest(manifest)
+    decode_manifest(data, f"the {MANIFEST_FILE} to be written")
+    write_file(folder / MANIFEST_FILE, data)
 
 
 @dataclass
@@ -326,7 +337,7 @@ def _staged(folder: Path, current: Manifest, name: str) -> Iterator[StagedVarian
     variants = current.variants | {name: staged.variant}
     manifest = msgspec.structs.replace(current, files=files, variants=variants)
     check_paths(manifest, origin=str(folder / MANIFEST_FILE))
-    write_file(folder / MANIFEST_FILE, encode_manifest(manifest))
+    _write_manifest(folder, manifest)
     if retired is not None:
         shutil.rmtree(folder / _home(retired), ignore_errors=True)
     pending.forget(folder)

@@ -79,6 +79,17 @@ def count_runs(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
     return changed
 
 
+def draw_seeded(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
+    return x + torch.randn(WIDTH, generator=torch.Generator().manual_seed(0))
+
+
+def mask_by_places(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
+    scores = x @ x.transpose(1, 2)
+    rows, columns = torch.triu_indices(x.shape[1], x.shape[1], 1)
+    scores[..., rows, columns] = -1e9
+    return x + scores.softmax(-1) @ x
+
+
 def keep_memory(self: Any, x: Tensor) -> Tensor:
     self.kept = x
     return x * 1
@@ -123,6 +134,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"memory": lambda s, x: torch.view_as_complex(x.unflatten(-1, (4, 2)))},
         "encode() returns complex numbers",
     ),
+    "memory among the outputs": (
+        {"decode": lambda s, t, m: {"logits": Plain.decode(s, t, m), "memory": m}},
+        "output 1 of decode(), behind the logits, does not depend on the tokens",
+    ),
     "empty memory": ({"memory": no_value}, "which holds no value"),
     "other memory at other sizes": (
         {"memory": unlike_sizes},
@@ -134,6 +149,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"rows": lambda s, x, t, m: x + torch.rand(1)},
         "decode() returns other values in a second run",
     ),
+    "random with a seed": ({"rows": draw_seeded}, "it draws random numbers; draw them in __init__"),
+    "a mask by places": ({"rows": mask_by_places}, "a test on random values does not decide it"),
     "random in Python": (
         {"rows": lambda s, x, t, m: x * random.random()},
         "decode() returns other values in a second run",
@@ -224,6 +241,9 @@ RIGHT: dict[str, dict[str, Any]] = {
     "memory with the batch second": {"rows": gate_sequence_first},
     "a mask of every head": {"rows": mask_of_every_head},
     "an impossible end": {"logits": never_ends},
+    "logits behind another output": {
+        "decode": lambda s, t, m: {"words": s.embedding(t), "logits": Plain.decode(s, t, m)}
+    },
     "ties": {"logits": lambda s, x: x.round()},
     "huge logits": {"logits": lambda s, x: x * 1e30},
 }

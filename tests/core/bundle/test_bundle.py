@@ -29,6 +29,15 @@ def test_manifest_round_trip(tiny_bundle: Bundle) -> None:
     assert json.loads(data)["manifest"]["name"] == "tiny"
 
 
+def test_a_manifest_that_could_not_be_read_is_not_written(
+    tmp_path: Path, tiny_bundle: Bundle
+) -> None:
+    nameless = msgspec.structs.replace(tiny_bundle.manifest, name="")
+    with pytest.raises(BundleError, match="to be written does not follow the schema"):
+        seal_bundle(tmp_path, nameless)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_file_is_in_the_manifest(tiny_path: Path, tiny_bundle: Bundle) -> None:
     paths = {p.relative_to(tiny_path).as_posix() for p in tiny_path.rglob("*") if p.is_file()}
     assert paths == {MANIFEST_FILE, *tiny_bundle.manifest.files}
