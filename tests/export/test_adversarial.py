@@ -83,6 +83,20 @@ def draw_seeded(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
     return x + torch.randn(WIDTH, generator=torch.Generator().manual_seed(0))
 
 
+def shift_scores(
+    self: Any, x: Tensor, tokens: Tensor, memory: Tensor, pad: tuple[int, int] = (1, 0)
+) -> Tensor:
+    """Adds scores by distance, of two heads that are folded into the batch, shifted to the keys."""
+    batch, length, _ = x.shape
+    rows = x.view(batch, length, 2, 4).transpose(1, 2).reshape(batch * 2, length, 4)
+    distances = torch.linspace(-1, 1, LENGTH * 4).view(LENGTH, 4)[LENGTH - length :]
+    scores = F.pad(rows @ distances.transpose(0, 1), pad)
+    scores = scores.view(batch * 2, length + 1, length)[:, 1:]
+    future = torch.ones(length, length, dtype=torch.bool).triu(1)
+    read = scores.masked_fill(future, -torch.inf).softmax(-1) @ rows
+    return x + read.view(batch, 2, length, 4).transpose(1, 2).flatten(2)
+
+
 def mask_by_places(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
     scores = x @ x.transpose(1, 2)
     rows, columns = torch.triu_indices(x.shape[1], x.shape[1], 1)
@@ -150,6 +164,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "decode() returns other values in a second run",
     ),
     "random with a seed": ({"rows": draw_seeded}, "it draws random numbers; draw them in __init__"),
+    "scores shifted the other way": (
+        {"rows": functools.partialmethod(shift_scores, pad=(0, 1))},
+        "test_adversarial.py",
+    ),
     "a mask by places": ({"rows": mask_by_places}, "a test on random values does not decide it"),
     "random in Python": (
         {"rows": lambda s, x, t, m: x * random.random()},
@@ -240,6 +258,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "keys rotated after their repetition": {"rows": keys_rotated_after_repetition},
     "memory with the batch second": {"rows": gate_sequence_first},
     "a mask of every head": {"rows": mask_of_every_head},
+    "scores shifted to the keys": {"rows": shift_scores},
     "an impossible end": {"logits": never_ends},
     "logits behind another output": {
         "decode": lambda s, t, m: {"words": s.embedding(t), "logits": Plain.decode(s, t, m)}
