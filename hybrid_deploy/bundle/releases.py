@@ -23,11 +23,11 @@ from hybrid_deploy.bundle.atomic_write import (
     make_parent,
     remove_temporary,
     staged_folder,
-    sync_names,
 )
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.lock import exclusive
 from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE
+from hybrid_deploy.bundle.placement import sync_names
 from hybrid_deploy.bundle.signature import Trust
 from hybrid_deploy.errors import HybridDeployError, InputError
 
