@@ -79,7 +79,10 @@ def test_bad_samples(run: Run, lines: Path, tmp_path: Path) -> None:
     output = tmp_path / "scales.json"
     for number in range(12):
         (lines / f"bad{number:02}.png").write_text("text")
-    first = f"{lines / 'bad00.png'} is not an image that Pillow can read"
+    first = (
+        f"{lines / 'bad00.png'} is not an image of a kind that is read here; convert it to PNG or "
+        "JPEG"
+    )
     refused = run("--samples", lines, "-o", output)
     assert refused.stderr == f"error: {first}; --skip-bad leaves it out\n"
     assert refused.exit_code == 2
