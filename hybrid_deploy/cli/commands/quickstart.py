@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.cli.options.common import FORCE
-from hybrid_deploy.cli.output import log, say
+from hybrid_deploy.cli.output import log, log_lines, say
 from hybrid_deploy.cli.progress import progress_bar
 from hybrid_deploy.errors import BuildError, MissingDependencyError
 from hybrid_deploy.report import render
@@ -59,12 +59,12 @@ def quickstart(out: Path, force: bool) -> None:
         _profile(bundle, lines)
     with _step("compare"):
         _compare(bundle, out / "lines")
-    log(_next_steps(out, time.perf_counter() - started_at))
+    log_lines(_next_steps(out, time.perf_counter() - started_at))
 
 
 @contextmanager
 def _step(title: str) -> Iterator[None]:
-    log(f"\n== {title}")
+    log_lines(f"\n== {title}")
     started_at = time.perf_counter()
     yield
     log(f"   {time.perf_counter() - started_at:.1f} s")
@@ -159,8 +159,10 @@ def draw_readings(files: Sequence[Path], texts: Sequence[str], out: Path) -> Non
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    from hybrid_deploy.runtime.preprocess.image import load_image
+
     scale, margin, caption = 2, 12, 26
-    images = [Image.open(file).convert("L") for file in files]
+    images = [load_image(file).convert("L") for file in files]
     width = max(image.width for image in images) * scale + 2 * margin
     row = images[0].height * scale + caption + margin
     picture = Image.new("L", (width, row * len(images) + margin), 255)
