@@ -55,13 +55,13 @@ def read_errors(path: Path | str, problem: str) -> Iterator[None]:
         raise InputError(f"{path} needs more RAM than there is; give a smaller one") from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            reason = error.strerror or reason_of(error)
+            reason = error.strerror or _reason_of(error)
             raise InputError(
                 f"{path} cannot be read: {reason}; check the path and its permissions"
             ) from error
-        raise InputError(f"{path} {problem}: {reason_of(error)}") from error
+        raise InputError(f"{path} {problem}: {_reason_of(error)}") from error
 
 
-def reason_of(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     """Returns the message of an exception as one short line; its type if it has none."""
     return " ".join(str(error).split())[:_MOST_CHARACTERS] or type(error).__name__
