@@ -10,6 +10,8 @@ import re
 LINES = "\n\t"
 """Characters that a text of several lines may keep."""
 
+_TAB = "\t"
+
 _HIDDEN = re.compile(
     "["
     "\x00-\x1f\x7f-\x9f"  # control characters, C1 too: U+009B begins a command as ESC [ does
@@ -29,6 +31,11 @@ def printable(text: str, keep: str = "") -> str:
         keep: such characters that stay, as LINES.
     """
     return _HIDDEN.sub(lambda match: match[0] if match[0] in keep else _escape(match[0]), text)
+
+
+def one_line(text: str) -> str:
+    r"""Returns a printable text without line breaks: each is written as the escape `\n`."""
+    return printable(text, _TAB)
 
 
 def printable_json(text: str) -> str:

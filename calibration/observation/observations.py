@@ -21,6 +21,7 @@ from hybrid_deploy.calibration.statistics.range_methods import range_method
 from hybrid_deploy.calibration.statistics.scales import Provenance, Scales, StoredChannels
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.errors import CalibrationError, InputError
+from hybrid_deploy.input_files import check_file
 from hybrid_deploy.runtime.preprocess.array_files import read_npz
 
 _ABOUT = "about"
@@ -172,11 +173,10 @@ def read_observations(path: Path) -> Observations:
     """Reads observations that `Observations.save` wrote.
 
     Raises:
-        InputError: the file does not exist.
+        InputError: the file does not exist, or is no regular file.
         CalibrationError: the file does not hold observations, or is damaged.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
+    check_file(path)
     try:
         file = read_npz(path)
         about = msgspec.json.decode(file[_ABOUT].tobytes(), type=_About)

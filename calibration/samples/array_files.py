@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.manifest import GraphSpec
 from hybrid_deploy.errors import InputError
+from hybrid_deploy.input_files import check_file, read_errors
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
 from hybrid_deploy.runtime.preprocess.array_files import ARRAYS_SUFFIX, read_npz
 
@@ -28,10 +29,10 @@ def read_arrays(path: Path, encoder: GraphSpec | None) -> Arrays:
     Raises:
         InputError: the file cannot be read, or does not fit the encoder; the message names it.
     """
-    if not path.is_file():
-        raise InputError(f"{path} {'is no file' if path.exists() else 'does not exist'}")
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is not a {ARRAYS_SUFFIX} file")
+    check_file(path)
+    with read_errors(path, f"is not a {ARRAYS_SUFFIX} file"), path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise InputError(f"{path} is not a {ARRAYS_SUFFIX} file")
     expected = None if encoder is None else [spec.name for spec in encoder.inputs]
     arrays = read_npz(path, expected)
     if expected is not None and len(arrays) < len(expected):

@@ -17,6 +17,7 @@ from hybrid_deploy.bundle.manifest import GraphSpec
 from hybrid_deploy.calibration.samples.array_files import checked_arrays, read_arrays
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.errors import CalibrationError, InputError
+from hybrid_deploy.input_files import check_file
 from hybrid_deploy.runtime.preprocess.array_files import ARRAYS_SUFFIX
 from hybrid_deploy.runtime.preprocess.prepare import file_kind, prepare
 
@@ -250,14 +251,14 @@ def _items(
     if isinstance(source, (str, Path)):
         path = Path(source)
         if not path.exists():
-            raise InputError(f"{path} does not exist")
+            check_file(path)
         return list(_files(path, preprocess)) if path.is_dir() else [path]
     items = [
         Path(item) if isinstance(item, (str, Path)) else _checked_mapping(item) for item in source
     ]
     for item in items:
-        if isinstance(item, Path) and not item.is_file() and not allow_missing:
-            raise InputError(f"{item} {'is no file' if item.exists() else 'does not exist'}")
+        if isinstance(item, Path) and not allow_missing:
+            check_file(item)
     return items
 
 
@@ -277,9 +278,13 @@ def _checked_mapping(item: object) -> Inputs:
 
 
 def _files(folder: Path, preprocess: Preprocess) -> list[Path]:
-    """Lists the files of the kind that the model reads, or the `.npz` files if there are none."""
+    """Lists the files of the kind that the model reads, or the `.npz` files if there are none.
+
+    What has such a name and is no file, as a dangling link or a folder, is listed too: it fails
+    when it is read, with its name.
+    """
     kind = file_kind(preprocess)
-    paths = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     for suffixes in (kind.suffixes, {ARRAYS_SUFFIX}):
         if matching := [path for path in paths if path.suffix.lower() in suffixes]:
             return matching

@@ -13,7 +13,8 @@ from hybrid_deploy.calibration.statistics.channel_statistics import Channels as 
 from hybrid_deploy.calibration.statistics.fingerprint import mismatch_with
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.errors import CalibrationError, InputError
+from hybrid_deploy.errors import CalibrationError
+from hybrid_deploy.input_files import check_file
 
 SCALES_FILE = "scales.json"
 
@@ -100,11 +101,10 @@ def read_scales(path: Path) -> Scales:
     """Reads a `scales.json`.
 
     Raises:
-        InputError: the file does not exist.
+        InputError: the file does not exist, or is no regular file.
         CalibrationError: the file does not hold scales, or was written by an older version.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
+    check_file(path)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Scales)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
+from hybrid_deploy.bundle.field_types import LARGEST_INPUT_PIXELS
 from hybrid_deploy.bundle.input_specs import (
+    AudioInput,
     EncoderInput,
+    FilterBank,
     FramesInput,
     ImageInput,
+    LogMel,
     PatchesInput,
     PixelsInput,
     TilesInput,
 )
 from hybrid_deploy.bundle.manifest import Manifest, Variant
 from hybrid_deploy.bundle.paths import is_variant_name
+from hybrid_deploy.bundle.pixel_steps import PixelStep
 from hybrid_deploy.contract import (
     CANDIDATES,
     LOGITS,
@@ -36,7 +41,10 @@ _HEADS = {
 """Outputs of the decoder graphs besides the caches."""
 
 _CHANNELS = {"L": 1, "RGB": 3}
-_LARGEST_PIXELS = 100_000_000  # of one input of the encoder, over all frames or tiles
+_LARGEST_TABLE = 1 << 24  # numbers of the features or the filters of sound
+_LARGEST_SPECTRA = 1 << 27  # numbers of all frames of sound, an hour of Whisper's
+_LOWEST_RATE = 100  # samples per second of which filter banks can be made
+_FILTER_BANKS_PER_S = 40  # frames of 25 ms, each of which every filter covers
 _LARGEST_ELEMENTS = 2**31  # of one row of a tensor
 
 
@@ -79,8 +87,30 @@ def _input_problems(encoder_input: EncoderInput) -> Iterator[str]:
         yield from _normalization_problems(encoder_input)
     if isinstance(encoder_input, ImageInput) and encoder_input.min_width > encoder_input.max_width:
         yield f"is {encoder_input.min_width} to {encoder_input.max_width} pixels wide"
-    if (pixels := _pixels(encoder_input)) > _LARGEST_PIXELS:
-        yield f"has up to {pixels} pixels, over {_LARGEST_PIXELS}"
+    if isinstance(encoder_input, AudioInput):
+        yield from _sound_problems(encoder_input)
+    if (pixels := _pixels(encoder_input)) > LARGEST_INPUT_PIXELS:
+        yield f"has up to {pixels} pixels, over {LARGEST_INPUT_PIXELS}"
+
+
+def _sound_problems(sound: AudioInput) -> Iterator[str]:
+    """Yields what is wrong with the features of sound: no frame, or tables that fill the RAM."""
+    features = sound.features
+    if isinstance(features, LogMel):
+        frames, fft = features.samples // features.hop, features.fft
+        if not frames or fft // 2 >= features.samples:
+            yield f"has windows of {fft} samples, {features.hop} apart, in {features.samples}"
+        largest = max(frames * features.mels, fft * features.mels)
+        if frames * fft > _LARGEST_SPECTRA:
+            yield f"has {frames} windows of {fft} samples, over {_LARGEST_SPECTRA} numbers"
+    elif isinstance(features, FilterBank):
+        if sound.sampling_rate < _LOWEST_RATE:
+            yield f"has {sound.sampling_rate} samples per second, {_LOWEST_RATE} are the least"
+        largest = features.mels * sound.sampling_rate // _FILTER_BANKS_PER_S
+    else:
+        return
+    if largest > _LARGEST_TABLE:
+        yield f"has features with tables of {largest} numbers, over {_LARGEST_TABLE}"
 
 
 def _normalization_problems(picture: ImageInput | PixelsInput) -> Iterator[str]:
@@ -96,11 +126,7 @@ def _pixels(encoder_input: EncoderInput) -> int:
     if isinstance(encoder_input, ImageInput):
         return encoder_input.height * max(encoder_input.max_width, encoder_input.width or 0)
     if isinstance(encoder_input, PixelsInput):
-        sizes = (
-            (getattr(step, "height", 0), getattr(step, "width", 0), getattr(step, "edge", 0))
-            for step in encoder_input.steps
-        )
-        return max((max(height * width, edge * edge) for height, width, edge in sizes), default=0)
+        return max(map(_step_pixels, encoder_input.steps), default=0)
     if isinstance(encoder_input, FramesInput):
         return encoder_input.frames * max(1, _pixels(encoder_input.picture))
     if isinstance(encoder_input, TilesInput):
@@ -109,6 +135,14 @@ def _pixels(encoder_input: EncoderInput) -> int:
         patch = encoder_input.patch_height * encoder_input.patch_width
         return encoder_input.max_patches * patch
     return 0
+
+
+def _step_pixels(step: PixelStep) -> int:
+    """Returns the number of pixels of a rectangle or square that a step names; 0 without one."""
+    height, width, edge, side = (
+        getattr(step, field, 0) for field in ("height", "width", "edge", "side")
+    )
+    return max(height * width, edge * edge, side * side)
 
 
 def _graph_problems(variant: Variant) -> Iterator[str]:

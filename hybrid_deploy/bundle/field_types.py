@@ -28,6 +28,9 @@ Parts: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Samples: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
 """Number of samples of sound, or its number of samples per second."""
 
+LARGEST_INPUT_PIXELS = 1 << 25
+"""Largest number of pixels of one input of an encoder, over all its frames, tiles or patches."""
+
 Level: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=255)]
 """An 8-bit value of a pixel."""
 

@@ -15,7 +15,7 @@ import click
 
 from hybrid_deploy import __version__
 from hybrid_deploy.cli import interrupts
-from hybrid_deploy.cli.output import log
+from hybrid_deploy.cli.output import log, log_lines
 from hybrid_deploy.errors import HybridDeployError, MissingDependencyError
 from hybrid_deploy.printable import printable
 from hybrid_deploy.system_errors import typed
@@ -146,7 +146,7 @@ def _unexpected(error: Exception, ctx: click.Context) -> str:
     Its traceback goes to stderr first if the environment asks for it.
     """
     if os.environ.get(TRACEBACK) == "1":
-        log("".join(traceback.format_exception(error)).rstrip())
+        log_lines("".join(traceback.format_exception(error)).rstrip())
         more = "with the lines above"
     else:
         more = f"with the traceback that {TRACEBACK}=1 prints"

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import click
 
-from hybrid_deploy.printable import LINES, printable
+from hybrid_deploy.printable import LINES, one_line, printable
 
 
 def say(text: str = "", *, nl: bool = True) -> None:
@@ -31,9 +31,17 @@ def say(text: str = "", *, nl: bool = True) -> None:
 
 
 def log(message: str) -> None:
-    """Prints a line on stderr, so that stdout holds the data alone."""
+    """Prints one line on stderr, so that stdout holds the data alone.
+
+    A line break within, as in the name of a file, is escaped: it cannot begin a line of its own.
+    """
+    log_lines(one_line(message))
+
+
+def log_lines(text: str) -> None:
+    """Prints a text of several lines, which is our own, on stderr."""
     with suppress(OSError):  # nobody reads it
-        click.echo(printable(message, LINES), err=True)
+        click.echo(printable(text, LINES), err=True)
 
 
 class _LogHandler(logging.Handler):

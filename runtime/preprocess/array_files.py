@@ -6,17 +6,20 @@ nor a file that unpacks to far more than its size fills the RAM.
 
 from __future__ import annotations
 
+import io
 import math
+import struct
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from hybrid_deploy.errors import InputError
+from hybrid_deploy.input_files import check_file, read_errors
 
 ARRAYS_SUFFIX = ".npz"
 """Suffix of the files that hold several arrays by name."""
@@ -27,9 +30,11 @@ LARGEST_BYTES = 1 << 30
 _ARRAY_SUFFIX = ".npy"
 _NUMBERS = "biufcV"  # kinds of dtypes; V is bfloat16 in a file
 _ZIP_BEGINS = b"PK"
-_READERS: dict[tuple[int, int], Callable[[IO[bytes]], tuple[tuple[int, ...], bool, Any]]] = {
-    (1, 0): npy.read_array_header_1_0,
-    (2, 0): npy.read_array_header_2_0,
+_LARGEST_HEADER = 10_000  # bytes; numpy parses no longer one, and names a way that is not safe
+_Header: TypeAlias = tuple[tuple[int, ...], bool, Any]  # shape, whether by columns, dtype
+_READERS: dict[tuple[int, int], tuple[struct.Struct, Callable[[IO[bytes]], _Header]]] = {
+    (1, 0): (struct.Struct("<H"), npy.read_array_header_1_0),
+    (2, 0): (struct.Struct("<I"), npy.read_array_header_2_0),
 }
 
 
@@ -44,8 +49,7 @@ def load_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         InputError: the file cannot be read, lacks an array, holds a single number, or unpacks to
             more than 1 GB.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
+    check_file(path)
     if _is_zip(path):
         arrays = read_npz(path, names)
     else:
@@ -70,34 +74,31 @@ def read_npz(path: Path, names: Sequence[str] | None = None) -> dict[str, NDArra
     Raises:
         InputError: the file cannot be read, or unpacks to more than 1 GB.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {m.filename.removesuffix(_ARRAY_SUFFIX): m for m in archive.infolist()}
-            chosen = [name for name in (members if names is None else names) if name in members]
-            _check_size(sum(members[name].file_size for name in chosen), path)
-            arrays = {}
-            for name in chosen:
-                with archive.open(members[name]) as file:
-                    arrays[name] = _array(file, members[name].file_size)
-            return arrays
-    except InputError:
-        raise
-    except Exception as error:  # zipfile, zlib and numpy raise many kinds for damaged files
-        raise InputError(f"{path} is a damaged {ARRAYS_SUFFIX} file: {_reason(error)}") from error
+    # zipfile, zlib and numpy raise many kinds for damaged files
+    with (
+        read_errors(path, f"is a damaged {ARRAYS_SUFFIX} file"),
+        zipfile.ZipFile(path) as archive,
+    ):
+        members = {m.filename.removesuffix(_ARRAY_SUFFIX): m for m in archive.infolist()}
+        chosen = [name for name in (members if names is None else names) if name in members]
+        _check_size(sum(members[name].file_size for name in chosen), path)
+        arrays = {}
+        for name in chosen:
+            with archive.open(members[name]) as file:
+                arrays[name] = _array(file, members[name].file_size)
+        return arrays
 
 
 def _read_npy(path: Path, kind: str) -> NDArray[Any]:
     size_bytes = path.stat().st_size
     _check_size(size_bytes, path)
-    try:
-        with path.open("rb") as file:
-            return _array(file, size_bytes)
-    except Exception as error:  # numpy parses headers as Python, which fails in many ways
-        raise InputError(f"{path} is not a {kind} array: {_reason(error)}") from error
+    # numpy parses headers as Python, which fails in many ways
+    with read_errors(path, f"is not a {kind} array"), path.open("rb") as file:
+        return _array(file, size_bytes)
 
 
 def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
+    with read_errors(path, "is no file of arrays"), path.open("rb") as file:
         return file.read(len(_ZIP_BEGINS)) == _ZIP_BEGINS
 
 
@@ -122,7 +123,7 @@ def _array(file: IO[bytes], size_bytes: int) -> NDArray[Any]:
     version = npy.read_magic(file)
     if version not in _READERS:
         raise ValueError(f"its format has version {version[0]}.{version[1]}")
-    shape, by_columns, dtype = _READERS[version](file)
+    shape, by_columns, dtype = _header(file, version)
     if dtype.kind not in _NUMBERS:
         raise ValueError(f"it holds {dtype}, numbers were expected")
     if any(size < 0 for size in shape):
@@ -140,5 +141,18 @@ def _array(file: IO[bytes], size_bytes: int) -> NDArray[Any]:
     return flat.reshape(shape[::-1]).T if by_columns else flat.reshape(shape)
 
 
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _header(file: IO[bytes], version: tuple[int, int]) -> _Header:
+    """Reads the header behind the magic string of a `.npy` file.
+
+    Raises:
+        ValueError: it is longer than that of any array of numbers, or it is no header.
+    """
+    length, read = _READERS[version]
+    size_field = file.read(length.size)
+    size_bytes = length.unpack(size_field)[0]
+    if size_bytes > _LARGEST_HEADER:
+        raise ValueError(f"its header has {size_bytes} bytes, over {_LARGEST_HEADER}")
+    try:
+        return read(io.BytesIO(size_field + file.read(size_bytes)))
+    except MemoryError as error:  # what Python's parser raises for too deep a nesting
+        raise ValueError("its header is nested too deep") from error

@@ -5,6 +5,7 @@ Tests compare both with the feature extractors of Hugging Face transformers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +20,7 @@ _KALDI_LOWEST_HZ = 20.0
 _KALDI_FRAME_S, _KALDI_HOP_S = 0.025, 0.010
 _KALDI_PREEMPHASIS = 0.97
 _INT16_SCALE = 1 << 15
+_NUMBERS_AT_ONCE = 1 << 22  # of the frames whose spectra are computed
 _FLOAT32_EPSILON = 1.192092955078125e-07
 
 
@@ -38,8 +40,10 @@ def log_mel(signal: Floats, sampling_rate: int, mels: int, fft: int, hop: int) -
     padded = np.pad(signal, fft // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, fft)[::hop][: len(signal) // hop]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(fft) / fft)
-    power = np.abs(np.fft.rfft(frames * window, axis=-1)) ** 2
-    energy = power @ _slaney_filters(mels, fft // 2 + 1, sampling_rate)
+    filters = _slaney_filters(mels, fft // 2 + 1, sampling_rate)
+    energy = np.concatenate(
+        [np.abs(np.fft.rfft(part * window, axis=-1)) ** 2 @ filters for part in _parts(frames, fft)]
+    )
     decades = np.log10(np.maximum(energy, 1e-10))
     decades = np.maximum(decades, decades.max() - _WHISPER_RANGE)
     return np.ascontiguousarray(((decades + 4) / 4).T, np.float32)
@@ -63,13 +67,24 @@ def filter_bank(signal: Floats, sampling_rate: int, mels: int) -> Floats:
     """
     frame, hop = shortest_filter_bank(sampling_rate), round(_KALDI_HOP_S * sampling_rate)
     fft = 1 << (frame - 1).bit_length()
-    scaled = signal.astype(np.float64) * _INT16_SCALE
-    frames = np.lib.stride_tricks.sliding_window_view(scaled, frame)[::hop]
-    frames = frames - frames.mean(1, keepdims=True)
-    previous = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
-    frames = (frames - _KALDI_PREEMPHASIS * previous) * np.hanning(frame) ** 0.85
-    power = np.abs(np.fft.rfft(frames, fft, axis=-1)) ** 2
-    energy = power @ _kaldi_filters(mels, fft // 2 + 1, sampling_rate)
+    filters = _kaldi_filters(mels, fft // 2 + 1, sampling_rate)
+    frames = np.lib.stride_tricks.sliding_window_view(signal, frame)[::hop]
+    return np.concatenate([_log_energies(part, fft, filters) for part in _parts(frames, fft)])
+
+
+def _parts(frames: Floats, fft: int) -> Iterator[Floats]:
+    """Cuts frames, which are independent, into parts whose spectra take little RAM at once."""
+    at_once = max(1, _NUMBERS_AT_ONCE // fft)
+    return (frames[begin : begin + at_once] for begin in range(0, len(frames), at_once))
+
+
+def _log_energies(frames: Floats, fft: int, filters: _Doubles) -> Floats:
+    """Returns the log energies of frames, (frames, mels)."""
+    levels = frames.astype(np.float64) * _INT16_SCALE
+    levels -= levels.mean(1, keepdims=True)
+    previous = np.concatenate([levels[:, :1], levels[:, :-1]], axis=1)
+    emphasized = (levels - _KALDI_PREEMPHASIS * previous) * np.hanning(frames.shape[1]) ** 0.85
+    energy = np.abs(np.fft.rfft(emphasized, fft, axis=-1)) ** 2 @ filters
     return np.log(np.maximum(energy, _FLOAT32_EPSILON)).astype(np.float32)
 
 

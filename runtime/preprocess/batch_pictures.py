@@ -38,7 +38,7 @@ def batch_pictures(paths: Sequence[Path], spec: PictureInput) -> dict[str, NDArr
         InputError: a file is missing, damaged or too large, or the pictures form no batch.
     """
     if isinstance(spec, FramesInput):
-        return batch_frames([load_frames(path, spec.frames) for path in paths], spec)
+        return batch_frames((load_frames(path, spec.frames) for path in paths), spec)
     pictures = [load_image(path) for path in paths]
     if isinstance(spec, ImageInput):
         return batch_images(pictures, spec)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hybrid_deploy.bundle.field_types import LARGEST_INPUT_PIXELS
 from hybrid_deploy.bundle.input_specs import PixelsInput
 from hybrid_deploy.bundle.pixel_steps import (
     AlignLongAxis,
@@ -30,6 +31,7 @@ from hybrid_deploy.bundle.pixel_steps import (
     Thumbnail,
 )
 from hybrid_deploy.errors import InputError
+from hybrid_deploy.runtime.preprocess.image import resize_picture
 
 _IDEFICS_LONGEST = 4096  # pixels of the longer side
 
@@ -47,7 +49,15 @@ def batch_pixels(images: Sequence[Image.Image], spec: PixelsInput) -> NDArray[np
     Raises:
         InputError: the pictures have unequal sizes after the steps, or one exceeds its padding.
     """
-    arrays = [pixel_values(after_steps(image, spec), spec) for image in images]
+    return stack_pixels([pixel_values(after_steps(image, spec), spec) for image in images])
+
+
+def stack_pixels(arrays: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Returns pictures, (channels, height, width) each, as one batch.
+
+    Raises:
+        InputError: they have unequal sizes.
+    """
     sizes = sorted({array.shape[1:] for array in arrays})
     if len(sizes) > 1:
         raise InputError(
@@ -70,17 +80,23 @@ def after_steps(image: Image.Image, spec: PixelsInput) -> Image.Image:
 
 
 def pixel_values(image: Image.Image, spec: PixelsInput) -> NDArray[np.float32]:
-    """Returns a picture of 8-bit values scaled and normalised, (channels, height, width)."""
+    """Returns a picture of 8-bit values scaled and normalised, (channels, height, width).
+
+    Raises:
+        InputError: it has more pixels than an encoder's input may have.
+    """
+    if image.width * image.height > LARGEST_INPUT_PIXELS:
+        raise InputError(
+            f"a picture of {_text(image.size)} pixels is larger than any that a model takes, "
+            f"{LARGEST_INPUT_PIXELS} pixels; scale it down"
+        )
     pixels = np.asarray(image).reshape(image.height, image.width, -1)
     # Rounds as transformers does: scales in double precision, normalises in single precision.
-    values = (
-        pixels.astype(np.float32)
-        if spec.scale is None
-        else (pixels.astype(np.float64) * spec.scale).astype(np.float32)
-    )
+    levels = np.arange(256) * (1.0 if spec.scale is None else spec.scale)
+    values = levels.astype(np.float32)[pixels]
     if spec.mean:
-        mean, std = (np.array(numbers, np.float32) for numbers in (spec.mean, spec.std))
-        values = (values - mean) / std
+        values -= np.array(spec.mean, np.float32)
+        values /= np.array(spec.std, np.float32)
     return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
@@ -134,7 +150,7 @@ def _resize(
     if size == image.size:
         return image
     width, height = (max(1, edge) for edge in size)
-    return image.resize((width, height), Image.Resampling[resample.upper()], reducing_gap=gap)
+    return resize_picture(image, (width, height), Image.Resampling[resample.upper()], gap)
 
 
 def _shortest_edge(image: Image.Image, step: ResizeShortestEdge) -> tuple[int, int]:
@@ -232,11 +248,12 @@ def _thumbnail(image: Image.Image, step: Thumbnail) -> tuple[int, int]:
 
 
 def _crop_margin(image: Image.Image, threshold: int) -> Image.Image:
-    grey = np.asarray(image.convert("L"), np.float64)
-    darkest, brightest = grey.min(), grey.max()
+    grey = np.asarray(image.convert("L"))
+    darkest, brightest = float(grey.min()), float(grey.max())
     if darkest == brightest:
         return image
-    ink = (grey - darkest) / (brightest - darkest) * 255 < threshold
+    is_ink = (np.arange(256) - darkest) / (brightest - darkest) * 255 < threshold
+    ink = is_ink[grey]
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     return image.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
 

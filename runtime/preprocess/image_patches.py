@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_deploy.bundle.input_specs import PatchesInput
+from hybrid_deploy.runtime.preprocess.image import check_new_size
 
 
 def batch_patches(images: Sequence[Image.Image], spec: PatchesInput) -> dict[str, NDArray[Any]]:
@@ -24,6 +25,9 @@ def batch_patches(images: Sequence[Image.Image], spec: PatchesInput) -> dict[str
         The batch by input name, (batch, max_patches, 2 + patch) float32: row and column of a patch,
         counted from 1, then its pixels (height, width, channel); and the mask by its name,
         (batch, max_patches) float32, if the model takes one.
+
+    Raises:
+        InputError: a picture needs too much RAM when it is resized.
     """
     width = 2 + spec.patch_height * spec.patch_width * 3
     batch = np.zeros((len(images), spec.max_patches, width), np.float32)
@@ -37,12 +41,14 @@ def batch_patches(images: Sequence[Image.Image], spec: PatchesInput) -> dict[str
 
 def _patches(image: Image.Image, spec: PatchesInput) -> NDArray[np.float32]:
     """Returns the patches of one picture, (patches, 2 + patch)."""
+    rows, columns = _grid(image, spec)
+    height, width = spec.patch_height, spec.patch_width
+    check_new_size(image.size, (columns * width, rows * height))
     pixels = np.asarray(image.convert("RGB")).astype(np.float32)
     if spec.normalize:
         deviation = max(float(pixels.std()), 1 / math.sqrt(pixels.size))
-        pixels = (pixels - pixels.mean()) / np.float32(deviation)
-    rows, columns = _grid(image, spec)
-    height, width = spec.patch_height, spec.patch_width
+        pixels -= pixels.mean()
+        pixels /= np.float32(deviation)
     resized = _resize(pixels, rows * height, columns * width)
     # (rows, height, columns, width, 3) -> (rows, columns, height, width, 3)
     cut = resized.reshape(rows, height, columns, width, 3).swapaxes(1, 2)

@@ -11,6 +11,7 @@ from PIL import Image
 from hybrid_deploy.bundle.input_specs import TilesInput
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.preprocess.hf_image_processor import after_steps, pixel_values
+from hybrid_deploy.runtime.preprocess.image import resize_picture
 
 
 def batch_tiles(images: Sequence[Image.Image], spec: TilesInput) -> NDArray[np.float32]:
@@ -47,5 +48,6 @@ def _tiles(image: Image.Image, spec: TilesInput) -> NDArray[np.float32]:
             for top in range(0, whole.height, side)
             for left in range(0, whole.width, side)
         ]
-        tiles.append(whole.resize((side, side), Image.Resampling[spec.resample.upper()]))
+        resample = Image.Resampling[spec.resample.upper()]
+        tiles.append(resize_picture(whole, (side, side), resample))
     return np.stack([pixel_values(tile, spec.picture) for tile in tiles])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ from hybrid_deploy.bundle.input_specs import (
     TilesInput,
 )
 from hybrid_deploy.errors import InputError
+from hybrid_deploy.input_files import read_errors
 from hybrid_deploy.runtime.preprocess.array_files import load_arrays
-from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
+from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio, most_samples_of
 from hybrid_deploy.runtime.preprocess.text import batch_texts, load_text
 from hybrid_deploy.runtime.tokenizer import TokenizerSource
 from hybrid_deploy.system_errors import typed_errors
@@ -73,7 +75,8 @@ def prepare(
             rows = _read_texts(paths, encoder_input, len(inputs) == 1) if texts is None else texts
             arrays |= batch_texts(rows, encoder_input, folder)
         else:
-            arrays |= _from_files(paths, encoder_input)
+            with read_errors(", ".join(map(str, paths)), "cannot be prepared"):
+                arrays |= _from_files(paths, encoder_input)
     return arrays
 
 
@@ -133,7 +136,8 @@ def file_kind(spec: Preprocess) -> FileKind:
 
 def _from_files(paths: Sequence[Path], spec: EncoderInput) -> Arrays:
     if isinstance(spec, AudioInput):
-        return batch_audio([load_audio(path, spec.sampling_rate) for path in paths], spec)
+        most, rate = most_samples_of(spec), spec.sampling_rate
+        return batch_audio([load_audio(path, rate, most) for path in paths], spec)
     if isinstance(spec, ArrayInput):
         return batch_arrays([load_arrays(path, (spec.name, *spec.others)) for path in paths])
     assert not isinstance(spec, TextInput)
@@ -155,7 +159,7 @@ def _read_texts(paths: Sequence[Path], spec: TextInput, text_only: bool) -> list
 
 def _text_beside(path: Path, default: str | None) -> str:
     text_path = path.with_suffix(TEXT_SUFFIX)
-    if text_path.is_file():
+    if os.path.lexists(text_path):  # a dangling link is no text that was left out
         return load_text(text_path)
     if default is None:
         raise InputError(

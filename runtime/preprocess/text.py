@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.input_specs import TextInput
 from hybrid_deploy.errors import InputError
+from hybrid_deploy.input_files import check_file, read_errors
 from hybrid_deploy.runtime.tokenizer import (
     MAX_TEXT_CHARACTERS,
     TokenizerSource,
@@ -29,18 +30,18 @@ def load_text(path: Path) -> str:
     """Reads a text file and strips the white space around its text.
 
     Raises:
-        InputError: the file is missing, too large, or not UTF-8 text.
+        InputError: the file is missing, cannot be opened, is too large, or not UTF-8 text.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
+    check_file(path)
     if (size_bytes := path.stat().st_size) > MAX_TEXT_BYTES:
         raise InputError(
             f"{path} has {size_bytes} bytes, at most {MAX_TEXT_BYTES} are taken; split it"
         )
-    try:
-        return path.read_text(encoding="utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text; convert it with iconv -t UTF-8") from error
+    with read_errors(path, "is no text"):
+        try:
+            return path.read_text(encoding="utf-8-sig").strip()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8 text; convert it with iconv -t UTF-8") from error
 
 
 def batch_texts(

@@ -7,8 +7,10 @@ description of WAVEFORMATEXTENSIBLE.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +22,28 @@ Floats = NDArray[np.float32]
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _FORMAT = struct.Struct("<HHIIHH")  # form, channels, rate, bytes per second, block, bits
 _SUBFORMAT_OFFSET = 24  # of the form that an extensible format chunk names
+_FORMAT_BYTES = _SUBFORMAT_OFFSET + 2  # of a format chunk that are read
+_HEAD_BYTES = 12  # RIFF, a size, WAVE
 _CHUNK = struct.Struct("<4sI")  # name and size
+_MOST_CHUNKS = 10_000  # before the sound
 _UNKNOWN_SIZE = 0x7FFFF000  # a program that writes to a pipe declares this size or more, or zero
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Sound:
+    """An opened sound file.
+
+    Attributes:
+        rate: samples per second.
+        samples: number of samples of each channel that the file declares; None if it declares none.
+        blocks: reads the file: parts of its samples in their order, (samples, channels) float32
+            within -1..1.
+    """
+
+    rate: int
+    samples: int | None
+    blocks: Iterator[Floats]
 
 
 class _Format(NamedTuple):
@@ -30,47 +52,87 @@ class _Format(NamedTuple):
     rate: int
     bits: int
 
+    @property
+    def is_read(self) -> bool:
+        """Whether samples of this form are read here."""
+        return self.bits in {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}.get(self.form, ())
 
-def read_wav(path: Path) -> tuple[Floats, int] | None:
-    """Returns the samples of a WAV file, (samples, channels) within -1..1, and the rate in Hz.
+    @property
+    def sample_bytes(self) -> int:
+        """Size of one sample of all channels."""
+        return self.bits // 8 * self.channels
+
+
+def open_wav(file: BinaryIO, path: Path) -> Sound | None:
+    """Reads the header of a WAV file; its samples are read from the blocks.
 
     Returns None if it is no WAV file, or one of a compressed form. A file that a program wrote into
     a pipe declares no size; it is read to its end.
 
+    Args:
+        file: the opened file, at its begin; it must stay open while the blocks are read.
+        path: its path, for the message.
+
     Raises:
         InputError: the file is damaged, or ends before the end that it declares.
     """
-    content = memoryview(path.read_bytes())
-    if not content:
+    head, end = file.read(_HEAD_BYTES), file.seek(0, 2)
+    if not end:
         raise InputError(f"{path} is a damaged sound file: it ends too early, it is empty")
-    if bytes(content[:4]) != b"RIFF" or bytes(content[8:12]) != b"WAVE":
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
         return None
-    declared = int.from_bytes(content[4:8], "little")
+    declared = int.from_bytes(head[4:8], "little")
     is_streamed = declared >= _UNKNOWN_SIZE or declared == 0
-    form, begin = None, 12
-    while begin + _CHUNK.size <= len(content):
-        name, size = _CHUNK.unpack_from(content, begin)
+    form, begin = None, _HEAD_BYTES
+    for _ in range(_MOST_CHUNKS):
+        file.seek(begin)
+        if len(chunk := file.read(_CHUNK.size)) < _CHUNK.size:
+            raise InputError(f"{path} is a damaged sound file: it ends too early, before its sound")
+        name, size = _CHUNK.unpack(chunk)
         begin += _CHUNK.size
         if name == b"data":
             if form is None:
                 raise InputError(f"{path} is a damaged sound file: its format is not declared")
-            left = len(content) - begin
+            left = end - begin
             if size >= _UNKNOWN_SIZE > left or (size == 0 and is_streamed):
                 size = left
             if size > left:
-                raise InputError(
-                    f"{path} is a damaged sound file: it ends too early, after {left} of {size} "
-                    "bytes of sound; copy it again, or leave it out with --skip-bad"
-                )
-            samples = _samples(content[begin : begin + size], form)
-            return None if samples is None else (samples, form.rate)
+                raise _cut(path, left, size)
+            if not form.is_read:
+                return None
+            samples = size // form.sample_bytes
+            return Sound(form.rate, samples, _blocks(file, form, samples, path))
         if name == b"fmt ":
-            form = _format(content[begin : begin + size], path)
+            form = _format(file.read(min(size, _FORMAT_BYTES)), path)
         begin += size + size % 2
-    raise InputError(f"{path} is a damaged sound file: it ends too early, before its sound")
+    raise InputError(
+        f"{path} is a damaged sound file: its first {_MOST_CHUNKS:,} parts are no sound"
+    )
 
 
-def _format(chunk: memoryview, path: Path) -> _Format:
+def _cut(path: Path, left: int, size: int) -> InputError:
+    return InputError(
+        f"{path} is a damaged sound file: it ends too early, after {left} of {size} bytes of "
+        "sound; copy it again, or leave it out with --skip-bad"
+    )
+
+
+def _blocks(file: BinaryIO, form: _Format, samples: int, path: Path) -> Iterator[Floats]:
+    """Reads samples from the place of an opened file on.
+
+    Raises:
+        InputError: the file has become shorter.
+    """
+    at_once = max(1, _BLOCK_BYTES // form.sample_bytes)
+    for begin in range(0, samples, at_once):
+        size = min(at_once, samples - begin) * form.sample_bytes
+        data = file.read(size)
+        if len(data) < size:
+            raise _cut(path, len(data), size)
+        yield _levels(data, form).reshape(-1, form.channels)
+
+
+def _format(chunk: bytes, path: Path) -> _Format:
     """Returns what a format chunk declares.
 
     Raises:
@@ -78,25 +140,20 @@ def _format(chunk: memoryview, path: Path) -> _Format:
     """
     if len(chunk) >= _FORMAT.size:
         form, channels, rate, _, _, bits = _FORMAT.unpack_from(chunk)
-        if form == _EXTENSIBLE and len(chunk) >= _SUBFORMAT_OFFSET + 2:
-            form = int.from_bytes(chunk[_SUBFORMAT_OFFSET : _SUBFORMAT_OFFSET + 2], "little")
+        if form == _EXTENSIBLE and len(chunk) >= _FORMAT_BYTES:
+            form = int.from_bytes(chunk[_SUBFORMAT_OFFSET:_FORMAT_BYTES], "little")
         if channels and rate:
             return _Format(form, channels, rate, bits)
     raise InputError(f"{path} is a damaged sound file: its format makes no sense")
 
 
-def _samples(data: memoryview, form: _Format) -> Floats | None:
-    """Returns samples, (samples, channels); None for a form that is not read here."""
+def _levels(data: bytes, form: _Format) -> Floats:
+    """Returns whole samples within -1..1, one channel behind the other."""
     width = form.bits // 8
-    complete = len(data) // (width * form.channels) * width * form.channels if width else 0
-    if form.form == _FLOAT and form.bits in (32, 64):
-        floats = np.frombuffer(data[:complete], f"<f{width}")
-        return floats.astype(np.float32).reshape(-1, form.channels)
-    if form.form != _PCM or form.bits not in (8, 16, 24, 32):
-        return None
-    levels = _integers(np.frombuffer(data[:complete], np.uint8), width)
-    scaled = (levels / float(1 << (8 * width - 1))).astype(np.float32)
-    return scaled.reshape(-1, form.channels)
+    if form.form == _FLOAT:
+        return np.frombuffer(data, f"<f{width}").astype(np.float32)
+    integers = _integers(np.frombuffer(data, np.uint8), width)
+    return (integers / float(1 << (8 * width - 1))).astype(np.float32)
 
 
 def _integers(data: NDArray[np.uint8], width: int) -> NDArray[np.int32]:

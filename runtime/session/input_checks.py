@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,25 @@ def check_batches_of_one(batches: Iterable[Mapping[str, NDArray[Any]]]) -> None:
         check_arrays(inputs)
         if any(not array.ndim or len(array) != 1 for array in inputs.values()):
             raise InputError("each of several inputs must be a batch of one; split it")
+
+
+def check_one_each(inputs: Mapping[str, NDArray[Any]], files: Sequence[Path]) -> None:
+    """Checks that each file gave the arrays of one sequence.
+
+    Args:
+        inputs: encoder inputs by name, batch first.
+        files: the files that they were read from; () for none.
+
+    Raises:
+        InputError: a file holds several sequences, or none.
+    """
+    for name, array in inputs.items():
+        if files and len(array) != len(files):
+            who = f"{files[0]} holds" if len(files) == 1 else f"{len(files)} files hold"
+            raise InputError(
+                f"{who} {len(array)} inputs as {name}, each file must hold one: an array whose "
+                "first size is 1; split it"
+            )
 
 
 def with_mask_types(

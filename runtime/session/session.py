@@ -26,9 +26,9 @@ from hybrid_deploy.runtime.preprocess.array_files import ARRAYS_SUFFIX, load_arr
 from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
 from hybrid_deploy.runtime.preprocess.audio_windows import Window, longest_s, windows
 from hybrid_deploy.runtime.preprocess.prepare import batch_arrays, mask_names, prepare
+from hybrid_deploy.runtime.session import input_checks
 from hybrid_deploy.runtime.session.batch_runner import BatchInputs, BatchRunner, Request
 from hybrid_deploy.runtime.session.encoded_input import EncodedInput
-from hybrid_deploy.runtime.session.input_checks import check_batches_of_one, with_mask_types
 from hybrid_deploy.runtime.session.prefetch import Arrays, Item, Outcome, Prefetcher
 from hybrid_deploy.runtime.session.results import GenerationResult as GenerationResult
 from hybrid_deploy.runtime.session.results import Timings as Timings
@@ -244,7 +244,7 @@ class Session:
         window_s: float | None = None,
         batch: int = 1,
     ) -> Iterator[Outcome[Window]]:
-        """Returns an iterator that runs a recording of any length, cut into windows.
+        """Returns an iterator that runs a long recording, cut into windows.
 
         The recording is cut where it is quiet. The iterator yields the outcome of every window,
         in the order of time.
@@ -292,14 +292,17 @@ class Session:
             texts: one text for each sequence, if the encoder takes a text.
 
         Raises:
-            InputError: a file or text cannot be used.
+            InputError: a file or text cannot be used, or a file holds several inputs.
         """
         preprocess, files = self.bundle.manifest.preprocess, paths_of(paths)
         if texts is None and files and all(p.suffix.lower() == ARRAYS_SUFFIX for p in files):
             encoder = self.bundle.graph(self.variant, GraphRole.ENCODER)
             names = [tensor.name for tensor in encoder.inputs]
-            return self._convert_masks(batch_arrays([load_arrays(path, names) for path in files]))
-        return self._convert_masks(prepare(files, preprocess, folder=self._tokenizers, texts=texts))
+            inputs = batch_arrays([load_arrays(path, names) for path in files])
+        else:
+            inputs = prepare(files, preprocess, folder=self._tokenizers, texts=texts)
+        input_checks.check_one_each(inputs, files)
+        return self._convert_masks(inputs)
 
     def prompt_tokens(self, text: str) -> list[int]:
         """Returns the token ids of a prompt in words.
@@ -351,11 +354,11 @@ class Session:
         if len(paths) == len(items):
             return self.prepare(paths)
         arrays = [self.prepare([item]) if isinstance(item, (str, Path)) else item for item in items]
-        check_batches_of_one(arrays)
+        input_checks.check_batches_of_one(arrays)
         return batch_arrays(arrays)
 
     def _convert_masks(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        return with_mask_types(
+        return input_checks.with_mask_types(
             inputs,
             mask_names(self.bundle.manifest.preprocess),
             self.bundle.graph(self.variant, GraphRole.ENCODER),

@@ -16,7 +16,7 @@ from hybrid_deploy.bundle.atomic_write import make_parent, staged_folder, write_
 from hybrid_deploy.bundle.lock import exclusive
 from hybrid_deploy.bundle.placement import check_file_output, check_folder_output
 from hybrid_deploy.cli.options.common import FORCE
-from hybrid_deploy.cli.output import log, say
+from hybrid_deploy.cli.output import log, log_lines, say
 from hybrid_deploy.cli.progress import progress_bar
 from hybrid_deploy.errors import BuildError, InputError, MissingDependencyError
 from hybrid_deploy.report import render
@@ -68,7 +68,7 @@ def quickstart(out: Path, force: bool) -> None:
         _profile(bundle, lines)
     with _step("compare"):
         _compare(bundle, held_out)
-    log(_next_steps(out, time.perf_counter() - started_at))
+    log_lines(_next_steps(out, time.perf_counter() - started_at))
 
 
 def _check_outputs(bundle: Path, line_folders: Sequence[Path], readings: Path, force: bool) -> None:
@@ -112,7 +112,7 @@ def _write_lines(folder: Path, split: Split, count: int, force: bool) -> list[Pa
 
 @contextmanager
 def _step(title: str) -> Iterator[None]:
-    log(f"\n== {title}")
+    log_lines(f"\n== {title}")
     started_at = time.perf_counter()
     yield
     log(f"   {time.perf_counter() - started_at:.1f} s")
@@ -206,8 +206,10 @@ def picture_of(files: Sequence[Path], texts: Sequence[str]) -> bytes:
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    from hybrid_deploy.runtime.preprocess.image import load_image
+
     scale, margin, caption = 2, 12, 26
-    images = [Image.open(file).convert("L") for file in files]
+    images = [load_image(file).convert("L") for file in files]
     width = max(image.width for image in images) * scale + 2 * margin
     row = images[0].height * scale + caption + margin
     picture = Image.new("L", (width, row * len(images) + margin), 255)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, THREADS, VARIANT
+from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, INPUT, THREADS, VARIANT
 from hybrid_deploy.cli.options.generation import generation_options, options_of
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.errors import HybridDeployError, UsageError
+from hybrid_deploy.printable import one_line
 from hybrid_deploy.report import json_text
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _CUT = ("timeout", "cancelled")  # reasons to finish before the text is complete
     epilog="Example: hybrid-deploy run digits.bundle line.png --beams 4 --pattern '[0-9]+'"
 )
 @BUNDLE
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=INPUT)
 @click.option(
     "--text", help="What the encoder takes besides each file, or instead of files: a question."
 )
@@ -39,7 +40,7 @@ _CUT = ("timeout", "cancelled")  # reasons to finish before the text is complete
 )
 @generation_options
 @click.option("--stream", is_flag=True, help="Print the text while it is made.")
-@click.option("--long", is_flag=True, help="Cut sound of any length into parts, a line for each.")
+@click.option("--long", is_flag=True, help="Cut long sound into parts, a line for each.")
 @VARIANT
 @BACKEND
 @THREADS
@@ -47,7 +48,8 @@ _CUT = ("timeout", "cancelled")  # reasons to finish before the text is complete
 @AT_LEAST
 @click.option(
     "--format", "output_format", type=click.Choice(["text", "json"]), default="text",
-    show_default=True, help="Only the text, a line per file, or everything.",
+    show_default=True,
+    help="Only the text, a line per file with its line breaks as \\n, or everything.",
 )  # fmt: skip
 def run(
     bundle: Path,
@@ -251,7 +253,8 @@ class _RunJob:
                 files, texts=self.texts, prompt=self.prompt, options=self.options
             ) as stream:
                 for event in stream:
-                    say(f"{event.token} " if event.text is None else event.text, nl=False)
+                    text = f"{event.token} " if event.text is None else one_line(event.text)
+                    say(text, nl=False)
             say()
             for remark in _Outcome(file, stream.results[0], stream.timings).remarks():
                 log(remark)
@@ -267,8 +270,8 @@ class _RunJob:
 
 
 def _text_of(result: GenerationResult) -> str:
-    """Returns the text; without a vocabulary, the token ids separated by spaces."""
-    return " ".join(map(str, result.tokens)) if result.text is None else result.text
+    """Returns the text as one line; without a vocabulary, the token ids separated by spaces."""
+    return " ".join(map(str, result.tokens)) if result.text is None else one_line(result.text)
 
 
 def _score_of(result: GenerationResult) -> str:

@@ -10,7 +10,8 @@ from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.report import FORMATS
 
 BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
-FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+INPUT = click.Path(path_type=Path, readable=False)  # a file that cannot be read stops no other
+FILES = click.argument("files", nargs=-1, required=True, type=INPUT)
 FORCE = click.option("--force", is_flag=True, help="Replace what is already there.")
 FORMAT = click.option(
     "--format", "output_format", type=click.Choice(FORMATS), default="table", show_default=True,

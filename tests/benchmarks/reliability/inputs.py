@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import shutil
 import struct
@@ -173,6 +174,9 @@ def _sound(scratch: Path, rng: random.Random) -> Path:
         sound += b"data" + struct.pack("<I", floats.nbytes) + floats.tobytes()
     path = scratch / f"sound{rng.choice(('.wav', '.wav', '.flac', '.mp3'))}"
     path.write_bytes(damaged(sound, rng) if rng.random() < 0.9 else sound)
+    if rng.random() < 0.03:  # two gigabytes that take no disk, of no declared length
+        path.write_bytes(sound[:40] + b"\xff\xff\xff\xff")
+        os.truncate(path, 1 << 31)
     return path
 
 
@@ -259,26 +263,61 @@ def _npz(scratch: Path, rng: random.Random) -> Path:
 
 _FORMATS = {".png": "PNG", ".tiff": "TIFF", ".gif": "GIF", ".webp": "WEBP", ".bmp": "BMP",
             ".jpg": "JPEG", ".ppm": "PPM", ".ico": "ICO", ".tga": "TGA"}  # fmt: skip
-_MODES = ("L", "RGB", "RGBA", "1", "P", "I;16", "F", "LA", "CMYK")
+_MODES = ("L", "RGB", "RGBA", "1", "P", "I;16", "I", "F", "LA", "CMYK", "YCbCr", "LAB", "P;A")
+_LONG_SIDE = 60_000
+_WITH_LONG_SIDES = (".png", ".tiff", ".bmp", ".ppm")
+_SIZES = (
+    *((20, 8), (1, 1), (300, 3), (16, 60), (64, 16)),
+    *((60_000, 1), (1, 60_000), (190_000, 2), (2, 190_000), (1_000_000, 1), (1, 1_000_000)),
+)
 
 
 def _picture(scratch: Path, rng: random.Random) -> Path:
-    suffix = rng.choice(tuple(_FORMATS))
+    size = rng.choice(_SIZES)
+    suffix = rng.choice(tuple(_FORMATS) if max(size) < _LONG_SIDE else _WITH_LONG_SIDES)
     exif = Image.Exif()
     exif[274] = rng.randrange(10)
-    size = rng.choice(((20, 8), (1, 1), (300, 3), (16, 60), (64, 16)))
     options: dict[str, Any] = {"exif": exif} if suffix in (".png", ".jpg", ".webp") else {}
-    if suffix in (".gif", ".tiff", ".webp") and rng.random() < 0.3:
-        options |= {"save_all": True, "append_images": [Image.new("L", size, 9)] * 3}
+    if suffix in (".gif", ".tiff", ".webp", ".png") and rng.random() < 0.3:
+        more = rng.choice((1, 3, 300)) if max(size) < 1000 else 1
+        options |= {"save_all": True, "append_images": [Image.new("L", size, 9)] * more}
     content = io.BytesIO()
     try:
-        picture = Image.new("L", size, rng.randrange(256)).convert(rng.choice(_MODES))
-        picture.save(content, _FORMATS[suffix], **options)
-    except (OSError, ValueError):  # a format that has no such mode
+        _of_mode(rng.choice(_MODES), size, rng).save(content, _FORMATS[suffix], **options)
+    except (OSError, ValueError, struct.error):  # a format that has no such mode or size
         content = io.BytesIO()
         Image.new("L", size, 7).save(content, "PNG")
     path = scratch / f"picture{suffix}"
-    path.write_bytes(damaged(content.getvalue(), rng))
+    if rng.random() < 0.1:
+        return _no_file(path, rng)
+    path.unlink(missing_ok=True)
+    path.write_bytes(damaged(content.getvalue(), rng) if rng.random() < 0.8 else content.getvalue())
+    return path
+
+
+def _of_mode(mode: str, size: tuple[int, int], rng: random.Random) -> Image.Image:
+    """Returns a picture of a mode of Pillow; `P;A` is a palette with a transparent colour."""
+    grey = Image.new("L", size, rng.randrange(256))
+    if mode == "LAB":  # Pillow converts no grey to it
+        return Image.new("LAB", size, (rng.randrange(256), 128, 128))
+    picture = grey.convert(mode.removesuffix(";A"))
+    if mode == "P;A":
+        picture.info["transparency"] = rng.choice((0, 255, bytes(range(256))))
+    return picture
+
+
+def _no_file(path: Path, rng: random.Random) -> Path:
+    """Puts something with the name of a file there that is no regular file."""
+    path = path.with_name(f"no-file-{path.name}")
+    if path.is_symlink() or path.exists():
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    kind = rng.choice(("pipe", "folder", "device", "dangling"))
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
     return path
 
 
@@ -305,7 +344,7 @@ def _video(scratch: Path, rng: random.Random) -> Path:
         frame = _picture(scratch, rng)
         name = rng.choice((f"{number:03}{frame.suffix}", "x.txt", f"\udc80{number}.png"))
         how = rng.random()
-        if how < 0.9:
+        if how < 0.9 and frame.is_file():
             shutil.copy(frame, folder / name)
         elif how < 0.95:
             (folder / f"{number}.png").mkdir(exist_ok=True)

@@ -117,5 +117,5 @@ def test_wrong_sources(bundle: Bundle, folder: Path) -> None:
     with pytest.raises(InputError, match=r"d\.png does not exist"):
         open_evaluation_set([(folder / "d.png", "1")], bundle)
     (folder / "labels.csv").write_text("file,text\nd.png,1\n")
-    with pytest.raises(InputError, match="names 1 of 1 files that do not exist"):
+    with pytest.raises(InputError, match="names 1 of 1 files that are missing or no files"):
         open_evaluation_set(folder, bundle)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,8 @@ def test_unusable_files_are_named(folder: Path) -> None:
     with pytest.raises(InputError) as caught:
         list(open_samples(folder, IMAGE))
     assert str(caught.value) == (
-        f"{folder / 'c.png'} is not an image that Pillow can read; --skip-bad leaves it out"
+        f"{folder / 'c.png'} is not an image of a kind that is read here; convert it to PNG or "
+        "JPEG; --skip-bad leaves it out"
     )
 
 
@@ -132,10 +134,37 @@ def test_bad_samples_are_left_out_and_named(folder: Path, npz: Path, bundle: Bun
     assert [samples.name_of(index) for index in range(2)] == [
         str(folder / name) for name in ("a.jpg", "b.png")
     ]
-    assert samples.skipped[1].reason == (f"{folder / 'c.png'} is not an image that Pillow can read")
+    assert "c.png is not an image of a kind that is read here" in samples.skipped[1].reason
     np.savez(npz / "0.npz", image=np.ones(3, np.float32))
     files = [npz / "0.npz", npz / "1.npz", npz / "nowhere.npz"]
     assert len(samples_of(bundle, files, skip_bad=True).skipped) == 2
+
+
+def test_what_is_no_file_is_named_and_a_link_is_read(folder: Path, bundle: Bundle) -> None:
+    (folder / "c.png").symlink_to("b.png")
+    os.mkfifo(folder / "d.png")
+    (folder / "e.png").symlink_to("nowhere")
+    (folder / "f.png").symlink_to("/dev/zero")
+    (folder / "g.png").mkdir()
+    with pytest.raises(InputError, match=r"d\.png is no file: it is a pipe.*; --skip-bad leaves"):
+        list(open_samples(folder, IMAGE))
+    samples = samples_of(bundle, folder, skip_bad=True)
+    assert [Path(samples.name_of(index)).name for index in range(3)] == ["a.jpg", "b.png", "c.png"]
+    assert [Path(bad.name).name[0] for bad in samples.skipped] == list("defg")
+
+
+def test_whatever_a_reader_raises_is_that_files(
+    folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("no such mode")
+
+    monkeypatch.setattr(Image.Image, "resize", fail)
+    Image.new("L", (64, 16)).save(folder / "c.png")
+    samples = samples_of(bundle, folder, skip_bad=True)
+    assert [bad.reason for bad in samples.skipped] == [
+        f"{folder / 'c.png'} cannot be prepared: 'no such mode'"
+    ]
 
 
 def test_samples_keep_their_names_after_bad_ones_are_left_out(bundle: Bundle) -> None:
@@ -151,6 +180,6 @@ def test_only_bad_samples_are_an_error(folder: Path, bundle: Bundle) -> None:
     with pytest.raises(CalibrationError) as caught:
         samples_of(bundle, folder, skip_bad=True)
     assert str(caught.value) == (
-        f"none of the 2 samples can be used: {folder / 'a.jpg'} is not an image that Pillow can "
-        "read"
+        f"none of the 2 samples can be used: {folder / 'a.jpg'} is not an image of a kind "
+        "that is read here; convert it to PNG or JPEG"
     )

@@ -23,6 +23,7 @@ from hybrid_deploy.calibration.observation.observed_model import ObservedModel
 from hybrid_deploy.calibration.statistics.scales import check_scales, read_scales
 from hybrid_deploy.calibration.statistics.tensor_statistics import TensorStatistics
 from hybrid_deploy.cli import main
+from hybrid_deploy.errors import InputError
 
 Run = Callable[..., Result]
 
@@ -80,7 +81,10 @@ def test_bad_samples(run: Run, lines: Path, tmp_path: Path) -> None:
     output = tmp_path / "scales.json"
     for number in range(12):
         (lines / f"bad{number:02}.png").write_text("text")
-    first = f"{lines / 'bad00.png'} is not an image that Pillow can read"
+    first = (
+        f"{lines / 'bad00.png'} is not an image of a kind that is read here; convert it to PNG or "
+        "JPEG"
+    )
     refused = run("--samples", lines, "-o", output)
     assert refused.stderr == f"error: {first}; --skip-bad leaves it out\n"
     assert refused.exit_code == 2
@@ -250,3 +254,16 @@ def test_a_run_that_was_stopped_is_resumed(
     resumed = output.read_bytes()
     assert run(*options, "--force").exit_code == 0
     assert output.read_bytes() == resumed
+
+
+def test_a_pipe_or_a_device_in_place_of_a_file_is_named(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npz")
+    (tmp_path / "b.npz").symlink_to("/dev/zero")
+    (tmp_path / "c.json").symlink_to("/dev/zero")
+    problem = "is no file: it is a pipe, a socket or a device"
+    for name in ("a.npz", "b.npz"):
+        refused = run("--merge", tmp_path / name, "--method", "minmax", "-o", tmp_path / "s.json")
+        assert refused.stderr == f"error: {tmp_path / name} {problem}\n"
+    with pytest.raises(InputError) as caught:
+        read_scales(tmp_path / "c.json")
+    assert str(caught.value) == f"{tmp_path / 'c.json'} {problem}"

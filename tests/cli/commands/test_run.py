@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,7 +112,8 @@ def test_inspect(tiny_path: Path) -> None:
 
 def test_compare_measures_against_the_labels(tiny_path: Path, page: Path) -> None:
     text = output("run", tiny_path, page).strip()
-    (page.parent / "labels.csv").write_text(f"file,text\npage.png,{text}\npage.png,{text}h\n")
+    shutil.copy(page, page.parent / "same.png")
+    (page.parent / "labels.csv").write_text(f"file,text\npage.png,{text}\nsame.png,{text}h\n")
     (row,) = json.loads(output("compare", tiny_path, "--samples", page.parent, "--format", "json"))
     assert (row["status"], row["exact_percent"]) == ("ok", 50.0)
     assert 0 < row["cer_percent"] < 50
@@ -189,12 +191,13 @@ def test_run_goes_on_after_a_file_that_fails(tiny_path: Path, page: Path, tmp_pa
     assert result.exit_code == 1
     assert result.stdout == output("run", tiny_path, page)
     first, last = result.stderr.splitlines()
-    assert first == f"{bad}: {bad} is not an image that Pillow can read"
+    reason = f"{bad} is not an image of a kind that is read here; convert it to PNG or JPEG"
+    assert first == f"{bad}: {reason}"
     assert last == "error: 1 of 2 inputs failed; see the lines above"
     alone = CliRunner().invoke(main, ["run", str(tiny_path), str(bad)])
     assert (alone.exit_code, alone.stderr) == (
         2,
-        f"error: {bad} is not an image that Pillow can read\n",
+        f"error: {reason}\n",
     )
 
 

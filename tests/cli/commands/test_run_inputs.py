@@ -202,6 +202,8 @@ def test_missing_question(answerer: Path, photo: Path) -> None:
     message = refused("run", answerer, photo)
     assert "takes a text with" in message
     assert "give it with --text, or in" in message
+    photo.with_suffix(".txt").symlink_to("nowhere")
+    assert "is a link to a file that does not exist" in refused("run", answerer, photo)
     message = refused("run", answerer, photo, "--text", "a " * 9)
     assert "a text of 9 tokens" in message
     assert "longer than the 6" in message

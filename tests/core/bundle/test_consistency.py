@@ -28,6 +28,26 @@ def step_of(manifest: dict[str, Any]) -> Any:
     return manifest["variants"]["fp32"]["step"]
 
 
+def sound(features: dict[str, Any], rate: int = 16_000) -> Change:
+    """Returns a change to a model that takes sound."""
+    spec = {"type": "audio", "name": "image", "sampling_rate": rate, "features": features}
+    return lambda manifest: manifest.update(preprocess=spec)
+
+
+def tiles(side: int) -> Change:
+    """Returns a change to a model whose pictures are enlarged to whole tiles."""
+    steps = [{"type": "to-tiles", "side": side}]
+    return lambda manifest: manifest.update(
+        preprocess={"type": "pixels", "name": "image", "steps": steps}
+    )
+
+
+def test_the_features_of_whisper_are_no_problem(own_path: Path) -> None:
+    whisper = {"type": "log-mel", "mels": 128, "fft": 400, "hop": 160, "samples": 480_000}
+    changed(own_path, sound(whisper))
+    open_bundle(own_path)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -38,6 +58,17 @@ def step_of(manifest: dict[str, Any]) -> Any:
         (lambda m: m["preprocess"].update(std=[0.0]), "std"),
         (lambda m: m["preprocess"].update(min_width=99), "is 99 to 64 pixels wide"),
         (lambda m: m["preprocess"].update(height=65535, max_width=65535), "pixels, over"),
+        (lambda m: m["preprocess"].update(height=65535, max_width=513), "pixels, over 33554432"),
+        (
+            sound({"type": "log-mel", "mels": 1, "fft": 400, "hop": 1, "samples": 10**6}),
+            "windows",
+        ),
+        (sound({"type": "log-mel", "mels": 10**5, "fft": 400, "hop": 9, "samples": 999}), "tables"),
+        (sound({"type": "log-mel", "mels": 80, "fft": 9, "hop": 99, "samples": 9}), "99 apart"),
+        (sound({"type": "log-mel", "mels": 80, "fft": 800, "hop": 9, "samples": 99}), "9 apart"),
+        (sound({"type": "filter-bank", "mels": 10**5}), "tables of 40000000 numbers, over"),
+        (sound({"type": "filter-bank", "mels": 40}, rate=1), "has 1 samples per second"),
+        (tiles(65535), "pixels, over 33554432"),
         (lambda m: m["dims"]["width"].update(max=4), "ranges from 8 over 24 to 4"),
         (lambda m: m.update(variants={}), "it has no variant"),
         (lambda m: m.update(capacity=0), "capacity"),

@@ -51,6 +51,17 @@ def test_false_headers_allocate_nothing(tmp_path: Path, header: str) -> None:
         load_arrays(tmp_path / "a.npz", ["image"])
 
 
+def test_a_long_header_suggests_no_pickle(tmp_path: Path) -> None:
+    content = b"(" * 200_000
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\x02\x00" + struct.pack("<I", len(content)) + content)
+    with pytest.raises(InputError) as caught:
+        load_arrays(path, ["image"])
+    assert str(caught.value) == (
+        f"{path} is not a .npy array: its header has 200000 bytes, over 10000"
+    )
+
+
 def test_an_archive_that_unpacks_to_more_than_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.input_specs import AudioInput, FilterBank, LogMel, Waveform
 from hybrid_deploy.errors import InputError
+from hybrid_deploy.runtime.preprocess import audio_features
 from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
 from hybrid_deploy.runtime.preprocess.prepare import prepare
+from tests.benchmarks.reliability.trials import PeakRam
 from tests.closeness import assert_close_in_float32
 
 RATE = 16000
@@ -246,3 +248,63 @@ def test_sound_that_is_no_number_is_refused(tmp_path: Path, value: float) -> Non
     path.write_bytes(riff(np.array([0.5, value], "<f4").tobytes(), form_of(3, 32)))
     with pytest.raises(InputError, match="it holds NaN or infinity"):
         load_audio(path, RATE)
+
+
+def sparse_wav(path: Path, size_bytes: int, *, size: int | None = None) -> Path:
+    """Writes a WAV file of silence of 16 bits that takes no room on the disk."""
+    declared = size_bytes if size is None else size
+    path.write_bytes(riff(b"", form_of(1, 16), size=declared, total=size))
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size + size_bytes)
+    return path
+
+
+@pytest.mark.parametrize("limit_s", [None, 30.0])
+@pytest.mark.parametrize("size", [None, 0xFFFFFFFF])
+def test_a_recording_that_is_too_long_is_refused_unread(
+    tmp_path: Path, limit_s: float | None, size: int | None
+) -> None:
+    path = sparse_wav(tmp_path / "a.wav", 2_000_000_000, size=size)
+    spec = msgspec.structs.replace(WAVEFORM, max_seconds=limit_s)
+    ram = PeakRam()
+    with pytest.raises(InputError) as caught:
+        prepare([path], spec)
+    assert str(caught.value) == (
+        f"{path} is longer than the {limit_s or 3600:g} s that are taken; cut it into parts"
+    )
+    with pytest.raises(InputError, match="longer than the 6250 s that are taken"):
+        load_audio(path, RATE)
+    assert ram.growth_bytes() < 50_000_000
+
+
+def test_a_compressed_recording_is_read_up_to_the_limit(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a.flac", speech(5.0), RATE)
+    with pytest.raises(InputError, match="longer than the 2 s that are taken"):
+        load_audio(tmp_path / "a.flac", RATE, 2 * RATE)
+    assert len(load_audio(tmp_path / "a.flac", RATE, 5 * RATE)) == 5 * RATE
+
+
+def test_a_recording_is_read_in_blocks(tmp_path: Path) -> None:
+    """Blocks of a megabyte, of two channels, meet without a gap."""
+    levels = np.random.default_rng(0).integers(-9000, 9000, (700_000, 2)).astype("<i2")
+    path = write_wav(tmp_path / "a.wav", levels.tobytes(), channels=2)
+    expected = (levels / float(1 << 15)).mean(1).astype(np.float32)
+    np.testing.assert_array_equal(load_audio(path, RATE), expected)
+
+
+def test_a_file_of_many_parts_before_its_sound_is_refused(tmp_path: Path) -> None:
+    path, whole = tmp_path / "a.wav", riff(LEVELS.tobytes(), form_of(3, 32))
+    path.write_bytes(whole[:12] + b"junk\0\0\0\0" * 10_000 + whole[12:])
+    with pytest.raises(InputError, match="its first 10,000 parts are no sound"):
+        load_audio(path, RATE)
+
+
+@pytest.mark.parametrize("spec", [LOG_MEL, FILTER_BANK])
+def test_features_in_parts_are_those_of_the_whole(
+    spec: AudioInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = batch_audio([speech(2.0)], spec)["input_features"]
+    monkeypatch.setattr(audio_features, "_NUMBERS_AT_ONCE", 10 * 512)
+    parts = batch_audio([speech(2.0)], spec)["input_features"]
+    assert_close_in_float32(parts, whole)

@@ -14,6 +14,7 @@ from hybrid_deploy.bundle.pixel_steps import Resize
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.preprocess.prepare import file_kind, prepare
 from hybrid_deploy.runtime.preprocess.video_frames import evenly_spaced_indices
+from tests.benchmarks.reliability.trials import PeakRam
 
 PICTURE = PixelsInput("picture", (Resize(4, 4),), mode="L")
 SPEC = FramesInput("video", PICTURE, frames=4, mask="seen")
@@ -98,3 +99,11 @@ def test_frames_of_unequal_sizes_are_refused(tmp_path: Path) -> None:
 
 def test_videos_in_a_folder_are_found_by_their_suffixes() -> None:
     assert {".gif", ".webp"} <= file_kind(SPEC).suffixes
+
+
+def test_one_frame_at_a_time_is_held_in_its_full_size(tmp_path: Path) -> None:
+    for number in range(8):
+        Image.new("RGB", (5000, 4000)).save(tmp_path / f"{number}.png", compress_level=1)
+    ram = PeakRam()
+    prepare([tmp_path], FramesInput("video", PixelsInput("frame", (Resize(8, 8),)), 8))
+    assert ram.growth_bytes() < 400_000_000
