@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.cli.options.common import FORCE
+from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.cli.progress import progress_bar
 from hybrid_deploy.errors import BuildError, MissingDependencyError
@@ -25,7 +26,7 @@ _PROFILE_RUNS = 200
 
 @click.command(epilog="Example: hybrid-deploy quickstart --out quickstart")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("quickstart"), show_default=True,
+    "--out", type=PATH, default=Path("quickstart"), show_default=True,
     help="Folder for the bundle, the lines and the picture.",
 )  # fmt: skip
 @FORCE

@@ -11,6 +11,7 @@ import click
 
 from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, THREADS, VARIANT
 from hybrid_deploy.cli.options.generation import generation_options, options_of
+from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.errors import HybridDeployError, UsageError
@@ -28,7 +29,7 @@ _CUT = ("timeout", "cancelled")  # reasons to finish before the text is complete
     epilog="Example: hybrid-deploy run digits.bundle line.png --beams 4 --pattern '[0-9]+'"
 )
 @BUNDLE
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=PATH)
 @click.option(
     "--text", help="What the encoder takes besides each file, or instead of files: a question."
 )

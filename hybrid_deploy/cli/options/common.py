@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
+from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.report import FORMATS
 
-BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
-FILES = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+BUNDLE = click.argument("bundle", type=PATH)
+FILES = click.argument("files", nargs=-1, required=True, type=PATH)
 FORCE = click.option("--force", is_flag=True, help="Replace what is already there.")
 FORMAT = click.option(
     "--format", "output_format", type=click.Choice(FORMATS), default="table", show_default=True,
