@@ -58,7 +58,7 @@ def staged_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         with disk_errors(target):
             yield staging
-            _sync_tree(staging)
+            sync_tree(staging)
             _replace_folder(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -234,7 +234,12 @@ def _exchange(first: Path, second: Path) -> bool:
     return done == 0
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Flushes everything below a folder to disk, and the folder itself.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
     for path in folder.rglob("*"):
         _sync(path)
     _sync(folder)

@@ -100,14 +100,15 @@ def check_outside_bundles(path: Path) -> None:
         UsageError: it would lie in a bundle, whose files are listed with their hashes.
     """
     for folder in Path(os.path.realpath(path)).parents:
-        if _is_bundle(folder):
+        if is_bundle(folder):
             raise UsageError(
                 f"{path} would lie in the bundle {folder}, which no other command may write to; "
                 "name another output"
             )
 
 
-def _is_bundle(folder: Path) -> bool:
+def is_bundle(folder: Path) -> bool:
+    """Returns whether a folder holds a sealed manifest; nothing else is checked."""
     try:
         with (folder / MANIFEST_FILE).open("rb") as file:
             return file.read(len(SEAL_BEGIN)) == SEAL_BEGIN
