@@ -14,8 +14,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hybrid_deploy.errors import HybridDeployError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _INSIDE = ".hybrid-deploy.lock"
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -28,8 +32,8 @@ def exclusive(target: Path, *, wait: bool = True, inside: bool = False) -> Itera
 
     If another process holds it, that is reported to the logger of this module before the wait.
 
-    The file of the lock is removed before the lock is released, so a process
-    that waits for the removed file has to take the lock again; filelock does that since 3.24.
+    The file of the lock is removed before the lock is released, so a process that waits for the
+    removed file has to take the lock again; filelock does that since 3.24.
 
     Args:
         target: the bundle, or the folder; a bundle need not exist yet.
@@ -40,25 +44,33 @@ def exclusive(target: Path, *, wait: bool = True, inside: bool = False) -> Itera
         filelock.Timeout: another process holds the lock, and `wait` is false.
         HybridDeployError: the folder of the lock is not writable.
     """
-    from filelock import FileLock, Timeout  # its import takes longer than that of this module
+    from filelock import FileLock  # its import takes longer than that of this module
 
     target = Path(os.path.realpath(target))
     path = target / _INSIDE if inside else target.parent / f".{target.name}.lock"
     lock = FileLock(path)
-    with _named_folder(path):
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if not wait:
-                raise
-            _LOGGER.warning("another process is writing %s; waiting until it has ended", target)
-            lock.acquire()
     try:
+        with _named_folder(path):
+            _acquire(lock, target, wait=wait)
         yield
     finally:
-        with suppress(OSError):  # Windows removes it at the release
-            path.unlink()
-        lock.release()
+        if lock.is_locked:  # an interrupt may come before the block begins
+            with suppress(OSError):  # Windows removes it at the release
+                path.unlink()
+            lock.release()
+
+
+def _acquire(lock: FileLock, target: Path, *, wait: bool) -> None:
+    """Takes a lock, and reports it if that needs a wait."""
+    from filelock import Timeout
+
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise
+        _LOGGER.warning("another process is writing %s; waiting until it has ended", target)
+        lock.acquire()
 
 
 @contextmanager
