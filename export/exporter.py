@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 from torch import Tensor, nn
 
 from hybrid_deploy.bundle.bundle import Bundle, seal_bundle, staged_bundle
+from hybrid_deploy.bundle.field_types import Name
 from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Tokenizer, Vocabulary
+from hybrid_deploy.bundle.prompt_template import PromptTemplate
 from hybrid_deploy.bundle.prompt_template import prompt_template as prompt_template_of
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
@@ -25,6 +28,7 @@ from hybrid_deploy.export.export_job import (
     ExportJob,
     GraphForm,
     InputOptions,
+    ModelSpec,
     SimpleAxes,
 )
 from hybrid_deploy.export.make_job import (
@@ -210,6 +214,26 @@ def _noted(progress: Progress, raised: list[Exception]) -> Progress:
     return report
 
 
+def _check_description(spec: ModelSpec) -> None:
+    """Checks that what the bundle stores of the model can be read again.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+    described = {
+        "name": (spec.name, Name),
+        "generation": (spec.generation, GenerationDefaults),
+        "preprocess": (spec.preprocess, Preprocess),
+        "vocabulary": (spec.vocabulary, Vocabulary | Tokenizer | None),
+        "prompt": (spec.prompt, PromptTemplate | None),
+    }
+    for label, (value, kind) in described.items():
+        try:
+            msgspec.json.decode(msgspec.json.encode(value), type=kind)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"the {label} of the model is {value!r}: {error}") from error
+
+
 def _check_prompt(job: ExportJob) -> None:
     """Checks that a model that is asked in words has a tokenizer, and its file.
 
@@ -232,6 +256,7 @@ def _check_prompt(job: ExportJob) -> None:
 def _checked_export(job: ExportJob, out: Path, force: bool, stages: StageTimes) -> ExportReport:
     """Exports a job; an exception of the model or of PyTorch passes as it is."""
     check_model(job.model)
+    _check_description(job.spec)
     _check_prompt(job)
     with staged_bundle(out, force=force) as folder:
         inputs = {name: as_batch_of_two(value) for name, value in job.example.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from hybrid_deploy.runtime.preprocess.prepare import (
     mask_names,
     prepare,
 )
+from hybrid_deploy.scratch import scratch_folder
 
 MAX_GOLDEN = 8
 """Largest number of samples that become golden samples, evenly spaced in their order."""
@@ -45,10 +45,10 @@ def with_samples(job: ExportJob, folder: Path) -> ExportJob:
             not fit the model; the message names it.
     """
     paths = _files(folder, job.spec.preprocess)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder("samples") as scratch:
         for name, content in job.spec.files.items():
-            (Path(scratch) / name).write_bytes(content)
-        checks = [_inputs(path, job, Path(scratch)) for path in paths]
+            (scratch / name).write_bytes(content)
+        checks = [_inputs(path, job, scratch) for path in paths]
     golden = dict(job.golden)
     count = min(len(paths), MAX_GOLDEN)
     for path in (paths[i * len(paths) // count] for i in range(count)):

@@ -10,6 +10,9 @@ CACHE_VARIABLE = "HYBRID_DEPLOY_CACHE"
 
 
 def cache_folder(kind: str) -> Path:
-    """Returns the folder `kind` in $HYBRID_DEPLOY_CACHE, by default in ~/.cache/hybrid_deploy."""
-    folder = os.environ.get(CACHE_VARIABLE)
-    return (Path(folder) if folder else Path.home() / ".cache" / "hybrid_deploy") / kind
+    """Returns the folder `kind` in $HYBRID_DEPLOY_CACHE, by default in ~/.cache/hybrid_deploy.
+
+    A `~` at the beginning of the variable is the home folder, as a shell reads it.
+    """
+    folder = os.environ.get(CACHE_VARIABLE) or "~/.cache/hybrid_deploy"
+    return Path(os.path.expanduser(folder)) / kind

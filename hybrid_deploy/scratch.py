@@ -1,8 +1,16 @@
-"""Folders for what a command needs while it runs; a killed one's are removed by the next."""
+"""Folders for what a command needs while it runs; a killed one's are removed by the next.
+
+    hybrid-deploy-PURPOSE-abcd1234/     the name that mkdtemp makes; locked by its process
+        .hybrid-deploy-scratch          marks the folder as one of ours
+        files/                          what the command gets
+
+Only a folder of this form and of this user is removed; any other is somebody's own.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -11,6 +19,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hybrid_deploy.process_locks import lock_open
+
+_MARK_FILE, _FILES = ".hybrid-deploy-scratch", "files"
+_RANDOM = "[a-z0-9_]{8}"  # of tempfile.mkdtemp
 
 
 @contextmanager
@@ -25,7 +36,7 @@ def scratch_folder(purpose: str, parent: Path | None = None) -> Iterator[Path]:
     """
     prefix = f"hybrid-deploy-{purpose}-"
     parent = Path(tempfile.gettempdir()) if parent is None else parent
-    for folder in parent.glob(f"{prefix}*"):
+    for folder in _of_form(prefix, parent):
         _remove_if_dead(folder)
     with _locked_folder(prefix, parent) as folder:
         yield folder
@@ -41,10 +52,19 @@ def _locked_folder(prefix: str, parent: Path) -> Iterator[Path]:
             if not folder.exists():
                 continue  # another process took it for a dead one before it was locked
             try:
-                yield folder
+                (folder / _MARK_FILE).touch()
+                (folder / _FILES).mkdir(mode=0o700)
+                yield folder / _FILES
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             return
+
+
+def _of_form(prefix: str, parent: Path) -> list[Path]:
+    """Returns the folders that have our mark and a name that mkdtemp makes."""
+    name = re.compile(re.escape(prefix) + _RANDOM)
+    folders = [path for path in parent.glob(f"{prefix}*") if name.fullmatch(path.name)]
+    return [path for path in folders if (path / _MARK_FILE).is_file()]
 
 
 def _remove_if_dead(folder: Path) -> None:

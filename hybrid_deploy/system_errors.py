@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,8 +25,18 @@ def _line_of(error: OSError) -> str:
     """Returns the line for an error of the operating system: what failed, and what to do."""
     if reason := full_disk_reason(error):
         return reason
+    if error.filename is None and error.errno == errno.ENOENT and _is_working_folder_gone():
+        return "the working folder was deleted; change to another folder, and run it again"
     place = f"{error.filename}: " if error.filename else ""
     return f"{place}{error.strerror or error}; check the path and its permissions"
+
+
+def _is_working_folder_gone() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def typed(error: OSError | MemoryError) -> HybridDeployError:

@@ -130,8 +130,13 @@ class Observations:
             channels=self._stored_channels(),
         )
 
-    def save(self, path: Path) -> None:
-        """Writes the observations to one file, which is replaced as a whole, never in part."""
+    def save(self, path: Path, *, force: bool = True) -> None:
+        """Writes the observations to one file, which is replaced as a whole, never in part.
+
+        Raises:
+            OutputExistsError: the file exists and `force` is false.
+            InputError: something else than a file is there.
+        """
         names = {role: list(statistics) for role, statistics in self.tensors.items()}
         about = _About(2, self.fingerprint, self.samples, names)
         arrays = {_ABOUT: np.frombuffer(msgspec.json.encode(about), np.uint8)}
@@ -141,7 +146,7 @@ class Observations:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, buffer.getvalue())
+        write_file(path, buffer.getvalue(), force=force)
 
     def _merge_tensors(self, tensors: StatisticsByTensor) -> None:
         for role, statistics in tensors.items():

@@ -63,8 +63,8 @@ def analyse(capture: Capture) -> DecodePlan:
                 plan.causally_masked.add(node)
             _check_sizes(node)
             plan.layouts[node] = rule_of(plan, node).bind(plan, node)
-    for head in capture.heads:
-        _check_head(plan, head)
+    for index, head in enumerate(capture.heads):
+        _check_head(plan, index, head)
     _select_remaining_memory(plan)
     return plan
 
@@ -159,9 +159,14 @@ def _hides_later_tokens(table: Tensor, length: int) -> bool:
     return bool((future.abs() > -BLOCKED_BELOW).all())
 
 
-def _check_head(plan: DecodePlan, head: fx.Node) -> None:
+def _check_head(plan: DecodePlan, index: int, head: fx.Node) -> None:
     if not plan.depends_on_tokens(head):
-        raise UnsupportedModelError("what decode() returns does not depend on the tokens")
+        raise UnsupportedModelError(
+            f"output {index} of decode(), behind the logits, does not depend on the tokens; leave "
+            "it out"
+            if index
+            else "the logits that decode() returns do not depend on the tokens"
+        )
     if plan.layouts[head].rows != 1 or plan.batch_axis(head) != 0:
         shape = tuple(map(str, plan.shape(head)))
         raise refuse(

@@ -52,7 +52,11 @@ def mixing(plan: DecodePlan, node: fx.Node, layout: Layout) -> str | None:
     for count in sorted({min(size, length) for size in _LENGTHS}):
         for seed, scale in _DRAWS:
             with torch.random.fork_rng(devices=[]):
-                reason = _Trial(plan, node, layout, count, seed, scale).run()
+                try:
+                    trial = _Trial(plan, node, layout, count, seed, scale)
+                except RuntimeError:  # a size of an operand grows by another number for each token
+                    return UNDECIDED
+                reason = trial.run()
             if reason is not None:
                 return reason
     return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.model.interface import has_custom_step
+from hybrid_deploy.export.model.interface import has_custom_step, heads_of
 
 _MEMORY = "a tensor or a tuple of tensors, which decode(tokens, *memory) takes one by one"
 _LOGITS = "logits (batch, length, vocabulary)"
@@ -43,6 +44,7 @@ def check_example_run(model: nn.Module, inputs: Mapping[str, Tensor], length: in
         memory = tuple(value.clone() for value in memory)
         named = {f"value {index} of its memory": value for index, value in enumerate(memory)}
         with _unchanged("decode()", {"its tokens": tokens} | named, _buffers(model)):
+            _check_takes(untyped_model.decode, memory)
             outputs = untyped_model.decode(tokens, *memory)
         _check_logits(outputs, tokens)
 
@@ -121,9 +123,25 @@ def _check_batch_first(memory: tuple[Tensor, ...], inputs: Mapping[str, Tensor])
         )
 
 
+def _check_takes(decode: Callable[..., Any], memory: tuple[Tensor, ...]) -> None:
+    """Refuses a decode() that cannot be called with the tokens and every value of the memory."""
+    try:
+        signature = inspect.signature(decode)
+    except ValueError:  # a callable that tells nothing of its arguments
+        return
+    try:
+        signature.bind(None, *memory)
+    except TypeError:
+        values = "one value" if len(memory) == 1 else f"{len(memory)} values"
+        needed = ", ".join(["tokens", *(f"memory_{index}" for index in range(len(memory)))])
+        raise UnsupportedModelError(
+            f"encode() returns {values}, so decode() is called as decode({needed}), and it takes "
+            f"{signature}; let it take each of them"
+        ) from None
+
+
 def _check_logits(outputs: Any, tokens: Tensor) -> None:
-    heads = outputs.values() if isinstance(outputs, Mapping) else outputs
-    heads = tuple(heads) if not isinstance(heads, Tensor) and _is_iterable(heads) else (heads,)
+    heads = heads_of(outputs)
     for index, head in enumerate(heads):
         if not isinstance(head, Tensor):
             place = f" as output {index}" if len(heads) > 1 else ""
@@ -160,11 +178,3 @@ def _check_float32(method: str, value: Tensor) -> None:
 
 def _kind(value: Any) -> str:
     return "None" if value is None else type(value).__name__
-
-
-def _is_iterable(value: Any) -> bool:
-    return (
-        isinstance(value, (tuple, list))
-        or type(value).__name__ == "dict_values"
-        or hasattr(value, "__iter__")
-    )

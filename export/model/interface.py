@@ -6,6 +6,7 @@ In place of `decode` a model may bring its own step: `initial_state(*memory) -> 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,10 +66,41 @@ class DecodePart(nn.Module):
 
 
 def heads_of(outputs: Any) -> tuple[Tensor, ...]:
-    """Returns the outputs of a decoder, a tensor or several, as a tuple with the logits first."""
+    """Returns the outputs of a decoder, a tensor or several, as a tuple with the logits first.
+
+    In a dict, a named tuple or a dataclass, the logits are what is called `logits`; in a tuple or a
+    list they are the first value. Values that are None are left out.
+
+    Raises:
+        UnsupportedModelError: none of the several values of a dict or a dataclass is called
+            `logits`, or the outputs are of another kind.
+    """
+    if isinstance(outputs, Tensor):
+        return (outputs,)
+    named = _named_outputs(outputs)
+    if named is None:
+        return tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
+    if "logits" in named:
+        named = {"logits": named.pop("logits"), **named}
+    elif len(named) > 1 and not isinstance(outputs, tuple):
+        raise UnsupportedModelError(
+            f"the decoder returns {', '.join(map(repr, named))}, and none of them is called "
+            "'logits'; give the logits that name"
+        )
+    return tuple(named.values())
+
+
+def _named_outputs(outputs: Any) -> dict[Any, Any] | None:
+    """Returns the values of a dict, a named tuple or a dataclass by name; None for others."""
     if isinstance(outputs, Mapping):
-        outputs = outputs.values()
-    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+        named = dict(outputs)
+    elif isinstance(outputs, tuple) and hasattr(outputs, "_asdict"):
+        named = outputs._asdict()
+    elif dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
+        named = {f.name: getattr(outputs, f.name) for f in dataclasses.fields(outputs)}
+    else:
+        return None
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def has_custom_step(model: nn.Module) -> bool:

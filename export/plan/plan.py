@@ -58,6 +58,19 @@ class Layout:
         return self.rows is None and self.keys is None
 
 
+@dataclass(frozen=True)
+class RelativeShift:
+    """Operators that move attention scores from their distances to the keys.
+
+    Attributes:
+        source: the scores by distance.
+        end: the last of the operators, which has the scores of the keys.
+    """
+
+    source: fx.Node
+    end: fx.Node
+
+
 @dataclass
 class DecodePlan:
     """Everything that the ONNX graphs of a decoder are generated from.
@@ -77,6 +90,7 @@ class DecodePlan:
             depends on memory alone or is needed for all tokens so far.
         first_rows: the row axis of each value that the model computes for the first token alone,
             and the graphs for every token, since only the first token's row is read.
+        relative_shifts: the shift that a node is a part of.
     """
 
     capture: Capture
@@ -89,6 +103,7 @@ class DecodePlan:
     prefix_size: int | torch.SymInt | None = None
     accesses: dict[tuple[fx.Node, fx.Node], CacheAccess] = field(default_factory=dict)
     first_rows: dict[fx.Node, int] = field(default_factory=dict)
+    relative_shifts: dict[fx.Node, RelativeShift] = field(default_factory=dict)
 
     @property
     def caches(self) -> list[CachedValue]:

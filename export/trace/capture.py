@@ -243,6 +243,7 @@ def trace_decoder(
         except Exception as error:
             raise _untraceable(error, log or GuardLog([])) from error
     _refuse_writes(program)
+    _refuse_generators(program)
     if not any(_needs_decomposition(node) for node in program.graph.nodes):
         return program
     table: Mapping[Any, Any] = torch.export.default_decompositions()
@@ -265,6 +266,17 @@ def _refuse_writes(program: torch.export.ExportedProgram) -> None:
             raise UnsupportedModelError(
                 f"decode() changes {name} in place, and graphs change nothing that they read; "
                 "compute a new tensor (x + 1 in place of x.add_(1)), and keep no state in buffers"
+            )
+
+
+def _refuse_generators(program: torch.export.ExportedProgram) -> None:
+    """Refuses random numbers of a torch.Generator, which has no place in a graph."""
+    for node in program.graph.nodes:
+        if node.kwargs.get("generator") is not None:
+            raise refuse(
+                node,
+                "it draws random numbers; draw them in __init__ and keep them as a buffer",
+                ways_out=False,
             )
 
 

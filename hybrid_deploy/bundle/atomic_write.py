@@ -1,9 +1,7 @@
 """Atomic writes of files and folders: a reader sees the complete output or none.
 
-A folder is written beside its target under a temporary name. Then the two exchange their names in
-one step, where the file system can do that (Linux, renameat2); elsewhere they change places by two
-renames, and `recover` undoes the first one if the process was killed between them. The next write
-to the same target removes what killed processes left.
+A file or folder is written beside its target under a temporary name, and then placed there, see
+`placement`. The next write to the same target removes what killed processes left.
 
 Whoever writes a folder holds a lock for its target, so what lies beside it is of no living process.
 A temporary file is locked itself while it is written, so that the next write knows a dead one.
@@ -11,7 +9,6 @@ A temporary file is locked itself while it is written, so that the next write kn
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
@@ -22,54 +19,74 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hybrid_deploy.errors import HybridDeployError, InputError, OutputExistsError
+from hybrid_deploy.bundle.placement import (
+    Check,
+    check_file_output,
+    check_folder_output,
+    make_temporary,
+    place_file,
+    place_folder,
+    retired_prefix,
+    sync,
+)
+from hybrid_deploy.errors import HybridDeployError
 from hybrid_deploy.process_locks import lock_open
 from hybrid_deploy.system_errors import full_disk_reason
 
 _RANDOM = "[0-9a-f]{8}"
 _TEMPORARY = re.compile(rf"\..+\.(staging|retired|writing)-{_RANDOM}")
-_RENAME_EXCHANGE = 2  # linux/fs.h
-_AT_FDCWD = -100  # fcntl.h
 
 
 @contextmanager
-def staged_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
+def staged_folder(
+    target: Path, *, force: bool = False, check: Check | None = None
+) -> Iterator[Path]:
     """Yields an empty folder, and renames it to `target` when the block ends without an error.
 
     The folder is created beside `target`, and flushed to disk before it is renamed. When the block
-    raises an error, the folder is deleted and `target` stays as it was. The caller holds a lock for
-    `target`.
+    raises an error, the folder is deleted and `target` stays as it was; so it does if somebody else
+    has made it meanwhile. The caller holds a lock for `target`.
+
+    Args:
+        target: path of the folder.
+        force: whether a folder at that path may be replaced.
+        check: which folders must stay even so; None replaces any.
 
     Raises:
         OutputExistsError: `target` exists and `force` is false.
-        InputError: `target` is a file.
+        InputError: `target` is no folder, or a mount point. What the check raises passes.
         HybridDeployError: the disk is full or not writable.
     """
     recover(target)
-    if os.path.lexists(target) and not force:
-        raise OutputExistsError(target)
-    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir()):
-        what = "a link" if target.is_symlink() else "a file"
-        raise InputError(f"{target} is {what}, a folder was expected; name another output")
+    check_folder_output(target, force=force, check=check)
     make_parent(target)
     with disk_errors(target):
         _remove_leftovers(target)
-        staging = _make_temporary(target.parent, _staging_prefix(target))
+        staging = make_temporary(target.parent, _staging_prefix(target))
+    made = staging.stat()
     try:
         with disk_errors(target):
             yield staging
             sync_tree(staging)
-            _replace_folder(staging, target)
+            place_folder(staging, target, force=force, check=check)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        _remove_same(staging, made)
 
 
-def write_file(target: Path, data: bytes) -> None:
-    """Replaces the content of `target` in one step: by a rename, after it is flushed to disk.
+def write_file(target: Path, data: bytes, *, force: bool = True) -> None:
+    """Writes a file in one step: by a rename, after its content is flushed to disk.
+
+    Args:
+        target: path of the file.
+        data: its content.
+        force: whether a file at that path is replaced, also one that somebody makes meanwhile.
 
     Raises:
+        OutputExistsError: `target` exists and `force` is false.
+        InputError: something else than a file is there: a link, a pipe or a device.
         HybridDeployError: the disk is full or not writable.
     """
+    check_file_output(target, force=force)
     with disk_errors(target):
         for path in _siblings(target, _writing_prefix(target)):
             _remove_unless_locked(path)
@@ -78,8 +95,7 @@ def write_file(target: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(target)
-            sync_names(target.parent)
+            place_file(temporary, target, force=force)
 
 
 def make_parent(target: Path) -> None:
@@ -108,23 +124,35 @@ def is_set_aside(target: Path) -> bool:
     return not os.path.lexists(target) and bool(_retired(target))
 
 
+def _remove_same(folder: Path, made: os.stat_result) -> None:
+    """Removes a folder if it still is the one that was made."""
+    with suppress(OSError):
+        if os.path.samestat(os.lstat(folder), made):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _remove_leftovers(target: Path) -> None:
     """Removes the temporary folders that killed processes left beside `target`."""
-    for prefix in (_staging_prefix(target), _retired_prefix(target)):
+    for prefix in (_staging_prefix(target), retired_prefix(target)):
         for folder in _siblings(target, prefix):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _retired(target: Path) -> list[Path]:
     """Returns the temporary folders that hold a folder of the target's name."""
-    beside = _siblings(target, _retired_prefix(target))
+    beside = _siblings(target, retired_prefix(target))
     return [folder for folder in beside if (folder / target.name).is_dir()]
+
+
+def is_temporary(path: Path) -> bool:
+    """Returns whether a name is one that this module gives to what it is writing."""
+    return _TEMPORARY.fullmatch(path.name) is not None and not path.is_symlink()
 
 
 def remove_temporary(folder: Path) -> None:
     """Removes what killed processes were writing in a folder whose lock the caller holds."""
     for path in folder.iterdir():
-        if _TEMPORARY.fullmatch(path.name) and not path.is_symlink():
+        if is_temporary(path):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -156,19 +184,8 @@ def _remove_unless_locked(path: Path) -> None:
             path.unlink()
 
 
-def _make_temporary(parent: Path, prefix: str) -> Path:
-    """Makes a folder with the mode that the user's umask leaves to any folder."""
-    folder = parent / f"{prefix}{secrets.token_hex(4)}"
-    folder.mkdir()
-    return folder
-
-
 def _staging_prefix(target: Path) -> str:
     return f".{target.name}.staging-"
-
-
-def _retired_prefix(target: Path) -> str:
-    return f".{target.name}.retired-"
 
 
 def _writing_prefix(target: Path) -> str:
@@ -207,33 +224,6 @@ def disk_errors(target: Path) -> Iterator[None]:
         raise HybridDeployError(f"{target} was not written: {reason}") from error
 
 
-def _replace_folder(staging: Path, target: Path) -> None:
-    """Gives a folder the name `target`; what had that name before is then called `staging`."""
-    if not target.exists():
-        staging.rename(target)
-    elif not _exchange(staging, target):
-        retired = _make_temporary(target.parent, _retired_prefix(target))
-        target.rename(retired / target.name)
-        try:
-            staging.rename(target)
-        except OSError:
-            (retired / target.name).rename(target)
-            raise
-        finally:
-            shutil.rmtree(retired, ignore_errors=True)
-    sync_names(target.parent)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Exchanges the names of two folders in one step; returns whether the system can do that."""
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
-    if renameat2 is None:
-        return False
-    paths = os.fsencode(first), os.fsencode(second)
-    done: int = renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE)
-    return done == 0
-
-
 def sync_tree(folder: Path) -> None:
     """Flushes everything below a folder to disk, and the folder itself.
 
@@ -241,23 +231,5 @@ def sync_tree(folder: Path) -> None:
         OSError: the disk is full or fails.
     """
     for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
-
-
-def sync_names(folder: Path) -> None:
-    """Flushes the names in a folder to disk, after one of them was given to something else.
-
-    An error changes nothing for readers: if the power fails then, they find what was there before.
-    """
-    with suppress(OSError):
-        _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    """Flushes a file, or the names in a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
+    sync(folder)

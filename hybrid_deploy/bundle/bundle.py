@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -43,6 +42,8 @@ from hybrid_deploy.bundle.paths import (
     link_on_the_way,
     top_folder,
 )
+from hybrid_deploy.bundle.placement import check_folder_output
+from hybrid_deploy.bundle.replacement import check_replaceable
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError, InputError, OutputExistsError
 from hybrid_deploy.system_errors import typed_errors
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from hybrid_deploy.bundle.signature import Trust
 
 _CHUNK_BYTES = 1 << 20
+_UNLISTED = (MANIFEST_FILE, pending.MARK_FILE)
 _OPEN_ATTEMPTS = 20
 _OPEN_PAUSE_SECONDS = 0.05
 
@@ -208,8 +210,8 @@ def _read_manifest(folder: Path, trust: Trust | None = None) -> Manifest:
 
 
 def _behind_link(path: Path) -> Path:
-    """Returns the folder that a link leads to; any other path as it is."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    """Returns the folder that a link, `.` or `..` leads to; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() or path.name in ("", "..") else path
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
@@ -251,16 +253,24 @@ def staged_bundle(target: Path, *, force: bool = False) -> Iterator[Path]:
 
     Raises:
         OutputExistsError: `target` exists and `force` is false.
-        InputError: `target` exists and is not a bundle; it is not replaced even with `force`.
+        InputError: `target` exists, and is not a bundle or holds more than a bundle; it is not
+            replaced even with `force`.
     """
+    check_bundle_output(target, force=force)
     target = _behind_link(target)
     make_parent(target)
-    with exclusive(target):
-        recover(target)
-        if target.exists() and force and not (target / MANIFEST_FILE).is_file():
-            raise InputError(f"{target} exists and is not a bundle; it is not replaced")
-        with staged_folder(target, force=force) as folder:
-            yield folder
+    with exclusive(target), staged_folder(target, force=force, check=check_replaceable) as folder:
+        yield folder
+
+
+def check_bundle_output(target: Path, *, force: bool) -> None:
+    """Checks that a bundle can be placed at a path, as `staged_bundle` does at its end.
+
+    Raises:
+        OutputExistsError: `target` exists and `force` is false.
+        InputError: `target` exists and is not replaced even with `force`.
+    """
+    check_folder_output(_behind_link(target), force=force, check=check_replaceable)
 
 
 def seal_bundle(folder: Path, manifest: Manifest) -> Manifest:
@@ -270,8 +280,19 @@ def seal_bundle(folder: Path, manifest: Manifest) -> Manifest:
         The manifest as it was written.
     """
     sealed = msgspec.structs.replace(manifest, files=hash_files(folder))
-    write_file(folder / MANIFEST_FILE, encode_manifest(sealed))
+    _write_manifest(folder, sealed)
     return sealed
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes a manifest that can be read again.
+
+    Raises:
+        BundleError: `decode_manifest` refuses its bytes; nothing is written.
+    """
+    data = encode_manifest(manifest)
+    decode_manifest(data, f"the {MANIFEST_FILE} to be written")
+    write_file(folder / MANIFEST_FILE, data)
 
 
 @dataclass
@@ -315,23 +336,23 @@ def staged_variant(bundle: Bundle, name: str, *, force: bool = False) -> Iterato
 
 
 def _staged(folder: Path, current: Manifest, name: str) -> Iterator[StagedVariant]:
-    """Yields a variant to write, and adds it to a bundle; a note names the folders that change."""
+    """Yields a variant to write, and adds it to a bundle; marks name the folders that change."""
     home, retired = _free_home(folder, name), current.variants.get(name)
     with staged_folder(folder / home) as staging:
         staged = StagedVariant(home=home, folder=staging)
         yield staged
         assert staged.variant is not None, "a staged variant must be described"
-        pending.note(folder, [home, *([] if retired is None else [_home(retired)])])
+        pending.mark(staging)
     files = _files_without(current.files, retired) | {
         f"{home}/{file}": record for file, record in hash_files(folder / home).items()
     }
     variants = current.variants | {name: staged.variant}
     manifest = msgspec.structs.replace(current, files=files, variants=variants)
     check_paths(manifest, origin=str(folder / MANIFEST_FILE))
-    write_file(folder / MANIFEST_FILE, encode_manifest(manifest))
-    if retired is not None:
-        shutil.rmtree(folder / _home(retired), ignore_errors=True)
-    pending.forget(folder)
+    if retired is not None and (folder / _home(retired)).is_dir():
+        pending.mark(folder / _home(retired))
+    _write_manifest(folder, manifest)
+    pending.clean(folder, manifest)
 
 
 def _home(variant: Variant) -> str:
@@ -356,11 +377,11 @@ def _files_without(files: dict[str, FileRecord], variant: Variant | None) -> dic
 
 
 def hash_files(folder: Path) -> dict[str, FileRecord]:
-    """Returns size and hash of every file below a folder, except the manifest.
+    """Returns size and hash of every file below a folder, except the manifest and marks.
 
     Keys are paths relative to the folder, with slashes.
     """
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST_FILE)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in _UNLISTED)
     return {p.relative_to(folder).as_posix(): _record(p) for p in files}
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.paths import GOLDEN_FOLDER, top_folder
+from hybrid_deploy.scratch import scratch_folder
 
 
 @contextmanager
@@ -20,11 +20,11 @@ def golden_copy(bundle: Bundle) -> Iterator[Path]:
     Raises:
         BundleError: a golden file is missing or has changed.
     """
-    with TemporaryDirectory(prefix="hybrid-deploy-golden-") as folder:
+    with scratch_folder("golden") as folder:
         for name in bundle.manifest.files:
             if top_folder(name) == GOLDEN_FOLDER:
-                path = Path(folder, name)
+                path = folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with closing(bundle.open_file(name)) as file:
                     file.copy_to(path)
-        yield Path(folder)
+        yield folder

@@ -11,12 +11,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybrid_deploy.errors import HybridDeployError
+from hybrid_deploy.errors import HybridDeployError, InputError
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -41,6 +42,7 @@ def exclusive(target: Path, *, wait: bool = True, inside: bool = False) -> Itera
         inside: whether the lock is inside the folder, and not beside it.
 
     Raises:
+        InputError: something else lies where the lock would be.
         filelock.Timeout: another process holds the lock, and `wait` is false.
         HybridDeployError: the folder of the lock is not writable.
     """
@@ -48,6 +50,7 @@ def exclusive(target: Path, *, wait: bool = True, inside: bool = False) -> Itera
 
     target = Path(os.path.realpath(target))
     path = target / _INSIDE if inside else target.parent / f".{target.name}.lock"
+    _check_free(path)
     lock = FileLock(path)
     try:
         with _named_folder(path):
@@ -85,3 +88,17 @@ def _named_folder(lock: Path) -> Iterator[None]:
             f"{lock.parent} is not writable ({error.strerror}), which it must be for the lock "
             f"{lock.name}; change its permissions or the user"
         ) from error
+
+
+def _check_free(path: Path) -> None:
+    """Checks that nothing of somebody else lies where a lock will be: locks are empty files.
+
+    Raises:
+        InputError: something lies there that is no empty file.
+    """
+    with suppress(OSError):
+        status = os.lstat(path)
+        if status.st_size or not stat.S_ISREG(status.st_mode):
+            raise InputError(
+                f"{path} is in the way: a lock, an empty file, is made there; move it away"
+            )

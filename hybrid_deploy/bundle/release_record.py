@@ -28,10 +28,11 @@ from typing import Literal
 
 import msgspec
 
-from hybrid_deploy.bundle.atomic_write import disk_errors, sync_names, sync_tree, write_file
+from hybrid_deploy.bundle.atomic_write import disk_errors, sync_tree, write_file
 from hybrid_deploy.bundle.bundle_file import read_small_file
 from hybrid_deploy.bundle.manifest import decode_manifest, read_manifest
 from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE, is_bundle
+from hybrid_deploy.bundle.placement import sync_names
 from hybrid_deploy.errors import BundleError, HybridDeployError, InputError
 
 RECORD_FILE = ".installed.json"

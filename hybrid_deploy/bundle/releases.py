@@ -19,12 +19,13 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
-from hybrid_deploy.bundle.atomic_write import disk_errors, make_parent, sync_names
+from hybrid_deploy.bundle.atomic_write import disk_errors, make_parent
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.bundle_file import read_small_file
 from hybrid_deploy.bundle.lock import exclusive
 from hybrid_deploy.bundle.manifest import MAX_MANIFEST_BYTES
 from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE, check_outside_bundles
+from hybrid_deploy.bundle.placement import sync_names
 from hybrid_deploy.bundle.release_record import Releases, is_release_name
 from hybrid_deploy.bundle.signature import MAX_SIGNATURE_BYTES, Trust
 from hybrid_deploy.errors import HybridDeployError, InputError

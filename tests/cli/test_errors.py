@@ -132,6 +132,16 @@ def test_output_that_exists(run: Run, tiny_path: Path) -> None:
     assert_refused(result, 2, "already exists; give --force to replace it")
 
 
+def test_force_replaces_bundles_alone(run: Run, own_path: Path, tmp_path: Path) -> None:
+    fake = tmp_path / "fake"
+    fake.mkdir()
+    (fake / "manifest.json").write_text("{}")
+    (own_path / "notes.txt").touch()
+    command = ("export", "no_such_module:job", "--force", "-o")
+    assert_refused(run(*command, fake), 2, "fake exists and is not a bundle; it is not replaced")
+    assert_refused(run(*command, own_path), 2, "it also holds notes.txt, which the bundle does not")
+
+
 def test_export_job_that_needs_an_unknown_package(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +182,16 @@ def test_errors_of_the_system(run: Run, tiny_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(inspect, "open_bundle", refused)
     line = f"{tiny_path}: Permission denied; check the path and its permissions"
     assert_refused(run("inspect", tiny_path), 1, line)
+
+
+def test_a_working_folder_that_was_deleted_is_named(
+    run: Run, own_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = run("calibrate", own_path, "--golden", "-o", "scales.json")
+    assert_refused(result, 1, "the working folder was deleted; change to another folder, and run")
 
 
 def test_an_unexpected_exception_asks_for_a_report(

@@ -31,7 +31,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_folder_is_removed_at_the_end_and_after_an_error(temporary: Path) -> None:
     with pytest.raises(ValueError, match="no"), scratch_folder("test") as folder:
         (folder / "a").touch()
-        assert folder.parent == temporary
+        assert folder.parent.parent == temporary
+        assert os.listdir(folder) == ["a"]
         raise ValueError("no")
     assert os.listdir(temporary) == []
 
@@ -63,3 +64,24 @@ def test_a_link_of_such_a_name_is_left_alone(temporary: Path) -> None:
         pass
     assert (temporary / "mine" / "a").exists()
     assert (temporary / "hybrid-deploy-test-link").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "marked"),
+    [
+        ("of-my-models", True),
+        ("results", True),
+        ("abcd1234", False),
+        ("ABCD1234", True),
+        ("abcd12345", True),
+    ],
+)
+def test_a_folder_of_the_user_is_left_alone(temporary: Path, name: str, marked: bool) -> None:
+    mine = temporary / f"hybrid-deploy-test-{name}"
+    mine.mkdir()
+    (mine / "final.pt").touch()
+    if marked:
+        (mine / ".hybrid-deploy-scratch").touch()
+    with scratch_folder("test"):
+        pass
+    assert (mine / "final.pt").exists()

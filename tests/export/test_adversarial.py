@@ -79,6 +79,31 @@ def count_runs(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
     return changed
 
 
+def draw_seeded(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
+    return x + torch.randn(WIDTH, generator=torch.Generator().manual_seed(0))
+
+
+def shift_scores(
+    self: Any, x: Tensor, tokens: Tensor, memory: Tensor, pad: tuple[int, int] = (1, 0)
+) -> Tensor:
+    """Adds scores by distance, of two heads that are folded into the batch, shifted to the keys."""
+    batch, length, _ = x.shape
+    rows = x.view(batch, length, 2, 4).transpose(1, 2).reshape(batch * 2, length, 4)
+    distances = torch.linspace(-1, 1, LENGTH * 4).view(LENGTH, 4)[LENGTH - length :]
+    scores = F.pad(rows @ distances.transpose(0, 1), pad)
+    scores = scores.view(batch * 2, length + 1, length)[:, 1:]
+    future = torch.ones(length, length, dtype=torch.bool).triu(1)
+    read = scores.masked_fill(future, -torch.inf).softmax(-1) @ rows
+    return x + read.view(batch, 2, length, 4).transpose(1, 2).flatten(2)
+
+
+def mask_by_places(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
+    scores = x @ x.transpose(1, 2)
+    rows, columns = torch.triu_indices(x.shape[1], x.shape[1], 1)
+    scores[..., rows, columns] = -1e9
+    return x + scores.softmax(-1) @ x
+
+
 def keep_memory(self: Any, x: Tensor) -> Tensor:
     self.kept = x
     return x * 1
@@ -123,6 +148,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"memory": lambda s, x: torch.view_as_complex(x.unflatten(-1, (4, 2)))},
         "encode() returns complex numbers",
     ),
+    "memory among the outputs": (
+        {"decode": lambda s, t, m: {"logits": Plain.decode(s, t, m), "memory": m}},
+        "output 1 of decode(), behind the logits, does not depend on the tokens",
+    ),
     "empty memory": ({"memory": no_value}, "which holds no value"),
     "other memory at other sizes": (
         {"memory": unlike_sizes},
@@ -134,6 +163,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"rows": lambda s, x, t, m: x + torch.rand(1)},
         "decode() returns other values in a second run",
     ),
+    "random with a seed": ({"rows": draw_seeded}, "it draws random numbers; draw them in __init__"),
+    "scores shifted the other way": (
+        {"rows": functools.partialmethod(shift_scores, pad=(0, 1))},
+        "test_adversarial.py",
+    ),
+    "a mask by places": ({"rows": mask_by_places}, "a test on random values does not decide it"),
     "random in Python": (
         {"rows": lambda s, x, t, m: x * random.random()},
         "decode() returns other values in a second run",
@@ -223,7 +258,11 @@ RIGHT: dict[str, dict[str, Any]] = {
     "keys rotated after their repetition": {"rows": keys_rotated_after_repetition},
     "memory with the batch second": {"rows": gate_sequence_first},
     "a mask of every head": {"rows": mask_of_every_head},
+    "scores shifted to the keys": {"rows": shift_scores},
     "an impossible end": {"logits": never_ends},
+    "logits behind another output": {
+        "decode": lambda s, t, m: {"words": s.embedding(t), "logits": Plain.decode(s, t, m)}
+    },
     "ties": {"logits": lambda s, x: x.round()},
     "huge logits": {"logits": lambda s, x: x * 1e30},
 }

@@ -46,6 +46,8 @@ class MatrixProduct:
             return _OTHER_PRODUCT.bind(plan, node)
         left_layout = plan.layouts.get(left, Layout(rows=plan.rank(left) - 2))
         if not plan.depends_on_tokens(right):
+            if left_layout.keys is None and _is_table_of_keys(plan, right):
+                return Layout(rows=rank - 2, keys=rank - 1)
             if plan.token_axes(right):
                 raise refuse(node, "a matrix product with a constant that runs along the tokens")
             if plan.binding_times[right] is BindingTime.MEMORY and plan.batch_axis(right) == 0:
@@ -214,6 +216,13 @@ def _check_causal(plan: DecodePlan, node: fx.Node, table: Tensor) -> None:
     visible = table if table.dtype is torch.bool else table > BLOCKED_BELOW
     if bool(visible[..., future].any()):
         raise refuse(node, "the self-attention mask lets a token see the tokens after it")
+
+
+def _is_table_of_keys(plan: DecodePlan, node: fx.Node) -> bool:
+    """Returns whether a constant (..., width, tokens) has a vector for every place or distance."""
+    is_constant = plan.binding_times[node] is BindingTime.CONSTANT
+    columns = (plan.rank(node) - 1,)
+    return is_constant and plan.batch_axis(node) is None and plan.token_axes(node) == columns
 
 
 def _has_matrix_rows(plan: DecodePlan, node: fx.Node) -> bool:

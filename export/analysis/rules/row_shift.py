@@ -9,6 +9,7 @@ from torch import fx
 
 from hybrid_deploy.export.analysis.row_joins import bind_row_join, find_row_join, run_row_join
 from hybrid_deploy.export.analysis.rules.proven import ProvenRowWise
+from hybrid_deploy.export.analysis.rules.relative_shift import bind_relative_shift
 from hybrid_deploy.export.analysis.rules.rule import call_operator, operand_values, token_operand
 from hybrid_deploy.export.analysis.rules.shape import AlongAxis
 from hybrid_deploy.export.plan.cache_selection import select_state_cache
@@ -96,7 +97,10 @@ class Pad:
         self._elsewhere = ProvenRowWise()
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
-        layout = plan.layouts[token_operand(plan, node)]
+        source = token_operand(plan, node)
+        layout = plan.layouts[source]
+        if _pads(plan, node, layout.keys) and bind_relative_shift(plan, node, source):
+            return layout
         if not _pads(plan, node, layout.rows):
             return self._elsewhere.bind(plan, node)
         assert layout.rows is not None

@@ -21,6 +21,7 @@ from hybrid_deploy.export.analysis.row_joins import (
     is_cut_by_all_users,
     run_row_join,
 )
+from hybrid_deploy.export.analysis.rules.relative_shift import bind_relative_shift
 from hybrid_deploy.export.analysis.rules.rule import call_operator, operand_values, token_operand
 from hybrid_deploy.export.plan.cache_selection import select_state_cache
 from hybrid_deploy.export.plan.plan import DecodePlan, Layout
@@ -139,6 +140,9 @@ class Concatenation:
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
         parts = [n for n in node.all_input_nodes if plan.depends_on_tokens(n)]
         axes, joined = plan.token_axes(node), self._axis(plan, node)
+        pads_keys = len(parts) == 1 and joined == plan.layouts[parts[0]].keys
+        if pads_keys and bind_relative_shift(plan, node, parts[0]):
+            return plan.layouts[parts[0]]
         if joined in axes and str(node.target) == "aten.cat.default":
             return self._bind_along_tokens(plan, node, joined)
         layouts = {plan.layouts[part] for part in parts if not plan.layouts[part].is_whole}

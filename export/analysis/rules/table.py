@@ -10,6 +10,7 @@ from torch import fx
 from hybrid_deploy.export.analysis.rules.attention import FusedAttention, MatrixProduct
 from hybrid_deploy.export.analysis.rules.custom import custom_rule
 from hybrid_deploy.export.analysis.rules.proven import ProvenRowWise
+from hybrid_deploy.export.analysis.rules.relative_shift import ShiftedScores
 from hybrid_deploy.export.analysis.rules.row_shift import Pad, Pick
 from hybrid_deploy.export.analysis.rules.rowwise import (
     ChannelWise,
@@ -100,6 +101,7 @@ _TABLE: dict[Rule, tuple[str, ...]] = {
 _RULES = {name: rule for rule, names in _TABLE.items() for name in names}
 _ELEMENTWISE, _TUPLE_ITEM, _PROVEN = Elementwise(), TupleItem(), ProvenRowWise()
 _WHOLE = WholeValue()
+_SHIFTED = ShiftedScores()
 
 
 def rule_of(plan: DecodePlan, node: fx.Node) -> Rule:
@@ -107,6 +109,8 @@ def rule_of(plan: DecodePlan, node: fx.Node) -> Rule:
 
     A pointwise operator without an entry has the rule Elementwise, any other ProvenRowWise.
     """
+    if node in plan.relative_shifts:
+        return _SHIFTED
     if is_whole(plan, node):
         return _WHOLE
     if node.target is operator.getitem:

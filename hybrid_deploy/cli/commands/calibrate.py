@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hybrid_deploy.bundle.paths import check_outside_bundles
+from hybrid_deploy.bundle.placement import check_file_output
 from hybrid_deploy.calibration.statistics.range_methods import METHODS
 from hybrid_deploy.cli.options.common import BUNDLE, FORCE
 from hybrid_deploy.cli.options.paths import PATH
@@ -19,7 +20,7 @@ from hybrid_deploy.cli.options.samples import (
 )
 from hybrid_deploy.cli.output import say
 from hybrid_deploy.cli.progress import stage_bars
-from hybrid_deploy.errors import InputError, OutputExistsError, UsageError
+from hybrid_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from hybrid_deploy.calibration.calibrate import ObservationReport
@@ -108,7 +109,7 @@ def calibrate(
             )  # fmt: skip
     log_skipped(observed.skipped)
     method_used = None if shard else method or _DEFAULT_METHOD
-    _write(observed, output, method_used)
+    _write(observed, output, method_used, force=force)
     say((_json if output_format == "json" else _line)(observed, output, method_used))
 
 
@@ -136,22 +137,19 @@ def _check_output(output: Path, shard: Shard | None, *, force: bool) -> None:
         )
     if is_observations and not shard:
         raise UsageError(f"{output} would hold scales, which are JSON; name it {output.stem}.json")
-    if output.is_dir():
-        raise InputError(f"{output} is a folder; name a file in it")
-    if output.exists() and not force:
-        raise OutputExistsError(output)
+    check_file_output(output, force=force)
 
 
-def _write(observed: ObservationReport, output: Path, method: str | None) -> None:
+def _write(observed: ObservationReport, output: Path, method: str | None, *, force: bool) -> None:
     """Writes the scales by a method; without a method, the observations of a shard."""
-    from hybrid_deploy.bundle.atomic_write import write_file
+    from hybrid_deploy.bundle.atomic_write import make_parent, write_file
     from hybrid_deploy.calibration.statistics.scales import encode_scales
 
     if method is None:
-        observed.observations.save(output)
+        observed.observations.save(output, force=force)
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_file(output, encode_scales(observed.observations.scales(method)))
+    make_parent(output)
+    write_file(output, encode_scales(observed.observations.scales(method)), force=force)
 
 
 def _line(observed: ObservationReport, output: Path, method: str | None) -> str:

@@ -16,7 +16,7 @@ from hybrid_deploy.cli.options.model import ModelOptions, model_options
 from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.cli.progress import StageLines, progress_bar
-from hybrid_deploy.errors import OutputExistsError, UnsupportedModelError, UsageError
+from hybrid_deploy.errors import UnsupportedModelError, UsageError
 
 if TYPE_CHECKING:
     from hybrid_deploy.export.export_job import ExportJob
@@ -142,11 +142,12 @@ def check_output(out: Path, force: bool) -> None:
 
     Raises:
         OutputExistsError: `out` exists and `force` is false.
-        UsageError: `out` lies in another bundle.
+        UsageError: `out` lies in another bundle, or is not replaced even with `force`.
     """
+    from hybrid_deploy.bundle.bundle import check_bundle_output
+
     check_outside_bundles(out)
-    if out.exists() and not force:
-        raise OutputExistsError(out)
+    check_bundle_output(out, force=force)
 
 
 def _job(model: str, options: ModelOptions, weights: Path | None) -> ExportJob:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import io
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from hybrid_deploy.bundle.atomic_write import make_parent, staged_folder, write_file
+from hybrid_deploy.bundle.lock import exclusive
+from hybrid_deploy.bundle.placement import check_file_output, check_folder_output
 from hybrid_deploy.cli.options.common import FORCE
 from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.cli.progress import progress_bar
-from hybrid_deploy.errors import BuildError, MissingDependencyError
+from hybrid_deploy.errors import BuildError, InputError, MissingDependencyError
 from hybrid_deploy.report import render
+
+if TYPE_CHECKING:
+    from hybrid_deploy.export.reference.lines import Split
 
 TARGETS = ("rtx:sm_86", "rtx:sm_89", "rtx:sm_120")
 PRECISIONS = ("fp16", "int8", "int8-cpu")
@@ -22,6 +31,7 @@ BUILT = ("fp16", "int8")  # TensorRT refuses int8-cpu
 _CALIBRATION_LINES = 64
 _SHOWN_LINES = 6
 _PROFILE_RUNS = 200
+_LINE_FILE = re.compile(r"\d{4}\.png|labels\.csv")
 
 
 @click.command(epilog="Example: hybrid-deploy quickstart --out quickstart")
@@ -36,31 +46,69 @@ def quickstart(out: Path, force: bool) -> None:
     The model reads lines of handwritten digits; every number is measured on this machine, on
     lines whose digits were never seen in training.
     """
-    from hybrid_deploy.cli.commands.export import check_output
-    from hybrid_deploy.export.reference.job import write_lines
     from hybrid_deploy.export.reference.lines import TEST_LINES
 
-    check_output(out / "digits.bundle", force)
+    bundle, readings = out / "digits.bundle", out / "readings.png"
+    samples, held_out = out / "calibration", out / "lines"
+    _check_outputs(bundle, (held_out, samples), readings, force)
     started_at = time.perf_counter()
     with _step("held-out and calibration lines"):
-        lines = write_lines(out / "lines", "test", TEST_LINES)
-        write_lines(out / "calibration", "train", _CALIBRATION_LINES)
-    bundle = out / "digits.bundle"
+        lines = _write_lines(held_out, "test", TEST_LINES, force)
+        _write_lines(samples, "train", _CALIBRATION_LINES, force)
     with _step("export, checked on every held-out line"):
         _export(bundle, force)
     for precision in PRECISIONS:
         with _step(f"quantize to {precision}"):
-            _quantize(bundle, precision, out / "calibration")
+            _quantize(bundle, precision, samples)
     with _step(f"build TensorRT engines for {', '.join(TARGETS)}"):
         _build(bundle)
     with _step("run"):
         texts = _run(bundle, lines[:_SHOWN_LINES])
-        draw_readings(lines[:_SHOWN_LINES], texts, out / "readings.png")
+        write_file(readings, picture_of(lines[:_SHOWN_LINES], texts), force=force)
     with _step("profile"):
         _profile(bundle, lines)
     with _step("compare"):
-        _compare(bundle, out / "lines")
+        _compare(bundle, held_out)
     log(_next_steps(out, time.perf_counter() - started_at))
+
+
+def _check_outputs(bundle: Path, line_folders: Sequence[Path], readings: Path, force: bool) -> None:
+    """Refuses every output that exists, or holds files of the user, before anything is written.
+
+    Raises:
+        OutputExistsError: one of them exists and `force` is false.
+        UsageError: one of them is not replaced even with `force`.
+    """
+    from hybrid_deploy.cli.commands.export import check_output
+
+    check_output(bundle, force)
+    for folder in line_folders:
+        check_folder_output(folder, force=force, check=_check_lines)
+    check_file_output(readings, force=force)
+
+
+def _check_lines(folder: Path, name: Path) -> None:
+    """Checks that a folder holds nothing but lines of an earlier quickstart.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    for path in sorted(folder.iterdir()):
+        if not _LINE_FILE.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+            raise InputError(
+                f"{name} is not replaced: {path.name} in it is none of its lines; move that away, "
+                "or name another output"
+            )
+
+
+def _write_lines(folder: Path, split: Split, count: int, force: bool) -> list[Path]:
+    """Writes lines and their labels to a folder, and returns the paths of the pictures."""
+    from hybrid_deploy.export.reference.job import write_lines
+
+    make_parent(folder)
+    with exclusive(folder), staged_folder(folder, force=force, check=_check_lines) as staging:
+        names = [path.name for path in write_lines(staging, split, count)]
+    return [folder / name for name in names]
 
 
 @contextmanager
@@ -150,13 +198,12 @@ def _compare(path: Path, samples: Path) -> None:
     log(f"   {len(labels)} held-out lines one by one, 1 CPU thread, medians")
 
 
-def draw_readings(files: Sequence[Path], texts: Sequence[str], out: Path) -> None:
-    """Writes a picture of the inputs with the decoded text below each.
+def picture_of(files: Sequence[Path], texts: Sequence[str]) -> bytes:
+    """Returns a picture of the inputs with the decoded text below each, as a PNG file.
 
     Args:
         files: pictures, all of one height.
         texts: decoded text of each picture.
-        out: file to write.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -171,7 +218,9 @@ def draw_readings(files: Sequence[Path], texts: Sequence[str], out: Path) -> Non
         large = image.resize((image.width * scale, image.height * scale))
         picture.paste(large, (margin, top))
         draw.text((margin, top + large.height + 2), f"read: {text}", fill=0, font=font)
-    picture.save(out)
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    return content.getvalue()
 
 
 def _next_steps(out: Path, seconds: float) -> str:

@@ -16,7 +16,12 @@ from tests.benchmarks.reliability.page import is_ok, line, page
 from tests.benchmarks.reliability.row import Row
 from tests.kept_results import PRODUCT, Dated, KeptResults, origin_of
 
-_SOURCES = (*PRODUCT, "tests/benchmarks/reliability", "tests/conftest.py")
+_SOURCES = (
+    *PRODUCT,
+    "tests/benchmarks/reliability",
+    "tests/conftest.py",
+    "tests/worker_process.py",
+)
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "torch", "tensorrt-rtx", "cryptography", "filelock")
 
 

@@ -6,19 +6,17 @@ an error of the toolkit; every other exception, a signal, a timeout and too much
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeAlias
 
 from hybrid_deploy.errors import HybridDeployError
+from tests.worker_process import NoAnswerError, WorkerProcess
 
 Trial: TypeAlias = Callable[[int], str]
 
@@ -31,7 +29,6 @@ LIMIT_S = 10.0
 LIMIT_BYTES = 1 << 30
 """Largest growth of the process's RAM in a trial."""
 
-_START_SECONDS = 120.0
 _SHOWN_FAULTS = 20
 _LONGEST_FAULT = 300
 
@@ -78,17 +75,25 @@ def run_trials(
     Returns:
         What came of the seeds, and whether every planted fault was noticed.
     """
-    tally, child = Tally(), _Child(trial, limit_s)
+    tally, child = Tally(), WorkerProcess(_Measured(trial), limit_s)
     try:
         for seed in seeds:
-            is_fault, text = child.run(seed)
+            is_fault, text = _asked(child, seed)
             if is_fault:
                 tally.faults.append(f"seed {seed}: {text[:_LONGEST_FAULT]}")
             else:
                 tally.words[text] += 1
-        return tally, all([child.run(seed)[0] for seed in planted])
+        return tally, all([_asked(child, seed)[0] for seed in planted])
     finally:
         child.stop()
+
+
+def _asked(child: WorkerProcess[tuple[bool, str]], seed: int) -> tuple[bool, str]:
+    """Returns whether the trial of a seed is a fault, and its word or the reason."""
+    try:
+        return child.ask(seed)
+    except NoAnswerError as error:
+        return True, str(error)
 
 
 def crash() -> str:
@@ -132,58 +137,18 @@ def _status_bytes(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-class _Child:
-    """The process of the trials."""
+@dataclass(frozen=True)
+class _Measured:
+    """A trial in silence that returns whether it is a fault, and its word or the reason."""
 
-    def __init__(self, trial: Trial, limit_s: float) -> None:
-        self._trial = trial
-        self._limit_s = limit_s
-        self._start()
+    trial: Trial
 
-    def run(self, seed: int) -> tuple[bool, str]:
-        """Returns whether the trial of a seed is a fault, and its word or the reason."""
-        self._pipe.send(seed)
-        try:
-            if self._pipe.poll(self._limit_s):
-                answer: tuple[bool, str] = self._pipe.recv()
-                return answer
-        except (EOFError, OSError):
-            self._process.join()
-            reason = f"the process ended with code {self._process.exitcode}"
-        else:
-            self._process.kill()
-            reason = f"more than {self._limit_s:g} s"
-        self.stop()
-        self._start()
-        return True, reason
-
-    def stop(self) -> None:
-        """Ends the process."""
-        self._process.kill()
-        self._process.join()
-        self._pipe.close()
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, self._trial), daemon=True)
-        self._process.start()
-        other.close()
-        if not self._pipe.poll(_START_SECONDS) or self._pipe.recv() != "ready":
-            raise RuntimeError("the process of the trials does not start")
-
-
-def _serve(pipe: Connection, trial: Trial) -> None:
-    """Runs the trial of every seed that comes through a pipe."""
-    with Path(os.devnull).open("w") as nowhere:
-        sys.stdout = sys.stderr = nowhere
-        pipe.send("ready")
-        with suppress(EOFError):
-            while True:
-                seed = pipe.recv()
+    def __call__(self, seed: int) -> tuple[bool, str]:
+        with Path(os.devnull).open("w") as nowhere:
+            with redirect_stdout(nowhere), redirect_stderr(nowhere):
                 ram = PeakRam()
-                is_fault, text = outcome_of(trial, seed)
+                is_fault, text = outcome_of(self.trial, seed)
                 grown = ram.growth_bytes()
-                if not is_fault and grown > LIMIT_BYTES:
-                    is_fault, text = True, f"{grown / 1e6:.0f} MB more RAM ({text})"
-                pipe.send((is_fault, text))
+        if not is_fault and grown > LIMIT_BYTES:
+            return True, f"{grown / 1e6:.0f} MB more RAM ({text})"
+        return is_fault, text

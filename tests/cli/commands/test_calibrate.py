@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -150,6 +151,36 @@ def test_nothing_is_overwritten(run: Run, lines: Path, tmp_path: Path) -> None:
     assert (result.exit_code, output.read_text()) == (2, "mine")
     assert run("--samples", lines, "--force", "-o", output).exit_code == 0
     assert read_scales(output).provenance.samples == 4
+
+
+@pytest.mark.parametrize("options", ["-o late.json", "--shard 1/1 -o late.npz"])
+def test_a_file_that_appears_during_the_work_stays(
+    run: Run, lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    output, decode = Path(options.split()[-1]), ObservedModel.decode
+
+    def decode_late(self: ObservedModel[TensorStatistics], inputs: Any) -> int:
+        output.write_text("my only copy")
+        return decode(self, inputs)
+
+    monkeypatch.setattr(ObservedModel, "decode", decode_late)
+    result = run("--samples", lines, *options.split())
+    assert result.stderr == f"error: {output} already exists; give --force to replace it\n"
+    assert (result.exit_code, output.read_text()) == (2, "my only copy")
+
+
+def test_a_pipe_or_link_is_refused_at_the_start(run: Run, lines: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scales.json"
+    for kind in ("pipe", "link"):
+        os.mkfifo(output) if kind == "pipe" else output.symlink_to("gone")
+        for force in ([], ["--force"]):
+            result = run("--samples", lines, "-o", output, *force)
+            assert result.stderr == (
+                f"error: {output} is a {kind}, a regular file was expected; name another output\n"
+            )
+            assert (result.exit_code, output.is_file()) == (2, False)
+        output.unlink()
 
 
 STOP_AT_THIRD_SAMPLE = """

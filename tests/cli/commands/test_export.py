@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,20 @@ def test_samples_are_compared_and_some_are_kept(tmp_path: Path, line: Path) -> N
     names = ["line.png", *(f"{n:02d}.png" for n in (0, 1, 2, 4, 5, 6, 8, 9))]
     assert [sample.file for sample in golden] == [f"golden/{name}" for name in names]
     assert CliRunner().invoke(main, ["verify", str(out)]).exit_code == 0
+
+
+def test_the_folder_of_killed_samples_is_removed_by_the_next(
+    tmp_path: Path, line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead, samples = tmp_path / "hybrid-deploy-samples-k1lled_0", tmp_path / "samples"
+    dead.mkdir()
+    (dead / ".hybrid-deploy-scratch").touch()
+    samples.mkdir()
+    (samples / "bad.png").write_bytes(b"no picture")
+    args = (MODEL, "--example", line, *DESCRIBED, "--start", 1, "--samples", samples)
+    assert "samples/bad.png" in refusal_of(tmp_path, *args)
+    assert not dead.exists()
 
 
 def test_samples_that_cannot_be_used_are_named(tmp_path: Path, line: Path) -> None:

@@ -2,12 +2,14 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from hybrid_deploy.bundle import atomic_write as atomic
+from hybrid_deploy.bundle import placement
 from hybrid_deploy.errors import HybridDeployError, InputError, OutputExistsError
 
 
@@ -135,7 +137,7 @@ def test_force_replaces_a_folder_and_leaves_nothing_else(
     tmp_path: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchanges:
-        monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
+        monkeypatch.setattr(placement, "_exchange", lambda first, second: False)
     for content in ("old", "new"):
         with atomic.staged_folder(tmp_path / "out", force=True) as folder:
             (folder / content).touch()
@@ -145,7 +147,7 @@ def test_force_replaces_a_folder_and_leaves_nothing_else(
 def test_two_folders_exchange_their_names(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name / name).mkdir(parents=True)
-    if not atomic._exchange(tmp_path / "a", tmp_path / "b"):
+    if not placement._exchange(tmp_path / "a", tmp_path / "b"):
         pytest.skip("this file system cannot exchange two names in one step")
     assert (tmp_path / "a" / "b").is_dir()
     assert (tmp_path / "b" / "a").is_dir()
@@ -159,26 +161,29 @@ def test_a_link_is_never_replaced_by_a_folder(tmp_path: Path) -> None:
             raise AssertionError("the block must not run")
 
 
-def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
-    """Replaces `out` in two renames, and ends before one of the calls, as a kill does.
+def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Replaces `out` in two renames, and ends before one of them, as a kill does.
 
     Args:
         tmp_path: folder of `out`.
         monkeypatch: undone at the end.
-        call: name of a method of Path.
-        number: how many calls are still made.
+        number: how many renames are still made.
     """
-    original, calls = getattr(Path, call), iter(range(number))
+    rename, take_name, calls = Path.rename, placement._take_name, iter(range(number))
 
-    def last_calls(self: Path, *arguments: object) -> object:
-        if next(calls, None) is None:
-            raise SystemExit
-        return original(self, *arguments)
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def last_calls(*arguments: Any) -> Any:
+            if next(calls, None) is None:
+                raise SystemExit
+            return call(*arguments)
+
+        return last_calls
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic, "_exchange", lambda first, second: False)
+        patch.setattr(placement, "_exchange", lambda first, second: False)
         patch.setattr(shutil, "rmtree", lambda *arguments, **options: None)
-        patch.setattr(Path, call, last_calls)
+        patch.setattr(Path, "rename", counted(rename))
+        patch.setattr(placement, "_take_name", counted(take_name))
         with pytest.raises(SystemExit), atomic.staged_folder(tmp_path / "out", force=True) as new:
             (new / "new").touch()
 
@@ -188,19 +193,19 @@ def test_a_folder_that_a_killed_process_set_aside_comes_back(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").touch()
-    killed(tmp_path, monkeypatch, "rename", 1)
+    killed(tmp_path, monkeypatch, 2)
     assert not (tmp_path / "out").exists()
     assert atomic.is_set_aside(tmp_path / "out")
     atomic.recover(tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["old"]
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_next_write_removes_what_a_killed_process_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     (tmp_path / "out").mkdir()
-    killed(tmp_path, monkeypatch, "rename", number)
+    killed(tmp_path, monkeypatch, number)
     (tmp_path / ".out.staging-of-the-user").mkdir()
     with atomic.staged_folder(tmp_path / "out", force=True) as folder:
         (folder / "newer").touch()

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from hybrid_deploy.bundle import bundle as bundle_module
+from hybrid_deploy.bundle import pending, placement
 from hybrid_deploy.bundle.bundle import (
     Bundle,
     open_bundle,
@@ -27,6 +28,15 @@ def test_manifest_round_trip(tiny_bundle: Bundle) -> None:
     data = encode_manifest(tiny_bundle.manifest)
     assert decode_manifest(data, "here") == tiny_bundle.manifest
     assert json.loads(data)["manifest"]["name"] == "tiny"
+
+
+def test_a_manifest_that_could_not_be_read_is_not_written(
+    tmp_path: Path, tiny_bundle: Bundle
+) -> None:
+    nameless = msgspec.structs.replace(tiny_bundle.manifest, name="")
+    with pytest.raises(BundleError, match="to be written does not follow the schema"):
+        seal_bundle(tmp_path, nameless)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_file_is_in_the_manifest(tiny_path: Path, tiny_bundle: Bundle) -> None:
@@ -207,7 +217,7 @@ def test_the_next_variant_removes_what_a_killed_process_left(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda path, **options: killed() if path == old else None)
         if moment == "the rename":
-            patch.setattr(Path, "rename", killed)
+            patch.setattr(placement, "_take_name", killed)
         if moment == "the manifest":
             patch.setattr(bundle_module, "write_file", killed)
         with pytest.raises(Killed):
@@ -220,6 +230,28 @@ def test_the_next_variant_removes_what_a_killed_process_left(
     add_variant(open_bundle(own_path), b"new", force=True)
     assert files_of(own_path) == {MANIFEST_FILE, *open_bundle(own_path).manifest.files}
     assert sum(path.is_dir() for path in own_path.iterdir()) == 3
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_note_of_somebody_else_removes_nothing(own_path: Path, listed: bool) -> None:
+    """Such a note planted a deletion: the user's own folder in a bundle of a stranger."""
+    (own_path / ".pending.json").write_text('["notes", "fp32"]')
+    (own_path / "notes").mkdir()
+    (own_path / "notes" / "thesis.txt").write_text("my only copy")
+    if listed:
+        pending.mark(own_path / "fp32")
+    add_variant(open_bundle(own_path), b"1")
+    assert (own_path / "notes" / "thesis.txt").read_text() == "my only copy"
+    assert not pending.is_marked(own_path / "fp32")
+    open_bundle(own_path)
+
+
+def test_a_mark_that_is_a_link_is_not_followed(own_path: Path, tmp_path: Path) -> None:
+    (own_path / "fp32" / pending.MARK_FILE).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="link"):
+        pending.mark(own_path / "fp32")
+    assert not (tmp_path / "elsewhere").exists()
+    assert not pending.is_marked(own_path / "fp32")
 
 
 def killed(*arguments: object, **options: object) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,14 @@ def test_the_copy_is_what_the_manifest_lists(own_path: Path) -> None:
     with pytest.raises(BundleError, match=r"golden/page\.png was changed"):
         with golden_copy(bundle):
             pass
+
+
+def test_the_copy_of_a_killed_process_is_removed_by_the_next(
+    own_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead = tmp_path / "hybrid-deploy-golden-k1lled_0"
+    dead.mkdir()
+    (dead / ".hybrid-deploy-scratch").touch()
+    with golden_copy(open_bundle(own_path)):
+        assert not dead.exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_deploy.bundle.lock import exclusive
+from hybrid_deploy.errors import InputError
 
 
 def test_who_waits_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -62,3 +63,23 @@ def test_nobody_waits_for_a_free_lock(tmp_path: Path, caplog: pytest.LogCaptureF
     with exclusive(tmp_path / "a.bundle"):
         pass
     assert not caplog.records
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link"])
+def test_what_lies_where_the_lock_would_be_stays(tmp_path: Path, kind: str) -> None:
+    path, mine = tmp_path / ".a.bundle.lock", tmp_path / "mine"
+    mine.write_text("mine")
+    path.symlink_to(mine) if kind == "a link" else path.write_text("mine")
+    with pytest.raises(
+        InputError, match=r"\.a\.bundle\.lock is in the way: a lock.*; move it away"
+    ):
+        with exclusive(tmp_path / "a.bundle"):
+            raise AssertionError("the block must not run")
+    assert path.read_text() == "mine"
+
+
+def test_the_lock_that_a_killed_process_left_is_taken_and_removed(tmp_path: Path) -> None:
+    (tmp_path / ".a.bundle.lock").touch()
+    with exclusive(tmp_path / "a.bundle"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ from hybrid_deploy.export.model.example_run import check_example_run
 LENGTH, WORDS = 6, 7
 ROWS = {"rows": torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))}
 Pair = namedtuple("Pair", ["keys", "mask"])
+Hidden = namedtuple("Hidden", ["hidden", "logits"])
 
 
 class Returning(nn.Module):
@@ -46,6 +47,9 @@ class Returning(nn.Module):
         Returning(outputs=lambda logits: (logits, logits.tanh())),
         Returning(outputs=lambda logits: {"logits": logits}),
         Returning(outputs=lambda logits: OrderedDict(logits=logits)),
+        Returning(outputs=lambda logits: {"hidden": logits[..., 0], "logits": logits}),
+        Returning(outputs=lambda logits: {"loss": None, "scores": logits}),
+        Returning(outputs=lambda logits: Hidden(logits[..., 0], logits)),
     ],
 )
 def test_what_the_interface_allows_passes(model: nn.Module) -> None:
@@ -92,6 +96,10 @@ def test_other_memory_is_refused(memory: Callable[[Tensor], Any], message: str) 
         (lambda logits: (), "decode() returns nothing; return logits"),
         (lambda logits: (logits, None), "decode() returns None as output 1; return logits"),
         (lambda logits: 3, "decode() returns int; return logits"),
+        (
+            lambda logits: {"hidden": logits, "scores": logits},
+            "the decoder returns 'hidden', 'scores', and none of them is called 'logits'",
+        ),
         (lambda logits: logits.bfloat16(), "decode() returns bfloat16, and an export computes"),
         (
             lambda logits: logits.transpose(0, 1),
@@ -110,3 +118,20 @@ def test_other_logits_are_refused(outputs: Callable[[Tensor], Any], message: str
     with pytest.raises(UnsupportedModelError) as caught:
         check_example_run(Returning(outputs=outputs), ROWS, LENGTH)
     assert str(caught.value).startswith(message)
+
+
+class OneMemory(Returning):
+    """Takes one value of the memory."""
+
+    def decode(self, tokens: Tensor, memory: Tensor) -> Any:
+        return super().decode(tokens, memory)
+
+
+def test_a_decoder_has_to_take_every_value_of_the_memory() -> None:
+    model = OneMemory(memory=lambda rows: Pair(rows, rows[..., 0]))
+    with pytest.raises(UnsupportedModelError) as caught:
+        check_example_run(model, ROWS, LENGTH)
+    called = (
+        "encode() returns 2 values, so decode() is called as decode(tokens, memory_0, memory_1)"
+    )
+    assert str(caught.value).startswith(called)

@@ -19,11 +19,13 @@ from tests.models.zoo.handwritten_decoders import (
 from tests.models.zoo.positional_attentions import (
     Alibi,
     AlibiFused,
+    MusicTransformer,
     RelativeBias,
     RopeCached,
     RopeComplex,
     RopeHalf,
     RopeInterleaved,
+    TransformerXl,
 )
 from tests.models.zoo.prefix_decoders import PrefixDecoder
 from tests.models.zoo.self_attentions import (
@@ -132,6 +134,8 @@ HANDWRITTEN = (
     _without_positions("alibi", Alibi),
     _without_positions("alibi-fused", AlibiFused),
     _without_positions("relative-bias", RelativeBias),
+    _without_positions("transformer-xl", TransformerXl),
+    _without_positions("music-transformer", MusicTransformer),
     _case(
         "handwritten",
         "parallel-rmsnorm",

@@ -1,4 +1,4 @@
-"""Causal self-attention that encodes positions: RoPE, ALiBi, T5's relative bias."""
+"""Causal self-attention that encodes positions: RoPE, ALiBi, T5's bias, relative shifts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.models.zoo.captioner import HEADS, POSITIONS
+from tests.models.zoo.captioner import HEADS, POSITIONS, WIDTH
 from tests.models.zoo.self_attentions import SIZE, HandWritten
 
 
@@ -130,6 +130,50 @@ class RelativeBias(HandWritten):
         large = exact + (torch.log(distance.float() / exact) * scale).to(torch.long)
         large = torch.min(large, torch.full_like(large, self.buckets - 1))
         return torch.where(distance < exact, distance, large)
+
+
+class TransformerXl(HandWritten):
+    """Transformer-XL: scores by distance, of sinusoids, shifted to the keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.r = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.r_w_bias = nn.Parameter(torch.zeros(HEADS, 1, SIZE))
+        self.r_r_bias = nn.Parameter(torch.zeros(HEADS, 1, SIZE))
+
+    def distances(self, length: int) -> Tensor:
+        """Returns a vector of each head for every distance, (length, heads, size)."""
+        rates = 10000.0 ** (-torch.arange(0, WIDTH, 2).float() / WIDTH)
+        angles = torch.arange(length - 1, -1, -1.0)[:, None] * rates
+        projected: Tensor = self.r(torch.cat([angles.sin(), angles.cos()], -1))
+        return projected.view(length, HEADS, SIZE)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        batch, heads, length, _ = q.shape
+        content = (q + self.r_w_bias) @ k.transpose(-2, -1)
+        position = (q + self.r_r_bias) @ self.distances(length).permute(1, 2, 0)
+        zeros = torch.zeros((batch, heads, length, 1), device=q.device, dtype=q.dtype)
+        padded = torch.cat([zeros, position], dim=-1).view(batch, heads, length + 1, length)
+        shifted = padded[:, :, 1:].view_as(position)
+        future = torch.ones(length, length, dtype=torch.bool).triu(1)
+        scores = (content + shifted).mul(SIZE**-0.5).masked_fill(future, -1e30)
+        return scores.softmax(-1) @ v
+
+
+class MusicTransformer(HandWritten):
+    """Music Transformer: a learned vector for each distance, and the skew of the scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(POSITIONS, SIZE))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        batch, heads, length, _ = q.shape
+        by_distance = q @ self.table[POSITIONS - length :].transpose(0, 1)
+        skewed = F.pad(by_distance, (1, 0)).reshape(batch, heads, length + 1, length)[:, :, 1:]
+        future = torch.ones(length, length, dtype=torch.bool).triu(1)
+        bias = (skewed / math.sqrt(SIZE)).masked_fill(future, -float("inf"))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 def rotate_pairs(x: Tensor) -> Tensor:

@@ -43,10 +43,11 @@ def test_only_what_is_mapped_stays(
 
 
 def test_folders_of_killed_processes_are_removed_and_no_others(around: Path) -> None:
-    killed, alive = "hybrid-deploy-weights-killed", "hybrid-deploy-weights-alive"
-    own = "hybrid-deploy-digits"  # a folder of the user, whose name begins like ours
+    killed, alive = "hybrid-deploy-weights-k1lled_0", "hybrid-deploy-weights-alive__1"
+    own = "hybrid-deploy-weights-of-my-models"  # a folder of the user, whose name begins like ours
     for name in (killed, alive, own):
         (around / name).mkdir()
+        (around / name / ".hybrid-deploy-scratch").touch()
         (around / name / "weights.bin").write_bytes(b"w")
         os.utime(around / name, (0, 0))
     lock = os.open(around / alive, os.O_RDONLY)

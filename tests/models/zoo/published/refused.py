@@ -13,7 +13,6 @@ from tests.models.zoo.captioner import (
     FEATURES,
     HEADS,
     HIDDEN,
-    POSITIONS,
     VOCABULARY,
     WIDTH,
     Captioner,
@@ -33,13 +32,11 @@ from tests.models.zoo.published.case_makers import (
     sentences,
     squares,
 )
-from tests.models.zoo.published.language import Stacked
 from tests.models.zoo.published.pix2tex import Pix2Tex
 from tests.models.zoo.published.recurrent_readers import Aster
 from tests.models.zoo.published.scene_text import Master
 from tests.models.zoo.published.translation import Fairseq, OpenNmt
 from tests.models.zoo.refusal import Refusal
-from tests.models.zoo.self_attentions import SIZE, HandWritten
 
 
 class LoopOnly(nn.Module):
@@ -80,24 +77,6 @@ class SparseExperts(Captioner):
             current = layer(rows[top_x]) * weights[top_x, idx, None]
             result.index_add_(0, top_x, current)
         return result.view(x.shape)
-
-
-class Skewed(HandWritten):
-    """The Music Transformer's relative attention: products of all distances, skewed into place."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.distances = nn.Parameter(torch.randn(POSITIONS, SIZE))
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        batch, _, length, _ = q.shape
-        relative = torch.matmul(q, self.distances[-length:].transpose(0, 1))
-        padded = F.pad(relative, (1, 0))
-        skewed = padded.reshape(batch, HEADS, length + 1, length)[:, :, 1:]
-        scores = (q @ k.transpose(-1, -2) + skewed) / SIZE**0.5
-        future = torch.ones(length, length, dtype=torch.bool).triu(1)
-        mixed: Tensor = scores.masked_fill(future, float("-inf")).softmax(-1) @ v
-        return mixed
 
 
 class PerceiverAr(nn.Module):
@@ -178,11 +157,6 @@ REFUSED = (
         regions("mixtral", SparseExperts),
         r"a size or a Python number depends on the values of this operator's operands",
         "idx, top_x = torch.where(masks[expert])",
-    ),
-    _refusal(
-        regions("music-transformer", build(Stacked, Skewed)),
-        r"product with a constant that runs along the tokens.*blocks\.0\.attention",
-        "relative = torch.matmul(q, self.distances[-length:].transpose(0, 1))",
     ),
     _refusal(
         regions("perceiver-ar", PerceiverAr),

@@ -106,7 +106,7 @@ _INPUTS = Inputs(_text, (8, 13, 31), ("words", 4, 40), "input_ids")
 
 TEXTS: Models = {
     "bart": Tiny(lambda: seq2seq(hf.BartForConditionalGeneration, hf.BartConfig), _INPUTS, 3.0, 8),
-    "bert-to-bert": Tiny(bert_to_bert, _INPUTS, 1.5),
+    "bert-to-bert": Tiny(bert_to_bert, _INPUTS, 1.25, 52),
     "bigbird-pegasus": Tiny(
         lambda: seq2seq(
             hf.BigBirdPegasusForConditionalGeneration,
