@@ -67,7 +67,7 @@ def staged_folder(
     try:
         with disk_errors(target):
             yield staging
-            _sync_tree(staging)
+            sync_tree(staging)
             place_folder(staging, target, force=force, check=check)
     finally:
         _remove_same(staging, made)
@@ -224,7 +224,12 @@ def disk_errors(target: Path) -> Iterator[None]:
         raise HybridDeployError(f"{target} was not written: {reason}") from error
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
+    """Flushes everything below a folder to disk, and the folder itself.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
     for path in folder.rglob("*"):
         sync(path)
     sync(folder)

@@ -145,7 +145,8 @@ def open_bundle(path: str | Path, *, only: str | None = None, trust: Trust | Non
         path: folder of the bundle.
         only: name of a variant. The files of other variants are then not checked, and a file whose
             hash was checked before is hashed again only if it changed. None hashes every file.
-        trust: which signatures are accepted; None accepts a bundle without one.
+        trust: which signatures are accepted; files are then hashed at every reading, whatever was
+            checked before. None accepts a bundle without a signature.
 
     Raises:
         InputError: the folder does not exist, is no bundle, or has no such variant.
@@ -178,11 +179,12 @@ def _open_once(path: Path, only: str | None, trust: Trust | None) -> Bundle:
         for name in bundle.manifest.files:
             _check(bundle, name)
         return bundle
-    hashes = HashCache(path)
-    bundle = replace(bundle, hashes=hashes)
+    if trust is None:
+        bundle = replace(bundle, hashes=HashCache(path))
     for name in _files_for(bundle, only):
         _check(bundle, name)
-    hashes.save()
+    if bundle.hashes is not None:
+        bundle.hashes.save()
     return bundle
 
 

@@ -12,6 +12,7 @@ import os
 import stat
 import weakref
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from hybrid_deploy.bundle.hash_cache import HashCache
@@ -75,15 +76,20 @@ class BundleFile:
         self._read(content.extend)
         return bytes(content)
 
-    def copy_to(self, path: Path) -> None:
-        """Writes the content to a new file that only this user can read.
+    def copy_to(self, path: Path, mode: int = 0o600) -> None:
+        """Writes the content to a new file.
+
+        Args:
+            path: path of the file, which does not exist.
+            mode: permissions of the file, less those that the umask takes; only this user can read
+                it by default.
 
         Raises:
             BundleError: the content is not the expected one; the copy must not be used.
             OSError: the copy cannot be written, for want of space for example.
         """
-        copy = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(copy, "wb", buffering=0) as file:
+        copy = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(copy, "wb") as file:  # buffered: a full disk takes a part of a chunk first
             self._read(file.write)
 
     def check(self) -> None:
@@ -140,3 +146,25 @@ class BundleFile:
 
     def _changed(self) -> BundleError:
         return BundleError(f"{self._folder} is damaged: {self._name} was changed; {_REMEDY}")
+
+
+def read_small_file(folder: Path, name: str, max_bytes: int) -> bytes:
+    """Returns the content of a file that no manifest lists, without following a link.
+
+    Args:
+        folder: folder of the file.
+        name: name of the file.
+        max_bytes: most that is read.
+
+    Raises:
+        BundleError: the file is missing, is a link or no file, or is larger.
+    """
+    if (folder / name).is_symlink():
+        raise BundleError(f"{folder / name} is a link, a file was expected; {_REMEDY}")
+    with closing(BundleFile(folder, name, None)) as file:
+        if file.size_bytes > max_bytes:
+            raise BundleError(
+                f"{folder / name} is damaged: it has {file.size_bytes} bytes, at most {max_bytes} "
+                f"are read of it; {_REMEDY}"
+            )
+        return file.read()

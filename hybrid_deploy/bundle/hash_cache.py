@@ -3,8 +3,12 @@
 A file counts as unchanged under the conditions of git's index (gitformat-index, "racy git"): inode,
 size, time of modification and time of change are the same, and both times lie so far before the
 check that any later write has another time. A program can set the time of modification back, but
-not the time of change, which the system keeps. The one gap is a program that keeps the file mapped
-for writing: on some file systems its writes have no time. `verify` and `install` hash every byte.
+not the time of change, which the system keeps. A medium that was mounted again may have been
+changed elsewhere, and any of them before a boot, so hashes count for one `medium` alone. The one
+gap is a program that keeps the file mapped for writing: on some file systems its writes have no
+time.
+
+`verify` and `install` hash every byte, and so does whoever asks for a signature.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from pathlib import Path
 import msgspec
 
 from hybrid_deploy.bundle.atomic_write import write_file
+from hybrid_deploy.bundle.medium import Medium, medium_of
 from hybrid_deploy.cache_dir import cache_folder
 from hybrid_deploy.errors import HybridDeployError
 
@@ -34,6 +39,13 @@ class _FileState(msgspec.Struct, frozen=True):
     inode: int
 
 
+class _Hashes(msgspec.Struct, frozen=True):
+    """Content of a cache file: the files of one folder, and where they were hashed."""
+
+    medium: Medium
+    states: dict[str, _FileState]
+
+
 class HashCache:
     """Hashes of the files of one folder, kept in the cache folder between processes.
 
@@ -45,6 +57,7 @@ class HashCache:
         self._folder = folder.resolve()
         name = hashlib.sha256(str(self._folder).encode()).hexdigest()
         self._path = cache_folder("hashes") / f"{name}.json"
+        self._medium = medium_of(self._folder)
         self._states = self._read()
         self._changed = False
 
@@ -58,6 +71,8 @@ class HashCache:
         state = self._states.get(name)
         if state is None or state != _state(status, state.sha256):
             return None
+        if self._medium is None or status.st_dev != self._medium.device:
+            return None  # another file system is mounted below the folder
         return state.sha256
 
     def remember(
@@ -80,16 +95,18 @@ class HashCache:
 
     def save(self) -> None:
         """Writes the hashes to disk; if that fails, the files are hashed again next time."""
-        if self._changed:
+        if self._changed and self._medium is not None:
+            content = msgspec.json.encode(_Hashes(self._medium, self._states))
             with suppress(OSError, HybridDeployError):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                write_file(self._path, msgspec.json.encode(self._states))
+                write_file(self._path, content)
 
     def _read(self) -> dict[str, _FileState]:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[str, _FileState])
-        except (OSError, msgspec.MsgspecError):
+            hashes = msgspec.json.decode(self._path.read_bytes(), type=_Hashes)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return {}
+        return hashes.states if hashes.medium == self._medium else {}
 
 
 def _state(status: os.stat_result, sha256: str) -> _FileState:

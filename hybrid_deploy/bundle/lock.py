@@ -1,38 +1,72 @@
-"""The lock of whoever writes a bundle, which leaves no file behind."""
+"""The lock of whoever writes a bundle, which leaves no file behind.
+
+The lock of a bundle is a file beside it, for a bundle is replaced as a whole and may not exist yet:
+a lock inside would go away with the old one, or have no place. The folder of the installed bundles
+is never replaced, so its lock is inside, and who may write there needs no right to the folder
+around it.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hybrid_deploy.errors import InputError
+from hybrid_deploy.errors import HybridDeployError, InputError
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+_INSIDE = ".hybrid-deploy.lock"
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LOGGER = logging.getLogger(__name__)
 
 
 @contextmanager
-def exclusive(target: Path, *, wait: bool = True) -> Iterator[None]:
-    """Holds the lock of a bundle, whatever path leads to it and whether it exists yet.
+def exclusive(target: Path, *, wait: bool = True, inside: bool = False) -> Iterator[None]:
+    """Holds the lock of a bundle or folder, whatever path leads to it.
 
     If another process holds it, that is reported to the logger of this module before the wait.
 
-    The lock is a file beside the bundle. It is removed before the lock is released, so a process
-    that waits for the removed file has to take the lock again; filelock does that since 3.24.
+    The file of the lock is removed before the lock is released, so a process that waits for the
+    removed file has to take the lock again; filelock does that since 3.24.
+
+    Args:
+        target: the bundle, or the folder; a bundle need not exist yet.
+        wait: whether to wait for another process that holds the lock.
+        inside: whether the lock is inside the folder, and not beside it.
 
     Raises:
         InputError: something else lies where the lock would be.
         filelock.Timeout: another process holds the lock, and `wait` is false.
+        HybridDeployError: the folder of the lock is not writable.
     """
-    from filelock import FileLock, Timeout  # its import takes longer than that of this module
+    from filelock import FileLock  # its import takes longer than that of this module
 
     target = Path(os.path.realpath(target))
-    path = target.parent / f".{target.name}.lock"
+    path = target / _INSIDE if inside else target.parent / f".{target.name}.lock"
     _check_free(path)
     lock = FileLock(path)
+    try:
+        with _named_folder(path):
+            _acquire(lock, target, wait=wait)
+        yield
+    finally:
+        if lock.is_locked:  # an interrupt may come before the block begins
+            with suppress(OSError):  # Windows removes it at the release
+                path.unlink()
+            lock.release()
+
+
+def _acquire(lock: FileLock, target: Path, *, wait: bool) -> None:
+    """Takes a lock, and reports it if that needs a wait."""
+    from filelock import Timeout
+
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -40,12 +74,20 @@ def exclusive(target: Path, *, wait: bool = True) -> Iterator[None]:
             raise
         _LOGGER.warning("another process is writing %s; waiting until it has ended", target)
         lock.acquire()
+
+
+@contextmanager
+def _named_folder(lock: Path) -> Iterator[None]:
+    """Raises what the system says of a lock in words that name its folder; other errors pass."""
     try:
         yield
-    finally:
-        with suppress(OSError):  # Windows removes it at the release
-            path.unlink()
-        lock.release()
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        raise HybridDeployError(
+            f"{lock.parent} is not writable ({error.strerror}), which it must be for the lock "
+            f"{lock.name}; change its permissions or the user"
+        ) from error
 
 
 def _check_free(path: Path) -> None:

@@ -6,7 +6,8 @@
       0006/                the one that was current before
 
 A bundle is copied beside the others and tried before the link is switched, in one step. A process
-that is killed leaves the link as it was or switched; the next command removes the rest.
+that is killed leaves the link as it was or switched; the next command removes the rest. Nothing is
+removed that `release_record` does not know as a folder of `install`.
 """
 
 from __future__ import annotations
@@ -14,27 +15,28 @@ from __future__ import annotations
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
-from hybrid_deploy.bundle.atomic_write import (
-    disk_errors,
-    make_parent,
-    remove_temporary,
-    staged_folder,
-)
+from hybrid_deploy.bundle.atomic_write import disk_errors, make_parent
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.bundle_file import read_small_file
 from hybrid_deploy.bundle.lock import exclusive
-from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE
+from hybrid_deploy.bundle.manifest import MAX_MANIFEST_BYTES
+from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE, check_outside_bundles
 from hybrid_deploy.bundle.placement import sync_names
-from hybrid_deploy.bundle.signature import Trust
+from hybrid_deploy.bundle.release_record import Releases, is_release_name
+from hybrid_deploy.bundle.signature import MAX_SIGNATURE_BYTES, Trust
 from hybrid_deploy.errors import HybridDeployError, InputError
 
 CURRENT_LINK = "current"
 """Name of the link to the current bundle."""
 
-_RELEASE = re.compile(r"\d{4,}")
+_UNHASHED = {MANIFEST_FILE: MAX_MANIFEST_BYTES, SIGNATURE_FILE: MAX_SIGNATURE_BYTES}
+"""Files that a manifest does not list, with the most bytes that are copied of each."""
+
+_FILE_MODE = 0o666  # less what the umask takes: the service that runs may be another user
 _TEMPORARY_LINK = re.compile(r"\.current\.[0-9a-f]{8}")
 
 
@@ -53,27 +55,30 @@ def install(
         The path of the installed bundle. The bundle that was current stays until the next one.
 
     Raises:
-        InputError: `slots` holds something else, or the source is no bundle.
+        InputError: `slots` holds something else, the source is in it, or the source is no bundle.
+        UsageError: `slots` is a bundle, or lies in one.
         BundleError: the source is damaged, or no trusted key signed it.
         HybridDeployError: the disk is full or not writable. What the health test raises passes.
     """
+    _check_slots(slots)
+    _check_outside(source, slots)
     opened = open_bundle(source, trust=trust)
     make_parent(slots / CURRENT_LINK)
-    with exclusive(slots):
+    with exclusive(slots, inside=True):
         before = current_release(slots)
-        _clean(slots, before)
-        target = slots / f"{max(_numbers(slots), default=0) + 1:04d}"
-        with staged_folder(target) as folder:
-            _copy(opened, folder)
-            open_bundle(folder, trust=trust)
-            health_test(folder)
+        releases = Releases(slots, before)
+        _remove_temporary_links(slots)
+        kept = releases.remove_newer(before)
         try:
-            _switch(slots, target)
-        except HybridDeployError:
-            shutil.rmtree(target, ignore_errors=True)
+            release = _tried_copy(opened, releases, health_test, trust)
+            _switch(slots, release)
+        except (Exception, KeyboardInterrupt):
+            releases.keep_only(kept)
+            _save_if_possible(releases)
             raise
-        _remove_others(slots, {target, before})
-    return target
+        releases.keep_only({release, before})
+        _save_if_possible(releases)
+    return release
 
 
 def roll_back(slots: Path, trust: Trust | None = None) -> Path:
@@ -84,18 +89,22 @@ def roll_back(slots: Path, trust: Trust | None = None) -> Path:
 
     Raises:
         InputError: there is none, or the slots are none of `install`.
+        UsageError: `slots` is a bundle, or lies in one.
         BundleError: it is damaged, or no trusted key signed it; nothing changes then.
+        HybridDeployError: the slots are not writable.
     """
-    with exclusive(slots):
+    _check_slots(slots)
+    with exclusive(slots, inside=True):
         current = current_release(slots)
         if current is None:
             raise InputError(f"{slots} has no installed bundle; see: hybrid-deploy install")
-        earlier = [number for number in _numbers(slots) if number < int(current.name)]
-        if not earlier:
+        releases = Releases(slots, current)
+        target = releases.before(current)
+        if target is None:
             raise InputError(f"{slots} has no bundle before {current.name} to go back to")
-        target = slots / f"{max(earlier):04d}"
         open_bundle(target, trust=trust)
-        _remove_temporary(slots)
+        _remove_temporary_links(slots)
+        _save_if_possible(releases)  # a full disk must not keep the way back
         _switch(slots, target)
     return target
 
@@ -112,18 +121,74 @@ def current_release(slots: Path) -> Path | None:
             raise InputError(f"{link} is no link of `install`; name another folder")
         return None
     name = os.readlink(link)
-    if not _RELEASE.fullmatch(name) or not (slots / name).is_dir():
+    if not is_release_name(name) or not (slots / name).is_dir():
         raise InputError(f"{link} leads to {name}, which is no installed bundle; remove the link")
     return slots / name
 
 
+def _check_slots(slots: Path) -> None:
+    """Checks that a folder can be that of installed bundles, or does not exist yet.
+
+    Raises:
+        InputError: it is a file.
+        UsageError: it is a bundle, or lies in one.
+    """
+    check_outside_bundles(slots / CURRENT_LINK)
+    if slots.exists() and not slots.is_dir():
+        raise InputError(f"{slots} is a file, a folder of installed bundles was expected")
+
+
+def _check_outside(source: Path, slots: Path) -> None:
+    """Checks that a bundle is none of the installed ones, whatever path leads to it.
+
+    Raises:
+        InputError: it lies in the slots.
+    """
+    if not slots.is_dir() or not source.exists():
+        return
+    resolved = Path(os.path.realpath(source))
+    own = [slots, *(path for path in slots.iterdir() if is_release_name(path.name))]
+    for folder in (resolved, *resolved.parents):
+        if any(path.exists() and path.samefile(folder) for path in own):
+            raise InputError(
+                f"{source} lies in {slots}, where `install` removes bundles; "
+                "copy it to another folder, and install it from there"
+            )
+
+
+def _tried_copy(
+    bundle: Bundle, releases: Releases, health_test: Callable[[Path], None], trust: Trust | None
+) -> Path:
+    """Returns the release into which a bundle was copied, after it was checked and tried."""
+    folder = releases.begin()
+    with disk_errors(folder):
+        _copy(bundle, folder)
+    open_bundle(folder, trust=trust)
+    health_test(folder)
+    return releases.finish(folder)
+
+
 def _copy(bundle: Bundle, folder: Path) -> None:
-    """Copies the files that a bundle's manifest lists, the manifest and the signatures."""
-    for name in (*bundle.manifest.files, MANIFEST_FILE, SIGNATURE_FILE):
-        source, target = bundle.folder / name, folder / name
-        if name != SIGNATURE_FILE or source.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+    """Copies the files that a bundle's manifest lists, the manifest and the signatures.
+
+    Raises:
+        BundleError: one of them is a link, is no file, is too large or was changed.
+        OSError: the disk is full or not writable.
+    """
+    for name in bundle.manifest.files:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with closing(bundle.open_file(name)) as file:
+            file.copy_to(target, _FILE_MODE)
+    for name, max_bytes in _UNHASHED.items():
+        if os.path.lexists(bundle.folder / name):
+            (folder / name).write_bytes(read_small_file(bundle.folder, name, max_bytes))
+
+
+def _save_if_possible(releases: Releases) -> None:
+    """Writes the record; where that fails, the next command finds out what is no longer there."""
+    with suppress(HybridDeployError, OSError):
+        releases.save()
 
 
 def _switch(slots: Path, target: Path) -> None:
@@ -143,37 +208,8 @@ def _switch(slots: Path, target: Path) -> None:
     sync_names(slots)
 
 
-def _clean(slots: Path, current: Path | None) -> None:
-    """Removes what killed commands left, and the bundles that were rolled back."""
-    _remove_temporary(slots)
-    newest = 0 if current is None else int(current.name)
-    for number in _numbers(slots):
-        if number > newest:
-            shutil.rmtree(slots / f"{number:04d}", ignore_errors=True)
-
-
-def _remove_temporary(slots: Path) -> None:
-    """Removes the copies and links that killed commands left."""
-    remove_temporary(slots)
+def _remove_temporary_links(slots: Path) -> None:
+    """Removes the links that killed commands left."""
     for path in slots.iterdir():
         if _TEMPORARY_LINK.fullmatch(path.name) and path.is_symlink():
             path.unlink()
-
-
-def _remove_others(slots: Path, kept: set[Path | None]) -> None:
-    for number in _numbers(slots):
-        path = slots / f"{number:04d}"
-        if path not in kept:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _numbers(slots: Path) -> list[int]:
-    """Returns the numbers of the installed bundles."""
-    return [
-        int(path.name)
-        for path in slots.iterdir()
-        if _RELEASE.fullmatch(path.name)
-        and path.name == f"{int(path.name):04d}"
-        and (path / MANIFEST_FILE).is_file()
-        and not path.is_symlink()
-    ]

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hybrid_deploy.bundle.atomic_write import write_file
+from hybrid_deploy.bundle.bundle_file import read_small_file
 from hybrid_deploy.bundle.lock import exclusive
 from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE
 from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError
@@ -32,8 +35,13 @@ if TYPE_CHECKING:
     )
 
 _PURPOSE = b"hybrid_deploy bundle 1\n"  # so that no signature of other data is ever taken for one
-_MAX_BYTES = 1 << 16
+_PEM_BEGIN = b"-----BEGIN "
+_OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _MAX_VERSION = (1 << 63) - 1
+_MAX_KEY_BYTES = 1 << 16
+
+MAX_SIGNATURE_BYTES = 1 << 16
+"""Largest `signature.json` that is read."""
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -145,19 +153,18 @@ def signatures_of(folder: Path) -> list[Signature]:
     """Returns the signatures in a bundle, unchecked; an empty list if it is not signed.
 
     Raises:
-        BundleError: the file of signatures is damaged.
+        BundleError: the file of signatures is damaged, is a link, or is no file.
     """
     path = folder / SIGNATURE_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         return []
-    with path.open("rb") as file:
-        content = file.read(_MAX_BYTES + 1)
+    content = read_small_file(folder, SIGNATURE_FILE, MAX_SIGNATURE_BYTES)
     try:
-        if len(content) > _MAX_BYTES:
-            raise msgspec.MsgspecError("it is too long")
         return msgspec.json.decode(content, type=list[Signature])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path} is damaged: {error}; sign the bundle again") from error
+        raise BundleError(
+            f"{path} is damaged: {error}; remove it, and sign the bundle again"
+        ) from error
 
 
 def check_signature(folder: Path, manifest: bytes, trust: Trust) -> Signature:
@@ -229,6 +236,7 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
     key = _load(path, lambda content: serialization.load_pem_private_key(content, None))
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise InputError(f"{path} is no private Ed25519 key; make one: hybrid-deploy keygen FILE")
+    _check_private(path)
     private: Ed25519PrivateKey = key
     return private
 
@@ -242,13 +250,33 @@ def _public_key(path: Path) -> Ed25519PublicKey:
     return public
 
 
+def _check_private(path: Path) -> None:
+    """Checks that nobody else can read a private key, or put another one in its place.
+
+    Raises:
+        InputError: others have a right to the file.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & _OF_OTHERS and sys.platform != "win32":
+        raise InputError(
+            f"{path} has mode {mode:04o}, so that others can use the private key; "
+            f"give it to its owner alone: chmod 600 {path}"
+        )
+
+
 def _load(path: Path, load: Callable[[bytes], Any]) -> Any:
     from cryptography.exceptions import UnsupportedAlgorithm
 
     if not path.is_file():
         raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is no file")
+    with path.open("rb") as file:
+        content = file.read(_MAX_KEY_BYTES + 1)
+    if len(content) > _MAX_KEY_BYTES:
+        raise InputError(f"{path} is no key of keygen: it is larger than {_MAX_KEY_BYTES} bytes")
+    if (count := content.count(_PEM_BEGIN)) > 1:
+        raise InputError(f"{path} has {count} keys, one was expected; give each a file of its own")
     try:
-        return load(path.read_bytes())
+        return load(content)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InputError(f"{path} is no key of keygen: {error}") from error
 

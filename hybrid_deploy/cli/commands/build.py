@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hybrid_deploy.cli.options.common import FORMAT
+from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.errors import BuildError, UsageError
 from hybrid_deploy.report import Format
@@ -35,7 +36,7 @@ class _BuildRequest:
 @click.command(
     epilog="Example: hybrid-deploy build digits.bundle --target rtx:sm_86 --variant fp16"
 )
-@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.argument("bundle", required=False, type=PATH)
 @click.option(
     "--target", "targets", multiple=True, metavar="TARGET",
     help=f"What to build for, may be repeated: {', '.join(TARGETS)}.",

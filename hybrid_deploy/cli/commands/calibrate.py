@@ -12,6 +12,7 @@ from hybrid_deploy.bundle.paths import check_outside_bundles
 from hybrid_deploy.bundle.placement import check_file_output
 from hybrid_deploy.calibration.statistics.range_methods import METHODS
 from hybrid_deploy.cli.options.common import BUNDLE, FORCE
+from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.options.samples import (
     GOLDEN,
     SKIP_BAD,
@@ -45,7 +46,7 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
 )
 @BUNDLE
 @click.option(
-    "--samples", type=click.Path(path_type=Path), metavar="FOLDER",
+    "--samples", type=PATH, metavar="FOLDER",
     help="Folder with typical inputs, or with .npz files of encoder inputs by name; or one file.",
 )  # fmt: skip
 @GOLDEN
@@ -55,7 +56,7 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
     help="Decode the K-th of every N samples, and write the observations as .npz, to be merged.",
 )  # fmt: skip
 @click.option(
-    "--merge", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    "--merge", multiple=True, type=PATH, metavar="FILE",
     help="Merge the observations of shards that were run before; once for each shard.",
 )  # fmt: skip
 @click.option(
@@ -64,7 +65,7 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
     f"default: {_DEFAULT_METHOD}.",
 )  # fmt: skip
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path),
+    "-o", "--output", required=True, type=PATH,
     help="The scales.json to write; with --shard the .npz.",
 )  # fmt: skip
 @FORCE

@@ -9,6 +9,7 @@ import click
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.cli.options.common import BUNDLE, FORMAT, THREADS
+from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.cli.progress import progress_bar
 from hybrid_deploy.error_rates import exact_percent, measure_accuracy
@@ -46,7 +47,7 @@ _FAILED = "failed"
 @click.command(epilog="Example: hybrid-deploy compare digits.bundle --samples lines")
 @BUNDLE
 @click.option(
-    "--samples", required=True, type=click.Path(path_type=Path),
+    "--samples", required=True, type=PATH,
     help="Folder of inputs with a labels.csv (columns file, text).",
 )  # fmt: skip
 @click.option("--variant", "variants", multiple=True, help="Variant, may be repeated; default all.")

@@ -13,6 +13,7 @@ import click
 from hybrid_deploy.bundle.paths import check_outside_bundles
 from hybrid_deploy.cli.options.common import FORCE
 from hybrid_deploy.cli.options.model import ModelOptions, model_options
+from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.cli.progress import StageLines, progress_bar
 from hybrid_deploy.errors import UnsupportedModelError, UsageError
@@ -33,9 +34,9 @@ _ENDS_AT_ONCE = 2
     "-o reader.bundle"
 )
 @click.argument("model", metavar="PACKAGE.MODULE:FACTORY | FOLDER")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The bundle.")
+@click.option("-o", "--out", required=True, type=PATH, help="The bundle.")
 @click.option(
-    "--weights", type=click.Path(path_type=Path),
+    "--weights", type=PATH,
     help="Loaded into the model: .safetensors, or .pt and .pth that hold tensors alone.",
 )  # fmt: skip
 @model_options
@@ -47,7 +48,7 @@ _ENDS_AT_ONCE = 2
     help="fp16 and bf16 add a variant of 16 bits to the float one.",
 )  # fmt: skip
 @click.option(
-    "--samples", type=click.Path(path_type=Path),
+    "--samples", type=PATH,
     help="Folder of real inputs, or .npz: compared before the bundle is written, and up to 8 kept.",
 )  # fmt: skip
 @click.option(

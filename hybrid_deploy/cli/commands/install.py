@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.cli.options.common import BACKEND, BUNDLE
+from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.errors import BundleError
 from hybrid_deploy.scratch import scratch_folder
 
 INTO = click.option(
-    "--into", "slots", type=click.Path(path_type=Path), required=True, metavar="SLOTS",
+    "--into", "slots", type=PATH, required=True, metavar="SLOTS",
     help="Folder of the installed bundles; SLOTS/current is the one to run.",
 )  # fmt: skip
 
@@ -45,10 +46,8 @@ def install(
     damaged or gives other tokens on this device, the running bundle stays and the exit code is 1.
     The bundle before it is kept, see `rollback`.
     """
-    from hybrid_deploy.bundle.paths import check_outside_bundles
     from hybrid_deploy.bundle.releases import install as install_bundle
 
-    check_outside_bundles(slots)
     trust = trust_of(keys, at_least, "--require-signature")
     installed = install_bundle(bundle, slots, lambda path: _verify(path, backend, timeout), trust)
     print_current(installed, slots, output_format)

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.errors import UsageError
 
 
 @click.command(epilog="Example: hybrid-deploy keygen release.key")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 def keygen(file: Path) -> None:
     """Make a key pair: FILE signs bundles, FILE.pub checks the signatures on devices.
 

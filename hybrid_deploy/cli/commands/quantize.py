@@ -16,6 +16,7 @@ from hybrid_deploy.calibration.recipes import (
 )
 from hybrid_deploy.calibration.statistics.range_methods import METHODS
 from hybrid_deploy.cli.options.common import BUNDLE, FORCE, THREADS
+from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.options.samples import (
     GOLDEN,
     SKIP_BAD,
@@ -68,14 +69,14 @@ _MOST_SHOWN_LAYERS = 15
     help=f"Refuse forms that this device does not compute in: {', '.join(DEVICES)}.",
 )  # fmt: skip
 @click.option(
-    "--samples", type=click.Path(path_type=Path), metavar="FOLDER",
+    "--samples", type=PATH, metavar="FOLDER",
     help="Folder with typical inputs, or with .npz files of encoder inputs; activations in 8 "
     "bits need it, other variants are compared on it.",
 )  # fmt: skip
 @GOLDEN
 @SKIP_BAD
 @click.option(
-    "--scales", type=click.Path(path_type=Path), metavar="FILE",
+    "--scales", type=PATH, metavar="FILE",
     help="A scales.json of `calibrate`, in place of samples.",
 )  # fmt: skip
 @click.option(
@@ -83,7 +84,7 @@ _MOST_SHOWN_LAYERS = 15
     help=f"How the range of an activation is chosen: {', '.join(METHODS)}.",
 )  # fmt: skip
 @click.option(
-    "--eval", "evaluation", type=click.Path(path_type=Path), metavar="FOLDER",
+    "--eval", "evaluation", type=PATH, metavar="FOLDER",
     help="Inputs to compare the variant with float on, with a labels.csv (columns file, text) if "
     "the right texts are known; default: golden and calibration samples.",
 )  # fmt: skip

@@ -16,6 +16,7 @@ from hybrid_deploy.bundle.atomic_write import make_parent, staged_folder, write_
 from hybrid_deploy.bundle.lock import exclusive
 from hybrid_deploy.bundle.placement import check_file_output, check_folder_output
 from hybrid_deploy.cli.options.common import FORCE
+from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.output import log, log_lines, say
 from hybrid_deploy.cli.progress import progress_bar
 from hybrid_deploy.errors import BuildError, InputError, MissingDependencyError
@@ -35,7 +36,7 @@ _LINE_FILE = re.compile(r"\d{4}\.png|labels\.csv")
 
 @click.command(epilog="Example: hybrid-deploy quickstart --out quickstart")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("quickstart"), show_default=True,
+    "--out", type=PATH, default=Path("quickstart"), show_default=True,
     help="Folder for the bundle, the lines and the picture.",
 )  # fmt: skip
 @FORCE

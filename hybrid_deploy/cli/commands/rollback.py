@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from hybrid_deploy.cli.options.paths import FOLDER
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
 
 
 @click.command(epilog="Example: hybrid-deploy rollback /var/lib/digits")
-@click.argument("slots", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("slots", type=FOLDER)
 @trusted_keys("--require-signature")
 @AT_LEAST
 @click.option("--format", "output_format", type=click.Choice(["text", "json"]), default="text")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, INPUT, THREADS, VARIANT
+from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, THREADS, VARIANT
 from hybrid_deploy.cli.options.generation import generation_options, options_of
+from hybrid_deploy.cli.options.paths import INPUT
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.errors import HybridDeployError, UsageError

@@ -7,14 +7,13 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.cli.options.common import BUNDLE
+from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.output import say
 
 
 @click.command(epilog="Example: hybrid-deploy sign digits.bundle --key release.key --version 4")
 @BUNDLE
-@click.option(
-    "--key", type=click.Path(path_type=Path), required=True, help="Private key of `keygen`."
-)
+@click.option("--key", type=PATH, required=True, help="Private key of `keygen`.")
 @click.option(
     "--version", type=click.IntRange(min=0), default=0, show_default=True,
     help="Version of the bundle, which a device can ask for with --at-least.",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
+from hybrid_deploy.cli.options.paths import INPUT, PATH
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.report import FORMATS
 
-BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
-INPUT = click.Path(path_type=Path, readable=False)  # a file that cannot be read stops no other
+BUNDLE = click.argument("bundle", type=PATH)
 FILES = click.argument("files", nargs=-1, required=True, type=INPUT)
 FORCE = click.option("--force", is_flag=True, help="Replace what is already there.")
 FORMAT = click.option(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,9 +27,8 @@ _WHITE = 255
 
 
 def _click_options() -> list[Callable[[Any], Any]]:
-    path = click.Path(path_type=Path)
     return [
-        click.option("--example", type=path, help="A typical input: picture, .npy or .npz."),
+        click.option("--example", type=PATH, help="A typical input: picture, .npy or .npz."),
         click.option("--max-length", type=int, help="Largest number of tokens of a sequence."),
         click.option("--start", type=int, multiple=True, help="Start token; may be repeated."),
         click.option("--end", type=int, multiple=True, help="End token; may be repeated."),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hybrid_deploy.cli.options.paths import PATH
+
 if TYPE_CHECKING:
     from hybrid_deploy.bundle.signature import Trust
 
@@ -22,7 +24,7 @@ AT_LEAST = click.option(
 def trusted_keys(name: str) -> Callable[[_Command], _Command]:
     """Returns the option of that name for files of public keys; it can be given several times."""
     return click.option(
-        name, "keys", type=click.Path(path_type=Path), multiple=True, metavar="KEY.pub",
+        name, "keys", type=PATH, multiple=True, metavar="KEY.pub",
         help="Accept only a bundle that this key signed; give it again for another key.",
     )  # fmt: skip
 

@@ -37,9 +37,20 @@ def test_an_update_and_the_way_back(
     assert (
         "does not give the original model's tokens on this machine; nothing was switched" in output
     )
-    assert sorted(path.name for path in slots.iterdir()) == ["0001", "current"]
+    assert sorted(path.name for path in slots.iterdir()) == [".installed.json", "0001", "current"]
     seal_bundle(own_path, manifest)
     assert call("install", own_path, "--into", slots)[0] == 0
     code, output = call("rollback", slots)
     assert (code, output) == (0, f"{slots / 'current'} is 0001 now\n")
     assert call("rollback", slots)[0] == 2
+
+
+def test_an_empty_name_is_not_the_current_folder(
+    own_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for arguments in (("install", own_path, "--into", ""), ("rollback", "")):
+        code, output = call(*arguments)
+        assert (code, "a path was expected, got an empty text" in output) == (2, True)
+    assert list(Path.cwd().iterdir()) == []

@@ -39,6 +39,18 @@ def test_content_is_read_and_copied(path: Path, tmp_path: Path) -> None:
         file.copy_to(tmp_path / "copy")
 
 
+def test_a_copy_for_which_there_is_no_room_is_no_whole_one(path: Path, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="only POSIX limits the size of files")
+    file = opened(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(CONTENT) - 1, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            file.copy_to(tmp_path / "copy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 @pytest.mark.parametrize("change", ["renamed", "deleted"])
 def test_an_open_file_outlives_its_name(path: Path, change: str) -> None:
     file = opened(path)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hybrid_deploy.bundle import hash_cache
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.bundle_file import BundleFile
 from hybrid_deploy.bundle.hash_cache import HashCache
+from hybrid_deploy.bundle.medium import medium_of
+from hybrid_deploy.bundle.signature import Trust, make_keys, sign
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.errors import BundleError
 
@@ -105,6 +109,53 @@ def test_a_bundle_is_hashed_once(
     open_bundle(own_path, only="fp32")
     monkeypatch.setattr(BundleFile, "_read", lambda self, consume: pytest.fail(f"read {self.path}"))
     open_bundle(own_path, only="fp32")
+
+
+@pytest.mark.parametrize("other", ["boot", "device", "mount"])
+def test_hash_of_another_medium_is_not_returned(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    cache_with_one_hash(folder)
+    medium = medium_of(folder)
+    assert medium is not None
+    changed = {"boot": "of tomorrow", "device": medium.device + 1, "mount": 1}
+    later = msgspec.structs.replace(medium, **{other: changed[other]})
+    monkeypatch.setattr(hash_cache, "medium_of", lambda folder: later)
+    assert HashCache(folder).sha256("weights.bin", status(folder)) is None
+    assert cache_with_one_hash(folder).sha256("weights.bin", status(folder)) == (
+        None if other == "device" else "abc"
+    )
+
+
+def test_where_mounts_look_alike_nothing_is_remembered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hash_cache, "medium_of", lambda folder: None)
+    assert cache_with_one_hash(folder).sha256("weights.bin", status(folder)) is None
+
+
+def test_hashes_of_an_earlier_version_are_hashed_again(folder: Path, cache_path: Path) -> None:
+    cache_with_one_hash(folder)
+    for path in cache_path.rglob("*.json"):
+        path.write_bytes(msgspec.json.encode(json.loads(path.read_bytes())["states"]))
+    assert HashCache(folder).sha256("weights.bin", status(folder)) is None
+    assert cache_with_one_hash(folder).sha256("weights.bin", status(folder)) == "abc"
+
+
+def test_every_byte_is_hashed_if_a_signature_is_asked_for(
+    own_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cryptography")
+    private, public = make_keys(tmp_path / "release.key")
+    sign(own_path, private, version=1)
+    opened = open_bundle(own_path, only="fp32")
+    changed = own_path / "fp32" / "step.onnx"
+    states = {name: record.sha256 for name, record in opened.manifest.files.items()}
+    monkeypatch.setattr(HashCache, "sha256", lambda cache, name, status: states[name])
+    changed.write_bytes(bytes(changed.stat().st_size))
+    open_bundle(own_path, only="fp32")  # as the hashes say of a medium that was changed unseen
+    with pytest.raises(BundleError, match=r"step\.onnx was changed"):
+        open_bundle(own_path, only="fp32", trust=Trust((public,)))
 
 
 def test_a_changed_byte_is_found_despite_the_cache(own_path: Path, tiny_bundle: Bundle) -> None:

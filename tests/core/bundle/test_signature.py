@@ -203,6 +203,55 @@ def test_files_that_are_no_keys(own_path: Path, keys: Keys, tmp_path: Path) -> N
         open_bundle(own_path, trust=Trust((keys[0],)))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="its files have no such modes")
+@pytest.mark.parametrize("mode", [0o666, 0o640, 0o602])
+def test_a_private_key_of_others_is_refused(own_path: Path, keys: Keys, mode: int) -> None:
+    keys[0].chmod(mode)
+    with pytest.raises(InputError, match=rf"has mode 0{mode:o}, .* chmod 600 .*release\.key"):
+        sign(own_path, keys[0], version=0)
+    assert not (own_path / SIGNATURE_FILE).exists()
+    keys[0].chmod(0o400)
+    sign(own_path, keys[0], version=0)
+
+
+def test_a_file_of_two_keys_is_refused(own_path: Path, keys: Keys, other_keys: Keys) -> None:
+    sign(own_path, keys[0], version=0)
+    for path, other in zip(keys, other_keys, strict=True):
+        path.write_bytes(path.read_bytes() + other.read_bytes())
+    with pytest.raises(InputError, match=r"key\.pub has 2 keys, one was expected"):
+        open_bundle(own_path, trust=Trust((keys[1],)))
+    with pytest.raises(InputError, match=r"release\.key has 2 keys, one was expected"):
+        sign(own_path, keys[0], version=1)
+
+
+def test_a_key_of_gigabytes_is_not_read(own_path: Path, keys: Keys) -> None:
+    sign(own_path, keys[0], version=0)
+    with keys[1].open("ab") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(InputError, match="is larger than 65536 bytes"):
+        open_bundle(own_path, trust=Trust((keys[1],)))
+
+
+def a_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("change", [a_link, a_pipe])
+def test_signatures_that_are_no_file_are_refused(
+    signed: Path, keys: Keys, change: Callable[[Path], None]
+) -> None:
+    change(signed / SIGNATURE_FILE)
+    for read in (lambda: signatures_of(signed), lambda: sign(signed, keys[0], version=4)):
+        with pytest.raises(BundleError, match=r"signature\.json is (a link|no file)"):
+            read()
+
+
 def test_without_the_library_the_error_names_the_extra(
     signed: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from hybrid_deploy.bundle.paths import MANIFEST_FILE
+from hybrid_deploy.bundle.release_record import RECORD_FILE
 from tests.benchmarks.reliability.tiny_bundle import manifest_of, record_of, sealed
 
 Case = Callable[[Path], None]
@@ -137,6 +138,12 @@ def _pending_outside(scene: Path) -> None:
     (scene / "source.bundle" / ".pending.json").write_bytes(msgspec.json.encode(names))
 
 
+def _record_outside(scene: Path) -> None:
+    marks = {"../outside": None, "0001": "/../../outside", "0002": str(scene / "outside")}
+    record = {"made_by": "hybrid-deploy install", "releases": marks}
+    (scene / "slots" / RECORD_FILE).write_bytes(msgspec.json.encode(record))
+
+
 def _socket(path: Path, victim: Path) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     with socket.socket(socket.AF_UNIX) as end:
@@ -215,7 +222,9 @@ ANYHOW: Mapping[str, Case] = {
     ),
     "a leftover file that is a link": _replaces(f"slots/.current.writing-{_DEAD}", _link),
     "a lock that is a link": _replaces(".source.bundle.lock", _link),
-    "a lock of the slots that is a link": _replaces(".slots.lock", _link),
+    "a lock of the slots that is a link": _replaces("slots/.hybrid-deploy.lock", _link),
+    "a record of the slots that is a link": _replaces(f"slots/{RECORD_FILE}", _link),
+    "a record of the slots that names folders outside": _record_outside,
     "signatures that are a link": _replaces("source.bundle/signature.json", _link),
     "a graph that changes all the time": _changing,
 }

@@ -107,6 +107,7 @@ class WorkFolder:
             earlier = Path(shutil.copytree(original, self.work / "earlier.bundle"))
             manifest = open_bundle(earlier).manifest
             seal_bundle(earlier, msgspec.structs.replace(manifest, name=f"release {number}"))
+            sign(earlier, self.work / "key", _OLD)  # every release has the same files
             self.run(hybrid_deploy("install earlier.bundle --into slots"))
             shutil.rmtree(earlier)
         sign(original, self.work / "key", _OLD)
