@@ -66,7 +66,7 @@ def _files(folder: Path, preprocess: Preprocess) -> Sequence[Path]:
         raise InputError(f"{folder} {problem}; --samples takes a folder of inputs")
     kind = file_kind(preprocess)
     suffixes = kind.suffixes | {ARRAYS_SUFFIX}
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
     paths = [path for path in files if path.suffix.lower() in suffixes]
     if not paths:
         raise InputError(

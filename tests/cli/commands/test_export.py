@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from dataclasses import replace
@@ -289,6 +290,13 @@ def test_samples_that_cannot_be_used_are_named(tmp_path: Path, line: Path) -> No
     (samples / "bad.png").write_bytes(b"no picture")
     assert "samples/bad.png" in refusal_of(tmp_path, *args)
     (samples / "bad.png").unlink()
+    for name, make in (
+        ("gone.png", lambda path: path.symlink_to("nothing")),
+        ("pipe.npz", os.mkfifo),
+    ):
+        make(samples / name)
+        assert f"samples/{name}" in refusal_of(tmp_path, *args)
+        (samples / name).unlink()
     np.savez(samples / "wide.npz", image=np.ones((1, 1, 8, 90), np.float32))
     assert refusal_of(tmp_path, *args) == (
         f"{samples}/wide.npz: input image has 90 on axis 3, the export allows 16 to 64; "
