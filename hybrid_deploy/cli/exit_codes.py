@@ -114,7 +114,7 @@ _OF_CLICK = (click.ClickException, click.exceptions.Exit, click.Abort)
 
 
 def _interruption() -> CommandFailure:
-    return CommandFailure("interrupted, nothing was half-written", interrupts.INTERRUPTED)
+    return CommandFailure(interrupts.MESSAGE, interrupts.INTERRUPTED)
 
 
 def _failure_of(error: Exception, ctx: click.Context) -> Exception:

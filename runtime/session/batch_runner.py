@@ -14,6 +14,7 @@ from hybrid_deploy.argument_checks import token_ids_of
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import LOGITS, GraphRole
 from hybrid_deploy.errors import UsageError
+from hybrid_deploy.runtime.backends.deadline import StoppedError, Until
 from hybrid_deploy.runtime.backends.protocol import Backend, Decoding, HasNotes, KeepsMemory
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.incremental_text import (
@@ -31,6 +32,7 @@ from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from hybrid_deploy.runtime.session.encoded_input import EncodedInput
 from hybrid_deploy.runtime.session.input_checks import check_values
 from hybrid_deploy.runtime.session.results import GenerationResult, Timings
+from hybrid_deploy.runtime.session.stopped_decoding import StoppedDecoding
 from hybrid_deploy.runtime.session.streaming import Stream
 from hybrid_deploy.runtime.tokenizer import BundleTokenizers, text_of, tokens_of
 
@@ -157,15 +159,20 @@ class BatchRunner:
     ) -> TokenLoop | BeamSearch:
         """Encodes a batch, unless it is encoded already; returns the loop that decodes it."""
         prompt = self._full_prompt(token_ids_of("the prompt", request.prompt))
-        decoding = self._decoding(inputs)
+        cancellation = request.cancellation(start)
+        decoding = self._decoding(inputs, None if cancellation is None else cancellation.deadline)
         loop = TokenLoop if settings.beams is None else BeamSearch
-        return loop(decoding, [prompt] * decoding.batch, settings, request.cancellation(start))
+        return loop(decoding, [prompt] * decoding.batch, settings, cancellation)
 
-    def _decoding(self, inputs: BatchInputs) -> Decoding:
+    def _decoding(self, inputs: BatchInputs, deadline: float | None) -> Decoding:
         if isinstance(inputs, EncodedInput):
             return inputs.start(self._backend)
         check_values(inputs, self._encoder, self._bundle.manifest.dims)
-        return self._backend.start(inputs)
+        try:
+            with Until(deadline):
+                return self._backend.start(inputs)
+        except StoppedError:
+            return StoppedDecoding(len(next(iter(inputs.values()))))
 
     def _settings_for(self, options: GenerateOptions | None) -> DecodingSettings:
         if options is None:
