@@ -32,6 +32,7 @@ from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from hybrid_deploy.runtime.session.encoded_input import EncodedInput
 from hybrid_deploy.runtime.session.input_checks import check_values
 from hybrid_deploy.runtime.session.results import GenerationResult, Timings
+from hybrid_deploy.runtime.session.runnable import TokenTexts, check_runnable
 from hybrid_deploy.runtime.session.stopped_decoding import StoppedDecoding
 from hybrid_deploy.runtime.session.streaming import Stream
 from hybrid_deploy.runtime.tokenizer import BundleTokenizers, text_of, tokens_of
@@ -85,6 +86,8 @@ class BatchRunner:
         check_default_tokens(bundle.manifest, str(bundle.folder))
         self._default_settings = resolve_settings(bundle.manifest, tokenizers, GenerateOptions())
         self._tokenizers = tokenizers
+        self._token_texts = TokenTexts.of(bundle, tokenizers)
+        check_runnable(bundle, variant, self._token_texts)
         self._encoder = bundle.graph(variant, GraphRole.ENCODER)
 
     def run(
@@ -182,12 +185,13 @@ class BatchRunner:
     def _results(
         self, batch_result: BatchResult, preprocess_s: float, encoder_s: float
     ) -> tuple[list[GenerationResult], Timings]:
+        tokens = tuple(token for row in batch_result.sequences for token in row.tokens)
         timings = Timings(
             preprocess_ms=preprocess_s * 1e3,
             encoder_ms=encoder_s * 1e3,
             first_token_ms=batch_result.first_ms,
             step_ms=batch_result.step_ms,
-            notes=batch_result.notes + self._backend_notes(),
+            notes=batch_result.notes + self._backend_notes() + self._token_texts.missing(tokens),
         )
         return [self._result(sequence) for sequence in batch_result.sequences], timings
 
