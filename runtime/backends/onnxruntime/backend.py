@@ -78,7 +78,7 @@ class OnnxRuntimeBackend(VariantSessions):
                 binding.bind_cpu_input(name, np.ascontiguousarray(value))
             for output in spec.outputs:
                 binding.bind_output(output.name)
-            run_in_time(lambda options: encoder.run_with_iobinding(binding, options))
+            run_in_time(lambda *options: encoder.run_with_iobinding(binding, *options))
             encoded = dict(zip((o.name for o in spec.outputs), binding.get_outputs(), strict=True))
         if self._pages is not None:
             self._pages.use()

@@ -159,7 +159,7 @@ class OnnxRuntimeDecoding:
         assert self._hidden is not None, "its decoder returns the rows that are projected to logits"
         inputs = {HIDDEN: self._hidden[row : row + 1], CANDIDATES: tokens}
         with backend_errors("the refine graph"):
-            exact = run_in_time(lambda options: refine.run(None, inputs, options))
+            exact = run_in_time(lambda *options: refine.run(None, inputs, *options))
             logits: FloatArray = np.asarray(exact[0])[0]
         return logits
 
@@ -177,7 +177,7 @@ class OnnxRuntimeDecoding:
         self._filled = max(self._filled, int(position.max()) + tokens.shape[1])
         with backend_errors("the prefill graph"):
             binding = self._bind(session, arrays)
-            run_in_time(lambda options: session.run_with_iobinding(binding, options))
+            run_in_time(lambda *options: session.run_with_iobinding(binding, *options))
         self._is_approximate = self._hidden is not None
         return self._logits if self._beams is None else self._exact(self._logits)
 
@@ -187,7 +187,7 @@ class OnnxRuntimeDecoding:
         self._position[:] = position
         binding = self._bindings[self._read_index]
         try:
-            run_in_time(lambda options: self._session.run_with_iobinding(binding, options))
+            run_in_time(lambda *options: self._session.run_with_iobinding(binding, *options))
         except StoppedError:
             raise
         except Exception as error:

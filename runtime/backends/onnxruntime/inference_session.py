@@ -114,20 +114,20 @@ def unsupported_operator_error(error: Exception) -> BackendError | None:
     return None
 
 
-def run_in_time(run: Callable[[ort.RunOptions | None], _Result]) -> _Result:
+def run_in_time(run: Callable[..., _Result]) -> _Result:
     """Returns what a run of ONNX Runtime returns; the run ends at the deadline of this call.
 
     ONNX Runtime ends it before the next node, also inside of a loop.
 
     Args:
-        run: takes the options of the run; None without a deadline.
+        run: takes the options of the run; nothing without a deadline.
 
     Raises:
         StoppedError: the deadline has passed.
     """
     end = deadline()
     if end is None:
-        return run(None)
+        return run()
     options = ort.RunOptions()
     options.log_severity_level = _FATAL_ONLY
     with stopping_at(end, lambda: setattr(options, "terminate", True)):
