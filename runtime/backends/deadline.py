@@ -104,6 +104,7 @@ class _Watchdog:
             self._runs.discard(run)
 
     def _stop_late_runs(self) -> None:
+        time.sleep(_POLL_S)
         while self._check():
             time.sleep(_POLL_S)
 

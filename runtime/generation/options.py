@@ -58,7 +58,8 @@ class GenerateOptions:
         stop: strings that end a sequence; the text of the result ends before them.
         allowed: function that returns the ids that may come next, or a regular expression that
             the whole text must match when an end token comes.
-        timeout_s: seconds after which no further step starts.
+        timeout_s: seconds after which no further step starts, and a graph that ONNX Runtime runs on
+            the CPU is ended before its next node.
         scores: whether results contain the log-probability of every token.
 
     Raises:

@@ -213,7 +213,8 @@ class Cancellation:
 
     Attributes:
         cancel: event that ends the decoding before the next token once it is set.
-        deadline: value of `time.perf_counter` in seconds from which no further step starts.
+        deadline: value of `time.perf_counter` in seconds from which no further step starts, and at
+            which a graph that runs is ended where the backend can do that.
     """
 
     cancel: threading.Event | None = None

@@ -88,7 +88,7 @@ def prompt_lines(manifest: Manifest) -> list[str]:
     from hybrid_deploy.runtime.preprocess.prepare import as_tuple
 
     texts = [spec for spec in as_tuple(manifest.preprocess) if isinstance(spec, TextInput)]
-    templates = [(f"the encoder's {spec.name}", spec.template) for spec in texts]
+    templates = [(f"the encoder's {printable(spec.name)}", spec.template) for spec in texts]
     templates.append(("the decoder", manifest.prompt))
     return [
         f"words for {reader}: {template.text!r}"

@@ -128,10 +128,18 @@ def run_in_time(run: Callable[..., _Result]) -> _Result:
     end = deadline()
     if end is None:
         return run()
-    options = ort.RunOptions()
-    options.log_severity_level = _FATAL_ONLY
+    options = run_options()
     with stopping_at(end, lambda: setattr(options, "terminate", True)):
         return run(options)
+
+
+def run_options() -> ort.RunOptions:
+    """Returns options of a run that ONNX Runtime does not record as a CUDA graph."""
+    options = ort.RunOptions()
+    options.log_severity_level = _FATAL_ONLY
+    # -1 means "not recorded"; without the entry, version 1.32 spends 0.05 to 0.2 ms in a search.
+    options.add_run_config_entry("gpu_graph_id", "-1")
+    return options
 
 
 @contextmanager
