@@ -29,7 +29,7 @@ def test_a_capacity_above_the_caches(tiny_path: Path, capacity: int) -> None:
     changed(tiny_path, capacity=8)
 
 
-@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_vocabulary_of_another_model(tiny_path: Path, count: int) -> None:
     words = Vocabulary(tuple("_^$abcdefgh"[:count]), ())
     with pytest.raises(BundleError, match=f"has {count} of the 11 tokens that the model chooses"):
