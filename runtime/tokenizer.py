@@ -13,7 +13,13 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.input_specs import TextInput
 from hybrid_deploy.bundle.manifest import Manifest, Tokenizer, Vocabulary
 from hybrid_deploy.bundle.prompt_template import PLACE, PromptTemplate
-from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError, UsageError
+from hybrid_deploy.errors import BundleError, InputError, UsageError
+from hybrid_deploy.runtime.tokenizer_file import (
+    CheckedTokenizer,
+    TokenizerFacts,
+    checked,
+    parsed,
+)
 
 if TYPE_CHECKING:
     import tokenizers
@@ -52,7 +58,7 @@ def text_of(
     assert source is not None, "a tokenizer has a file"
     skip = set(vocabulary.skip)
     ids = [token for token in tokens if token not in skip]
-    text = load_tokenizer(source, vocabulary.file).decode(ids, skip_special_tokens=False)
+    text = load_tokenizer(source, vocabulary.file).decode(ids)
     return tidied(text) if vocabulary.tidy else text
 
 
@@ -95,7 +101,7 @@ def tokens_of(
 def prompt_tokens_of(
     words: str | None,
     template: PromptTemplate,
-    tokenizer: tokenizers.Tokenizer,
+    tokenizer: tokenizers.Tokenizer | CheckedTokenizer,
 ) -> list[int]:
     """Returns the token ids of a template with words in their place.
 
@@ -115,17 +121,20 @@ def prompt_tokens_of(
 
 
 def token_ids(
-    text: str, tokenizer: tokenizers.Tokenizer, *, add_special_tokens: bool = False
+    text: str,
+    tokenizer: tokenizers.Tokenizer | CheckedTokenizer,
+    *,
+    add_special_tokens: bool = False,
 ) -> list[int]:
     """Returns the token ids of a text.
 
     Args:
         text: the text.
-        tokenizer: tokenizer of the bundle.
+        tokenizer: tokenizer of the bundle, or one of the library that is trusted.
         add_special_tokens: whether the tokenizer adds its own special tokens.
 
     Raises:
-        InputError: the text has over a million characters.
+        InputError: the text has over a million characters, or is too long for the tokenizer.
         UsageError: it has half of a surrogate pair, as from a command line that is not UTF-8.
         BundleError: the tokenizer fails.
     """
@@ -134,35 +143,41 @@ def token_ids(
             f"a text has {len(text)} characters, at most {MAX_TEXT_CHARACTERS} are taken; split it"
         )
     check_text("a text", text)
-    try:
-        return tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
-    except Exception as error:  # tokenizers raises nothing more precise
-        raise BundleError(f"the bundle's tokenizer fails: {error}; export it again") from error
+    return tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
 
 class BundleTokenizers:
     """The tokenizers of one opened bundle; its string is the bundle's folder.
 
-    The verified content of each is read at once, so that a loaded bundle keeps its tokenizers
-    whatever happens to their files. It is parsed at its first use.
+    The verified content of each is read and checked at once, so that a loaded bundle keeps its
+    tokenizers whatever happens to their files. It is parsed at its first use.
 
     Args:
         bundle: the bundle.
 
     Raises:
-        BundleError: a tokenizer's file is missing or has changed.
+        BundleError: a tokenizer's file is missing, has changed, or is none that ends in bounded
+            time and RAM.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         self._folder = bundle.folder
         self._lock = threading.Lock()
-        self._contents = {name: bundle.read_file(name) for name in _files(bundle.manifest)}
-        self._loaded: dict[str, tokenizers.Tokenizer] = {}
+        self._files = {
+            name: checked(bundle.read_file(name), str(bundle.folder / name))
+            for name in _files(bundle.manifest)
+        }
+        self._facts = {name: file.facts for name, file in self._files.items()}
+        self._loaded: dict[str, CheckedTokenizer] = {}
 
     def __str__(self) -> str:
         return str(self._folder)
 
-    def load(self, name: str) -> tokenizers.Tokenizer:
+    def facts(self, name: str) -> TokenizerFacts:
+        """Returns what a tokenizer's file states, by its path relative to the bundle."""
+        return self._facts[name]
+
+    def load(self, name: str) -> CheckedTokenizer:
         """Returns the tokenizer of a file, by its path relative to the bundle.
 
         Raises:
@@ -172,9 +187,8 @@ class BundleTokenizers:
         if name not in self._loaded:
             with self._lock:
                 if name not in self._loaded:
-                    origin = str(self._folder / name)
-                    self._loaded[name] = parse_tokenizer(self._contents[name], origin)
-                    del self._contents[name]
+                    self._loaded[name] = parsed(self._files[name])
+                    del self._files[name]
         return self._loaded[name]
 
 
@@ -182,7 +196,7 @@ TokenizerSource: TypeAlias = Path | BundleTokenizers
 """Holds tokenizers: those of an opened bundle, or a folder with files that nobody verified."""
 
 
-def load_tokenizer(source: TokenizerSource, name: str) -> tokenizers.Tokenizer:
+def load_tokenizer(source: TokenizerSource, name: str) -> CheckedTokenizer:
     """Returns the tokenizer of a file, by its path relative to the bundle or folder.
 
     Raises:
@@ -199,9 +213,9 @@ def load_tokenizer(source: TokenizerSource, name: str) -> tokenizers.Tokenizer:
 
 
 @lru_cache(maxsize=4)
-def _load_file(path: Path, changed_ns: int, size_bytes: int) -> tokenizers.Tokenizer:
+def _load_file(path: Path, changed_ns: int, size_bytes: int) -> CheckedTokenizer:
     """Reads a file again only after it has changed."""
-    return parse_tokenizer(path.read_bytes(), str(path))
+    return parsed(checked(path.read_bytes(), str(path)))
 
 
 def _files(manifest: Manifest) -> set[str]:
@@ -212,27 +226,3 @@ def _files(manifest: Manifest) -> set[str]:
     if isinstance(manifest.vocabulary, Tokenizer):
         files.add(manifest.vocabulary.file)
     return files
-
-
-def parse_tokenizer(content: bytes, origin: str) -> tokenizers.Tokenizer:
-    """Returns the tokenizer in the content of a `tokenizer.json`; it neither pads nor truncates.
-
-    Args:
-        content: content of the file.
-        origin: name of the file, for messages.
-
-    Raises:
-        BundleError: the content is no tokenizer.
-        MissingDependencyError: `tokenizers` is not installed.
-    """
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise MissingDependencyError("tokenizers", extra="text") from error
-    try:
-        tokenizer = tokenizers.Tokenizer.from_buffer(content)
-    except Exception as error:  # tokenizers raises nothing more precise
-        raise BundleError(f"{origin} is not a tokenizer: {error}; export it again") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer

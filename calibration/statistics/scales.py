@@ -18,6 +18,8 @@ from hybrid_deploy.input_files import check_file
 
 SCALES_FILE = "scales.json"
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The model, the samples and the method that scales come from.
@@ -112,15 +114,34 @@ def read_scales(path: Path) -> Scales:
 
 
 def check_scales(scales: Scales, bundle: Bundle, variant: str) -> None:
-    """Checks that scales belong to a float variant.
+    """Checks that scales belong to a float variant, and can have been measured on it.
+
+    Some tensors may be constant; if all of a graph are, then nobody has measured them.
 
     Raises:
-        CalibrationError: they belong to another model, or to other weights.
+        CalibrationError: they belong to another model, or to other weights; a range is not finite
+            or ends below its begin; or no range of a graph has a width.
     """
+    for role, ranges in scales.ranges.items():
+        _check_ranges(role, ranges)
     if mismatch := mismatch_with(scales.provenance, bundle, variant):
         raise CalibrationError(
             f"the scales are of {mismatch}, not of {bundle.manifest.name} {variant} in "
             f"{bundle.folder}; calibrate this bundle"
+        )
+
+
+def _check_ranges(role: str, ranges: Mapping[str, Range]) -> None:
+    for name, span in ranges.items():
+        if not -_LARGEST <= span.low <= span.high <= _LARGEST:
+            raise CalibrationError(
+                f"the scales have {span.low:g} to {span.high:g} as the range of {name} in {role}, "
+                "which no samples have; calibrate again"
+            )
+    if len(ranges) > 1 and all(span.low == span.high for span in ranges.values()):
+        raise CalibrationError(
+            f"the scales have no range with a width in {role}, as if every tensor were constant; "
+            "calibrate again"
         )
 
 

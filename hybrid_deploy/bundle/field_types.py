@@ -37,14 +37,37 @@ Level: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=255)]
 TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 """Id of a token."""
 
-Beams: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=256)]
+MAX_BEAMS = 256
+"""Largest number of beams; each one has caches of its own."""
+
+Beams: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_BEAMS)]
 """Number of sequences of a beam search."""
 
 Number: TypeAlias = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
 """A finite number that float32 holds."""
 
-PositiveNumber: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=1e30)]
-"""A finite number over 0."""
+MIN_POSITIVE, MAX_POSITIVE = 1e-9, 1e9
+"""Range of a number over 0 that others are multiplied or divided by, or of a time in seconds."""
+
+PositiveNumber: TypeAlias = Annotated[float, msgspec.Meta(ge=MIN_POSITIVE, le=MAX_POSITIVE)]
+"""A number over 0, such as a penalty; the options of a generation have the same range."""
+
+PixelNumber: TypeAlias = Annotated[float, msgspec.Meta(ge=-MAX_POSITIVE, le=MAX_POSITIVE)]
+"""A number that pixels are multiplied with, or that is subtracted from them."""
+
+MAX_LENGTH_PENALTY = 30.0
+"""Largest exponent of a length, of either sign."""
+
+LengthPenalty: TypeAlias = Annotated[
+    float, msgspec.Meta(ge=-MAX_LENGTH_PENALTY, le=MAX_LENGTH_PENALTY)
+]
+"""An exponent of a length; the options of a generation have the same range."""
+
+PromptText: TypeAlias = Annotated[str, msgspec.Meta(max_length=20_000)]
+"""Text around a prompt; a tokenizer may take the square of its length in time."""
+
+TokenText: TypeAlias = Annotated[str, msgspec.Meta(max_length=100_000)]
+"""Text of a token; a text has thousands of tokens."""
 
 Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 """Name of a tensor, a dimension or a model."""

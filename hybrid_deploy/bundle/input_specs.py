@@ -26,6 +26,7 @@ from hybrid_deploy.bundle.field_types import (
     Name,
     Number,
     Parts,
+    PixelNumber,
     Pixels,
     PositiveNumber,
     Samples,
@@ -67,7 +68,7 @@ class ImageInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="i
     max_width: Size
     margin: Length
     background: Level
-    mean: tuple[Number, ...]
+    mean: tuple[PixelNumber, ...]
     std: tuple[PositiveNumber, ...]
     mask: Name | None = None
 
@@ -89,8 +90,8 @@ class PixelsInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     name: Name
     steps: tuple[PixelStep, ...]
     mode: Literal["L", "RGB"] = "RGB"
-    scale: Number | None = 1 / 255
-    mean: tuple[Number, ...] = ()
+    scale: PixelNumber | None = 1 / 255
+    mean: tuple[PixelNumber, ...] = ()
     std: tuple[PositiveNumber, ...] = ()
 
 

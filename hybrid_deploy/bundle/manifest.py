@@ -17,12 +17,13 @@ from hybrid_deploy.bundle.field_types import (
     Count,
     FilePath,
     Length,
+    LengthPenalty,
     Name,
-    Number,
     PositiveNumber,
     Sha256,
     Size,
     TokenId,
+    TokenText,
 )
 from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.prompt_template import PromptTemplate
@@ -143,7 +144,7 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="t
         special: ids of tokens that are left out of the decoded text.
     """
 
-    tokens: tuple[str, ...]
+    tokens: tuple[TokenText, ...]
     special: tuple[TokenId, ...]
 
 
@@ -199,7 +200,7 @@ class GenerationDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     repetition_penalty: PositiveNumber = 1.0
     no_repeat_ngram: Length = 0
     beams: Beams = 1
-    length_penalty: Number = 1.0
+    length_penalty: LengthPenalty = 1.0
     early_stopping: bool | Literal["never"] = False
 
 
@@ -363,7 +364,9 @@ def decode_manifest(data: bytes, origin: str) -> Manifest:
     try:
         return msgspec.json.decode(sealed.manifest, type=Manifest)
     except _UNREADABLE as error:
-        raise BundleError(f"{origin} does not follow the schema: {error}") from error
+        raise BundleError(
+            f"{origin} does not follow the schema: {error}; export the model again"
+        ) from error
 
 
 class _Version(msgspec.Struct):

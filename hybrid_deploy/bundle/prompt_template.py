@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from hybrid_deploy.bundle.field_types import PromptText
 from hybrid_deploy.errors import UsageError
 
 PLACE = "{prompt}"
@@ -23,9 +24,9 @@ class PromptTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, om
             split together with the text, and then left out.
     """
 
-    text: str
-    default: str | None = None
-    preceded_by: str = ""
+    text: PromptText
+    default: PromptText | None = None
+    preceded_by: PromptText = ""
 
     def filled(self, words: str | None) -> str:
         """Returns the text with the words in their place.

@@ -75,7 +75,7 @@ class CommandFailure(click.ClickException):
 class CommandGroup(click.Group):
     """The group of all commands, which are loaded when they are called.
 
-    Its `invoke` turns errors into exit codes.
+    Its `make_context`, which prints help and version, and `invoke` turn errors into exit codes.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -89,6 +89,23 @@ class CommandGroup(click.Group):
         module = importlib.import_module(f"hybrid_deploy.cli.commands.{cmd_name}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **more: Any,
+    ) -> click.Context:
+        """Returns the context of a command line.
+
+        Raises:
+            CommandFailure: the help or the version could not be printed.
+        """
+        try:
+            return super().make_context(info_name, args, parent, **more)
+        except OSError as error:
+            raise _failure_of(error, click.Context(self, parent, info_name)) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command.
@@ -114,7 +131,7 @@ _OF_CLICK = (click.ClickException, click.exceptions.Exit, click.Abort)
 
 
 def _interruption() -> CommandFailure:
-    return CommandFailure("interrupted, nothing was half-written", interrupts.INTERRUPTED)
+    return CommandFailure(interrupts.MESSAGE, interrupts.INTERRUPTED)
 
 
 def _failure_of(error: Exception, ctx: click.Context) -> Exception:

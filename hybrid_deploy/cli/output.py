@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+import warnings
 from contextlib import suppress
 
 import click
@@ -53,7 +54,12 @@ class _LogHandler(logging.Handler):
 
 
 def show_reports() -> None:
-    """Prints the library's reports on stderr from now on."""
+    """Prints the library's reports on stderr from now on, and no warnings of numpy.
+
+    Whatever is not finite is refused with a line of its own; `python -W` shows the warnings again.
+    """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", RuntimeWarning)
     logger = logging.getLogger("hybrid_deploy")
     logger.handlers = [_LogHandler()]
     logger.propagate = False

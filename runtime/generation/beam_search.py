@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hybrid_deploy.errors import UsageError
+from hybrid_deploy.runtime.backends.deadline import StoppedError, Until
 from hybrid_deploy.runtime.backends.protocol import Decoding, FloatArray, ReorderableDecoding
 from hybrid_deploy.runtime.generation.beam_hypotheses import Hypotheses
 from hybrid_deploy.runtime.generation.logits import prompt_logits
@@ -52,6 +53,7 @@ class BeamSearch:
         self._decoding = decoding.expand_beams(1)
         self._count, self._capacity = settings.beams.count, settings.limits.capacity
         self._cancellation = cancellation or Cancellation()
+        self._until_deadline = Until(self._cancellation.deadline)
         self._searches = [Hypotheses(row, settings, settings.beams) for row in rows]
         self._batch_searches = list(self._searches)
 
@@ -64,7 +66,12 @@ class BeamSearch:
         milliseconds: list[float] = []
         end = time.perf_counter()
         while self._batch_searches and not self._is_cancelled():
-            self._advance(self._logits())
+            try:
+                with self._until_deadline:
+                    logits = self._logits()
+            except StoppedError:  # the beams of the steps before stay
+                continue
+            self._advance(logits)
             start, end = end, time.perf_counter()
             milliseconds.append((end - start) * 1e3)
         return BatchResult(

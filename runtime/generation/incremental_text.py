@@ -82,7 +82,7 @@ def empty_detokenizer(
     decode_all, tidy = load_tokenizer(source, vocabulary.file).decode, vocabulary.tidy
 
     def decode(tokens: Sequence[int]) -> str:
-        text: str = decode_all(tokens, skip_special_tokens=False)
+        text = decode_all(tokens)
         return tidied(text) if tidy else text
 
     return IncrementalDetokenizer(decode, frozenset(vocabulary.skip))

@@ -13,20 +13,17 @@ from hybrid_deploy.argument_checks import (
     shown,
     token_ids_of,
 )
+from hybrid_deploy.bundle.field_types import (
+    MAX_BEAMS,
+    MAX_LENGTH_PENALTY,
+    MAX_POSITIVE,
+    MIN_POSITIVE,
+)
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backends.protocol import IntArray
 
 AllowedFunction: TypeAlias = Callable[[IntArray], Sequence[int]]
 """Takes the tokens so far, (length,) with the prompt; returns the ids that may come next."""
-
-MAX_BEAMS = 256
-"""Largest number of beams; each one has caches of its own."""
-
-MIN_POSITIVE, MAX_POSITIVE = 1e-9, 1e9
-"""Range of a temperature, a penalty or a time in seconds."""
-
-MAX_LENGTH_PENALTY = 30.0
-"""Largest exponent of a length, of either sign."""
 
 MAX_PATTERN_LENGTH = 10_000
 """Largest number of characters of a regular expression."""
@@ -61,7 +58,8 @@ class GenerateOptions:
         stop: strings that end a sequence; the text of the result ends before them.
         allowed: function that returns the ids that may come next, or a regular expression that
             the whole text must match when an end token comes.
-        timeout_s: seconds after which no further step starts.
+        timeout_s: seconds after which no further step starts, and a graph that ONNX Runtime runs on
+            the CPU is ended before its next node.
         scores: whether results contain the log-probability of every token.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from hybrid_deploy.bundle.manifest import Manifest
+from hybrid_deploy.contract import LOGITS
 from hybrid_deploy.errors import CapacityError, UsageError
 from hybrid_deploy.runtime.backends.protocol import IntArray
 from hybrid_deploy.runtime.generation.incremental_text import IncrementalDetokenizer
@@ -63,10 +65,25 @@ def limits_of(manifest: Manifest) -> Limits:
     defaults = manifest.generation
     return Limits(
         end_tokens=defaults.end_tokens,
-        pad_token=defaults.pad_token,
+        pad_token=pad_token_of(manifest),
         max_length=defaults.max_length,
         capacity=manifest.capacity,
     )
+
+
+def vocabulary_size(manifest: Manifest) -> int:
+    """Returns the number of tokens that the model chooses from; a huge one if it is not fixed."""
+    step = next(iter(manifest.variants.values())).step
+    size = next((tensor.shape[-1] for tensor in step.outputs if tensor.name == LOGITS), None)
+    return size if isinstance(size, int) else sys.maxsize
+
+
+def pad_token_of(manifest: Manifest) -> int:
+    """Returns the token that the decoder reads for an ended sequence, one that it surely knows.
+
+    Whatever the decoder computes for an ended sequence is ignored.
+    """
+    return min(manifest.generation.pad_token, vocabulary_size(manifest) - 1)
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], batch: int, limits: Limits) -> None:
@@ -196,7 +213,8 @@ class Cancellation:
 
     Attributes:
         cancel: event that ends the decoding before the next token once it is set.
-        deadline: value of `time.perf_counter` in seconds from which no further step starts.
+        deadline: value of `time.perf_counter` in seconds from which no further step starts, and at
+            which a graph that runs is ended where the backend can do that.
     """
 
     cancel: threading.Event | None = None

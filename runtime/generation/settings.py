@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +9,6 @@ from typing import Literal
 import msgspec
 
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Manifest
-from hybrid_deploy.contract import LOGITS
 from hybrid_deploy.errors import BundleError, UsageError
 from hybrid_deploy.runtime.generation.constraints import AllowedTokens, Pattern
 from hybrid_deploy.runtime.generation.incremental_text import (
@@ -25,7 +23,7 @@ from hybrid_deploy.runtime.generation.logits_processors import (
 )
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.generation.sampling import Sampling
-from hybrid_deploy.runtime.generation.sequences import Limits
+from hybrid_deploy.runtime.generation.sequences import Limits, pad_token_of, vocabulary_size
 from hybrid_deploy.runtime.tokenizer import TokenizerSource
 
 
@@ -95,7 +93,7 @@ def resolve_settings(
     beams = _beams(defaults, options)
     limits = Limits(
         end_tokens=defaults.end_tokens,
-        pad_token=defaults.pad_token,
+        pad_token=pad_token_of(manifest),
         max_length=None if _limits_only_new_tokens(options) else defaults.max_length,
         capacity=manifest.capacity,
         max_new_tokens=options.max_new_tokens,
@@ -133,7 +131,7 @@ def check_default_tokens(manifest: Manifest, origin: str) -> None:
         "the forced end token": () if defaults.forced_end is None else (defaults.forced_end,),
     }
     read = {"a start token": defaults.start_tokens, "the pad token": (defaults.pad_token,)}
-    last = _vocabulary_size(manifest) - 1
+    last = vocabulary_size(manifest) - 1
     for role, tokens in {**read, **chosen}.items():
         outside = [token for token in tokens if token < 0 or (role in chosen and token > last)]
         if outside:
@@ -143,16 +141,9 @@ def check_default_tokens(manifest: Manifest, origin: str) -> None:
             )
 
 
-def _vocabulary_size(manifest: Manifest) -> int:
-    """Returns the number of tokens that the model chooses from; a huge one if it is not fixed."""
-    step = next(iter(manifest.variants.values())).step
-    size = next((tensor.shape[-1] for tensor in step.outputs if tensor.name == LOGITS), None)
-    return size if isinstance(size, int) else sys.maxsize
-
-
 def _check_token_ids(manifest: Manifest, options: GenerateOptions) -> None:
     """Refuses tokens that the model cannot choose; GenerateOptions refuses negative ones."""
-    size = _vocabulary_size(manifest)
+    size = vocabulary_size(manifest)
     named = {
         "suppressed": options.suppressed or (),
         "forced": () if options.forced is None else options.forced.values(),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from hybrid_deploy.runtime.backends.deadline import StoppedError, Until
 from hybrid_deploy.runtime.backends.protocol import (
     Decoding,
     FloatArray,
@@ -93,6 +94,7 @@ class TokenLoop:
         self._decoding = decoding
         self._settings = settings
         self._cancellation = cancellation
+        self._until_deadline = Until(None if cancellation is None else cancellation.deadline)
         self._end_tokens = frozenset(settings.limits.end_tokens)
         # the rows that the decoding still has, as its batch may become smaller, and the arrays with
         # one entry for each of these rows
@@ -130,12 +132,17 @@ class TokenLoop:
         Raises:
             BackendError: the logits are not finite, or the processors exclude all tokens.
         """
+        try:
+            yield from self._steps()
+        except StoppedError:  # the tokens of the steps before stay
+            self._is_cancelled()
+
+    def _steps(self) -> Iterator[None]:
         if self._is_cancelled():
             return
         start = time.perf_counter()
-        prompts = [row.prompt for row in self.rows]
-        approximate = self._two_stage is not None
-        self._choose_tokens(prompt_logits(self._decoding, prompts, approximate=approximate))
+        with self._until_deadline:
+            self._choose_tokens(self._first_logits())
         self._step_seconds.append(time.perf_counter() - start)
         yield
         if not self._settings.processors and self._settings.sampling is None:
@@ -144,9 +151,15 @@ class TokenLoop:
             start = time.perf_counter()
             if self._should_shrink():
                 self._drop_finished()
-            self._choose_tokens(self._step())
+            with self._until_deadline:
+                self._choose_tokens(self._step())
             self._step_seconds.append(time.perf_counter() - start)
             yield
+
+    def _first_logits(self) -> FloatArray:
+        prompts = [row.prompt for row in self.rows]
+        approximate = self._two_stage is not None
+        return prompt_logits(self._decoding, prompts, approximate=approximate)
 
     def _step(self) -> FloatArray:
         if self._two_stage is None:

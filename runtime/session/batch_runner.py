@@ -14,6 +14,7 @@ from hybrid_deploy.argument_checks import token_ids_of
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import LOGITS, GraphRole
 from hybrid_deploy.errors import UsageError
+from hybrid_deploy.runtime.backends.deadline import StoppedError, Until
 from hybrid_deploy.runtime.backends.protocol import Backend, Decoding, HasNotes, KeepsMemory
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.incremental_text import (
@@ -31,6 +32,8 @@ from hybrid_deploy.runtime.generation.token_loop import TokenLoop
 from hybrid_deploy.runtime.session.encoded_input import EncodedInput
 from hybrid_deploy.runtime.session.input_checks import check_values
 from hybrid_deploy.runtime.session.results import GenerationResult, Timings
+from hybrid_deploy.runtime.session.runnable import TokenTexts, check_runnable
+from hybrid_deploy.runtime.session.stopped_decoding import StoppedDecoding
 from hybrid_deploy.runtime.session.streaming import Stream
 from hybrid_deploy.runtime.tokenizer import BundleTokenizers, text_of, tokens_of
 
@@ -83,6 +86,8 @@ class BatchRunner:
         check_default_tokens(bundle.manifest, str(bundle.folder))
         self._default_settings = resolve_settings(bundle.manifest, tokenizers, GenerateOptions())
         self._tokenizers = tokenizers
+        self._token_texts = TokenTexts.of(bundle, tokenizers)
+        check_runnable(bundle, variant, self._token_texts)
         self._encoder = bundle.graph(variant, GraphRole.ENCODER)
 
     def run(
@@ -157,15 +162,20 @@ class BatchRunner:
     ) -> TokenLoop | BeamSearch:
         """Encodes a batch, unless it is encoded already; returns the loop that decodes it."""
         prompt = self._full_prompt(token_ids_of("the prompt", request.prompt))
-        decoding = self._decoding(inputs)
+        cancellation = request.cancellation(start)
+        decoding = self._decoding(inputs, None if cancellation is None else cancellation.deadline)
         loop = TokenLoop if settings.beams is None else BeamSearch
-        return loop(decoding, [prompt] * decoding.batch, settings, request.cancellation(start))
+        return loop(decoding, [prompt] * decoding.batch, settings, cancellation)
 
-    def _decoding(self, inputs: BatchInputs) -> Decoding:
+    def _decoding(self, inputs: BatchInputs, deadline: float | None) -> Decoding:
         if isinstance(inputs, EncodedInput):
             return inputs.start(self._backend)
         check_values(inputs, self._encoder, self._bundle.manifest.dims)
-        return self._backend.start(inputs)
+        try:
+            with Until(deadline):
+                return self._backend.start(inputs)
+        except StoppedError:
+            return StoppedDecoding(len(next(iter(inputs.values()))))
 
     def _settings_for(self, options: GenerateOptions | None) -> DecodingSettings:
         if options is None:
@@ -175,12 +185,13 @@ class BatchRunner:
     def _results(
         self, batch_result: BatchResult, preprocess_s: float, encoder_s: float
     ) -> tuple[list[GenerationResult], Timings]:
+        tokens = tuple(token for row in batch_result.sequences for token in row.tokens)
         timings = Timings(
             preprocess_ms=preprocess_s * 1e3,
             encoder_ms=encoder_s * 1e3,
             first_token_ms=batch_result.first_ms,
             step_ms=batch_result.step_ms,
-            notes=batch_result.notes + self._backend_notes(),
+            notes=batch_result.notes + self._backend_notes() + self._token_texts.missing(tokens),
         )
         return [self._result(sequence) for sequence in batch_result.sequences], timings
 

@@ -110,3 +110,13 @@ def test_a_manifest_of_a_web_page_is_no_bundle(tiny_path: Path, tmp_path: Path) 
     (tmp_path / "manifest.json").write_text('{"name": "my app"}')
     result = run("calibrate", tiny_path, "--golden", "-o", tmp_path / "scales.json")
     assert result.exit_code == 0, result.stderr
+
+
+def test_a_name_of_two_lines_stays_in_one(own_path: Path) -> None:
+    before = run("inspect", own_path).stdout
+    manifest = manifest_of(own_path)
+    manifest["name"] = manifest["producer"] = "tiny\nerror: forged"
+    (own_path / "manifest.json").write_bytes(sealed(json.dumps(manifest).encode()))
+    after = run("inspect", own_path).stdout
+    assert len(after.splitlines()) == len(before.splitlines())
+    assert after.startswith("tiny\\nerror: forged: ")

@@ -16,6 +16,7 @@ import pytest
 from filelock import FileLock
 
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
+from tests.fakes.endless_graph import make_endless
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60.0
@@ -101,3 +102,14 @@ def test_build(tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (lock,) = (tmp_path / "cache" / "engines").iterdir()
     with FileLock(lock, timeout=0):
         pass
+
+
+def test_an_endless_graph(own_path: Path, page: Path) -> None:
+    make_endless(own_path, "encoder")
+    started_at = time.monotonic()
+
+    def computing() -> bool:
+        return time.monotonic() - started_at > 3
+
+    code, lines = interrupt(computing, "run", own_path, page)
+    assert (code, lines[-1]) == (130, "error: interrupted, nothing was half-written")

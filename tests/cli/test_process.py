@@ -44,6 +44,15 @@ def test_a_lost_result_is_a_failure(redirection: str, words: str, tiny_path: Pat
     assert words in line
 
 
+@pytest.mark.parametrize("option", ["--help", "--version", "run --help"])
+def test_lost_help_is_a_failure(option: str) -> None:
+    done = shell(f"hybrid-deploy {option} > /dev/full")
+    assert (done.returncode, done.stderr.strip()) == (
+        1,
+        "error: the disk is full; free some space and run the command again",
+    )
+
+
 def test_a_reader_that_has_gone_is_a_failure_in_silence(tiny_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)

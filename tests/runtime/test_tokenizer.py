@@ -129,7 +129,7 @@ def test_kinds_of_input_files() -> None:
 
 
 def test_missing_tokenizers_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "tokenizer.json").write_text("{}")
+    write_tokenizer(tmp_path / "tokenizer.json")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(
         MissingDependencyError,

@@ -13,6 +13,7 @@ from hybrid_deploy.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from hybrid_deploy.cli.options.common import BUNDLE
 from hybrid_deploy.cli.output import say
 from hybrid_deploy.contract import GraphRole, is_memory, is_next_cache, next_cache
+from hybrid_deploy.printable import printable
 from hybrid_deploy.report import Column, json_text, render
 
 _VARIANTS = (
@@ -69,10 +70,10 @@ def inspect(bundle: Path, output_format: str) -> None:
 def report(bundle: Bundle) -> str:
     """Returns what a bundle holds, as tables with a line before each."""
     manifest = bundle.manifest
-    typical = ", ".join(f"{name} {dim.typical}" for name, dim in manifest.dims.items())
+    typical = ", ".join(f"{printable(name)} {dim.typical}" for name, dim in manifest.dims.items())
     blocks = [
-        f"{manifest.name}: {manifest.parameters:,} parameters, up to {manifest.capacity} tokens, "
-        f"by {manifest.producer}\n",
+        f"{printable(manifest.name)}: {manifest.parameters:,} parameters, up to "
+        f"{manifest.capacity} tokens, by {printable(manifest.producer)}\n",
         *(f"{line}\n" for line in prompt_lines(manifest)),
         render(_variant_rows(bundle), _VARIANTS, "table"),
         f"Cost of one call with {typical}:\n",
@@ -87,7 +88,7 @@ def prompt_lines(manifest: Manifest) -> list[str]:
     from hybrid_deploy.runtime.preprocess.prepare import as_tuple
 
     texts = [spec for spec in as_tuple(manifest.preprocess) if isinstance(spec, TextInput)]
-    templates = [(f"the encoder's {spec.name}", spec.template) for spec in texts]
+    templates = [(f"the encoder's {printable(spec.name)}", spec.template) for spec in texts]
     templates.append(("the decoder", manifest.prompt))
     return [
         f"words for {reader}: {template.text!r}"

@@ -153,6 +153,17 @@ def quantize(
         )  # fmt: skip
     log_skipped(report.skipped)
     say(_json(report) if output_format == "json" else summary(report))
+    _log_doubt(report)
+
+
+def _log_doubt(report: QuantizeReport) -> None:
+    """Says that a variant is probably useless: it decodes no sample as the float variant does."""
+    agreement = report.evaluation.agreement
+    if agreement.sequences and not agreement.same_sequences:
+        log(
+            f"no sequence of {report.variant} is as in {report.evaluation.reference}: check its "
+            "texts before you use it, or give --max-drop, which adds no variant that is worse"
+        )
 
 
 def summary(report: QuantizeReport) -> str:

@@ -13,7 +13,7 @@ from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import MissingDependencyError
 from hybrid_deploy.runtime.backends.onnxruntime.decoding import OnnxRuntimeDecoding
 from hybrid_deploy.runtime.backends.onnxruntime.encoded_batch import OnnxRuntimeEncodedBatch
-from hybrid_deploy.runtime.backends.onnxruntime.inference_session import backend_errors
+from hybrid_deploy.runtime.backends.onnxruntime.inference_session import backend_errors, run_in_time
 from hybrid_deploy.runtime.backends.onnxruntime.variant_sessions import VariantSessions
 from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
@@ -78,7 +78,7 @@ class OnnxRuntimeBackend(VariantSessions):
                 binding.bind_cpu_input(name, np.ascontiguousarray(value))
             for output in spec.outputs:
                 binding.bind_output(output.name)
-            encoder.run_with_iobinding(binding)
+            run_in_time(lambda *options: encoder.run_with_iobinding(binding, *options))
             encoded = dict(zip((o.name for o in spec.outputs), binding.get_outputs(), strict=True))
         if self._pages is not None:
             self._pages.use()

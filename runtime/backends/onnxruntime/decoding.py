@@ -28,13 +28,14 @@ from hybrid_deploy.contract import (
     next_cache,
 )
 from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
+from hybrid_deploy.runtime.backends.deadline import StoppedError
 from hybrid_deploy.runtime.backends.onnxruntime.cache_rows import (
     chosen_rows,
     filled_part,
     inputs_of,
     move_rows,
 )
-from hybrid_deploy.runtime.backends.onnxruntime.inference_session import backend_errors
+from hybrid_deploy.runtime.backends.onnxruntime.inference_session import backend_errors, run_in_time
 from hybrid_deploy.runtime.backends.onnxruntime.variant_sessions import VariantSessions
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
@@ -158,7 +159,8 @@ class OnnxRuntimeDecoding:
         assert self._hidden is not None, "its decoder returns the rows that are projected to logits"
         inputs = {HIDDEN: self._hidden[row : row + 1], CANDIDATES: tokens}
         with backend_errors("the refine graph"):
-            logits: FloatArray = np.asarray(refine.run(None, inputs)[0])[0]
+            exact = run_in_time(lambda *options: refine.run(None, inputs, *options))
+            logits: FloatArray = np.asarray(exact[0])[0]
         return logits
 
     def prefill_approximate(
@@ -174,7 +176,8 @@ class OnnxRuntimeDecoding:
         arrays = {TOKENS: tokens, POSITION: position, LAST: last}
         self._filled = max(self._filled, int(position.max()) + tokens.shape[1])
         with backend_errors("the prefill graph"):
-            session.run_with_iobinding(self._bind(session, arrays))
+            binding = self._bind(session, arrays)
+            run_in_time(lambda *options: session.run_with_iobinding(binding, *options))
         self._is_approximate = self._hidden is not None
         return self._logits if self._beams is None else self._exact(self._logits)
 
@@ -182,8 +185,11 @@ class OnnxRuntimeDecoding:
         """Does the same as `step`, but the logits are exact only within the error bound."""
         self._token[:] = token
         self._position[:] = position
+        binding = self._bindings[self._read_index]
         try:
-            self._session.run_with_iobinding(self._bindings[self._read_index])
+            run_in_time(lambda *options: self._session.run_with_iobinding(binding, *options))
+        except StoppedError:
+            raise
         except Exception as error:
             raise BackendError(f"onnxruntime failed in the step graph: {error}") from error
         self._read_index = (self._read_index + 1) % len(self._bindings)

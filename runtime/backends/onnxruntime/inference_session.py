@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from hybrid_deploy.bundle.manifest import Precision
 from hybrid_deploy.errors import (
@@ -14,6 +15,7 @@ from hybrid_deploy.errors import (
     InputError,
     MissingDependencyError,
 )
+from hybrid_deploy.runtime.backends.deadline import deadline, stopping_at
 from hybrid_deploy.runtime.backends.onnxruntime.verified_graphs import VerifiedGraph
 
 try:
@@ -23,6 +25,8 @@ except ImportError as error:
 
 Provider = str | tuple[str, dict[str, str]]
 """Name of an execution provider, or its name and its options."""
+
+_Result = TypeVar("_Result")
 
 _FATAL_ONLY = 4  # an error's text is in its exception
 ort.set_default_logger_severity(_FATAL_ONLY)
@@ -108,6 +112,34 @@ def unsupported_operator_error(error: Exception) -> BackendError | None:
             f"onnxruntime {ort.__version__} has no kernel for {missing[1]}; {advice}"
         )
     return None
+
+
+def run_in_time(run: Callable[..., _Result]) -> _Result:
+    """Returns what a run of ONNX Runtime returns; the run ends at the deadline of this call.
+
+    ONNX Runtime ends it before the next node, also inside of a loop.
+
+    Args:
+        run: takes the options of the run; nothing without a deadline.
+
+    Raises:
+        StoppedError: the deadline has passed.
+    """
+    end = deadline()
+    if end is None:
+        return run()
+    options = run_options()
+    with stopping_at(end, lambda: setattr(options, "terminate", True)):
+        return run(options)
+
+
+def run_options() -> ort.RunOptions:
+    """Returns options of a run that ONNX Runtime does not record as a CUDA graph."""
+    options = ort.RunOptions()
+    options.log_severity_level = _FATAL_ONLY
+    # -1 means "not recorded"; without the entry, version 1.32 spends 0.05 to 0.2 ms in a search.
+    options.add_run_config_entry("gpu_graph_id", "-1")
+    return options
 
 
 @contextmanager

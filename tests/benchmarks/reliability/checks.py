@@ -41,6 +41,7 @@ CHECKS: Mapping[str, Check] = {
     "mutations": Check(f"{_FOLDER}.mutations", 10_000),
     "manifests": Check(f"{_FOLDER}.manifests", 5_000),
     "graphs": Check(f"{_FOLDER}.graphs", 2_000),
+    "tokenizer_files": Check(f"{_FOLDER}.tokenizer_files", 5_000),
     "inputs": Check(f"{_FOLDER}.inputs", 5_000),  # of each kind
     "options": Check(f"{_FOLDER}.options", 5_000),
     "swaps": Check(f"{_FOLDER}.swaps", 500),

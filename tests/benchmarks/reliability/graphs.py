@@ -13,13 +13,16 @@ from typing import Any
 
 import onnx
 
+from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.session.session import load_session
 from tests.benchmarks.reliability.inputs import damaged
 from tests.benchmarks.reliability.row import Row
 from tests.benchmarks.reliability.tiny_bundle import manifest_of, record_of, sealed, workshop
 from tests.benchmarks.reliability.trials import crash, run_trials
+from tests.fakes.endless_graph import add_endless_loop
 
 _CRASH = -1
+_TIMEOUT_S = 2.0
 _GRAPHS = ("encoder", "prefill", "step", "beam_step")
 
 
@@ -77,7 +80,8 @@ class GraphTrial:
         (self.copied / "manifest.json").write_bytes(sealed(json.dumps(manifest).encode()))
         try:
             session = load_session(self.copied, threads=1, large_pages=False)
-            session.run_files([self.original / "golden" / "page.png"])
+            options = GenerateOptions(beams=rng.choice((1, 1, 2)), timeout_s=_TIMEOUT_S)
+            session.run_files([self.original / "golden" / "page.png"], options=options)
         finally:
             shutil.copy(self.original / name, self.copied / name)
         return "run"
@@ -170,7 +174,11 @@ def _change_axis(graph: onnx.GraphProto, rng: random.Random) -> None:
         sizes[rng.randrange(len(sizes))].dim_value = rng.choice((0, 1, 2, -5, 2**40))
 
 
+def _loop_for_ever(graph: onnx.GraphProto, rng: random.Random) -> None:
+    add_endless_loop(graph)
+
+
 _EDITS: tuple[Callable[[onnx.GraphProto, random.Random], None], ...] = (
     _change_operator, _change_attribute, _rewire, _remove_node, _repeat_node, _change_numbers,
-    _change_place, _change_shape, _change_type, _change_axis,
+    _change_place, _change_shape, _change_type, _change_axis, _loop_for_ever,
 )  # fmt: skip

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +17,7 @@ from typing import Any
 import msgspec
 
 from hybrid_deploy.bundle.bundle import open_bundle
+from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.session.session import Session, load_session
 from tests.benchmarks.reliability.row import Row
 from tests.benchmarks.reliability.tiny_bundle import manifest_of, sealed, workshop
@@ -33,7 +35,8 @@ _SLACK_BYTES = 64 << 20
 
 HOSTILE: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 3, 7, 255, 256, 2**31 - 1, 2**31, 2**63 - 1, -(2**63), 2**64,
-    10**30, 0.0, -0.5, 1e308, 1e-308, -1e300, "", " ", "x", "a" * 5000, "\x00", "\x1b[31m",
+    10**30, 0.0, -0.5, 1e-45, 1e-9, 1e9, -30.5, 1e30, -1e30, 1e308,
+    1e-308, -1e300, "", " ", "x", "a" * 5000, "\x00", "\x1b[31m",
     "\u202e",
     "../x", "/etc/passwd", "fp32", "batch", "image", "logits", "token", "float", "bfloat16", "L",
     "RGB", "CMYK", "never", [], [[]], [0], [-1], [1.0], ["x"], [None], [2**40], [1] * 2000, {},
@@ -135,7 +138,10 @@ def _use(session: Session, original: Path) -> None:
     msgspec.json.encode(session.bundle.manifest)
     report(session.bundle)
     page = original / "golden" / "page.png"
-    session.run_files([page])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        session.run_files([page])
+        session.run_files([page] * 2, options=GenerateOptions(beams=2))
 
 
 def changed_manifest(bundle: Path, seed: int) -> bytes:

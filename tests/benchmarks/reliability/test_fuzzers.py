@@ -14,6 +14,7 @@ from tests.benchmarks.reliability import (
     manifests,
     mutations,
     options,
+    tokenizer_files,
 )
 from tests.benchmarks.reliability.row import Row
 from tests.benchmarks.reliability.trials import run_trials
@@ -25,6 +26,7 @@ from tests.benchmarks.reliability.trials import run_trials
         (mutations.check, 60),
         (manifests.check, 60),
         (graphs.check, 40),
+        (tokenizer_files.check, 60),
         (options.check, 120),
         (command_lines.check, 24),
     ],

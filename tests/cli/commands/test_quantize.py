@@ -157,6 +157,40 @@ def test_scales_of_a_file(run: Run, lines: Path, here: Path) -> None:
     assert read_scales(here / "tiny.bundle/int8/scales.json") == read_scales(here / "scales.json")
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "reason"),
+    [
+        (-1, -1, "have no range with a width in encoder, as if every tensor were constant"),
+        (1, -1, "have 1 to -1 as the range of .* in encoder, which no samples have"),
+        (-1e39, 1, "have -1e\\+39 to 1 as the range of .* in encoder, which no samples have"),
+    ],
+)
+def test_scales_that_nobody_has_measured(
+    run: Run, lines: Path, here: Path, low: float, high: float, reason: str
+) -> None:
+    calibrate = ["calibrate", "tiny.bundle", "--samples", "lines", "-o", "scales.json"]
+    assert CliRunner().invoke(main, calibrate).exit_code == 0
+    scales = json.loads((here / "scales.json").read_bytes())
+    for ranges in scales["ranges"].values():
+        for span in ranges.values():
+            span.update(low=low, high=high)
+    (here / "scales.json").write_text(json.dumps(scales))
+    result = run("--precision", "int8", "--scales", "scales.json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.match(f"error: the scales {reason}; calibrate again", result.stderr)
+    assert not (here / "tiny.bundle" / "int8").exists()
+
+
+def test_a_variant_without_any_equal_sequence_is_doubted(
+    run: Run, lines: Path, here: Path, bundle: Bundle
+) -> None:
+    with_sensitive_head(bundle)
+    result = run("--precision", "int8", "--samples", lines)
+    assert result.exit_code == 0
+    assert "0 of 2 sequences" in result.stdout
+    assert "no sequence of int8 is as in fp32: check its texts" in result.stderr
+
+
 def test_scales_of_another_model(run: Run, lines: Path, bundle: Bundle) -> None:
     calibrate = ["calibrate", "tiny.bundle", "--samples", "lines", "-o", "scales.json"]
     assert CliRunner().invoke(main, calibrate).exit_code == 0

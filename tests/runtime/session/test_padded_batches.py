@@ -19,7 +19,7 @@ from hybrid_deploy.errors import InputError
 from hybrid_deploy.export.parity.reference_backend import FullRerun
 from hybrid_deploy.runtime.session.session import Session
 
-VOCABULARY, WIDTH, LENGTH, HEIGHT = 11, 16, 12, 8
+VOCABULARY, WIDTH, LENGTH, HEIGHT = 11, 16, 8, 8
 
 
 class Masked(nn.Module):

@@ -1,0 +1,123 @@
+"""Tokenizer files of strangers: a line for each that would hang, panic or fill the RAM."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybrid_deploy.bundle.manifest import Tokenizer
+from hybrid_deploy.errors import BundleError, InputError
+from hybrid_deploy.runtime.tokenizer import load_tokenizer, text_of
+
+PLAIN: dict[str, Any] = {
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [],
+    "normalizer": None,
+    "pre_tokenizer": None,
+    "post_processor": None,
+    "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {"a": 0, "bb": 1, "b" * 60 + "!": 2}, "unk_token": "a"},
+}
+
+
+def replace(old: str, new: str, kind: str = "String") -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {kind: old}, "content": new}
+
+
+def sequence(kind: str, step: dict[str, Any], count: int) -> dict[str, Any]:
+    return {"type": "Sequence", kind: [step] * count}
+
+
+def charsmap(table: bytes) -> dict[str, Any]:
+    encoded = base64.b64encode(table).decode()
+    return {"type": "Precompiled", "precompiled_charsmap": encoded}
+
+
+SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
+WORD_PIECE = {
+    "type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a", "continuing_subword_prefix": "#",
+    "max_input_chars_per_word": 10**9,
+}  # fmt: skip
+
+
+def written(tmp_path: Path, **changes: Any) -> str:
+    (tmp_path / "t.json").write_text(json.dumps(copy.deepcopy(PLAIN) | changes))
+    return "t.json"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"decoder": sequence("decoders", replace(".", "xx", "Regex"), 40)}, "one decoded token"),
+        ({"decoder": sequence("decoders", replace("", "x"), 40)}, "one decoded token"),
+        ({"normalizer": sequence("normalizers", replace("a", "a" * 10), 10)}, "are made of one"),
+        ({"normalizer": sequence("normalizers", {"prepend": "aa"}, 10)}, "are made of one"),
+        ({"pre_tokenizer": sequence("pretokenizers", SPLIT, 257)}, "objects describe its steps"),
+        ({"normalizer": charsmap(b"\0\0\0")}, "is no table of characters"),
+        ({"normalizer": charsmap(b"\xff" * 12)}, "is no table of characters"),
+        ({"normalizer": charsmap(b"\0\0\0\0" + b"x" * 10_001)}, "are made of one"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "*"}}, "is not base64"),
+        ({"model": WORD_PIECE}, "characters of a word"),
+        ({"model": PLAIN["model"] | {"vocab": {"a" * 100_001: 0}}}, "one decoded token"),
+    ],
+)
+def test_files_that_are_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    file = written(tmp_path, **changes)
+    with pytest.raises(BundleError, match=rf"t\.json is not a tokenizer: .*{reason}"):
+        load_tokenizer(tmp_path, file)
+
+
+def test_a_key_twice_is_read_as_it_was_checked(tmp_path: Path) -> None:
+    hostile = json.dumps(charsmap(b"\xff" * 12))
+    content = json.dumps(PLAIN).replace('"normalizer": null', f'"normalizer": {hostile}', 1)
+    content = content[:-1] + ', "normalizer": null}'
+    (tmp_path / "t.json").write_text(content)
+    assert load_tokenizer(tmp_path, "t.json").decode([0]) == "a"
+
+
+def test_a_panic_is_one_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    split = SPLIT | {"pattern": {"Regex": "(b|b)*$"}}
+    tokenizer = load_tokenizer(tmp_path, written(tmp_path, pre_tokenizer=split))
+    with pytest.raises(BundleError, match=r"tokenizer fails: .*retry-limit.*; export it again"):
+        tokenizer.encode("b" * 60 + "!", add_special_tokens=False)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "decoder", [replace("(b|b)*$", "", "Regex"), {"type": "Strip", "content": "b", "stop": 9}]
+)
+def test_a_panic_of_the_decoder_is_one_error(
+    tmp_path: Path, decoder: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = written(tmp_path, decoder={"start": 0} | decoder)
+    with pytest.raises(BundleError, match="the bundle's tokenizer fails"):
+        text_of([2, 1], Tokenizer(file), tmp_path)
+    assert capfd.readouterr().err == ""
+
+
+def test_long_texts_of_steps_that_lengthen_them(tmp_path: Path) -> None:
+    longer = sequence("normalizers", replace("a", "a" * 10), 3)
+    tokenizer = load_tokenizer(tmp_path, written(tmp_path, normalizer=longer))
+    assert tokenizer.encode("aa", add_special_tokens=False).ids == [0]
+    with pytest.raises(InputError, match="too long for this tokenizer, which takes up to 67108"):
+        tokenizer.encode("a" * 70_000, add_special_tokens=False)
+
+
+def test_steps_of_known_tokenizers(tmp_path: Path) -> None:
+    steps = [
+        replace("``", '"'), {"type": "NFKD"}, {"type": "Lowercase"}, {"prepend": "\u2581"},
+        charsmap(b"\4\0\0\0abcd" + b"x" * 33 + b"\0"), replace(" {2,}", " ", "Regex"),
+        replace(r"\s+", " ", "Regex"), replace(" ", "\u2581"),
+    ]  # fmt: skip
+    steps[3]["type"] = "Prepend"
+    normalizer = {"type": "Sequence", "normalizers": steps}
+    tokenizer = load_tokenizer(tmp_path, written(tmp_path, normalizer=normalizer))
+    assert tokenizer.facts.growth == 33 * 4 * 3
+    assert tokenizer.facts.ids == {0, 1, 2}
