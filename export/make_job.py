@@ -68,6 +68,9 @@ def _by_name(names: list[str], required: list[str], inputs: Arrays) -> dict[str,
             "the inputs of encode must be batch first and of one batch size, got "
             + ", ".join(f"{name} {tuple(value.shape)}" for name, value in values.items())
         )
+    for name, value in values.items():
+        if value.isnan().any():
+            raise UsageError(f"the input {name} of encode holds NaN; give real values")
     return values
 
 

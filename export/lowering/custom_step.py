@@ -3,7 +3,7 @@
     initial_state(*memory) -> state                     before the first token
     step(token (batch,), state, *memory) -> logits (batch, vocabulary), state
 
-The state is a tensor, or any nest of tuples, lists and dicts of tensors. Each tensor has one axis of
+The state is a tensor, or any nest of tuples, lists and dicts of tensors. Each tensor has an axis of
 the batch, which is the first one in the graphs, and the same shape and dtype after every step. Two
 graphs result:
 

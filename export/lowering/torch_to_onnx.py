@@ -123,9 +123,7 @@ def name_dims(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> Non
             value.shape = ir.Shape(shapes[value.name])
 
 
-def _check_sizes(
-    model: ir.Model, dynamic: Mapping[str, Mapping[int, str]], part: str
-) -> None:
+def _check_sizes(model: ir.Model, dynamic: Mapping[str, Mapping[int, str]], part: str) -> None:
     """Refuses a graph in which an input has a fixed size where it has to vary."""
     for value in model.graph.inputs:
         for axis, name in dynamic.get(str(value.name), {}).items():

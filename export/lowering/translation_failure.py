@@ -22,7 +22,9 @@ _FIXED_SIZE = ("onstraints violated", "specialized", "inferred ranges", " not in
 """Words of PyTorch's errors where a trace makes a varying size constant, or narrows its range."""
 
 _FIXED_DIMENSION = re.compile(r"inputs\['(\w+)'\](?:\[(\d+)\])?\.shape\[(\d+)\]")
-_NO_TRANSLATION = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='(\w+)'")
+_NO_TRANSLATION = re.compile(
+    r"No ONNX function found for <OpOverload\(op='([^']+)', overload='(\w+)'"
+)
 _REMEDIES = {
     "Boolean index_put": "a boolean mask picks the places to write, as in x[:, mask] = value; use "
     "x.masked_fill(mask, value), whose mask is broadcast",
@@ -30,8 +32,8 @@ _REMEDIES = {
     "computes in float32; leave out autocast",
     "Tensor dtype mismatch! Expected: torch.float16": "it computes in float16, and an export "
     "computes in float32; leave out autocast",
-    "lazy_load_decompositions": "it calls torch.vmap, which a trace cannot follow; compute the whole "
-    "of the batch at once",
+    "lazy_load_decompositions": "it calls torch.vmap, which a trace cannot follow; compute "
+    "the whole of the batch at once",
     "torch._C.Generator": "it draws random numbers from a torch.Generator, which a graph cannot; "
     "draw them once in __init__ and keep them with register_buffer",
 }

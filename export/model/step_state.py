@@ -1,9 +1,9 @@
 """The state of a model with its own step: its tensors, and the axis of each that is the batch.
 
-    initial_state(*memory) -> {"h": (layers, batch, 32), "c": (layers, batch, 32)}
+initial_state(*memory) -> {"h": (layers, batch, 32), "c": (layers, batch, 32)}
 
-    state 0    "h"    axis 1 is the batch    in the graphs (batch, layers, 32)
-    state 1    "c"    axis 1 is the batch    in the graphs (batch, layers, 32)
+state 0    "h"    axis 1 is the batch    in the graphs (batch, layers, 32)
+state 1    "c"    axis 1 is the batch    in the graphs (batch, layers, 32)
 """
 
 from __future__ import annotations

@@ -45,6 +45,10 @@ _METHODS = ("encode", "decode", "initial_state", "step")
 _FILTER = "_filter_traceback_frames"
 
 
+class RunsDifferError(UnsupportedModelError):
+    """Two runs or traces of a model differ, for the reason in the message or by chance."""
+
+
 def refuse(node: fx.Node, why: str, *, ways_out: bool = True) -> UnsupportedModelError:
     """Returns the error for a node that has no incremental form.
 
@@ -57,9 +61,7 @@ def refuse(node: fx.Node, why: str, *, ways_out: bool = True) -> UnsupportedMode
     module = re.sub(r"^model\.?", "", modules[-1] if modules else "") or "decode"
     line = node_line(node) or "an unknown line: "
     remedies = f"; {WAYS_OUT}" if ways_out else ""
-    return UnsupportedModelError(
-        f"{line}{why} (operator {node.target}, module {module}){remedies}"
-    )
+    return UnsupportedModelError(f"{line}{why} (operator {node.target}, module {module}){remedies}")
 
 
 def node_line(node: fx.Node) -> str:
@@ -83,7 +85,9 @@ def _region(node: fx.Node) -> list[fx.Node]:
     owner = node.graph.owning_module
     names = [n.target for n in node.all_input_nodes if n.op == "get_attr"]
     bodies = [getattr(owner, str(name), None) for name in names] if owner is not None else []
-    return [inner for body in bodies if isinstance(body, fx.GraphModule) for inner in body.graph.nodes]
+    return [
+        inner for body in bodies if isinstance(body, fx.GraphModule) for inner in body.graph.nodes
+    ]
 
 
 def extra_keys(keys: int, rows: int) -> str:

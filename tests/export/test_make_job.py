@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -78,6 +79,7 @@ def test_inputs_are_named_after_the_parameters_of_encode(model: nn.Module, input
             {"image": IMAGE, "question": QUESTION, "other": IMAGE},
             "encode takes the inputs image, question, scale, got image, question, other",
         ),
+        ([IMAGE * math.nan, QUESTION], "the input image of encode holds NaN; give real values"),
         ([IMAGE, [1.0]], "an input of encode must be a tensor or an array, got list"),
         (
             [IMAGE, torch.zeros(3, 5)],

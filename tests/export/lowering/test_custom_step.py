@@ -210,7 +210,11 @@ def test_quantized_variants_of_a_recurrent_model_agree_with_float(path: Path) ->
 @pytest.mark.parametrize(
     ("kind", "error", "message"),
     [
-        (GrowingState, UnsupportedModelError, r"turns a state of \(float32 \(2, 24\), .* \(2, 48\)\)"),
+        (
+            GrowingState,
+            UnsupportedModelError,
+            r"turns a state of \(float32 \(2, 24\), .*\(2, 48\)\)",
+        ),
         (
             CountInState,
             UnsupportedModelError,

@@ -110,3 +110,32 @@ def test_other_logits_are_refused(outputs: Callable[[Tensor], Any], message: str
     with pytest.raises(UnsupportedModelError) as caught:
         check_example_run(Returning(outputs=outputs), ROWS, LENGTH)
     assert str(caught.value).startswith(message)
+
+
+class Tables(Returning):
+    """A decoder with positions of a table of 4 rows, or of 4 values of a parameter."""
+
+    def __init__(self, parameter: bool) -> None:
+        super().__init__()
+        self.places = nn.Embedding(4, WORDS)
+        self.values = nn.Parameter(torch.zeros(4, WORDS))
+        self.parameter = parameter
+
+    def decode(self, tokens: Tensor, *memory: Any) -> Any:
+        logits = super().decode(tokens)
+        if self.parameter:
+            return logits + self.values[: tokens.shape[1]]
+        return logits + self.places(torch.arange(tokens.shape[1]))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "why"), [(False, "the table places has 4 rows"), (True, r"tensor b \(")]
+)
+def test_the_largest_working_number_of_tokens_is_named(parameter: bool, why: str) -> None:
+    words = (
+        r"test_example_run\.py:\d+: decode\(\) fails for 6 tokens, the max_length, and works for "
+        rf"4 \(.*{why}.*\); give a max_length of at most 4$"
+    )
+    with pytest.raises(UnsupportedModelError, match=words):
+        check_example_run(Tables(parameter), ROWS, LENGTH)
+    check_example_run(Tables(parameter), ROWS, 4)
