@@ -252,8 +252,9 @@ def _parameters(model: nn.Module, inputs: Arrays) -> tuple[list[str], list[str]]
     named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     by_keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     if by_keyword or not named:
+        plain = [p.replace(annotation=p.empty) for p in parameters]
         raise UsageError(
-            f"encode{inspect.signature(encode)} takes no inputs by position, where an export "
+            f"encode{inspect.Signature(plain)} takes no inputs by position, where an export "
             "gives them; name them before any *, as in encode(self, image)"
         )
     return [p.name for p in named], [p.name for p in named if p.default is p.empty]

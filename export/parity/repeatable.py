@@ -45,6 +45,8 @@ def chance_told_first(
             check_repeatable(model, inputs, tokens, _MOST_RUNS)
         except HybridDeployError as chance:
             raise chance from refusal
+        if isinstance(refusal, RunsDifferError):  # its type is of use to the exporter alone
+            raise UnsupportedModelError(str(refusal)) from refusal
         raise
 
 

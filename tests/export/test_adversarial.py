@@ -105,10 +105,6 @@ def masked_in_a_loop(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Te
     return weights @ x
 
 
-def halved_by_pooling(self: Any, x: Tensor) -> Tensor:
-    return F.adaptive_max_pool1d(x.transpose(1, 2), x.shape[1] // 2).transpose(1, 2)
-
-
 def in_bfloat16(self: Any, x: Tensor) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         logits: Tensor = F.linear(x, self.more.weight[:VOCABULARY, :VOCABULARY]).float()
@@ -178,10 +174,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "chunks of the batch": (
         {"memory": lambda s, x: torch.cat([s.more(part) for part in x.split(2)])},
         "the exported graphs do not work for a batch of 3 (inputs of size 3x",
-    ),
-    "memory of half the size": (
-        {"memory": halved_by_pooling},
-        "which the dynamic axes allow, where ",
     ),
     "autocast": ({"logits": in_bfloat16}, "leave out autocast"),
     "unique": (

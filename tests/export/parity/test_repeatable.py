@@ -54,11 +54,20 @@ def test_a_random_model_is_told_before_the_refusal(refusal: Exception) -> None:
             raise refusal
 
 
-@pytest.mark.parametrize("refusal", [RunsDifferError("the length"), ParityError("differs")])
-def test_the_refusal_of_a_model_that_is_not_random_stays(refusal: Exception) -> None:
-    with pytest.raises(type(refusal)) as caught, chance_told_first(Seldom(0), INPUTS, 4):
-        raise refusal
-    assert caught.value is refusal
+@pytest.mark.parametrize(
+    ("refusal", "kind"),
+    [
+        (RunsDifferError("the length"), UnsupportedModelError),
+        (ParityError("the length"), ParityError),
+    ],
+)
+def test_the_refusal_of_a_model_that_is_not_random_stays(
+    refusal: Exception, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind, match=r"^the length$") as caught:
+        with chance_told_first(Seldom(0), INPUTS, 4):
+            raise refusal
+    assert type(caught.value) is kind
 
 
 def test_a_random_step_is_called_a_step() -> None:
