@@ -22,6 +22,8 @@ from hybrid_deploy.export.model.interface import Inputs
 
 OPSET = 24
 OPSETS = (24, 21, 18)
+LARGEST_BATCH = 1024
+"""Largest fixed batch: the parity gate runs the model with it."""
 TOP_K = 8
 """Number of tokens that the `topk` head returns; a smaller vocabulary is returned whole."""
 
@@ -45,7 +47,8 @@ class GraphForm:
         batch: the only batch size that the graphs accept; None accepts every size.
 
     Raises:
-        UsageError: the opset is not supported, or the batch size is below 1.
+        UsageError: the opset is not supported, or the batch size is below 1 or above
+            `LARGEST_BATCH`.
     """
 
     opset: int = OPSET
@@ -58,6 +61,11 @@ class GraphForm:
             raise UsageError(f"opset {self.opset} is not supported; choose one of: {supported}")
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"a batch of {self.batch} is not possible; give 1 or more")
+        if self.batch is not None and self.batch > LARGEST_BATCH:
+            raise UsageError(
+                f"a fixed batch of {self.batch} is above {LARGEST_BATCH}: the export runs the "
+                "model with it; give a smaller one, or none, which leaves the batch variable"
+            )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from hybrid_deploy.bundle.prompt_template import prompt_template as prompt_templ
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.bundle_writer import (
+    WrittenGraphs,
     manifest_of,
     replace_head,
     write_golden,
@@ -43,8 +44,10 @@ from hybrid_deploy.export.model.interface import as_batch_of_two, check_model, h
 from hybrid_deploy.export.model.working_sizes import narrowing_remarks, working_sizes
 from hybrid_deploy.export.parity.gate import CHECK, check_export, input_count
 from hybrid_deploy.export.parity.parity import Parity
+from hybrid_deploy.export.parity.repeatable import chance_told_first
 from hybrid_deploy.export.pipeline import lower_model
 from hybrid_deploy.export.stage_times import StageTimes
+from hybrid_deploy.export.trace.kept_tensors import no_traced_tensors_kept
 from hybrid_deploy.progress import Progress, silent
 
 
@@ -262,16 +265,26 @@ def _checked_export(job: ExportJob, out: Path, force: bool, stages: StageTimes) 
         inputs = {name: as_batch_of_two(value) for name, value in job.example.items()}
         check_example_run(job.model, inputs, job.spec.generation.max_length)
         job, remarks = _with_working_sizes(_with_incremental_parts(job), inputs)
-        model = lower_model(job, inputs, stages)
-        written = write_graphs(job, model.graphs, model.dims, folder)
-        bundle = Bundle(folder, manifest_of(job, written))
-        with stages.timed(CHECK, parts=max(1, input_count(job.checks))):
-            parity = check_export(job, bundle, model.choice, stages.progress, model.uncertain_sizes)
+        length = job.spec.generation.max_length
+        with no_traced_tensors_kept(), chance_told_first(job.model, inputs, length):
+            bundle, written, parity = _lowered(job, inputs, folder, stages)
         with stages.timed("write"):
             golden = write_golden(bundle, job)
             written = replace_head(job, bundle, written)
             seal_bundle(folder, manifest_of(job, written, golden))
     return ExportReport(out, parity, stages.seconds, remarks)
+
+
+def _lowered(
+    job: ExportJob, inputs: Mapping[str, Tensor], folder: Path, stages: StageTimes
+) -> tuple[Bundle, WrittenGraphs, Parity]:
+    """Writes the graphs of a job, and compares them with the model."""
+    model = lower_model(job, inputs, stages)
+    written = write_graphs(job, model.graphs, model.dims, folder)
+    bundle = Bundle(folder, manifest_of(job, written))
+    with stages.timed(CHECK, parts=max(1, input_count(job.checks))):
+        parity = check_export(job, bundle, model.choice, stages.progress, model.uncertain_sizes)
+    return bundle, written, parity
 
 
 def _with_working_sizes(

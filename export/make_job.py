@@ -32,6 +32,7 @@ from hybrid_deploy.export.model.dynamic_axes import (
 )
 from hybrid_deploy.export.model.interface import arrays_of, check_model
 
+_LARGEST_GROWTH = 4096  # of an axis over the example's, which is repeated
 _WIDTH_AXIS = 3  # of pictures, (batch, channels, height, width)
 _WITHOUT_ARRAY = (torch.bfloat16, torch.complex32)
 
@@ -68,6 +69,9 @@ def _by_name(names: list[str], required: list[str], inputs: Arrays) -> dict[str,
             "the inputs of encode must be batch first and of one batch size, got "
             + ", ".join(f"{name} {tuple(value.shape)}" for name, value in values.items())
         )
+    for name, value in values.items():
+        if value.isnan().any():
+            raise UsageError(f"the input {name} of encode holds NaN; give real values")
     return values
 
 
@@ -246,6 +250,13 @@ def _parameters(model: nn.Module, inputs: Arrays) -> tuple[list[str], list[str]]
         names = [f"input_{index}" for index in range(count)]
         return names, names
     named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    by_keyword = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if by_keyword or not named:
+        plain = [p.replace(annotation=p.empty) for p in parameters]
+        raise UsageError(
+            f"encode{inspect.Signature(plain)} takes no inputs by position, where an export "
+            "gives them; name them before any *, as in encode(self, image)"
+        )
     return [p.name for p in named], [p.name for p in named if p.default is p.empty]
 
 
@@ -280,6 +291,29 @@ def _tensor(value: Any) -> Tensor:
     raise UsageError(f"an input of encode must be a tensor or an array, got {type(value).__name__}")
 
 
+def _check_range(name: str, smallest: int, largest: int, size: int) -> None:
+    """Checks the sizes of a varying axis, whose size in the example is given too.
+
+    Raises:
+        UsageError: the smallest is below 1 or not below the largest, or the largest is far above
+            the example's, which the export would run.
+    """
+    if smallest < 1:
+        problem = "the smallest size is 1 at least"
+    elif smallest == largest:
+        problem = f"it has one size; leave the axis out if the example has size {smallest}"
+    elif smallest > largest:
+        problem = "the smallest size stands first"
+    elif largest > size * _LARGEST_GROWTH:
+        problem = (
+            f"the export runs the largest size, which is more than {_LARGEST_GROWTH} times the "
+            f"example's {size}; give a smaller one, or a larger example"
+        )
+    else:
+        return
+    raise UsageError(f"{name} cannot vary from {smallest} to {largest}: {problem}")
+
+
 def _axis(name: str, axis: int, value: SimpleAxis, example: Mapping[str, Tensor]) -> DynamicAxis:
     if name not in example:
         raise UsageError(f"dynamic names the input {name}, the model has {', '.join(example)}")
@@ -293,8 +327,7 @@ def _axis(name: str, axis: int, value: SimpleAxis, example: Mapping[str, Tensor]
         return value
     label, smallest, largest = value[:3]
     multiple = value[3] if len(value) == 4 else 1
-    if not 1 <= smallest < largest:
-        raise UsageError(f"{name} cannot vary from {smallest} to {largest}; the range is empty")
+    _check_range(name, smallest, largest, shape[axis])
     if multiple < 1 or smallest % multiple or largest % multiple:
         raise UsageError(
             f"{name} varies in multiples of {multiple}, which {smallest} and {largest} must both "

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hybrid_deploy.errors import HybridDeployError, UsageError
@@ -19,6 +20,11 @@ def import_function(module_name: str, function_name: str) -> Callable[..., Any]:
     Raises:
         UsageError: the module does not exist, fails while it is imported, or has no such function.
     """
+    if "/" in module_name or Path(module_name).is_file():
+        raise UsageError(
+            f"{module_name} is the path of a file, and a module is named without: write "
+            f"{_module_of(module_name)}:{function_name}"
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -33,6 +39,12 @@ def import_function(module_name: str, function_name: str) -> Callable[..., Any]:
         raise UsageError(f"{module_name} has no function {function_name!r}")
     checked: Callable[..., Any] = function
     return checked
+
+
+def _module_of(path: str) -> str:
+    """Returns the module that a file below the working directory holds; of others the last part."""
+    parts = Path(os.path.relpath(path)).with_suffix("").parts
+    return parts[-1] if ".." in parts else ".".join(parts)
 
 
 @contextmanager
@@ -51,11 +63,22 @@ def one_line_failures(what: str) -> Iterator[None]:
         yield
     except (HybridDeployError, ModuleNotFoundError):
         raise
+    except SystemExit as request:
+        code = "" if request.code is None else f"{request.code!r}"
+        raise UsageError(
+            f"{_last_line(request)}: {what} ends the program by sys.exit({code}); a function of "
+            "the command line has to return"
+        ) from request
     except Exception as error:
         if isinstance(error, SyntaxError):
             line = f"{error.filename}:{error.lineno}"
         else:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            line = f"{frame.filename}:{frame.lineno}"
+            line = _last_line(error)
         first = (str(error).strip().splitlines() or ["no message"])[0]
         raise UsageError(f"{line}: {what} fails: {type(error).__name__}: {first}") from error
+
+
+def _last_line(error: BaseException) -> str:
+    """Returns the line that raised an exception, as `file:line`."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}:{frame.lineno}"

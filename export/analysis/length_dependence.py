@@ -19,7 +19,7 @@ from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.analysis.rules.rule import call_operator
 from hybrid_deploy.export.trace.capture import constants_of, example_size, trace_decoder
 from hybrid_deploy.export.trace.length_pairing import pair_traces
-from hybrid_deploy.export.trace.refusal import refuse
+from hybrid_deploy.export.trace.refusal import RunsDifferError, refuse
 
 _REMEDY = (
     "a token cannot be decoded before the later ones are counted; let no value depend on "
@@ -64,18 +64,15 @@ def length_dependence(
                 return _changing(source, _what(*values[source]), lengths)
         if _numbers(node) != _numbers(other):
             return _changing(node, "a number of this operator", lengths)
-    return UnsupportedModelError(
+    return RunsDifferError(
         f"decode() returns other logits for {lengths[0]} tokens than for {lengths[1]} that begin "
         f"with them: {_REMEDY}"
     )
 
 
 def _changing(node: fx.Node, what: str, lengths: tuple[int, int]) -> UnsupportedModelError:
-    return refuse(
-        node,
-        f"{what} changes with the number of tokens, here {lengths[1]} and {lengths[0]}: {_REMEDY}",
-        ways_out=False,
-    )
+    why = f"{what} changes with the number of tokens, here {lengths[1]} and {lengths[0]}: {_REMEDY}"
+    return RunsDifferError(refuse(node, why, ways_out=False))
 
 
 def _folded(

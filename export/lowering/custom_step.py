@@ -3,8 +3,9 @@
     initial_state(*memory) -> state                     before the first token
     step(token (batch,), state, *memory) -> logits (batch, vocabulary), state
 
-The state is a tensor, or any nest of tuples, lists and dicts of tensors. Each tensor is batch first
-and has the same shape and dtype after every step. Two graphs result:
+The state is a tensor, or any nest of tuples, lists and dicts of tensors. Each tensor has an axis of
+the batch, which is the first one in the graphs, and the same shape and dtype after every step. Two
+graphs result:
 
     encoder   inputs -> memory = encode(inputs), state = initial_state(memory)
     step      token, memory, state -> logits, next state
@@ -19,7 +20,6 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from hybrid_deploy.bundle.manifest import DimRange
 from hybrid_deploy.contract import (
@@ -41,6 +41,7 @@ from hybrid_deploy.export.model.dynamic_axes import (
     resized,
 )
 from hybrid_deploy.export.model.interface import EncodePart, heads_of
+from hybrid_deploy.export.model.step_state import StateLayout, check_same_form, layout_of
 from hybrid_deploy.export.trace.refusal import first_line, user_line
 from hybrid_deploy.export.trace.size_guards import DeclaredSizes
 
@@ -56,14 +57,13 @@ class _ExampleRun:
 
     Attributes:
         memory: the tensors that `encode` returns, by their names in the graphs.
-        state: the tensors of the state that `initial_state` returns, by their names in the graphs.
-        structure: the nesting of the state's tensors.
+        state: the tensors of the state that `initial_state` returns, batch first, by their names
+            in the graphs.
         heads: the output heads of `step`, the logits first.
     """
 
     memory: Mapping[str, Tensor]
     state: Mapping[str, Tensor]
-    structure: pytree.TreeSpec
     heads: tuple[Tensor, ...]
 
     @property
@@ -80,6 +80,7 @@ class CustomStep:
         model: a module with the methods `encode`, `initial_state` and `step`.
         inputs: example inputs of the encoder, a batch of two.
         run: the results for these inputs.
+        layout: the nesting of the state's tensors, and the axis of the batch of each.
         shapes: shape of each tensor of memory and state, with a name for each axis that varies.
         dims: range of each name in `shapes` except the batch.
     """
@@ -87,6 +88,7 @@ class CustomStep:
     model: nn.Module
     inputs: Mapping[str, Tensor]
     run: _ExampleRun
+    layout: StateLayout
     shapes: Mapping[str, Shape]
     dims: dict[str, DimRange]
 
@@ -101,17 +103,19 @@ class StartGraph(nn.Module):
 
     Args:
         model: a module with the methods `encode` and `initial_state`.
+        layout: layout of its state.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, layout: StateLayout) -> None:
         super().__init__()
         self.encode = EncodePart(model)
+        self._layout = layout
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Returns the memory tensors, then those of the state."""
         memory = self.encode(*inputs)
         model: Any = self.encode.model
-        return *memory, *pytree.tree_leaves(model.initial_state(*memory))
+        return *memory, *self._layout.tensors(model.initial_state(*memory))
 
 
 class CustomStepGraph(nn.Module):
@@ -119,14 +123,14 @@ class CustomStepGraph(nn.Module):
 
     Args:
         model: a module with the method `step`.
-        structure: the nesting of the state's tensors.
+        layout: layout of its state.
         memory: number of memory tensors.
     """
 
-    def __init__(self, model: nn.Module, structure: pytree.TreeSpec, memory: int) -> None:
+    def __init__(self, model: nn.Module, layout: StateLayout, memory: int) -> None:
         super().__init__()
         self.model = model
-        self._structure = structure
+        self._layout = layout
         self._memory = memory
 
     def forward(self, token: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -136,11 +140,10 @@ class CustomStepGraph(nn.Module):
             token: (batch,) int64.
             tensors: the tensors of the memory, then those of the state.
         """
-        memory, leaves = tensors[: self._memory], tensors[self._memory :]
+        memory, state = tensors[: self._memory], self._layout.state(tensors[self._memory :])
         model: Any = self.model
-        state = pytree.tree_unflatten(list(leaves), self._structure)
         outputs, state = model.step(token, state, *memory)
-        return *heads_of(outputs), *pytree.tree_leaves(state)
+        return *heads_of(outputs), *self._layout.tensors(state)
 
 
 @torch.no_grad()
@@ -159,10 +162,12 @@ def examine_custom_step(
             its state.
     """
     runs: list[_ExampleRun] = []
+    layout: StateLayout | None = None
     for bound in _BOUNDS:
         values = resized(inputs, dynamic, bound)
         try:
-            runs.append(_run_once(model, values))
+            layout = layout or _layout(model, values)
+            runs.append(_run_once(model, values, layout))
         except UnsupportedModelError:
             raise
         except Exception as error:
@@ -171,8 +176,9 @@ def examine_custom_step(
                 f"{user_line(error)}encode(), initial_state() or step() fails on inputs of size "
                 f"{sizes}: {first_line(error)}"
             ) from error
+    assert layout is not None
     shapes, dims = _symbolic([run.tensors for run in runs])
-    return CustomStep(model, resized(inputs, dynamic, "typical"), runs[1], shapes, dims)
+    return CustomStep(model, resized(inputs, dynamic, "typical"), runs[1], layout, shapes, dims)
 
 
 def lower_custom_step(
@@ -202,7 +208,7 @@ def lower_custom_step(
     }
     heads = [LOGITS, *(head_name(index) for index in range(1, len(run.heads)))]
     step = onnx_from_torch(
-        CustomStepGraph(custom_step.model, run.structure, len(run.memory)),
+        CustomStepGraph(custom_step.model, custom_step.layout, len(run.memory)),
         {TOKEN: torch.tensor([1, 1]), **{name: value.clone() for name, value in tensors.items()}},
         [*heads, *map(next_cache, run.state)],
         step_dynamic,
@@ -211,7 +217,7 @@ def lower_custom_step(
         "step()",
     )
     encoder = onnx_from_torch(
-        StartGraph(custom_step.model),
+        StartGraph(custom_step.model, custom_step.layout),
         custom_step.inputs,
         list(tensors),
         input_dims(custom_step.inputs, dynamic),
@@ -225,32 +231,25 @@ def lower_custom_step(
     return {GraphRole.ENCODER: encoder, GraphRole.STEP: step}
 
 
-def _run_once(model: nn.Module, inputs: Mapping[str, Tensor]) -> _ExampleRun:
+def _layout(model: nn.Module, inputs: Mapping[str, Tensor]) -> StateLayout:
+    """Returns the layout of a model's state, found with a batch of two and one of three."""
+    untyped_model: Any = model
+    states = []
+    for rows in ([0, 1], [0, 1, 0]):
+        memory = EncodePart(model)(*(value[rows] for value in inputs.values()))
+        states.append(untyped_model.initial_state(*memory))
+    return layout_of(*states)
+
+
+def _run_once(model: nn.Module, inputs: Mapping[str, Tensor], layout: StateLayout) -> _ExampleRun:
     untyped_model: Any = model
     memory = EncodePart(model)(*inputs.values())
     state = untyped_model.initial_state(*memory)
-    leaves, structure = pytree.tree_flatten(state)
+    before = layout.tensors(state)
     token = torch.ones(len(memory[0]), dtype=torch.int64)
     outputs, next_state = untyped_model.step(token, state, *memory)
-    next_leaves, next_structure = pytree.tree_flatten(next_state)
-    before, after = _descriptions(leaves), _descriptions(next_leaves)
-    if structure != next_structure or before != after:
-        raise UnsupportedModelError(
-            f"step() turns a state of {', '.join(before)} into one of {', '.join(after)}; a state "
-            "must keep its structure, shapes and types (a growing cache: give it max_length "
-            "places, and keep the position in the state)"
-        )
+    check_same_form(layout, state, next_state)
     batch = len(token)
-    not_batch_first = [
-        description
-        for leaf, description in zip(leaves, before, strict=True)
-        if leaf.shape[:1] != (batch,)
-    ]
-    if not_batch_first:
-        raise UnsupportedModelError(
-            f"initial_state() gave {not_batch_first[0]} for a batch of {batch}; "
-            "every tensor of a state must be batch first, so that sequences stay apart"
-        )
     heads = heads_of(outputs)
     if heads[0].dim() != 2 or len(heads[0]) != batch:
         raise UnsupportedModelError(
@@ -259,20 +258,9 @@ def _run_once(model: nn.Module, inputs: Mapping[str, Tensor]) -> _ExampleRun:
         )
     return _ExampleRun(
         memory={cross_name("state", i): value for i, value in enumerate(memory)},
-        state={recurrent_name(i): value for i, value in enumerate(leaves)},
-        structure=structure,
+        state={recurrent_name(i): value for i, value in enumerate(before)},
         heads=heads,
     )
-
-
-def _descriptions(leaves: Sequence[Any]) -> list[str]:
-    """Returns the dtype and the shape of each tensor as text, as `float32 (2, 24)`."""
-    return [
-        f"{str(leaf.dtype).removeprefix('torch.')} {tuple(leaf.shape)}"
-        if isinstance(leaf, Tensor)
-        else type(leaf).__name__
-        for leaf in leaves
-    ]
 
 
 def _symbolic(

@@ -21,30 +21,23 @@ import onnxscript.optimizer
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.errors import ExportError, HybridDeployError, UnsupportedModelError
+from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.analysis.rules.custom import custom_translations
 from hybrid_deploy.export.lowering.attention_masks import expand_single_row_masks
 from hybrid_deploy.export.lowering.decoder_modules import DOT_REPLACEMENT
 from hybrid_deploy.export.lowering.decompositions import decompose_only_if_needed
 from hybrid_deploy.export.lowering.traced_dims import input_exprs, name_multiples, traced_dims
 from hybrid_deploy.export.lowering.translation_cache import reuse_translation_table
+from hybrid_deploy.export.lowering.translation_failure import translation_failure
 from hybrid_deploy.export.plan.cache_ops import onnx_translations
 from hybrid_deploy.export.trace.capture import quiet_tracing
 from hybrid_deploy.export.trace.causal_hint import unknown_masks_are_not_causal
 from hybrid_deploy.export.trace.float_sizes import check_float_sizes, float_size_translations
 from hybrid_deploy.export.trace.portable_ops import PortableOps
-from hybrid_deploy.export.trace.refusal import (
-    first_line,
-    record_user_lines,
-    trace_failure,
-    user_line,
-)
-from hybrid_deploy.export.trace.size_guards import DeclaredSizes, fixing_line, record_guards
+from hybrid_deploy.export.trace.refusal import record_user_lines
+from hybrid_deploy.export.trace.size_guards import DeclaredSizes, fixed_size, record_guards
 from hybrid_deploy.export.trace.unsolved_guards import keep_unsolved_guards
 from hybrid_deploy.onnx_graphs.gemm import is_embedding, split_gemm
-
-_FIXED_SIZE = ("onstraints violated", "specialized", "inferred ranges", " not in VR[")
-"""Words of PyTorch's errors where a trace makes a varying size constant, or narrows its range."""
 
 _FOLDED_VALUES = 1 << 31  # no constant is larger: constants of any size are folded
 
@@ -103,26 +96,15 @@ def onnx_from_torch(
                 verbose=False,
             )
         except Exception as error:
-            if refusal := _refusal(error):
-                raise refusal from error
-            if _fixes_size(error):
-                raise UnsupportedModelError(
-                    f"{fixing_line(log)}{part} fixes a size that varies: it is compared with a "
-                    "number, or used as a Python number; change that, or declare no dynamic axis"
-                ) from error
-            cause, line = _causes(error)[-1], _user_line(error)
-            if (why := trace_failure(cause, part)) != first_line(cause):
-                raise UnsupportedModelError(f"{line}{part} cannot be traced: {why}") from error
-            raise ExportError(
-                f"{line}{type(module).__name__} has no ONNX form: {first_line(cause)}"
-            ) from error
+            axes = [dynamic.get(name, {}) for name in inputs]
+            raise translation_failure(error, module, axes, log, part) from error
     assert program is not None and program.exported_program is not None
     varying = {name: dynamic.get(name, {}) for name in inputs}
     exprs, env = input_exprs(program.exported_program, varying)
     if declared is not None and env is not None:
         declared.check(log, env, exprs, part)
         check_float_sizes(program.exported_program, declared, exprs)
-    _check_sizes(program.model, dynamic)
+    _check_sizes(program.model, dynamic, part)
     name_multiples(program.model, exprs)
     model = _tidy(program.model)
     _separate_outputs(model.graph, outputs)
@@ -141,16 +123,12 @@ def name_dims(model: ir.Model, shapes: Mapping[str, Sequence[int | str]]) -> Non
             value.shape = ir.Shape(shapes[value.name])
 
 
-def _check_sizes(model: ir.Model, dynamic: Mapping[str, Mapping[int, str]]) -> None:
+def _check_sizes(model: ir.Model, dynamic: Mapping[str, Mapping[int, str]], part: str) -> None:
     """Refuses a graph in which an input has a fixed size where it has to vary."""
     for value in model.graph.inputs:
         for axis, name in dynamic.get(str(value.name), {}).items():
             if value.shape is not None and isinstance(value.shape[axis], int):
-                raise UnsupportedModelError(
-                    f"{name} varies, but the traced model takes {value.shape[axis]} only: a "
-                    "recurrent layer, or a size used as a Python number, fixes it; change that, "
-                    "or declare no dynamic axis"
-                )
+                raise UnsupportedModelError(fixed_size(part, {name}, value.shape[axis]))
 
 
 def _nested(module: nn.Module, shapes: tuple[object, ...]) -> tuple[object, ...]:
@@ -212,30 +190,3 @@ def _restore_weight_names(model: ir.Model) -> None:
         name = re.sub(r"^((encode\.)?model|constant)\.", "", name)
         if name not in taken and name not in model.graph.initializers:
             value.name = name
-
-
-def _refusal(error: BaseException) -> HybridDeployError | None:
-    """Returns the exporter's own error among the causes of an exception, None if there is none."""
-    own = [cause for cause in _causes(error) if isinstance(cause, HybridDeployError)]
-    return own[-1] if own else None
-
-
-def _user_line(error: BaseException) -> str:
-    """Returns the user's line nearest to the innermost cause of an exception, or an empty text."""
-    lines = [user_line(cause) for cause in _causes(error)]
-    return next((line for line in reversed(lines) if line), "")
-
-
-def _fixes_size(error: BaseException) -> bool:
-    """Returns whether a trace failed because it made a varying size constant."""
-    texts = [str(cause) for cause in _causes(error)]
-    return any(words in text for text in texts for words in _FIXED_SIZE)
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """Returns an exception and the exceptions that caused it, the innermost last."""
-    causes = [error]
-    while error.__cause__ is not None and error.__cause__ not in causes:
-        error = error.__cause__
-        causes.append(error)
-    return causes

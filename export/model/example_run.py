@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.model.interface import has_custom_step, heads_of
+from hybrid_deploy.export.trace.refusal import first_line, user_line
 
 _MEMORY = "a tensor or a tuple of tensors, which decode(tokens, *memory) takes one by one"
 _LOGITS = "logits (batch, length, vocabulary)"
@@ -45,8 +46,56 @@ def check_example_run(model: nn.Module, inputs: Mapping[str, Tensor], length: in
         named = {f"value {index} of its memory": value for index, value in enumerate(memory)}
         with _unchanged("decode()", {"its tokens": tokens} | named, _buffers(model)):
             _check_takes(untyped_model.decode, memory)
-            outputs = untyped_model.decode(tokens, *memory)
+            outputs = _decoded(model, tokens, memory)
         _check_logits(outputs, tokens)
+        # the traces have these two lengths: what a model caches by length holds values before them
+        untyped_model.decode(tokens[:, :-1], *memory)
+
+
+def _decoded(model: nn.Module, tokens: Tensor, memory: tuple[Tensor, ...]) -> Any:
+    """Returns what decode() returns.
+
+    Raises:
+        UnsupportedModelError: it works for fewer tokens alone.
+        Exception: whatever the user's code raises.
+    """
+    untyped_model: Any = model
+    try:
+        return untyped_model.decode(tokens, *memory)
+    except Exception as error:
+        most = _most_tokens(model, tokens, memory)
+        if most is None:
+            raise
+        tables = (
+            f"the table {name} has {most} rows"
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Embedding)
+            and module.num_embeddings == most
+            and isinstance(error, IndexError)
+        )
+        raise UnsupportedModelError(
+            f"{user_line(error)}decode() fails for {tokens.shape[1]} tokens, the max_length, and "
+            f"works for {most} ({next(tables, first_line(error))}); give a max_length of at most "
+            f"{most}"
+        ) from error
+
+
+def _most_tokens(model: nn.Module, tokens: Tensor, memory: tuple[Tensor, ...]) -> int | None:
+    """Returns the largest number of tokens that decode() takes; None if it takes not even two."""
+    low, high = 1, tokens.shape[1]
+    while high - low > 1:
+        middle = (low + high) // 2 if low > 1 else 2
+        low, high = (middle, high) if _decodes(model, tokens[:, :middle], memory) else (low, middle)
+    return low if low > 1 else None
+
+
+def _decodes(model: nn.Module, tokens: Tensor, memory: tuple[Tensor, ...]) -> bool:
+    untyped_model: Any = model
+    try:
+        untyped_model.decode(tokens, *memory)
+    except Exception:  # whatever the user's code raises
+        return False
+    return True
 
 
 @contextmanager

@@ -19,7 +19,7 @@ _PARALLEL_PREFIX = "module."  # of every name under DistributedDataParallel
 _NAMES_SHOWN = 3
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path) -> tuple[str, ...]:
     """Loads the weights of a file into a model; every name and shape must fit.
 
     Args:
@@ -28,10 +28,14 @@ def load_weights(model: nn.Module, path: Path) -> None:
             under `state_dict`, `model_state_dict` or `model`; their names may begin with the
             `module.` of DistributedDataParallel.
 
+    Returns:
+        A sentence if the file holds other weights too.
+
     Raises:
         InputError: the file cannot be read without unpickling objects, or does not fit the model.
     """
-    state = _unwrapped(_read(path), path)
+    loaded = _read(path)
+    state = _unwrapped(loaded, path)
     _check_fit(model, state, path)
     try:
         model.load_state_dict(state)
@@ -39,6 +43,26 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise InputError(
             f"{path} does not fit {type(model).__name__}: {str(error).splitlines()[-1].strip()}"
         ) from error
+    return _other_weights(loaded, path)
+
+
+def _other_weights(loaded: Any, path: Path) -> tuple[str, ...]:
+    """Returns a sentence on the weights beside those that are taken, as an average of them."""
+    key = next((key for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
+    others = [
+        shown(name)
+        for name, value in loaded.items()
+        if name != key
+        and isinstance(value, Mapping)
+        and value
+        and all(isinstance(each, Tensor) for each in value.values())
+    ]
+    if key is None or not others:
+        return ()
+    return (
+        f"{path}: loaded the weights under {key!r}; it also holds {', '.join(others)}: to take "
+        f"those, save them alone, as torch.save(torch.load({path.name!r})[{others[0]}], 'ema.pt')",
+    )
 
 
 def _read(path: Path) -> Any:

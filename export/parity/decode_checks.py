@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.model.interface import reference_logits, reference_memory
+from hybrid_deploy.export.parity.repeatable import check_repeatable, close
 from hybrid_deploy.export.parity.special_tokens import mixed_tokens
+from hybrid_deploy.export.trace.refusal import RunsDifferError
 
 _TOLERANCE = 1e-4  # float32 sums in another order differ by less
 
@@ -37,8 +38,8 @@ def check_causal(
         before, after = (reference_logits(model, memory, t)[:, :first] for t in (tokens, changed))
         if torch.allclose(before, after, atol=_TOLERANCE, equal_nan=True):
             continue
-        _check_repeatable(model, inputs, tokens)
-        raise UnsupportedModelError(
+        check_repeatable(model, inputs, tokens)
+        raise RunsDifferError(
             "decode() is not causal: tokens change the logits of the tokens before them, so they "
             "cannot be decoded one by one; give its self-attention a causal mask"
         )
@@ -62,8 +63,8 @@ def check_batch(
     pair = tuple(with_distinct_rows(value[:2]) for value in inputs.values())
     pair_memory = reference_memory(model, pair)
     if not all(_encodes_alone(model, pair, pair_memory, row) for row in range(2)):
-        _check_repeatable(model, dict(zip(inputs, pair, strict=True)))
-        raise UnsupportedModelError(
+        check_repeatable(model, dict(zip(inputs, pair, strict=True)))
+        raise RunsDifferError(
             "encode() mixes the inputs of a batch: an input's memory changes with the inputs "
             "beside it; compute every input by itself"
         )
@@ -74,9 +75,9 @@ def check_batch(
     pair_logits = reference_logits(model, pair_memory, tokens)
     rows = [tuple(tensor[row : row + 1] for tensor in pair_memory) for row in range(2)]
     alone = [reference_logits(model, rows[row], tokens[row : row + 1]) for row in range(2)]
-    if not all(_close(pair_logits[row : row + 1], alone[row]) for row in range(2)):
-        _check_repeatable(model, dict(zip(inputs, pair, strict=True)), tokens)
-        raise UnsupportedModelError(
+    if not all(close(pair_logits[row : row + 1], alone[row]) for row in range(2)):
+        check_repeatable(model, dict(zip(inputs, pair, strict=True)), tokens)
+        raise RunsDifferError(
             "decode() mixes the sequences of a batch: a sequence's logits change with the "
             "sequences beside it; compute every sequence by itself"
         )
@@ -102,31 +103,7 @@ def _encodes_alone(
     only.
     """
     alone = reference_memory(model, tuple(value[row : row + 1] for value in pair))
-    return all(_close(a[row : row + 1], b) for a, b in zip(memory, alone, strict=True))
-
-
-def _check_repeatable(
-    model: nn.Module, inputs: Mapping[str, Tensor], tokens: Tensor | None = None
-) -> None:
-    """Refuses a model of which two runs on the same values differ.
-
-    It tells the true reason where two runs on different values differ too.
-
-    Raises:
-        UnsupportedModelError: the model is random, or remembers earlier runs.
-    """
-    values = tuple(inputs.values())
-    first, second = (reference_memory(model, values) for _ in range(2))
-    part = "encode()"
-    if tokens is not None and all(map(_close, first, second)):
-        part = "decode()"
-        memory = first
-        first, second = ((reference_logits(model, memory, tokens),) for _ in range(2))
-    if not all(map(_close, first, second)):
-        raise UnsupportedModelError(
-            f"{part} returns other values in a second run on the same values: it is random, or "
-            "keeps something from run to run; an export needs a model without either"
-        )
+    return all(close(a[row : row + 1], b) for a, b in zip(memory, alone, strict=True))
 
 
 def with_distinct_rows(value: Tensor) -> Tensor:
@@ -142,10 +119,3 @@ def with_distinct_rows(value: Tensor) -> Tensor:
     else:
         pair[1] = value[1].flatten().flip(0).reshape(value[1].shape)
     return pair
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or not a.is_floating_point():
-        return torch.equal(a, b)
-    scale = float(b.abs().nan_to_num().max()) + 1
-    return torch.allclose(a, b, atol=_TOLERANCE * scale, rtol=0, equal_nan=True)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.analysis.length_dependence import length_dependence
 from hybrid_deploy.export.model.interface import (
     DecodePart,
@@ -96,6 +97,8 @@ class _Runs:
             size = size_of(row)
             apart = differences(row, head[:, -1], size).max(initial=0)
             if not apart <= LEAST_SHARE * size and not apart <= self._accepted(size, index):
+                if np.isnan(row).any() or np.isnan(head[:, -1]).any():
+                    raise _not_a_number(int(self._tokens[0, count - 1]), count)
                 return False
         return True
 
@@ -108,3 +111,11 @@ class _Runs:
         if self.errors is None:
             self.errors = own_error(self.model, arrays_of(self.inputs), self._tokens.numpy()) or []
         return accepted_difference(size, self.errors[index] if self.errors else None)
+
+
+def _not_a_number(token: int, count: int) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"decode() returns NaN after token {token} as number {count} of a sequence, and NaN cannot "
+        "be compared; return numbers for all tokens (a softmax over -inf alone, 0 / 0 and "
+        "inf - inf are NaN)"
+    )

@@ -13,6 +13,7 @@ and batches of 2, 1 and 3 in turn. Of several axes, each run takes another size 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
@@ -21,7 +22,7 @@ import onnx_ir as ir
 from torch import Tensor
 
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.bundle.manifest import DimRange
+from hybrid_deploy.bundle.manifest import DimRange, GenerationDefaults
 from hybrid_deploy.contract import BATCH_DIM, FLOAT_VARIANT, GraphRole
 from hybrid_deploy.errors import (
     BackendError,
@@ -44,6 +45,7 @@ _MOST_SIZES_OF_AN_AXIS = 9
 _MOST_UNCERTAIN_SIZES = 3
 _LARGEST_BATCH = 16
 _LARGEST_DIVISOR = 512
+_FAILING_OPERATOR = re.compile(r"while running (\w+) node")
 _WINDOWS = ("Conv", "MaxPool", "AveragePool", "LpPool")
 
 
@@ -81,10 +83,9 @@ def check_sizes(
         try:
             compared = compare_random_prompts(job.model, backend, short, inputs, choice)
         except BackendError as error:
-            raise UnsupportedModelError(
-                f"the exported graphs do not work for inputs of size {shapes}, which the "
-                "dynamic axes allow: a recurrent layer, or a size used as a Python number, makes "
-                f"it constant; change the encoder, or narrow the range ({first_line(error)[:120]})"
+            fits = _fits(job, backend, short, _batch_of(resized, _BATCHES[0]), choice)
+            raise _failing_graphs(
+                job, error, shapes, len(next(iter(inputs.values()))), fits
             ) from error
         except ParityError as error:
             raise ParityError(f"at inputs of size {shapes}, {error}") from error
@@ -99,6 +100,50 @@ def check_sizes(
         parity.add_as_prompts(compared)
         parity.sizes.append(", ".join("x".join(map(str, a.shape[1:])) for a in inputs.values()))
     return parity
+
+
+def _fits(
+    job: ExportJob,
+    backend: Backend,
+    generation: GenerationDefaults,
+    inputs: Inputs,
+    choice: TokenChoice,
+) -> bool:
+    """Returns whether the graphs run for some inputs."""
+    try:
+        compare_random_prompts(job.model, backend, generation, inputs, choice)
+    except BackendError:
+        return False
+    except ParityError:
+        return True
+    return True
+
+
+def _failing_graphs(
+    job: ExportJob, error: BackendError, shapes: str, batch: int, fits_two: bool
+) -> UnsupportedModelError:
+    """Returns the error for graphs that ONNX Runtime cannot run at a size.
+
+    Args:
+        job: the model and its varying axes.
+        error: what the backend raised.
+        shapes: shapes of the inputs, for the message.
+        batch: their batch size.
+        fits_two: whether the graphs run for the same sizes in a batch of two.
+    """
+    operator = _FAILING_OPERATOR.search(str(error))
+    what = f", where {operator[1]} fails" if operator else ""
+    if fits_two or not job.spec.dynamic:
+        return UnsupportedModelError(
+            f"the exported graphs do not work for a batch of {batch} (inputs of size {shapes})"
+            f"{what}: the model divides the batch, as by split() or chunk(), or uses its size as a "
+            "Python number; compute a whole batch of any size at once"
+        )
+    return UnsupportedModelError(
+        f"the exported graphs do not work for inputs of size {shapes}, which the dynamic axes "
+        f"allow{what}: a recurrent layer, adaptive pooling, or a size used as a Python number, "
+        "makes it constant; change the encoder, or narrow the range"
+    )
 
 
 def checked_sizes(

@@ -23,8 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from hybrid_deploy.errors import UnsupportedModelError
-from hybrid_deploy.export.trace.refusal import refuse
+from hybrid_deploy.export.trace.refusal import RunsDifferError, refuse
 
 _SLICE = torch.ops.aten.slice.Tensor
 _RANDOM = torch.Tag.nondeterministic_seeded
@@ -217,10 +216,29 @@ def _hashable(value: Any) -> object:
     )
 
 
-def _different_programs(node: fx.Node) -> UnsupportedModelError:
-    return refuse(
-        node,
-        "decode() runs a different program for a different number of tokens: Python control flow "
-        "depends on the length; make it independent of tokens.shape[1]",
-        ways_out=False,
+def _different_programs(node: fx.Node) -> RunsDifferError:
+    return RunsDifferError(
+        refuse(
+            _user_of(node),
+            "decode() runs a different program for a different number of tokens: Python control "
+            "flow, or a loop, depends on the length; make it independent of tokens.shape[1], as a "
+            "mask made by torch.arange or torch.ones(n, n).tril() is",
+            ways_out=False,
+        )
     )
+
+
+def _user_of(node: fx.Node) -> fx.Node:
+    """Returns a node; in place of an input, the node that reads the last tensor of the program.
+
+    Traces that hold different numbers of tensors are told apart where the inputs begin.
+    """
+    if node.op != "placeholder":
+        return node
+    readers = [next(iter(n.users), node) for n in node.graph.nodes if _is_literal(n)]
+    return readers[-1] if readers else node
+
+
+def _is_literal(node: fx.Node) -> bool:
+    """Returns whether a node is a tensor of the code itself: no weight, buffer or input."""
+    return node.op == "placeholder" and node.name.startswith("c_")

@@ -41,8 +41,12 @@ _LIBRARY_FOLDERS = tuple(
 _STANDARD_LIBRARY = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib")})
 _INSTALLED = ("/site-packages/", "/dist-packages/")
 _OUTSIDE = ("fake tensor in the exported program constant", ".numpy() is not supported")
-_METHODS = ("encode", "decode")
+_METHODS = ("encode", "decode", "initial_state", "step")
 _FILTER = "_filter_traceback_frames"
+
+
+class RunsDifferError(UnsupportedModelError):
+    """Two runs or traces of a model differ, for the reason in the message or by chance."""
 
 
 def refuse(node: fx.Node, why: str, *, ways_out: bool = True) -> UnsupportedModelError:
@@ -55,12 +59,35 @@ def refuse(node: fx.Node, why: str, *, ways_out: bool = True) -> UnsupportedMode
     """
     modules = [name for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
     module = re.sub(r"^model\.?", "", modules[-1] if modules else "") or "decode"
-    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
-    line = f"{frames[-1][0]}:{frames[-1][1]}" if frames else "an unknown line"
+    line = node_line(node) or "an unknown line: "
     remedies = f"; {WAYS_OUT}" if ways_out else ""
-    return UnsupportedModelError(
-        f"{line}: {why} (operator {node.target}, module {module}){remedies}"
-    )
+    return UnsupportedModelError(f"{line}{why} (operator {node.target}, module {module}){remedies}")
+
+
+def node_line(node: fx.Node) -> str:
+    """Returns the user's line of a node, as `file:line: `; no text if it is not known.
+
+    A region such as `with torch.autocast` has none of its own: its first operator's line counts.
+    """
+    body = _region(node)
+    texts = [node.meta.get("stack_trace"), *(inner.meta.get("stack_trace") for inner in body)]
+    return next((line for text in texts if (line := line_of_text(text or ""))), "")
+
+
+def line_of_text(text: str) -> str:
+    """Returns the last user's line that a text with stack frames names, or no text."""
+    frames = [(file, line) for file, line in _FRAME.findall(text) if is_user_file(file)]
+    return f"{frames[-1][0]}:{frames[-1][1]}: " if frames else ""
+
+
+def _region(node: fx.Node) -> list[fx.Node]:
+    """Returns the nodes of the graph that a node runs as a region; none of other nodes."""
+    owner = node.graph.owning_module
+    names = [n.target for n in node.all_input_nodes if n.op == "get_attr"]
+    bodies = [getattr(owner, str(name), None) for name in names] if owner is not None else []
+    return [
+        inner for body in bodies if isinstance(body, fx.GraphModule) for inner in body.graph.nodes
+    ]
 
 
 def extra_keys(keys: int, rows: int) -> str:
@@ -93,6 +120,11 @@ def trace_failure(error: BaseException, part: str = "decode()") -> str:
         return f"Python control flow depends on the values of {values}; use torch.where"
     if "cannot be used as inputs to control flow" in text:
         return "Python computes a size from a varying one in a way that no graph can; use //"
+    if "SymInt" in text and "unhashable" in text:
+        return (
+            "a size that varies is looked up in a dict, a set or a cache of Python; compute what "
+            "depends on it with tensors"
+        )
     if any(words in text for words in _OUTSIDE):
         return "it takes a value out of the trace, by .data or .numpy(); compute with tensors alone"
     return first_line(error)

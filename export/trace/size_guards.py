@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ import torch
 from torch.fx.experimental.symbolic_shapes import SYMPY_INTERP, ShapeEnv
 from torch.utils._sympy.printers import PythonPrinter
 
+from hybrid_deploy.contract import BATCH_DIM
 from hybrid_deploy.errors import UnsupportedModelError
 from hybrid_deploy.export.trace.refusal import is_user_file
 
@@ -190,6 +191,25 @@ def fixing_line(log: GuardLog) -> str:
     return f"{lines[0]}: " if lines else ""
 
 
+def fixed_size(part: str, names: Collection[str], size: object = "one size") -> str:
+    """Returns why a trace that fixes sizes is refused, and what to do, as a sentence.
+
+    Args:
+        part: what was traced, such as `encode()`.
+        names: names of the dimensions that are fixed.
+        size: the size that the trace takes, if it is known.
+    """
+    declared = sorted(set(names) - {BATCH_DIM})
+    reason = (
+        f"{part} takes {size} only of {', '.join(declared) or 'the batch'}, which has to vary: it "
+        "is compared with a number, or used as a Python number, as int(), len(), torch.vmap and "
+        "F.affine_grid do"
+    )
+    if declared:
+        return f"{reason}; compute with tensors and sizes as they are, or declare no dynamic axis"
+    return f"{reason}; compute a whole batch of any size at once with tensors"
+
+
 def _refuse_fixed_sizes(log: GuardLog, exprs: Mapping[str, Any], part: str) -> None:
     """Refuses a trace that fixes a size which varies, with the line that fixes it."""
     for name, expr in exprs.items():
@@ -199,11 +219,7 @@ def _refuse_fixed_sizes(log: GuardLog, exprs: Mapping[str, Any], part: str) -> N
                 "an example of another size"
             )
         if not getattr(expr, "free_symbols", ()):
-            raise UnsupportedModelError(
-                f"{fixing_line(log)}{name} varies, but the trace of {part} takes {expr} only: a "
-                "recurrent layer, or a size used as a Python number, fixes it; change that, or "
-                "declare no dynamic axis"
-            )
+            raise UnsupportedModelError(f"{fixing_line(log)}{fixed_size(part, {name}, expr)}")
 
 
 def _is_fixing(guard: SizeGuard) -> bool:

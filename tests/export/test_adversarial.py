@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,30 @@ def unlike_sizes(self: Any, x: Tensor) -> Any:
     return (x, x.mean(1)) if x.shape[1] > 11 else x
 
 
+def masked_in_a_loop(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
+    weights = torch.zeros(x.shape[1], x.shape[1])
+    for row in range(x.shape[1]):
+        weights[row, : row + 1] = 1.5 / (row + 1)
+    return weights @ x
+
+
+def in_bfloat16(self: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        logits: Tensor = F.linear(x, self.more.weight[:VOCABULARY, :VOCABULARY]).float()
+    return logits
+
+
+@functools.lru_cache
+def window_of_three(length: int) -> Tensor:
+    mask = torch.ones(length, length, dtype=torch.bool)
+    return mask.tril() & mask.triu(-2)
+
+
+def read_in_windows(self: Any, x: Tensor, tokens: Tensor, memory: Tensor) -> Tensor:
+    rows: Tensor = x + self._read(x, x, window_of_three(x.shape[1]))
+    return rows
+
+
 def no_value(self: Any, x: Tensor) -> Tensor:
     return x[:, :0]
 
@@ -173,6 +198,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"rows": lambda s, x, t, m: x * random.random()},
         "decode() returns other values in a second run",
     ),
+    "random in one run of 20": (
+        {"rows": lambda s, x, t, m: x * (1.0 if random.random() > 0.05 else 0.5)},
+        "decode() returns other values in a second run",
+    ),
+    "a mask made in a loop": (
+        {"rows": masked_in_a_loop},
+        "test_adversarial.py:{masked_in_a_loop}:",
+    ),
+    "chunks of the batch": (
+        {"memory": lambda s, x: torch.cat([s.more(part) for part in x.split(2)])},
+        "the exported graphs do not work for a batch of 3 (inputs of size 3x",
+    ),
+    "autocast": ({"logits": in_bfloat16}, "leave out autocast"),
     "unique": (
         {"rows": lambda s, x, t, m: x * m.round().unique().numel()},
         "test_adversarial.py",
@@ -198,7 +236,8 @@ def test_a_nasty_model_is_refused_with_the_true_reason(name: str, tmp_path: Path
     methods, words = REFUSED[name]
     with pytest.raises(UnsupportedModelError) as caught:
         exported(model_with(**methods), tmp_path / "out")
-    assert words in str(caught.value)
+    line = inspect.getsourcelines(masked_in_a_loop)[1] + 3
+    assert words.format(masked_in_a_loop=line) in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -251,6 +290,7 @@ def never_ends(self: Any, x: Tensor) -> Tensor:
 
 
 RIGHT: dict[str, dict[str, Any]] = {
+    "a mask in a cache": {"rows": read_in_windows},
     "hooks, partials and parametrizations": {
         "prepare": hook,
         "rows": lambda s, x, t, m: s.act(x) + s.more(x),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -78,6 +79,7 @@ def test_inputs_are_named_after_the_parameters_of_encode(model: nn.Module, input
             {"image": IMAGE, "question": QUESTION, "other": IMAGE},
             "encode takes the inputs image, question, scale, got image, question, other",
         ),
+        ([IMAGE * math.nan, QUESTION], "the input image of encode holds NaN; give real values"),
         ([IMAGE, [1.0]], "an input of encode must be a tensor or an array, got list"),
         (
             [IMAGE, torch.zeros(3, 5)],
@@ -95,6 +97,26 @@ def test_inputs_that_do_not_fit_are_refused(model: nn.Module, inputs: Any, messa
     with pytest.raises(UsageError) as caught:
         named_inputs(model, inputs)
     assert str(caught.value) == message
+
+
+def by_keyword(self: Any, *, image: Tensor) -> Tensor:
+    return image
+
+
+def by_name(self: Any, **inputs: Tensor) -> Tensor:
+    return inputs["image"]
+
+
+@pytest.mark.parametrize("encode", [by_keyword, by_name])
+def test_an_encode_without_inputs_by_position_is_refused(encode: Any) -> None:
+    model = type("Keyword", (nn.Module,), {"encode": encode})()
+    with pytest.raises(UsageError, match=r"^encode\(.+\) takes no inputs by position"):
+        named_inputs(model, {"image": IMAGE})
+
+
+def test_a_fixed_batch_that_would_run_for_minutes_is_refused() -> None:
+    with pytest.raises(UsageError, match="a fixed batch of 100000 is above 1024"):
+        GraphForm(batch=100_000)
 
 
 def test_varying_axes_as_tuples_and_as_dynamic_axes(model: nn.Module) -> None:
@@ -122,7 +144,24 @@ def test_varying_axes_as_tuples_and_as_dynamic_axes(model: nn.Module) -> None:
             {"image": {0: ("batch", 1, 2)}},
             "dynamic names axis 0 of image, which has axes 1 to 2 besides the batch",
         ),
-        ({"image": {2: ("w", 8, 8)}}, "image cannot vary from 8 to 8; the range is empty"),
+        (
+            {"image": {2: ("w", 8, 8)}},
+            "image cannot vary from 8 to 8: it has one size; leave the axis out if the example has "
+            "size 8",
+        ),
+        (
+            {"image": {2: ("w", 0, 8)}},
+            "image cannot vary from 0 to 8: the smallest size is 1 at least",
+        ),
+        (
+            {"image": {2: ("w", 9, 8)}},
+            "image cannot vary from 9 to 8: the smallest size stands first",
+        ),
+        (
+            {"image": {2: ("w", 1, 9_999_999)}},
+            "image cannot vary from 1 to 9999999: the export runs the largest size, which is more "
+            "than 4096 times the example's 4; give a smaller one, or a larger example",
+        ),
         (
             {"image": {2: ("w", 4, 10, 4)}},
             "image varies in multiples of 4, which 4 and 10 must both be; change the range or the "

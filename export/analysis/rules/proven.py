@@ -26,6 +26,8 @@ PLACES = (
     "features stand before the text: decode(tokens, memory) over cat([memory, embedding(tokens)], "
     "1), with the fixed tokens before the image embedded by encode"
 )
+_AUTOCAST = "wrap_with_autocast"
+AUTOCAST = "autocast computes in 16 bits, and an export computes in float32; leave out autocast"
 _CONVERSIONS = (torch.ops.aten._to_copy.default, torch.ops.aten.to.dtype)
 _EQUAL = (torch.ops.aten.eq.Scalar, torch.ops.aten.eq.Tensor)
 
@@ -37,6 +39,8 @@ class ProvenRowWise:
     """
 
     def bind(self, plan: DecodePlan, node: fx.Node) -> Layout:
+        if str(node.target) == _AUTOCAST:
+            raise refuse(node, AUTOCAST, ways_out=False)
         if getattr(node.target, "namespace", "aten") != "aten":
             raise refuse(node, "this operator is not PyTorch's own and has no rule")
         layout = self._layout(plan, node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ def load_job(name: str, options: ModelOptions, weights: Path | None = None) -> E
 
     Args:
         name: `package.module:factory`; the factory takes no arguments and returns an ExportJob, or
-            a torch.nn.Module, which is then put into eval mode.
+            a torch.nn.Module, which is then put into eval mode. It may be the module itself.
         options: description of a torch.nn.Module; must be empty for an ExportJob.
         weights: file whose weights are loaded into the model; None loads none.
 
@@ -39,11 +39,12 @@ def load_job(name: str, options: ModelOptions, weights: Path | None = None) -> E
     factory = load_factory(name)
     from torch import nn
 
+    from hybrid_deploy.cli.output import log
     from hybrid_deploy.export.export_job import ExportJob
     from hybrid_deploy.export.model.weights import load_weights
 
     with one_line_failures(name):
-        returned = factory()
+        returned = factory if isinstance(factory, nn.Module) else factory()
     if not isinstance(returned, (ExportJob, nn.Module)):
         raise UsageError(
             f"{name} returned {type(returned).__name__}, "
@@ -55,7 +56,9 @@ def load_job(name: str, options: ModelOptions, weights: Path | None = None) -> E
             f"{', '.join(options.used_options())}"
         )
     if weights is not None:
-        load_weights(returned.model if isinstance(returned, ExportJob) else returned, weights)
+        model = returned.model if isinstance(returned, ExportJob) else returned
+        for remark in load_weights(model, weights):
+            log(remark)
     return (
         returned
         if isinstance(returned, ExportJob)
@@ -64,7 +67,7 @@ def load_job(name: str, options: ModelOptions, weights: Path | None = None) -> E
 
 
 def load_factory(name: str) -> Callable[[], Any]:
-    """Returns the function that `package.module:factory` names.
+    """Returns the function, or the torch.nn.Module, that `package.module:factory` names.
 
     Raises:
         UsageError: the module or function does not exist, or needs arguments.
@@ -73,6 +76,8 @@ def load_factory(name: str) -> Callable[[], Any]:
     if not (module_name and colon and factory_name):
         raise UsageError(f"expected package.module:factory, got {name!r}")
     factory: Callable[[], Any] = import_function(module_name, factory_name)
+    if hasattr(factory, "named_modules") and not inspect.isclass(factory):
+        return factory  # a torch.nn.Module, told without importing torch
     try:
         inspect.signature(factory).bind()
     except ValueError:
@@ -131,14 +136,13 @@ def _example(
 
     The second item is None for a file of arrays.
     """
-    import torch
-
     from hybrid_deploy.bundle.input_specs import ArrayInput
     from hybrid_deploy.export.make_job import input_names
     from hybrid_deploy.runtime.preprocess.image import load_image
     from hybrid_deploy.runtime.preprocess.prepare import prepare
 
     first, *others = input_names(model)
+    other_mode: ImageInput | None = None
     preprocess: ArrayInput | ImageInput
     if path.suffix in _ARRAYS:
         _refuse_pixel_options(options, path)
@@ -150,14 +154,66 @@ def _example(
         )
     else:
         picture = load_image(path)
-        mode = "L" if picture.mode in _GREY else "RGB"
+        mode, other = ("L", "RGB") if picture.mode in _GREY else ("RGB", "L")
         preprocess = options.image_input(first, mode, picture.size)
+        if options.mode is None:
+            converted = replace(options, mode=other, mean=None, std=None)
+            other_mode = converted.image_input(first, other, picture.size)
     arrays = prepare([path], preprocess)
     for name, array in arrays.items():
         if array.dtype == "float64":
             raise InputError(f"{path} holds float64 as {name}; save it with .astype('float32')")
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    tensors = _tensors(arrays)
+    _check_encodes(model, path, tensors, other_mode)
     return tensors, None if isinstance(preprocess, ArrayInput) else preprocess
+
+
+def _tensors(arrays: Mapping[str, Any]) -> dict[str, Tensor]:
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _check_encodes(
+    model: nn.Module, path: Path, tensors: Mapping[str, Tensor], other_mode: ImageInput | None
+) -> None:
+    """Checks whether encode() fails for an example that it takes in another form.
+
+    Args:
+        model: module with `encode`.
+        path: file of the example.
+        tensors: inputs that the file became.
+        other_mode: how its picture would become an input of other channels; None tries none.
+
+    Raises:
+        UsageError: it takes the picture in the other mode, or the arrays with an axis more.
+    """
+    from hybrid_deploy.runtime.preprocess.prepare import prepare
+
+    if _encodes(model, tensors):
+        return
+    if other_mode is not None and _encodes(model, _tensors(prepare([path], other_mode))):
+        raise UsageError(
+            f"encode() fails for {path} with its own channels, and works in mode "
+            f"{other_mode.mode}; give --mode {other_mode.mode}"
+        )
+    if _encodes(model, {name: value[None] for name, value in tensors.items()}):
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors.items())
+        raise UsageError(
+            f"{path} holds {shapes} without an axis of the batch; save it batch first, as "
+            "array[None]"
+        )
+
+
+def _encodes(model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
+    """Returns whether encode() takes a batch of two such inputs, and returns something for it."""
+    from hybrid_deploy.export.model.interface import as_batch_of_two, reference_memory
+
+    try:
+        memory = reference_memory(model, tuple(map(as_batch_of_two, inputs.values())))
+    except Exception:  # whatever the user's code raises
+        return False
+    return len(memory) > 0
 
 
 def _refuse_pixel_options(options: ModelOptions, path: Path) -> None:

@@ -106,7 +106,7 @@ def _flaws(sample: Sample) -> set[Flaw]:
 
 def judged_refusal(reason: str, flaws: set[Flaw]) -> tuple[Verdict, str]:
     """Returns whether a refusal is true of a model with these flaws, and else what is false."""
-    untranslated = "has no ONNX form" in reason and "No ONNX function" not in reason
+    untranslated = "has no ONNX form" in reason and "no translation for" not in reason
     if untranslated or any(words in reason for words in _OUR_WORDS):
         return Verdict.INTERNAL, ""
     sound = not flaws - BLIND

@@ -214,15 +214,15 @@ def test_a_fault_is_noticed_without_the_gate(
         ("the mask lets a token see the tokens after it", set(), Verdict.FALSE_REFUSAL),
         ("encode() mixes the inputs of a batch", set(), Verdict.FALSE_REFUSAL),
         ("the model itself fails on inputs", set(), Verdict.FALSE_REFUSAL),
-        ("/a/check.py:12: fixes a size", {Flaw.FAILS}, Verdict.FALSE_REFUSAL),
+        ("/a/check.py:12: takes one size only", {Flaw.FAILS}, Verdict.FALSE_REFUSAL),
         ("/a/rows.py:12: this operator", set(), Verdict.REFUSED),
         ("/a/rows.py:9: decode() fails: TypeError", set(), Verdict.FALSE_REFUSAL),
         ("other values in a second run on the same values", set(), Verdict.FALSE_REFUSAL),
         ("decode() returns other logits for 3 tokens", set(), Verdict.FALSE_REFUSAL),
         ("decode() returns other logits for 3", {Flaw.KNOWS_LENGTH}, Verdict.REFUSED),
         ("an internal step failed with KeyError", {Flaw.FAILS}, Verdict.INTERNAL),
-        ("StepGraph has no ONNX form: s37", {Flaw.FAILS}, Verdict.INTERNAL),
-        ("StepGraph has no ONNX form: No ONNX function found for <Op>", set(), Verdict.REFUSED),
+        ("step() has no ONNX form: s37", {Flaw.FAILS}, Verdict.INTERNAL),
+        ("step() has no ONNX form: no translation for the operator aten.f", set(), Verdict.REFUSED),
     ],
 )
 def test_a_refusal_has_to_be_true(reason: str, flaws: set[Flaw], verdict: Verdict) -> None:

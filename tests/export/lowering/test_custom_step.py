@@ -64,12 +64,46 @@ class GrowingState(Recurrent):
 
 
 class LayersFirst(Recurrent):
-    def initial_state(self, vector: Tensor) -> State:
-        return vector.unsqueeze(0), vector
+    """A stack of nn.LSTM, whose state is (layers, batch, width), in a dict in another key order."""
 
-    def step(self, token: Tensor, state: State, vector: Tensor) -> tuple[Tensor, State]:
-        logits, (hidden, unchanged) = super().step(token, (state[0][0], state[1]), vector)
-        return logits, (hidden.unsqueeze(0), unchanged)
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.LSTM(WIDTH, WIDTH, num_layers=2)
+
+    def initial_state(self, vector: Tensor) -> Any:
+        hidden = vector.repeat(2, 1, 1)
+        return {"hidden": hidden, "cell": hidden.tanh()}
+
+    def step(self, token: Tensor, state: Any, vector: Tensor) -> tuple[Tensor, Any]:
+        before = state["hidden"], state["cell"]
+        output, (hidden, cell) = self.layers(5 * self.embedding(token)[None], before)
+        return self.head(9 * output[0]), {"cell": cell, "hidden": hidden}
+
+
+class CountInState(Recurrent):
+    def initial_state(self, vector: Tensor) -> Any:
+        return vector, {"count": 0}
+
+    def step(self, token: Tensor, state: Any, vector: Tensor) -> tuple[Tensor, Any]:
+        logits, (hidden, _) = super().step(token, (state[0], vector), vector)
+        return logits, (hidden, {"count": state[1]["count"] + 1})
+
+
+class NoneAfterStep(Recurrent):
+    def step(self, token: Tensor, state: State, vector: Tensor) -> tuple[Tensor, Any]:
+        logits, (hidden, _) = super().step(token, state, vector)
+        return logits, (hidden, None)
+
+
+class ListAfterTuple(Recurrent):
+    def step(self, token: Tensor, state: State, vector: Tensor) -> tuple[Tensor, Any]:
+        logits, after = super().step(token, (state[0], state[1]), vector)
+        return logits, list(after)
+
+
+class StateOfNoBatch(Recurrent):
+    def initial_state(self, vector: Tensor) -> State:
+        return torch.zeros(1, WIDTH), vector
 
 
 class LogitsOfASequence(Recurrent):
@@ -127,6 +161,18 @@ def test_attention_over_a_varying_memory(tmp_path: Path) -> None:
     assert compare_bundle(case, model, export(case, model, tmp_path / "bundle")).passed
 
 
+def test_a_state_of_layers_first_is_batch_first_in_the_graphs(tmp_path: Path) -> None:
+    export_recurrent(LayersFirst, tmp_path / "bundle")
+    bundle = open_bundle(tmp_path / "bundle")
+    shapes = {tensor.name: tensor.shape for tensor in bundle.graph("fp32", GraphRole.STEP).inputs}
+    assert shapes["recurrent_0"] == shapes["recurrent_1"] == ("batch", 2, WIDTH)
+    features = random_floats(3, 6, seed=9).numpy()
+    backend = load_backend("onnxruntime", bundle, "fp32", BackendOptions())
+    expected = decoded(FullRerun(make(LayersFirst), MAX_LENGTH), features)
+    assert decoded(backend, features) == expected
+    assert len({token for tokens in expected for token in tokens}) > 5
+
+
 def test_there_is_no_prefill_and_the_step_has_only_the_inputs_that_it_reads(path: Path) -> None:
     bundle = open_bundle(path)
     assert set(bundle.graphs("fp32")) == {GraphRole.ENCODER, GraphRole.STEP}
@@ -164,8 +210,27 @@ def test_quantized_variants_of_a_recurrent_model_agree_with_float(path: Path) ->
 @pytest.mark.parametrize(
     ("kind", "error", "message"),
     [
-        (GrowingState, UnsupportedModelError, r"turns a state of float32 \(2, 24\), .* \(2, 48\)"),
-        (LayersFirst, UnsupportedModelError, r"float32 \(1, 2, 24\) for a batch of 2.*batch first"),
+        (
+            GrowingState,
+            UnsupportedModelError,
+            r"turns a state of \(float32 \(2, 24\), .*\(2, 48\)\)",
+        ),
+        (
+            CountInState,
+            UnsupportedModelError,
+            r"state 1 is int in what initial_state\(\) .*torch\.full\(\(len\(memory\),\), 0\)",
+        ),
+        (NoneAfterStep, UnsupportedModelError, r"state 1 is None in what step\(\) returns.*leave"),
+        (
+            ListAfterTuple,
+            UnsupportedModelError,
+            r"turns a state of \(float32 \(2, 24\), .*\) into one of \[float32 \(2, 24\), .*\];",
+        ),
+        (
+            StateOfNoBatch,
+            UnsupportedModelError,
+            r"float32 \(1, 24\) as state 0 for a batch of 2.*one axis of the batch size",
+        ),
         (LogitsOfASequence, UnsupportedModelError, r"logits \(batch, vocabulary\), got \(2, 1, 31"),
         (
             FailingStep,

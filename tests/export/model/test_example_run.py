@@ -135,3 +135,32 @@ def test_a_decoder_has_to_take_every_value_of_the_memory() -> None:
         "encode() returns 2 values, so decode() is called as decode(tokens, memory_0, memory_1)"
     )
     assert str(caught.value).startswith(called)
+
+
+class Tables(Returning):
+    """A decoder with positions of a table of 4 rows, or of 4 values of a parameter."""
+
+    def __init__(self, parameter: bool) -> None:
+        super().__init__()
+        self.places = nn.Embedding(4, WORDS)
+        self.values = nn.Parameter(torch.zeros(4, WORDS))
+        self.parameter = parameter
+
+    def decode(self, tokens: Tensor, *memory: Any) -> Any:
+        logits = super().decode(tokens)
+        if self.parameter:
+            return logits + self.values[: tokens.shape[1]]
+        return logits + self.places(torch.arange(tokens.shape[1]))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "why"), [(False, "the table places has 4 rows"), (True, r"tensor b \(")]
+)
+def test_the_largest_working_number_of_tokens_is_named(parameter: bool, why: str) -> None:
+    words = (
+        r"test_example_run\.py:\d+: decode\(\) fails for 6 tokens, the max_length, and works for "
+        rf"4 \(.*{why}.*\); give a max_length of at most 4$"
+    )
+    with pytest.raises(UnsupportedModelError, match=words):
+        check_example_run(Tables(parameter), ROWS, LENGTH)
+    check_example_run(Tables(parameter), ROWS, 4)

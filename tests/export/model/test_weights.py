@@ -49,6 +49,23 @@ def test_files_of_torch_save_are_loaded(
     assert_loaded(model)
 
 
+@pytest.mark.parametrize(
+    ("others", "remarks"),
+    [
+        ({"optimizer": {"state": {}, "lr": 0.1}, "epoch": 3}, 0),
+        ({"ema": {"0.weight": torch.zeros(4, 3)}}, 1),
+    ],
+)
+def test_other_weights_of_a_checkpoint_are_told(
+    model: nn.Module, tmp_path: Path, others: dict[str, Any], remarks: int
+) -> None:
+    torch.save({"model": state_of_sevens(model), **others}, tmp_path / "w.pt")
+    told = load_weights(model, tmp_path / "w.pt")
+    assert_loaded(model)
+    assert len(told) == remarks
+    assert all("loaded the weights under 'model'; it also holds 'ema'" in text for text in told)
+
+
 def test_the_prefix_of_distributed_training_is_removed(model: nn.Module, tmp_path: Path) -> None:
     state = {f"module.{name}": value for name, value in state_of_sevens(model).items()}
     torch.save(state, tmp_path / "w.pt")

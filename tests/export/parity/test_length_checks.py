@@ -167,3 +167,12 @@ def test_a_switch_between_the_chosen_lengths_is_found(
 @pytest.mark.parametrize("rows", [lambda model, x: x, clamped, relative])
 def test_what_only_counts_the_tokens_is_accepted(rows: Any) -> None:
     check(rows)
+
+
+def test_nan_is_called_nan() -> None:
+    def none_of(model: Any, x: Tensor) -> Tensor:
+        first = x.shape[1] - torch.arange(x.shape[1])[:, None] > CAPACITY - 4
+        return x.masked_fill(first, math.nan)
+
+    with pytest.raises(UnsupportedModelError, match=r"^decode\(\) returns NaN after token \d+ as "):
+        check_lengths(Decoder(none_of).eval(), INPUTS, CAPACITY)

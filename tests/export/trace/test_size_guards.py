@@ -133,7 +133,7 @@ def trace(
         ),
         (halve_if_wide, 1, ["width <= 200", "width 201", "narrow the range"]),
         (scale_if_single, 1, ["batch 1 takes the other one"]),
-        (only_64, 1, ["fixes"]),
+        (only_64, 1, ["one size only of width"]),
     ],
 )
 def test_a_branch_is_refused_with_its_line(
