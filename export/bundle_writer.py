@@ -174,17 +174,20 @@ def write_golden(bundle: Bundle, job: ExportJob) -> tuple[GoldenSample, ...]:
 def _golden_sample(
     session: Session, path: Path, prompt: tuple[int, ...], max_new_tokens: int | None = None
 ) -> GoldenSample:
-    """Decodes a golden file with the session of the model itself."""
+    """Decodes a golden file with the session of the model itself.
+
+    Raises:
+        InputError: the file cannot be read, or does not hold one input.
+    """
     options = None if max_new_tokens is None else GenerateOptions(max_new_tokens=max_new_tokens)
-    results, _ = session.run_files([path], prompt=prompt, options=options)
-    if len(results) != 1:
-        raise InputError(
-            f"golden sample {path.name} holds {len(results)} inputs; give a file for each"
-        )
+    try:
+        (result,), _ = session.run_files([path], prompt=prompt, options=options)
+    except InputError as error:  # its path is in a folder that the user does not know
+        raise InputError(f"golden sample {str(error).replace(str(path), path.name)}") from error
     return GoldenSample(
         file=f"{GOLDEN_FOLDER}/{path.name}",
-        tokens=results[0].tokens,
-        text=results[0].text or "",
+        tokens=result.tokens,
+        text=result.text or "",
         prompt=prompt,
         max_new_tokens=max_new_tokens,
     )

@@ -234,7 +234,7 @@ def _check_description(spec: ModelSpec) -> None:
         try:
             msgspec.json.decode(msgspec.json.encode(value), type=kind)
         except msgspec.ValidationError as error:
-            raise UsageError(f"the {label} of the model is {value!r}: {error}") from error
+            raise UsageError(f"the {label} of the model cannot be stored: {error}") from error
 
 
 def _check_prompt(job: ExportJob) -> None:
@@ -259,7 +259,6 @@ def _check_prompt(job: ExportJob) -> None:
 def _checked_export(job: ExportJob, out: Path, force: bool, stages: StageTimes) -> ExportReport:
     """Exports a job; an exception of the model or of PyTorch passes as it is."""
     check_model(job.model)
-    _check_description(job.spec)
     _check_prompt(job)
     with staged_bundle(out, force=force) as folder:
         inputs = {name: as_batch_of_two(value) for name, value in job.example.items()}
@@ -280,6 +279,7 @@ def _lowered(
 ) -> tuple[Bundle, WrittenGraphs, Parity]:
     """Writes the graphs of a job, and compares them with the model."""
     model = lower_model(job, inputs, stages)
+    _check_description(job.spec)
     written = write_graphs(job, model.graphs, model.dims, folder)
     bundle = Bundle(folder, manifest_of(job, written))
     with stages.timed(CHECK, parts=max(1, input_count(job.checks))):

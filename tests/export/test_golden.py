@@ -77,7 +77,7 @@ def test_a_kept_example_is_no_calibration_data(own_path: Path) -> None:
 
 def test_a_golden_file_of_two_inputs_is_refused(long_model: TinyReader, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"golden sample two\.npy holds 2 inputs; give a file for each"
+        InputError, match=r"^golden sample two\.npy holds 2 inputs as image, each file must hold"
     ):
         export_model(
             long_model, torch.zeros(1, 1, 8, 16), tmp_path / "o", max_length=8, start_tokens=1,
