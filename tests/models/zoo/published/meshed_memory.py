@@ -149,5 +149,5 @@ class MeshedMemory(nn.Module):
 
 CASES = (
     regions("meshed-memory", build(MeshedMemory, padding=VOCABULARY), gain=1.0),
-    regions("meshed-memory-padding", MeshedMemory, gain=1.0),
+    regions("meshed-memory-padding", build(MeshedMemory, padding=2), gain=1.0),
 )
