@@ -13,18 +13,9 @@ import pytest
 from hybrid_deploy.bundle.manifest import Tokenizer
 from hybrid_deploy.errors import BundleError, InputError
 from hybrid_deploy.runtime.tokenizer import load_tokenizer, text_of
+from tests.fakes.plain_tokenizer import plain_tokenizer
 
-PLAIN: dict[str, Any] = {
-    "version": "1.0",
-    "truncation": None,
-    "padding": None,
-    "added_tokens": [],
-    "normalizer": None,
-    "pre_tokenizer": None,
-    "post_processor": None,
-    "decoder": None,
-    "model": {"type": "WordLevel", "vocab": {"a": 0, "bb": 1, "b" * 60 + "!": 2}, "unk_token": "a"},
-}
+PLAIN = plain_tokenizer({"a": 0, "bb": 1, "b" * 60 + "!": 2})
 
 
 def replace(old: str, new: str, kind: str = "String") -> dict[str, Any]:

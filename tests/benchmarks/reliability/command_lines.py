@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,7 @@ from click.testing import CliRunner
 
 from hybrid_deploy.cli import main
 from tests.benchmarks.reliability.row import Row
-from tests.benchmarks.reliability.tiny_bundle import workshop
-from tests.benchmarks.reliability.trials import FaultError, run_trials
+from tests.benchmarks.reliability.trials import FaultError, row_of_trials
 
 _PLANTED = -1
 _PROCESS_SHARE = 25
@@ -68,18 +66,14 @@ def check(count: int, seed: int, *, bundle: Path | None = None) -> Row:
         seed: seed of the first one.
         bundle: bundle that they name, of which a copy is used; None exports a tiny one.
     """
-    started_at = time.monotonic()
-    with workshop(bundle) as (original, scratch):
-        trial = CommandTrial(original, scratch)
-        tally, caught = run_trials(trial, range(seed, seed + count), (_PLANTED,), _LIMIT_S)
-    return Row(
-        name="hostile command lines",
-        count=count,
-        result=tally.result(),
-        faults=tally.shown_faults,
-        control="a command whose library raises a KeyError",
-        caught=caught,
-        seconds=time.monotonic() - started_at,
+    return row_of_trials(
+        "hostile command lines",
+        "a command whose library raises a KeyError",
+        CommandTrial,
+        range(seed, seed + count),
+        (_PLANTED,),
+        bundle=bundle,
+        limit_s=_LIMIT_S,
     )
 
 

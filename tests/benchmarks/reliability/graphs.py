@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.session.session import load_session
 from tests.benchmarks.reliability.inputs import damaged
 from tests.benchmarks.reliability.row import Row
-from tests.benchmarks.reliability.tiny_bundle import manifest_of, record_of, sealed, workshop
-from tests.benchmarks.reliability.trials import crash, run_trials
+from tests.benchmarks.reliability.tiny_bundle import copy_of, manifest_of, record_of, sealed
+from tests.benchmarks.reliability.trials import crash, row_of_trials
 from tests.fakes.endless_graph import add_endless_loop
 
 _CRASH = -1
@@ -34,19 +33,13 @@ def check(count: int, seed: int, *, bundle: Path | None = None) -> Row:
         seed: seed of the first one.
         bundle: bundle whose graphs are changed, as a copy; None exports a tiny one.
     """
-    started_at = time.monotonic()
-    with workshop(bundle) as (original, scratch):
-        copied = Path(shutil.copytree(original, scratch / "changed.bundle"))
-        trial = GraphTrial(original, copied)
-        tally, caught = run_trials(trial, range(seed, seed + count), (_CRASH,))
-    return Row(
-        name="changed ONNX graphs with right hashes",
-        count=count,
-        result=tally.result(),
-        faults=tally.shown_faults,
-        control="a crash of the process",
-        caught=caught,
-        seconds=time.monotonic() - started_at,
+    return row_of_trials(
+        "changed ONNX graphs with right hashes",
+        "a crash of the process",
+        lambda original, scratch: GraphTrial(original, copy_of(original, scratch)),
+        range(seed, seed + count),
+        (_CRASH,),
+        bundle=bundle,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import random
-import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -20,8 +19,8 @@ from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.session.session import Session, load_session
 from tests.benchmarks.reliability.row import Row
-from tests.benchmarks.reliability.tiny_bundle import manifest_of, sealed, workshop
-from tests.benchmarks.reliability.trials import LIMIT_S, FaultError, PeakRam, run_trials
+from tests.benchmarks.reliability.tiny_bundle import copy_of, manifest_of, sealed
+from tests.benchmarks.reliability.trials import LIMIT_S, FaultError, PeakRam, row_of_trials
 
 _PLANTED = -1
 _HUGE_SHARE = 250
@@ -76,19 +75,14 @@ def check(count: int, seed: int, *, bundle: Path | None = None) -> Row:
         seed: seed of the first one.
         bundle: bundle whose manifest is changed, as a copy; None exports a tiny one.
     """
-    started_at = time.monotonic()
-    with workshop(bundle) as (original, scratch):
-        copied = Path(shutil.copytree(original, scratch / "changed.bundle"))
-        trial = ManifestTrial(original, copied)
-        tally, caught = run_trials(trial, range(seed, seed + count), (_PLANTED,), _MAKING_S)
-    return Row(
-        name="manifests of another content with a right seal",
-        count=count,
-        result=tally.result(),
-        faults=tally.shown_faults,
-        control="a reader that trusts a manifest of 12 MB of nested lists",
-        caught=caught,
-        seconds=time.monotonic() - started_at,
+    return row_of_trials(
+        "manifests of another content with a right seal",
+        "a reader that trusts a manifest of 12 MB of nested lists",
+        lambda original, scratch: ManifestTrial(original, copy_of(original, scratch)),
+        range(seed, seed + count),
+        (_PLANTED,),
+        bundle=bundle,
+        limit_s=_MAKING_S,
     )
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from pathlib import Path
 from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.bundle.manifest import Manifest
 from tests.benchmarks.reliability.row import Row
-from tests.benchmarks.reliability.tiny_bundle import manifest_of, sealed, workshop
-from tests.benchmarks.reliability.trials import FaultError, crash, run_trials
+from tests.benchmarks.reliability.tiny_bundle import manifest_of, sealed
+from tests.benchmarks.reliability.trials import FaultError, crash, row_of_trials
 
 _RESEALED, _CRASH = -1, -2
 """Seeds of the planted faults: a changed vocabulary with a right seal, and a crash."""
@@ -31,18 +30,13 @@ def check(count: int, seed: int, *, bundle: Path | None = None) -> Row:
         seed: seed of the first one.
         bundle: bundle that is changed, as a copy; None exports a tiny one.
     """
-    started_at = time.monotonic()
-    with workshop(bundle) as (original, scratch):
-        trial = MutationTrial(original, scratch / "changed.bundle")
-        tally, caught = run_trials(trial, range(seed, seed + count), (_RESEALED, _CRASH))
-    return Row(
-        name="bundles with a changed byte, line or file",
-        count=count,
-        result=tally.result(),
-        faults=tally.shown_faults,
-        control="a word of the vocabulary changed and sealed again; a crash",
-        caught=caught,
-        seconds=time.monotonic() - started_at,
+    return row_of_trials(
+        "bundles with a changed byte, line or file",
+        "a word of the vocabulary changed and sealed again; a crash",
+        lambda original, scratch: MutationTrial(original, scratch / "changed.bundle"),
+        range(seed, seed + count),
+        (_RESEALED, _CRASH),
+        bundle=bundle,
     )
 
 

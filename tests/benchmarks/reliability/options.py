@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ import numpy as np
 import hybrid_deploy
 from hybrid_deploy.runtime.session.session import Session
 from tests.benchmarks.reliability.row import Row
-from tests.benchmarks.reliability.tiny_bundle import workshop
-from tests.benchmarks.reliability.trials import FaultError, run_trials
+from tests.benchmarks.reliability.trials import FaultError, row_of_trials
 
 _PLANTED = -1
 
@@ -47,18 +45,13 @@ def check(count: int, seed: int, *, bundle: Path | None = None) -> Row:
         seed: seed of the first one.
         bundle: bundle that is used, never changed; None exports a tiny one.
     """
-    started_at = time.monotonic()
-    with workshop(bundle) as (original, scratch):
-        trial = OptionTrial(original, scratch)
-        tally, caught = run_trials(trial, range(seed, seed + count), (_PLANTED,))
-    return Row(
-        name="hostile options and arguments of the API",
-        count=count,
-        result=tally.result(),
-        faults=tally.shown_faults,
-        control="options set behind the back of their checks",
-        caught=caught,
-        seconds=time.monotonic() - started_at,
+    return row_of_trials(
+        "hostile options and arguments of the API",
+        "options set behind the back of their checks",
+        OptionTrial,
+        range(seed, seed + count),
+        (_PLANTED,),
+        bundle=bundle,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,11 @@ def workshop(bundle: Path | None) -> Iterator[tuple[Path, Path]]:
         scratch = folder / "scratch"
         scratch.mkdir()
         yield bundle, scratch
+
+
+def copy_of(bundle: Path, folder: Path) -> Path:
+    """Returns the path of a copy of a bundle, in a folder."""
+    return Path(shutil.copytree(bundle, folder / "changed.bundle"))
 
 
 def manifest_of(bundle: Path) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import random
-import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,9 @@ from typing import Any
 from hybrid_deploy.runtime.session.session import load_session
 from tests.benchmarks.reliability.inputs import damaged
 from tests.benchmarks.reliability.row import Row
-from tests.benchmarks.reliability.tiny_bundle import manifest_of, record_of, sealed, workshop
-from tests.benchmarks.reliability.trials import crash, run_trials
+from tests.benchmarks.reliability.tiny_bundle import copy_of, manifest_of, record_of, sealed
+from tests.benchmarks.reliability.trials import crash, row_of_trials
+from tests.fakes.plain_tokenizer import plain_tokenizer
 
 _CRASH = -1
 _WORDS = "_^$abcdefgh"
@@ -35,19 +34,13 @@ def check(count: int, seed: int, *, bundle: Path | None = None) -> Row:
         seed: seed of the first one.
         bundle: bundle that is changed, as a copy; None exports a tiny one.
     """
-    started_at = time.monotonic()
-    with workshop(bundle) as (original, scratch):
-        copied = Path(shutil.copytree(original, scratch / "changed.bundle"))
-        trial = TokenizerTrial(original, copied)
-        tally, caught = run_trials(trial, range(seed, seed + count), (_CRASH,))
-    return Row(
-        name="tokenizer files of strangers with right hashes",
-        count=count,
-        result=tally.result(),
-        faults=tally.shown_faults,
-        control="a crash of the process",
-        caught=caught,
-        seconds=time.monotonic() - started_at,
+    return row_of_trials(
+        "tokenizer files of strangers with right hashes",
+        "a crash of the process",
+        lambda original, scratch: TokenizerTrial(original, copy_of(original, scratch)),
+        range(seed, seed + count),
+        (_CRASH,),
+        bundle=bundle,
     )
 
 
@@ -89,17 +82,7 @@ class TokenizerTrial:
 
 def hostile_tokenizer(rng: random.Random) -> dict[str, Any]:
     """Returns a tokenizer with one or two hostile parts."""
-    tokenizer: dict[str, Any] = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
-        "normalizer": None,
-        "pre_tokenizer": None,
-        "post_processor": None,
-        "decoder": None,
-        "model": {"type": "WordLevel", "vocab": _IDS, "unk_token": "a"},
-    }
+    tokenizer = plain_tokenizer(_IDS)
     hostile: dict[str, Callable[[], Any]] = {
         "normalizer": lambda: _steps("normalizers", _normalizer, rng),
         "pre_tokenizer": lambda: _steps("pretokenizers", _pre_tokenizer, rng),

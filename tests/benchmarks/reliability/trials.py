@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from hybrid_deploy.errors import HybridDeployError
+from tests.benchmarks.reliability.row import Row
+from tests.benchmarks.reliability.tiny_bundle import workshop
 from tests.worker_process import NoAnswerError, WorkerProcess
 
 Trial: TypeAlias = Callable[[int], str]
@@ -86,6 +89,34 @@ def run_trials(
         return tally, all([_asked(child, seed)[0] for seed in planted])
     finally:
         child.stop()
+
+
+def row_of_trials(
+    name: str,
+    control: str,
+    trial_in: Callable[[Path, Path], Trial],
+    seeds: Sequence[int],
+    planted: Sequence[int],
+    *,
+    bundle: Path | None = None,
+    limit_s: float = LIMIT_S,
+) -> Row:
+    """Returns the row of a check that runs one trial for every seed.
+
+    Args:
+        name: what is done, for the row.
+        control: the planted fault, for the row.
+        trial_in: makes the trial from a bundle and an empty folder, which is deleted at the end.
+        seeds: the seeds.
+        planted: seeds for which the trial plants a fault.
+        bundle: the bundle; None exports a tiny one.
+        limit_s: time in seconds after which a trial is given up.
+    """
+    started_at = time.monotonic()
+    with workshop(bundle) as (original, scratch):
+        tally, caught = run_trials(trial_in(original, scratch), seeds, planted, limit_s)
+    seconds = time.monotonic() - started_at
+    return Row(name, len(seeds), tally.result(), tally.shown_faults, control, caught, seconds)
 
 
 def _asked(child: WorkerProcess[tuple[bool, str]], seed: int) -> tuple[bool, str]:

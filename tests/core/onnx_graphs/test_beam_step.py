@@ -190,6 +190,16 @@ def test_a_mask_of_two_attentions_is_expanded_once() -> None:
             """,
             (KEYS, VALUES),
         ),
+        # memory whose second axis is the batch: nobody would choose its rows
+        (
+            """
+            turned = Transpose <perm = [1, 0, 2]> (cross_state_0)
+            state = Unsqueeze(turned, one)
+            more = Add(query, state)
+            result = Attention(more, cross_key_0, cross_value_0)
+            """,
+            (KEYS, VALUES, "float[1, batch, 3] cross_state_0"),
+        ),
     ],
 )
 def test_steps_that_cannot_be_folded_have_no_beam_step(body: str, memory: tuple[str, ...]) -> None:
