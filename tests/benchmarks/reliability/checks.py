@@ -44,6 +44,7 @@ CHECKS: Mapping[str, Check] = {
     "tokenizer_files": Check(f"{_FOLDER}.tokenizer_files", 5_000),
     "inputs": Check(f"{_FOLDER}.inputs", 5_000),  # of each kind
     "options": Check(f"{_FOLDER}.options", 5_000),
+    "command_lines": Check(f"{_FOLDER}.command_lines", 3_000),
     "swaps": Check(f"{_FOLDER}.swaps", 500),
     "threads": Check(f"{_FOLDER}.threads", 180),  # seconds
     "kills": Check(f"{_FOLDER}.disk.kills", 300),
