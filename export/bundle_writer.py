@@ -34,7 +34,7 @@ from hybrid_deploy.contract import (
     GraphRole,
     Head,
 )
-from hybrid_deploy.errors import InputError
+from hybrid_deploy.errors import InputError, NotFiniteError, UnsupportedModelError
 from hybrid_deploy.export.export_job import TOP_K, ExportJob
 from hybrid_deploy.export.lowering.fixed_batch import fix_batch
 from hybrid_deploy.export.lowering.output_heads import attach_head, check_head
@@ -178,12 +178,18 @@ def _golden_sample(
 
     Raises:
         InputError: the file cannot be read, or does not hold one input.
+        UnsupportedModelError: the model returns NaN or infinity for it.
     """
     options = None if max_new_tokens is None else GenerateOptions(max_new_tokens=max_new_tokens)
     try:
         (result,), _ = session.run_files([path], prompt=prompt, options=options)
     except InputError as error:  # its path is in a folder that the user does not know
         raise InputError(f"golden sample {str(error).replace(str(path), path.name)}") from error
+    except NotFiniteError as error:  # there is no variant yet: the model itself overflows
+        raise UnsupportedModelError(
+            f"the model returns logits that are not finite for {path.name}, {error.where}; run it "
+            "on this input in PyTorch, and mend its weights or the input"
+        ) from error
     return GoldenSample(
         file=f"{GOLDEN_FOLDER}/{path.name}",
         tokens=result.tokens,

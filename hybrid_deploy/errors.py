@@ -12,6 +12,7 @@ HybridDeployError               exit code 1: the work failed
 ├── CalibrationError            samples or scales cannot be used
 ├── BuildError                  TensorRT refuses a graph, or the build of an engine fails
 └── BackendError                a backend fails while it computes
+    ├── NotFiniteError          a logit is NaN or infinite
     └── CapacityError           a sequence is longer than the decoder's cache
 """
 
@@ -87,6 +88,21 @@ class BuildError(HybridDeployError):
 
 class BackendError(HybridDeployError):
     """A backend fails while it computes."""
+
+
+class NotFiniteError(BackendError):
+    """A logit is NaN or infinite.
+
+    Attributes:
+        where: the sequence and the step, as in `sequence 0 at step 3`.
+    """
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"the logits of {where} are not finite; the variant overflows on this input, use one "
+            "of higher precision"
+        )
+        self.where = where
 
 
 class CapacityError(BackendError):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hybrid_deploy.errors import BackendError
+from hybrid_deploy.errors import BackendError, NotFiniteError
 from hybrid_deploy.runtime.backends.protocol import (
     ApproximateLogits,
     Decoding,
@@ -50,7 +50,8 @@ def check_largest_logit(value: float, where: str) -> None:
         where: the sequence and the step, for the message.
 
     Raises:
-        BackendError: the logit is NaN or infinite; -inf means that no token is allowed.
+        NotFiniteError: the logit is NaN or infinite.
+        BackendError: the logit is -inf, so no token is allowed.
     """
     if value == -np.inf:
         raise BackendError(
@@ -58,10 +59,7 @@ def check_largest_logit(value: float, where: str) -> None:
             "more tokens or texts"
         )
     if not -np.inf < value < np.inf:
-        raise BackendError(
-            f"the logits of {where} are not finite; the variant overflows on this input, use one "
-            "of higher precision"
-        )
+        raise NotFiniteError(where)
 
 
 def log_probabilities(logits: FloatArray, chosen: FloatArray) -> FloatArray:

@@ -17,7 +17,7 @@ from torch import Tensor
 from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.bundle.manifest import GoldenSample, Manifest, decode_manifest, encode_manifest
 from hybrid_deploy.calibration.samples.samples import golden_samples
-from hybrid_deploy.errors import CalibrationError, InputError
+from hybrid_deploy.errors import CalibrationError, InputError, UnsupportedModelError
 from hybrid_deploy.export.exporter import export_model
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.session.session import load_session
@@ -82,6 +82,18 @@ def test_a_golden_file_of_two_inputs_is_refused(long_model: TinyReader, tmp_path
         export_model(
             long_model, torch.zeros(1, 1, 8, 16), tmp_path / "o", max_length=8, start_tokens=1,
             golden={"two.npy": npy(np.zeros((2, 1, 8, 16), np.float32))},
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_golden_file_that_the_model_itself_cannot_read_is_refused(
+    long_model: TinyReader, tmp_path: Path
+) -> None:
+    message = r"^the model returns logits that are not finite for loud\.npy, sequence 0 at step 0;"
+    with pytest.raises(UnsupportedModelError, match=message):
+        export_model(
+            long_model, torch.zeros(1, 1, 8, 16), tmp_path / "o", max_length=8, start_tokens=1,
+            golden={"loud.npy": npy(np.full((1, 1, 8, 16), 3e38, np.float32))},
         )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 

@@ -213,5 +213,5 @@ IMAGES: Models = {
         florence2, Inputs(_prompted, (6, 9), ("words", 4, 48), "input_ids"), 1.25, 3
     ),
     "blip": Tiny(blip, _SMALL),
-    "pp-formulanet": Tiny(pp_formulanet, Inputs(_square, (2 * _SIDE,))),
+    "pp-formulanet": Tiny(pp_formulanet, Inputs(_square, (2 * _SIDE,)), 1.25, 4),
 }

@@ -214,7 +214,7 @@ SPEECH: Models = {
         _features(16),
         1.5,
     ),
-    "speech-encoder-decoder": Tiny(speech_encoder_decoder, _SAMPLES, 2.5, 3),
+    "speech-encoder-decoder": Tiny(speech_encoder_decoder, _SAMPLES, 2.0, 47),
     "speech-to-text": Tiny(speech_to_text, _features(8)),
     "speecht5": Tiny(speecht5, _SAMPLES, 2.5, 24),
     "whisper": Tiny(whisper, Inputs(_whisper, (30,))),

@@ -175,7 +175,10 @@ TEXTS: Models = {
         6,
     ),
     "plbart": Tiny(
-        lambda: seq2seq(hf.PLBartForConditionalGeneration, hf.PLBartConfig), _INPUTS, 5.0, 6
+        lambda: seq2seq(hf.PLBartForConditionalGeneration, hf.PLBartConfig, **UNTIED),
+        _INPUTS,
+        2.5,
+        67,
     ),
     "seamless-text": Tiny(
         lambda: hf.SeamlessM4TForTextToText(hf.SeamlessM4TConfig(**SEAMLESS)), _INPUTS, 1.5
