@@ -17,6 +17,7 @@ from hybrid_deploy.report import Column, Format, render
 if TYPE_CHECKING:
     from hybrid_deploy.bundle.bundle import Bundle
     from hybrid_deploy.bundle.manifest import GoldenSample
+    from hybrid_deploy.runtime.session.results import GenerationResult
     from hybrid_deploy.runtime.session.session import Session
 
 COLUMNS = (
@@ -26,6 +27,9 @@ COLUMNS = (
     Column("equal", "equal", digits=0),
     Column("verdict", "verdict"),
 )
+
+OK = "ok"
+"""Verdict of a variant that decodes the golden samples as the original model did."""
 
 
 @click.command(epilog="Example: hybrid-deploy verify digits.bundle")
@@ -43,9 +47,10 @@ def verify(
 ) -> None:
     """Check every file of BUNDLE, then decode its golden samples with every variant.
 
-    A golden sample holds the tokens of the original model. The float variant must decode the same
-    tokens; if a quantized variant differs, or cannot run on this machine, its row says so. A bundle
-    without golden samples cannot be verified: the command fails. With --trusted, one of these keys
+    A golden sample holds the tokens and the text of the original model. The float variant must
+    decode the same; if a quantized variant differs, or cannot run on this machine, its row says so.
+    The command fails if the float variant, or every variant of a bundle without one, is not as the
+    original model. It fails too if there are no golden samples. With --trusted, one of these keys
     must have signed BUNDLE.
     """
     from hybrid_deploy.bundle.bundle import open_bundle
@@ -62,14 +67,20 @@ def verify(
             f"{bundle} has no golden samples to decode, so no variant was checked; "
             "export it again with --samples FOLDER"
         )
-    if any(row["variant"] == FLOAT_VARIANT and row["verdict"] != "ok" for row in rows):
+    decisive = [row for row in rows if row["variant"] == FLOAT_VARIANT] or rows
+    if all(row["verdict"] != OK for row in decisive):
         raise BundleError(f"{bundle} does not give the original model's tokens on this machine")
 
 
 def _variant_row(bundle: Bundle, variant: str, backend: str) -> dict[str, object]:
     """Returns the row of a variant; only the float variant must run on this machine."""
     from hybrid_deploy.bundle.golden_copy import golden_copy
-    from hybrid_deploy.runtime.backends.registry import BackendOptions, load_backend
+    from hybrid_deploy.runtime.backends.onnxruntime.graph_check import check_unused_graphs
+    from hybrid_deploy.runtime.backends.registry import (
+        DEFAULT_BACKEND,
+        BackendOptions,
+        load_backend,
+    )
     from hybrid_deploy.runtime.session.session import Session
 
     golden = bundle.manifest.golden
@@ -81,18 +92,25 @@ def _variant_row(bundle: Bundle, variant: str, backend: str) -> dict[str, object
         loaded = load_backend(backend, bundle, variant, BackendOptions())
         session = Session(bundle, variant, loaded)
         with golden_copy(bundle) as folder:
-            decoded = [_decoded_tokens(session, folder, sample) for sample in golden]
+            decoded = [_decoded(session, folder, sample) for sample in golden]
+        if backend == DEFAULT_BACKEND:
+            check_unused_graphs(bundle, variant)
     except HybridDeployError as error:
         if variant == FLOAT_VARIANT:
             raise
         return row | {"verdict": f"not run: {error}"}
-    equal = sum(d == sample.tokens for d, sample in zip(decoded, golden, strict=True))
-    verdict = "ok" if equal == len(golden) else "differs from the original model"
+    pairs = list(zip(decoded, golden, strict=True))
+    equal = sum(result.tokens == sample.tokens for result, sample in pairs)
+    verdict = OK
+    if equal < len(golden):
+        verdict = "differs from the original model"
+    elif any((result.text or "") != sample.text for result, sample in pairs):
+        verdict = "the tokens are the original model's, their text is not"
     return row | {"equal": equal, "verdict": verdict}
 
 
-def _decoded_tokens(session: Session, folder: Path, sample: GoldenSample) -> tuple[int, ...]:
-    """Returns the tokens that a session decodes from a sample, as the original model did.
+def _decoded(session: Session, folder: Path, sample: GoldenSample) -> GenerationResult:
+    """Returns what a session decodes from a sample, asked as the original model was.
 
     Graphs of a fixed batch size get the sample in every row.
     """
@@ -106,4 +124,4 @@ def _decoded_tokens(session: Session, folder: Path, sample: GoldenSample) -> tup
     results, _ = session.run_files(
         [folder / sample.file] * rows, prompt=sample.prompt, options=options
     )
-    return results[0].tokens
+    return results[0]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import pytest
 from click.testing import CliRunner, Result
 
 from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle
@@ -74,3 +76,40 @@ def test_a_fixed_batch_decodes_the_sample_in_every_row(
     run_export(replace(tiny_export, form=replace(tiny_export.form, batch=3)), out)
     result = verify(out)
     assert result.exit_code == 0, result.stderr
+
+
+def test_a_bundle_whose_every_variant_differs_fails_without_a_float_variant(
+    own_path: Path,
+) -> None:
+    quantize_bundle(own_path, "fp16")
+    (sample,) = open_bundle(own_path).manifest.golden
+    manifest = open_bundle(own_path).manifest
+    shutil.rmtree(own_path / "fp32")
+    only_half = {"fp16": manifest.variants["fp16"]}
+    seal_bundle(own_path, msgspec.structs.replace(manifest, variants=only_half))
+    assert verify(own_path).exit_code == 0
+    with_golden(own_path, msgspec.structs.replace(sample, tokens=(*sample.tokens[:-1], 9)))
+    result = verify(own_path)
+    assert result.exit_code == 1
+    assert "does not give the original model's tokens" in result.stderr
+
+
+def test_another_text_for_the_same_tokens_fails(own_path: Path) -> None:
+    (sample,) = open_bundle(own_path).manifest.golden
+    with_golden(own_path, msgspec.structs.replace(sample, text=f"{sample.text}x"))
+    result = verify(own_path, "--format", "json")
+    assert result.exit_code == 1
+    (row,) = json.loads(result.stdout)
+    assert row["equal"] == 1
+    assert row["verdict"] == "the tokens are the original model's, their text is not"
+
+
+@pytest.mark.parametrize("graph", ["prefill", "step", "beam_step"])
+def test_a_graph_that_no_golden_sample_needs_is_loaded_too(own_path: Path, graph: str) -> None:
+    manifest = open_bundle(own_path).manifest
+    (own_path / "fp32" / f"{graph}.onnx").write_bytes(b"no graph")
+    seal_bundle(own_path, manifest)
+    result = verify(own_path)
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and f"fp32/{graph}.onnx" in last
