@@ -63,10 +63,10 @@ zoo: $(INSTALLED)
 generation: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.generation_equality --out tests/results/generation.md
 
-# COUNT=models SEED=first JOBS=processes in place of the defaults
+# finishes what an earlier run left; COUNT=models SEED=first JOBS=processes in place of the defaults
 fuzz-export: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.fuzz_export --out tests/results/fuzz_export.md \
-		$(COUNT:%=--count %) $(SEED:%=--seed %) $(JOBS:%=--jobs %)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.fuzz_export --resume build/fuzz-export \
+		--out tests/results/fuzz_export.md $(COUNT:%=--count %) $(SEED:%=--seed %) $(JOBS:%=--jobs %)
 
 soak: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.soak

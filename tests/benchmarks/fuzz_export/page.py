@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from tests.benchmarks.fuzz_export.check import Outcome, Verdict, kind_of
+from tests.kept_results import Dated, Origin
 
-_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+"""Packages that a result depends on."""
+
 _SEEDS = 6
 FAULTS = (
     Verdict.WRONG,
@@ -48,15 +49,17 @@ def reason_table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(["| result | models | reason | seeds |", "|---|---:|---|---|", *rows])
 
 
-def page(outcomes: Sequence[Outcome], command: str, seconds: float) -> str:
+def page(checked: Sequence[Dated[Outcome]], command: str, origin: Origin) -> str:
     """Returns the page in Markdown.
 
     Args:
-        outcomes: one for each seed.
+        checked: the outcome of each seed, with its day.
         command: command that printed it.
-        seconds: duration of the run.
+        origin: what every outcome depends on.
     """
-    versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    outcomes = [dated.result for dated in checked]
+    days = [dated.day for dated in checked]
+    when = " to ".join(sorted({min(days), max(days)}))
     compared = sum(outcome.compared for outcome in outcomes)
     wrong = sum(outcome.wrong != "none" for outcome in outcomes)
     return f"""# Random models through the exporter
@@ -72,8 +75,9 @@ nothing. Faults are *WRONG*, a bundle that differs; *FALSE REFUSAL*, a line that
 
     {command}
 
-{len(outcomes)} models, {compared} rows of logits compared, {seconds:.0f} s.
-Python {platform.python_version()}, {versions}.
+{len(outcomes)} models, {compared} rows of logits compared, {when}, {origin.machine},
+{origin.packages}.
+SHA-256 of the sources that made every outcome: {origin.sources[:16]}.
 
 {verdict_table(outcomes)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from tests.benchmarks.fuzz_export.reference import BLIND, Flaw, flaws_of, jumps
 from tests.benchmarks.fuzz_export.workers import check_all
 from tests.benchmarks.fuzz_export.wrong import FAULTS
 from tests.fakes.edited_bundle import with_edited_weights
+from tests.kept_results import Dated, Origin
 
 PLAIN = {
     "kind": "layers", "rows.0": "nothing", "rows.1": "nothing", "wrong": "none",
@@ -304,4 +306,25 @@ def test_reasons_are_counted_without_their_numbers() -> None:
         for seed in (7, 8)
     ]
     assert kind_of(outcomes[0].reason) == "size N () differs"
-    assert "| refused | 2 | size N () differs | 7, 8 |" in page(outcomes, "command", 1)
+    checked = [Dated(outcome, f"2026-11-2{outcome.seed}") for outcome in outcomes]
+    text = page(checked, "command", Origin("5" * 64, "two cores", "torch 2"))
+    assert "| refused | 2 | size N () differs | 7, 8 |" in text
+    assert "2026-11-27 to 2026-11-28" in text
+
+
+def test_a_run_checks_only_the_models_that_an_earlier_one_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[list[int]] = []
+
+    def answered(seeds: list[int], *_: object) -> Iterator[Outcome]:
+        asked.append(list(seeds))
+        return (Outcome(seed, Verdict.RIGHT, compared=50) for seed in seeds)
+
+    monkeypatch.setattr(command, "check_all", answered)
+    out = tmp_path / "page.md"
+    for count in ("2", "3"):
+        arguments = ["--count", count, "--resume", str(tmp_path / "kept"), "--out", str(out)]
+        assert CliRunner().invoke(command.main, arguments).exit_code == 0
+    assert asked == [[0, 1], [2]]
+    assert "3 models, 150 rows" in out.read_text()

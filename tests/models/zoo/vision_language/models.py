@@ -235,7 +235,7 @@ _SHAPES = {
 _FEATURES = {"kosmos2": 5, "blip2": 6, "got-ocr2": 4, "smolvlm": 8, "idefics3": 8, "qwen2-vl": 6}
 _FEATURES |= {"qwen2.5-vl": 15, "qwen2-audio": 8, "llava": 16, "internvl": 4, "aya-vision": 4}
 _FEATURES |= {"vipllava": 16, "cohere2-vision": 4, "llava-next": 70, "llava-onevision": 70}
-_GAINS = {"kosmos2": 3.8}
+_GAINS, _SEEDS = {"kosmos2": 2.5}, {"kosmos2": 46}  # with others it repeats a token
 
 
 def inputs_of(name: str, batch: int, seed: int = 5) -> dict[str, Tensor]:
@@ -260,7 +260,7 @@ def template_of(name: str) -> dict[str, Tensor]:
 def original(name: str) -> PreTrainedModel:
     """Returns a model whose input has an effect, in eval mode."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+        torch.manual_seed(_SEEDS.get(name, 0))
         model: Any = enlarge_weights(MODELS[name]())
         for parameter in model.parameters():
             if parameter.dim() > 1:
