@@ -9,8 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hybrid_deploy.bundle import bundle as bundle_module
-from hybrid_deploy.bundle import replacement
+from hybrid_deploy.bundle import pending, replacement
 from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle, staged_bundle, staged_variant
 from hybrid_deploy.bundle.manifest import encode_manifest
 from hybrid_deploy.bundle.paths import MANIFEST_FILE
@@ -125,7 +124,7 @@ def test_what_is_added_to_a_variant_at_the_last_moment_stays(
         if folder.name == "fp32":
             (folder / "notes.txt").write_text("mine")
 
-    monkeypatch.setattr(bundle_module.pending, "mark", mark_and_add)
+    monkeypatch.setattr(pending, "mark", mark_and_add)
     replace_variant(own_path)
     assert os.listdir(own_path / "fp32") == ["notes.txt"]
     assert f"{own_path / 'fp32'} stays, as it holds files that are of no variant" in caplog.text
