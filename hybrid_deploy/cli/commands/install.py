@@ -45,7 +45,8 @@ def install(
 
     SLOTS/current is a link that is switched in one step. If the copy is not signed as required, is
     damaged or gives other tokens on this device, the running bundle stays and the exit code is 1.
-    The bundle before it is kept, see `rollback`.
+    A quantized variant that differs, or cannot run here, is named. The bundle before it is kept,
+    see `rollback`.
     """
     from hybrid_deploy.bundle.releases import install as install_bundle
 
