@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.paths import check_variant_name
+from hybrid_deploy.bundle.replacement import check_variant_output
 from hybrid_deploy.calibration.evaluation.evaluate import check_metric
 from hybrid_deploy.calibration.evaluation.metrics import Metric, load_metric
 from hybrid_deploy.calibration.graphs.float_graphs import check_float_variant
@@ -27,7 +28,7 @@ from hybrid_deploy.calibration.statistics.range_methods import range_method
 from hybrid_deploy.calibration.statistics.scales import Scales, check_scales, read_scales
 from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.device_support import check_precision, device_of
-from hybrid_deploy.errors import OutputExistsError, UsageError
+from hybrid_deploy.errors import UsageError
 from hybrid_deploy.progress import Progress
 
 MAX_DEFAULT_EVALUATION_SAMPLES = 100
@@ -138,6 +139,7 @@ def check_recipe(
         UsageError: the name cannot name a variant, the target or the opset of the source lacks the
             precision, or the new variant would replace its source.
         OutputExistsError: the bundle has that variant and `force` is False.
+        InputError: the folder of that variant holds more than the variant.
     """
     check_variant_name(name)
     if target is not None:
@@ -151,8 +153,7 @@ def check_recipe(
         )
     if name == source:
         raise UsageError(f"variant {name} would replace its own source; give another name")
-    if name in bundle.manifest.variants and not force:
-        raise OutputExistsError(f"variant {name} of {bundle.folder}")
+    check_variant_output(bundle.folder, bundle.manifest, name, force=force)
 
 
 def _open_samples(

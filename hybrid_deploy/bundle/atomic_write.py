@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from hybrid_deploy.bundle.paths import link_on_the_way
 from hybrid_deploy.bundle.placement import (
     Check,
     check_file_output,
@@ -26,15 +25,17 @@ from hybrid_deploy.bundle.placement import (
     make_temporary,
     place_file,
     place_folder,
-    retired_prefix,
     sync,
+)
+from hybrid_deploy.bundle.temporary_names import (
+    Kind,
+    is_temporary_name,
+    temporaries_beside,
+    temporary_name,
 )
 from hybrid_deploy.errors import HybridDeployError
 from hybrid_deploy.process_locks import lock_open
 from hybrid_deploy.system_errors import full_disk_reason
-
-_RANDOM = "[0-9a-f]{8}"
-_TEMPORARY = re.compile(rf"\..+\.(staging|retired|writing)-{_RANDOM}")
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def staged_folder(
     make_parent(target)
     with disk_errors(target):
         _remove_leftovers(target)
-        staging = make_temporary(target.parent, _staging_prefix(target))
+        staging = make_temporary(target, "staging")
     made = staging.stat()
     try:
         with disk_errors(target):
@@ -88,7 +89,7 @@ def write_file(target: Path, data: bytes, *, force: bool = True) -> None:
     """
     check_file_output(target, force=force)
     with disk_errors(target):
-        for path in _siblings(target, _writing_prefix(target)):
+        for path in _left(target, "writing"):
             _remove_unless_locked(path)
         with _temporary_file(target) as temporary:
             with temporary.open("wb") as file:
@@ -133,20 +134,21 @@ def _remove_same(folder: Path, made: os.stat_result) -> None:
 
 def _remove_leftovers(target: Path) -> None:
     """Removes the temporary folders that killed processes left beside `target`."""
-    for prefix in (_staging_prefix(target), retired_prefix(target)):
-        for folder in _siblings(target, prefix):
+    kinds: tuple[Kind, ...] = ("staging", "retired")
+    for kind in kinds:
+        for folder in _left(target, kind):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _retired(target: Path) -> list[Path]:
     """Returns the temporary folders that hold a folder of the target's name."""
-    beside = _siblings(target, retired_prefix(target))
-    return [folder for folder in beside if (folder / target.name).is_dir()]
+    left = _left(target, "retired")
+    return [folder for folder in left if (folder / target.name).is_dir()]
 
 
 def is_temporary(path: Path) -> bool:
-    """Returns whether a name is one that this module gives to what it is writing."""
-    return _TEMPORARY.fullmatch(path.name) is not None and not path.is_symlink()
+    """Returns whether a file or folder is one that a process of this toolkit is or was writing."""
+    return is_temporary_name(path.name) and not path.is_symlink()
 
 
 def remove_temporary(folder: Path) -> None:
@@ -159,11 +161,27 @@ def remove_temporary(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+def remove_files(folder: Path, names: Collection[str]) -> None:
+    """Removes files below a folder, and the folders below it that are empty then.
+
+    Whatever else is there stays, and so does a file that cannot be removed.
+    """
+    for name in names:
+        if link_on_the_way(folder, name) is None:
+            with suppress(OSError):
+                (folder / name).unlink()
+    parents = {parent for name in names for parent in PurePosixPath(name).parents}
+    for parent in sorted(parents, key=lambda path: len(path.parts), reverse=True):
+        if parent.parts and link_on_the_way(folder, str(parent)) is None:
+            with suppress(OSError):
+                (folder / parent).rmdir()
+
+
 @contextmanager
 def _temporary_file(target: Path) -> Iterator[Path]:
     """Yields the path of an empty file beside `target`; it is locked, and removed at the end."""
     while True:
-        temporary = target.parent / f"{_writing_prefix(target)}{secrets.token_hex(4)}"
+        temporary = target.parent / temporary_name(target.name, "writing")
         with temporary.open("xb") as file:
             lock_open(file.fileno(), wait=True)
             if os.fstat(file.fileno()).st_nlink == 0:
@@ -184,23 +202,10 @@ def _remove_unless_locked(path: Path) -> None:
             path.unlink()
 
 
-def _staging_prefix(target: Path) -> str:
-    return f".{target.name}.staging-"
-
-
-def _writing_prefix(target: Path) -> str:
-    return f".{target.name}.writing-"
-
-
-def _siblings(target: Path, prefix: str) -> list[Path]:
-    """Returns the files and folders beside `target` that this module named with a prefix."""
-    name = re.compile(re.escape(prefix) + _RANDOM)
-    try:
-        beside = list(target.parent.iterdir())
-    except OSError:
-        return []
-    named = [path for path in beside if name.fullmatch(path.name) and not path.is_symlink()]
-    return [path for path in named if path.is_dir() or path.is_file()]
+def _left(target: Path, kind: Kind) -> list[Path]:
+    """Returns the temporary files or folders of a kind beside `target`."""
+    beside = [path for path in temporaries_beside(target, kind) if not path.is_symlink()]
+    return [path for path in beside if path.is_dir() or path.is_file()]
 
 
 @contextmanager

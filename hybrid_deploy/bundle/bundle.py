@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -43,9 +43,9 @@ from hybrid_deploy.bundle.paths import (
     top_folder,
 )
 from hybrid_deploy.bundle.placement import check_folder_output
-from hybrid_deploy.bundle.replacement import check_replaceable
+from hybrid_deploy.bundle.replacement import check_replaceable, check_variant_output
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.errors import BundleError, InputError, OutputExistsError
+from hybrid_deploy.errors import BundleError, InputError
 from hybrid_deploy.system_errors import typed_errors
 
 if TYPE_CHECKING:
@@ -321,12 +321,12 @@ def staged_variant(bundle: Bundle, name: str, *, force: bool = False) -> Iterato
         UsageError: the name cannot name a variant.
         BundleError: the manifest is damaged, or leads out of the bundle.
         OutputExistsError: the bundle has a variant of that name and `force` is false.
+        InputError: the folder of that variant holds more than the variant; it is not replaced.
     """
     check_variant_name(name)
     with exclusive(bundle.folder):
         current = _read_manifest(bundle.folder)
-        if name in current.variants and not force:
-            raise OutputExistsError(f"variant {name} of {bundle.folder}")
+        check_variant_output(bundle.folder, current, name, force=force)
         pending.clean(bundle.folder, current)
         try:
             yield from _staged(bundle.folder, current, name)
@@ -342,15 +342,18 @@ def _staged(folder: Path, current: Manifest, name: str) -> Iterator[StagedVarian
         staged = StagedVariant(home=home, folder=staging)
         yield staged
         assert staged.variant is not None, "a staged variant must be described"
-        pending.mark(staging)
+        records = hash_files(staging)
+        pending.mark(staging, records)
     files = _files_without(current.files, retired) | {
-        f"{home}/{file}": record for file, record in hash_files(folder / home).items()
+        f"{home}/{file}": record for file, record in records.items()
     }
     variants = current.variants | {name: staged.variant}
     manifest = msgspec.structs.replace(current, files=files, variants=variants)
     check_paths(manifest, origin=str(folder / MANIFEST_FILE))
-    if retired is not None and (folder / _home(retired)).is_dir():
-        pending.mark(folder / _home(retired))
+    check_variant_output(folder, current, name, force=True)  # the work may have taken hours
+    if retired is not None and (old := folder / _home(retired)).is_dir():
+        own = [PurePosixPath(file) for file in current.files if top_folder(file) == old.name]
+        pending.mark(old, [file.relative_to(old.name).as_posix() for file in own])
     _write_manifest(folder, manifest)
     pending.clean(folder, manifest)
 

@@ -67,7 +67,7 @@ def check_paths(manifest: Manifest, origin: str) -> None:
             or two variants share a folder.
     """
     for name in manifest.files:
-        if not _is_inside(name):
+        if not is_inside(name):
             raise BundleError(f"{origin} names a file outside its bundle: {name!r}")
         if not _is_portable(name):
             raise BundleError(f"{origin} names a file that means another elsewhere: {name!r}")
@@ -131,7 +131,7 @@ def top_folder(name: str) -> str:
     return PurePosixPath(name).parts[0]
 
 
-def _is_inside(name: str) -> bool:
+def is_inside(name: str) -> bool:
     """Returns whether a path is relative and normal: its shortest form, with slashes.
 
     No part of it is longer than a file system takes.
@@ -153,7 +153,7 @@ def _is_portable(name: str) -> bool:
     plain = unicodedata.normalize("NFKC", name)
     is_own = plain == SIGNATURE_FILE or plain.startswith(".")  # notes and temporary files
     reserved = any(_OF_WINDOWS.fullmatch(part) for part in plain.split("/"))
-    return _is_inside(plain) and not is_own and not reserved
+    return is_inside(plain) and not is_own and not reserved
 
 
 def _twins(names: Iterable[str]) -> tuple[str, str] | None:

@@ -1,22 +1,27 @@
 """The folders of a bundle that a killed process may have left, marked before they are made.
 
 A variant's folder comes before the manifest that lists it, and a replaced variant's folder goes
-after. Between, a file of ours in each of them marks it. Whoever writes next removes the marked
-folders that the manifest does not list, and nothing else: a folder of the user has no such file,
-whatever a bundle of somebody else says about it.
+after. Between, a file of ours in each of them marks it, and names the files that are ours there.
+Whoever writes next removes these files from the marked folders that the manifest does not list,
+and nothing else: a folder of the user has no such file, and what the user adds to a marked folder
+is not named there.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from hybrid_deploy.bundle.atomic_write import remove_temporary
+import msgspec
+
+from hybrid_deploy.bundle.atomic_write import remove_files, remove_temporary
+from hybrid_deploy.bundle.bundle_file import read_small_file
 from hybrid_deploy.bundle.manifest import Manifest
-from hybrid_deploy.bundle.paths import is_variant_name, top_folder
+from hybrid_deploy.bundle.paths import is_inside, is_variant_name, top_folder
+from hybrid_deploy.errors import BundleError
 
 MARK_FILE = ".hybrid-deploy-pending"
 """File in a folder of a variant that the manifest does not list yet, or no longer."""
@@ -24,11 +29,22 @@ MARK_FILE = ".hybrid-deploy-pending"
 OLD_NOTE_FILE = ".pending.json"
 """File that earlier versions wrote to a bundle in place of the marks; it is not read any more."""
 
+_MAX_MARK_BYTES = 1 << 20
+_LOGGER = logging.getLogger(__name__)
 
-def mark(folder: Path) -> None:
-    """Marks the folder of a variant that is about to be listed, or not to be listed any more."""
-    flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    os.close(os.open(folder / MARK_FILE, flags, 0o666))
+
+def mark(folder: Path, names: Collection[str]) -> None:
+    """Marks the folder of a variant that is about to be listed, or not to be listed any more.
+
+    Args:
+        folder: the folder.
+        names: the files of the variant, relative to the folder.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+    with os.fdopen(os.open(folder / MARK_FILE, flags, 0o666), "wb") as file:
+        file.write(msgspec.json.encode(sorted(names)))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def is_marked(folder: Path) -> bool:
@@ -36,6 +52,13 @@ def is_marked(folder: Path) -> bool:
     mark_file = folder / MARK_FILE
     named = is_variant_name(folder.name) and not folder.is_symlink()
     return named and mark_file.is_file() and not mark_file.is_symlink()
+
+
+def marked_files(bundle: Path) -> set[str]:
+    """Returns the marks in a bundle and the files that they name, relative to the bundle."""
+    return {
+        f"{home.name}/{name}" for home in _marked(bundle) for name in (MARK_FILE, *_names(home))
+    }
 
 
 def clean(folder: Path, manifest: Manifest) -> None:
@@ -47,7 +70,31 @@ def clean(folder: Path, manifest: Manifest) -> None:
             with suppress(OSError):
                 (home / MARK_FILE).unlink()
         else:
-            shutil.rmtree(home, ignore_errors=True)
+            _remove(home)
+
+
+def _remove(home: Path) -> None:
+    """Removes the files that a mark names, and then the mark and the folder."""
+    names = _names(home)
+    remove_files(home, names)
+    if any(os.path.lexists(home / name) for name in names):
+        return  # the next command tries again
+    with suppress(OSError):
+        (home / MARK_FILE).unlink()
+        if any(home.iterdir()):
+            _LOGGER.warning("%s stays, as it holds files that are of no variant", home)
+        else:
+            home.rmdir()
+
+
+def _names(home: Path) -> list[str]:
+    """Returns the files that the mark in a folder names; none if it cannot be read."""
+    try:
+        content = read_small_file(home, MARK_FILE, _MAX_MARK_BYTES)
+        names = msgspec.json.decode(content, type=list[str])
+    except (BundleError, msgspec.MsgspecError, UnicodeDecodeError):
+        return []
+    return [name for name in names if is_inside(name)]
 
 
 def _marked(folder: Path) -> Iterator[Path]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import secrets
 import shutil
 import stat
 import sys
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from hybrid_deploy.bundle.temporary_names import Kind, temporary_name
 from hybrid_deploy.errors import InputError, OutputExistsError
 
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # linux/fs.h
@@ -75,7 +75,7 @@ def check_folder_output(target: Path, *, force: bool, check: Check | None = None
         raise OutputExistsError(target)
     if kind != "a folder":
         raise InputError(f"{target} is {kind}, a folder was expected; name another output")
-    if _is_mount_point(target):
+    if is_mount_point(target):
         raise InputError(f"{target} is a mount point, which is not replaced; name a folder in it")
     if check is not None:
         check(target, target)
@@ -117,16 +117,20 @@ def place_folder(made: Path, target: Path, *, force: bool, check: Check | None =
     sync_names(target.parent)
 
 
-def retired_prefix(target: Path) -> str:
-    """Returns how the name of a temporary folder begins that holds the folder `target` had."""
-    return f".{target.name}.retired-"
-
-
-def make_temporary(parent: Path, prefix: str) -> Path:
-    """Makes a folder with the mode that the user's umask leaves to any folder."""
-    folder = parent / f"{prefix}{secrets.token_hex(4)}"
+def make_temporary(target: Path, kind: Kind) -> Path:
+    """Makes a folder beside `target`, with the mode that the user's umask leaves to any folder."""
+    folder = target.parent / temporary_name(target.name, kind)
     folder.mkdir()
     return folder
+
+
+def is_mount_point(folder: Path) -> bool:
+    """Returns whether another file system, or another part of the same one, is mounted there."""
+    if sys.platform != "linux":
+        return os.path.ismount(folder)
+    with suppress(OSError):
+        return _mount_of(folder) != _mount_of(folder.parent)
+    return False
 
 
 def sync_names(folder: Path) -> None:
@@ -160,18 +164,9 @@ def _kind(path: Path) -> str | None:
     return _KINDS.get(stat.S_IFMT(mode), "no regular file")
 
 
-def _is_mount_point(folder: Path) -> bool:
-    """Returns whether another file system, or another part of the same one, is mounted there."""
-    if sys.platform != "linux":
-        return os.path.ismount(folder)
-    with suppress(OSError):
-        return _mount_of(folder) != _mount_of(folder.parent)
-    return False
-
-
 def _mount_of(folder: Path) -> list[str]:
     """Returns the line of proc(5) that names the mount in which a folder lies."""
-    descriptor = os.open(folder, os.O_PATH)
+    descriptor = os.open(folder, os.O_PATH | os.O_NOFOLLOW)
     try:
         lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii").splitlines()
     finally:
@@ -225,7 +220,7 @@ def _replace_folder(made: Path, target: Path, check: Check) -> None:
 
 
 def _replace_in_two_renames(made: Path, target: Path, check: Check) -> None:
-    retired = make_temporary(target.parent, retired_prefix(target))
+    retired = make_temporary(target, "retired")
     aside = retired / target.name
     try:
         target.rename(aside)

@@ -5,10 +5,10 @@
       0007/.installed      5f0c...   the mark, which the record names too
       .0007.5f0c...        the same folder while it is written or removed
 
-A folder is removed only if the record names it and its mark is inside, or its name has the mark. So
-the record is written before a folder is made, and whatever else lies in the slots stays. Slots of
-versions that kept no record are taken over: the current bundle becomes an own one if it has the
-name and the files of one, and the one before it stays known, to go back to.
+A folder is removed only if the record names it and its mark is inside, or its name has the mark,
+and if it holds nothing but its bundle. So the record is written before a folder is made, and
+whatever else lies in the slots stays. A release that holds something else is then forgotten, so
+that no later command removes it either.
 
 Whoever uses this module holds the lock of the slots.
 """
@@ -19,7 +19,6 @@ import logging
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Collection
 from contextlib import suppress
@@ -28,12 +27,19 @@ from typing import Literal
 
 import msgspec
 
-from hybrid_deploy.bundle.atomic_write import disk_errors, sync_tree, write_file
+from hybrid_deploy.bundle.atomic_write import (
+    disk_errors,
+    remove_files,
+    remove_temporary,
+    sync_tree,
+    write_file,
+)
 from hybrid_deploy.bundle.bundle_file import read_small_file
-from hybrid_deploy.bundle.manifest import decode_manifest, read_manifest
-from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE, is_bundle
+from hybrid_deploy.bundle.manifest import Manifest, decode_manifest, read_manifest
+from hybrid_deploy.bundle.paths import MANIFEST_FILE, check_paths
 from hybrid_deploy.bundle.placement import sync_names
-from hybrid_deploy.errors import BundleError, HybridDeployError, InputError
+from hybrid_deploy.bundle.replacement import first_named, foreign, own_files
+from hybrid_deploy.errors import BundleError, InputError
 
 RECORD_FILE = ".installed.json"
 """File in the slots that names the folders that `install` made there."""
@@ -42,9 +48,8 @@ MARK_FILE = ".installed"
 """File in a release with the mark by which the record knows it."""
 
 _MAX_RECORD_BYTES = 1 << 16
-_RELEASE = re.compile(r"[0-9]{4,}")
+_RELEASE = re.compile(r"[0-9]{4,18}")
 _MARK = re.compile(r"[0-9a-f]{16}")
-_OLD_RELEASE = re.compile(r"[0-9]{4}")  # more digits only after 9999 updates: of someone else
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -56,20 +61,23 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Releases:
-    """The releases in the slots of a device that `install` made or took over.
+    """The releases in the slots of a device that `install` made, and the current one.
 
     Args:
         slots: folder of the installed bundles.
         current: folder of the current bundle; None if there is none.
 
     Raises:
-        InputError: the record is damaged, or is no file.
+        InputError: the record is damaged, or is no file; without one, the current folder is none of
+            a bundle.
     """
 
     def __init__(self, slots: Path, current: Path | None) -> None:
         self._slots = slots
         recorded = _read(slots)
-        self._marks = _taken_over(slots, current) if recorded is None else recorded
+        if recorded is None and current is not None and not (current / MANIFEST_FILE).is_file():
+            raise InputError(f"{current} is no installed bundle; name another folder, or remove it")
+        self._marks = recorded or {}
         if current is not None:
             self._marks.setdefault(current.name, None)
         self._mode = 0
@@ -145,19 +153,29 @@ class Releases:
     def _remove(self, name: str) -> None:
         """Removes a release, under its hidden name so that a kill leaves no half of it."""
         release, hidden = self._slots / name, self._hidden(name)
-        if self._is_own(name):
+        if os.path.lexists(release):
+            if reason := self._reason_to_stay(name):
+                self._leave(name, release, reason)
+                return
             with suppress(OSError):
                 release.rename(hidden)
-        elif os.path.lexists(release):
-            _LOGGER.warning(
-                "%s stays, as no record says that install made it; remove it if you need the space",
-                release,
-            )
-            del self._marks[name]
+        if os.path.lexists(hidden) and (reason := _other_content(hidden)):
+            self._leave(name, hidden, reason)
             return
-        shutil.rmtree(hidden, ignore_errors=True)
+        _remove_bundle(hidden)
         if not (os.path.lexists(release) or os.path.lexists(hidden)):
             del self._marks[name]
+
+    def _reason_to_stay(self, name: str) -> str | None:
+        """Returns why a release is not removed; None if `install` made it, and all of it."""
+        if not self._is_own(name):
+            return "no record says that install made it"
+        return _other_content(self._slots / name)
+
+    def _leave(self, name: str, folder: Path, reason: str) -> None:
+        """Forgets a release, so that no later command removes it either."""
+        _LOGGER.warning("%s stays, as %s; remove it if you need the space", folder, reason)
+        del self._marks[name]
 
     def _is_own(self, name: str) -> bool:
         """Returns whether a release has the mark that the record names."""
@@ -180,7 +198,7 @@ class Releases:
 
 
 def is_release_name(name: str) -> bool:
-    """Returns whether a name can be that of a release: four digits, or more."""
+    """Returns whether a name can be that of a release: four digits or more."""
     return bool(_RELEASE.fullmatch(name))
 
 
@@ -210,8 +228,8 @@ def _is_mark(mark: str | None) -> bool:
 
 def _damaged(slots: Path, reason: str) -> InputError:
     return InputError(
-        f"{slots / RECORD_FILE} is no record of `install`: {reason}; remove that file, the current "
-        "bundle is then taken over and every other folder stays"
+        f"{slots / RECORD_FILE} is no record of `install`: {reason}; remove that file, every "
+        "folder then stays, also those that install made"
     )
 
 
@@ -225,47 +243,43 @@ def _mark_in(release: Path) -> str | None:
         return None
 
 
-def _taken_over(slots: Path, current: Path | None) -> dict[str, str | None]:
-    """Returns the marks of slots without a record: of the current bundle and the one before it.
+def _other_content(release: Path) -> str | None:
+    """Returns what keeps a release from being removed; None if it holds nothing but its bundle."""
+    try:
+        found = first_named(foreign(release, _own_files(release)))
+    except (BundleError, OSError) as error:
+        return f"nobody can tell which of its files are the bundle's ({error})"
+    return f"it also holds {found}" if found else None
+
+
+def _own_files(release: Path) -> set[str]:
+    """Returns the files that `install` made in a release.
 
     Raises:
-        InputError: the current folder is none of a bundle.
+        BundleError: its manifest cannot be read.
     """
-    if current is None:
-        return {}
-    if not (current / MANIFEST_FILE).is_file():
-        raise InputError(f"{current} is no installed bundle; name another folder, or remove it")
-    older = [
-        path.name
-        for path in slots.iterdir()
-        if _RELEASE.fullmatch(path.name) and int(path.name) < int(current.name) and is_bundle(path)
-    ]
-    marks: dict[str, str | None] = {current.name: _mark_own(current)}
-    return marks | ({max(older, key=int): None} if older else {})
+    if not os.path.lexists(release / MANIFEST_FILE):
+        return {MARK_FILE}  # a kill came when it was begun, or when its removal was almost done
+    manifest = _manifest_of(release)
+    return {MARK_FILE, *own_files(release, manifest)}
 
 
-def _mark_own(release: Path) -> str | None:
-    """Marks a release of a version that kept no record, and returns the mark.
-
-    It returns None, and marks nothing, if there is more than a bundle in it: that is of the user.
-    """
-    if not _OLD_RELEASE.fullmatch(release.name) or release.is_symlink() or not _is_pure(release):
-        return None
-    mark = secrets.token_hex(8)
-    try:
-        write_file(release / MARK_FILE, mark.encode())
-    except (HybridDeployError, OSError):
-        return None
-    return mark
-
-
-def _is_pure(release: Path) -> bool:
-    """Returns whether a folder holds a bundle and nothing else."""
+def _manifest_of(release: Path) -> Manifest:
     path = release / MANIFEST_FILE
-    try:
-        listed = decode_manifest(read_manifest(path), origin=str(path)).files
-    except (BundleError, OSError):
-        return False
-    expected = {*listed, MANIFEST_FILE, SIGNATURE_FILE, MARK_FILE}
-    entries = [path for path in release.rglob("*") if path.is_symlink() or not path.is_dir()]
-    return all(path.relative_to(release).as_posix() in expected for path in entries)
+    manifest = decode_manifest(read_manifest(path), origin=str(path))
+    check_paths(manifest, origin=str(path))
+    return manifest
+
+
+def _remove_bundle(release: Path) -> None:
+    """Removes the files of a bundle, and the folder if that was all.
+
+    The manifest goes after the files that it lists, so that the next command knows what a kill
+    has left.
+    """
+    with suppress(BundleError, OSError):
+        own = _own_files(release)
+        remove_temporary(release)
+        remove_files(release, own - {MANIFEST_FILE, MARK_FILE})
+        remove_files(release, [MANIFEST_FILE, MARK_FILE])
+        release.rmdir()

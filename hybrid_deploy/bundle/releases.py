@@ -13,31 +13,26 @@ removed that `release_record` does not know as a folder of `install`.
 from __future__ import annotations
 
 import os
-import re
-import secrets
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
-from hybrid_deploy.bundle.atomic_write import disk_errors, make_parent
+from hybrid_deploy.bundle.atomic_write import disk_errors, make_parent, write_file
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.bundle_file import read_small_file
 from hybrid_deploy.bundle.lock import exclusive
-from hybrid_deploy.bundle.manifest import MAX_MANIFEST_BYTES
+from hybrid_deploy.bundle.manifest import MAX_MANIFEST_BYTES, decode_manifest
 from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE, check_outside_bundles
 from hybrid_deploy.bundle.placement import sync_names
 from hybrid_deploy.bundle.release_record import Releases, is_release_name
 from hybrid_deploy.bundle.signature import MAX_SIGNATURE_BYTES, Trust
-from hybrid_deploy.errors import HybridDeployError, InputError
+from hybrid_deploy.bundle.temporary_names import temporaries_beside, temporary_name
+from hybrid_deploy.errors import BundleError, HybridDeployError, InputError
 
 CURRENT_LINK = "current"
 """Name of the link to the current bundle."""
 
-_UNHASHED = {MANIFEST_FILE: MAX_MANIFEST_BYTES, SIGNATURE_FILE: MAX_SIGNATURE_BYTES}
-"""Files that a manifest does not list, with the most bytes that are copied of each."""
-
 _FILE_MODE = 0o666  # less what the umask takes: the service that runs may be another user
-_TEMPORARY_LINK = re.compile(r"\.current\.[0-9a-f]{8}")
 
 
 def install(
@@ -73,11 +68,9 @@ def install(
             release = _tried_copy(opened, releases, health_test, trust)
             _switch(slots, release)
         except (Exception, KeyboardInterrupt):
-            releases.keep_only(kept)
-            _save_if_possible(releases)
+            _tidy(releases, {*kept, current_release(slots)})  # an interrupt may come after a switch
             raise
-        releases.keep_only({release, before})
-        _save_if_possible(releases)
+        _tidy(releases, {release, before})
     return release
 
 
@@ -169,20 +162,33 @@ def _tried_copy(
 
 
 def _copy(bundle: Bundle, folder: Path) -> None:
-    """Copies the files that a bundle's manifest lists, the manifest and the signatures.
+    """Copies the manifest of a bundle, the files that it lists and the signatures.
+
+    The manifest comes first, so that the next command knows whose the files are that a kill leaves.
 
     Raises:
         BundleError: one of them is a link, is no file, is too large or was changed.
         OSError: the disk is full or not writable.
     """
+    manifest = read_small_file(bundle.folder, MANIFEST_FILE, MAX_MANIFEST_BYTES)
+    if decode_manifest(manifest, str(bundle.folder / MANIFEST_FILE)) != bundle.manifest:
+        raise BundleError(f"{bundle.folder} was changed while it was copied; install it again")
+    write_file(folder / MANIFEST_FILE, manifest)
     for name in bundle.manifest.files:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         with closing(bundle.open_file(name)) as file:
             file.copy_to(target, _FILE_MODE)
-    for name, max_bytes in _UNHASHED.items():
-        if os.path.lexists(bundle.folder / name):
-            (folder / name).write_bytes(read_small_file(bundle.folder, name, max_bytes))
+    if os.path.lexists(bundle.folder / SIGNATURE_FILE):
+        signatures = read_small_file(bundle.folder, SIGNATURE_FILE, MAX_SIGNATURE_BYTES)
+        (folder / SIGNATURE_FILE).write_bytes(signatures)
+
+
+def _tidy(releases: Releases, kept: set[Path | None]) -> None:
+    """Removes the other releases; an error is none of the update, which is done or refused."""
+    with suppress(OSError):
+        releases.keep_only(kept)
+    _save_if_possible(releases)
 
 
 def _save_if_possible(releases: Releases) -> None:
@@ -197,7 +203,7 @@ def _switch(slots: Path, target: Path) -> None:
     Raises:
         HybridDeployError: the disk is full or not writable.
     """
-    temporary = slots / f".{CURRENT_LINK}.{secrets.token_hex(4)}"
+    temporary = slots / temporary_name(CURRENT_LINK, "linking")
     with disk_errors(slots / CURRENT_LINK):
         temporary.symlink_to(target.name)
         try:
@@ -210,6 +216,6 @@ def _switch(slots: Path, target: Path) -> None:
 
 def _remove_temporary_links(slots: Path) -> None:
     """Removes the links that killed commands left."""
-    for path in slots.iterdir():
-        if _TEMPORARY_LINK.fullmatch(path.name) and path.is_symlink():
+    for path in temporaries_beside(slots / CURRENT_LINK, "linking"):
+        if path.is_symlink():
             path.unlink()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 import warnings
 from contextlib import suppress
@@ -29,6 +30,26 @@ def say(text: str = "", *, nl: bool = True) -> None:
     if sys.stdout is None:
         raise OSError(errno.EBADF, "stdout is closed, so the result is lost")
     click.echo(printable(text, LINES), nl=nl)
+
+
+def say_of_finished_work(text: str) -> None:
+    """Prints data on stdout, after work that stays done even if nobody can read the data.
+
+    A text that cannot be printed goes to stderr in one line, and the exit code stays 0.
+    """
+    try:
+        say(text)
+    except OSError as error:
+        log(f"{text} (stdout could not be written: {error.strerror})")
+        _discard_output()
+
+
+def _discard_output() -> None:
+    """Lets the end of the process find no text that it cannot print, which would be a failure."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def log(message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import click
 from hybrid_deploy.cli.options.common import BACKEND, BUNDLE
 from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
-from hybrid_deploy.cli.output import log, say
+from hybrid_deploy.cli.output import log, say_of_finished_work
 from hybrid_deploy.errors import BundleError
 from hybrid_deploy.scratch import scratch_folder
 
@@ -44,7 +45,8 @@ def install(
 
     SLOTS/current is a link that is switched in one step. If the copy is not signed as required, is
     damaged or gives other tokens on this device, the running bundle stays and the exit code is 1.
-    The bundle before it is kept, see `rollback`.
+    A quantized variant that differs, or cannot run here, is named. The bundle before it is kept,
+    see `rollback`.
     """
     from hybrid_deploy.bundle.releases import install as install_bundle
 
@@ -55,15 +57,13 @@ def install(
 
 def print_current(release: Path, slots: Path, output_format: str) -> None:
     """Prints which bundle is current now."""
-    import json
-
     from hybrid_deploy.bundle.releases import CURRENT_LINK
 
     link = slots / CURRENT_LINK
     if output_format == "json":
-        say(json.dumps({"current": str(release), "link": str(link)}))
+        say_of_finished_work(json.dumps({"current": str(release), "link": str(link)}))
     else:
-        say(f"{link} is {release.name} now")
+        say_of_finished_work(f"{link} is {release.name} now")
 
 
 def _verify(path: Path, backend: str, timeout: float) -> None:
@@ -75,7 +75,7 @@ def _verify(path: Path, backend: str, timeout: float) -> None:
     from hybrid_deploy.runtime.host import own_process
 
     command = own_process.command(
-        "hybrid_deploy", "verify", str(path.absolute()), "--backend", backend
+        "hybrid_deploy", "verify", str(path.absolute()), "--backend", backend, "--format", "json"
     )
     try:
         with scratch_folder("install") as empty:
@@ -95,4 +95,25 @@ def _verify(path: Path, backend: str, timeout: float) -> None:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
         raise BundleError(f"{lines[-1].removeprefix('error: ')}; nothing was switched")
-    log("the golden samples give the original model's tokens on this device")
+    _report_variants(done.stdout)
+
+
+def _report_variants(table: str) -> None:
+    """Logs which variants give the original model's tokens, and what is wrong with each other one.
+
+    Args:
+        table: the rows that `verify --format json` printed.
+    """
+    try:
+        rows = json.loads(table[table.find("[\n") :])  # a vendor's library may print before it
+    except ValueError:
+        log("the golden samples were decoded; see what each variant gives: hybrid-deploy verify")
+        return
+    right = [row["variant"] for row in rows if row["verdict"] == "ok"]
+    log(
+        "the golden samples give the original model's tokens on this device with "
+        f"{', '.join(right)}"
+    )
+    for row in rows:
+        if row["verdict"] != "ok":
+            log(f"warning: variant {row['variant']}: {row['verdict']}")

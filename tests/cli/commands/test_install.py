@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import msgspec
 import pytest
@@ -11,6 +12,9 @@ from click.testing import CliRunner
 
 from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle
 from hybrid_deploy.cli import main
+from hybrid_deploy.cli.commands.install import _verify
+from hybrid_deploy.report import json_text
+from tests.cli.test_process import shell
 
 
 def call(*arguments: object) -> tuple[int, str]:
@@ -54,3 +58,51 @@ def test_an_empty_name_is_not_the_current_folder(
         code, output = call(*arguments)
         assert (code, "a path was expected, got an empty text" in output) == (2, True)
     assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("redirection", "words"),
+    [(">&-", "stdout is closed"), ("> /dev/full", "No space left on device")],
+)
+def test_an_update_is_done_though_nobody_can_read_it(
+    own_path: Path, tmp_path: Path, redirection: str, words: str
+) -> None:
+    slots = tmp_path / "slots"
+    for number in (1, 2):
+        done = shell(f"hybrid-deploy install $1 --into $2 {redirection}", own_path, slots)
+        assert done.returncode == 0, done.stderr
+        assert f"{slots / 'current'} is 000{number} now (stdout could not" in done.stderr
+        assert words in done.stderr.splitlines()[-1]
+    done = shell(f"hybrid-deploy rollback $1 {redirection}", slots)
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert words in line
+    assert open_bundle(slots / "current").folder.name == "0001"
+
+
+def test_a_reader_of_an_update_that_has_gone_is_no_failure(own_path: Path, tmp_path: Path) -> None:
+    slots = tmp_path / "slots"
+    done = shell("set -o pipefail; hybrid-deploy install $1 --into $2 | exec true", own_path, slots)
+    assert done.returncode == 0
+    assert open_bundle(slots / "current").folder.name == "0001"
+
+
+def test_variants_that_differ_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = [
+        {"variant": "fp32", "verdict": "ok"},
+        {"variant": "fp16", "verdict": "ok"},
+        {"variant": "int8", "verdict": "not run: no kernels"},
+        {"variant": "int8-cpu", "verdict": "differs from the original model"},
+    ]
+    printed = f"a vendor's line\n{json_text(rows)}\n"
+    monkeypatch.setattr(
+        "subprocess.run", lambda command, **_: CompletedProcess(command, 0, printed, "")
+    )
+    _verify(tmp_path, "auto", 1.0)
+    assert capsys.readouterr().err.splitlines() == [
+        "the golden samples give the original model's tokens on this device with fp32, fp16",
+        "warning: variant int8: not run: no kernels",
+        "warning: variant int8-cpu: differs from the original model",
+    ]

@@ -10,6 +10,7 @@ import pytest
 
 from hybrid_deploy.bundle import atomic_write as atomic
 from hybrid_deploy.bundle import placement
+from hybrid_deploy.bundle.temporary_names import temporary_name
 from hybrid_deploy.errors import HybridDeployError, InputError, OutputExistsError
 
 
@@ -71,12 +72,12 @@ def test_full_disk_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_file_that_a_killed_process_was_writing_is_removed_by_the_next(tmp_path: Path) -> None:
-    target, dead = tmp_path / "file", tmp_path / ".file.writing-0123abcd"
+    target, dead = tmp_path / "file", tmp_path / temporary_name("file", "writing")
     dead.write_bytes(b"half")
-    (tmp_path / ".file.writing-of-the-user").write_bytes(b"mine")
+    (tmp_path / ".file.writing-deadbeef").write_bytes(b"mine")
     atomic.write_file(target, b"new")
     assert not dead.exists()
-    assert sorted(os.listdir(tmp_path)) == [".file.writing-of-the-user", "file"]
+    assert sorted(os.listdir(tmp_path)) == [".file.writing-deadbeef", "file"]
 
 
 def test_a_file_that_another_process_is_writing_stays(tmp_path: Path) -> None:
@@ -206,10 +207,10 @@ def test_the_next_write_removes_what_a_killed_process_left(
 ) -> None:
     (tmp_path / "out").mkdir()
     killed(tmp_path, monkeypatch, number)
-    (tmp_path / ".out.staging-of-the-user").mkdir()
+    (tmp_path / ".out.staging-deadbeef").mkdir()
     with atomic.staged_folder(tmp_path / "out", force=True) as folder:
         (folder / "newer").touch()
-    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.staging-of-the-user"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.staging-deadbeef"}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["newer"]
 
 

@@ -20,6 +20,7 @@ from hybrid_deploy.bundle.bundle import (
 )
 from hybrid_deploy.bundle.manifest import SCHEMA_VERSION, decode_manifest, encode_manifest
 from hybrid_deploy.bundle.paths import MANIFEST_FILE
+from hybrid_deploy.bundle.temporary_names import temporary_name
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError, InputError, OutputExistsError, UsageError
 
@@ -215,7 +216,8 @@ def test_the_next_variant_removes_what_a_killed_process_left(
     add_variant(open_bundle(own_path), b"old")
     old = own_path / "other"
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", lambda path, **options: killed() if path == old else None)
+        patch.setattr(shutil, "rmtree", lambda path, **options: None)
+        patch.setattr(pending, "remove_files", killed)
         if moment == "the rename":
             patch.setattr(placement, "_take_name", killed)
         if moment == "the manifest":
@@ -223,7 +225,7 @@ def test_the_next_variant_removes_what_a_killed_process_left(
         with pytest.raises(Killed):
             add_variant(open_bundle(own_path), b"killed", force=True)
     assert old.is_dir()
-    (own_path / ".manifest.json.writing-0123abcd").touch()
+    (own_path / temporary_name(MANIFEST_FILE, "writing")).touch()
     content = open_bundle(own_path).graph_path("other", GraphRole.STEP).read_bytes()
     assert content == (b"killed" if moment == "the removal" else b"old")
     assert files_of(own_path) - {MANIFEST_FILE, *open_bundle(own_path).manifest.files}
@@ -239,7 +241,7 @@ def test_a_note_of_somebody_else_removes_nothing(own_path: Path, listed: bool) -
     (own_path / "notes").mkdir()
     (own_path / "notes" / "thesis.txt").write_text("my only copy")
     if listed:
-        pending.mark(own_path / "fp32")
+        pending.mark(own_path / "fp32", ["step.onnx"])
     add_variant(open_bundle(own_path), b"1")
     assert (own_path / "notes" / "thesis.txt").read_text() == "my only copy"
     assert not pending.is_marked(own_path / "fp32")
@@ -249,7 +251,7 @@ def test_a_note_of_somebody_else_removes_nothing(own_path: Path, listed: bool) -
 def test_a_mark_that_is_a_link_is_not_followed(own_path: Path, tmp_path: Path) -> None:
     (own_path / "fp32" / pending.MARK_FILE).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="link"):
-        pending.mark(own_path / "fp32")
+        pending.mark(own_path / "fp32", [])
     assert not (tmp_path / "elsewhere").exists()
     assert not pending.is_marked(own_path / "fp32")
 
@@ -276,7 +278,7 @@ def test_a_bundle_is_replaced_through_a_link_to_it(own_path: Path, tmp_path: Pat
 
 
 def test_a_reader_waits_for_a_bundle_that_was_set_aside(own_path: Path) -> None:
-    retired = own_path.with_name(f".{own_path.name}.retired-abcd1234")
+    retired = own_path.with_name(temporary_name(own_path.name, "retired"))
     retired.mkdir()
     own_path.rename(retired / own_path.name)
     open_bundle(own_path)

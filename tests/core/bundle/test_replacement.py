@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle, staged_bundle
+from hybrid_deploy.bundle import pending, replacement
+from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle, staged_bundle, staged_variant
 from hybrid_deploy.bundle.manifest import encode_manifest
 from hybrid_deploy.bundle.paths import MANIFEST_FILE
 from hybrid_deploy.bundle.pending import mark
+from hybrid_deploy.bundle.temporary_names import temporary_name
+from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import InputError, OutputExistsError
 
 
@@ -43,6 +47,8 @@ def test_a_folder_with_any_manifest_is_no_bundle(tmp_path: Path) -> None:
         (["golden/page.txt/"], "golden/page.txt/"),
         (["e", "d", "c", "b"], "b, c, d and more"),
         ([".hybrid-deploy-pending"], ".hybrid-deploy-pending"),
+        ([".int8.staging-0123abcd/"], ".int8.staging-0123abcd/"),
+        ([".notes.writing-deadbeef"], ".notes.writing-deadbeef"),
     ],
 )
 def test_a_bundle_that_holds_other_files_stays(own_path: Path, names: list[str], said: str) -> None:
@@ -66,14 +72,70 @@ def test_a_link_in_a_bundle_stays(own_path: Path, tmp_path: Path) -> None:
 def test_what_the_toolkit_leaves_in_a_bundle_does_not_keep_it(own_path: Path) -> None:
     (own_path / "signature.json").write_text("[]")
     (own_path / ".pending.json").write_text('["other"]')
-    (own_path / ".manifest.json.writing-0123abcd").touch()
-    (own_path / ".int8.staging-0123abcd").mkdir()
-    (own_path / ".int8.staging-0123abcd" / "step.onnx").touch()
+    (own_path / temporary_name(MANIFEST_FILE, "writing")).touch()
+    staging = own_path / temporary_name("int8", "staging")
+    staging.mkdir()
+    (staging / "step.onnx").touch()
     (own_path / "int8").mkdir()
-    mark(own_path / "int8")
-    mark(own_path / "fp32")
+    (own_path / "int8" / "step.onnx").touch()
+    mark(own_path / "int8", ["step.onnx"])
+    mark(own_path / "fp32", ["step.onnx"])
     replace(own_path)
     assert os.listdir(own_path) == [MANIFEST_FILE]
+
+
+def replace_variant(bundle: Path, work: Callable[[], object] = lambda: None) -> None:
+    """Replaces the variant fp32 by one of the same graphs, after some work."""
+    variant = open_bundle(bundle).variant("fp32")
+    with staged_variant(open_bundle(bundle), "fp32", force=True) as staged:
+        work()
+        files = {}
+        for role, spec in open_bundle(bundle).graphs("fp32").items():
+            name = Path(spec.file).name
+            (staged.folder / name).write_bytes(b"new")
+            files[role.value] = msgspec.structs.replace(spec, file=f"{staged.home}/{name}")
+        staged.variant = msgspec.structs.replace(variant, **files)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("name", "said"), [("notes.txt", "notes.txt"), ("mine/a", "mine/")])
+def test_a_variant_whose_folder_holds_other_files_stays(
+    own_path: Path, name: str, said: str, late: bool
+) -> None:
+    def work() -> None:
+        (own_path / "fp32" / name).parent.mkdir(exist_ok=True)
+        (own_path / "fp32" / name).write_text("mine")
+
+    if not late:
+        work()
+    listed = sorted(path for path in own_path.rglob("*") if path.is_file())
+    with pytest.raises(InputError, match=f"fp32 of .* not replaced: .* also holds fp32/{said}, wh"):
+        replace_variant(own_path, work if late else lambda: pytest.fail("the block must not run"))
+    left = {path for path in own_path.rglob("*") if path.is_file()}
+    assert left == {*listed, own_path / "fp32" / name}
+    open_bundle(own_path)
+
+
+def test_what_is_added_to_a_variant_at_the_last_moment_stays(
+    own_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def mark_and_add(folder: Path, names: Collection[str]) -> None:
+        mark(folder, names)
+        if folder.name == "fp32":
+            (folder / "notes.txt").write_text("mine")
+
+    monkeypatch.setattr(pending, "mark", mark_and_add)
+    replace_variant(own_path)
+    assert os.listdir(own_path / "fp32") == ["notes.txt"]
+    assert f"{own_path / 'fp32'} stays, as it holds files that are of no variant" in caplog.text
+    assert open_bundle(own_path).graph_path("fp32", GraphRole.STEP).read_bytes() == b"new"
+
+
+def test_a_mount_in_a_bundle_keeps_it(own_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replacement, "is_mount_point", lambda path: path.name == "golden")
+    with pytest.raises(InputError, match="it also holds golden/, which the bundle does not list"):
+        replace(own_path)
+    assert os.listdir(own_path / "golden")
 
 
 def test_a_bundle_of_another_version_stays(own_path: Path) -> None:

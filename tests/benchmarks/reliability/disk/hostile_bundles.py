@@ -20,6 +20,7 @@ import msgspec
 
 from hybrid_deploy.bundle.paths import MANIFEST_FILE
 from hybrid_deploy.bundle.release_record import RECORD_FILE
+from hybrid_deploy.bundle.temporary_names import temporary_name
 from tests.benchmarks.reliability.tiny_bundle import manifest_of, record_of, sealed
 
 Case = Callable[[Path], None]
@@ -27,7 +28,6 @@ Case = Callable[[Path], None]
 VICTIM = "victim.onnx"
 _STEP = "fp32/step.onnx"
 _PAUSE_SECONDS = 0.01
-_DEAD = "0123abcd"  # of a name that a killed process may have left
 
 
 def _names(path: str) -> Case:
@@ -218,9 +218,14 @@ ANYHOW: Mapping[str, Case] = {
     "a file with a second name outside": _hard_link,
     "a note of a killed process that names folders outside": _pending_outside,
     "a leftover folder that is a link": _replaces(
-        f"source.bundle/.fp16.staging-{_DEAD}", _link_to_folder
+        f"source.bundle/{temporary_name('fp16', 'staging')}", _link_to_folder
     ),
-    "a leftover file that is a link": _replaces(f"slots/.current.writing-{_DEAD}", _link),
+    "a leftover file that is a link": _replaces(
+        f"slots/{temporary_name('.installed.json', 'writing')}", _link
+    ),
+    "a leftover link that leads out": _replaces(
+        f"slots/{temporary_name('current', 'linking')}", _link
+    ),
     "a lock that is a link": _replaces(".source.bundle.lock", _link),
     "a lock of the slots that is a link": _replaces("slots/.hybrid-deploy.lock", _link),
     "a record of the slots that is a link": _replaces(f"slots/{RECORD_FILE}", _link),
