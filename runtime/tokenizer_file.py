@@ -13,11 +13,13 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError
+from hybrid_deploy.runtime.deadline import deadline
 from hybrid_deploy.runtime.tokenizer_calls import in_time, without_panic
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ MAX_ADDED_TOKENS = 1_000
 
 _QUICK = 1_000_000
 """Bytes of a text, times the tries at each, that the library surely splits in under 0.1 s."""
+
+_SHORT_BYTES = 1_000
+"""Longest text that a known regular expression surely splits in under 0.1 s."""
 
 _JOINING_S = 10.0
 """Longest time for the text of tokens, which takes milliseconds."""
@@ -152,10 +157,10 @@ class CheckedTokenizer:
             return without_panic(
                 lambda: self.library.encode(text, add_special_tokens=add_special_tokens), _FAILS
             )
-        (encoding,) = in_time(
-            lambda: self.library.encode_batch([text], add_special_tokens=add_special_tokens),
-            _FAILS,
-        )
+        call = partial(self.library.encode_batch, [text], add_special_tokens=add_special_tokens)
+        # without a deadline, a thread is worth its time only for texts that may take long
+        is_short = deadline() is None and size * self.facts.growth <= _SHORT_BYTES
+        (encoding,) = without_panic(call, _FAILS) if is_short else in_time(call, _FAILS)
         return encoding
 
     def decode(self, tokens: Sequence[int]) -> str:
