@@ -72,8 +72,12 @@ def word_error_percent(expected: Sequence[str], actual: Sequence[str]) -> float:
 
 
 def exact_percent(expected: Sequence[str], actual: Sequence[str]) -> float:
-    """Returns the share of the texts that equal the expected ones, in percent."""
-    return 100 * sum(a == b for a, b in zip(expected, actual, strict=True)) / len(expected)
+    """Returns the share of the texts that equal the expected ones, in percent.
+
+    Whitespace at both ends of a text is ignored, as by the error rates.
+    """
+    pairs = zip(expected, actual, strict=True)
+    return 100 * sum(a.strip() == b.strip() for a, b in pairs) / len(expected)
 
 
 def _split(

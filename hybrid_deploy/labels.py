@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections.abc import Iterable, Iterator, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,8 +107,9 @@ def _row_within(label: LabelledFile, file_column: int) -> str | None:
     for line in label.text.splitlines()[1:]:
         fields = line.split(",")
         name = fields[file_column] if len(fields) > file_column else ""
-        if name and (label.file.parent / name).is_file():
-            return name
+        with suppress(OSError):  # a text may be longer than the name of any file
+            if name and (label.file.parent / name).is_file():
+                return name
     return None
 
 

@@ -20,7 +20,7 @@ def import_function(module_name: str, function_name: str) -> Callable[..., Any]:
     Raises:
         UsageError: the module does not exist, fails while it is imported, or has no such function.
     """
-    if "/" in module_name or Path(module_name).is_file():
+    if "/" in module_name or os.path.isfile(module_name):
         raise UsageError(
             f"{module_name} is the path of a file, and a module is named without: write "
             f"{_module_of(module_name)}:{function_name}"

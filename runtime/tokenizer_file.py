@@ -1,26 +1,26 @@
 """Checks a `tokenizer.json`, and calls the tokenizers library so that no file ends the process.
 
 The library trusts its files: steps that replace a letter by two fill all RAM, a table with a wrong
-size aborts the process, and a wrong step panics, which is no `Exception` and prints lines of its
-own. So the sizes are checked before the library reads a file, and a panic becomes an error.
+size aborts the process, and a regular expression may search for hours. So the sizes are checked
+before the library reads a file, and `tokenizer_calls` waits for calls that may take long.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import os
+import math
 import re
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
-from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError
+from hybrid_deploy.runtime.deadline import deadline
+from hybrid_deploy.runtime.tokenizer_calls import in_time, without_panic
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -43,13 +43,22 @@ MAX_TOKEN_CHARACTERS = 100_000
 MAX_WORD_CHARACTERS = 1_000
 """Largest word of WordPiece, which takes the square of its length in time; the usual one is 100."""
 
+MAX_ADDED_TOKENS = 1_000
+"""Largest number of tokens that the post-processor adds to a text; known ones add up to 10."""
+
+_QUICK = 1_000_000
+"""Bytes of a text, times the tries at each, that the library surely splits in under 0.1 s."""
+
+_SHORT_BYTES = 1_000
+"""Longest text that a known regular expression surely splits in under 0.1 s."""
+
+_JOINING_S = 10.0
+"""Longest time for the text of tokens, which takes milliseconds."""
+
 _NEVER_EMPTY = re.compile(r"(\\[swdSWD]|\[[^\[\]\\&]+\]|[ \w])(\+|\{[1-9]\d*,?\d*\})?")
 """Regular expressions of one class of characters, which match at least one of them."""
 
 _FAILS = "the bundle's tokenizer fails"
-_STDERR = 2
-_redirecting = threading.Lock()
-_Result = TypeVar("_Result")
 
 
 class _AddedToken(msgspec.Struct):
@@ -76,6 +85,17 @@ class _Model(msgspec.Struct):
         return max((len(text) for text, _ in self.vocab), default=0)
 
 
+class _SpecialToken(msgspec.Struct):
+    ids: list[int]
+
+
+class _Template(msgspec.Struct):
+    """A post-processor that puts special tokens around a text."""
+
+    single: list[dict[str, dict[str, Any]]]
+    special_tokens: dict[str, _SpecialToken]
+
+
 class _File(msgspec.Struct):
     """A file without its padding and truncation."""
 
@@ -95,11 +115,16 @@ class TokenizerFacts:
     Attributes:
         ids: ids of the tokens that have a text.
         growth: largest number of bytes that the steps before the model make of one byte.
+        tries: largest number of letters that are read to split off one byte of a text: the length
+            of the longest token, infinite for a regular expression.
+        joins_quickly: whether the time for tokens is in proportion to their number.
         may_panic: whether a step of the decoder panics over some tokens.
     """
 
     ids: frozenset[int]
     growth: float
+    tries: float
+    joins_quickly: bool
     may_panic: bool
 
 
@@ -121,27 +146,41 @@ class CheckedTokenizer:
         Raises:
             InputError: the text is too long for the steps of this tokenizer.
             BundleError: the library failed.
+            StoppedError: the tokens were not known at the deadline, see `Until`.
         """
         if (size := len(text.encode())) * self.facts.growth > MAX_TEXT_BYTES:
             raise InputError(
                 f"a text of {size} bytes is too long for this tokenizer, which takes up to "
                 f"{int(MAX_TEXT_BYTES / self.facts.growth)}; split it"
             )
-        return without_panic(
-            lambda: self.library.encode(text, add_special_tokens=add_special_tokens), _FAILS
-        )
+        if size * self.facts.growth * self.facts.tries <= _QUICK:
+            return without_panic(
+                lambda: self.library.encode(text, add_special_tokens=add_special_tokens), _FAILS
+            )
+        call = partial(self.library.encode_batch, [text], add_special_tokens=add_special_tokens)
+        # without a deadline, a thread is worth its time only for texts that may take long
+        is_short = deadline() is None and size * self.facts.growth <= _SHORT_BYTES
+        (encoding,) = without_panic(call, _FAILS) if is_short else in_time(call, _FAILS)
+        return encoding
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Returns the text of tokens, with the special ones.
 
         Raises:
-            BundleError: the library failed.
+            BundleError: the library failed, or searches for long.
         """
-        return without_panic(
-            lambda: self.library.decode(tokens, skip_special_tokens=False),
+        if self.facts.joins_quickly:
+            return without_panic(
+                lambda: self.library.decode(tokens, skip_special_tokens=False),
+                _FAILS,
+                silently=self.facts.may_panic,
+            )
+        (text,) = in_time(
+            lambda: self.library.decode_batch([tokens], skip_special_tokens=False),
             _FAILS,
-            silently=self.facts.may_panic,
+            longest_s=_JOINING_S,
         )
+        return text
 
 
 @dataclass(frozen=True)
@@ -193,49 +232,6 @@ def parsed(file: CheckedFile) -> CheckedTokenizer:
     return CheckedTokenizer(library, file.facts)
 
 
-def without_panic(call: Callable[[], _Result], failure: str, *, silently: bool = True) -> _Result:
-    """Returns what a call of the tokenizers library returns; its panic is an error.
-
-    Args:
-        call: the call.
-        failure: begin of the message if it fails.
-        silently: whether the lines that a panic prints are dropped, which takes 0.1 ms.
-
-    Raises:
-        BundleError: the library failed.
-    """
-    try:
-        with _kept_stderr() if silently else nullcontext():
-            return call()
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except (
-        BaseException
-    ) as error:  # tokenizers raises nothing more precise; a panic is no Exception
-        raise BundleError(f"{failure}: {error}; export it again") from error
-
-
-@contextmanager
-def _kept_stderr() -> Iterator[None]:
-    """Prints what is written to stderr in the block after it; drops it if the block fails."""
-    with _redirecting, TemporaryFile() as printed:
-        try:
-            stderr = os.dup(_STDERR)
-        except OSError:  # it is closed
-            yield
-            return
-        try:
-            os.dup2(printed.fileno(), _STDERR)
-            try:
-                yield
-            finally:
-                os.dup2(stderr, _STDERR)
-            printed.seek(0)
-            os.write(stderr, printed.read())
-        finally:
-            os.close(stderr)
-
-
 def _facts(file: _File) -> TokenizerFacts:
     """Returns what a file states; checks its sizes."""
     model = msgspec.json.decode(file.model, type=_Model)
@@ -246,8 +242,40 @@ def _facts(file: _File) -> TokenizerFacts:
     decoded = longest * _growth(_objects(file.decoder))
     _check_limit("characters of one decoded token", decoded, MAX_TOKEN_CHARACTERS)
     _check_limit("characters of a word", model.max_input_chars_per_word, MAX_WORD_CHARACTERS)
-    ids = frozenset(model.ids.union(token.id for token in added))
-    return TokenizerFacts(ids, before, _may_panic(file.decoder))
+    _check_limit("tokens are added to a text", _added_tokens(file.post_processor), MAX_ADDED_TOKENS)
+    searches = _has_regex(file.normalizer) or _has_regex(file.pre_tokenizer)
+    return TokenizerFacts(
+        ids=frozenset(model.ids.union(token.id for token in added)),
+        growth=before,
+        tries=math.inf if searches else longest,
+        joins_quickly=not _has_regex(file.decoder),
+        may_panic=_has_regex(file.decoder) or _cuts_tokens(file.decoder),
+    )
+
+
+def _added_tokens(step: Any) -> int:
+    """Returns how many tokens a post-processor adds to a text, which it may not repeat.
+
+    Only the forms that the library itself writes are taken.
+    """
+    if step is None:
+        return 0
+    kind = step.get("type") if isinstance(step, dict) else None
+    if kind == "Sequence":
+        return sum(map(_added_tokens, msgspec.convert(step.get("processors"), list[Any])))
+    if kind in ("BertProcessing", "RobertaProcessing"):
+        return 2
+    if kind == "ByteLevel":
+        return 0
+    if kind != "TemplateProcessing":
+        raise ValueError(f"its post_processor is of an unknown type, {str(kind)[:40]!r}")
+    template = msgspec.convert(step, _Template)
+    added = [piece["SpecialToken"] for piece in template.single if "SpecialToken" in piece]
+    _check_limit("places of a text in its template", len(template.single) - len(added), 1)
+    names = [str(token.get("id")) for token in added]
+    if unknown := [name for name in names if name not in template.special_tokens]:
+        raise ValueError(f"its post_processor has no ids of {unknown[0][:40]!r}")
+    return sum(len(template.special_tokens[name].ids) for name in names)
 
 
 def _check_limit(what: str, value: float, largest: float) -> None:
@@ -269,9 +297,14 @@ def _objects(steps: Any) -> list[dict[str, Any]]:
     return objects
 
 
-def _may_panic(decoder: Any) -> bool:
-    """Returns whether a decoder searches a regular expression, or cuts the ends of tokens."""
-    return any("Regex" in step or step.get("stop") for step in _objects(decoder))
+def _has_regex(steps: Any) -> bool:
+    """Returns whether steps search a regular expression of the file."""
+    return any("Regex" in step for step in _objects(steps))
+
+
+def _cuts_tokens(decoder: Any) -> bool:
+    """Returns whether a decoder cuts the ends of tokens, which panics if they are too short."""
+    return any(step.get("stop") for step in _objects(decoder))
 
 
 def _growth(steps: list[dict[str, Any]]) -> float:

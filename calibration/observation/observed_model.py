@@ -30,7 +30,11 @@ from hybrid_deploy.contract import (
 )
 from hybrid_deploy.errors import BackendError, CalibrationError
 from hybrid_deploy.onnx_graphs.files import save_graphs
-from hybrid_deploy.runtime.backends.onnxruntime.inference_session import make_session
+from hybrid_deploy.runtime.backends.onnxruntime.inference_session import (
+    backend_errors,
+    make_session,
+    unsupported_operator_error,
+)
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
@@ -68,6 +72,9 @@ class ObservedModel(Generic[StatisticsT]):
         folder: an empty folder for copies of the graphs with more outputs; it must outlive this
             object.
         watched: the tensors to observe; None observes no tensor.
+
+    Raises:
+        BackendError: ONNX Runtime refuses a graph.
     """
 
     def __init__(
@@ -87,7 +94,8 @@ class ObservedModel(Generic[StatisticsT]):
         self._manifest = bundle.manifest
         self._specs = specs
         self._sessions = {
-            role: make_session(folder / spec.file, threads=None) for role, spec in specs.items()
+            role: _session(folder / spec.file, f"the {role.value} graph of {bundle.folder}")
+            for role, spec in specs.items()
         }
         self._sample = 0
         self.statistics: dict[str, dict[str, StatisticsT]] = {}
@@ -200,6 +208,19 @@ class ObservedDecoding:
                 "check the samples, then the model's weights"
             )
         return logits
+
+
+def _session(path: Path, graph: str) -> Any:
+    """Returns a session of a graph.
+
+    Raises:
+        BackendError: ONNX Runtime refuses the graph.
+    """
+    with backend_errors(f"loading {graph}"):
+        try:
+            return make_session(path, threads=None)
+        except Exception as error:
+            raise (unsupported_operator_error(error) or error) from error
 
 
 def _instrumented(model: ir.Model, names: Iterable[str]) -> ir.Model:

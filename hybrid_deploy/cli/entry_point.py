@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from contextlib import suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 from hybrid_deploy.cli import interrupts
 
@@ -33,14 +34,34 @@ def start() -> None:
         raise
 
 
+class _Stderr(io.FileIO):
+    """The descriptor of stderr, which takes whatever cannot be written: no report is lost by it."""
+
+    def write(self, data: Any, /) -> int:
+        """Returns the number of bytes that need not be written again."""
+        try:
+            return super().write(data) or len(data)
+        except OSError:  # it is closed, only open for reading, its disk is full or nobody reads
+            return len(data)
+
+
 def _open_stderr() -> None:
-    """Opens stderr if it is closed: libraries print there, and no other file may take its place."""
+    """Lets nothing fail that prints on stderr; opens it if it is closed.
+
+    Libraries print there, and no other file may take its place.
+    """
+    encoding = "utf-8" if sys.stderr is None else sys.stderr.encoding
     if sys.stderr is None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         if nowhere != _STDERR_FILENO:
             os.dup2(nowhere, _STDERR_FILENO)
             os.close(nowhere)
-        sys.stderr = os.fdopen(_STDERR_FILENO, "w", errors="backslashreplace")
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(_Stderr(_STDERR_FILENO, "w", closefd=False)),
+        encoding=encoding,
+        errors="backslashreplace",
+        line_buffering=True,
+    )
 
 
 def _print_any_character(stream: TextIO | None) -> None:

@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import DimRange, GraphSpec, TensorSpec
 from hybrid_deploy.contract import BATCH_DIM, BEAMS_DIM, INPUTS_DIM, GraphRole
+from hybrid_deploy.errors import BundleError
 from hybrid_deploy.onnx_graphs.cost import graph_cost
+from hybrid_deploy.onnx_graphs.graph_checks import check_graph
 
 WEIGHTS_FILE = "weights.bin"
 _INLINE_BYTES = 256  # smaller tensors stay in the ONNX file, where shape inference reads them
 _PAGE_BYTES = 4096  # alignment of large weights, which makes them mappable
 _LINE_BYTES = 64  # alignment of small weights
+_MOST_CHARACTERS = 200  # of the reason why a file holds no graph
 _NUMPY_TYPES = frozenset(
     {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8}
     | {ir.DataType.INT32, ir.DataType.INT64, ir.DataType.DOUBLE, ir.DataType.BOOL}
@@ -34,9 +38,37 @@ def load_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
     """Returns the graphs of a variant; their weights stay on disk until they are read.
 
     The beam step is left out, because it is made again from the step.
+
+    Raises:
+        BundleError: a file is missing, has changed, or holds no graph that can be used.
     """
     roles = bundle.loop_graphs(variant)
-    return {role: ir.load(bundle.graph_path(variant, role)) for role in roles}
+    return {role: _load(bundle, spec) for role, spec in roles.items()}
+
+
+def _load(bundle: Bundle, spec: GraphSpec) -> ir.Model:
+    """Returns a graph from the bytes whose hash was checked."""
+    listed, content = bundle.manifest.files, bundle.read_file(spec.file)
+
+    def is_own_file(name: str) -> bool:
+        # an export reads its graphs before a manifest lists any file
+        return name in listed if spec.file in listed else not name.startswith(("/", ".."))
+
+    try:
+        model = ir.from_proto(onnx.load_model_from_string(content))
+        ir.external_data.set_base_dir(model.graph, (bundle.folder / spec.file).parent)
+        check_graph(model, spec, is_own_file)
+    except MemoryError:
+        raise
+    except Exception as error:  # onnx and onnx_ir raise whatever a wrong field leads to
+        cause = error.__cause__  # the sentence; a TypeError tells of onnx_ir's own calls
+        said = error if cause is None or isinstance(cause, TypeError) else cause
+        reason = " ".join(str(said).split())[:_MOST_CHARACTERS]
+        raise BundleError(
+            f"{bundle.folder / spec.file} is no graph that can be used: "
+            f"{reason or type(error).__name__}; export the bundle again"
+        ) from error
+    return model
 
 
 def save_graphs(

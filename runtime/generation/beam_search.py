@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.backends.deadline import StoppedError, Until
 from hybrid_deploy.runtime.backends.protocol import Decoding, FloatArray, ReorderableDecoding
+from hybrid_deploy.runtime.deadline import StoppedError, Until
 from hybrid_deploy.runtime.generation.beam_hypotheses import Hypotheses
 from hybrid_deploy.runtime.generation.logits import prompt_logits
 from hybrid_deploy.runtime.generation.sequences import BatchResult, Cancellation, begin_rows

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hybrid_deploy.runtime.backends.deadline import StoppedError, Until
 from hybrid_deploy.runtime.backends.protocol import (
     Decoding,
     FloatArray,
@@ -17,6 +16,7 @@ from hybrid_deploy.runtime.backends.protocol import (
     ReorderableDecoding,
     StepBlock,
 )
+from hybrid_deploy.runtime.deadline import StoppedError, Until
 from hybrid_deploy.runtime.generation.logits import (
     check_largest_logit,
     log_probabilities,

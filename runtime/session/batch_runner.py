@@ -14,8 +14,8 @@ from hybrid_deploy.argument_checks import token_ids_of
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import LOGITS, GraphRole
 from hybrid_deploy.errors import UsageError
-from hybrid_deploy.runtime.backends.deadline import StoppedError, Until
 from hybrid_deploy.runtime.backends.protocol import Backend, Decoding, HasNotes, KeepsMemory
+from hybrid_deploy.runtime.deadline import StoppedError, Until
 from hybrid_deploy.runtime.generation.beam_search import BeamSearch
 from hybrid_deploy.runtime.generation.incremental_text import (
     IncrementalDetokenizer,
@@ -61,10 +61,23 @@ class Request:
         Args:
             start: value of `time.perf_counter` in seconds from which the timeout counts.
         """
-        timeout_s = None if self.options is None else self.options.timeout_s
-        if timeout_s is None and self.cancel is None:
+        deadline = self.deadline(start)
+        if deadline is None and self.cancel is None:
             return None
-        return Cancellation(self.cancel, None if timeout_s is None else start + timeout_s)
+        return Cancellation(self.cancel, deadline)
+
+    def is_cancelled(self) -> bool:
+        """Returns whether no other batch may start."""
+        return self.cancel is not None and self.cancel.is_set()
+
+    def deadline(self, start: float) -> float | None:
+        """Returns when the generation must end; None without a timeout.
+
+        Args:
+            start: value of `time.perf_counter` in seconds from which the timeout counts.
+        """
+        timeout_s = None if self.options is None else self.options.timeout_s
+        return None if timeout_s is None else start + timeout_s
 
 
 class BatchRunner:
@@ -161,9 +174,10 @@ class BatchRunner:
         start: float,
     ) -> TokenLoop | BeamSearch:
         """Encodes a batch, unless it is encoded already; returns the loop that decodes it."""
-        prompt = self._full_prompt(token_ids_of("the prompt", request.prompt))
+        with Until(request.deadline(start)):
+            prompt = self._full_prompt(token_ids_of("the prompt", request.prompt))
         cancellation = request.cancellation(start)
-        decoding = self._decoding(inputs, None if cancellation is None else cancellation.deadline)
+        decoding = self._decoding(inputs, request.deadline(start))
         loop = TokenLoop if settings.beams is None else BeamSearch
         return loop(decoding, [prompt] * decoding.batch, settings, cancellation)
 

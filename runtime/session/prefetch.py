@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.argument_checks import check_integer, shown
 from hybrid_deploy.errors import HybridDeployError, UsageError
+from hybrid_deploy.runtime.deadline import Until
 from hybrid_deploy.runtime.session.results import GenerationResult, Timings
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -58,6 +59,8 @@ class Prefetcher(Generic[Item]):
         prepare: function that makes the encoder inputs of a batch; runs in the thread.
         run: function that decodes a batch; runs in the caller's thread.
         cancelled: function that returns whether no further batch may start.
+        deadline: function that returns when a batch must be prepared that starts at a time; both
+            are values of `time.perf_counter`, and None sets no deadline.
         batch: number of inputs in a batch.
         ahead: number of batches that are prepared while one is decoded.
     """
@@ -65,6 +68,7 @@ class Prefetcher(Generic[Item]):
     prepare: Callable[[Sequence[Item]], Arrays]
     run: Callable[[Arrays], tuple[list[GenerationResult], Timings]]
     cancelled: Callable[[], bool]
+    deadline: Callable[[float], float | None]
     batch: int
     ahead: int
 
@@ -101,7 +105,8 @@ class Prefetcher(Generic[Item]):
 
     def _prepare_timed(self, items: Sequence[Item]) -> _Prepared:
         start = time.perf_counter()
-        arrays = self.prepare(items)
+        with Until(self.deadline(start)):
+            arrays = self.prepare(items)
         return _Prepared(arrays, (time.perf_counter() - start) * 1e3)
 
     def _batch_outcomes(

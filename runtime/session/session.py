@@ -21,6 +21,7 @@ from hybrid_deploy.runtime.backends.registry import (
     BackendOptions,
     load_backend,
 )
+from hybrid_deploy.runtime.deadline import Until
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.preprocess.array_files import ARRAYS_SUFFIX, load_arrays
 from hybrid_deploy.runtime.preprocess.audio import batch_audio, load_audio
@@ -79,14 +80,15 @@ class Session:
 
         Raises:
             InputError: a file or text cannot be used.
-            UsageError: the prompt has a token that the model does not know, or this bundle or
-                backend does not support an option.
-            BackendError: the backend failed, its logits are not finite, or the options allow no
-                token.
+            UsageError: the prompt has an unknown token, or this bundle or backend does not support
+                an option.
+            BackendError: the backend failed, its logits are not finite, the options allow no
+                token, or the tokenizer takes longer than the timeout.
         """
-        start = time.perf_counter()
-        inputs = self.prepare(paths, texts=texts)
-        return self._run(inputs, Request(prompt, options, cancel), on_token, start)
+        start, request = time.perf_counter(), Request(prompt, options, cancel)
+        with Until(request.deadline(start)):
+            inputs = self.prepare(paths, texts=texts)
+        return self._run(inputs, request, on_token, start)
 
     def run_arrays(
         self,
@@ -111,8 +113,7 @@ class Session:
             UsageError: as in `run_files`.
             BackendError: as in `run_files`.
         """
-        request = Request(prompt, options, cancel)
-        return self._run(inputs, request, on_token, time.perf_counter())
+        return self._run(inputs, Request(prompt, options, cancel), on_token, time.perf_counter())
 
     def encode(
         self,
@@ -196,10 +197,11 @@ class Session:
                 the end.
             BackendError: as in `run_files`; reading a token from the stream raises it too.
         """
-        start = time.perf_counter()
+        start, request = time.perf_counter(), Request(prompt, options, cancel)
         if not isinstance(inputs, (Mapping, EncodedInput)):
-            inputs = self.prepare(inputs, texts=texts)
-        return self._runner.stream(inputs, Request(prompt, options, cancel), start)
+            with Until(request.deadline(start)):
+                inputs = self.prepare(inputs, texts=texts)
+        return self._runner.stream(inputs, request, start)
 
     def run_many(
         self,
@@ -274,8 +276,7 @@ class Session:
         signal = load_audio(path_of(path), spec.sampling_rate)
 
         def prepare_windows(batch_windows: Sequence[Window]) -> Arrays:
-            signals = [window.signal for window in batch_windows]
-            return self._convert_masks(batch_audio(signals, spec))
+            return self._convert_masks(batch_audio([w.signal for w in batch_windows], spec))
 
         request = Request(prompt, options, cancel)
         all_windows = windows(signal, spec.sampling_rate, window_s)
@@ -338,11 +339,11 @@ class Session:
         batch: int,
         ahead: int,
     ) -> Iterator[Outcome[Item]]:
-        cancel = request.cancel
         prefetcher = Prefetcher(
             prepare=prepare,
             run=lambda inputs: self._runner.run(inputs, request, time.perf_counter()),
-            cancelled=lambda: cancel is not None and cancel.is_set(),
+            cancelled=request.is_cancelled,
+            deadline=request.deadline,
             batch=batch,
             ahead=ahead,
         )
@@ -395,5 +396,5 @@ def load_session(
     """
     check_text("variant", variant)
     bundle = open_bundle(path, only=variant, trust=trust)
-    options = BackendOptions(threads, large_pages)
-    return Session(bundle, variant, load_backend(backend, bundle, variant, options))
+    loaded = load_backend(backend, bundle, variant, BackendOptions(threads, large_pages))
+    return Session(bundle, variant, loaded)

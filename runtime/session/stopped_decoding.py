@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybrid_deploy.runtime.backends.deadline import StoppedError
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
+from hybrid_deploy.runtime.deadline import StoppedError
 
 
 @dataclass(frozen=True)

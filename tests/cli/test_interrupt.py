@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from tests.fakes.endless_graph import make_endless
+from tests.fakes.slow_tokenizer import make_slow
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 60.0
@@ -113,3 +114,27 @@ def test_an_endless_graph(own_path: Path, page: Path) -> None:
 
     code, lines = interrupt(computing, "run", own_path, page)
     assert (code, lines[-1]) == (130, "error: interrupted, nothing was half-written")
+
+
+def test_a_slow_tokenizer(own_path: Path, page: Path) -> None:
+    make_slow(own_path)
+    started_at = time.monotonic()
+
+    def splitting() -> bool:
+        return time.monotonic() - started_at > 4
+
+    words = ("--prompt-text", "a" * 100_000)
+    code, lines = interrupt(splitting, "run", own_path, page, *words)
+    assert (code, lines[-1]) == (130, "error: interrupted, nothing was half-written")
+
+
+def test_a_timeout_ends_a_slow_tokenizer(own_path: Path, page: Path) -> None:
+    make_slow(own_path)
+    words = ("--prompt-text", "a" * 100_000, "--timeout", "0.5")
+    command = [sys.executable, "-m", "hybrid_deploy", "run", str(own_path), str(page), *words]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "the bundle's tokenizer had not finished a text when its time was over" in line

@@ -72,6 +72,16 @@ def test_a_closed_stderr_loses_no_result(tiny_path: Path, page: Path) -> None:
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
 
 
+@pytest.mark.parametrize("redirection", ["2>&-", "2< /dev/null", "2> /dev/full"])
+@pytest.mark.parametrize("command", ["doctor", "verify $1", "profile $1 $2 --runs 2"])
+def test_a_stderr_that_takes_nothing_loses_no_report(
+    command: str, redirection: str, tiny_path: Path, page: Path
+) -> None:
+    done = shell(f"hybrid-deploy {command} {redirection}", tiny_path, page)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
 def test_a_name_that_is_no_utf8(tiny_path: Path, tmp_path: Path, page: Path) -> None:
     name = os.fsencode(tmp_path) + b"/\xff.png"
     Path(os.fsdecode(name)).write_bytes(page.read_bytes())

@@ -17,6 +17,11 @@ def test_character_error_rate_and_exact_match() -> None:
     assert accuracy.exact_percent == pytest.approx(100 / 3)
 
 
+def test_spaces_at_the_ends_of_a_text_do_not_count() -> None:
+    accuracy = measure_accuracy(["  6073262 "], ["6073262"])
+    assert (accuracy.cer_percent, accuracy.exact_percent) == (0, 100)
+
+
 def test_word_error_rate() -> None:
     accuracy = measure_accuracy(["to be or", "not"], ["to  be for ", "not"])
     assert accuracy.wer_percent == pytest.approx(25.0)  # one of four words, spaces do not count

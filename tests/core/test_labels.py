@@ -95,6 +95,12 @@ def test_quotes_commas_and_line_breaks_in_a_text(tmp_path: Path) -> None:
     assert [label.text for label in labels] == ['say "yes", or', "two\nlines", 'a "b"', "c"]
 
 
+def test_a_line_of_a_text_may_be_longer_than_a_file_name(tmp_path: Path) -> None:
+    text = "first\n" + "x" * 300 + " second"
+    (label,) = load_labels(labelled(tmp_path, [f'0.png,"{text}"'], count=1))
+    assert label.text == text
+
+
 def test_files_without_a_row_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = labelled(tmp_path, ROWS[:2])
     (folder / "notes.txt").touch()

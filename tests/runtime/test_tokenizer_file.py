@@ -38,6 +38,23 @@ WORD_PIECE = {
 }  # fmt: skip
 
 
+def template(pieces: int, ids: int, texts: int = 1) -> dict[str, Any]:
+    """Returns a post-processor that adds a token of several ids several times."""
+    text, token = ({kind: {"id": "A", "type_id": 0}} for kind in ("Sequence", "SpecialToken"))
+    return {
+        "type": "TemplateProcessing",
+        "single": [token] * pieces + [text] * texts,
+        "pair": [text, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"A": {"id": "A", "ids": [0] * ids, "tokens": ["a"] * ids}},
+    }
+
+
+ROBERTA = {
+    "type": "RobertaProcessing", "sep": ["a", 0], "cls": ["a", 0], "trim_offsets": True,
+    "add_prefix_space": False,
+}  # fmt: skip
+
+
 def written(tmp_path: Path, **changes: Any) -> str:
     (tmp_path / "t.json").write_text(json.dumps(copy.deepcopy(PLAIN) | changes))
     return "t.json"
@@ -57,6 +74,12 @@ def written(tmp_path: Path, **changes: Any) -> str:
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "*"}}, "is not base64"),
         ({"model": WORD_PIECE}, "characters of a word"),
         ({"model": PLAIN["model"] | {"vocab": {"a" * 100_001: 0}}}, "one decoded token"),
+        ({"post_processor": template(100, 11)}, "1100 tokens are added to a text, at most 1000"),
+        ({"post_processor": template(0, 0, texts=2)}, "2 places of a text in its template"),
+        ({"post_processor": sequence("processors", template(10, 10), 11)}, "are added to a text"),
+        ({"post_processor": sequence("processors", ROBERTA, 501)}, "are added to a text"),
+        ({"post_processor": template(1, 1) | {"special_tokens": {}}}, "has no ids of 'A'"),
+        ({"post_processor": template(1, 1) | {"type": None}}, "of an unknown type, 'None'"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
@@ -112,3 +135,13 @@ def test_steps_of_known_tokenizers(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tmp_path, written(tmp_path, normalizer=normalizer))
     assert tokenizer.facts.growth == 33 * 4 * 3
     assert tokenizer.facts.ids == {0, 1, 2}
+
+
+def test_post_processors_of_known_tokenizers(tmp_path: Path) -> None:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}
+    steps = [ROBERTA, template(3, 2), byte_level]
+    for step, count in zip(
+        (*steps, {"type": "Sequence", "processors": steps}), (2, 6, 0, 8), strict=True
+    ):
+        tokenizer = load_tokenizer(tmp_path, written(tmp_path, post_processor=step))
+        assert len(tokenizer.encode("a", add_special_tokens=True).ids) == 1 + count

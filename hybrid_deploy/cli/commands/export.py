@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -153,7 +154,7 @@ def check_output(out: Path, force: bool) -> None:
 def _job(model: str, options: ModelOptions, weights: Path | None) -> ExportJob:
     from hybrid_deploy.cli.options.export_job import load_job
 
-    if not Path(model).is_dir():
+    if not os.path.isdir(model):  # False for a name that is longer than any path
         return load_job(model, options, weights)
     useless = [option for option in options.used_options() if option not in _FOLDER_OPTIONS]
     useless += ["--weights"] if weights is not None else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -73,6 +74,7 @@ def run(
     FILES are pictures, sound (.wav), texts (.txt), arrays (.npy, .npz) or videos (a folder of
     frames, .gif), as the bundle takes them. One that fails is named, and the others are read.
     """
+    from hybrid_deploy.runtime.deadline import Until
     from hybrid_deploy.runtime.session.session import load_session
 
     _check_request(files, text, stream=stream, long=long, output_format=output_format)
@@ -82,7 +84,8 @@ def run(
     session = load_session(bundle, variant=variant, backend=backend, threads=threads, trust=trust)
     if prompt_text is not None:
         asks_encoder, asks_decoder = readers_of_words(session, text)
-        ids += session.prompt_tokens(prompt_text) if asks_decoder else []
+        with Until(None if options.timeout_s is None else perf_counter() + options.timeout_s):
+            ids += session.prompt_tokens(prompt_text) if asks_decoder else []
         text = prompt_text if asks_encoder else text
     job = _RunJob(session, files, None if text is None else [text], ids, options)
     if stream:

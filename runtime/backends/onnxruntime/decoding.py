@@ -28,7 +28,6 @@ from hybrid_deploy.contract import (
     next_cache,
 )
 from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
-from hybrid_deploy.runtime.backends.deadline import StoppedError
 from hybrid_deploy.runtime.backends.onnxruntime.cache_rows import (
     chosen_rows,
     filled_part,
@@ -40,6 +39,7 @@ from hybrid_deploy.runtime.backends.onnxruntime.variant_sessions import VariantS
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
 from hybrid_deploy.runtime.backends.tensor_checks import DTYPES
+from hybrid_deploy.runtime.deadline import StoppedError
 
 try:
     import onnxruntime as ort

@@ -15,8 +15,8 @@ from hybrid_deploy.errors import (
     InputError,
     MissingDependencyError,
 )
-from hybrid_deploy.runtime.backends.deadline import deadline, stopping_at
 from hybrid_deploy.runtime.backends.onnxruntime.verified_graphs import VerifiedGraph
+from hybrid_deploy.runtime.deadline import deadline, stopping_at
 
 try:
     import onnxruntime as ort

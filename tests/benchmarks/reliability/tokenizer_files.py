@@ -88,6 +88,7 @@ def hostile_tokenizer(rng: random.Random) -> dict[str, Any]:
         "pre_tokenizer": lambda: _steps("pretokenizers", _pre_tokenizer, rng),
         "decoder": lambda: _steps("decoders", _decoder, rng),
         "model": lambda: _model(rng),
+        "post_processor": lambda: _steps("processors", _post_processor, rng),
     }
     for part in rng.sample(sorted(hostile), rng.choice((1, 1, 2))):
         tokenizer[part] = hostile[part]()
@@ -142,6 +143,25 @@ def _decoder(rng: random.Random) -> dict[str, Any]:
             {"type": "BPEDecoder", "suffix": rng.choice(_TEXTS)},
             {"type": "WordPiece", "prefix": rng.choice(_TEXTS), "cleanup": True},
             {"type": rng.choice(("Fuse", "ByteFallback", "ByteLevel"))},
+        )
+    )
+
+
+def _post_processor(rng: random.Random) -> dict[str, Any]:
+    text, token = ({kind: {"id": "A", "type_id": 0}} for kind in ("Sequence", "SpecialToken"))
+    pieces, ids = rng.choice((1, 2, 30, 2000)), rng.choice((0, 1, 30, 2000))
+    single = [token] * pieces + [text] * rng.choice((1, 1, 0, 2, 2000))
+    special_token = {"id": "A", "ids": [0] * ids, "tokens": ["a"] * ids}
+    special = rng.choice(({"A": special_token}, {"A": list(special_token.values())}, {}))
+    pair = [text, {"Sequence": {"id": "B", "type_id": 1}}]
+    template = {"single": single, "pair": pair, "special_tokens": special}
+    ends = {"sep": ["a", rng.choice(_NUMBERS)], "cls": ["a", 0]}
+    return rng.choice(
+        (
+            {"type": "TemplateProcessing"} | template,
+            template,
+            {"type": rng.choice(("BertProcessing", "RobertaProcessing", "NoSuch"))} | ends,
+            {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": rng.random() < 0.9},
         )
     )
 

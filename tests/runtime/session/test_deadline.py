@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hybrid_deploy.errors import BackendError
-from hybrid_deploy.runtime.backends.deadline import Until, deadline, stopping_at
+from hybrid_deploy.runtime.deadline import Until, deadline, stopping_at
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.session.session import load_session
 from tests.fakes.endless_graph import make_endless

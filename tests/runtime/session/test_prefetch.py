@@ -118,7 +118,7 @@ def test_the_next_batch_is_prepared_while_one_is_decoded() -> None:
         results = [GenerationResult(None, (int(n),), None, "end") for n in arrays["items"]]
         return results, Timings(0, 0, 0, ())
 
-    prefetcher = Prefetcher(prepare, run, lambda: False, batch=1, ahead=1)
+    prefetcher = Prefetcher(prepare, run, lambda: False, lambda _: None, batch=1, ahead=1)
     outcomes = list(prefetcher.outcomes(range(6)))
     assert [o.result.tokens for o in outcomes if o.result] == [(n,) for n in range(6)]
     assert threads == {"prepare"}
@@ -129,7 +129,7 @@ def test_a_bug_in_prepare_is_not_caught() -> None:
         raise ZeroDivisionError("a bug")
 
     prefetcher: Prefetcher[int] = Prefetcher(
-        prepare, lambda arrays: ([], Timings(0, 0, 0, ())), lambda: False, 1, 1
+        prepare, lambda arrays: ([], Timings(0, 0, 0, ())), lambda: False, lambda _: None, 1, 1
     )
     with pytest.raises(ZeroDivisionError):
         list(prefetcher.outcomes([1, 2]))

@@ -1,7 +1,7 @@
-"""The time at which a graph that runs must end, so that a timeout also holds inside of a graph.
+"""The time at which a library's call must end, so that a timeout also holds inside of libraries.
 
-The generation sets it around every call of a decoding. A backend whose library can end a run
-reads it with `deadline`, and ends the run with `stopping_at`.
+The generation sets it around every call of a decoding, the session around the tokenizer's calls. A
+backend whose library can end a run reads it with `deadline`, and ends the run with `stopping_at`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
 
 class StoppedError(BackendError):
-    """A graph was ended because its deadline passed; the generation answers it."""
+    """A graph or a tokenizer was not done at its deadline; the generation answers for a graph."""
 
 
 class Until:

@@ -1,0 +1,93 @@
+"""Graphs of strangers with right hashes: one line that names the file, or the graph."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from hybrid_deploy.bundle.bundle import open_bundle
+from hybrid_deploy.errors import BundleError
+from hybrid_deploy.onnx_graphs.files import load_graphs
+from tests.benchmarks.reliability.tiny_bundle import manifest_of, record_of, sealed
+
+STEP = "fp32/step.onnx"
+Edit = Callable[[onnx.ModelProto], object]
+
+
+def write_step(bundle: Path, content: bytes) -> None:
+    """Replaces the step graph of a bundle, and seals the bundle again."""
+    manifest = manifest_of(bundle)
+    manifest["files"][STEP] = record_of(content)
+    (bundle / STEP).write_bytes(content)
+    (bundle / "manifest.json").write_bytes(sealed(json.dumps(manifest).encode()))
+
+
+def first_external(model: onnx.ModelProto) -> onnx.TensorProto:
+    tensor: onnx.TensorProto
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.external_data)
+    return tensor
+
+
+def external(key: str, value: str) -> Edit:
+    def edit(model: onnx.ModelProto) -> None:
+        for entry in first_external(model).external_data:
+            if entry.key == key:
+                entry.value = value
+
+    return edit
+
+
+def size(number: int) -> Edit:
+    return lambda model: first_external(model).dims.__setitem__(0, number)
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 300, b"", b"garbage"])
+def test_content_that_is_no_graph(own_path: Path, content: bytes) -> None:
+    write_step(own_path, content)
+    with pytest.raises(BundleError, match=r"fp32/step\.onnx is no graph that can be used: "):
+        load_graphs(open_bundle(own_path), "fp32")
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda model: model.ClearField("graph"), "its inputs are not those of the manifest"),
+        (lambda model: model.graph.node[3].input.__setitem__(0, "nowhere"), "reads nowhere"),
+        (lambda model: model.graph.node.append(model.graph.node[2]), ""),
+        (
+            lambda model: model.graph.node[2].input.__setitem__(0, model.graph.node[5].output[0]),
+            "which nothing before it computes",
+        ),
+        (lambda model: model.graph.output.pop(), "its outputs are not those of the manifest"),
+        (lambda model: setattr(first_external(model), "data_type", 77), ""),
+        (size(1 << 40), "has another size than its shape"),
+        (size(-3), ""),
+        (external("offset", "999999999"), ""),
+        (external("offset", "-5"), ""),
+        (external("offset", "abc"), ""),
+        (external("length", "3"), "has another size than its shape"),
+        (external("location", "none.bin"), "which is no file of the bundle"),
+        (external("location", "../../outside.bin"), "which is no file of the bundle"),
+        (external("location", "/etc/hostname"), "which is no file of the bundle"),
+        (external("location", "a\0b"), "which is no file of the bundle"),
+    ],
+)
+def test_graphs_that_are_refused(own_path: Path, edit: Edit, reason: str) -> None:
+    (own_path.parent / "outside.bin").write_bytes(bytes(1 << 16))
+    model = onnx.load(own_path / STEP, load_external_data=False)
+    edit(model)
+    write_step(own_path, model.SerializeToString())
+    with pytest.raises(
+        BundleError, match=rf"fp32/step\.onnx is no graph that can be used: .*{reason}.*; export"
+    ):
+        load_graphs(open_bundle(own_path), "fp32")
+
+
+def test_a_good_graph_is_loaded(own_path: Path) -> None:
+    write_step(own_path, (own_path / STEP).read_bytes())
+    graphs = load_graphs(open_bundle(own_path), "fp32")
+    assert {role.value for role in graphs} >= {"encoder", "step"}
