@@ -37,7 +37,7 @@ from hybrid_deploy.runtime.backends.onnxruntime.inference_session import (
 )
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
-from hybrid_deploy.runtime.backends.tensor_checks import check_inputs
+from hybrid_deploy.runtime.backends.tensor_checks import DTYPES, check_inputs
 from hybrid_deploy.runtime.generation.logits_processors import processors_of
 from hybrid_deploy.runtime.generation.sequences import limits_of
 from hybrid_deploy.runtime.generation.token_loop import decode_greedily
@@ -234,4 +234,4 @@ def _instrumented(model: ir.Model, names: Iterable[str]) -> ir.Model:
 
 def _empty_cache(spec: TensorSpec, batch: int) -> NDArray[Any]:
     sizes = [size if isinstance(size, int) else batch for size in spec.shape]
-    return np.zeros(sizes, np.float32)
+    return np.zeros(sizes, DTYPES[spec.dtype])

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -6,8 +8,11 @@ from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.graphs.float_graphs import prepared_graphs
 from hybrid_deploy.calibration.observation.collect import observe_samples
 from hybrid_deploy.calibration.observation.magnitudes import Magnitude, observe_magnitudes
+from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.calibration.samples.samples import samples_of
 from hybrid_deploy.contract import GraphRole
+from tests.models.zoo.cases import find
+from tests.models.zoo.check import export
 
 Images = list[dict[str, NDArray[np.float32]]]
 
@@ -28,6 +33,15 @@ def test_most_tensors_of_every_graph_have_a_magnitude(bundle: Bundle, images: Im
                 # here every tensor is an output, which prevents fusions: they round differently
                 expected = max(-range_.low, range_.high)
                 assert magnitudes[name] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_cache_of_token_ids_begins_empty_in_its_own_type(tmp_path: Path) -> None:
+    """The decoder embeds the token before each one, so its step keeps ids, int64, in a cache."""
+    case = find("previous-token")
+    bundle = export(case, case.model(), tmp_path / "m.bundle")
+    ids = [t.name for t in bundle.graph("fp32", GraphRole.STEP).inputs if t.dtype == "int64"]
+    assert len(ids) > 2, "token, position and a cache"
+    quantize_bundle(bundle.folder, "fp16")
 
 
 @pytest.mark.parametrize(
