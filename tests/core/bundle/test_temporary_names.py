@@ -29,14 +29,21 @@ def test_a_made_name_is_known(base: str, kind: Kind) -> None:
         ".d.bundle.staging-deadbeefdeadbeef",
         ".d.bundle.retired-0badcafe",
         ".notes.writing-deadbeef",
-        temporary_name("d.bundle", "staging")[:-1] + "x",
-        temporary_name("d.bundle", "staging").replace("d.bundle", "e.bundle"),
-        temporary_name("d.bundle", "staging").replace("staging", "retired"),
-        temporary_name("d.bundle", "staging") + ".txt",
     ],
 )
-def test_another_name_is_not(name: str) -> None:
+def test_a_name_of_the_same_form_is_not(name: str) -> None:
     assert not is_temporary_name(name)
+
+
+def test_an_edited_name_is_not() -> None:
+    name = temporary_name("d.bundle", "staging")
+    for edited in (
+        f"{name[:-1]}x",
+        name.replace("d.bundle", "e.bundle"),
+        name.replace("staging", "retired"),
+        f"{name}.txt",
+    ):
+        assert not is_temporary_name(edited)
 
 
 def test_what_a_user_calls_so_stays(tmp_path: Path) -> None:
