@@ -45,6 +45,11 @@ class Dated(Generic[T]):
     day: str
 
 
+def today(result: T) -> Dated[T]:
+    """Returns a result with today's day."""
+    return Dated(result, time.strftime("%Y-%m-%d"))
+
+
 class KeptResults(Generic[T]):
     """A folder of results; those of another origin are as good as missing.
 
@@ -70,7 +75,7 @@ class KeptResults(Generic[T]):
 
     def keep(self, name: str, result: T) -> Dated[T]:
         """Writes a result of today, and returns it."""
-        dated = Dated(result, time.strftime("%Y-%m-%d"))
+        dated = today(result)
         path = self._path(name)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

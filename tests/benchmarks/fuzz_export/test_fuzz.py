@@ -319,12 +319,15 @@ def test_a_run_checks_only_the_models_that_an_earlier_one_left(
 
     def answered(seeds: list[int], *_: object) -> Iterator[Outcome]:
         asked.append(list(seeds))
-        return (Outcome(seed, Verdict.RIGHT, compared=50) for seed in seeds)
+        return (
+            Outcome(seed, Verdict.TIMEOUT if seed == 1 else Verdict.RIGHT, compared=50)
+            for seed in seeds
+        )
 
     monkeypatch.setattr(command, "check_all", answered)
     out = tmp_path / "page.md"
     for count in ("2", "3"):
         arguments = ["--count", count, "--resume", str(tmp_path / "kept"), "--out", str(out)]
-        assert CliRunner().invoke(command.main, arguments).exit_code == 0
-    assert asked == [[0, 1], [2]]
+        assert CliRunner().invoke(command.main, arguments).exit_code == 1
+    assert asked == [[0, 1], [1, 2]], "a model that took too long is tried again"
     assert "3 models, 150 rows" in out.read_text()
