@@ -79,4 +79,4 @@ def test_wheel_works_in_a_clean_environment(wheel: Path, tiny_path: Path, tmp_pa
     assert [(row.variant, row.equal) for row in facts.readings] == [("fp32", 1)]
     assert not {"torch", "onnx"} & {package.name for package in facts.packages}
     (ours,) = (package for package in facts.packages if package.name == "hybrid-deploy")
-    assert 1e6 < ours.file_bytes < 5e6
+    assert 1e6 < ours.file_bytes < 5.5e6, "the reference weights are 2.8 MB, the sources 2.1"

@@ -154,11 +154,11 @@ MIXING = (
     ),
     (
         _case("every-second-row", rows_of(lambda decoder, x, tokens: x[:, ::2])),
-        r"logits of shape \(2, 4, 97\) for tokens \(2, 14\), expected .* a row for every token",
+        r"along the token axis.*slice|logits of shape \(2, 4, 97\) for tokens \(2, 14\)",
     ),
     (
         _case("longer-rows", rows_of(lambda decoder, x, tokens: F.pad(x, (0, 0, 1, 0)))),
-        r"logits of shape \(2, 16, 97\) for tokens \(2, 14\), expected .* a row for every token",
+        r"before the first token are .*pad|logits of shape \(2, 16, 97\) for tokens \(2, 14\)",
     ),
     (_case("mean-of-weights", attention_of(mean_attention)), "along the keys.*mean"),
     (_case("weak-mask", attention_of(weakly_masked)), "along the keys.*sum"),
