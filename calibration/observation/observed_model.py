@@ -31,9 +31,8 @@ from hybrid_deploy.contract import (
 from hybrid_deploy.errors import BackendError, CalibrationError
 from hybrid_deploy.onnx_graphs.files import save_graphs
 from hybrid_deploy.runtime.backends.onnxruntime.inference_session import (
-    backend_errors,
+    loading_errors,
     make_session,
-    unsupported_operator_error,
 )
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
@@ -216,11 +215,8 @@ def _session(path: Path, graph: str) -> Any:
     Raises:
         BackendError: ONNX Runtime refuses the graph.
     """
-    with backend_errors(f"loading {graph}"):
-        try:
-            return make_session(path, threads=None)
-        except Exception as error:
-            raise (unsupported_operator_error(error) or error) from error
+    with loading_errors(graph):
+        return make_session(path, threads=None)
 
 
 def _instrumented(model: ir.Model, names: Iterable[str]) -> ir.Model:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from hybrid_deploy.cli.commands.verify import OK
 from hybrid_deploy.cli.options.common import BACKEND, BUNDLE
 from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
@@ -109,11 +110,11 @@ def _report_variants(table: str) -> None:
     except ValueError:
         log("the golden samples were decoded; see what each variant gives: hybrid-deploy verify")
         return
-    right = [row["variant"] for row in rows if row["verdict"] == "ok"]
+    right = [row["variant"] for row in rows if row["verdict"] == OK]
     log(
         "the golden samples give the original model's tokens on this device with "
         f"{', '.join(right)}"
     )
     for row in rows:
-        if row["verdict"] != "ok":
+        if row["verdict"] != OK:
             log(f"warning: variant {row['variant']}: {row['verdict']}")

@@ -75,7 +75,7 @@ def verify(
 def _variant_row(bundle: Bundle, variant: str, backend: str) -> dict[str, object]:
     """Returns the row of a variant; only the float variant must run on this machine."""
     from hybrid_deploy.bundle.golden_copy import golden_copy
-    from hybrid_deploy.runtime.backends.onnxruntime.graph_check import check_unused_graphs
+    from hybrid_deploy.runtime.backends.onnxruntime.graph_check import check_decoder_graphs
     from hybrid_deploy.runtime.backends.registry import (
         DEFAULT_BACKEND,
         BackendOptions,
@@ -94,7 +94,7 @@ def _variant_row(bundle: Bundle, variant: str, backend: str) -> dict[str, object
         with golden_copy(bundle) as folder:
             decoded = [_decoded(session, folder, sample) for sample in golden]
         if backend == DEFAULT_BACKEND:
-            check_unused_graphs(bundle, variant)
+            check_decoder_graphs(bundle, variant)
     except HybridDeployError as error:
         if variant == FLOAT_VARIANT:
             raise

@@ -1,11 +1,11 @@
-"""Loads every graph of a variant once, also those that short prompts and greedy decoding skip."""
+"""Loads the decoder graphs of a variant, also those that short prompts and greedy decoding skip."""
 
 from __future__ import annotations
 
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.runtime.backends.onnxruntime.inference_session import (
-    backend_errors,
+    loading_errors,
     make_session,
     unsafe_optimizers,
 )
@@ -14,7 +14,7 @@ from hybrid_deploy.runtime.backends.onnxruntime.verified_graphs import VerifiedG
 _ALWAYS_LOADED = frozenset({GraphRole.ENCODER, GraphRole.REFINE})
 
 
-def check_unused_graphs(bundle: Bundle, variant: str) -> None:
+def check_decoder_graphs(bundle: Bundle, variant: str) -> None:
     """Checks that ONNX Runtime loads the decoder graphs of a variant on the CPU.
 
     A backend loads prefill and beam step at their first use, and the step not at all where the beam
@@ -28,5 +28,5 @@ def check_unused_graphs(bundle: Bundle, variant: str) -> None:
     specs = {r: spec for r, spec in bundle.graphs(variant).items() if r not in _ALWAYS_LOADED}
     with VerifiedGraphs(bundle, specs).loading(list(specs)) as graphs:
         for role, graph in graphs.items():
-            with backend_errors(f"loading {bundle.graph_path(variant, role)}"):
+            with loading_errors(str(bundle.graph_path(variant, role))):
                 make_session(graph, threads=1, disabled_optimizers=disabled)

@@ -151,3 +151,19 @@ def backend_errors(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise BackendError(f"onnxruntime failed in {where}: {error}") from error
+
+
+@contextmanager
+def loading_errors(graph: str) -> Iterator[None]:
+    """Raises an exception inside, where a graph is loaded, as a BackendError that names it.
+
+    If this version of ONNX Runtime lacks the opset or an operator, the message says what to do.
+    """
+    with backend_errors(f"loading {graph}"):
+        try:
+            yield
+        except Exception as error:
+            unsupported = unsupported_operator_error(error)
+            if unsupported is None:
+                raise
+            raise unsupported from error

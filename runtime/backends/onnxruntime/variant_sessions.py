@@ -10,10 +10,9 @@ from hybrid_deploy.bundle.manifest import GraphSpec, TensorSpec
 from hybrid_deploy.contract import TOKEN, GraphRole
 from hybrid_deploy.errors import BackendError, BundleError, MissingDependencyError
 from hybrid_deploy.runtime.backends.onnxruntime.inference_session import (
-    backend_errors,
+    loading_errors,
     make_session,
     unsafe_optimizers,
-    unsupported_operator_error,
 )
 from hybrid_deploy.runtime.backends.onnxruntime.verified_graphs import VerifiedGraphs
 from hybrid_deploy.runtime.backends.registry import BackendOptions
@@ -157,20 +156,14 @@ class VariantSessions:
 
     def _open(self, role: GraphRole) -> ort.InferenceSession:
         path = self._bundle.graph_path(self._variant, role)
-        with backend_errors(f"loading {path}"):
-            try:
-                return make_session(
-                    self._loadable[role],
-                    self._threads(role),
-                    disabled_optimizers=self._disabled,
-                    mem_pattern=role is not GraphRole.ENCODER,
-                    spin_us=_SPIN_US.get(role, 0),
-                )
-            except Exception as error:
-                unsupported = unsupported_operator_error(error)
-                if unsupported is None:
-                    raise
-                raise unsupported from error
+        with loading_errors(str(path)):
+            return make_session(
+                self._loadable[role],
+                self._threads(role),
+                disabled_optimizers=self._disabled,
+                mem_pattern=role is not GraphRole.ENCODER,
+                spin_us=_SPIN_US.get(role, 0),
+            )
 
 
 def _have_same_tensors(specs: Mapping[GraphRole, GraphSpec]) -> bool:
