@@ -6,12 +6,33 @@ models, and small enough that no wrong value makes a process allocate all RAM.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 """A number of bytes, parameters or operations."""
+
+ElementType: TypeAlias = Literal[
+    "float",
+    "float16",
+    "bfloat16",
+    "double",
+    "bool",
+    "int4",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint4",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float8e4m3fn",
+    "float8e5m2",
+]
+"""Element type of a tensor in small letters, as ONNX names it."""
 
 Length: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 """A number of tokens or columns that may be 0."""

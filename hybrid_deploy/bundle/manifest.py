@@ -15,6 +15,7 @@ import msgspec
 from hybrid_deploy.bundle.field_types import (
     Beams,
     Count,
+    ElementType,
     FilePath,
     Length,
     LengthPenalty,
@@ -47,12 +48,12 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         name: name of the tensor in the graph.
-        dtype: element type in small letters, as ONNX names it: `float`, `float16`, `int64`.
+        dtype: element type.
         shape: size of each dimension; a string is the name of a symbolic dimension.
     """
 
     name: Name
-    dtype: Name
+    dtype: ElementType
     shape: tuple[Length | Name, ...]
 
 

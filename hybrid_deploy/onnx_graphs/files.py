@@ -10,13 +10,14 @@ import hashlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from hybrid_deploy.bundle.bundle import Bundle
+from hybrid_deploy.bundle.field_types import ElementType
 from hybrid_deploy.bundle.manifest import DimRange, GraphSpec, TensorSpec
 from hybrid_deploy.contract import BATCH_DIM, BEAMS_DIM, INPUTS_DIM, GraphRole
 from hybrid_deploy.errors import BundleError
@@ -192,4 +193,5 @@ def _file_name(role: GraphRole) -> str:
 def _tensor_spec(value: ir.Value) -> TensorSpec:
     assert value.name is not None and value.shape is not None and value.dtype is not None
     shape = (d if isinstance(d, int) else str(d.value) for d in value.shape)
-    return TensorSpec(name=value.name, dtype=value.dtype.name.lower(), shape=tuple(shape))
+    dtype = cast("ElementType", value.dtype.name.lower())
+    return TensorSpec(name=value.name, dtype=dtype, shape=tuple(shape))

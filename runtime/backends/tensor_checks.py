@@ -18,7 +18,7 @@ DTYPES = {
     "int64": np.int64,
     "bool": np.bool_,
 }
-"""The numpy dtype of each manifest dtype that an array can have; bfloat16, for one, has none."""
+"""The numpy dtype of each manifest dtype that the graphs' inputs and caches have on a CPU."""
 
 
 def check_inputs(spec: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> int:
@@ -48,7 +48,13 @@ def _check_array(tensor: TensorSpec, array: NDArray[Any]) -> None:
         isinstance(expected, str) or expected == actual
         for expected, actual in zip(tensor.shape, array.shape, strict=True)
     )
-    if not fits or array.dtype != DTYPES[tensor.dtype]:
+    dtype = DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise InputError(
+            f"input {tensor.name} is declared as {tensor.dtype}; arrays are given as "
+            f"{', '.join(DTYPES)}"
+        )
+    if not fits or array.dtype != dtype:
         raise InputError(
             f"input {tensor.name} must be {tensor.dtype} {_text(tensor.shape)}, "
             f"got {array.dtype} {_text(array.shape)}"

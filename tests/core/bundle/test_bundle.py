@@ -95,6 +95,16 @@ def test_unknown_schema_version(own_path: Path, tiny_bundle: Bundle) -> None:
         open_bundle(own_path)
 
 
+def test_an_element_type_that_onnx_does_not_have(tiny_bundle: Bundle) -> None:
+    fp32 = tiny_bundle.variant("fp32")
+    image = msgspec.structs.replace(fp32.encoder.inputs[0], dtype="fp32")
+    encoder = msgspec.structs.replace(fp32.encoder, inputs=(image,))
+    variants = {"fp32": msgspec.structs.replace(fp32, encoder=encoder)}
+    manifest = msgspec.structs.replace(tiny_bundle.manifest, variants=variants)
+    with pytest.raises(BundleError, match=r"Invalid enum value 'fp32' - at .*dtype"):
+        decode_manifest(encode_manifest(manifest), "here")
+
+
 def test_unknown_variant_lists_the_variants(tiny_bundle: Bundle) -> None:
     with pytest.raises(InputError, match=r"has no variant 'int9' \(it has fp32\)"):
         tiny_bundle.graph_path("int9", GraphRole.STEP)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hybrid_deploy.bundle.field_types import ElementType
 from hybrid_deploy.bundle.manifest import DimRange, GraphSpec, TensorSpec
 from hybrid_deploy.errors import InputError
 from hybrid_deploy.runtime.session.input_checks import check_values, with_mask_types
@@ -47,7 +48,8 @@ def test_inputs_that_are_not_finite(session: Session, bad: float) -> None:
 
 def test_masks_get_the_type_of_the_model() -> None:
     mask = np.array([[1, 0]])
-    for dtype, expected in (("bool", np.bool_), ("float", np.float32), ("int64", np.int64)):
+    types: dict[ElementType, type] = {"bool": np.bool_, "float": np.float32, "int64": np.int64}
+    for dtype, expected in types.items():
         graph = GraphSpec("", (TensorSpec("seen", dtype, ("batch", "width")),), ())
         inputs = with_mask_types({"seen": mask, "image": mask}, {"seen"}, graph)
         assert inputs["seen"].dtype == expected and inputs["seen"].tolist() == [[1, 0]]
