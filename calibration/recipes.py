@@ -20,6 +20,9 @@ FLOAT8_OPSET = 19
 BLOCK_SIZES = (32, 64, 128)
 """The numbers of weights that may share a scale."""
 
+INT4_BLOCK, INT8_BLOCK = 32, 128
+"""The number of weights of 4 or 8 bits that share a scale, if no other one is asked for."""
+
 FLOATS = ("fp32", "fp16")
 """The types of the numbers that a recipe does not quantize; the first is the default."""
 
@@ -119,6 +122,11 @@ class Recipe:
     def uses_scales(self) -> bool:
         """Whether the recipe needs samples, or is more accurate with them."""
         return self.needs_scales or self.decoder.portable is DecoderForm.INT4_WEIGHTS
+
+    @property
+    def uses_moments(self) -> bool:
+        """Whether the decoder's weights are rounded with error feedback if there are samples."""
+        return self.decoder.portable is DecoderForm.INT4_WEIGHTS
 
     @property
     def is_emulated(self) -> bool:

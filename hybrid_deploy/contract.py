@@ -14,8 +14,7 @@ reads one token of each sequence. Both return the logits of the token that comes
 A beam step is a step for beam search. The beams of one input, the sequences that the search extends
 side by side, share the input's memory instead of reading a copy each.
 Approximate logits are computed from weights of few bits, and come with an error bound: how far a
-logit of the row can be from its exact value. The bound holds always in `fp32-cpu`; in quantized
-variants it is four standard deviations of the error. A token whose approximate logit is more than
+logit of the row can be from its exact value. A token whose approximate logit is more than
 two error bounds below the largest one cannot be the likeliest. The refine graph computes the exact
 logits of the tokens that remain, the candidates.
 A golden sample is an input file of the bundle together with the tokens and the text that the

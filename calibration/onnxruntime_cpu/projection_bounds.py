@@ -1,11 +1,11 @@
-"""Bounds of the error of approximate logits, which a projection with low-bit weights computes.
+"""A bound of the error of approximate logits, which a projection with low-bit weights computes.
 
     h   the projected row, float32          g   h as the kernel rounds it to 8 bits
-    w   the weights of one token, float32   v   w as it is stored in 7 or 4 bits
+    w   the weights of one token, float32   v   w as it is stored in 7 bits
 
-The error of a logit is hw - gv = h(w - v) + (h - g)v. Both bounds have the form
+The error of a logit is hw - gv = h(w - v) + (h - g)v. The bound has the form
 by_norm |h| + by_spread s + fixed, with the Euclidean norm |h| of the row and its spread
-s = max(h, 0) - min(h, 0). One bound holds always, the other one nearly always.
+s = max(h, 0) - min(h, 0).
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ _UINT8_STEPS = 255
 _FLOAT32_ROUNDING = 1e-5  # of float32 sums of some thousand products, relative to |h| |v|
 _BIAS_ROUNDING = 1e-6  # of the same sums, relative to the bias that they start from
 _BOUND_ROUNDING = 1.001  # factor for the rounding errors of the bound's own arithmetic
-_DEVIATIONS = 4
-_UNIFORM_SPREAD = math.sqrt(12)
 
 
 @dataclass(frozen=True)
@@ -81,24 +79,6 @@ def guaranteed_bound(
         by_norm=_BOUND_ROUNDING * (error_norm + _FLOAT32_ROUNDING * stored_norm),
         by_spread=_BOUND_ROUNDING * stored_norm * math.sqrt(table.shape[1]) / _UINT8_STEPS / 2,
         fixed=_BIAS_ROUNDING * largest_bias,
-    )
-
-
-def statistical_bound(table: NDArray[np.float32], stored: NDArray[np.float32]) -> ErrorBound:
-    """Returns four standard deviations of the logits' error, with independent rounding errors.
-
-    ONNX Runtime's MatMulNBits kernel rounds rows in blocks to symmetric 8 bits, in steps of
-    2 spread / 254 or less. The errors of a number are uniform over a step, so their standard
-    deviation is a step / sqrt(12).
-
-    Args:
-        table: the exact weights, (vocabulary, width) float32.
-        stored: the weights as restored from the low-bit type, same shape.
-    """
-    error_norm, stored_norm = _largest_norm(table - stored), _largest_norm(stored)
-    return ErrorBound(
-        by_norm=_DEVIATIONS * error_norm / math.sqrt(table.shape[1]),
-        by_spread=_DEVIATIONS * stored_norm * 2 / (_UINT8_STEPS - 1) / _UNIFORM_SPREAD,
     )
 
 

@@ -27,12 +27,14 @@ class Layer:
         name: component and weight name, such as `decoder/decoder.layers.0.linear1`.
         operator: operator type: Conv, MatMul or Gemm.
         shape: shape of the weight.
+        summed_size: number of weights of each channel, over which a product sums.
         names: names of the weight's operators in each graph, as `Linear.name` returns them.
     """
 
     name: str
     operator: str
     shape: tuple[int, ...]
+    summed_size: int
     names: Mapping[GraphRole, frozenset[str]]
 
     @property
@@ -51,6 +53,7 @@ def layers_of(graphs: Mapping[GraphRole, ir.Model]) -> list[Layer]:
             f"encoder/{name}",
             operators[0].node.op_type,
             operators[0].weight_shape,
+            operators[0].summed_size,
             _names_in_encoder(name),
         )
         for name, operators in _by_name(graphs[GraphRole.ENCODER]).items()
@@ -65,32 +68,38 @@ def layers_of(graphs: Mapping[GraphRole, ir.Model]) -> list[Layer]:
                 names_by_role = names.setdefault(key, {})
                 names_by_role[role] = names_by_role.get(role, frozenset()) | {name}
     return layers + [
-        Layer(f"decoder/{name}", linear.node.op_type, linear.weight_shape, names[key])
+        Layer(
+            f"decoder/{name}",
+            linear.node.op_type,
+            linear.weight_shape,
+            linear.summed_size,
+            names[key],
+        )
         for key, (name, linear) in first_operators.items()
     ]
 
 
-def names_in_float(
-    layers: Collection[Layer], layers_in_float: Collection[str], role: GraphRole
+def operator_names(
+    layers: Collection[Layer], chosen: Collection[str], role: GraphRole
 ) -> frozenset[str]:
-    """Returns the operator names, as `Linear.name`, of the layers that stay float in a graph.
+    """Returns the operator names, as `Linear.name`, of chosen layers in a graph.
 
     Args:
         layers: all layers of the model.
-        layers_in_float: names of the layers that stay float.
+        chosen: names of the chosen layers.
         role: role of the graph.
 
     Raises:
         UsageError: the model has no layer of one of the names.
     """
     layers_by_name = {layer.name: layer for layer in layers}
-    for name in layers_in_float:
+    for name in chosen:
         if name not in layers_by_name:
             raise UsageError(
                 f"the model has no layer {name!r}; its layers: {', '.join(layers_by_name)}"
             )
     return frozenset().union(
-        *(layers_by_name[name].names.get(role, frozenset()) for name in layers_in_float)
+        *(layers_by_name[name].names.get(role, frozenset()) for name in chosen)
     )
 
 

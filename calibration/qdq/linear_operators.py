@@ -58,6 +58,11 @@ class Linear:
         return tuple(int(size) for size in self.weight.const_value.shape.numpy())
 
     @property
+    def summed_size(self) -> int:
+        """The number of weights of each channel, over which a product sums."""
+        return self.weight_shape[1 - self.channel_axis]
+
+    @property
     def matrix(self) -> NDArray[np.float32]:
         """The weight of a product as (summed axis, channels)."""
         assert self.weight.const_value is not None

@@ -28,6 +28,7 @@ def store_weight(
     block_size: int | None = None,
     *,
     quantizes_activations: bool = False,
+    rounded: QuantizedWeight | None = None,
 ) -> QuantizedWeight:
     """Stores the weight of one operator in a low-bit type, in place; the operator returns float32.
 
@@ -40,6 +41,7 @@ def store_weight(
         block_size: number of weights along the summed axis that share a scale; None for one scale
             per output channel.
         quantizes_activations: whether the operator's activation is quantized too.
+        rounded: the rounded weight in the weight's orientation; None rounds it to the nearest.
 
     Returns:
         The stored weight.
@@ -49,7 +51,7 @@ def store_weight(
     """
     weight = linear.weight
     assert weight.name is not None
-    quantized = _quantized_weight(weight.name, linear, low_bit_type, block_size)
+    quantized = rounded or _rounded_to_nearest(weight.name, linear, low_bit_type, block_size)
     attributes = {"axis": quantized.axis}
     if quantized.block_size is not None:
         attributes["block_size"] = quantized.block_size
@@ -64,20 +66,19 @@ def store_weight(
     return quantized
 
 
-def largest_block_size(linear: Linear, limit: int) -> int | None:
-    """Returns the largest block size up to `limit` that divides the summed axis; None without."""
-    size = linear.weight_shape[1 - linear.channel_axis]
+def largest_block_size(summed_size: int, limit: int) -> int | None:
+    """Returns the largest block size up to `limit` that divides a summed axis; None without."""
     return next(
         (
             block_size
             for block_size in reversed(BLOCK_SIZES)
-            if block_size <= limit and size % block_size == 0
+            if block_size <= limit and summed_size % block_size == 0
         ),
         None,
     )
 
 
-def _quantized_weight(
+def _rounded_to_nearest(
     name: str, linear: Linear, low_bit_type: LowBitType, block_size: int | None
 ) -> QuantizedWeight:
     assert linear.weight.const_value is not None

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from hybrid_deploy.calibration.qdq.low_bit_types import INT8, LowBitType
 from hybrid_deploy.errors import CalibrationError
 
+_CLIPS = np.linspace(1.0, 0.5, 21)
+"""The tried scales, as shares of the scale that represents the largest magnitude of a block."""
+
 
 @dataclass(frozen=True)
 class QuantizedWeight:
@@ -40,6 +43,12 @@ class QuantizedWeight:
         shape[self.axis] = -1
         return values * self.scale.reshape(shape)
 
+    @property
+    def transposed(self) -> QuantizedWeight:
+        """The same matrix with its axes exchanged."""
+        scale = self.scale if self.block_size is None else self.scale.T
+        return QuantizedWeight(self.values.T, scale, 1 - self.axis, self.block_size)
+
 
 def quantize_per_channel(
     name: str, weight: NDArray[np.float32], axis: int, low_bit_type: LowBitType = INT8
@@ -55,7 +64,7 @@ def quantize_per_channel(
     Raises:
         CalibrationError: the weight is not finite.
     """
-    _check_finite(name, weight)
+    check_finite(name, weight)
     summed_axes = tuple(i for i in range(weight.ndim) if i != axis)
     scale = _nonzero_scale(np.abs(weight).max(axis=summed_axes, keepdims=True), low_bit_type)
     return QuantizedWeight(low_bit_type.quantized(weight / scale), scale.reshape(-1), axis)
@@ -81,7 +90,7 @@ def quantize_in_blocks(
         CalibrationError: the weight is not finite, or the size of its axis is no multiple of
             `block_size`.
     """
-    _check_finite(name, weight)
+    check_finite(name, weight)
     size = weight.shape[axis]
     if size % block_size:
         raise CalibrationError(
@@ -96,7 +105,40 @@ def quantize_in_blocks(
     return QuantizedWeight(values, scale.squeeze(axis + 1), axis, block_size)
 
 
-def _check_finite(name: str, weight: NDArray[np.float32]) -> None:
+def best_block_scale(
+    block: NDArray[np.float32], importance: NDArray[np.float64], low_bit_type: LowBitType
+) -> NDArray[np.float32]:
+    """Returns the scale of each channel of a block that leaves the smallest rounding error.
+
+    A scale below that of the largest magnitude clips this weight and rounds all others finer. The
+    search tries `_CLIPS` of it.
+
+    Args:
+        block: the weights that share a scale, (rows, channels) float32.
+        importance: (rows,), the weight of each row's squared error.
+        low_bit_type: the number type of the values.
+
+    Returns:
+        (channels,) float32, positive.
+    """
+    whole = _nonzero_scale(np.abs(block).max(axis=0), low_bit_type)
+    best, lowest = whole, np.full(len(whole), np.inf)
+    weights = (importance / importance.max()).astype(np.float32)
+    for clip in _CLIPS:
+        scale = whole * np.float32(clip)
+        restored = np.rint(block / scale).clip(-low_bit_type.largest, low_bit_type.largest) * scale
+        error = weights @ np.square(restored - block)
+        best = np.where(error < lowest, scale, best)
+        lowest = np.minimum(error, lowest)
+    return best
+
+
+def check_finite(name: str, weight: NDArray[np.float32]) -> None:
+    """Checks the numbers of a weight.
+
+    Raises:
+        CalibrationError: one of them is NaN or infinite.
+    """
     if not np.isfinite(weight).all():
         raise CalibrationError(f"weight {name} is not finite; export a model with finite weights")
 

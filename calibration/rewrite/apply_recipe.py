@@ -4,7 +4,7 @@ The rewrites, in this order:
 
     encoder      16-bit floats, or 8-bit numbers with QDQ pairs, or operators for the CPU
     decoder      for stored weights: a weight of its own for a projection tied to the embedding
-                 for the CPU: the two-stage projection, which adds the refine graph
+                 float for the CPU: the two-stage projection, which adds the refine graph
                  16-bit floats, or stored weights (with QDQ pairs in some forms)
     memory       a Cast where encoder and decoder have different float types
     decoder      for the CPU: operators of ONNX Runtime
@@ -22,7 +22,7 @@ from hybrid_deploy.calibration.half_precision.float16 import convert_to_half
 from hybrid_deploy.calibration.half_precision.float16_range import BFLOAT16, FLOAT16, HalfType
 from hybrid_deploy.calibration.onnxruntime_cpu.encoder_fusions import fuse_encoder_operators
 from hybrid_deploy.calibration.recipes import DecoderForm, EncoderForm, Recipe
-from hybrid_deploy.calibration.rewrite.decoder import quantize_decoder
+from hybrid_deploy.calibration.rewrite.decoder import DecoderRounding, quantize_decoder
 from hybrid_deploy.calibration.rewrite.decoder_on_cpu import (
     rewrite_decoder_for_cpu,
     split_projection,
@@ -31,6 +31,7 @@ from hybrid_deploy.calibration.rewrite.encoder import quantize_encoder
 from hybrid_deploy.calibration.rewrite.memory_dtype import match_memory_dtype
 from hybrid_deploy.calibration.rewrite.untie_embedding import untie_projections
 from hybrid_deploy.calibration.statistics.scales import Scales
+from hybrid_deploy.calibration.statistics.second_moments import WeightMoments
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.onnx_graphs.beam_step import add_beam_step
 
@@ -47,6 +48,8 @@ def apply_recipe(
     in_float: _NamesByGraph | None = None,
     overflowing: _NamesByGraph | None = None,
     typical_sizes: Mapping[str, int] | None = None,
+    moments: WeightMoments | None = None,
+    in_8_bits: _NamesByGraph | None = None,
 ) -> None:
     """Rewrites the graphs of a variant in place, and adds the refine graph and the beam step.
 
@@ -59,6 +62,8 @@ def apply_recipe(
         overflowing: names of the tensors that overflow float16, by graph.
         typical_sizes: typical sizes of the symbolic dimensions, by name; forms for the CPU decide
             by them whether 8-bit memory is worth it.
+        moments: second moments of the inputs of the decoder's weights, for int4 weights.
+        in_8_bits: names of the decoder's operators that have 8 bits in an int4 form, by graph.
 
     Raises:
         CalibrationError: an activation has no range, or a weight lies beyond the precision's range.
@@ -66,7 +71,8 @@ def apply_recipe(
     encoder = graphs[GraphRole.ENCODER]
     decoder: Graphs = {r: model for r, model in graphs.items() if r is not GraphRole.ENCODER}
     _rewrite_encoder(recipe, encoder, scales, in_float or {}, overflowing or {})
-    _rewrite_decoder(recipe, graphs, decoder, scales, in_float or {}, overflowing or {})
+    rounding = DecoderRounding(scales, moments, in_float or {}, in_8_bits or {})
+    _rewrite_decoder(recipe, graphs, decoder, rounding, overflowing or {})
     match_memory_dtype(encoder, decoder)
     exact_step = None
     if recipe.decoder.is_for_cpu:
@@ -97,8 +103,7 @@ def _rewrite_decoder(
     recipe: Recipe,
     graphs: Graphs,
     decoder: Mapping[GraphRole, ir.Model],
-    scales: Scales | None,
-    in_float: _NamesByGraph,
+    rounding: DecoderRounding,
     overflowing: _NamesByGraph,
 ) -> None:
     if recipe.decoder.value in _HALF_TYPES:
@@ -107,14 +112,12 @@ def _rewrite_decoder(
     elif recipe.decoder.portable is not DecoderForm.FLOAT:
         for model in decoder.values():
             untie_projections(model)
-        if recipe.decoder.is_for_cpu:
-            split_projection(graphs, recipe.decoder)
-        quantize_decoder(decoder, scales, recipe.decoder.portable, in_float, recipe.block_size)
+        quantize_decoder(decoder, recipe.decoder, rounding, recipe.block_size)
         if recipe.floats in _HALF_TYPES:
             for role, model in decoder.items():
                 _convert_graph_to_half(model, role, recipe.floats, overflowing)
     elif recipe.decoder is DecoderForm.FLOAT_CPU:
-        split_projection(graphs, recipe.decoder)
+        split_projection(graphs)
 
 
 def _convert_graph_to_half(

@@ -7,11 +7,15 @@
 
 A decoder waits for its weights to be read and not for arithmetic, so its speed depends on their
 bytes. Prefill and step share their weights, so both get the same scales and the same stored bytes.
+
+The projection to a large vocabulary has 4 bits wherever a look-up of exact logits follows it (see
+`rescored_logits`); the one to a small vocabulary has 8, since its bytes hardly count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -28,6 +32,7 @@ from hybrid_deploy.calibration.qdq.channel_scaling import (
     round_trip_per_channel,
     scale_channels,
 )
+from hybrid_deploy.calibration.qdq.error_feedback import round_with_error_feedback
 from hybrid_deploy.calibration.qdq.layers import weight_key
 from hybrid_deploy.calibration.qdq.linear_operators import (
     Linear,
@@ -37,11 +42,21 @@ from hybrid_deploy.calibration.qdq.linear_operators import (
 )
 from hybrid_deploy.calibration.qdq.low_bit_types import FLOAT8, INT4, INT8, LowBitType
 from hybrid_deploy.calibration.qdq.qdq_pairs import ActivationForm, insert_qdq_pairs
+from hybrid_deploy.calibration.qdq.rescored_logits import rescore_likeliest
 from hybrid_deploy.calibration.qdq.stored_weights import largest_block_size, store_weight
-from hybrid_deploy.calibration.qdq.weight_rounding import quantize_in_blocks
-from hybrid_deploy.calibration.recipes import DecoderForm
+from hybrid_deploy.calibration.qdq.vocabulary_projection import (
+    MIN_VOCABULARY,
+    vocabulary_projection,
+)
+from hybrid_deploy.calibration.qdq.weight_rounding import (
+    QuantizedWeight,
+    check_finite,
+    quantize_in_blocks,
+)
+from hybrid_deploy.calibration.recipes import INT4_BLOCK, INT8_BLOCK, DecoderForm
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels, Scales
+from hybrid_deploy.calibration.statistics.second_moments import WeightMoments
 from hybrid_deploy.contract import GraphRole
 
 _WEIGHT_TYPES: Mapping[DecoderForm, LowBitType] = {
@@ -56,55 +71,99 @@ _ACTIVATIONS: Mapping[DecoderForm, ActivationForm] = {
 }
 # The forms whose rounding is coarse: in the others, channel scaling gains too little.
 _SCALED_FORMS = frozenset({DecoderForm.INT8, DecoderForm.INT4_WEIGHTS})
-_DEFAULT_BLOCK = 128
+# The forms whose projection to a large vocabulary has 4 bits.
+_RESCORED_FORMS = frozenset({DecoderForm.INT4_WEIGHTS, DecoderForm.INT4_CPU, DecoderForm.INT8_CPU})
+_DEFAULT_BLOCKS = {INT8: INT8_BLOCK, INT4: INT4_BLOCK}
 _GAIN_OF_MUL = 0.25
 """Share of a product's error that a Mul of one row must remove to be worth its time."""
 
 
+@dataclass(frozen=True)
+class DecoderRounding:
+    """What was measured about the decoder, and what follows for single operators.
+
+    Attributes:
+        scales: ranges and channel statistics of the activations; None rounds the weights to the
+            nearest without scaling, which only forms without quantized activations accept.
+        moments: second moments of the inputs of each weight, with which int4 weights are rounded
+            with error feedback and without channel scaling; None rounds to the nearest.
+        in_float: names of the operators (`Linear.name`) that stay float, by graph.
+        in_8_bits: names of the operators that have 8 bits in an int4 form, by graph.
+    """
+
+    scales: Scales | None = None
+    moments: WeightMoments | None = None
+    in_float: Mapping[GraphRole, Collection[str]] = field(default_factory=dict)
+    in_8_bits: Mapping[GraphRole, Collection[str]] = field(default_factory=dict)
+
+
+_NOTHING_MEASURED = DecoderRounding()
+
+
 def quantize_decoder(
     graphs: Mapping[GraphRole, ir.Model],
-    scales: Scales | None,
     form: DecoderForm,
-    in_float: Mapping[GraphRole, Collection[str]] | None = None,
+    rounding: DecoderRounding = _NOTHING_MEASURED,
     block_size: int | None = None,
 ) -> None:
     """Quantizes prefill and step in place.
 
     Args:
         graphs: the float32 graphs by role, projections untied.
-        scales: ranges and channel statistics of the activations; None rounds the weights to the
-            nearest without scaling, which only forms without quantized activations accept.
-        form: INT8, INT8_WEIGHTS, INT4_WEIGHTS or FLOAT8.
-        in_float: names of the operators (`Linear.name`) that stay float, by graph.
+        form: a form with weights of 8 or 4 bits.
+        rounding: the measurements that rounding uses, and the operators with more bits.
         block_size: number of weights that share a scale; a smaller block is used where this one
-            does not divide the summed axis. None for 128.
+            does not divide the summed axis. None for the form's own.
 
     Raises:
         CalibrationError: an activation has no range, or a weight is not finite.
     """
-    float_names = in_float or {}
+    scales, in_float = rounding.scales, rounding.in_float
     targets = {
-        role: [op for op in _matrix_products(model) if op.name not in float_names.get(role, ())]
+        role: [op for op in _matrix_products(model) if op.name not in in_float.get(role, ())]
         for role, model in graphs.items()
     }
-    weight_type = _WEIGHT_TYPES[form]
-    max_block_size = None if form in _ACTIVATIONS else block_size or _DEFAULT_BLOCK
+    weight_type = _WEIGHT_TYPES[form.portable]
+    max_block_size = None
+    if form.portable not in _ACTIVATIONS:
+        max_block_size = block_size or _DEFAULT_BLOCKS[weight_type]
+    store = _WeightStore(weight_type, max_block_size, rounding.moments or {})
+    if form in _RESCORED_FORMS:
+        for role, model in graphs.items():
+            targets[role] = _without_projection(model.graph, targets[role])
     ranges: dict[GraphRole, dict[str, Range]] = {role: {} for role in graphs}
     if scales is not None:
         statistics = _ActivationStatistics(targets, scales)
         ranges = {role: statistics.ranges(operators) for role, operators in targets.items()}
-        if form in _SCALED_FORMS:
+        if form.portable in _SCALED_FORMS and rounding.moments is None:
             _scale_channels_in_all_graphs(
                 graphs, targets, statistics, ranges, weight_type, max_block_size
             )
     for role, model in graphs.items():
-        if form in _ACTIVATIONS:
+        if form.portable in _ACTIVATIONS:
             activations = inputs_to_quantize(model.graph, targets[role])
-            insert_qdq_pairs(model.graph, activations, ranges[role], _ACTIVATIONS[form])
+            insert_qdq_pairs(model.graph, activations, ranges[role], _ACTIVATIONS[form.portable])
         for linear in targets[role]:
-            _store_decoder_weight(model.graph, linear, weight_type, max_block_size)
+            if linear.name in rounding.in_8_bits.get(role, ()):
+                _store_to_nearest(model.graph, linear, INT8)
+            else:
+                store.store(model.graph, linear)
         convert_embeddings(model)
         drop_unused_constants(model.graph)
+
+
+def _without_projection(graph: ir.Graph, targets: list[Linear]) -> list[Linear]:
+    """Stores the weight of the vocabulary projection in place; returns the other products."""
+    projection = vocabulary_projection(graph)
+    if projection is None or projection.linear.node not in [linear.node for linear in targets]:
+        return targets
+    linear = projection.linear
+    is_large = len(projection.table) >= MIN_VOCABULARY
+    if is_large:
+        check_finite(str(linear.weight.name), linear.matrix)
+        rescore_likeliest(graph, projection)
+    _store_to_nearest(graph, linear, INT4 if is_large else INT8)
+    return [target for target in targets if target.node is not linear.node]
 
 
 class _ActivationStatistics:
@@ -199,21 +258,69 @@ def _weight_round_trip(
     return quantize_in_blocks("weight", weight, block_size, 0, weight_type).restored
 
 
-def _store_decoder_weight(
-    graph: ir.Graph, linear: Linear, weight_type: LowBitType, max_block_size: int | None
-) -> None:
-    """Stores a weight in blocks, or per channel where no block divides it; int4 needs blocks."""
-    block_size = _block_size_for(linear, max_block_size)
-    if weight_type is INT4 and block_size is None:
-        store_weight(graph, linear, INT8)
-    else:
+class _WeightStore:
+    """Stores weights in low-bit blocks; a weight that both graphs have is rounded once.
+
+    Args:
+        weight_type: number type of the weights.
+        max_block_size: largest number of weights that share a scale; None for one scale per
+            channel, with quantized activations.
+        moments: second moments of the inputs of the weights to round with error feedback.
+    """
+
+    def __init__(
+        self, weight_type: LowBitType, max_block_size: int | None, moments: WeightMoments
+    ) -> None:
+        self._weight_type = weight_type
+        self._max_block_size = max_block_size
+        self._moments = moments
+        self._rounded: dict[bytes, QuantizedWeight] = {}
+
+    def store(self, graph: ir.Graph, linear: Linear) -> None:
+        """Stores the weight of an operator in place; int4 needs blocks, and is int8 without.
+
+        Raises:
+            CalibrationError: the weight is not finite.
+        """
+        block_size = _block_size_for(linear, self._max_block_size)
+        if self._weight_type is INT4 and block_size is None:
+            store_weight(graph, linear, INT8)
+            return
         store_weight(
-            graph, linear, weight_type, block_size, quantizes_activations=max_block_size is None
+            graph,
+            linear,
+            self._weight_type,
+            block_size,
+            quantizes_activations=self._max_block_size is None,
+            rounded=self._rounded_with_feedback(linear, block_size),
         )
+
+    def _rounded_with_feedback(
+        self, linear: Linear, block_size: int | None
+    ) -> QuantizedWeight | None:
+        """Returns the rounded weight of an operator; None where its inputs have no moments."""
+        key = weight_key(linear)
+        if self._weight_type is not INT4 or block_size is None or key not in self._moments:
+            return None
+        if key not in self._rounded:
+            check_finite(str(linear.weight.name), linear.matrix)
+            self._rounded[key] = round_with_error_feedback(
+                linear.matrix, self._moments[key].mean, block_size, INT4
+            )
+        rounded = self._rounded[key]
+        return rounded if linear.channel_axis == 1 else rounded.transposed
+
+
+def _store_to_nearest(graph: ir.Graph, linear: Linear, low_bit_type: LowBitType) -> None:
+    """Stores a weight in large blocks, in place; int4 needs blocks, and is int8 without."""
+    block_size = largest_block_size(linear.summed_size, INT8_BLOCK)
+    store_weight(graph, linear, INT8 if block_size is None else low_bit_type, block_size)
 
 
 def _block_size_for(linear: Linear, max_block_size: int | None) -> int | None:
-    return None if max_block_size is None else largest_block_size(linear, max_block_size)
+    if max_block_size is None:
+        return None
+    return largest_block_size(linear.summed_size, max_block_size)
 
 
 def _matrix_products(model: ir.Model) -> Iterator[Linear]:

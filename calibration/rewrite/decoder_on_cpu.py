@@ -1,7 +1,7 @@
 """The decoder for ONNX Runtime on a CPU alone: all passes that shorten the time of a token.
 
-    split_projection                    step, prefill: logits -> approximate logits, error bound
-                                        refine graph: exact logits of some tokens
+    split_projection                    in float; step, prefill: logits -> approximate logits,
+                                        error bound; refine graph: exact logits of some tokens
     rewrite_decoder_for_cpu             a copy of the step with exact logits, for beam searches
         quantize_cross_attention_memory     memory in 8 bits
         fuse_qkv                            one product for query, key and value
@@ -32,18 +32,16 @@ from hybrid_deploy.calibration.recipes import DecoderForm
 from hybrid_deploy.contract import GraphRole
 
 
-def split_projection(graphs: MutableMapping[GraphRole, ir.Model], form: DecoderForm) -> None:
+def split_projection(graphs: MutableMapping[GraphRole, ir.Model]) -> None:
     """Makes step and prefill return approximate logits, in place, and adds the refine graph.
 
     Graphs without a large vocabulary projection are left as they are.
 
     Args:
         graphs: all float32 graphs of a variant.
-        form: the decoder's form; FLOAT_CPU uses a guaranteed error bound, so that the tokens are
-            those of the float graphs, the others a statistical one.
     """
     decoder = {role: graphs[role] for role in _decoder_roles(graphs)}
-    refine_graph = two_stage_projection(decoder, exact=form is DecoderForm.FLOAT_CPU)
+    refine_graph = two_stage_projection(decoder)
     if refine_graph is not None:
         graphs[GraphRole.REFINE] = refine_graph
 

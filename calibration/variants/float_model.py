@@ -18,11 +18,14 @@ from hybrid_deploy.calibration.half_precision.float16_range import (
     overflowing_tensors,
 )
 from hybrid_deploy.calibration.observation.magnitudes import observe_magnitudes
-from hybrid_deploy.calibration.qdq.layers import Layer, layers_of, names_in_float
+from hybrid_deploy.calibration.observation.moments import observe_moments
+from hybrid_deploy.calibration.qdq.layers import Layer, layers_of, operator_names
+from hybrid_deploy.calibration.qdq.vocabulary_projection import vocabulary_projection
 from hybrid_deploy.calibration.recipes import Recipe
 from hybrid_deploy.calibration.rewrite.apply_recipe import apply_recipe
 from hybrid_deploy.calibration.samples.samples import Samples
 from hybrid_deploy.calibration.statistics.scales import Scales
+from hybrid_deploy.calibration.statistics.second_moments import WeightMoments
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.progress import Progress, silent
@@ -42,7 +45,7 @@ class FloatModel:
         variant: name of the float variant.
         samples: the samples to calibrate with.
         method: name of the method that chooses ranges.
-        progress: called during the stages `calibrate` and `overflow`.
+        progress: called during the stages `calibrate`, `moments` and `overflow`.
         golden: golden samples, or the example of the export; without `samples`, they show which
             tensors overflow float16.
         scales_from_file: scales of an earlier calibration, used in place of samples.
@@ -73,6 +76,17 @@ class FloatModel:
         return layers_of(prepared_graphs(self.bundle, self.variant))
 
     @cached_property
+    def projection(self) -> Layer | None:
+        """The layer that computes the logits; None if none does it alone."""
+        graphs = prepared_graphs(self.bundle, self.variant)
+        projection = vocabulary_projection(graphs[GraphRole.STEP].graph)
+        if projection is None:
+            return None
+        name = projection.linear.name
+        layers = (layer for layer in self.layers if name in layer.names.get(GraphRole.STEP, ()))
+        return next(layers, None)
+
+    @cached_property
     def scales(self) -> Scales | None:
         """The scales from the file or from calibration; None without either."""
         if self._scales_from_file is not None or self.samples is None:
@@ -99,14 +113,26 @@ class FloatModel:
             role: overflowing_tensors(by_tensor, FLOAT16) for role, by_tensor in magnitudes.items()
         }
 
+    @cached_property
+    def moments(self) -> WeightMoments | None:
+        """Second moments of the inputs of the decoder's weights; None without samples."""
+        if self.samples is None:
+            return None
+        graphs = prepared_graphs(self.bundle, self.variant)
+        return observe_moments(self.bundle, graphs, self.samples, self._progress)
+
     def quantized(
-        self, recipe: Recipe, layers_in_float: Collection[str] = ()
+        self,
+        recipe: Recipe,
+        layers_in_float: Collection[str] = (),
+        layers_in_8_bits: Collection[str] = (),
     ) -> dict[GraphRole, ir.Model]:
         """Returns new graphs, rewritten as a recipe states.
 
         Args:
             recipe: the precision of each component.
             layers_in_float: names of the layers that stay in float.
+            layers_in_8_bits: names of the decoder's layers that have 8 bits in an int4 form.
 
         Raises:
             UsageError: the recipe needs scales and there are no samples, or there is no layer of
@@ -115,14 +141,14 @@ class FloatModel:
         """
         scales = self.scales_for(recipe)
         graphs = prepared_graphs(self.bundle, self.variant)
-        names = (
-            {role: names_in_float(self.layers, layers_in_float, role) for role in graphs}
-            if layers_in_float
-            else None
-        )
+        in_float = {r: operator_names(self.layers, layers_in_float, r) for r in graphs}
+        in_8_bits = {r: operator_names(self.layers, layers_in_8_bits, r) for r in graphs}
         overflowing = self.overflowing_tensors if recipe.has_float16 else {}
         typical_sizes = {name: dim.typical for name, dim in self.bundle.manifest.dims.items()}
-        apply_recipe(recipe, graphs, scales, names, overflowing, typical_sizes)
+        moments = self.moments if recipe.uses_moments else None
+        apply_recipe(
+            recipe, graphs, scales, in_float, overflowing, typical_sizes, moments, in_8_bits
+        )
         return graphs
 
     def scales_for(self, recipe: Recipe) -> Scales | None:

@@ -16,7 +16,9 @@ from hybrid_deploy.calibration.recipes import FLOATS, DecoderForm, EncoderForm, 
 from hybrid_deploy.calibration.samples.samples import SkippedSample
 from hybrid_deploy.calibration.statistics.scales import SCALES_FILE, Scales, encode_scales
 from hybrid_deploy.calibration.variants.accuracy_budget import find_layers_in_float
+from hybrid_deploy.calibration.variants.accuracy_gate import check_accuracy
 from hybrid_deploy.calibration.variants.auto_select import Candidate, measure_speeds
+from hybrid_deploy.calibration.variants.bit_allocation import can_rank, layers_in_8_bits
 from hybrid_deploy.calibration.variants.float_model import FloatModel
 from hybrid_deploy.calibration.variants.request import QuantizationJob
 from hybrid_deploy.calibration.variants.sensitivity import Sensitivity, rank_layers
@@ -49,6 +51,8 @@ class QuantizeReport:
         emulated: whether the evaluation ran an emulation in float32, because no CPU kernels compute
             in the precision.
         layers_in_float: names of the layers that stay in float so that the budget holds.
+        layers_in_8_bits: names of the layers of an int4 decoder that have 8 bits, since they
+            disturb the logits most; the most sensitive first.
         ranking: the layers by sensitivity, the most sensitive first; empty if the budget holds
             without layers in float, or there is no budget.
         tensors_in_float32: tensors that stay in float32 because they overflow float16 on the
@@ -63,6 +67,7 @@ class QuantizeReport:
     skipped: tuple[SkippedSample, ...] = ()
     emulated: bool = False
     layers_in_float: tuple[str, ...] = ()
+    layers_in_8_bits: tuple[str, ...] = ()
     ranking: tuple[Sensitivity, ...] = ()
     tensors_in_float32: tuple[str, ...] = ()
 
@@ -80,6 +85,8 @@ class VariantBuilder:
     progress: Progress
     _reference_outputs: DecodedSet | None = field(default=None)
     _teacher: Teacher | None = field(default=None)
+    _ranking_teacher: Teacher | None = field(default=None)
+    _layers_in_8_bits: dict[int | None, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def model(self) -> FloatModel:
@@ -94,7 +101,8 @@ class VariantBuilder:
         Args:
             recipe: the precision of each component.
             name: name of the new variant.
-            max_drop: the largest allowed `Evaluation.drop`; None sets no budget.
+            max_drop: the largest allowed `Evaluation.drop`; None sets no budget, and a variant that
+                fails `check_accuracy` is not written.
             force: whether a variant of that name may be replaced.
 
         Raises:
@@ -106,7 +114,7 @@ class VariantBuilder:
         if max_drop is not None:
             layers_in_float, ranking = self._choose_layers_in_float(recipe, max_drop)
         self.progress("rewrite", 0, 1)
-        graphs = self.model.quantized(recipe, layers_in_float)
+        graphs = self._graphs(recipe, layers_in_float)
         self.progress("rewrite", 1, 1)
         with staged_variant(self.job.bundle, name, force=force) as staged:
             trial = self._write(staged, recipe, graphs, scales, layers_in_float)
@@ -114,6 +122,8 @@ class VariantBuilder:
                 evaluation = self._evaluate_emulation(recipe, layers_in_float)
             else:
                 evaluation = self._evaluate_variant(trial, staged.folder.name)
+            if max_drop is None:
+                check_accuracy(evaluation, name)
         bundle = open_bundle(self.job.bundle.folder)
         size_bytes = bundle.variant_size_bytes(name)
         return QuantizeReport(
@@ -125,6 +135,7 @@ class VariantBuilder:
             skipped=self.job.skipped,
             emulated=recipe.is_emulated,
             layers_in_float=layers_in_float,
+            layers_in_8_bits=self._in_8_bits(recipe),
             ranking=ranking,
             tensors_in_float32=self._tensors_in_float32(recipe),
         )
@@ -145,7 +156,7 @@ class VariantBuilder:
         """
         name, source = recipe.name, self.model.variant
         try:
-            graphs = self.model.quantized(recipe)
+            graphs = self._graphs(recipe)
             with trial_variant(self.job.bundle, source, name, recipe, graphs) as bundle:
                 evaluation = self._evaluate_variant(bundle, name)
                 bundles = {source: self.job.bundle, name: bundle}
@@ -171,19 +182,47 @@ class VariantBuilder:
                 f"the budget of {max_drop:g} {fully_quantized.drop_unit} does not hold: "
                 f"{recipe.name} loses {fully_quantized.drop:.2f}; no variant was written"
             )
-        samples = self.job.evaluation_set.evenly_spaced(_RANKING_SAMPLES)
-        teacher = Teacher(self.job.bundle, self.model.variant, samples, threads=1)
-        ranking = rank_layers(self.model, _without_bfloat16(recipe), teacher, self.progress)
+        ranking = self._rank(_without_bfloat16(recipe))
         choice = find_layers_in_float(
             max_drop, ranking, lambda names: self._evaluate_trial(recipe, names)
         )
         return choice.names, tuple(ranking)
 
+    def _graphs(
+        self, recipe: Recipe, layers_in_float: Sequence[str] = ()
+    ) -> dict[GraphRole, ir.Model]:
+        """Returns the graphs of a variant."""
+        return self.model.quantized(recipe, layers_in_float, self._in_8_bits(recipe))
+
+    def _in_8_bits(self, recipe: Recipe) -> tuple[str, ...]:
+        """Returns the layers of the decoder that have 8 bits where most have 4."""
+        if not recipe.uses_moments or self.model.samples is None:
+            return ()
+        if recipe.block_size not in self._layers_in_8_bits:
+            self._layers_in_8_bits[recipe.block_size] = self._choose_layers_in_8_bits(recipe)
+        return self._layers_in_8_bits[recipe.block_size]
+
+    def _choose_layers_in_8_bits(self, recipe: Recipe) -> tuple[str, ...]:
+        decoder = [layer for layer in self.model.layers if layer.name.startswith("decoder/")]
+        if not can_rank(decoder):
+            return ()
+        ranking = self._rank(replace(recipe, encoder=EncoderForm.FLOAT))
+        projection = self.model.projection
+        others = [sensitivity for sensitivity in ranking if sensitivity.layer != projection]
+        return layers_in_8_bits(others, projection, recipe.block_size)
+
+    def _rank(self, recipe: Recipe) -> list[Sensitivity]:
+        if self._ranking_teacher is None:
+            samples = self.job.evaluation_set.evenly_spaced(_RANKING_SAMPLES)
+            source = self.model.variant
+            self._ranking_teacher = Teacher(self.job.bundle, source, samples, threads=1)
+        return rank_layers(self.model, recipe, self._ranking_teacher, self.progress)
+
     def _evaluate_trial(self, recipe: Recipe, layers_in_float: Sequence[str]) -> Evaluation:
         """Evaluates a variant that is not added to the bundle."""
         if recipe.is_emulated:
             return self._evaluate_emulation(recipe, layers_in_float)
-        graphs = self.model.quantized(recipe, layers_in_float)
+        graphs = self._graphs(recipe, layers_in_float)
         source, name = self.model.variant, recipe.name
         with trial_variant(self.job.bundle, source, name, recipe, graphs) as bundle:
             return self._evaluate_variant(bundle, name)
@@ -232,7 +271,7 @@ class VariantBuilder:
         specs = save_graphs(graphs, staged.folder, staged.home, bundle.manifest.dims)
         if scales is not None:
             (staged.folder / SCALES_FILE).write_bytes(encode_scales(scales))
-        provenance = _provenance(source, recipe, scales, layers_in_float)
+        provenance = _provenance(source, recipe, scales, layers_in_float, self._in_8_bits(recipe))
         staged.variant = described_variant(bundle, source, recipe, specs, provenance)
         return with_variant(bundle, staged.folder.name, staged.variant, staged.folder)
 
@@ -256,7 +295,11 @@ def _without_bfloat16(recipe: Recipe) -> Recipe:
 
 
 def _provenance(
-    source: str, recipe: Recipe, scales: Scales | None, layers_in_float: Sequence[str]
+    source: str,
+    recipe: Recipe,
+    scales: Scales | None,
+    layers_in_float: Sequence[str],
+    layers_in_8_bits: Sequence[str],
 ) -> str:
     """Returns the manifest's line on how a variant was made."""
     line = f"hybrid-deploy {__version__} from {source}"
@@ -267,4 +310,6 @@ def _provenance(
     if scales is not None:
         origin = scales.provenance
         line += f", {origin.method} over {origin.samples} samples {origin.samples_sha256[:12]}"
+    if layers_in_8_bits:
+        line += f", 8 bits: {' '.join(layers_in_8_bits)}"
     return f"{line}, float: {' '.join(layers_in_float)}" if layers_in_float else line

@@ -175,6 +175,8 @@ def summary(report: QuantizeReport) -> str:
     lines = [describe(report.evaluation)]
     if report.emulated:
         lines.append("emulated in float32: no CPU kernels compute in bfloat16")
+    if report.layers_in_8_bits:
+        lines.append(f"8 bits, the most sensitive layers: {', '.join(report.layers_in_8_bits)}")
     if report.tensors_in_float32:
         lines.append(f"float32, since float16 overflows: {', '.join(report.tensors_in_float32)}")
     if report.ranking:
@@ -246,6 +248,7 @@ def _json(report: QuantizeReport) -> str:
             ],
             "emulated": report.emulated,
             "kept_float": list(report.layers_in_float),
+            "in_8_bits": list(report.layers_in_8_bits),
             "wide": list(report.tensors_in_float32),
             "ranking": [layer.record() for layer in report.ranking],
             **evaluation_record(report.evaluation),

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_deploy.calibration.onnxruntime_cpu import two_stage_projection
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.onnx_graphs.files import load_graphs
 from tests.closeness import float32_error, largest
+from tests.fakes.size_limits import lift_size_limits
 from tests.models.zoo.captioner import VOCABULARY
 from tests.models.zoo.case import random_tokens
 from tests.models.zoo.cases import find
@@ -24,7 +24,7 @@ def test_qkv_products_are_packed_and_self_attention_is_fused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
-    monkeypatch.setattr(two_stage_projection, "MIN_VOCABULARY", 1)
+    lift_size_limits(monkeypatch)
     case = find("hf-bart")
     model = case.model()
     bundle = export(case, model, tmp_path / "bundle")

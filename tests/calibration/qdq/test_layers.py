@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from hybrid_deploy.calibration.qdq.layers import layers_of, names_in_float
+from hybrid_deploy.calibration.qdq.layers import layers_of, operator_names
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError
 
@@ -33,9 +33,9 @@ def test_a_weight_of_prefill_and_step_is_one_layer(graphs: dict[GraphRole, ir.Mo
     assert layers["encoder/stem_weight"].parameter_count == 6
 
 
-def test_names_in_float_are_those_of_the_graph(graphs: dict[GraphRole, ir.Model]) -> None:
+def test_operator_names_are_those_of_the_graph(graphs: dict[GraphRole, ir.Model]) -> None:
     layers = layers_of(graphs)
-    assert names_in_float(layers, ["decoder/a"], GraphRole.PREFILL) == {"b"}
-    assert names_in_float(layers, ["decoder/a"], GraphRole.ENCODER) == frozenset()
+    assert operator_names(layers, ["decoder/a"], GraphRole.PREFILL) == {"b"}
+    assert operator_names(layers, ["decoder/a"], GraphRole.ENCODER) == frozenset()
     with pytest.raises(UsageError, match="no layer 'a'; its layers: encoder/stem_weight, "):
-        names_in_float(layers, ["a"], GraphRole.STEP)
+        operator_names(layers, ["a"], GraphRole.STEP)

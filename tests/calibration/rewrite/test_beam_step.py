@@ -8,7 +8,6 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.calibration.onnxruntime_cpu import int8_cross_attention, two_stage_projection
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import HIDDEN, LOGITS, GraphRole, is_memory, is_next_cache
 from hybrid_deploy.runtime.backends.onnxruntime.backend import OnnxRuntimeBackend
@@ -18,6 +17,7 @@ from hybrid_deploy.runtime.generation.sequences import Limits
 from hybrid_deploy.runtime.generation.settings import Beams, DecodingSettings
 from tests.closeness import float32_error, largest
 from tests.fakes.edited_bundle import with_varied_tokens
+from tests.fakes.size_limits import lift_size_limits
 from tests.runtime.backends.onnxruntime.test_shared_memory import ranked, without_beam_step
 
 Images = list[dict[str, NDArray[np.float32]]]
@@ -30,9 +30,7 @@ FORMS = ("int8", "int8-full", "int4-weights", "fp32-cpu", "int8-cpu", "int4-cpu"
 @pytest.fixture
 def without_size_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Removes the size limits of the two-stage projection and of 8-bit memory."""
-    monkeypatch.setattr(two_stage_projection, "MIN_VOCABULARY", 1)
-    monkeypatch.setattr(int8_cross_attention, "MIN_MEMORY_BYTES", 1)
-    monkeypatch.setattr(int8_cross_attention, "MIN_HEAD_WIDTH", 8)
+    lift_size_limits(monkeypatch)
 
 
 def beam_searched(

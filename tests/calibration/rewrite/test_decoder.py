@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hybrid_deploy.calibration.recipes import DecoderForm
-from hybrid_deploy.calibration.rewrite.decoder import quantize_decoder
+from hybrid_deploy.calibration.rewrite.decoder import DecoderRounding, quantize_decoder
 from hybrid_deploy.calibration.statistics.ranges import Range
 from hybrid_deploy.calibration.statistics.scales import Channels
 from hybrid_deploy.contract import GraphRole
@@ -64,7 +64,7 @@ def test_weights_become_packed_products(
 ) -> None:  # fmt: skip
     weights = constants(rng)
     model = build(STEP, weights)
-    quantize_decoder({GraphRole.STEP: model}, None, form, block_size=block_size)
+    quantize_decoder({GraphRole.STEP: model}, form, block_size=block_size)
     checked(model)
     session, operators = optimized(model, tmp_path)
     assert operators["MatMulNBits"] == 2
@@ -80,7 +80,7 @@ def test_a_weight_without_blocks_is_int8_in_place_of_int4(
     build: Build, rng: np.random.Generator
 ) -> None:
     model = build(NARROW, {"w1": rng.normal(size=(40, 24)).astype(np.float32)})
-    quantize_decoder({GraphRole.STEP: model}, None, DecoderForm.INT4_WEIGHTS)
+    quantize_decoder({GraphRole.STEP: model}, DecoderForm.INT4_WEIGHTS)
     stored = model.graph.initializers["w1_int8"]
     assert stored.const_value is not None and stored.const_value.dtype is ir.DataType.INT8
 
@@ -89,7 +89,7 @@ def test_a_smaller_block_is_used_where_the_requested_one_does_not_divide(
     build: Build, rng: np.random.Generator
 ) -> None:
     model = build(STEP, constants(rng))
-    quantize_decoder({GraphRole.STEP: model}, None, DecoderForm.INT4_WEIGHTS, block_size=128)
+    quantize_decoder({GraphRole.STEP: model}, DecoderForm.INT4_WEIGHTS, block_size=128)
     scale = model.graph.initializers["w1_scale"].const_value
     assert scale is not None and tuple(scale.shape) == (1, 64), "64 weights are one block of 64"
 
@@ -103,7 +103,8 @@ def test_activations_are_quantized_too(
     x = rng.normal(size=(4, 64)).astype(np.float32)
     hidden = np.maximum(x @ weights["w1"] + 1, 0)
     ranges = {"x": Range(float(x.min()), float(x.max())), "r": Range(0, float(hidden.max()))}
-    quantize_decoder({GraphRole.STEP: model}, scales_of(ranges, role=GraphRole.STEP), form)
+    rounding = DecoderRounding(scales_of(ranges, role=GraphRole.STEP))
+    quantize_decoder({GraphRole.STEP: model}, form, rounding)
     graph = checked(model)
     assert [node.op_type for node in graph.node].count("QuantizeLinear") == 2
     expected = x + hidden @ weights["w2"]
@@ -122,7 +123,8 @@ def test_activations_are_quantized_too(
 def test_named_operators_stay_float(build: Build, rng: np.random.Generator) -> None:
     model = build(STEP, constants(rng))
     in_float = {GraphRole.STEP: {"w1"}}
-    quantize_decoder({GraphRole.STEP: model}, None, DecoderForm.INT8_WEIGHTS, in_float)
+    rounding = DecoderRounding(in_float=in_float)
+    quantize_decoder({GraphRole.STEP: model}, DecoderForm.INT8_WEIGHTS, rounding)
     assert {"w1", "w2_int8"} <= set(model.graph.initializers)
     assert "w2" not in model.graph.initializers
 
@@ -131,7 +133,8 @@ def test_prefill_has_the_ranges_of_the_step(build: Build, rng: np.random.Generat
     weights = constants(rng)
     graphs = {GraphRole.STEP: build(STEP, weights), GraphRole.PREFILL: build(STEP, weights)}
     ranges = {"x": Range(-3, 3), "r": Range(0, 9)}
-    quantize_decoder(graphs, scales_of(ranges, role=GraphRole.STEP), DecoderForm.INT8)
+    rounding = DecoderRounding(scales_of(ranges, role=GraphRole.STEP))
+    quantize_decoder(graphs, DecoderForm.INT8, rounding)
     scales = [
         model.graph.initializers["x/0_scale"].const_value.numpy()  # type: ignore[union-attr]
         for model in graphs.values()
@@ -154,7 +157,8 @@ def test_channels_with_large_activations_lose_less(build: Build, rng: np.random.
     errors = []
     for scales in (None, scales_of({}, channels, GraphRole.STEP)):
         model = build(STEP, weights)
-        quantize_decoder({GraphRole.STEP: model}, scales, DecoderForm.INT4_WEIGHTS, block_size=64)
+        rounding = DecoderRounding(scales)
+        quantize_decoder({GraphRole.STEP: model}, DecoderForm.INT4_WEIGHTS, rounding, 64)
         checked(model)
         errors.append(float(((run(model, x) - expected) ** 2).mean()))
     assert errors[1] < 0.8 * errors[0]
@@ -177,7 +181,7 @@ def test_scales_depend_on_the_means_of_the_step(build: Build, rng: np.random.Gen
             )
             for role, mean in ((GraphRole.STEP, step), (GraphRole.PREFILL, prefill))
         ]
-        quantize_decoder(graphs, merged_scales(parts), DecoderForm.INT4_WEIGHTS)
+        quantize_decoder(graphs, DecoderForm.INT4_WEIGHTS, DecoderRounding(merged_scales(parts)))
         return run(graphs[GraphRole.STEP], x)
 
     both_spread = quantized(spread, spread)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.manifest import Precision, TensorSpec
-from hybrid_deploy.calibration.onnxruntime_cpu import int8_cross_attention, two_stage_projection
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.contract import (
     CANDIDATES,
@@ -30,6 +29,7 @@ from hybrid_deploy.runtime.backends.registry import BackendOptions
 from hybrid_deploy.runtime.session.session import Session
 from tests.closeness import assert_close_in_float32, largest
 from tests.fakes.edited_bundle import with_close_logits, with_varied_tokens
+from tests.fakes.size_limits import lift_size_limits
 
 Images = list[dict[str, NDArray[np.float32]]]
 
@@ -40,9 +40,7 @@ MEMORY = ("cross_key_0", "cross_value_0")
 @pytest.fixture
 def without_size_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Removes the size limits of the two-stage projection and of 8-bit memory."""
-    monkeypatch.setattr(two_stage_projection, "MIN_VOCABULARY", 1)
-    monkeypatch.setattr(int8_cross_attention, "MIN_MEMORY_BYTES", 1)
-    monkeypatch.setattr(int8_cross_attention, "MIN_HEAD_WIDTH", 8)
+    lift_size_limits(monkeypatch)
 
 
 def operators(bundle: Bundle, variant: str, role: GraphRole) -> Counter[str]:
@@ -228,8 +226,9 @@ def test_memory_in_8_bits(bundle: Bundle, images: Images, form: str) -> None:
     report = quantize_bundle(bundle.folder, form, images)
     quantized = report.bundle
     assert quantized.variant(form).precision == Precision("int8-cpu", form)
-    assert quantized.variant(form).refine is not None
+    assert quantized.variant(form).refine is None
     step = operators(quantized, form, GraphRole.STEP)
+    assert step["TopK"] == 1, "the likeliest tokens are scored again"
     assert step["GroupQueryAttention"] == 2 and not step["Attention"]
     encoder = tensor_specs(quantized, form, GraphRole.ENCODER)
     assert {encoder[name].dtype for name in MEMORY} == {"int8"}

@@ -41,7 +41,7 @@ def test_a_tied_projection_gets_its_own_int8_weight() -> None:
     model = tied_model()
     before = logits_of(model)
     untie_projections(model)
-    quantize_decoder({GraphRole.STEP: model}, None, DecoderForm.INT8_WEIGHTS)
+    quantize_decoder({GraphRole.STEP: model}, DecoderForm.INT8_WEIGHTS)
     operators = [node.op_type for node in model.graph]
     assert "Gemm" not in operators
     assert "DequantizeLinear" in operators

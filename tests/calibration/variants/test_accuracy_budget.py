@@ -15,7 +15,7 @@ from hybrid_deploy.errors import CalibrationError
 
 def ranking(costs: dict[str, tuple[float, int]]) -> list[Sensitivity]:
     layers = [
-        Sensitivity(Layer(name, "MatMul", (size,), {}), cost, cost)
+        Sensitivity(Layer(name, "MatMul", (size,), size, {}), cost, cost)
         for name, (cost, size) in costs.items()
     ]
     return sorted(layers, key=lambda sensitivity: sensitivity.kl_mean_nats, reverse=True)

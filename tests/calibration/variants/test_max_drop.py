@@ -45,7 +45,7 @@ def test_a_layer_stays_in_float_so_that_the_budget_holds(
     sensitive: Bundle, images: list[Inputs], encoder: str | None
 ) -> None:
     quantized = quantize_bundle(
-        sensitive.folder, "int8-weights", images, encoder=encoder, name="quantized"
+        sensitive.folder, "int8-weights", images, encoder=encoder, name="quantized", max_drop=100
     )
     drop = quantized.evaluation.drop
     assert (drop, quantized.layers_in_float, quantized.ranking) == (100, (), ())

@@ -62,6 +62,8 @@ def test_each_layer_diverges_more_with_fewer_bits(
         for recipe in (INT8, INT4)
     )
     assert set(int8) == set(int4) == set(decoder_layers)
+    head = "decoder/head"  # the projection to a small vocabulary has 8 bits in both
+    assert int4.pop(head).kl_mean_nats == int8[head].kl_mean_nats
     for name, sensitivity in int4.items():
         # a step is 18 times as wide, and the divergence grows with the square of the step
         assert sensitivity.kl_mean_nats > 10 * int8[name].kl_mean_nats > 0, name

@@ -16,12 +16,12 @@ from PIL import Image
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle, seal_bundle
 from hybrid_deploy.bundle.manifest import GoldenSample
-from hybrid_deploy.calibration.onnxruntime_cpu import int8_cross_attention, two_stage_projection
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.cli import main
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.session.session import load_session
+from tests.fakes.size_limits import lift_size_limits
 
 Run = Callable[..., Result]
 
@@ -46,13 +46,11 @@ def forms(
     bundle: Bundle, images: list[dict[str, NDArray[np.float32]]], lines: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Bundle:  # fmt: skip
-    """The tiny bundle with a golden sample; `fp32-cpu` projects in two stages, `int8-cpu` too.
+    """The tiny bundle with a golden sample; `fp32-cpu` and `int8-cpu` project in two stages.
 
     The memory of `int8-cpu` is stored in 8 bits.
     """
-    monkeypatch.setattr(two_stage_projection, "MIN_VOCABULARY", 1)
-    monkeypatch.setattr(int8_cross_attention, "MIN_MEMORY_BYTES", 1)
-    monkeypatch.setattr(int8_cross_attention, "MIN_HEAD_WIDTH", 8)
+    lift_size_limits(monkeypatch)
     (result,), _ = load_session(bundle.folder).run_files([lines / "0.png"])
     golden = GoldenSample("golden/0.png", result.tokens, result.text or "")
     (bundle.folder / "golden").mkdir(exist_ok=True)
