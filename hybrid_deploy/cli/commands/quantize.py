@@ -176,7 +176,8 @@ def summary(report: QuantizeReport) -> str:
     if report.emulated:
         lines.append("emulated in float32: no CPU kernels compute in bfloat16")
     if report.layers_in_8_bits:
-        lines.append(f"8 bits, the most sensitive layers: {', '.join(report.layers_in_8_bits)}")
+        count = len(report.layers_in_8_bits)
+        lines.append(f"8 bits in place of 4: the {count} most sensitive layers of the decoder")
     if report.tensors_in_float32:
         lines.append(f"float32, since float16 overflows: {', '.join(report.tensors_in_float32)}")
     if report.ranking:

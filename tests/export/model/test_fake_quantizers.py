@@ -44,7 +44,7 @@ class TrainedForQuantization(nn.Module):
         self.image_8_bits = FusedMovingAvgObsFakeQuantize(
             observer=MovingAverageMinMaxObserver, quant_min=0, quant_max=255, dtype=torch.quint8
         )
-        self.weight_4_bits = FakeQuantize(
+        self.weight_4_bits = FakeQuantize(  # type: ignore[no-untyped-call]
             observer=PerChannelMinMaxObserver, quant_min=-8, quant_max=7, dtype=torch.qint8,
             qscheme=torch.per_channel_symmetric, ch_axis=0,
         )  # fmt: skip
@@ -148,6 +148,6 @@ def test_other_packages_are_refused_by_name() -> None:
 
 
 def test_modules_that_pytorch_has_converted_are_refused() -> None:
-    model = nn.Sequential(torch.ao.nn.quantized.ReLU6())
+    model = nn.Sequential(torch.ao.nn.quantized.ReLU6())  # type: ignore[no-untyped-call]
     with pytest.raises(UnsupportedModelError, match=r"^0 is a ReLU6 of torch\.ao\.nn\.quantized, "):
         with_frozen_fake_quantizers(model)
