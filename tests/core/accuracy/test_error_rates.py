@@ -59,13 +59,13 @@ def test_errors_are_counted_for_each_text() -> None:
 
 def test_the_rates_are_those_of_the_library_over_all_texts() -> None:
     generator = np.random.default_rng(0)
-    texts = [
+    expected, decoded = (
         ["".join(generator.choice([*"abc "], generator.integers(3, 30))) + "z" for _ in range(50)]
         for _ in range(2)
-    ]
-    accuracy = measure_accuracy(*texts)
-    assert accuracy.cer_percent == pytest.approx(100 * jiwer.cer(*texts))
-    assert accuracy.wer_percent == pytest.approx(100 * jiwer.wer(*texts))
+    )
+    accuracy = measure_accuracy(expected, decoded)
+    assert accuracy.cer_percent == pytest.approx(100 * jiwer.cer(expected, decoded))
+    assert accuracy.wer_percent == pytest.approx(100 * jiwer.wer(expected, decoded))
 
 
 def test_normalised_texts_are_compared() -> None:
