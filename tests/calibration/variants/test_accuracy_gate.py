@@ -7,15 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from hybrid_deploy.accuracy.error_rates import Accuracy
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.calibration.evaluation.evaluate import Evaluation, Score
+from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
 from hybrid_deploy.calibration.evaluation.logit_divergence import Divergence
 from hybrid_deploy.calibration.evaluation.metrics import BUILT_IN, Metric
+from hybrid_deploy.calibration.evaluation.score import Score
 from hybrid_deploy.calibration.evaluation.token_agreement import Agreement
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.calibration.variants.accuracy_gate import check_accuracy
-from hybrid_deploy.error_rates import Accuracy
 from hybrid_deploy.errors import CalibrationError
 from tests.fakes.edited_bundle import with_sensitive_head
 
