@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from hybrid_deploy.accuracy.error_rates import Accuracy
+from hybrid_deploy.accuracy.error_rates import Accuracy, Change
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
 from hybrid_deploy.calibration.evaluation.logit_divergence import Divergence
@@ -40,8 +40,13 @@ def with_share(share: float) -> Evaluation:
 
 def with_errors(before: float, after: float) -> Evaluation:
     """Returns an evaluation with character error rates in percent, whose tokens differ much."""
-    accuracies = [Accuracy(16, cer, 0.0) for cer in (after, before)]
-    return replace(with_share(0.5), accuracy=accuracies[0], reference_accuracy=accuracies[1])
+    after_accuracy, before_accuracy = Accuracy(16, after, 0.0), Accuracy(16, before, 0.0)
+    return replace(
+        with_share(0.5),
+        accuracy=after_accuracy,
+        reference_accuracy=before_accuracy,
+        changes={"cer": Change(after - before, None)},
+    )
 
 
 def test_a_variant_that_agrees_passes() -> None:
