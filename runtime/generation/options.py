@@ -61,6 +61,10 @@ class GenerateOptions:
         timeout_s: seconds after which no further step starts, and a graph that ONNX Runtime runs on
             the CPU is ended before its next node.
         scores: whether results contain the log-probability of every token.
+        language: code of the language that a multilingual speech model hears, such as `de`; "auto"
+            takes the likeliest one of each input.
+        task: task of a multilingual speech model: `transcribe`, or `translate` into English.
+        timestamps: whether a speech model makes timestamps between the parts of its text.
 
     Raises:
         UsageError: a value is out of its range, or two options exclude each other.
@@ -86,6 +90,9 @@ class GenerateOptions:
     allowed: AllowedFunction | str | None = None
     timeout_s: float | None = None
     scores: bool = False
+    language: str | None = None
+    task: str | None = None
+    timestamps: bool = False
 
     @property
     def samples(self) -> bool:
@@ -110,8 +117,12 @@ class GenerateOptions:
         self._check_share("min_p", allow_zero=True)
         self._check_beams()
         self._check_texts()
-        if not isinstance(self.scores, bool):
-            raise UsageError(f"scores must be True or False, got {shown(self.scores)}")
+        for name in ("scores", "timestamps"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise UsageError(f"{name} must be True or False, got {shown(value)}")
+        for name in ("language", "task"):
+            if (value := getattr(self, name)) is not None:
+                check_text(name, value)
 
     def _check_seed(self) -> None:
         if isinstance(self.seed, tuple):
