@@ -76,6 +76,21 @@ def check_speech_request(
     Raises:
         UsageError: they exclude each other.
     """
+    is_stdin = [str(file) for file in files] == ["-"]
+    if speech.live:
+        if (
+            speech.used
+            or stream
+            or text is not None
+            or (files and (speech.microphone or not is_stdin))
+        ):
+            raise UsageError(
+                "live sound is FILES - with --pcm, or --microphone without FILES; it goes without "
+                "--text, --stream, --long, --timestamps and subtitles"
+            )
+        return
+    if is_stdin:
+        raise UsageError("- is raw sound on stdin; say its form, as --pcm s16le --rate 16000")
     if not speech.used:
         return
     if text is not None or not files:

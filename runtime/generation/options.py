@@ -51,6 +51,7 @@ class GenerateOptions:
         repetition_penalty: factor over 0; over 1, tokens that occurred before become less probable.
         no_repeat_ngram: length of the token runs that may not occur twice; 0 allows repetition.
         suppressed: ids of tokens that are never chosen.
+        begin_suppressed: ids of tokens that are not chosen first after the prompt.
         forced: token ids by the position that they are forced at, counted with the prompt.
         min_length: length, with the prompt, before which no end token is chosen.
         max_length: largest number of tokens, with the prompt.
@@ -82,6 +83,7 @@ class GenerateOptions:
     repetition_penalty: float | None = None
     no_repeat_ngram: int | None = None
     suppressed: tuple[int, ...] | None = None
+    begin_suppressed: tuple[int, ...] | None = None
     forced: Mapping[int, int] | None = None
     min_length: int | None = None
     max_length: int | None = None
@@ -134,8 +136,9 @@ class GenerateOptions:
             raise UsageError("a seed without sampling has no effect; give a temperature too")
 
     def _check_tokens(self) -> None:
-        if self.suppressed is not None:
-            token_ids_of("suppressed", self.suppressed)
+        for name in ("suppressed", "begin_suppressed"):
+            if (tokens := getattr(self, name)) is not None:
+                token_ids_of(name, tokens)
         if self.forced is None:
             return
         if not isinstance(self.forced, Mapping):

@@ -153,6 +153,7 @@ def _check_token_ids(manifest: Manifest, options: GenerateOptions) -> None:
     size = vocabulary_size(manifest)
     named = {
         "suppressed": options.suppressed or (),
+        "begin_suppressed": options.begin_suppressed or (),
         "forced": () if options.forced is None else options.forced.values(),
     }
     for option, tokens in named.items():
@@ -162,8 +163,8 @@ def _check_token_ids(manifest: Manifest, options: GenerateOptions) -> None:
 
 def _override(defaults: GenerationDefaults, options: GenerateOptions) -> GenerationDefaults:
     names = (
-        "repetition_penalty", "no_repeat_ngram", "suppressed", "min_length", "max_length", "beams",
-        "length_penalty", "early_stopping",
+        "repetition_penalty", "no_repeat_ngram", "suppressed", "begin_suppressed", "min_length",
+        "max_length", "beams", "length_penalty", "early_stopping",
     )  # fmt: skip
     values = {name: getattr(options, name) for name in names}
     changes = {name: value for name, value in values.items() if value is not None}

@@ -153,12 +153,13 @@ class _Windows:
     def __init__(self, signal: Floats, spec: AudioInput, features: LogMel) -> None:
         self.frames = -(-len(signal) // features.hop)
         self.window = features.samples // features.hop
-        self._short = self._long = None
+        self._short: NDArray[Any] | None = None
+        self._long: LongLogMel | None = None
         if len(signal) <= features.samples:  # padded with silence, as for one input
-            self._short: NDArray[Any] | None = batch_audio([signal], spec)[spec.name]
+            self._short = batch_audio([signal], spec)[spec.name]
         else:
             self.frames = len(signal) // features.hop
-            self._long: LongLogMel | None = LongLogMel(
+            self._long = LongLogMel(
                 signal, spec.sampling_rate, features.mels, features.fft, features.hop
             )
 

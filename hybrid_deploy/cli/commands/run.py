@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hybrid_deploy.cli.live_run import print_live
 from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, THREADS, VARIANT
 from hybrid_deploy.cli.options.generation import generation_options, options_of
 from hybrid_deploy.cli.options.paths import INPUT
@@ -83,6 +84,8 @@ def run(
 
     speech = speech_options_of(generation, output_format)
     _check_request(files, text, speech, stream=stream, output_format=output_format)
+    if speech.live and (prompt is not None or prompt_text is not None):
+        raise click.UsageError("live sound takes no --prompt and --prompt-text.")
     ids = [] if prompt is None else parse_prompt(prompt)
     options = options_of(generation)
     trust = trust_of(keys, at_least, "--require-signature")
@@ -93,7 +96,9 @@ def run(
             ids += session.prompt_tokens(prompt_text) if asks_decoder else []
         text = prompt_text if asks_encoder else text
     job = _RunJob(session, files, None if text is None else [text], ids, options)
-    if stream:
+    if speech.live:
+        print_live(session, options, speech, output_format)
+    elif stream:
         job.print_stream()
     else:
         _print_outcomes(job, speech, output_format)
@@ -107,7 +112,7 @@ def _check_request(
     stream: bool,
     output_format: str,
 ) -> None:
-    if not files and text is None:
+    if not files and text is None and not speech.live:
         raise click.UsageError("Missing argument 'FILES...'.")
     check_speech_request(files, text, speech, stream=stream)
     if stream and output_format == "json":

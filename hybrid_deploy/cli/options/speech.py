@@ -1,4 +1,4 @@
-"""The options of `run` for speech: times, and recordings longer than the model's window."""
+"""The options of `run` for speech: times, long recordings and live sound."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from hybrid_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from hybrid_deploy.runtime.speech.transcribe import LongForm
+    from hybrid_deploy.runtime.speech.transcribe import Cut, LongForm
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -30,6 +30,16 @@ _OPTIONS = (
         "--context", is_flag=True,
         help="Each part reads the text before it, with --cut timestamps.",
     ),
+    click.option(
+        "--pcm", type=click.Choice(["u8", "s16le", "s24le", "s32le", "f32le"]),
+        help="FILES is -: raw samples of one channel on stdin, text as they come.",
+    ),
+    click.option("--rate", type=int, help="Samples per second on stdin, with --pcm."),
+    click.option("--microphone", is_flag=True, help="Hear the microphone, until Ctrl-C."),
+    click.option(
+        "--step", "step_s", type=click.FloatRange(0.1, 10), default=1.0, show_default=True,
+        help="Seconds of sound between two looks at it, with --pcm and --microphone.",
+    ),
 )  # fmt: skip
 
 
@@ -42,13 +52,21 @@ class SpeechOptions:
         long: whether recordings may be longer than the model's window.
         cut: where long recordings are cut; None for the default.
         context: whether each part reads the text before it.
+        pcm: form of raw samples on stdin; None for none.
+        rate: samples per second on stdin; None if it is not given.
+        microphone: whether the sound is that of the microphone.
+        step_s: seconds of live sound between two decodings.
         subtitles: whether the output is subtitles.
     """
 
     timestamps: bool = False
     long: bool = False
-    cut: str | None = None
+    cut: Cut | None = None
     context: bool = False
+    pcm: str | None = None
+    rate: int | None = None
+    microphone: bool = False
+    step_s: float = 1.0
     subtitles: bool = False
 
     @property
@@ -56,14 +74,21 @@ class SpeechOptions:
         """Whether the inputs are speech for sure: one of the options is set."""
         return self.timestamps or self.long or self.subtitles
 
+    @property
+    def live(self) -> bool:
+        """Whether the sound comes from stdin or a microphone."""
+        return self.microphone or self.pcm is not None
+
     def long_form(self) -> LongForm | None:
         """Returns how long recordings are decoded; None for short ones."""
         from hybrid_deploy.runtime.speech.transcribe import LongForm
 
         if not self.long:
             return None
-        cut = "timestamps" if self.cut == "timestamps" else "quiet"
-        return LongForm(cut, condition_on_previous=self.context)
+        return LongForm(
+            "timestamps" if self.cut == "timestamps" else "quiet",
+            condition_on_previous=self.context,
+        )
 
 
 def speech_options(command: _Command) -> _Command:
@@ -91,4 +116,6 @@ def speech_options_of(values: dict[str, Any], output_format: str) -> SpeechOptio
         raise UsageError("--cut says where long recordings are cut; give --long with it")
     if options.context and options.cut != "timestamps":
         raise UsageError("--context reads the text of earlier windows; give --cut timestamps too")
+    if options.rate is not None and options.pcm is None:
+        raise UsageError("--rate belongs to raw samples; give --pcm too, or leave it out")
     return options

@@ -14,6 +14,7 @@ import tempfile
 import time
 import wave
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +120,10 @@ def main(
             file.writeframes((signal * 32767).astype("<i2").tobytes())
         heard = load_audio(path, RATE)
         forms: dict[str, Callable[[], tuple[str, int]]] = {
-            name: lambda long=long: ours(session, path, long) for name, long in FORMS.items()
+            name: partial(ours, session, path, long) for name, long in FORMS.items()
         }
         if folder is not None:
-            forms["transformers"] = lambda: theirs(folder, heard, context=False)
+            forms["transformers"] = partial(theirs, folder, heard, context=False)
         for name, decode in forms.items():
             start = time.perf_counter()
             text, windows = decode()

@@ -96,3 +96,28 @@ def test_requests_that_exclude_each_other(
     assert "does not take sound alone" in refused(tiny_path, page, "--timestamps")
     result = CliRunner().invoke(main, ["run", str(path), str(talk), "--timestamps"])
     assert result.exit_code != 0 and "is longer than the 2 s that are taken" in result.stderr
+
+
+def test_live_sound_from_a_pipe(tiny_whisper: TinyWhisper) -> None:
+    samples = (sound(4, 4.2) * 32767).astype("<i2").tobytes()
+    arguments = [str(tiny_whisper.path), "-", "--pcm", "s16le", "--rate", "16000", "--step", "0.5"]
+    printed = CliRunner().invoke(main, ["run", *arguments, "--max-tokens", "5"], input=samples)
+    assert printed.exit_code == 0, printed.stderr
+    arguments += ["--max-tokens", "5", "--format", "json"]
+    listed = CliRunner().invoke(main, ["run", *arguments], input=samples)
+    parts = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert [line.strip() for line in printed.stdout.splitlines()] == [p["text"] for p in parts]
+    assert parts[0]["begin_s"] == 0 and parts[-1]["end_s"] == pytest.approx(4.2)
+
+
+def test_requests_for_live_sound(tiny_whisper: TinyWhisper, talk: Path) -> None:
+    path = tiny_whisper.path
+    assert "say its form, as --pcm s16le --rate 16000" in refused(path, "-")
+    assert "--rate belongs to raw samples" in refused(path, talk, "--rate", "16000")
+    assert "FILES - with --pcm" in refused(path, talk, "--pcm", "s16le")
+    assert "FILES - with --pcm" in refused(path, talk, "--microphone")
+    pcm = ("-", "--pcm", "s16le")
+    assert "without --text" in refused(path, *pcm, "--rate", "16000", "--timestamps")
+    assert "takes no --prompt" in refused(path, *pcm, "--rate", "16000", "--prompt", "1")
+    assert "come with no --rate, the model takes 16000" in refused(path, *pcm)
+    assert "ffmpeg -f s16le -ar 8000 -i -" in refused(path, *pcm, "--rate", "8000")
