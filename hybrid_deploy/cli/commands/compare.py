@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,6 +26,9 @@ from hybrid_deploy.labels import (
 )
 from hybrid_deploy.progress import Progress, part_of, silent
 from hybrid_deploy.report import Column, Format, render
+
+if TYPE_CHECKING:
+    from hybrid_deploy.runtime.generation.options import GenerateOptions
 
 COLUMNS = (
     Column("variant", "variant"),
@@ -54,6 +58,8 @@ _FAILED = "failed"
 @click.option(
     "--backend", "backends", multiple=True, help="Backend, may be repeated; default all usable."
 )
+@click.option("--language", metavar="CODE", help="Language of the samples: de. (Whisper)")
+@click.option("--task", help="transcribe, or translate into English. (Whisper)")
 @THREADS
 @FORMAT
 def compare(
@@ -61,6 +67,8 @@ def compare(
     samples: Path,
     variants: tuple[str, ...],
     backends: tuple[str, ...],
+    language: str | None,
+    task: str | None,
     threads: int | None,
     output_format: Format,
 ) -> None:
@@ -71,6 +79,7 @@ def compare(
     that was not measured is a dash.
     """
     from hybrid_deploy.runtime.backends.probing import usable_backends
+    from hybrid_deploy.runtime.generation.options import GenerateOptions
 
     opened, labels = open_bundle(bundle), load_labels(samples)
     chosen = list(variants) or list(opened.manifest.variants)
@@ -79,7 +88,8 @@ def compare(
     usable = usable_backends()
     pairs = [(variant, backend) for variant in chosen for backend in backends or usable]
     with progress_bar("compare", len(pairs) * len(labels)) as bar:
-        rows = compare_rows(opened, labels, pairs, threads, bar)
+        options = GenerateOptions(language=language, task=task)
+        rows = compare_rows(opened, labels, pairs, threads, bar, options)
     say(render(rows, columns_for(labels), output_format), nl=False)
     check_rows(rows, bundle)
     log(f"{len(labels)} inputs one by one, medians; {threads or 'default'} CPU threads")
@@ -117,6 +127,7 @@ def compare_rows(
     pairs: Sequence[tuple[str, str]],
     threads: int | None,
     progress: Progress = silent,
+    options: GenerateOptions | None = None,
 ) -> list[dict[str, object]]:
     """Returns a record for each pair (variant, backend); a pair that fails is a record too.
 
@@ -127,6 +138,7 @@ def compare_rows(
         threads: number of CPU threads; None leaves the choice to the backend.
         progress: called after each input, with the counts of finished inputs and of all inputs of
             all pairs.
+        options: options of the generation; None takes the bundle's defaults.
     """
     rows: list[dict[str, object]] = []
     total = len(pairs) * len(labels)
@@ -135,7 +147,7 @@ def compare_rows(
         row: dict[str, object] = {"variant": variant, "backend": backend}
         row["size_mb"] = bundle.variant_size_bytes(variant) / _BYTES_PER_MB
         try:
-            row |= _measure(bundle, variant, backend, labels, threads, part)
+            row |= _measure(bundle, variant, backend, labels, threads, part, options)
         except HybridDeployError as error:
             row["status"] = f"{_FAILED}: {' '.join(str(error).split())}"
             log(f"{variant} on {backend} failed: {error}")
@@ -150,6 +162,7 @@ def _measure(
     labels: Sequence[LabelledFile],
     threads: int | None,
     progress: Progress,
+    options: GenerateOptions | None,
 ) -> dict[str, object]:
     from hybrid_deploy.runtime.backends.registry import (
         BackendOptions,
@@ -162,11 +175,11 @@ def _measure(
         bundle, variant, load_backend(backend, bundle, variant, BackendOptions(threads))
     )
     for label in labels[:_WARMUP]:
-        session.run_files([label.file])
+        session.run_files([label.file], options=options)
     texts, timings, tokens = [], [], 0
     progress("read", 0, len(labels))
     for done, label in enumerate(labels, start=1):
-        (result,), timing = session.run_files([label.file])
+        (result,), timing = session.run_files([label.file], options=options)
         texts.append(result.text or "")
         timings.append(timing)
         tokens += len(result.tokens)

@@ -121,3 +121,24 @@ def test_requests_for_live_sound(tiny_whisper: TinyWhisper, talk: Path) -> None:
     assert "takes no --prompt" in refused(path, *pcm, "--rate", "16000", "--prompt", "1")
     assert "come with no --rate, the model takes 16000" in refused(path, *pcm)
     assert "ffmpeg -f s16le -ar 8000 -i -" in refused(path, *pcm, "--rate", "8000")
+
+
+def test_variants_are_compared_in_a_language(
+    tiny_whisper: TinyWhisper, speech: Path, tmp_path: Path
+) -> None:
+    session = load_session(tiny_whisper.path)
+    texts = {}
+    for language in ("en", "fr"):
+        options = GenerateOptions(language=language)
+        (result,), _ = session.run_files([speech], options=options)
+        texts[language] = result.text
+    assert texts["en"] != texts["fr"] and texts["fr"]
+    (tmp_path / "a.wav").write_bytes(speech.read_bytes())
+    (tmp_path / "labels.csv").write_text(f'file,text\na.wav,"{texts["fr"]}"\n')
+    exact = []
+    for language in ("en", "fr"):
+        arguments = ["--samples", tmp_path, "--language", language, "--format", "json"]
+        done = CliRunner().invoke(main, ["compare", str(tiny_whisper.path), *map(str, arguments)])
+        assert done.exit_code == 0, done.stderr
+        exact += [row["exact_percent"] for row in json.loads(done.stdout)]
+    assert exact == [0, 100]
