@@ -57,6 +57,12 @@ def test_language_and_task(tiny_whisper: TinyWhisper, speech: Path) -> None:
     )
 
 
+def test_a_bundle_shows_its_languages(tiny_whisper: TinyWhisper) -> None:
+    shown = CliRunner().invoke(main, ["inspect", str(tiny_whisper.path)])
+    line = "speech: languages de en fr, by default en, transcribe, timestamps"
+    assert line in shown.stdout.splitlines()
+
+
 def test_times_of_a_recording(tiny_whisper: TinyWhisper, speech: Path) -> None:
     (record,) = records(tiny_whisper.path, speech, "--timestamps")
     segments = record["segments"]

@@ -61,6 +61,21 @@ def test_timestamps_of_one_window_are_those_of_transformers(
     assert len(times) > 3, "the timestamps must differ"
 
 
+def test_timestamps_of_beams_are_those_of_transformers(
+    session: Session, tiny_whisper: TinyWhisper
+) -> None:
+    options, outputs = GenerateOptions(timestamps=True, beams=3), set()
+    for seed in range(4):
+        features = features_of(sound(seed, 1.7))
+        expected = generated_tokens(
+            tiny_whisper.model, features, return_timestamps=True, num_beams=3
+        )
+        (result,), _ = session.run_arrays({"input_features": features.numpy()}, options=options)
+        assert [token for token in result.tokens if token != END] == expected
+        outputs.add(result.tokens)
+    assert len(outputs) > 1
+
+
 @pytest.mark.parametrize("context", [False, True])
 def test_segments_of_long_sound_are_those_of_transformers(
     session: Session, tiny_whisper: TinyWhisper, context: bool
