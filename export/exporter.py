@@ -15,6 +15,7 @@ from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Tokenizer, Vocabulary
 from hybrid_deploy.bundle.prompt_template import PromptTemplate
 from hybrid_deploy.bundle.prompt_template import prompt_template as prompt_template_of
+from hybrid_deploy.bundle.speech.speech_tokens import SpeechTokens
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.bundle_writer import (
@@ -230,6 +231,7 @@ def _check_description(spec: ModelSpec) -> None:
         "preprocess": (spec.preprocess, Preprocess),
         "vocabulary": (spec.vocabulary, Vocabulary | Tokenizer | None),
         "prompt": (spec.prompt, PromptTemplate | None),
+        "speech": (spec.speech, SpeechTokens | None),
     }
     for label, (value, kind) in described.items():
         try:

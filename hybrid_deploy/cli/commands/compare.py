@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -30,6 +31,9 @@ from hybrid_deploy.labels import (
 from hybrid_deploy.progress import Progress, part_of, silent
 from hybrid_deploy.report import Format
 
+if TYPE_CHECKING:
+    from hybrid_deploy.runtime.generation.options import GenerateOptions
+
 _BYTES_PER_MB = 1e6
 _WARMUP = 5
 _FAILED = "failed"
@@ -51,6 +55,8 @@ _NO_VOCABULARY = "no accuracy: the bundle has no vocabulary, so its tokens are n
     "--worst", type=click.IntRange(min=0), default=5, show_default=True,
     help="How many inputs to show of each variant, those that lose most against float.",
 )  # fmt: skip
+@click.option("--language", metavar="CODE", help="Language of the samples: de. (Whisper)")
+@click.option("--task", help="transcribe, or translate into English. (Whisper)")
 @THREADS
 @FORMAT
 def compare(
@@ -60,6 +66,8 @@ def compare(
     backends: tuple[str, ...],
     normalize: str | None,
     worst: int,
+    language: str | None,
+    task: str | None,
     threads: int | None,
     output_format: Format,
 ) -> None:
@@ -71,16 +79,18 @@ def compare(
     a dash.
     """
     from hybrid_deploy.runtime.backends.probing import usable_backends
+    from hybrid_deploy.runtime.generation.options import GenerateOptions
 
     opened, labels = open_bundle(bundle), load_labels(samples)
-    normalizer = _normalizer(opened, labels, normalize)
+    normalizer = _normalizer(opened, labels, normalize or _default_for_call(language, task))
     chosen = list(variants) or list(opened.manifest.variants)
     for variant in chosen:
         opened.variant(variant)
     usable = usable_backends()
     pairs = [(variant, backend) for variant in chosen for backend in backends or usable]
+    options = GenerateOptions(language=language, task=task)
     with progress_bar("compare", len(pairs) * len(labels)) as bar:
-        rows = compare_rows(opened, labels, pairs, threads, normalizer, worst, bar)
+        rows = compare_rows(opened, labels, pairs, threads, normalizer, worst, bar, options)
     say(report(rows, output_format, len(labels), normalizer), nl=False)
     check_rows(rows, bundle)
     used = ", ".join(dict.fromkeys(backend for _, backend in pairs))
@@ -92,6 +102,13 @@ def _normalizer(bundle: Bundle, labels: Sequence[LabelledFile], name: str | None
     if bundle.manifest.vocabulary is None:
         return AS_DECODED
     return normalizer_for(bundle, [label.text for label in labels], name)
+
+
+def _default_for_call(language: str | None, task: str | None) -> str | None:
+    """Returns the normaliser of what a call makes Whisper write; None if the call does not say."""
+    if task == "translate" or language == "en":
+        return "whisper"
+    return None if language is None else "basic"
 
 
 def check_rows(rows: Sequence[Mapping[str, object]], bundle: Path) -> None:
@@ -120,6 +137,7 @@ def compare_rows(
     normalizer: Normalizer = AS_DECODED,
     worst: int = 0,
     progress: Progress = silent,
+    options: GenerateOptions | None = None,
 ) -> list[dict[str, object]]:
     """Returns a record for each pair (variant, backend); a pair that fails is a record too.
 
@@ -132,6 +150,7 @@ def compare_rows(
         worst: largest number of inputs in a row's `worst`, those that lose most.
         progress: called after each input, with the counts of finished inputs and of all inputs of
             all pairs.
+        options: options of the generation; None takes the bundle's defaults.
     """
     rows: list[dict[str, object]] = []
     readings: dict[int, Reading] = {}
@@ -141,7 +160,7 @@ def compare_rows(
         row: dict[str, object] = {"variant": variant, "backend": backend}
         row["size_mb"] = bundle.variant_size_bytes(variant) / _BYTES_PER_MB
         try:
-            texts, speed = _measure(bundle, variant, backend, labels, threads, part)
+            texts, speed = _measure(bundle, variant, backend, labels, threads, part, options)
         except HybridDeployError as error:
             row["status"] = f"{_FAILED}: {' '.join(str(error).split())}"
             log(f"{variant} on {backend} failed: {error}")
@@ -163,6 +182,7 @@ def _measure(
     labels: Sequence[LabelledFile],
     threads: int | None,
     progress: Progress,
+    options: GenerateOptions | None,
 ) -> tuple[list[str], dict[str, object]]:
     """Returns the text of each input, and the median times."""
     from hybrid_deploy.runtime.backends.registry import (
@@ -176,11 +196,11 @@ def _measure(
         bundle, variant, load_backend(backend, bundle, variant, BackendOptions(threads))
     )
     for label in labels[:_WARMUP]:
-        session.run_files([label.file])
+        session.run_files([label.file], options=options)
     texts, timings, tokens = [], [], 0
     progress("read", 0, len(labels))
     for done, label in enumerate(labels, start=1):
-        (result,), timing = session.run_files([label.file])
+        (result,), timing = session.run_files([label.file], options=options)
         texts.append(result.text or "")
         timings.append(timing)
         tokens += len(result.tokens)

@@ -208,7 +208,7 @@ def test_run_goes_on_after_a_file_that_fails(tiny_path: Path, page: Path, tmp_pa
         (("--n-best", "2"), "error: the 2 best sequences need as many beams, there are 1"),
         (("--stream", "--beams", "2"), "error: the tokens of a beam search are known at its end"),
         (("--stream", "--format", "json"), "error: --stream prints text as it comes"),
-        (("--long", "--text", "a"), "error: --long takes sound files alone"),
+        (("--long", "--text", "a"), "error: --long, --timestamps and subtitles take sound files"),
         (("--long",), "does not take sound alone"),
         (("--pattern", "("), "error: '(' is not a regular expression"),
         (("--seed", "1"), "error: a seed without sampling has no effect"),
