@@ -20,10 +20,10 @@ from typing import Any
 
 import click
 import numpy as np
-from hybrid_deploy.error_rates import word_error_percent
 from numpy.typing import NDArray
 
 from hybrid_deploy import load_session
+from hybrid_deploy.accuracy.error_rates import word_error_percent
 from hybrid_deploy.labels import load_labels
 from hybrid_deploy.report import Column, render
 from hybrid_deploy.runtime.preprocess.audio import load_audio
