@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_deploy import load_session
-from hybrid_deploy.accuracy.error_rates import word_error_percent
+from hybrid_deploy.accuracy.error_rates import measure_accuracy
 from hybrid_deploy.labels import load_labels
 from hybrid_deploy.report import Column, render
 from hybrid_deploy.runtime.preprocess.audio import load_audio
@@ -127,7 +127,7 @@ def main(
         for name, decode in forms.items():
             start = time.perf_counter()
             text, windows = decode()
-            wer = word_error_percent([words_of(expected)], [words_of(text)])
+            wer = measure_accuracy([words_of(expected)], [words_of(text)]).wer_percent
             seconds = time.perf_counter() - start
             rows.append({"form": name, "wer": wer, "windows": windows, "seconds": seconds})
             print(rows[-1], file=sys.stderr, flush=True)
