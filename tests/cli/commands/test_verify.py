@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -15,8 +16,11 @@ from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle
 from hybrid_deploy.bundle.manifest import GoldenSample
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.cli import main
+from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.exporter import run_export
+from hybrid_deploy.runtime.backends.onnxruntime import variant_sessions
+from tests.fakes.edited_graph import edit_graph
 
 
 def verify(path: Path, *args: str) -> Result:
@@ -113,3 +117,40 @@ def test_a_graph_that_no_golden_sample_needs_is_loaded_too(own_path: Path, graph
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]
     assert last.startswith("error: ") and f"fp32/{graph}.onnx" in last
+
+
+@pytest.mark.parametrize("role", [GraphRole.PREFILL, GraphRole.STEP])
+def test_a_graph_that_no_golden_sample_needs_decodes_one_too(
+    own_path: Path, role: GraphRole
+) -> None:
+    opened = open_bundle(own_path)
+    edit_graph(opened, role, lambda weights: np.negative(weights, out=weights))
+    seal_bundle(own_path, opened.manifest)
+    result = verify(own_path)
+    assert result.exit_code == 1
+    assert "does not agree with the step graph: after " in result.stderr.splitlines()[-1]
+
+
+def test_a_beam_step_that_does_not_replace_the_step_decodes_a_sample_too(
+    own_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_bundle(own_path)
+    edit_graph(opened, GraphRole.BEAM_STEP, lambda weights: np.negative(weights, out=weights))
+    seal_bundle(own_path, opened.manifest)
+    monkeypatch.setattr(variant_sessions, "_have_same_tensors", lambda specs: False)
+    result = verify(own_path)
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert "beam_step.onnx does not agree with the step graph: after " in last
+
+
+def test_a_graph_in_the_place_of_another_is_refused(own_path: Path) -> None:
+    opened = open_bundle(own_path)
+    shutil.copy(own_path / "fp32/step.onnx", own_path / "fp32/prefill.onnx")
+    seal_bundle(own_path, opened.manifest)
+    result = verify(own_path)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"error: {own_path / 'fp32/prefill.onnx'} is another graph than the manifest says: its "
+        "inputs differ; export the bundle again"
+    )
