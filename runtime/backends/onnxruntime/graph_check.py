@@ -104,7 +104,9 @@ def _check_prefill(
 ) -> None:
     """Compares the logits after prompts, and after one more token, which reads the caches."""
     every = np.ones(encoded.batch, np.int64)
-    for length in sorted({1 + (len(tokens) - 1) * part // _PREFILLS for part in range(1, _PREFILLS + 1)}):
+    for length in sorted(
+        {1 + (len(tokens) - 1) * part // _PREFILLS for part in range(1, _PREFILLS + 1)}
+    ):
         decoding = encoded.start()
         decoding.shortest_prefill = 0
         prompts = np.tile(tokens[:length], (encoded.batch, 1))
