@@ -1,8 +1,8 @@
 """Decodes one input through all decoder graphs of a variant: they must agree on every token.
 
 Short prompts and greedy decoding skip the prefill graph and the beam step, and where the beam step
-can replace the step, the step is not even loaded. A fault in one of them would be found by the first
-user of a longer prompt, of a beam search, or of a backend that runs the step.
+can replace the step, the step is not even loaded. A fault in one of them would be found by the
+first user of a longer prompt, of a beam search, or of a backend that runs the step.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ def check_decoder_graphs(
 
 @dataclass(frozen=True)
 class _StepGraph:
-    """The step graph of a variant, which others are compared with, and how close logits are that tie."""
+    """The step graph of a variant, which others are compared with."""
 
     bundle: Bundle
     variant: str
-    tie: float
+    tie: float  # how close two logits are that tie
 
     def check(self, role: GraphRole, logits: FloatArray, expected: FloatArray, count: int) -> None:
         """Checks the logits of another graph, (batch, vocabulary), after so many tokens."""

@@ -45,7 +45,8 @@ class VariantSessions:
             could replace it.
 
     Raises:
-        BundleError: a file is missing or has changed, or holds another graph than the manifest says.
+        BundleError: a file is missing or has changed, or holds another graph than its manifest
+            says.
         BackendError: ONNX Runtime cannot load a graph, or has no CPU kernels for its dtypes.
     """
 
