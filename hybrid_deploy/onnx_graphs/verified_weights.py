@@ -86,7 +86,7 @@ def _held(tensor: ir.ExternalTensor, content: NDArray[np.uint8]) -> ir.TensorPro
             dims=tensor.shape.numpy(),
             raw_data=part.tobytes(),
         )
-        return ir.from_proto(proto)
+        return ir.serde.deserialize_tensor(proto)
     dtype = np.dtype(tensor.dtype.numpy()).newbyteorder("<")
     array = part.view(dtype).reshape(tensor.shape.numpy())
     return ir.Tensor(array, dtype=tensor.dtype, shape=ir.Shape(array.shape), name=tensor.name)

@@ -11,7 +11,13 @@ from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, FORMAT
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.contract import FLOAT_VARIANT
-from hybrid_deploy.errors import BundleError, HybridDeployError
+from hybrid_deploy.errors import (
+    BundleError,
+    CapacityError,
+    HybridDeployError,
+    InputError,
+    UsageError,
+)
 from hybrid_deploy.report import Column, Format, render
 
 if TYPE_CHECKING:
@@ -122,10 +128,19 @@ def _decoded(session: Session, folder: Path, sample: GoldenSample) -> Generation
 
     limit = sample.max_new_tokens
     options = None if limit is None else GenerateOptions(max_new_tokens=limit)
-    results, _ = session.run_files(
-        [folder / sample.file] * _rows(session), prompt=sample.prompt, options=options
-    )
-    return results[0]
+    paths = [folder / sample.file] * _rows(session)
+    try:
+        return session.run_files(paths, prompt=sample.prompt, options=options)[0][0]
+    except (
+        CapacityError,
+        InputError,
+        UsageError,
+    ) as error:  # the sample is the bundle's, and not the user's
+        reason = str(error).replace(str(folder), str(session.bundle.folder))
+        raise BundleError(
+            f"golden sample {session.bundle.folder / sample.file} cannot be decoded: {reason}; "
+            "export the bundle again"
+        ) from error
 
 
 def _rows(session: Session) -> int:

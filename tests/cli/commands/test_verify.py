@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,4 +154,51 @@ def test_a_graph_in_the_place_of_another_is_refused(own_path: Path) -> None:
     assert result.stderr.splitlines()[-1] == (
         f"error: {own_path / 'fp32/prefill.onnx'} is another graph than the manifest says: its "
         "inputs differ; export the bundle again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"hello", "page.png is not an image"), (b"", "page.png is not an image")],
+)
+def test_a_golden_file_that_is_damaged_is_named(
+    own_path: Path, content: bytes, reason: str
+) -> None:
+    manifest = open_bundle(own_path).manifest
+    (own_path / "golden/page.png").write_bytes(content)
+    seal_bundle(own_path, manifest)
+    assert_golden_is_named(verify(own_path), own_path / "golden/page.png", reason)
+
+
+def test_numbers_that_are_none_in_a_golden_file_are_named(own_path: Path) -> None:
+    (sample,) = open_bundle(own_path).manifest.golden
+    np.savez(own_path / "golden/page.npz", image=np.full((1, 1, 8, 24), np.nan, np.float32))
+    seal_bundle(own_path, open_bundle(own_path).manifest)
+    with_golden(own_path, msgspec.structs.replace(sample, file="golden/page.npz"))
+    assert_golden_is_named(verify(own_path), own_path / "golden/page.npz", "holds NaN or infinity")
+
+
+def test_a_prompt_of_a_golden_sample_that_is_too_long_is_named(own_path: Path) -> None:
+    (sample,) = open_bundle(own_path).manifest.golden
+    with_golden(own_path, msgspec.structs.replace(sample, prompt=(1,) * 99))
+    assert_golden_is_named(verify(own_path), own_path / sample.file, "99")
+
+
+def assert_golden_is_named(result: Result, path: Path, reason: str) -> None:
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"error: golden sample {path} cannot be decoded: ")
+    assert reason in last and last.endswith("; export the bundle again")
+    assert tempfile.gettempdir() not in last.replace(str(path), "")
+
+
+def test_a_start_token_that_the_decoder_lacks_is_one_line(own_path: Path) -> None:
+    manifest = open_bundle(own_path).manifest
+    defaults = msgspec.structs.replace(manifest.generation, start_tokens=(99999,))
+    seal_bundle(own_path, msgspec.structs.replace(manifest, generation=defaults))
+    result = verify(own_path)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "error: the step graph does not know a token, the largest that it read is 99999; give "
+        "known tokens with --prompt, or export the bundle again with other start tokens"
     )

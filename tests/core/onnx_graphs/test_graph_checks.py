@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from hybrid_deploy.bundle.bundle import open_bundle
@@ -125,3 +126,13 @@ def test_graphs_share_the_weights_that_they_read(own_path: Path) -> None:
     )
     assert first is not None and second is not None
     assert np.shares_memory(first.numpy(), second.numpy())
+
+
+def test_elements_of_half_a_byte_are_read() -> None:
+    tensor = ir.ExternalTensor(
+        "weights.bin", 1, 2, ir.DataType.INT4, shape=ir.Shape([3]), name="weight"
+    )
+    held = verified_weights._held(tensor, np.array([0, 0x21, 0x03], np.uint8))
+    assert held.numpy().tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match="weight lies outside of its file"):
+        verified_weights._held(tensor, np.zeros(2, np.uint8))

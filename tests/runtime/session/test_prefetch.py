@@ -83,7 +83,7 @@ def test_arguments_of_another_type(
 ) -> None:
     for run in (session.run_files, session.run_many, session.stream):
         with pytest.raises(UsageError, match=message):
-            run(files[:1], **arguments)  # type: ignore[operator]
+            run(files[:1], **arguments)
 
 
 def test_files_and_arrays_may_be_mixed(session: Session, files: list[Path]) -> None:
