@@ -139,7 +139,7 @@ def _decoded(session: Session, folder: Path, sample: GoldenSample) -> Generation
         reason = str(error).replace(str(folder), str(session.bundle.folder))
         raise BundleError(
             f"golden sample {session.bundle.folder / sample.file} cannot be decoded: {reason}; "
-            "export the bundle again"
+            "install what is missing, or export the bundle again"
         ) from error
 
 

@@ -188,7 +188,7 @@ def assert_golden_is_named(result: Result, path: Path, reason: str) -> None:
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]
     assert last.startswith(f"error: golden sample {path} cannot be decoded: ")
-    assert reason in last and last.endswith("; export the bundle again")
+    assert reason in last and last.endswith("; install what is missing, or export the bundle again")
     assert tempfile.gettempdir() not in last.replace(str(path), "")
 
 
