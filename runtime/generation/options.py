@@ -124,7 +124,7 @@ class GenerateOptions:
 
     def _check_tokens(self) -> None:
         if self.suppressed is not None:
-            token_ids_of("suppressed", self.suppressed)
+            object.__setattr__(self, "suppressed", token_ids_of("suppressed", self.suppressed))
         if self.forced is None:
             return
         if not isinstance(self.forced, Mapping):
