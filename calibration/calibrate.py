@@ -97,12 +97,14 @@ def merge_files(
     Raises:
         InputError: the bundle or a file does not exist.
         CalibrationError: a file holds no observations, belongs to another model, was written by
-            other versions than the first file, or has a sample that another file has.
+            other versions than the first file, or has a sample that another file has; or a shard
+            is missing.
     """
     bundle = open_bundle(Path(path))
     merged, *others = [_read_checked(file, bundle, variant) for file in files]
     for observations in others:
         merged.merge(observations)
+    merged.check_complete()
     return ObservationReport(merged)
 
 

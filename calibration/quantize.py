@@ -95,8 +95,8 @@ def quantize_bundle(
     }.items():  # fmt: skip
         if text is not None:
             check_text(what, text)
-    if max_drop is not None and not (is_number(max_drop) and max_drop >= 0):
-        raise UsageError(f"max_drop must be a number from 0 on, got {shown(max_drop)}")
+    if max_drop is not None:
+        _check_budget(max_drop)
     recipe = recipe_for(
         precision, encoder=encoder, decoder=decoder, block_size=block_size, floats=floats
     )
@@ -138,6 +138,7 @@ def quantize_automatically(
     Raises:
         HybridDeployError: as `quantize_bundle` does.
     """
+    _check_budget(max_drop)
     job = open_job(path, source, data, progress)
     recipes = cpu_candidates(block_size)
     for recipe in recipes:
@@ -150,5 +151,10 @@ def quantize_automatically(
     skipped = job.skipped
     if chosen is None:
         return AutomaticReport(tuple(candidates), None, skipped)
-    report = builder.build(chosen, name or chosen.name, None, force=force)
+    report = builder.build(chosen, name or chosen.name, max_drop, force=force)
     return AutomaticReport(tuple(candidates), report, skipped)
+
+
+def _check_budget(max_drop: float) -> None:
+    if not (is_number(max_drop) and max_drop >= 0):
+        raise UsageError(f"max_drop must be a number from 0 on, got {shown(max_drop)}")

@@ -20,6 +20,7 @@ from hybrid_deploy.runtime.tokenizer_file import (
     checked,
     parsed,
 )
+from hybrid_deploy.runtime.tokenizer_trial import check_reads_quickly
 
 if TYPE_CHECKING:
     import tokenizers
@@ -187,6 +188,7 @@ class BundleTokenizers:
         if name not in self._loaded:
             with self._lock:
                 if name not in self._loaded:
+                    check_reads_quickly(self._files[name])
                     self._loaded[name] = parsed(self._files[name])
                     del self._files[name]
         return self._loaded[name]
@@ -215,7 +217,9 @@ def load_tokenizer(source: TokenizerSource, name: str) -> CheckedTokenizer:
 @lru_cache(maxsize=4)
 def _load_file(path: Path, changed_ns: int, size_bytes: int) -> CheckedTokenizer:
     """Reads a file again only after it has changed."""
-    return parsed(checked(path.read_bytes(), str(path)))
+    file = checked(path.read_bytes(), str(path))
+    check_reads_quickly(file)
+    return parsed(file)
 
 
 def _files(manifest: Manifest) -> set[str]:

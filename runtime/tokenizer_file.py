@@ -7,10 +7,7 @@ before the library reads a file, and `tokenizer_calls` waits for calls that may 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +18,15 @@ import msgspec
 from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError
 from hybrid_deploy.runtime.deadline import deadline
 from hybrid_deploy.runtime.tokenizer_calls import in_time, without_panic
+from hybrid_deploy.runtime.tokenizer_steps import (
+    check_limit,
+    cuts_tokens,
+    growth_of,
+    has_regex,
+    objects_of,
+    read_once,
+    size_of,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -28,14 +34,17 @@ if TYPE_CHECKING:
 MAX_FILE_BYTES = 256 << 20
 """Largest size of a file; one of 260,000 tokens takes 35 MB."""
 
-MAX_STEPS = 256
-"""Largest number of JSON objects that describe the steps; known tokenizers have up to 30."""
+MAX_GROWTH = 100_000
+"""Largest number of bytes that the steps make of one byte; known tokenizers make up to 3,000."""
 
-MAX_GROWTH = 10_000
-"""Largest number of bytes that the steps make of one byte; known tokenizers make up to 70."""
+MAX_TEXT_BYTES = 8 << 20
+"""Largest size of a text after the steps before the model; a token takes up to 160 bytes of RAM."""
 
-MAX_TEXT_BYTES = 64 << 20
-"""Largest size of a text after the steps before the model."""
+MAX_ADDED_BYTES = 64 << 20
+"""Largest size of all added tokens after the normalizer, which the library applies to them."""
+
+MAX_AFFIX_CHARACTERS = 100
+"""Longest mark of a part of a word, which is put to every part; known ones have up to 4."""
 
 MAX_TOKEN_CHARACTERS = 100_000
 """Longest text of one token, as it is decoded; known tokenizers have up to 1,000."""
@@ -49,14 +58,20 @@ MAX_ADDED_TOKENS = 1_000
 _QUICK = 1_000_000
 """Bytes of a text, times the tries at each, that the library surely splits in under 0.1 s."""
 
+_MEASURED_BYTES = 32 << 20
+"""Bytes of a text, times the steps of the normalizer, that the library normalizes in about 2 s."""
+
+_QUICKLY_READ_BYTES = 4 << 20
+"""Bytes of the added tokens, times those steps, with which the library surely reads a file soon."""
+
+_WORD_PIECE_CHARACTERS = 100
+"""Longest word of WordPiece where a file does not say, and letters that are hashed in one try."""
+
 _SHORT_BYTES = 1_000
 """Longest text that a known regular expression surely splits in under 0.1 s."""
 
 _JOINING_S = 10.0
 """Longest time for the text of tokens, which takes milliseconds."""
-
-_NEVER_EMPTY = re.compile(r"(\\[swdSWD]|\[[^\[\]\\&]+\]|[ \w])(\+|\{[1-9]\d*,?\d*\})?")
-"""Regular expressions of one class of characters, which match at least one of them."""
 
 _FAILS = "the bundle's tokenizer fails"
 
@@ -64,11 +79,15 @@ _FAILS = "the bundle's tokenizer fails"
 class _AddedToken(msgspec.Struct):
     content: str
     id: int = 0
+    normalized: bool = True
 
 
 class _Model(msgspec.Struct):
     vocab: dict[str, int] | list[tuple[str, float]] = {}
+    type: str | None = None
     max_input_chars_per_word: int = 0
+    continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
 
     @property
     def ids(self) -> set[int]:
@@ -83,6 +102,19 @@ class _Model(msgspec.Struct):
         if isinstance(self.vocab, dict):
             return max(map(len, self.vocab), default=0)
         return max((len(text) for text, _ in self.vocab), default=0)
+
+    @property
+    def longest_affix(self) -> int:
+        """Length of the longest mark of a part of a word."""
+        return max(len(self.continuing_subword_prefix or ""), len(self.end_of_word_suffix or ""))
+
+    @property
+    def tries(self) -> float:
+        """Number of letters that are read to split off one byte, without the added tokens."""
+        if self.type != "WordPiece":
+            return self.longest
+        word = self.max_input_chars_per_word or _WORD_PIECE_CHARACTERS
+        return word * (1 + (word + self.longest_affix) / _WORD_PIECE_CHARACTERS)
 
 
 class _SpecialToken(msgspec.Struct):
@@ -115,15 +147,23 @@ class TokenizerFacts:
     Attributes:
         ids: ids of the tokens that have a text.
         growth: largest number of bytes that the steps before the model make of one byte.
+        split_growth: largest number that the steps after the normalizer make of one byte.
+        measured_bytes: longest text that is normalized to know its size after the normalizer; 0 if
+            that may take long.
         tries: largest number of letters that are read to split off one byte of a text: the length
-            of the longest token, infinite for a regular expression.
+            of the longest token, or the letters of all tries for a word; infinite for a regular
+            expression.
+        reads_quickly: whether the library surely reads the file in a second.
         joins_quickly: whether the time for tokens is in proportion to their number.
         may_panic: whether a step of the decoder panics over some tokens.
     """
 
     ids: frozenset[int]
     growth: float
+    split_growth: float
+    measured_bytes: float
     tries: float
+    reads_quickly: bool
     joins_quickly: bool
     may_panic: bool
 
@@ -148,11 +188,9 @@ class CheckedTokenizer:
             BundleError: the library failed.
             StoppedError: the tokens were not known at the deadline, see `Until`.
         """
-        if (size := len(text.encode())) * self.facts.growth > MAX_TEXT_BYTES:
-            raise InputError(
-                f"a text of {size} bytes is too long for this tokenizer, which takes up to "
-                f"{int(MAX_TEXT_BYTES / self.facts.growth)}; split it"
-            )
+        size = len(text.encode())
+        if size * self.facts.growth > MAX_TEXT_BYTES:
+            self._check_size(text, size)
         if size * self.facts.growth * self.facts.tries <= _QUICK:
             return without_panic(
                 lambda: self.library.encode(text, add_special_tokens=add_special_tokens), _FAILS
@@ -162,6 +200,19 @@ class CheckedTokenizer:
         is_short = deadline() is None and size * self.facts.growth <= _SHORT_BYTES
         (encoding,) = without_panic(call, _FAILS) if is_short else in_time(call, _FAILS)
         return encoding
+
+    def _check_size(self, text: str, size: int) -> None:
+        """Checks the size of a text after the steps, which may be too large."""
+        grown = size * self.facts.growth
+        normalizer = self.library.normalizer
+        if normalizer is not None and size <= self.facts.measured_bytes:
+            normalized = without_panic(lambda: normalizer.normalize_str(text), _FAILS)
+            grown = len(normalized.encode("utf-8", "surrogatepass")) * self.facts.split_growth
+        if grown > MAX_TEXT_BYTES:
+            raise InputError(
+                f"a text of {size} bytes is too long for this tokenizer, which may make "
+                f"{grown:.0f} bytes of it, at most {MAX_TEXT_BYTES} are taken; split it"
+            )
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Returns the text of tokens, with the special ones.
@@ -209,7 +260,7 @@ def checked(content: bytes, origin: str) -> CheckedFile:
         BundleError: the content is no tokenizer, or takes unbounded time or RAM.
     """
     try:
-        _check_limit("bytes", len(content), MAX_FILE_BYTES)
+        check_limit("bytes", len(content), MAX_FILE_BYTES)
         file = msgspec.json.decode(content, type=_File)
         return CheckedFile(msgspec.json.encode(file), origin, _facts(file))
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
@@ -235,21 +286,30 @@ def parsed(file: CheckedFile) -> CheckedTokenizer:
 def _facts(file: _File) -> TokenizerFacts:
     """Returns what a file states; checks its sizes."""
     model = msgspec.json.decode(file.model, type=_Model)
-    before = _growth(_objects(file.normalizer)) * _growth(_objects(file.pre_tokenizer))
-    _check_limit("bytes are made of one", before, MAX_GROWTH)
+    steps = objects_of(file.normalizer)
+    normalized, split = growth_of(steps), growth_of(objects_of(file.pre_tokenizer))
+    check_limit("bytes are made of one", normalized * split, MAX_GROWTH)
     added = msgspec.convert(file.added_tokens, list[_AddedToken])
     longest = max(model.longest, *(len(token.content) for token in added), 0)
-    decoded = longest * _growth(_objects(file.decoder))
-    _check_limit("characters of one decoded token", decoded, MAX_TOKEN_CHARACTERS)
-    _check_limit("characters of a word", model.max_input_chars_per_word, MAX_WORD_CHARACTERS)
-    _check_limit("tokens are added to a text", _added_tokens(file.post_processor), MAX_ADDED_TOKENS)
-    searches = _has_regex(file.normalizer) or _has_regex(file.pre_tokenizer)
+    decoded = longest * growth_of(objects_of(file.decoder))
+    check_limit("characters of one decoded token", decoded, MAX_TOKEN_CHARACTERS)
+    check_limit("characters of a word", model.max_input_chars_per_word, MAX_WORD_CHARACTERS)
+    check_limit("characters mark a part of a word", model.longest_affix, MAX_AFFIX_CHARACTERS)
+    check_limit("tokens are added to a text", _added_tokens(file.post_processor), MAX_ADDED_TOKENS)
+    added_bytes = normalized * sum(size_of(token.content) for token in added if token.normalized)
+    check_limit("bytes of added tokens", added_bytes, MAX_ADDED_BYTES)
+    searches = has_regex(file.normalizer) or has_regex(file.pre_tokenizer)
+    is_measured = not has_regex(file.normalizer)
     return TokenizerFacts(
         ids=frozenset(model.ids.union(token.id for token in added)),
-        growth=before,
-        tries=math.inf if searches else longest,
-        joins_quickly=not _has_regex(file.decoder),
-        may_panic=_has_regex(file.decoder) or _cuts_tokens(file.decoder),
+        growth=normalized * split,
+        split_growth=split,
+        measured_bytes=_MEASURED_BYTES / normalized / max(1, len(steps)) if is_measured else 0,
+        tries=math.inf if searches else max(model.tries, longest),
+        reads_quickly=not added_bytes
+        or (read_once(steps) and added_bytes * len(steps) <= _QUICKLY_READ_BYTES),
+        joins_quickly=not has_regex(file.decoder),
+        may_panic=has_regex(file.decoder) or cuts_tokens(file.decoder),
     )
 
 
@@ -271,88 +331,8 @@ def _added_tokens(step: Any) -> int:
         raise ValueError(f"its post_processor is of an unknown type, {str(kind)[:40]!r}")
     template = msgspec.convert(step, _Template)
     added = [piece["SpecialToken"] for piece in template.single if "SpecialToken" in piece]
-    _check_limit("places of a text in its template", len(template.single) - len(added), 1)
+    check_limit("places of a text in its template", len(template.single) - len(added), 1)
     names = [str(token.get("id")) for token in added]
     if unknown := [name for name in names if name not in template.special_tokens]:
         raise ValueError(f"its post_processor has no ids of {unknown[0][:40]!r}")
     return sum(len(template.special_tokens[name].ids) for name in names)
-
-
-def _check_limit(what: str, value: float, largest: float) -> None:
-    if value > largest:
-        raise ValueError(f"{value:.12g} {what}, at most {largest:.12g} are taken")
-
-
-def _objects(steps: Any) -> list[dict[str, Any]]:
-    """Returns all JSON objects in the description of steps; older files nest them otherwise."""
-    waiting, objects = [steps], []
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            objects.append(value)
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-    _check_limit("objects describe its steps", len(objects), MAX_STEPS)
-    return objects
-
-
-def _has_regex(steps: Any) -> bool:
-    """Returns whether steps search a regular expression of the file."""
-    return any("Regex" in step for step in _objects(steps))
-
-
-def _cuts_tokens(decoder: Any) -> bool:
-    """Returns whether a decoder cuts the ends of tokens, which panics if they are too short."""
-    return any(step.get("stop") for step in _objects(decoder))
-
-
-def _growth(steps: list[dict[str, Any]]) -> float:
-    """Returns the largest number of bytes that steps make of one byte."""
-    product = 1.0
-    for step in steps:
-        product = min(product * max(1.0, _growth_of_one(step)), 1e30)
-    return product
-
-
-def _growth_of_one(step: dict[str, Any]) -> float:
-    if "precompiled_charsmap" in step:
-        return _charsmap_growth(step["precompiled_charsmap"])
-    if "content" in step and "pattern" in step:
-        return _replacement_growth(step["pattern"], _size(step["content"]))
-    if "prepend" in step:
-        return 1 + _size(step["prepend"])
-    if step.get("type") in ("BPEDecoder", "CTC", "WordPiece"):
-        return 2  # they put a space into the text, before every letter if their own mark is ""
-    return 1
-
-
-def _replacement_growth(pattern: Any, content_bytes: int) -> float:
-    """Returns the growth of a step that replaces a text, or what a regular expression matches."""
-    if isinstance(pattern, dict) and "Regex" in pattern:
-        never_empty = _NEVER_EMPTY.fullmatch(str(pattern["Regex"]))
-        return content_bytes + (0 if never_empty else 1)
-    replaced = pattern["String"] if isinstance(pattern, dict) and "String" in pattern else pattern
-    return content_bytes / size if (size := _size(replaced)) else content_bytes + 1
-
-
-def _size(text: Any) -> int:
-    """Returns the bytes of a text; the library refuses what is no text."""
-    return len(text.encode("utf-8", "surrogatepass")) if isinstance(text, str) else 0
-
-
-def _charsmap_growth(charsmap: Any) -> float:
-    """Returns the size of the longest text in a table of replacements, which is checked.
-
-    SentencePiece writes the size of a trie as four bytes, the trie, and texts that end with a zero.
-    """
-    if charsmap is None:
-        return 1
-    try:
-        table = base64.b64decode(charsmap, validate=True)
-    except (binascii.Error, TypeError, ValueError):
-        raise ValueError("its precompiled_charsmap is not base64") from None
-    trie_bytes = int.from_bytes(table[:4], "little")
-    if len(table) < 4 or trie_bytes % 4 or trie_bytes > len(table) - 4:
-        raise ValueError("its precompiled_charsmap is no table of characters")
-    return max(map(len, table[4 + trie_bytes :].split(b"\0")))

@@ -64,6 +64,7 @@ def observe_samples(
         BackendError: a graph does not run, or its logits are not finite.
     """
     observations = _resumed(state, fingerprint_of(bundle, variant))
+    observations.all_samples = len(samples)
     number, count = shard
     indices = range(number, len(samples), count)
     progress("calibrate", 0, len(indices))

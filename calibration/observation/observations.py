@@ -47,6 +47,7 @@ class _About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     origin: Fingerprint
     samples: dict[int, SampleRecord]
     tensors: dict[str, list[str]]
+    all_samples: int | None = None  # unknown to older versions
 
 
 StatisticsByTensor = dict[str, dict[str, TensorStatistics]]
@@ -61,11 +62,13 @@ class Observations:
         fingerprint: the model, files and versions that were run.
         samples: the samples that were decoded to their end, by their index.
         tensors: statistics over these samples, by graph and tensor.
+        all_samples: number of samples over all shards; None if older versions collected these.
     """
 
     fingerprint: Fingerprint
     samples: dict[int, SampleRecord] = field(default_factory=dict)
     tensors: StatisticsByTensor = field(default_factory=dict)
+    all_samples: int | None = None
 
     @property
     def steps(self) -> int:
@@ -86,8 +89,8 @@ class Observations:
         """Adds the observations of another run over other samples; `other` stays unchanged.
 
         Raises:
-            CalibrationError: the other run used other graphs or versions, or has a sample that
-                these observations have.
+            CalibrationError: the other run used other graphs or versions, is a shard of another
+                number of samples, or has a sample that these observations have.
         """
         if other.fingerprint != self.fingerprint:
             ours, theirs = _described(self.fingerprint), _described(other.fingerprint)
@@ -97,8 +100,27 @@ class Observations:
             )
         if both := self.samples.keys() & other.samples.keys():
             raise CalibrationError(f"sample {min(both)} is in both observations; give each once")
+        if None not in (counts := {self.all_samples, other.all_samples}) and len(counts) > 1:
+            raise CalibrationError(
+                f"shards of {self.all_samples} and {other.all_samples} samples cannot be merged; "
+                "collect all shards from the same samples"
+            )
         self._merge_tensors(other.tensors)
         self.samples |= other.samples
+        self.all_samples = self.all_samples or other.all_samples
+
+    def check_complete(self) -> None:
+        """Checks that no shard is missing.
+
+        Raises:
+            CalibrationError: a sample is missing.
+        """
+        count = self.all_samples or max(self.samples, default=-1) + 1
+        if missing := sorted(set(range(count)) - self.samples.keys()):
+            raise CalibrationError(
+                f"{len(missing)} of {count} samples are missing, the first is sample {missing[0]}; "
+                "merge the observations of all shards"
+            )
 
     def scales(self, method: str) -> Scales:
         """Returns the scales: ranges of all tensors, and magnitudes of the channels.
@@ -139,7 +161,7 @@ class Observations:
             InputError: something else than a file is there.
         """
         names = {role: list(statistics) for role, statistics in self.tensors.items()}
-        about = _About(2, self.fingerprint, self.samples, names)
+        about = _About(2, self.fingerprint, self.samples, names, self.all_samples)
         arrays = {_ABOUT: np.frombuffer(msgspec.json.encode(about), np.uint8)}
         for role, statistics in self.tensors.items():
             for number, tensor in enumerate(statistics.values()):
@@ -192,7 +214,7 @@ def read_observations(path: Path) -> Observations:
         raise CalibrationError(
             f"{path} does not hold observations: {error}; collect them again"
         ) from error
-    return Observations(about.origin, about.samples, tensors)
+    return Observations(about.origin, about.samples, tensors, about.all_samples)
 
 
 def _described(fingerprint: Fingerprint) -> str:

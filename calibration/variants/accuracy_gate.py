@@ -61,6 +61,24 @@ def check_accuracy(evaluation: Evaluation, variant: str) -> None:
     )
 
 
+def check_budget(evaluation: Evaluation, variant: str, max_drop: float) -> None:
+    """Refuses a finished variant that loses more than the trials that it was chosen by.
+
+    Args:
+        evaluation: how the variant compares with float.
+        variant: name of the variant.
+        max_drop: the largest allowed `Evaluation.drop`.
+
+    Raises:
+        CalibrationError: the loss is larger.
+    """
+    if not evaluation.drop <= max_drop:
+        raise CalibrationError(
+            f"{variant} loses {evaluation.drop:.2f} {evaluation.drop_unit} as it was written, more "
+            f"than the budget of {max_drop:g}, so it was not added; run the command again"
+        )
+
+
 def _is_in_points(evaluation: Evaluation) -> bool:
     """Returns whether the drop is in percent: not if the user's own metric measures it."""
     if evaluation.score is not None:

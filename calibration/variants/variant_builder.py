@@ -16,7 +16,7 @@ from hybrid_deploy.calibration.recipes import FLOATS, DecoderForm, EncoderForm, 
 from hybrid_deploy.calibration.samples.samples import SkippedSample
 from hybrid_deploy.calibration.statistics.scales import SCALES_FILE, Scales, encode_scales
 from hybrid_deploy.calibration.variants.accuracy_budget import find_layers_in_float
-from hybrid_deploy.calibration.variants.accuracy_gate import check_accuracy
+from hybrid_deploy.calibration.variants.accuracy_gate import check_accuracy, check_budget
 from hybrid_deploy.calibration.variants.auto_select import Candidate, measure_speeds
 from hybrid_deploy.calibration.variants.bit_allocation import can_rank, layers_in_8_bits
 from hybrid_deploy.calibration.variants.float_model import FloatModel
@@ -116,7 +116,8 @@ class VariantBuilder:
         self.progress("rewrite", 0, 1)
         graphs = self._graphs(recipe, layers_in_float)
         self.progress("rewrite", 1, 1)
-        with staged_variant(self.job.bundle, name, force=force) as staged:
+        source = self.model.variant
+        with staged_variant(self.job.bundle, name, source=source, force=force) as staged:
             trial = self._write(staged, recipe, graphs, scales, layers_in_float)
             if recipe.is_emulated:
                 evaluation = self._evaluate_emulation(recipe, layers_in_float)
@@ -124,6 +125,8 @@ class VariantBuilder:
                 evaluation = self._evaluate_variant(trial, staged.folder.name)
             if max_drop is None:
                 check_accuracy(evaluation, name)
+            else:
+                check_budget(evaluation, name, max_drop)
         bundle = open_bundle(self.job.bundle.folder)
         size_bytes = bundle.variant_size_bytes(name)
         return QuantizeReport(

@@ -23,7 +23,12 @@ from hybrid_deploy.bundle.atomic_write import (
     write_file,
 )
 from hybrid_deploy.bundle.bundle_file import BundleFile
-from hybrid_deploy.bundle.consistency import check_consistency
+from hybrid_deploy.bundle.consistency import (
+    check_consistency,
+    check_same_model,
+    files_for,
+    home_of,
+)
 from hybrid_deploy.bundle.hash_cache import HashCache
 from hybrid_deploy.bundle.lock import exclusive
 from hybrid_deploy.bundle.manifest import (
@@ -132,7 +137,7 @@ class Bundle:
 
     def variant_size_bytes(self, name: str) -> int:
         """Returns the size in bytes of the files in the folder of one variant."""
-        home = _home(self.variant(name))
+        home = home_of(self.variant(name))
         files = self.manifest.files.items()
         return sum(record.size_bytes for file, record in files if top_folder(file) == home)
 
@@ -181,7 +186,7 @@ def _open_once(path: Path, only: str | None, trust: Trust | None) -> Bundle:
         return bundle
     if trust is None:
         bundle = replace(bundle, hashes=HashCache(path))
-    for name in _files_for(bundle, only):
+    for name in files_for(bundle.manifest, bundle.variant(only)):
         _check(bundle, name)
     if bundle.hashes is not None:
         bundle.hashes.save()
@@ -236,13 +241,6 @@ def _bring_back(path: Path) -> bool:
     except Timeout:
         pass  # the process that replaces it is alive
     return True
-
-
-def _files_for(bundle: Bundle, variant: str) -> list[str]:
-    """Returns the files in the folder of one variant, and those outside of any variant's folder."""
-    own = _home(bundle.variant(variant))
-    others = {_home(other) for other in bundle.manifest.variants.values()} - {own}
-    return [name for name in bundle.manifest.files if top_folder(name) not in others]
 
 
 @contextmanager
@@ -311,21 +309,31 @@ class StagedVariant:
 
 
 @contextmanager
-def staged_variant(bundle: Bundle, name: str, *, force: bool = False) -> Iterator[StagedVariant]:
+def staged_variant(
+    bundle: Bundle, name: str, *, source: str | None = None, force: bool = False
+) -> Iterator[StagedVariant]:
     """Yields a variant with a folder for its files, and adds it to the bundle at the end.
 
     The bundle changes in one step, when its manifest is replaced. The folder of a variant that is
     replaced is deleted after that.
 
+    Args:
+        bundle: the bundle; other variants may have been added since it was opened.
+        name: name of the new variant.
+        source: name of the variant that the new one is made from; None for none.
+        force: whether a variant of that name may be replaced.
+
     Raises:
         UsageError: the name cannot name a variant.
-        BundleError: the manifest is damaged, or leads out of the bundle.
+        BundleError: the manifest is damaged, leads out of the bundle, or is that of another model
+            or source than the opened one.
         OutputExistsError: the bundle has a variant of that name and `force` is false.
         InputError: the folder of that variant holds more than the variant; it is not replaced.
     """
     check_variant_name(name)
     with exclusive(bundle.folder):
         current = _read_manifest(bundle.folder)
+        check_same_model(bundle.manifest, current, source, origin=str(bundle.folder))
         check_variant_output(bundle.folder, current, name, force=force)
         pending.clean(bundle.folder, current)
         try:
@@ -351,16 +359,11 @@ def _staged(folder: Path, current: Manifest, name: str) -> Iterator[StagedVarian
     manifest = msgspec.structs.replace(current, files=files, variants=variants)
     check_paths(manifest, origin=str(folder / MANIFEST_FILE))
     check_variant_output(folder, current, name, force=True)  # the work may have taken hours
-    if retired is not None and (old := folder / _home(retired)).is_dir():
+    if retired is not None and (old := folder / home_of(retired)).is_dir():
         own = [PurePosixPath(file) for file in current.files if top_folder(file) == old.name]
         pending.mark(old, [file.relative_to(old.name).as_posix() for file in own])
     _write_manifest(folder, manifest)
     pending.clean(folder, manifest)
-
-
-def _home(variant: Variant) -> str:
-    """Returns the name of the variant's folder in the bundle."""
-    return top_folder(variant.encoder.file)
 
 
 def _free_home(folder: Path, name: str) -> str:
@@ -376,7 +379,7 @@ def _free_home(folder: Path, name: str) -> str:
 def _files_without(files: dict[str, FileRecord], variant: Variant | None) -> dict[str, FileRecord]:
     if variant is None:
         return files
-    return {file: record for file, record in files.items() if top_folder(file) != _home(variant)}
+    return {file: record for file, record in files.items() if top_folder(file) != home_of(variant)}
 
 
 def hash_files(folder: Path) -> dict[str, FileRecord]:

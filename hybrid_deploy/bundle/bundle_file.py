@@ -76,6 +76,21 @@ class BundleFile:
         self._read(content.extend)
         return bytes(content)
 
+    def read_into(self, buffer: memoryview) -> None:
+        """Reads the content of the file into a buffer of `size_bytes`.
+
+        Raises:
+            BundleError: the content is not the expected one; the buffer must not be used.
+        """
+        filled = 0
+
+        def append(chunk: memoryview) -> None:
+            nonlocal filled
+            buffer[filled : filled + len(chunk)] = chunk
+            filled += len(chunk)
+
+        self._read(append)
+
     def copy_to(self, path: Path, mode: int = 0o600) -> None:
         """Writes the content to a new file.
 

@@ -1,9 +1,14 @@
-"""Checks the fields of a manifest against each other, after msgspec has checked each alone."""
+"""Checks the fields of a manifest against each other, and against those of another manifest.
+
+msgspec has checked each field alone before.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
+
+import msgspec
 
 from hybrid_deploy.bundle.field_types import LARGEST_INPUT_PIXELS
 from hybrid_deploy.bundle.input_specs import (
@@ -17,8 +22,8 @@ from hybrid_deploy.bundle.input_specs import (
     PixelsInput,
     TilesInput,
 )
-from hybrid_deploy.bundle.manifest import Manifest, Variant
-from hybrid_deploy.bundle.paths import is_variant_name
+from hybrid_deploy.bundle.manifest import FileRecord, Manifest, Variant
+from hybrid_deploy.bundle.paths import is_variant_name, top_folder
 from hybrid_deploy.bundle.pixel_steps import PixelStep
 from hybrid_deploy.contract import (
     CANDIDATES,
@@ -46,6 +51,52 @@ _LARGEST_SPECTRA = 1 << 27  # numbers of all frames of sound, an hour of Whisper
 _LOWEST_RATE = 100  # samples per second of which filter banks can be made
 _FILTER_BANKS_PER_S = 40  # frames of 25 ms, each of which every filter covers
 _LARGEST_ELEMENTS = 2**31  # of one row of a tensor
+
+
+def home_of(variant: Variant) -> str:
+    """Returns the name of the variant's folder in the bundle."""
+    return top_folder(variant.encoder.file)
+
+
+def files_for(manifest: Manifest, variant: Variant) -> list[str]:
+    """Returns the files in the folder of one variant, and those outside of any variant's folder."""
+    own = home_of(variant)
+    others = {home_of(other) for other in manifest.variants.values()} - {own}
+    return [name for name in manifest.files if top_folder(name) not in others]
+
+
+def check_same_model(
+    opened: Manifest, current: Manifest, source: str | None, *, origin: str
+) -> None:
+    """Checks that a bundle still holds the model that was opened, and the same source variant.
+
+    Args:
+        opened: the manifest as it was opened.
+        current: the manifest now; other variants may have been added, replaced or removed.
+        source: name of a variant of the opened manifest; None compares no variant.
+        origin: name of the bundle in messages.
+
+    Raises:
+        BundleError: the bundle holds another model, or another source variant.
+    """
+    same = _without_variants(opened) == _without_variants(current)
+    if source is not None:
+        variant = opened.variants[source]
+        same = same and current.variants.get(source) == variant
+        same = same and _records_for(opened, variant) == _records_for(current, variant)
+    if not same:
+        raise BundleError(
+            f"{origin} was replaced by another bundle meanwhile, so nothing was added to it; run "
+            "the command again"
+        )
+
+
+def _records_for(manifest: Manifest, variant: Variant) -> dict[str, FileRecord]:
+    return {name: manifest.files[name] for name in files_for(manifest, variant)}
+
+
+def _without_variants(manifest: Manifest) -> Manifest:
+    return msgspec.structs.replace(manifest, files={}, variants={})
 
 
 def check_consistency(manifest: Manifest, origin: str) -> None:

@@ -23,6 +23,7 @@ from hybrid_deploy.contract import BATCH_DIM, BEAMS_DIM, INPUTS_DIM, GraphRole
 from hybrid_deploy.errors import BundleError
 from hybrid_deploy.onnx_graphs.cost import graph_cost
 from hybrid_deploy.onnx_graphs.graph_checks import check_graph
+from hybrid_deploy.onnx_graphs.verified_weights import hold_weights
 
 WEIGHTS_FILE = "weights.bin"
 _INLINE_BYTES = 256  # smaller tensors stay in the ONNX file, where shape inference reads them
@@ -36,9 +37,10 @@ _NUMPY_TYPES = frozenset(
 
 
 def load_graphs(bundle: Bundle, variant: str) -> dict[GraphRole, ir.Model]:
-    """Returns the graphs of a variant; their weights stay on disk until they are read.
+    """Returns the graphs of a variant, with weights that have the hashes of the manifest.
 
-    The beam step is left out, because it is made again from the step.
+    Graphs that no manifest lists yet were written by this process, and their weights stay on disk
+    until they are read. The beam step is left out, because it is made again from the step.
 
     Raises:
         BundleError: a file is missing, has changed, or holds no graph that can be used.
@@ -59,7 +61,9 @@ def _load(bundle: Bundle, spec: GraphSpec) -> ir.Model:
         model = ir.from_proto(onnx.load_model_from_string(content))
         ir.external_data.set_base_dir(model.graph, (bundle.folder / spec.file).parent)
         check_graph(model, spec, is_own_file)
-    except MemoryError:
+        if spec.file in listed:
+            hold_weights(model, bundle, spec.file)
+    except (MemoryError, BundleError):
         raise
     except Exception as error:  # onnx and onnx_ir raise whatever a wrong field leads to
         cause = error.__cause__  # the sentence; a TypeError tells of onnx_ir's own calls

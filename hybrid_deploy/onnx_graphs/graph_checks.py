@@ -52,7 +52,7 @@ def _check_order(graph: ir.Graph, outer: Set[ir.Value]) -> None:
                 raise ValueError(
                     f"{node.name} reads {value.name}, which nothing before it computes"
                 )
-        for inner in _inner_graphs(node):
+        for inner in inner_graphs(node):
             _check_order(inner, known)
         known.update(node.outputs)
     for value in graph.outputs:
@@ -60,7 +60,8 @@ def _check_order(graph: ir.Graph, outer: Set[ir.Value]) -> None:
             raise ValueError(f"nothing computes {value.name}")
 
 
-def _inner_graphs(node: ir.Node) -> Iterator[ir.Graph]:
+def inner_graphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yields the graphs inside of a node, such as the body of a loop."""
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
             yield attribute.value
@@ -79,5 +80,5 @@ def _tensors(graph: ir.Graph) -> Iterator[ir.TensorProtocol]:
                 yield attribute.value
             elif attribute.type == ir.AttributeType.TENSORS:
                 yield from attribute.value
-        for inner in _inner_graphs(node):
+        for inner in inner_graphs(node):
             yield from _tensors(inner)

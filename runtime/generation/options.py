@@ -138,7 +138,7 @@ class GenerateOptions:
     def _check_tokens(self) -> None:
         for name in ("suppressed", "begin_suppressed"):
             if (tokens := getattr(self, name)) is not None:
-                token_ids_of(name, tokens)
+                object.__setattr__(self, name, token_ids_of(name, tokens))
         if self.forced is None:
             return
         if not isinstance(self.forced, Mapping):

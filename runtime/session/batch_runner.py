@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-from hybrid_deploy.argument_checks import token_ids_of
+from hybrid_deploy.argument_checks import shown, token_ids_of
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError
@@ -50,11 +50,22 @@ class Request:
         prompt: ids of tokens to continue after the start tokens, which it may begin with.
         options: options of the generation; None takes the bundle's defaults.
         cancel: event that ends the generation before the next token once it is set.
+
+    Raises:
+        UsageError: an attribute is of another type.
     """
 
     prompt: Sequence[int] = ()
     options: GenerateOptions | None = None
     cancel: threading.Event | None = None
+
+    def __post_init__(self) -> None:
+        # every batch of a request reads the prompt, and an iterator is empty after the first
+        object.__setattr__(self, "prompt", token_ids_of("the prompt", self.prompt))
+        if not isinstance(self.options, (GenerateOptions, type(None))):
+            raise UsageError(f"options must be GenerateOptions, got {shown(self.options)}")
+        if not (self.cancel is None or callable(getattr(self.cancel, "is_set", None))):
+            raise UsageError(f"cancel must be a threading.Event, got {shown(self.cancel)}")
 
     def cancellation(self, start: float) -> Cancellation | None:
         """Returns the event and the deadline that end the generation early; None without both.

@@ -64,6 +64,27 @@ def test_merged_shards_equal_one_run(bundle: Bundle, images: Images, tmp_path: P
         assert encode_scales(merged.scales(method)) == encode_scales(all_samples.scales(method))
 
 
+@pytest.mark.parametrize("shards", [{0}, {1}, {0, 1}, {1, 2}])
+def test_a_missing_shard_is_no_calibration(
+    bundle: Bundle, images: Images, tmp_path: Path, shards: set[int]
+) -> None:
+    files = [tmp_path / f"{number}.npz" for number in shards]
+    for number, file in zip(shards, files, strict=True):
+        observe_bundle(bundle.folder, images, shard=(number, 3)).observations.save(file)
+    with pytest.raises(CalibrationError, match=r"of 3 samples are missing, the first is sample"):
+        merge_files(bundle.folder, files)
+
+
+def test_shards_of_other_samples_cannot_be_merged(
+    bundle: Bundle, images: Images, tmp_path: Path
+) -> None:
+    files = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    observe_bundle(bundle.folder, images, shard=(0, 2)).observations.save(files[0])
+    observe_bundle(bundle.folder, images[:2], shard=(1, 2)).observations.save(files[1])
+    with pytest.raises(CalibrationError, match="shards of 3 and 2 samples cannot be merged"):
+        merge_files(bundle.folder, files)
+
+
 def test_each_shard_has_its_own_cache_file(bundle: Bundle, images: Images, cache: Path) -> None:
     for number in range(2):
         observe_bundle(bundle.folder, images, shard=(number, 2))

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
+from hybrid_deploy.bundle.field_types import ElementType
 from hybrid_deploy.bundle.input_specs import TextInput
 from hybrid_deploy.bundle.manifest import GraphSpec, Manifest, TensorSpec
 from hybrid_deploy.cli.options.common import BUNDLE
@@ -44,7 +45,12 @@ _TENSORS = (
 _BYTES_PER_MB = 1e6
 _BYTES_PER_KB = 1e3
 _FLOPS_PER_MFLOP = 1e6
-_ITEM_BYTES = {"bool": 1, "int64": 8, "float": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+_BITS_PER_BYTE = 8
+_ITEM_BITS: dict[ElementType, int] = {
+    "float": 32, "float16": 16, "bfloat16": 16, "double": 64, "bool": 8, "float8e4m3fn": 8,
+    "float8e5m2": 8, "int4": 4, "int8": 8, "int16": 16, "int32": 32, "int64": 64, "uint4": 4,
+    "uint8": 8, "uint16": 16, "uint32": 32, "uint64": 64,
+}  # fmt: skip
 
 
 @click.command(epilog="Example: hybrid-deploy inspect digits.bundle")
@@ -133,7 +139,7 @@ def cache_bytes(step: GraphSpec, prefill: GraphSpec | None = None) -> int:
 def _row_bytes(tensor: TensorSpec) -> int:
     """Returns the bytes of one row of a tensor whose first dimension is the batch."""
     sizes = [size for size in tensor.shape[1:] if isinstance(size, int)]
-    return math.prod(sizes) * _ITEM_BYTES[tensor.dtype]
+    return -(-math.prod(sizes) * _ITEM_BITS[tensor.dtype] // _BITS_PER_BYTE)
 
 
 def _variant_rows(bundle: Bundle) -> list[dict[str, object]]:

@@ -11,7 +11,13 @@ from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, FORMAT
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.contract import FLOAT_VARIANT
-from hybrid_deploy.errors import BundleError, HybridDeployError
+from hybrid_deploy.errors import (
+    BundleError,
+    CapacityError,
+    HybridDeployError,
+    InputError,
+    UsageError,
+)
 from hybrid_deploy.report import Column, Format, render
 
 if TYPE_CHECKING:
@@ -49,6 +55,7 @@ def verify(
 
     A golden sample holds the tokens and the text of the original model. The float variant must
     decode the same; if a quantized variant differs, or cannot run on this machine, its row says so.
+    On the CPU, all decoder graphs of a variant must choose the same tokens for a sample.
     The command fails if the float variant, or every variant of a bundle without one, is not as the
     original model. It fails too if there are no golden samples. With --trusted, one of these keys
     must have signed BUNDLE.
@@ -91,10 +98,16 @@ def _variant_row(bundle: Bundle, variant: str, backend: str) -> dict[str, object
     try:
         loaded = load_backend(backend, bundle, variant, BackendOptions())
         session = Session(bundle, variant, loaded)
+        longest = max(golden, key=lambda sample: len(sample.tokens))
         with golden_copy(bundle) as folder:
             decoded = [_decoded(session, folder, sample) for sample in golden]
+            inputs = session.prepare([folder / longest.file] * _rows(session))
+        del session, loaded  # the next check loads the graphs again
         if backend == DEFAULT_BACKEND:
-            check_decoder_graphs(bundle, variant)
+            generated = decoded[golden.index(longest)].tokens
+            defaults = bundle.manifest.generation
+            read = (*defaults.start_tokens, *longest.prompt, *generated) or (defaults.pad_token,)
+            check_decoder_graphs(bundle, variant, inputs, read)
     except HybridDeployError as error:
         if variant == FLOAT_VARIANT:
             raise
@@ -110,18 +123,29 @@ def _variant_row(bundle: Bundle, variant: str, backend: str) -> dict[str, object
 
 
 def _decoded(session: Session, folder: Path, sample: GoldenSample) -> GenerationResult:
-    """Returns what a session decodes from a sample, asked as the original model was.
-
-    Graphs of a fixed batch size get the sample in every row.
-    """
-    from hybrid_deploy.contract import GraphRole
+    """Returns what a session decodes from a sample, asked as the original model was."""
     from hybrid_deploy.runtime.generation.options import GenerateOptions
 
-    batch = session.bundle.graph(session.variant, GraphRole.ENCODER).inputs[0].shape[0]
-    rows = batch if isinstance(batch, int) else 1
     limit = sample.max_new_tokens
     options = None if limit is None else GenerateOptions(max_new_tokens=limit)
-    results, _ = session.run_files(
-        [folder / sample.file] * rows, prompt=sample.prompt, options=options
-    )
-    return results[0]
+    paths = [folder / sample.file] * _rows(session)
+    try:
+        return session.run_files(paths, prompt=sample.prompt, options=options)[0][0]
+    except (
+        CapacityError,
+        InputError,
+        UsageError,
+    ) as error:  # the sample is the bundle's, and not the user's
+        reason = str(error).replace(str(folder), str(session.bundle.folder))
+        raise BundleError(
+            f"golden sample {session.bundle.folder / sample.file} cannot be decoded: {reason}; "
+            "install what is missing, or export the bundle again"
+        ) from error
+
+
+def _rows(session: Session) -> int:
+    """Returns in how many rows a sample is decoded: in all where the graphs have a fixed batch."""
+    from hybrid_deploy.contract import GraphRole
+
+    batch = session.bundle.graph(session.variant, GraphRole.ENCODER).inputs[0].shape[0]
+    return batch if isinstance(batch, int) else 1

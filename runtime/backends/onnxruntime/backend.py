@@ -45,9 +45,11 @@ class OnnxRuntimeBackend(VariantSessions):
     name = "onnxruntime"
     version = f"onnxruntime {ort.__version__}"
 
-    def __init__(self, bundle: Bundle, variant: str, options: BackendOptions) -> None:
+    def __init__(
+        self, bundle: Bundle, variant: str, options: BackendOptions, *, complete: bool = False
+    ) -> None:
         self._pages = LargePages() if options.large_pages else None
-        super().__init__(bundle, variant, options)
+        super().__init__(bundle, variant, options, complete=complete)
 
     def start(self, inputs: Mapping[str, NDArray[Any]]) -> OnnxRuntimeDecoding:
         """Encodes a batch and returns its decoding.

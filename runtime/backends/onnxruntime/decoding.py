@@ -27,14 +27,18 @@ from hybrid_deploy.contract import (
     is_recurrent,
     next_cache,
 )
-from hybrid_deploy.errors import BackendError, MissingDependencyError, UsageError
+from hybrid_deploy.errors import MissingDependencyError, UsageError
 from hybrid_deploy.runtime.backends.onnxruntime.cache_rows import (
     chosen_rows,
     filled_part,
     inputs_of,
     move_rows,
 )
-from hybrid_deploy.runtime.backends.onnxruntime.inference_session import backend_errors, run_in_time
+from hybrid_deploy.runtime.backends.onnxruntime.inference_session import (
+    backend_errors,
+    decoding_error,
+    run_in_time,
+)
 from hybrid_deploy.runtime.backends.onnxruntime.variant_sessions import VariantSessions
 from hybrid_deploy.runtime.backends.prefill_by_steps import prefill_by_steps
 from hybrid_deploy.runtime.backends.protocol import FloatArray, IntArray
@@ -175,9 +179,13 @@ class OnnxRuntimeDecoding:
             return prefill_by_steps(step, undo, tokens, position, last, heads)
         arrays = {TOKENS: tokens, POSITION: position, LAST: last}
         self._filled = max(self._filled, int(position.max()) + tokens.shape[1])
-        with backend_errors("the prefill graph"):
+        try:
             binding = self._bind(session, arrays)
             run_in_time(lambda *options: session.run_with_iobinding(binding, *options))
+        except StoppedError:
+            raise
+        except Exception as error:
+            raise decoding_error("the prefill graph", tokens, error) from error
         self._is_approximate = self._hidden is not None
         return self._logits if self._beams is None else self._exact(self._logits)
 
@@ -191,7 +199,7 @@ class OnnxRuntimeDecoding:
         except StoppedError:
             raise
         except Exception as error:
-            raise BackendError(f"onnxruntime failed in the step graph: {error}") from error
+            raise decoding_error("the step graph", token, error) from error
         self._read_index = (self._read_index + 1) % len(self._bindings)
         self._is_approximate = self.error_bound is not None
         return self._logits

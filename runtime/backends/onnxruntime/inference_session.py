@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hybrid_deploy.bundle.manifest import Precision
 from hybrid_deploy.errors import (
     BackendError,
@@ -31,6 +34,7 @@ _Result = TypeVar("_Result")
 _FATAL_ONLY = 4  # an error's text is in its exception
 ort.set_default_logger_severity(_FATAL_ONLY)
 
+_NO_ROW = "indices element out of data bounds"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -153,17 +157,32 @@ def backend_errors(where: str) -> Iterator[None]:
         raise BackendError(f"onnxruntime failed in {where}: {error}") from error
 
 
+def decoding_error(graph: str, tokens: NDArray[np.int64], error: Exception) -> BackendError:
+    """Returns the error of a graph that reads tokens.
+
+    If a table of the graph has no row for a token, the message names the largest token.
+    """
+    if _NO_ROW not in str(error):
+        return BackendError(f"onnxruntime failed in {graph}: {error}")
+    return BackendError(
+        f"{graph} does not know a token, the largest that it read is {tokens.max()}; give known "
+        "tokens with --prompt, or export the bundle again with other start tokens"
+    )
+
+
 @contextmanager
 def loading_errors(graph: str) -> Iterator[None]:
     """Raises an exception inside, where a graph is loaded, as a BackendError that names it.
 
-    If this version of ONNX Runtime lacks the opset or an operator, the message says what to do.
+    The message says what to do, also where this ONNX Runtime lacks the opset or an operator.
     """
     with backend_errors(f"loading {graph}"):
         try:
             yield
+        except (InputError, BackendError, BundleError, MemoryError):
+            raise
         except Exception as error:
-            unsupported = unsupported_operator_error(error)
-            if unsupported is None:
-                raise
-            raise unsupported from error
+            raise unsupported_operator_error(error) or BackendError(
+                f"onnxruntime failed in loading {graph}: {error}; export the bundle again, or run "
+                "another variant"
+            ) from error

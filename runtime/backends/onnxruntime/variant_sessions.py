@@ -37,11 +37,22 @@ class VariantSessions:
     Encoder, step and refine graph are loaded at once, prefill and beam step at their first use. All
     methods may be called from several threads.
 
+    Args:
+        bundle: the bundle.
+        variant: name of the variant.
+        options: options of the backend.
+        complete: whether all graphs are loaded at once, and the step graph also where the beam step
+            could replace it.
+
     Raises:
+        BundleError: a file is missing or has changed, or holds another graph than its manifest
+            says.
         BackendError: ONNX Runtime cannot load a graph, or has no CPU kernels for its dtypes.
     """
 
-    def __init__(self, bundle: Bundle, variant: str, options: BackendOptions) -> None:
+    def __init__(
+        self, bundle: Bundle, variant: str, options: BackendOptions, *, complete: bool = False
+    ) -> None:
         self._bundle = bundle
         self._variant = variant
         self._options = options
@@ -49,7 +60,8 @@ class VariantSessions:
         self._disabled = unsafe_optimizers(bundle.variant(variant).precision)
         for role in self._specs.keys() & {GraphRole.STEP, GraphRole.PREFILL}:
             _check_types(self._specs[role], f"variant {variant} of {bundle.folder}")
-        self._step_role = GraphRole.BEAM_STEP if _have_same_tensors(self._specs) else GraphRole.STEP
+        shared = not complete and _have_same_tensors(self._specs)
+        self._step_role = GraphRole.BEAM_STEP if shared else GraphRole.STEP
         self._loading = threading.Lock()
         self._replacements: dict[GraphRole, str] = {}
         self._sessions: dict[GraphRole, ort.InferenceSession] = {}
@@ -57,7 +69,8 @@ class VariantSessions:
         if self._step_role is not GraphRole.STEP:
             del used[GraphRole.STEP]
         self._graphs = VerifiedGraphs(bundle, used)
-        self._load([GraphRole.ENCODER, self._step_role, GraphRole.REFINE])
+        at_once = [GraphRole.ENCODER, self._step_role, GraphRole.REFINE]
+        self._load(list(self._specs) if complete else at_once)
 
     @property
     def encoder_session(self) -> ort.InferenceSession:
@@ -157,13 +170,15 @@ class VariantSessions:
     def _open(self, role: GraphRole) -> ort.InferenceSession:
         path = self._bundle.graph_path(self._variant, role)
         with loading_errors(str(path)):
-            return make_session(
+            session = make_session(
                 self._loadable[role],
                 self._threads(role),
                 disabled_optimizers=self._disabled,
                 mem_pattern=role is not GraphRole.ENCODER,
                 spin_us=_SPIN_US.get(role, 0),
             )
+        _check_tensors(session, self._specs[role], str(path))
+        return session
 
 
 def _have_same_tensors(specs: Mapping[GraphRole, GraphSpec]) -> bool:
@@ -174,6 +189,19 @@ def _have_same_tensors(specs: Mapping[GraphRole, GraphSpec]) -> bool:
 
 def _names(spec: GraphSpec) -> tuple[set[str], set[str]]:
     return {tensor.name for tensor in spec.inputs}, {tensor.name for tensor in spec.outputs}
+
+
+def _check_tensors(session: ort.InferenceSession, spec: GraphSpec, path: str) -> None:
+    """Refuses a graph that has other inputs or outputs than the manifest says."""
+    for what, loaded, described in (
+        ("inputs", session.get_inputs(), spec.inputs),
+        ("outputs", session.get_outputs(), spec.outputs),
+    ):
+        if {tensor.name for tensor in loaded} != {tensor.name for tensor in described}:
+            raise BundleError(
+                f"{path} is another graph than the manifest says: its {what} differ; export the "
+                "bundle again"
+            )
 
 
 def _check_types(graph: GraphSpec, name: str) -> None:

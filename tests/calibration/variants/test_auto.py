@@ -126,3 +126,9 @@ def test_wrong_requests_are_refused_before_any_evaluation(
             progress=lambda name, *_: stages.append(name),
         )
     assert stages == []
+
+
+@pytest.mark.parametrize("max_drop", [float("nan"), -1, "1"])
+def test_a_budget_that_is_no_number_from_0_on(tiny_path: Path, max_drop: float) -> None:
+    with pytest.raises(UsageError, match="max_drop must be a number from 0 on, got"):
+        quantize_automatically(tiny_path, QuantizationInputs(golden=True), max_drop=max_drop)

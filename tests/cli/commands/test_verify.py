@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -15,8 +17,11 @@ from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle
 from hybrid_deploy.bundle.manifest import GoldenSample
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.cli import main
+from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.export.export_job import ExportJob
 from hybrid_deploy.export.exporter import run_export
+from hybrid_deploy.runtime.backends.onnxruntime import variant_sessions
+from tests.fakes.edited_graph import edit_graph
 
 
 def verify(path: Path, *args: str) -> Result:
@@ -113,3 +118,87 @@ def test_a_graph_that_no_golden_sample_needs_is_loaded_too(own_path: Path, graph
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]
     assert last.startswith("error: ") and f"fp32/{graph}.onnx" in last
+
+
+@pytest.mark.parametrize("role", [GraphRole.PREFILL, GraphRole.STEP])
+def test_a_graph_that_no_golden_sample_needs_decodes_one_too(
+    own_path: Path, role: GraphRole
+) -> None:
+    opened = open_bundle(own_path)
+    edit_graph(opened, role, lambda weights: np.negative(weights, out=weights))
+    seal_bundle(own_path, opened.manifest)
+    result = verify(own_path)
+    assert result.exit_code == 1
+    assert "does not agree with the step graph: after " in result.stderr.splitlines()[-1]
+
+
+def test_a_beam_step_that_does_not_replace_the_step_decodes_a_sample_too(
+    own_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_bundle(own_path)
+    edit_graph(opened, GraphRole.BEAM_STEP, lambda weights: np.negative(weights, out=weights))
+    seal_bundle(own_path, opened.manifest)
+    monkeypatch.setattr(variant_sessions, "_have_same_tensors", lambda specs: False)
+    result = verify(own_path)
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert "beam_step.onnx does not agree with the step graph: after " in last
+
+
+def test_a_graph_in_the_place_of_another_is_refused(own_path: Path) -> None:
+    opened = open_bundle(own_path)
+    shutil.copy(own_path / "fp32/step.onnx", own_path / "fp32/prefill.onnx")
+    seal_bundle(own_path, opened.manifest)
+    result = verify(own_path)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"error: {own_path / 'fp32/prefill.onnx'} is another graph than the manifest says: its "
+        "inputs differ; export the bundle again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"hello", "page.png is not an image"), (b"", "page.png is not an image")],
+)
+def test_a_golden_file_that_is_damaged_is_named(
+    own_path: Path, content: bytes, reason: str
+) -> None:
+    manifest = open_bundle(own_path).manifest
+    (own_path / "golden/page.png").write_bytes(content)
+    seal_bundle(own_path, manifest)
+    assert_golden_is_named(verify(own_path), own_path / "golden/page.png", reason)
+
+
+def test_numbers_that_are_none_in_a_golden_file_are_named(own_path: Path) -> None:
+    (sample,) = open_bundle(own_path).manifest.golden
+    np.savez(own_path / "golden/page.npz", image=np.full((1, 1, 8, 24), np.nan, np.float32))
+    seal_bundle(own_path, open_bundle(own_path).manifest)
+    with_golden(own_path, msgspec.structs.replace(sample, file="golden/page.npz"))
+    assert_golden_is_named(verify(own_path), own_path / "golden/page.npz", "holds NaN or infinity")
+
+
+def test_a_prompt_of_a_golden_sample_that_is_too_long_is_named(own_path: Path) -> None:
+    (sample,) = open_bundle(own_path).manifest.golden
+    with_golden(own_path, msgspec.structs.replace(sample, prompt=(1,) * 99))
+    assert_golden_is_named(verify(own_path), own_path / sample.file, "99")
+
+
+def assert_golden_is_named(result: Result, path: Path, reason: str) -> None:
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"error: golden sample {path} cannot be decoded: ")
+    assert reason in last and last.endswith("; install what is missing, or export the bundle again")
+    assert tempfile.gettempdir() not in last.replace(str(path), "")
+
+
+def test_a_start_token_that_the_decoder_lacks_is_one_line(own_path: Path) -> None:
+    manifest = open_bundle(own_path).manifest
+    defaults = msgspec.structs.replace(manifest.generation, start_tokens=(99999,))
+    seal_bundle(own_path, msgspec.structs.replace(manifest, generation=defaults))
+    result = verify(own_path)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "error: the step graph does not know a token, the largest that it read is 99999; give "
+        "known tokens with --prompt, or export the bundle again with other start tokens"
+    )

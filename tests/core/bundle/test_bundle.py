@@ -325,3 +325,37 @@ def test_readers_during_a_replacement_see_the_old_or_the_new_bundle(own_path: Pa
             reader.join()
     assert failures == []
     assert len(seen) > 1
+
+
+@pytest.mark.parametrize("change", ["model", "source"])
+def test_a_variant_is_not_added_to_a_bundle_that_took_the_place_of_its_own(
+    own_path: Path, change: str
+) -> None:
+    opened = open_bundle(own_path)
+    manifest = opened.manifest
+    if change == "source":
+        (own_path / "fp32/weights.bin").write_bytes(b"others")
+    else:
+        manifest = msgspec.structs.replace(manifest, parameters=7)
+    seal_bundle(own_path, manifest)
+    before = (own_path / "manifest.json").read_bytes()
+    with (
+        pytest.raises(BundleError, match="was replaced by another bundle meanwhile"),
+        staged_variant(opened, "new", source="fp32"),
+    ):
+        pass
+    assert (own_path / "manifest.json").read_bytes() == before
+
+
+def test_a_variant_is_added_beside_one_that_was_added_meanwhile(own_path: Path) -> None:
+    opened = open_bundle(own_path)
+    specs = opened.graphs("fp32")
+    for name in ("first", "second"):
+        with staged_variant(opened, name, source="fp32") as staged:
+            (staged.folder / "file").write_bytes(b"")
+            moved = {
+                role.value: msgspec.structs.replace(spec, file=f"{staged.home}/file")
+                for role, spec in specs.items()
+            }
+            staged.variant = msgspec.structs.replace(opened.variant("fp32"), **moved)
+    assert list(open_bundle(own_path).manifest.variants) == ["fp32", "first", "second"]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from hybrid_deploy.bundle.bundle import open_bundle
+from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError
+from hybrid_deploy.onnx_graphs import verified_weights
 from hybrid_deploy.onnx_graphs.files import load_graphs
 from tests.benchmarks.reliability.tiny_bundle import manifest_of, record_of, sealed
 
@@ -91,3 +96,43 @@ def test_a_good_graph_is_loaded(own_path: Path) -> None:
     write_step(own_path, (own_path / STEP).read_bytes())
     graphs = load_graphs(open_bundle(own_path), "fp32")
     assert {role.value for role in graphs} >= {"encoder", "step"}
+
+
+def test_weights_that_changed_after_the_hash_are_refused(own_path: Path) -> None:
+    bundle = open_bundle(own_path)
+    verified_weights._in_use.clear()
+    weights = own_path / "fp32/weights.bin"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    with pytest.raises(BundleError, match=r"is damaged: fp32/weights\.bin was changed"):
+        load_graphs(bundle, "fp32")
+
+
+def test_weights_of_loaded_graphs_stay_when_their_file_is_cut(own_path: Path) -> None:
+    graphs = load_graphs(open_bundle(own_path), "fp32")
+    expected = [value.const_value for value in graphs[GraphRole.STEP].graph.initializers.values()]
+    before = [tensor.numpy().copy() for tensor in expected if tensor is not None]
+    os.truncate(own_path / "fp32/weights.bin", 16)
+    for tensor, array in zip(expected, before, strict=True):
+        assert tensor is not None
+        np.testing.assert_array_equal(tensor.numpy(), array)
+
+
+def test_graphs_share_the_weights_that_they_read(own_path: Path) -> None:
+    graphs = load_graphs(open_bundle(own_path), "fp32")
+    again = load_graphs(open_bundle(own_path), "fp32")
+    first, second = (
+        loaded[role].graph.initializers["head.weight_transposed"].const_value
+        for loaded, role in ((graphs, GraphRole.STEP), (again, GraphRole.PREFILL))
+    )
+    assert first is not None and second is not None
+    assert np.shares_memory(first.numpy(), second.numpy())
+
+
+def test_elements_of_half_a_byte_are_read() -> None:
+    tensor = ir.ExternalTensor(
+        "weights.bin", 1, 2, ir.DataType.INT4, shape=ir.Shape([3]), name="weight"
+    )
+    held = verified_weights._held(tensor, np.array([0, 0x21, 0x03], np.uint8))
+    assert held.numpy().tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match="weight lies outside of its file"):
+        verified_weights._held(tensor, np.zeros(2, np.uint8))

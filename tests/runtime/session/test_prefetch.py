@@ -64,6 +64,28 @@ def test_order_is_kept_and_errors_belong_to_their_items(
             assert outcome.result == session.run_files([path])[0][0]
 
 
+def test_every_batch_has_the_prompt_of_an_iterator(session: Session, files: list[Path]) -> None:
+    outcomes = session.run_many(files[:3], prompt=iter([1, 5, 4]))  # type: ignore[arg-type]
+    expected = [session.run_files([path], prompt=[1, 5, 4])[0][0] for path in files[:3]]
+    assert [outcome.result for outcome in outcomes] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"options": {"beams": 2}}, r"options must be GenerateOptions, got \{'beams': 2\}"),
+        ({"cancel": 3}, r"cancel must be a threading\.Event, got 3"),
+        ({"prompt": "12"}, "token ids as the prompt were expected, got '12'"),
+    ],
+)
+def test_arguments_of_another_type(
+    session: Session, files: list[Path], arguments: dict[str, Any], message: str
+) -> None:
+    for run in (session.run_files, session.run_many, session.stream):
+        with pytest.raises(UsageError, match=message):
+            run(files[:1], **arguments)
+
+
 def test_files_and_arrays_may_be_mixed(session: Session, files: list[Path]) -> None:
     items: list[Path | Arrays] = [
         files[0],

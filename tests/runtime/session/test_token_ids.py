@@ -75,3 +75,11 @@ def test_token_ids_outside_the_vocabulary_are_refused_in_prompts(
 ) -> None:
     with pytest.raises(UsageError, match=f"the prompt has token {token}"):
         session.run_arrays(IMAGES, prompt=[token])
+
+
+def test_suppressed_tokens_of_an_iterator_count_in_every_run(session: Session) -> None:
+    (first, *_), _ = session.run_arrays(IMAGES)
+    options = GenerateOptions(suppressed=iter([first.tokens[0]]))  # type: ignore[arg-type]
+    for _ in range(2):
+        results, _ = session.run_arrays(IMAGES, options=options)
+        assert first.tokens[0] not in results[0].tokens
