@@ -138,10 +138,10 @@ def test_export_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_inspect_shows_what_a_call_costs(tiny_path: Path, tiny_bundle: Bundle) -> None:
     text = output("inspect", tiny_path)
     assert "Cost of one call with batch 1, length 1, width 24, memory 6:" in text
-    assert "fp32      fp32      fp32      logits      24" in text
+    assert "fp32     fp32     fp32     logits     24" in text
     cost = tiny_bundle.graph("fp32", GraphRole.STEP).cost
     assert cost is not None
-    (row,) = (line.split() for line in text.splitlines() if line.startswith(" fp32      step"))
+    (row,) = (line.split() for line in text.splitlines() if line.startswith("fp32     step"))
     assert row[2:5] == [
         f"{cost.flops / 1e6:.3f}",
         f"{cost.read_bytes / 1e6:.3f}",
