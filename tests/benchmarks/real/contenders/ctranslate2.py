@@ -27,7 +27,10 @@ class _Runner:
         memory = self._model.encode(features, to_cpu=True)
         np.array(memory)  # waits for the result
         encoded = time.perf_counter()
-        (result,) = self._model.generate(memory, [list(self._texts.prompt)], beam_size=self._beams)
+        (result,) = self._model.generate(
+            memory, [list(self._texts.prompt)], beam_size=self._beams,
+            max_length=self._texts.max_length,
+        )  # fmt: skip
         ended = time.perf_counter()
         tokens = self._texts.new_tokens(list(result.sequences_ids[0]))
         times = (encoded - began) * 1e3, (ended - encoded) * 1e3

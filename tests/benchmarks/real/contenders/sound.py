@@ -17,13 +17,14 @@ class WhisperText:
 
     Attributes:
         prompt: ids of the tokens that a text without timestamps begins with.
+        max_length: largest number of tokens, with the prompt.
     """
 
     def __init__(self, folder: str) -> None:
         self._extractor = WhisperFeatureExtractor.from_pretrained(folder)
         self._tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
         settings = json.loads((Path(folder) / "generation_config.json").read_text(encoding="utf-8"))
-        self._end = settings["eos_token_id"]
+        self._end, self.max_length = settings["eos_token_id"], settings["max_length"]
         task = ()
         if settings["is_multilingual"]:
             language = f"<|{settings['language']}|>"
