@@ -25,7 +25,7 @@ class WhisperText:
         self._tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
         settings = json.loads((Path(folder) / "generation_config.json").read_text(encoding="utf-8"))
         self._end, self.max_length = settings["eos_token_id"], settings["max_length"]
-        task = ()
+        task: tuple[int, ...] = ()
         if settings["is_multilingual"]:
             language = f"<|{settings['language']}|>"
             task = settings["lang_to_id"][language], settings["task_to_id"][settings["task"]]
