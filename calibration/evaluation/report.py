@@ -27,8 +27,8 @@ def describe(evaluation: Evaluation) -> str:
     score = evaluation.score
     if score is not None:
         lines.append(
-            f"{score.metric.name}: {score.value:.4g} ({reference} {score.reference:.4g})"
-            + _bounds(", worse by", score.drop_interval, "{:+.4g}")
+            f"{evaluation.drop_unit}: {score.value:.4g}{_range(score.interval, '.4g')}, "
+            f"{reference} {score.reference:.4g}{_worse_by(score.drop_interval)}"
         )
     lines.append(_agreement_line(evaluation, reference))
     if evaluation.stand_in is not None:
@@ -75,22 +75,26 @@ def evaluation_record(evaluation: Evaluation) -> dict[str, object]:
 def _accuracy_lines(evaluation: Evaluation, accuracy: Accuracy, reference: Accuracy) -> list[str]:
     """Returns a heading and a line for each rate."""
     how = "" if accuracy.normalizer == AS_DECODED.name else f", normalised by {accuracy.normalizer}"
-    few = "; of so few, the 95 % intervals mean little" if accuracy.lines < FEW_INPUTS else ""
-    lines = [f"texts of {accuracy.lines} labelled inputs{how}{few}:"]
+    few = "; of so few, they mean little" if accuracy.lines < FEW_INPUTS else ""
+    lines = [f"texts of {accuracy.lines} labelled inputs{how}, with 95 % intervals{few}:"]
     for rate, change in evaluation.changes.items():
         title, digits = _TITLES[rate]
         value, other = accuracy.percents[rate], reference.percents[rate]
+        own = _range(accuracy.intervals.get(rate), f".{digits}f")
         lines.append(
-            f"  {title} {value:.{digits}f} % ({_name(evaluation.reference)} {other:.{digits}f} %)"
-            + _bounds(", change", change.interval, f"{{:+.{digits}f}}")
+            f"  {title} {value:.{digits}f} %{own}, {_name(evaluation.reference)} "
+            f"{other:.{digits}f} %, change {change.points:+.{digits}f}"
+            + _range(change.interval, f"+.{digits}f")
         )
     return lines
 
 
-def _bounds(what: str, interval: Interval | None, form: str) -> str:
-    if interval is None:
-        return ""
-    return f"{what} {form.format(interval.low)} to {form.format(interval.high)} (95 %)"
+def _range(interval: Interval | None, form: str) -> str:
+    return "" if interval is None else f" ({interval.low:{form}} to {interval.high:{form}})"
+
+
+def _worse_by(interval: Interval | None) -> str:
+    return "" if interval is None else f", worse by {interval.low:+.4g} to {interval.high:+.4g}"
 
 
 def _agreement_line(evaluation: Evaluation, reference_name: str) -> str:

@@ -103,9 +103,8 @@ def _of_function(
     values = _resampled(metric, expected, decoded, reference, resamples)
     if values is None:
         return None, None
-    return interval_of_values(values[0]), _as_drop(
-        metric, interval_of_values(values[0] - values[1])
-    )
+    change = interval_of_values(values[0] - values[1])
+    return interval_of_values(values[0]), _as_drop(metric, change)
 
 
 def _resampled(

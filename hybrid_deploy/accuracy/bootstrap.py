@@ -43,7 +43,7 @@ class Interval:
 
     def negated(self) -> Interval:
         """Returns the interval of the number with the other sign."""
-        return Interval(-self.high, -self.low)
+        return Interval(0.0 - self.high, 0.0 - self.low)  # 0 has no sign then
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ EXTRA = "report"
 MOST_MARKS = 0.05
 """Largest number of accents and other marks per letter of labels that `whisper` may drop.
 
-French has 0.04 and German 0.02; Vietnamese, Hindi and Thai have 0.2 and more.
+Article 1 of the Universal Declaration of Human Rights has 0.02 in German, 0.03 in French, 0.12 in
+Czech and 0.42 in Vietnamese.
 """
 
 _REPORTED_MARKS = 0.005

@@ -55,13 +55,12 @@ def read_accuracy(
     matches only.
     """
     expected = [label.text for label in labels]
+    status = OK
     try:
-        compared, status = compare_texts(expected, texts, normalizer), OK
+        compared = compare_texts(expected, texts, normalizer)
     except (MissingDependencyError, InputError) as error:
-        compared, status = (
-            compare_exactly(expected, texts, normalizer),
-            f"no error rates: {error}",
-        )
+        compared = compare_exactly(expected, texts, normalizer)
+        status = f"no error rates: {error}"
     return Reading(variant, backend, texts, compared, status)
 
 

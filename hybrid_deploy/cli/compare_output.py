@@ -8,6 +8,7 @@ from typing import Any
 from hybrid_deploy.accuracy.bootstrap import FEW_INPUTS
 from hybrid_deploy.accuracy.error_rates import RATES
 from hybrid_deploy.accuracy.normalizers import AS_DECODED, Normalizer
+from hybrid_deploy.cli.compare_accuracy import OK
 from hybrid_deploy.contract import FLOAT_VARIANT
 from hybrid_deploy.printable import one_line
 from hybrid_deploy.report import Column, Format, render
@@ -49,9 +50,6 @@ _WORST = (
     Column("reference", "float's text"),
     Column("decoded", "variant's text"),
 )
-_CONSTANT = {"backend": None, "status": "ok"}
-"""Columns that a table leaves out if all rows are equal, or equal to this value."""
-
 _WIDTH = 80
 
 
@@ -62,19 +60,14 @@ def columns_for(rows: Sequence[Row]) -> tuple[Column, ...]:
     return (*_BEFORE, *rates, *_AFTER)
 
 
-def shown_columns(rows: Sequence[Row]) -> tuple[Column, ...]:
-    """Returns the columns of a table, without those that tell the rows not apart."""
-    return _telling(columns_for(rows), rows)
-
-
 def _telling(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Column, ...]:
-    return tuple(
-        column
-        for column in columns
-        if column.key not in _CONSTANT
-        or len(values := {row.get(column.key) for row in rows}) > 1
-        or _CONSTANT[column.key] not in {None, *values}
-    )
+    """Returns the columns without a backend that all rows share, and without a status of `ok`."""
+    superfluous = set()
+    if len({row["backend"] for row in rows}) == 1:
+        superfluous.add("backend")
+    if all(row["status"] == OK for row in rows):
+        superfluous.add("status")
+    return tuple(column for column in columns if column.key not in superfluous)
 
 
 def report(rows: Sequence[Row], output_format: Format, inputs: int, normalizer: Normalizer) -> str:
@@ -92,8 +85,8 @@ def report(rows: Sequence[Row], output_format: Format, inputs: int, normalizer: 
     if output_format in ("json", "csv"):
         return render(rows, _data_columns(output_format), output_format)
     is_table = output_format == "table"
-    columns = shown_columns(rows) if is_table else columns_for(rows)
-    parts = [render(rows, columns, output_format)]
+    columns = columns_for(rows)
+    parts = [render(rows, _telling(columns, rows) if is_table else columns, output_format)]
     intervals = list(_interval_rows(rows, normalizer, is_table))
     if intervals:
         shown = _telling(_INTERVALS, rows) if is_table else _INTERVALS
@@ -122,15 +115,15 @@ def _data_columns(output_format: Format) -> list[Column]:
 def _caption(rows: Sequence[Row], inputs: int, normalizer: Normalizer) -> str:
     """Returns what the numbers of the second table are, in lines that fit a terminal."""
     how = "as decoded" if normalizer.name == AS_DECODED.name else f"normalised by {normalizer.name}"
-    few = "; of so few, they mean little" if inputs < FEW_INPUTS else ""
+    lines = [f"Accuracy on {inputs} inputs, texts {how}; 95 % intervals by bootstrap"]
+    if inputs < FEW_INPUTS:
+        lines.append("of so few inputs, the intervals mean little")
     reference = next((row["reference"] for row in rows if row.get("reference")), None)
     if reference is not None:
-        against = f";\nchanges are against {reference}, on the same resamples"
-    elif any(row["variant"] == FLOAT_VARIANT and row.get("worst") is not None for row in rows):
-        against = ""
-    else:
-        against = f";\n{FLOAT_VARIANT} was not measured, so there are no changes"
-    return f"Accuracy on {inputs} inputs, texts {how}; 95 % intervals by bootstrap{few}{against}:\n"
+        lines.append(f"changes are against {reference}, on the same resamples")
+    elif not any(row["variant"] == FLOAT_VARIANT and "worst" in row for row in rows):
+        lines.append(f"{FLOAT_VARIANT} was not measured, so there are no changes")
+    return ";\n".join(lines) + ":\n"
 
 
 def _interval_rows(

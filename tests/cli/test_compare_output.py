@@ -91,7 +91,8 @@ def test_without_float_there_are_no_changes() -> None:
 def test_few_inputs_are_named() -> None:
     few = dict(list(TRUE.items())[:3])
     text = report(rows_of(("fp32", "onnxruntime", {}), true=few), "table", 3, BASIC)
-    assert "95 % intervals by bootstrap; of so few, they mean little:" in text
+    assert "by bootstrap;\nof so few inputs, the intervals mean little:\n" in text
+    assert max(map(len, text.splitlines())) <= 80
     single = dict(list(TRUE.items())[:1])
     (row,) = rows_of(("fp32", "onnxruntime", {}), true=single)
     assert (row["cer_percent"], row["cer_low_percent"]) == (0, None)

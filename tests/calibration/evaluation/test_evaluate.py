@@ -127,7 +127,7 @@ def test_metric_of_the_user(noisy: Bundle, labelled: EvaluationSet) -> None:
     assert evaluation.score.reference == 1.0
     assert evaluation.drop == 1.0 - evaluation.score.value > 0
     assert evaluation.drop_unit == "right"
-    line = f"\nright: {evaluation.score.value:.4g} (float 1), worse by +1 to +1 (95 %)\n"
+    line = "\nright: 0 (0 to 0), float 1, worse by +1 to +1\n"
     assert line in describe(evaluation)
 
 
@@ -146,7 +146,7 @@ def test_normalised_texts_are_compared(noisy: Bundle, images: list[Inputs]) -> N
     assert evaluation.drop == evaluation.changes["cer"].points > 0
     assert evaluation.drop_interval == evaluation.changes["cer"].interval
     heading = describe(evaluation).splitlines()[1]
-    assert heading.startswith("texts of 2 labelled inputs, normalised by basic; ")
+    assert heading.startswith("texts of 2 labelled inputs, normalised by basic, with 95 % int")
 
 
 @pytest.mark.parametrize(("name", "unit"), [("exact", "exact (basic)"), ("wer", "wer (basic)")])
@@ -159,6 +159,7 @@ def test_the_drop_of_a_metric_has_its_interval(
     )  # fmt: skip
     assert (evaluation.drop, evaluation.drop_unit) == (100, unit)
     assert evaluation.drop_interval == Interval(100, 100)
+    assert f"\n{unit}: " in describe(evaluation)
 
 
 def test_metric_needs_texts(bundle: Bundle, images: list[Inputs]) -> None:
@@ -192,9 +193,9 @@ def test_description(noisy: Bundle, labelled: EvaluationSet, images: list[Inputs
     assert size.startswith(f"perturbed: {evaluation.size_bytes / 1e6:.2f} MB (float ")
     assert evaluation.accuracy is not None
     assert accuracy == [
-        "texts of 2 labelled inputs; of so few, the 95 % intervals mean little:",
-        "  CER 100.00 % (float 0.00 %), change +100.00 to +100.00 (95 %)",
-        "  exact 0.0 % (float 100.0 %), change -100.0 to -100.0 (95 %)",
+        "texts of 2 labelled inputs, with 95 % intervals; of so few, they mean little:",
+        "  CER 100.00 % (100.00 to 100.00), float 0.00 %, change +100.00 (+100.00 to +100.00)",
+        "  exact 0.0 % (0.0 to 0.0), float 100.0 %, change -100.0 (-100.0 to -100.0)",
     ]
     assert tokens == (
         f"{evaluation.agreement.same_sequences} of 3 sequences and "

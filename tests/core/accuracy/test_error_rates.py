@@ -1,5 +1,7 @@
 import sys
 
+import jiwer
+import numpy as np
 import pytest
 
 from hybrid_deploy.accuracy.bootstrap import Interval
@@ -53,6 +55,17 @@ def test_text_where_none_is_expected_counts_as_insertions() -> None:
 def test_errors_are_counted_for_each_text() -> None:
     counts = character_errors(["abcd", "efg", "h"], ["abd", "xefgy", ""])
     assert (counts.parts.tolist(), counts.wholes.tolist()) == ([1, 2, 1], [4, 3, 1])
+
+
+def test_the_rates_are_those_of_the_library_over_all_texts() -> None:
+    generator = np.random.default_rng(0)
+    expected, decoded = (
+        ["".join(generator.choice([*"abc "], generator.integers(3, 30))) + "z" for _ in range(50)]
+        for _ in range(2)
+    )
+    accuracy = measure_accuracy(expected, decoded)
+    assert accuracy.cer_percent == pytest.approx(100 * jiwer.cer(expected, decoded))
+    assert accuracy.wer_percent == pytest.approx(100 * jiwer.wer(expected, decoded))
 
 
 def test_normalised_texts_are_compared() -> None:
