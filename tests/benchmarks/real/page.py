@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shlex
 import subprocess
@@ -21,6 +22,7 @@ from tests.kept_results import ROOT, Dated, Origin
 
 NOT_SHOWN = "NOT SHOWN TO HOLD"
 HOLDS = "holds"
+_SCORERS = ("jiwer", "whisper-normalizer")
 
 _ACCURACY = (
     Column("who", "who"),
@@ -77,7 +79,13 @@ def page(
         arguments: arguments of the command.
     """
     days = sorted({d.day for section in sections.values() for d in section.rows.values()})
-    parts = [_preface(speech, origin, arguments, days)]
+    versions = {
+        f"{package} {version}"
+        for section in sections.values()
+        for dated in section.rows.values()
+        for package, version in dated.result.versions.items()
+    }
+    parts = [_preface(speech, origin, arguments, days, sorted(versions))]
     for name, section in sections.items():
         parts += _section(name, section, speech, normalizer)
     return "\n".join(parts)
@@ -89,14 +97,22 @@ def command(arguments: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "tests.benchmarks.real", *shown])
 
 
-def _preface(speech: Speech, origin: Origin, arguments: Sequence[str], days: Sequence[str]) -> str:
+def _preface(
+    speech: Speech,
+    origin: Origin,
+    arguments: Sequence[str],
+    days: Sequence[str],
+    versions: Sequence[str],
+) -> str:
     first, *_ = speech.held_out
     counts = ", ".join(f"{len(part)} of `{name}`" for name, part in speech.held_out.items())
     short = f" A short run: {speech.left_over} recordings are left out." if speech.left_over else ""
+    scorers = (f"{name} {importlib.metadata.version(name)}" for name in _SCORERS)
+    packages = ", ".join(dict.fromkeys((*origin.packages.split(", "), *versions, *scorers)))
     return f"""# Trained weights and real speech
 
 `{command(arguments)}`, {" to ".join(dict.fromkeys((days[0], days[-1]))) if days else "no row yet"},
-commit {_commit()}, {origin.machine}, {origin.packages}.{short}
+commit {_commit()}, {origin.machine}, {packages}.{short}
 
 Every row decodes the same {len(speech.recordings)} recordings one by one on one thread: {counts}.
 {len(speech.calibration)} others of `{first}`, evenly spaced, calibrated the variants and were

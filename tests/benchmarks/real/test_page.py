@@ -125,6 +125,7 @@ def test_static_and_dynamic_activations_stand_in_a_sentence(text: str) -> None:
 
 def test_the_head_states_how_it_was_made_without_paths(text: str) -> None:
     assert "python -m tests.benchmarks.real --speech many --limit 30`, 2026-11-28" in text
+    assert "onnxruntime 1.32.0, jiwer " in text and ", whisper-normalizer " in text
     assert "secret" not in text and "A short run: 7 recordings are left out." in text
     assert "1 others of `many`" in text
     assert command(["--out", "a/b.md"]).endswith("--out b.md")
