@@ -126,8 +126,8 @@ the interval of its difference to float stays below {MOST_POINTS:g} points; othe
 with scales and with tables that it has in two forms, per weight of float's. Encoder and token times
 are medians; features are not part of them, and the rivals' are made by transformers. The rows run
 one after another, so other work on the machine changes one row's times more than another's. MB are
-the graphs and weights of a variant, and a rival's file of weights. Peak RAM is that of the whole
-process.
+the encoder and the step of a variant with their weights, and a rival's file of weights. Peak RAM is
+that of the whole process.
 """
 
 

@@ -19,7 +19,7 @@ from hybrid_deploy.bundle.manifest import Precision
 from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole
 from hybrid_deploy.errors import HybridDeployError
 from hybrid_deploy.onnx_graphs.files import load_graphs
-from tests.benchmarks.quantization_rivals.variants import add_variant
+from tests.benchmarks.quantization_rivals.variants import add_variant, size_bytes
 from tests.benchmarks.real.entries import DYNAMIC, VARIANTS
 
 LEAST_TOKENS = 500
@@ -108,8 +108,8 @@ def decoder_bits(bundle: Path, variant: str) -> float:
 
 
 def size_mb(bundle: Path, variant: str) -> float:
-    """Returns the size of a variant's graphs and weights."""
-    return open_bundle(bundle).variant_size_bytes(variant) / 1e6
+    """Returns the size of a variant's encoder and step with the weights that they read."""
+    return size_bytes(open_bundle(bundle), variant) / 1e6
 
 
 def _step_weights(bundle: Path, variant: str) -> list[int]:
