@@ -20,7 +20,7 @@ from tests.benchmarks.real.entries import ENTRIES, Entry
 from tests.benchmarks.real.measure import Place
 from tests.benchmarks.real.model_run import ModelRun
 from tests.benchmarks.real.page import page
-from tests.benchmarks.real.speech import Speech, copy_calibration, read_speech
+from tests.benchmarks.real.speech import CALIBRATION, Speech, copy_calibration, read_speech
 from tests.benchmarks.real.weights import SOURCES, make_folders
 from tests.kept_results import PRODUCT, Origin, origin_of
 
@@ -91,7 +91,7 @@ def main(
         normalizer = load_normalizer("whisper")
         speech = read_speech(folders, limit)
         runs = {
-            name: _model_run(name, work.resolve(), wheels, rivals, speech, limit is None)
+            name: _model_run(name, work.resolve(), wheels, rivals, speech)
             for name in names or SOURCES
         }
         failed = run_all(runs, entries, speech, normalizer, out)
@@ -136,7 +136,7 @@ def run_all(
 
 
 def _model_run(
-    name: str, work: Path, wheels: Path | None, rivals: Path | None, speech: Speech, whole: bool
+    name: str, work: Path, wheels: Path | None, rivals: Path | None, speech: Speech
 ) -> ModelRun:
     folder = work / name
     models = make_folders(SOURCES[name], folder, wheels)
@@ -144,6 +144,7 @@ def _model_run(
     calibration = copy_calibration(speech, runs / "calibration")
     place = Place(runs, models, runs / "model.bundle", rivals)
     origins = origin_of((*PRODUCT, *_MAKERS), _PACKAGES), _rivals_origin(rivals)
+    whole = len(speech.calibration) == CALIBRATION
     return ModelRun(SOURCES[name].title, place, speech, calibration, *origins, whole=whole)
 
 

@@ -30,7 +30,7 @@ class ModelRun:
         calibration: folder with those that calibrate.
         origin: what our rows depend on.
         rivals_origin: what the rivals' rows depend on.
-        whole: whether the export has to compare as much speech as a whole run has.
+        whole: whether the export has to compare `LEAST_TOKENS`: not if fewer recordings calibrate.
     """
 
     def __init__(
