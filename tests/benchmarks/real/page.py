@@ -210,9 +210,11 @@ def _record(
     return record
 
 
-def _verdict(entry: Entry, measured: Score) -> str:
+def _verdict(entry: Entry, measured: Score) -> str | None:
     if entry == reference_of(entry):
         return "float"
+    if measured.change is None:  # float was not run
+        return None
     return HOLDS if measured.holds else NOT_SHOWN
 
 
