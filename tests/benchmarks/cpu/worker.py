@@ -32,7 +32,7 @@ def main() -> None:
     if verb == "prepare":
         _contender(name).prepare(job)
         return
-    answers = _take_stdout()
+    answers = take_stdout()
     pin(job.threads)
     try:
         _serve(name, job, answers)
@@ -63,14 +63,14 @@ def _serve(name: str, job: Job, answers: IO[str]) -> None:
     _answer(answers, {**times, "versions": versions})
     for line in sys.stdin:
         _answer(answers, _turn(runner, int(line.removeprefix("turn"))))
-    _answer(answers, {"peak_mb": _peak_mb()})
+    _answer(answers, {"peak_mb": peak_mb()})
 
 
 def _contender(name: str) -> Contender:
     return cast(Contender, importlib.import_module(f"tests.benchmarks.cpu.contenders.{name}"))
 
 
-def _take_stdout() -> IO[str]:
+def take_stdout() -> IO[str]:
     """Returns the pipe of the answers, and redirects later prints of libraries to the log."""
     pipe = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -118,7 +118,7 @@ def _waited_ms() -> float:
     return waited_ns / _NS_PER_MS
 
 
-def _peak_mb() -> float | None:
+def peak_mb() -> float | None:
     """Returns the peak RAM of this process in MB; None without Linux's status file."""
     status = Path("/proc/self/status")
     if not status.exists():

@@ -17,7 +17,14 @@ from tests.benchmarks.quantization_rivals.recording import ROLES
 
 
 def add_variant(
-    bundle: Bundle, source: str, name: str, precision: Precision, encoder: Path, step: Path
+    bundle: Bundle,
+    source: str,
+    name: str,
+    precision: Precision,
+    encoder: Path,
+    step: Path,
+    *,
+    force: bool = False,
 ) -> Bundle:
     """Adds a variant with the given encoder and step, and with a copy of `source`'s prefill graph.
 
@@ -28,9 +35,10 @@ def add_variant(
         precision: precision of the new variant.
         encoder: encoder graph; its inputs and outputs must be those of the source's encoder.
         step: step graph; its inputs and outputs must be those of the source's step.
+        force: whether to replace a variant of that name.
     """
     variant = bundle.variant(source)
-    with staged_variant(bundle, name) as staged:
+    with staged_variant(bundle, name, force=force) as staged:
         prefill = bundle.graph_path(source, GraphRole.PREFILL)
         for file in (encoder, step, prefill, prefill.parent / WEIGHTS_FILE):
             shutil.copyfile(file, staged.folder / file.name)
