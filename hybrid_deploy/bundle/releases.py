@@ -26,8 +26,8 @@ from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE, check_outs
 from hybrid_deploy.bundle.placement import sync_names
 from hybrid_deploy.bundle.release_record import Releases, is_release_name
 from hybrid_deploy.bundle.signature import MAX_SIGNATURE_BYTES, Trust
-from hybrid_deploy.bundle.temporary_names import temporaries_beside, temporary_name
 from hybrid_deploy.errors import BundleError, HybridDeployError, InputError
+from hybrid_deploy.temporary_names import temporaries_beside, temporary_name
 
 CURRENT_LINK = "current"
 """Name of the link to the current bundle."""
