@@ -343,7 +343,7 @@ def _staged(folder: Path, current: Manifest, name: str) -> Iterator[StagedVarian
         yield staged
         assert staged.variant is not None, "a staged variant must be described"
         records = hash_files(staging)
-        pending.mark(staging, records)
+        pending.mark(staging, records, home)
     files = _files_without(current.files, retired) | {
         f"{home}/{file}": record for file, record in records.items()
     }

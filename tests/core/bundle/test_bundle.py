@@ -20,9 +20,9 @@ from hybrid_deploy.bundle.bundle import (
 )
 from hybrid_deploy.bundle.manifest import SCHEMA_VERSION, decode_manifest, encode_manifest
 from hybrid_deploy.bundle.paths import MANIFEST_FILE
-from hybrid_deploy.bundle.temporary_names import temporary_name
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError, InputError, OutputExistsError, UsageError
+from hybrid_deploy.temporary_names import temporary_name
 
 
 def test_manifest_round_trip(tiny_bundle: Bundle) -> None:
@@ -242,6 +242,27 @@ def test_the_next_variant_removes_what_a_killed_process_left(
     add_variant(open_bundle(own_path), b"new", force=True)
     assert files_of(own_path) == {MANIFEST_FILE, *open_bundle(own_path).manifest.files}
     assert sum(path.is_dir() for path in own_path.iterdir()) == 3
+
+
+def test_the_copy_of_a_folder_that_a_killed_process_left_stays(
+    own_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(pending, "remove_files", killed)
+        patch.setattr(bundle_module, "write_file", killed)
+        with pytest.raises(Killed):
+            add_variant(open_bundle(own_path), b"killed")
+    shutil.copytree(own_path / "other", own_path / "rescued")
+    add_variant(open_bundle(own_path), b"new")
+    assert open_bundle(own_path).graph_path("other", GraphRole.STEP).read_bytes() == b"new"
+    assert (own_path / "rescued" / "step.onnx").read_bytes() == b"killed"
+
+
+def test_a_mark_that_was_half_written_does_not_keep_a_variant(own_path: Path) -> None:
+    add_variant(open_bundle(own_path), b"old")
+    (own_path / "other" / pending.MARK_FILE).write_text('{"folder":"oth')
+    add_variant(open_bundle(own_path), b"new", force=True)
+    assert files_of(own_path) == {MANIFEST_FILE, *open_bundle(own_path).manifest.files}
 
 
 @pytest.mark.parametrize("listed", [True, False])
