@@ -346,3 +346,12 @@ def test_readers_during_a_replacement_see_the_old_or_the_new_bundle(own_path: Pa
             reader.join()
     assert failures == []
     assert len(seen) > 1
+
+
+def test_a_manifest_that_is_a_link_is_refused(own_path: Path, tmp_path: Path) -> None:
+    (own_path / MANIFEST_FILE).rename(tmp_path / "elsewhere.json")
+    (own_path / MANIFEST_FILE).symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(
+        BundleError, match=r"manifest\.json is a link; a bundle holds its files its"
+    ):
+        open_bundle(own_path)
