@@ -248,6 +248,11 @@ def read_record(entry: Path) -> PlanRecord:
     return record
 
 
+def other_files(entry: Path) -> list[str]:
+    """Returns what lies in the folder of an engine besides the engine, by name."""
+    return sorted(set(os.listdir(entry)) - {PLAN_FILE, RECORD_FILE})
+
+
 def _touch(entry: Path) -> None:
     with suppress(OSError):  # a cache without write access can still be read
         os.utime(entry / RECORD_FILE)
@@ -269,6 +274,18 @@ def _read_entry(entry: Path) -> tuple[PlanRecord, bytes]:
 
 
 def _write_entry(entry: Path, plan: bytes, record: PlanRecord) -> None:
-    with staged_folder(entry, force=True) as folder:
+    with staged_folder(entry, force=True, check=_check_replaceable) as folder:
         (folder / PLAN_FILE).write_bytes(plan)
         (folder / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record)))
+
+
+def _check_replaceable(entry: Path, name: Path) -> None:
+    """Checks that the folder of a damaged engine holds nothing else, since it is replaced.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if others := other_files(entry):
+        raise InputError(
+            f"{name} also holds {others[0]}, which is of no engine; move that away, and build again"
+        )
