@@ -196,10 +196,13 @@ def _temporary_file(target: Path) -> Iterator[Path]:
 
 def _remove_unless_locked(path: Path, *, is_sole_writer: bool = False) -> None:
     """Removes a temporary file whose process does not live any more; see `remove_if_dead`."""
-    with suppress(OSError), path.open("rb") as file:
-        locked = lock_open(file.fileno(), wait=False)
-        if locked or (is_sole_writer and locked is None):
-            path.unlink()
+    with suppress(OSError):
+        with path.open("rb") as file:
+            locked = lock_open(file.fileno(), wait=False)
+            if locked:
+                path.unlink()
+        if is_sole_writer and locked is None:
+            path.unlink()  # after it is closed, for Windows removes no open file
 
 
 def _left(target: Path, kind: Kind) -> list[Path]:

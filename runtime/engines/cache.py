@@ -139,7 +139,7 @@ class EngineCache:
             built_for: graph that the record of a new engine names.
 
         Raises:
-            InputError: the folder cannot be used.
+            InputError: the folder cannot be used, or that of a damaged engine holds something else.
             BuildError: another user could have written into the folder.
         """
         key = engine_key(shaped_by)
@@ -151,6 +151,7 @@ class EngineCache:
                     _touch(entry)
                     return CachedPlan(entry / PLAN_FILE, record, from_cache=True)
                 except BuildError as error:
+                    _check_replaceable(entry, entry)
                     if on_damage is not None:
                         on_damage(f"{error}; building it again")
             new_plan = build()
@@ -250,6 +251,8 @@ def read_record(entry: Path) -> PlanRecord:
 
 def other_files(entry: Path) -> list[str]:
     """Returns what lies in the folder of an engine besides the engine, by name."""
+    if entry.is_symlink() or not entry.is_dir():
+        return []
     return sorted(set(os.listdir(entry)) - {PLAN_FILE, RECORD_FILE})
 
 

@@ -148,7 +148,11 @@ def _delete(entry: Path) -> None:
     entry.rename(doomed)
     for name in (PLAN_FILE, RECORD_FILE):
         (doomed / name).unlink(missing_ok=True)
-    doomed.rmdir()
+    try:
+        doomed.rmdir()
+    except OSError:  # something was put there meanwhile
+        doomed.rename(entry)
+        raise
 
 
 def delete_leftovers(cache: EngineCache) -> int:

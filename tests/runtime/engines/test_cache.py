@@ -182,7 +182,7 @@ def test_an_engine_beside_which_something_else_lies_stays(tmp_path: Path) -> Non
     assert sorted(os.listdir(entry)) == [PLAN_FILE, RECORD_FILE, "thesis.txt"]
     truncate(entry)
     with pytest.raises(InputError, match=r"also holds thesis\.txt, which is of no engine; move"):
-        cache.get_or_build(SHAPED_BY, new_plan)
+        cache.get_or_build(SHAPED_BY, never)
     assert (entry / "thesis.txt").exists()
 
 
