@@ -134,6 +134,7 @@ def manifest_of(
         golden=golden,
         files={},
         prompt=job.spec.prompt,
+        speech=job.spec.speech,
     )
 
 

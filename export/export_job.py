@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Tokenizer, Vocabulary
 from hybrid_deploy.bundle.prompt_template import PromptTemplate
+from hybrid_deploy.bundle.speech.speech_tokens import SpeechTokens
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.model.dynamic_axes import (
@@ -97,6 +98,7 @@ class ModelSpec:
         max_batch: largest batch size that engines are built for.
         files: additional files of the bundle, by name; a tokenizer, for example.
         prompt: text around the words that the decoder continues; needs a tokenizer.
+        speech: tokens for language, task and timestamps of a speech model like Whisper.
     """
 
     name: str
@@ -107,6 +109,7 @@ class ModelSpec:
     max_batch: int = 8
     files: Mapping[str, bytes] = field(default_factory=dict)
     prompt: PromptTemplate | None = None
+    speech: SpeechTokens | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Tokenizer, Vocabulary
 from hybrid_deploy.bundle.prompt_template import PromptTemplate
 from hybrid_deploy.bundle.prompt_template import prompt_template as prompt_template_of
+from hybrid_deploy.bundle.speech.speech_tokens import SpeechTokens
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.bundle_writer import (
@@ -40,6 +41,7 @@ from hybrid_deploy.export.make_job import (
 )
 from hybrid_deploy.export.model.example_run import check_example_run
 from hybrid_deploy.export.model.failures import one_line_failures
+from hybrid_deploy.export.model.fake_quantizers import with_frozen_fake_quantizers
 from hybrid_deploy.export.model.interface import as_batch_of_two, check_model, has_custom_step
 from hybrid_deploy.export.model.working_sizes import narrowing_remarks, working_sizes
 from hybrid_deploy.export.parity.gate import CHECK, check_export, input_count
@@ -229,6 +231,7 @@ def _check_description(spec: ModelSpec) -> None:
         "preprocess": (spec.preprocess, Preprocess),
         "vocabulary": (spec.vocabulary, Vocabulary | Tokenizer | None),
         "prompt": (spec.prompt, PromptTemplate | None),
+        "speech": (spec.speech, SpeechTokens | None),
     }
     for label, (value, kind) in described.items():
         try:
@@ -260,6 +263,7 @@ def _checked_export(job: ExportJob, out: Path, force: bool, stages: StageTimes) 
     """Exports a job; an exception of the model or of PyTorch passes as it is."""
     check_model(job.model)
     _check_prompt(job)
+    job = replace(job, model=with_frozen_fake_quantizers(job.model))
     with staged_bundle(out, force=force) as folder:
         inputs = {name: as_batch_of_two(value) for name, value in job.example.items()}
         check_example_run(job.model, inputs, job.spec.generation.max_length)

@@ -52,11 +52,15 @@ class MissingDependencyError(UsageError):
     Attributes:
         package: name of the package.
         extra: extra of hybrid-deploy that installs the package.
+
+    Args:
+        otherwise: what to do without the package; None if there is no way.
     """
 
-    def __init__(self, package: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str, otherwise: str | None = None) -> None:
         super().__init__(
             f"{package} is not installed; install it with: pip install 'hybrid-deploy[{extra}]'"
+            + ("" if otherwise is None else f", or {otherwise}")
         )
         self.package = package
         self.extra = extra

@@ -121,7 +121,7 @@ def _table(records: Sequence[Record], columns: Sequence[Column]) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in columns:
         justify: Literal["left", "right"] = "left" if column.digits is None else "right"
         table.add_column(column.title, justify=justify, no_wrap=True)

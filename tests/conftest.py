@@ -6,6 +6,7 @@ import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -54,6 +55,20 @@ class TinyReader(nn.Module):
         mask = nn.Transformer.generate_square_subsequent_mask(length)
         logits: Tensor = self.head(self.decoder(rows, memory, tgt_mask=mask))
         return logits
+
+
+class TinyWhisper(NamedTuple):
+    """A tiny random Whisper.
+
+    Attributes:
+        folder: Hugging Face folder of the model.
+        model: the model of transformers.
+        path: path of its bundle.
+    """
+
+    folder: Path
+    model: Any
+    path: Path
 
 
 def make_tiny(seed: int = 0) -> TinyReader:
@@ -183,6 +198,20 @@ def bundle(exported: Path, tmp_path: Path) -> Bundle:
     """A copy of the float bundle; the test may change it."""
     shutil.copytree(exported, tmp_path / "tiny.bundle")
     return open_bundle(tmp_path / "tiny.bundle")
+
+
+@pytest.fixture(scope="session")
+def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> TinyWhisper:
+    """A tiny random Whisper and its exported bundle; no test may change them."""
+    pytest.importorskip("transformers")
+    from hybrid_deploy.export.huggingface.folder_job import job_from_folder
+    from tests.models.tiny_whisper import save_tiny_whisper
+
+    folder = tmp_path_factory.mktemp("whisper") / "tiny-whisper"
+    model = save_tiny_whisper(folder)
+    path = folder.with_suffix(".bundle")
+    run_export(job_from_folder(folder)[0], path)
+    return TinyWhisper(folder, model, path)
 
 
 @pytest.fixture

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from hybrid_deploy.accuracy.bootstrap import Interval
+from hybrid_deploy.accuracy.default_normalizer import normalizer_for
+from hybrid_deploy.accuracy.error_rates import (
+    Accuracy,
+    Change,
+    accuracy_of,
+    changes_of,
+    compare_texts,
+)
+from hybrid_deploy.accuracy.normalizers import AS_DECODED, Normalizer
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.evaluation.decode_all import DecodedSet, decode_all
 from hybrid_deploy.calibration.evaluation.logit_divergence import Divergence, Teacher
 from hybrid_deploy.calibration.evaluation.metrics import Metric
+from hybrid_deploy.calibration.evaluation.score import Score, measure_score
 from hybrid_deploy.calibration.evaluation.token_agreement import (
     Agreement,
     check_prefill,
     compare_tokens,
+    interval_of_different,
 )
 from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.error_rates import Accuracy, measure_accuracy
 from hybrid_deploy.errors import InputError, UsageError
 from hybrid_deploy.progress import Progress, silent
 from hybrid_deploy.runtime.backends.registry import (
@@ -26,26 +38,6 @@ from hybrid_deploy.runtime.backends.registry import (
 
 MAX_LOGIT_SAMPLES = 128
 """The largest number of samples whose logits are compared; they are evenly spaced."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """The value of one metric for the variant and for its reference.
-
-    Attributes:
-        metric: the metric.
-        value: its value for the texts of the variant.
-        reference: its value for the texts of the reference variant.
-    """
-
-    metric: Metric
-    value: float
-    reference: float
-
-    @property
-    def drop(self) -> float:
-        """How much worse the variant is, in units of the metric; negative if it is better."""
-        return self.metric.drop(self.reference, self.value)
 
 
 @dataclass(frozen=True)
@@ -64,6 +56,10 @@ class Evaluation:
         size_bytes: size of the variant's files.
         reference_size_bytes: size of the reference's files.
         stand_in: what was decoded in place of real inputs; None if the samples are real.
+        changes: the change of each error rate against the reference, by the rate's name; empty if
+            no true text is known.
+        different_tokens: 95 % interval over the sequences of the percentage of tokens that differ;
+            None for a single sequence.
     """
 
     variant: str
@@ -77,22 +73,45 @@ class Evaluation:
     size_bytes: int
     reference_size_bytes: int
     stand_in: str | None = None
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    different_tokens: Interval | None = None
+
+    @property
+    def normalizer(self) -> str:
+        """Name of the normaliser that true and decoded texts passed."""
+        return AS_DECODED.name if self.accuracy is None else self.accuracy.normalizer
 
     @property
     def drop(self) -> float:
         """How much worse the variant is, in `drop_unit`; negative if it is better."""
         if self.score is not None:
             return self.score.drop
-        if self.accuracy is not None and self.reference_accuracy is not None:
-            return self.accuracy.cer_percent - self.reference_accuracy.cer_percent
+        if "cer" in self.changes:
+            return self.changes["cer"].points
         return 100 * (1 - self.agreement.token_share)
 
     @property
-    def drop_unit(self) -> str:
-        """Unit of `drop`: the metric's name, `CER points` if texts are known, or `% of tokens`."""
+    def drop_interval(self) -> Interval | None:
+        """95 % bootstrap interval of `drop` over the inputs, paired with the reference.
+
+        None for a single input, and for a metric of the user that is slow.
+        """
         if self.score is not None:
-            return self.score.metric.name
-        return "% of tokens" if self.accuracy is None else "CER points"
+            return self.score.drop_interval
+        return self.changes["cer"].interval if "cer" in self.changes else self.different_tokens
+
+    @property
+    def drop_unit(self) -> str:
+        """Unit of `drop`: the metric's name, `CER points` if texts are known, or `% of tokens`.
+
+        The normaliser of the texts follows in brackets, as in `CER points (whisper)`.
+        """
+        if self.accuracy is None:
+            return "% of tokens"
+        is_function = self.score is not None and self.score.metric.counts is None
+        unit = "CER points" if self.score is None else self.score.metric.name
+        plain = is_function or self.normalizer == AS_DECODED.name
+        return unit if plain else f"{unit} ({self.normalizer})"
 
 
 def evaluate(
@@ -102,6 +121,7 @@ def evaluate(
     evaluation_set: EvaluationSet,
     *,
     metric: Metric | None = None,
+    normalizer: Normalizer | None = None,
     progress: Progress = silent,
     reference: DecodedSet | None = None,
     teacher: Teacher | None = None,
@@ -115,6 +135,8 @@ def evaluate(
         variant: name of the variant to evaluate.
         evaluation_set: the samples, with their true texts where they are known.
         metric: a metric of the texts, measured in addition to the error rates.
+        normalizer: what true and decoded texts pass before their errors are counted; None takes the
+            bundle's default.
         progress: called during the stages `reference`, `logits` and `check`.
         reference: the sequences of the reference variant; decoded here if None.
         teacher: a `Teacher` of the reference variant on any samples; if None, one is recorded here
@@ -124,7 +146,8 @@ def evaluate(
     Raises:
         UsageError: a metric is given and no true text is known, or the metric fails.
         InputError: a sample cannot be read, or a true text belongs to several sequences.
-        MissingDependencyError: true texts are known, and jiwer is not installed.
+        MissingDependencyError: true texts are known, and jiwer or the normaliser's library is not
+            installed.
         BackendError: a variant does not run, or its logits are not finite.
     """
     if metric is not None:
@@ -148,20 +171,22 @@ def evaluate(
     check_prefill(bundle, backend, teacher.first_batch)
     outputs = decode_all(bundle, variant, evaluation_set, progress, stage="check", backend=backend)
     texts = _labelled_texts(evaluation_set, reference, outputs)
+    known = _TextResults() if texts is None else _measured(bundle, texts, metric, normalizer)
+    pairs = list(zip(reference.tokens, outputs.tokens, strict=True))
     return Evaluation(
         variant=variant,
         reference=reference_variant,
         samples=total,
-        agreement=compare_tokens(list(zip(reference.tokens, outputs.tokens, strict=True))),
+        agreement=compare_tokens(pairs),
         divergence=divergence,
-        accuracy=None if texts is None else measure_accuracy(texts.expected, texts.decoded),
-        reference_accuracy=(
-            None if texts is None else measure_accuracy(texts.expected, texts.reference)
-        ),
-        score=None if texts is None or metric is None else _score(metric, texts),
+        accuracy=known.accuracy,
+        reference_accuracy=known.reference_accuracy,
+        score=known.score,
         size_bytes=_size_bytes(bundle, variant),
         reference_size_bytes=_size_bytes(bundle, reference_variant),
         stand_in=evaluation_set.stand_in,
+        changes=known.changes,
+        different_tokens=interval_of_different(pairs),
     )
 
 
@@ -207,11 +232,29 @@ def _labelled_texts(
     return _LabelledTexts(*(list(column) for column in zip(*labelled, strict=True)))
 
 
-def _score(metric: Metric, texts: _LabelledTexts) -> Score:
-    return Score(
-        metric=metric,
-        value=metric.measure(texts.expected, texts.decoded),
-        reference=metric.measure(texts.expected, texts.reference),
+@dataclass(frozen=True)
+class _TextResults:
+    """What is measured of texts; nothing if no true text is known."""
+
+    accuracy: Accuracy | None = None
+    reference_accuracy: Accuracy | None = None
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    score: Score | None = None
+
+
+def _measured(
+    bundle: Bundle, texts: _LabelledTexts, metric: Metric | None, normalizer: Normalizer | None
+) -> _TextResults:
+    normalizer = normalizer or normalizer_for(bundle, texts.expected)
+    decoded = compare_texts(texts.expected, texts.decoded, normalizer)
+    reference = compare_texts(texts.expected, texts.reference, normalizer)
+    return _TextResults(
+        accuracy_of(decoded),
+        accuracy_of(reference),
+        changes_of(decoded, reference),
+        None
+        if metric is None
+        else measure_score(metric, texts.expected, texts.decoded, texts.reference, normalizer),
     )
 
 

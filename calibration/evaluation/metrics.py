@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import TypeAlias
 
-from hybrid_deploy.error_rates import character_error_percent, exact_percent, word_error_percent
+from hybrid_deploy.accuracy.bootstrap import Counts
+from hybrid_deploy.accuracy.error_counts import character_errors, exact_matches, word_errors
+from hybrid_deploy.accuracy.error_rates import normalized
+from hybrid_deploy.accuracy.normalizers import AS_DECODED
 from hybrid_deploy.errors import HybridDeployError, UsageError
 from hybrid_deploy.user_functions import import_function
 
 MetricFunction: TypeAlias = Callable[[list[str], list[str]], float]
 """Takes the list of true texts and the list of decoded texts; returns one number."""
+CountFunction: TypeAlias = Callable[[Sequence[str], Sequence[str]], Counts]
+"""Takes true and decoded texts, both normalised; returns the counts of each text."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,14 @@ class Metric:
         name: name of the metric in reports.
         function: computes the metric.
         larger_is_better: whether a larger value is better; False for error rates.
+        counts: counts of each text, whose percentage is the metric of texts that were normalised;
+            None for a function of the user, which takes texts as they are decoded.
     """
 
     name: str
     function: MetricFunction
     larger_is_better: bool = True
+    counts: CountFunction | None = None
 
     def measure(self, expected: Sequence[str], decoded: Sequence[str]) -> float:
         """Returns the value of the metric for decoded texts.
@@ -59,10 +67,19 @@ class Metric:
         return before - after if self.larger_is_better else after - before
 
 
+def _built_in(name: str, counts: CountFunction, *, larger_is_better: bool = False) -> Metric:
+    """Returns the metric of counts; its function compares texts as they are decoded."""
+
+    def percent(expected: list[str], decoded: list[str]) -> float:
+        return counts(normalized(expected, AS_DECODED), normalized(decoded, AS_DECODED)).percent
+
+    return Metric(name, percent, larger_is_better, counts)
+
+
 BUILT_IN = {
-    "cer": Metric("cer", character_error_percent, larger_is_better=False),
-    "wer": Metric("wer", word_error_percent, larger_is_better=False),
-    "exact": Metric("exact", exact_percent),
+    "cer": _built_in("cer", character_errors),
+    "wer": _built_in("wer", word_errors),
+    "exact": _built_in("exact", exact_matches, larger_is_better=True),
 }
 """The metrics that need no code of the user, by name; all are in percent."""
 

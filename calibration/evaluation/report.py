@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from hybrid_deploy.accuracy.bootstrap import FEW_INPUTS, Interval
+from hybrid_deploy.accuracy.error_rates import Accuracy
+from hybrid_deploy.accuracy.normalizers import AS_DECODED
+from hybrid_deploy.accuracy.records import bounds_record, changes_record, rates_record
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
 from hybrid_deploy.contract import FLOAT_VARIANT
-from hybrid_deploy.error_rates import Accuracy
 
 _BYTES_PER_MB = 1e6
+_TITLES = {"cer": ("CER", 2), "wer": ("WER", 2), "exact": ("exact", 1)}
+"""Title and decimals of each rate."""
 
 
 def describe(evaluation: Evaluation) -> str:
-    """Returns a text of two to five lines that states a variant's size and accuracy."""
+    """Returns a text of a few lines that states a variant's size and accuracy."""
     reference = _name(evaluation.reference)
     lines = [
         f"{evaluation.variant}: {evaluation.size_bytes / _BYTES_PER_MB:.2f} MB "
@@ -18,10 +23,13 @@ def describe(evaluation: Evaluation) -> str:
         f"{100 * evaluation.size_bytes / evaluation.reference_size_bytes:.0f} %)"
     ]
     if evaluation.accuracy is not None and evaluation.reference_accuracy is not None:
-        lines.append(_accuracy_line(evaluation.accuracy, evaluation.reference_accuracy, reference))
+        lines += _accuracy_lines(evaluation, evaluation.accuracy, evaluation.reference_accuracy)
     score = evaluation.score
     if score is not None:
-        lines.append(f"{score.metric.name}: {score.value:.4g} ({reference} {score.reference:.4g})")
+        lines.append(
+            f"{evaluation.drop_unit}: {score.value:.4g}{_range(score.interval, '.4g')}, "
+            f"{reference} {score.reference:.4g}{_worse_by(score.drop_interval)}"
+        )
     lines.append(_agreement_line(evaluation, reference))
     if evaluation.stand_in is not None:
         lines.append(
@@ -45,8 +53,10 @@ def evaluation_record(evaluation: Evaluation) -> dict[str, object]:
         "same_sequences": agreement.same_sequences,
         "tokens": agreement.tokens,
         "same_tokens": agreement.same_tokens,
+        "normalizer": None if evaluation.accuracy is None else evaluation.normalizer,
         **_accuracy_record(evaluation.accuracy, ""),
         **_accuracy_record(evaluation.reference_accuracy, "reference_"),
+        **changes_record(evaluation.changes),
         "metric": None if score is None else score.metric.name,
         "metric_value": None if score is None else score.value,
         "reference_metric_value": None if score is None else score.reference,
@@ -57,16 +67,34 @@ def evaluation_record(evaluation: Evaluation) -> dict[str, object]:
         "largest_logit_difference": divergence.largest_difference,
         "same_argmax_share": divergence.same_argmax_share,
         "drop": evaluation.drop,
+        **bounds_record("drop", "", evaluation.drop_interval),
         "drop_unit": evaluation.drop_unit,
     }
 
 
-def _accuracy_line(accuracy: Accuracy, reference: Accuracy, reference_name: str) -> str:
-    parts = [f"CER {accuracy.cer_percent:.2f} % ({reference_name} {reference.cer_percent:.2f} %)"]
-    if accuracy.wer_percent is not None:
-        parts.append(f"WER {accuracy.wer_percent:.2f} % ({reference.wer_percent:.2f} %)")
-    parts.append(f"exact {accuracy.exact_percent:.1f} % ({reference.exact_percent:.1f} %)")
-    return f"{', '.join(parts)} on {accuracy.lines} labelled inputs"
+def _accuracy_lines(evaluation: Evaluation, accuracy: Accuracy, reference: Accuracy) -> list[str]:
+    """Returns a heading and a line for each rate."""
+    how = "" if accuracy.normalizer == AS_DECODED.name else f", normalised by {accuracy.normalizer}"
+    few = "; of so few, they mean little" if accuracy.lines < FEW_INPUTS else ""
+    lines = [f"texts of {accuracy.lines} labelled inputs{how}, with 95 % intervals{few}:"]
+    for rate, change in evaluation.changes.items():
+        title, digits = _TITLES[rate]
+        value, other = accuracy.percents[rate], reference.percents[rate]
+        own = _range(accuracy.intervals.get(rate), f".{digits}f")
+        lines.append(
+            f"  {title} {value:.{digits}f} %{own}, {_name(evaluation.reference)} "
+            f"{other:.{digits}f} %, change {change.points:+.{digits}f}"
+            + _range(change.interval, f"+.{digits}f")
+        )
+    return lines
+
+
+def _range(interval: Interval | None, form: str) -> str:
+    return "" if interval is None else f" ({interval.low:{form}} to {interval.high:{form}})"
+
+
+def _worse_by(interval: Interval | None) -> str:
+    return "" if interval is None else f", worse by {interval.low:+.4g} to {interval.high:+.4g}"
 
 
 def _agreement_line(evaluation: Evaluation, reference_name: str) -> str:
@@ -83,10 +111,9 @@ def _agreement_line(evaluation: Evaluation, reference_name: str) -> str:
 
 
 def _accuracy_record(accuracy: Accuracy | None, prefix: str) -> dict[str, object]:
-    return {
-        f"{prefix}{name}": getattr(accuracy, name, None)
-        for name in ("cer_percent", "wer_percent", "exact_percent")
-    }
+    if accuracy is None:
+        return rates_record({}, {}, prefix)
+    return rates_record(accuracy.percents, accuracy.intervals, prefix)
 
 
 def _name(variant: str) -> str:

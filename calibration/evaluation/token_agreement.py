@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hybrid_deploy.accuracy.bootstrap import Counts, Interval, interval_of
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.errors import BackendError
@@ -100,3 +101,12 @@ def compare_tokens(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Agre
         tokens=sum(max(len(a), len(b)) for a, b in pairs),
         same_tokens=sum(x == y for a, b in pairs for x, y in zip(a, b, strict=False)),
     )
+
+
+def interval_of_different(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+) -> Interval | None:
+    """Returns the 95 % interval of the percentage of tokens that differ; None for a single pair."""
+    longer = np.array([max(len(a), len(b)) for a, b in pairs], np.float64)
+    same = [sum(x == y for x, y in zip(a, b, strict=False)) for a, b in pairs]
+    return interval_of(Counts(longer - np.array(same), longer))

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from hybrid_deploy.accuracy.records import bounds_record
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
 from hybrid_deploy.calibration.recipes import Recipe, recipe_for
@@ -23,6 +24,8 @@ COLUMNS = (
     Column("variant", "variant"),
     Column("size_mb", "MB", digits=2),
     Column("drop", "drop", digits=2),
+    Column("drop_low", "from", digits=2),  # of its 95 % interval
+    Column("drop_high", "to", digits=2),
     Column("drop_unit", "of"),
     Column("total_ms", "total ms", digits=2),
     Column("speedup", "x float", digits=2),
@@ -83,6 +86,7 @@ class Candidate:
             "variant": self.recipe.name,
             "size_mb": None if evaluation is None else evaluation.size_bytes / _BYTES_PER_MB,
             "drop": None if evaluation is None else evaluation.drop,
+            **bounds_record("drop", "", None if evaluation is None else evaluation.drop_interval),
             "drop_unit": None if evaluation is None else evaluation.drop_unit,
             "total_ms": self.total_ms,
             "speedup": self.speedup,

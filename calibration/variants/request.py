@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from hybrid_deploy.accuracy.default_normalizer import normalizer_for
+from hybrid_deploy.accuracy.normalizers import AS_DECODED, Normalizer
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.paths import check_variant_name
 from hybrid_deploy.bundle.replacement import check_variant_output
@@ -49,6 +51,8 @@ class QuantizationInputs:
             takes golden and calibration samples.
         metric: name of the metric: `cer`, `wer`, `exact` or `package.module:function`; None
             measures the error rates only.
+        normalize: name of the normaliser that texts pass before their errors are counted:
+            `whisper`, `basic` or `none`; None takes the bundle's default.
     """
 
     samples: SampleSource | None = None
@@ -58,6 +62,7 @@ class QuantizationInputs:
     method: str = "minmax"
     evaluation: EvaluationSource | None = None
     metric: str | None = None
+    normalize: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,13 @@ class QuantizationJob:
         model: the float variant to quantize.
         evaluation_set: the samples that its variants are compared on.
         metric: the requested metric of texts; None if none was requested.
+        normalizer: what texts pass before their errors are counted.
     """
 
     model: FloatModel
     evaluation_set: EvaluationSet
     metric: Metric | None
+    normalizer: Normalizer = AS_DECODED
 
     @property
     def bundle(self) -> Bundle:
@@ -98,10 +105,11 @@ def open_job(
         progress: called during calibration.
 
     Raises:
-        UsageError: the method or the metric is unknown, the source is not float32, or both scales
-            and samples are given.
+        UsageError: the method, the metric or the normaliser is unknown, the source is not float32,
+            or both scales and samples are given.
         InputError: the bundle, the variant or a sample is missing or cannot be read.
         CalibrationError: there is no sample, or the scales belong to another model.
+        MissingDependencyError: the normaliser's library is not installed.
     """
     range_method(data.method)
     metric = None if data.metric is None else load_metric(data.metric)
@@ -119,7 +127,23 @@ def open_job(
     evaluation_set = _evaluation_set(bundle, data, samples, golden)
     if metric is not None:
         check_metric(metric, evaluation_set)
-    return QuantizationJob(model, evaluation_set, metric)
+    return QuantizationJob(model, evaluation_set, metric, _normalizer(bundle, data, evaluation_set))
+
+
+def _normalizer(bundle: Bundle, data: QuantizationInputs, samples: EvaluationSet) -> Normalizer:
+    """Returns the normaliser of the evaluation, once its library and the true texts are checked.
+
+    Without true texts there is nothing to normalise, so that no library is needed.
+    """
+    labels = [text for text in samples.expected_texts if text is not None]
+    if labels:
+        return normalizer_for(bundle, labels, data.normalize)
+    if data.normalize is not None:
+        raise UsageError(
+            "--normalize needs true texts, and no sample has one; name a folder with a labels.csv "
+            "(columns file, text)"
+        )
+    return AS_DECODED
 
 
 def check_recipe(

@@ -241,6 +241,7 @@ class VariantBuilder:
             name,
             samples,
             metric=self.job.metric,
+            normalizer=self.job.normalizer,
             progress=self.progress,
             reference=self._reference_outputs,
             teacher=self._teacher,

@@ -16,11 +16,13 @@ except ImportError as error:
 
 from hybrid_deploy.bundle.input_specs import EncoderInput, Preprocess, TextInput
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Tokenizer
+from hybrid_deploy.bundle.speech.speech_tokens import SpeechTokens
 from hybrid_deploy.export.huggingface.folder import PICTURE_SIZE, ModelFolder, open_folder
 from hybrid_deploy.export.huggingface.generation import generation_of
 from hybrid_deploy.export.huggingface.processor import MASK, input_of, processor_settings
 from hybrid_deploy.export.huggingface.prompt import FolderPrompt
 from hybrid_deploy.export.huggingface.tokenizer import ImportedTokenizer, import_tokenizer
+from hybrid_deploy.export.huggingface.whisper import speech_tokens
 
 TOKENIZER_FILE = "tokenizer.json"
 SOURCE_TOKENIZER_FILE = "source_tokenizer.json"
@@ -59,6 +61,7 @@ class ImportedSettings:
         vocabulary: description of the tokenizer; None if the folder has none.
         files: contents of the tokenizer files for the bundle, by name.
         warnings: one line for each setting that the bundle does not follow.
+        speech: tokens for language, task and timestamps of a Whisper; None for other models.
     """
 
     generation: GenerationDefaults
@@ -66,6 +69,7 @@ class ImportedSettings:
     vocabulary: Tokenizer | None
     files: Mapping[str, bytes]
     warnings: list[str]
+    speech: SpeechTokens | None = None
 
 
 def import_settings(
@@ -120,7 +124,8 @@ def import_settings(
         preprocess = _image_and_words(opened, prompt, generation)
         if prompt.instruction_tokenizer is not None:
             files[INSTRUCTION_TOKENIZER_FILE] = prompt.instruction_tokenizer
-    return ImportedSettings(generation, preprocess, vocabulary, files, opened.warnings)
+    speech = speech_tokens(opened) if opened.model_type == "whisper" else None
+    return ImportedSettings(generation, preprocess, vocabulary, files, opened.warnings, speech)
 
 
 def _preprocess(

@@ -82,6 +82,7 @@ def job_from_folder(
         dynamic=varying_axes(inputs, adapted.example),
         files=settings.files,
         prompt=asked.template if asked is not None and reader == "decoder" else None,
+        speech=settings.speech,
     )
     checks = [{name: value.numpy() for name, value in adapted.example.items()}]
     return ExportJob(adapted, adapted.example, spec, checks), settings.warnings

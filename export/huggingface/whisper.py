@@ -1,11 +1,12 @@
-"""Builds Whisper's prompt, the tokens that its generate() puts before the text."""
+"""Reads Whisper's prompts: the tokens that its generate() puts before the text, and the choices."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from hybrid_deploy.bundle.speech.speech_tokens import SpeechTokens
 from hybrid_deploy.errors import ExportError
-from hybrid_deploy.export.huggingface.folder import ModelFolder
+from hybrid_deploy.export.huggingface.folder import ModelFolder, token_ids
 
 DEFAULT_LANGUAGE = "en"
 TASKS = ("transcribe", "translate")
@@ -16,8 +17,8 @@ def whisper_prompt(
 ) -> tuple[int, ...]:
     """Returns start token, language, task and the token for no timestamps.
 
-    In transformers a multilingual Whisper detects the language with an additional decoder step. A
-    bundle fixes the language in its prompt.
+    In transformers a multilingual Whisper detects the language with an additional decoder step,
+    unless one is named. A bundle has a default language, and a call may name another.
 
     Args:
         folder: settings of the model.
@@ -38,8 +39,8 @@ def whisper_prompt(
     if language is None and languages and (len(prompt) < 2 or prompt[1] is None):
         language = DEFAULT_LANGUAGE
         folder.warn(
-            f"no language is named; {language} is taken, since the runtime does not detect it. "
-            "Export with language='de' to choose another"
+            f"no language is named; {language} is the bundle's default. `run --language de` names "
+            "another, `--language auto` detects it"
         )
     if language is not None:
         prompt[1:2] = [_language_id(language, languages)]
@@ -48,10 +49,33 @@ def whisper_prompt(
         prompt.append(_task_id(task or TASKS[0], tasks))
     no_timestamps = folder.generation_value("no_timestamps_token_id")
     if folder.generation_value("return_timestamps"):
-        folder.warn("timestamps are asked for; the bundle makes text without them")
+        folder.warn("timestamps are asked for; the bundle makes them with `run --timestamps` alone")
     if no_timestamps is not None and prompt[-1] != no_timestamps:
         prompt = [*(token for token in prompt if token != no_timestamps), no_timestamps]
     return tuple(token for token in prompt if token is not None)
+
+
+def speech_tokens(folder: ModelFolder) -> SpeechTokens | None:
+    """Returns the tokens among which a call chooses; None if the folder names no start token.
+
+    Args:
+        folder: settings of the model.
+    """
+    starts = token_ids(folder.token("decoder_start_token_id"), "decoder_start_token_id")
+    if not starts:
+        return None
+    languages: dict[str, int] = folder.generation_value("lang_to_id") or {}
+    no_timestamps = folder.generation_value("no_timestamps_token_id")
+    return SpeechTokens(
+        start=starts[0],
+        languages={token.strip("<|>"): index for token, index in sorted(languages.items())},
+        tasks=dict(folder.generation_value("task_to_id") or {}),
+        no_timestamps=no_timestamps,
+        max_initial_timestamp=folder.generation_value("max_initial_timestamp_index"),
+        previous=folder.generation_value("prev_sot_token_id"),
+        # transformers takes the same place in the vocabulary; no config names this token
+        no_speech=None if no_timestamps is None else no_timestamps - 1,
+    )
 
 
 def _forced(folder: ModelFolder) -> list[int | None]:

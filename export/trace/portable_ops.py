@@ -29,6 +29,38 @@ def _clamp_by_floats(tensor: Tensor, min: Any = None, max: Any = None) -> Tensor
     return tensor.clamp(min, max)
 
 
+def _fake_quantize(
+    tensor: Tensor, scale: Any, zero_point: Any, quant_min: int, quant_max: int
+) -> Tensor:
+    """Returns what quantizing and dequantizing leaves, in operators that ONNX has.
+
+    PyTorch multiplies with the reciprocal of the scale, so this does too: a quotient could round to
+    another integer. Ties go to the even integer.
+
+    Args:
+        tensor: float32 tensor of any shape.
+        scale: size of a step, a number or a tensor that broadcasts.
+        zero_point: the integer that stands for 0.
+        quant_min: smallest integer.
+        quant_max: largest integer.
+    """
+    steps = torch.as_tensor(scale, dtype=torch.float32)
+    zero = torch.as_tensor(zero_point, dtype=torch.float32)
+    rounded = torch.round(tensor * steps.reciprocal()) + zero
+    clamped: Tensor = rounded.clamp(float(quant_min), float(quant_max))
+    return (clamped - zero) * steps
+
+
+def _fake_quantize_channels(
+    tensor: Tensor, scale: Tensor, zero_point: Tensor, axis: int, quant_min: int, quant_max: int
+) -> Tensor:
+    """Returns the same with one scale (channels,) and one zero point for each entry of an axis."""
+    shape = [-1 if index == axis % tensor.dim() else 1 for index in range(tensor.dim())]
+    return _fake_quantize(
+        tensor, scale.reshape(shape), zero_point.reshape(shape), quant_min, quant_max
+    )
+
+
 _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     torch.adaptive_avg_pool1d: adaptive_avg_pool1d,
     F.adaptive_avg_pool2d: adaptive_avg_pool2d,
@@ -38,6 +70,8 @@ _REPLACEMENTS: dict[Any, Callable[..., Any]] = {
     torch.view_as_complex: view_as_complex_pair,
     torch.complex: ComplexPair,
     torch.clamp: _clamp_by_floats,
+    torch.fake_quantize_per_channel_affine: _fake_quantize_channels,
+    torch.fake_quantize_per_tensor_affine: _fake_quantize,
     Tensor.clamp: _clamp_by_floats,
     Tensor.view_as: lambda tensor, other: tensor.view(other.shape),
     Tensor.reshape_as: lambda tensor, other: tensor.reshape(other.shape),

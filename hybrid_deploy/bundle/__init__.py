@@ -45,6 +45,7 @@ from hybrid_deploy.bundle.pixel_steps import (
     Thumbnail,
 )
 from hybrid_deploy.bundle.signature import Trust
+from hybrid_deploy.bundle.speech.speech_tokens import SpeechTokens
 
 __all__ = [
     "AlignLongAxis",
@@ -73,6 +74,7 @@ __all__ = [
     "ResizeToGrid",
     "ResizeToTiles",
     "ResizeWithin",
+    "SpeechTokens",
     "TextInput",
     "Thumbnail",
     "TilesInput",

@@ -28,6 +28,7 @@ from hybrid_deploy.bundle.field_types import (
 )
 from hybrid_deploy.bundle.input_specs import Preprocess
 from hybrid_deploy.bundle.prompt_template import PromptTemplate
+from hybrid_deploy.bundle.speech.speech_tokens import SpeechTokens
 from hybrid_deploy.contract import Head
 from hybrid_deploy.errors import BundleError
 
@@ -282,6 +283,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         files: expected content of every other file of the bundle, by its path with slashes.
         prompt: text around the words that the decoder continues; None for a model that is not
             asked in words.
+        speech: tokens for language, task and timestamps; None for a model without them.
     """
 
     schema_version: int
@@ -297,6 +299,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     golden: tuple[GoldenSample, ...]
     files: dict[FilePath, FileRecord]
     prompt: PromptTemplate | None = None
+    speech: SpeechTokens | None = None
 
     @property
     def real_golden(self) -> tuple[GoldenSample, ...]:

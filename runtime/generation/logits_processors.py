@@ -200,6 +200,64 @@ class BeginSuppressed:
             logits[_in_vocabulary(self.tokens, logits)] = -np.inf
 
 
+@dataclass(frozen=True)
+class TimestampRules:
+    """Makes timestamps come in pairs that do not decrease (arXiv:2212.04356, section 2.3).
+
+    The rules are those of `ApplyTimestampRules` in openai/whisper and of transformers. They need
+    the exact logits of all tokens, because they compare a sum over all timestamps.
+
+    Attributes:
+        first: id of the timestamp of 0 s; all ids from it on are timestamps.
+        no_timestamps: id of the token that asks for text without timestamps.
+        end: id of the end token; ids below it are text.
+        max_initial: index of the latest timestamp that may come first; None for no limit.
+    """
+
+    stretch: ClassVar[None] = None
+
+    first: int
+    no_timestamps: int
+    end: int
+    max_initial: int | None = None
+
+    def __call__(self, logits: FloatArray, tokens: IntArray, prompt: int) -> None:
+        """Excludes what the rules forbid next.
+
+        1. The token for no timestamps never comes.
+        2. The sequence begins with a timestamp, at most `max_initial`.
+        3. After text and a timestamp comes a second timestamp or the end; after two comes text.
+        4. No timestamp is below the one before, and no part is empty.
+        5. A timestamp comes if all of them together are likelier than any single other token.
+        """
+        new = tokens[prompt:]
+        times = new[new >= self.first]
+        after_time = len(new) > 0 and new[-1] >= self.first
+        pair_closed = len(new) < 2 or new[-2] >= self.first
+        logits[self.no_timestamps] = -np.inf
+        if after_time and pair_closed:
+            logits[self.first :] = -np.inf
+        elif after_time:
+            logits[: self.end] = -np.inf
+        if len(times):
+            lowest = times[-1] + (0 if after_time and not pair_closed else 1)
+            logits[self.first : lowest] = -np.inf
+        if not len(new):
+            logits[: self.first] = -np.inf
+            if self.max_initial is not None:
+                logits[self.first + self.max_initial + 1 :] = -np.inf
+        if _log_sum(logits[self.first :]) > logits[: self.first].max():
+            logits[: self.first] = -np.inf
+
+
+def _log_sum(logits: FloatArray) -> float:
+    """Returns the logarithm of the sum of the exponentials of logits; -inf if all are -inf."""
+    largest = float(logits.max(initial=-np.inf))
+    if largest == -np.inf:
+        return largest
+    return largest + float(np.log(np.exp(logits - np.float32(largest)).sum()))
+
+
 def _ids(tokens: Sequence[int]) -> IntArray:
     return np.array(tokens, np.int64)
 

@@ -51,6 +51,7 @@ class GenerateOptions:
         repetition_penalty: factor over 0; over 1, tokens that occurred before become less probable.
         no_repeat_ngram: length of the token runs that may not occur twice; 0 allows repetition.
         suppressed: ids of tokens that are never chosen.
+        begin_suppressed: ids of tokens that are not chosen first after the prompt.
         forced: token ids by the position that they are forced at, counted with the prompt.
         min_length: length, with the prompt, before which no end token is chosen.
         max_length: largest number of tokens, with the prompt.
@@ -61,6 +62,10 @@ class GenerateOptions:
         timeout_s: seconds after which no further step starts, and a graph that ONNX Runtime runs on
             the CPU is ended before its next node.
         scores: whether results contain the log-probability of every token.
+        language: code of the language that a multilingual speech model hears, such as `de`; "auto"
+            takes the likeliest one of each input.
+        task: task of a multilingual speech model: `transcribe`, or `translate` into English.
+        timestamps: whether a speech model makes timestamps between the parts of its text.
 
     Raises:
         UsageError: a value is out of its range, or two options exclude each other.
@@ -78,6 +83,7 @@ class GenerateOptions:
     repetition_penalty: float | None = None
     no_repeat_ngram: int | None = None
     suppressed: tuple[int, ...] | None = None
+    begin_suppressed: tuple[int, ...] | None = None
     forced: Mapping[int, int] | None = None
     min_length: int | None = None
     max_length: int | None = None
@@ -86,6 +92,9 @@ class GenerateOptions:
     allowed: AllowedFunction | str | None = None
     timeout_s: float | None = None
     scores: bool = False
+    language: str | None = None
+    task: str | None = None
+    timestamps: bool = False
 
     @property
     def samples(self) -> bool:
@@ -110,8 +119,12 @@ class GenerateOptions:
         self._check_share("min_p", allow_zero=True)
         self._check_beams()
         self._check_texts()
-        if not isinstance(self.scores, bool):
-            raise UsageError(f"scores must be True or False, got {shown(self.scores)}")
+        for name in ("scores", "timestamps"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise UsageError(f"{name} must be True or False, got {shown(value)}")
+        for name in ("language", "task"):
+            if (value := getattr(self, name)) is not None:
+                check_text(name, value)
 
     def _check_seed(self) -> None:
         if isinstance(self.seed, tuple):
@@ -123,8 +136,9 @@ class GenerateOptions:
             raise UsageError("a seed without sampling has no effect; give a temperature too")
 
     def _check_tokens(self) -> None:
-        if self.suppressed is not None:
-            token_ids_of("suppressed", self.suppressed)
+        for name in ("suppressed", "begin_suppressed"):
+            if (tokens := getattr(self, name)) is not None:
+                token_ids_of(name, tokens)
         if self.forced is None:
             return
         if not isinstance(self.forced, Mapping):

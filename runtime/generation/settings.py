@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from hybrid_deploy.bundle.manifest import GenerationDefaults, Manifest
+from hybrid_deploy.bundle.speech.speech_tokens import speech_tokens_of
 from hybrid_deploy.errors import BundleError, UsageError
 from hybrid_deploy.runtime.generation.constraints import AllowedTokens, Pattern
 from hybrid_deploy.runtime.generation.incremental_text import (
@@ -19,6 +20,7 @@ from hybrid_deploy.runtime.generation.incremental_text import (
 from hybrid_deploy.runtime.generation.logits_processors import (
     LogitsFunction,
     Processor,
+    TimestampRules,
     processors_of,
 )
 from hybrid_deploy.runtime.generation.options import GenerateOptions
@@ -100,6 +102,8 @@ def resolve_settings(
     )
     detokenizer_for = _detokenizer_factory(manifest, source)
     constraints = _constraints(options, beams, limits, detokenizer_for)
+    if options.timestamps:
+        constraints = (_timestamp_rules(manifest, str(source)), *constraints)
     return DecodingSettings(
         limits=limits,
         processors=processors_of(defaults, limits, constraints),
@@ -131,6 +135,9 @@ def check_default_tokens(manifest: Manifest, origin: str) -> None:
         "the forced end token": () if defaults.forced_end is None else (defaults.forced_end,),
     }
     read = {"a start token": defaults.start_tokens, "the pad token": (defaults.pad_token,)}
+    if (speech := manifest.speech) is not None:
+        ids = (speech.no_timestamps, speech.no_speech, *speech.languages.values())
+        chosen["a token of speech"] = [token for token in ids if token is not None]
     last = vocabulary_size(manifest) - 1
     for role, tokens in {**read, **chosen}.items():
         outside = [token for token in tokens if token < 0 or (role in chosen and token > last)]
@@ -146,6 +153,7 @@ def _check_token_ids(manifest: Manifest, options: GenerateOptions) -> None:
     size = vocabulary_size(manifest)
     named = {
         "suppressed": options.suppressed or (),
+        "begin_suppressed": options.begin_suppressed or (),
         "forced": () if options.forced is None else options.forced.values(),
     }
     for option, tokens in named.items():
@@ -155,8 +163,8 @@ def _check_token_ids(manifest: Manifest, options: GenerateOptions) -> None:
 
 def _override(defaults: GenerationDefaults, options: GenerateOptions) -> GenerationDefaults:
     names = (
-        "repetition_penalty", "no_repeat_ngram", "suppressed", "min_length", "max_length", "beams",
-        "length_penalty", "early_stopping",
+        "repetition_penalty", "no_repeat_ngram", "suppressed", "begin_suppressed", "min_length",
+        "max_length", "beams", "length_penalty", "early_stopping",
     )  # fmt: skip
     values = {name: getattr(options, name) for name in names}
     changes = {name: value for name, value in values.items() if value is not None}
@@ -196,6 +204,13 @@ def _constraints(
         detokenizer = detokenizer_for("a pattern")
         return (Pattern(options.allowed, detokenizer, limits.end_tokens, needed),)
     return () if options.allowed is None else (AllowedTokens(options.allowed),)
+
+
+def _timestamp_rules(manifest: Manifest, origin: str) -> TimestampRules:
+    """Returns the processor of the option `timestamps`."""
+    speech = speech_tokens_of(manifest.speech, origin)
+    first, ends = speech.first_timestamp, manifest.generation.end_tokens
+    return TimestampRules(first, first - 1, ends[0] if ends else 0, speech.max_initial_timestamp)
 
 
 def _sampling(options: GenerateOptions) -> Sampling | None:

@@ -37,15 +37,61 @@ def log_mel(signal: Floats, sampling_rate: int, mels: int, fft: int, hop: int) -
     Returns:
         The spectrogram, (mels, samples // hop) float32.
     """
-    padded = np.pad(signal, fft // 2, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(padded, fft)[::hop][: len(signal) // hop]
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(fft) / fft)
+    frames = _whisper_frames(signal, fft, hop)
     filters = _slaney_filters(mels, fft // 2 + 1, sampling_rate)
-    energy = np.concatenate(
-        [np.abs(np.fft.rfft(part * window, axis=-1)) ** 2 @ filters for part in _parts(frames, fft)]
-    )
-    decades = np.log10(np.maximum(energy, 1e-10))
-    decades = np.maximum(decades, decades.max() - _WHISPER_RANGE)
+    decades = np.concatenate([_decades(part, filters) for part in _parts(frames, fft)])
+    return _whisper_levels(decades, decades.max())
+
+
+class LongLogMel:
+    """The log-mel spectrogram of a long recording, of which a part at a time is computed.
+
+    The parts are those of `log_mel` of the whole recording: the loudest energy of the recording
+    limits the faintest, so all energies are computed once before.
+
+    Attributes:
+        frames: number of frames of the recording.
+
+    Args:
+        signal: samples, (samples,) float32 within -1..1; more than half of `fft`.
+        sampling_rate: sampling rate in Hz.
+        mels: number of filters.
+        fft: number of samples in a window.
+        hop: number of samples between the beginnings of two windows.
+    """
+
+    def __init__(self, signal: Floats, sampling_rate: int, mels: int, fft: int, hop: int) -> None:
+        self._windows = _whisper_frames(signal, fft, hop)
+        self._filters = _slaney_filters(mels, fft // 2 + 1, sampling_rate)
+        self.frames = len(self._windows)
+        parts = _parts(self._windows, fft)
+        self._loudest = max(float(_decades(part, self._filters).max()) for part in parts)
+
+    def part(self, begin: int, count: int, padded_to: int) -> Floats:
+        """Returns frames from `begin` on, padded on the right with zeros, (mels, padded_to)."""
+        decades = _decades(self._windows[begin : begin + count], self._filters)
+        levels = _whisper_levels(decades, self._loudest)
+        return np.pad(levels, ((0, 0), (0, padded_to - levels.shape[1])))
+
+
+def _whisper_frames(signal: Floats, fft: int, hop: int) -> Floats:
+    """Returns overlapping windows of a signal, (samples // hop, fft), as a view."""
+    padded = np.pad(signal, fft // 2, mode="reflect")
+    return np.lib.stride_tricks.sliding_window_view(padded, fft)[::hop][: len(signal) // hop]
+
+
+def _decades(frames: Floats, filters: _Doubles) -> _Doubles:
+    """Returns the energy behind each filter as a power of ten, (frames, mels)."""
+    fft = frames.shape[1]
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(fft) / fft)
+    energy = np.abs(np.fft.rfft(frames * window, axis=-1)) ** 2 @ filters
+    decades: _Doubles = np.log10(np.maximum(energy, 1e-10))
+    return decades
+
+
+def _whisper_levels(decades: _Doubles, loudest: float) -> Floats:
+    """Returns Whisper's input, (mels, frames), of energies below the loudest of the recording."""
+    decades = np.maximum(decades, loudest - _WHISPER_RANGE)
     return np.ascontiguousarray(((decades + 4) / 4).T, np.float32)
 
 

@@ -71,15 +71,21 @@ def windows(signal: Floats, sampling_rate: int, window_s: float) -> Iterator[Win
         end = len(signal)
         if end - begin > size:
             first = begin + int((1 - _SEARCHED_SHARE) * size)
-            end = first + _quietest(signal[first : begin + size], int(_QUIET_S * sampling_rate))
+            end = first + quietest(signal[first : begin + size], sampling_rate)
         part = signal[begin:end]
         if part.min() < part.max():
             yield Window(begin / sampling_rate, end / sampling_rate, part)
         begin = end
 
 
-def _quietest(signal: Floats, width: int) -> int:
-    """Returns the index of the middle of the `width` samples with the least energy."""
+def quietest(signal: Floats, sampling_rate: int) -> int:
+    """Returns the index of the middle of the 50 ms with the least energy.
+
+    Args:
+        signal: samples, (samples,) float32; at least 50 ms.
+        sampling_rate: sampling rate in Hz.
+    """
+    width = int(_QUIET_S * sampling_rate)
     energy = np.concatenate([[0.0], np.cumsum(np.square(signal, dtype=np.float64))])
     sums = energy[width:] - energy[:-width]
     return int(sums.argmin()) + width // 2

@@ -30,22 +30,6 @@ _UNKNOWN_SIZE = 0x7FFFF000  # a program that writes to a pipe declares this size
 _BLOCK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class Sound:
-    """An opened sound file.
-
-    Attributes:
-        rate: samples per second.
-        samples: number of samples of each channel that the file declares; None if it declares none.
-        blocks: reads the file: parts of its samples in their order, (samples, channels) float32
-            within -1..1.
-    """
-
-    rate: int
-    samples: int | None
-    blocks: Iterator[Floats]
-
-
 class _Format(NamedTuple):
     form: int
     channels: int
@@ -61,6 +45,29 @@ class _Format(NamedTuple):
     def sample_bytes(self) -> int:
         """Size of one sample of all channels."""
         return self.bits // 8 * self.channels
+
+
+_RAW = {"u8": (_PCM, 8), "s16le": (_PCM, 16), "s24le": (_PCM, 24), "s32le": (_PCM, 32),
+        "f32le": (_FLOAT, 32)}  # fmt: skip
+
+RAW_FORMS = tuple(_RAW)
+"""Names of the forms of raw samples, as ffmpeg and arecord name them."""
+
+
+@dataclass(frozen=True)
+class Sound:
+    """An opened sound file.
+
+    Attributes:
+        rate: samples per second.
+        samples: number of samples of each channel that the file declares; None if it declares none.
+        blocks: reads the file: parts of its samples in their order, (samples, channels) float32
+            within -1..1.
+    """
+
+    rate: int
+    samples: int | None
+    blocks: Iterator[Floats]
 
 
 def open_wav(file: BinaryIO, path: Path) -> Sound | None:
@@ -108,6 +115,26 @@ def open_wav(file: BinaryIO, path: Path) -> Sound | None:
     raise InputError(
         f"{path} is a damaged sound file: its first {_MOST_CHUNKS:,} parts are no sound"
     )
+
+
+def raw_blocks(file: BinaryIO, form: str, samples: int) -> Iterator[Floats]:
+    """Reads raw samples of one channel, such as a recorder writes into a pipe, to their end.
+
+    A sample that is cut at the end is left out.
+
+    Args:
+        file: the opened file; `read` returns fewer bytes than asked for only at the end.
+        form: one of RAW_FORMS.
+        samples: number of samples of a block.
+
+    Returns:
+        Blocks of `samples` samples, the last one shorter, (samples,) float32 within -1..1.
+    """
+    raw = _Format(_RAW[form][0], 1, 0, _RAW[form][1])
+    while data := file.read(samples * raw.sample_bytes):
+        whole = len(data) // raw.sample_bytes * raw.sample_bytes
+        if whole:
+            yield _levels(data[:whole], raw)
 
 
 def _cut(path: Path, left: int, size: int) -> InputError:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
 from hybrid_deploy.argument_checks import token_ids_of
 from hybrid_deploy.bundle.bundle import Bundle
-from hybrid_deploy.contract import LOGITS, GraphRole
+from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backends.protocol import Backend, Decoding, HasNotes, KeepsMemory
 from hybrid_deploy.runtime.deadline import StoppedError, Until
@@ -33,9 +33,10 @@ from hybrid_deploy.runtime.session.encoded_input import EncodedInput
 from hybrid_deploy.runtime.session.input_checks import check_values
 from hybrid_deploy.runtime.session.results import GenerationResult, Timings
 from hybrid_deploy.runtime.session.runnable import TokenTexts, check_runnable
+from hybrid_deploy.runtime.session.start_tokens import PromptMaker, detects_language
 from hybrid_deploy.runtime.session.stopped_decoding import StoppedDecoding
 from hybrid_deploy.runtime.session.streaming import Stream
-from hybrid_deploy.runtime.tokenizer import BundleTokenizers, text_of, tokens_of
+from hybrid_deploy.runtime.tokenizer import BundleTokenizers, text_of
 
 BatchInputs: TypeAlias = "Mapping[str, NDArray[Any]] | EncodedInput"
 """Encoder inputs of a batch by name, or a batch that is encoded already."""
@@ -102,6 +103,7 @@ class BatchRunner:
         self._token_texts = TokenTexts.of(bundle, tokenizers)
         check_runnable(bundle, variant, self._token_texts)
         self._encoder = bundle.graph(variant, GraphRole.ENCODER)
+        self._prompts = PromptMaker(bundle, variant, tokenizers)
 
     def run(
         self, inputs: BatchInputs, request: Request, start: float
@@ -114,9 +116,10 @@ class BatchRunner:
             start: value of `time.perf_counter` in seconds when preprocessing started.
         """
         encoder_start = time.perf_counter()
-        loop = self._start(inputs, request, self._settings_for(request.options), start)
-        encoder_end = time.perf_counter()
-        return self._results(loop.run(), encoder_start - start, encoder_end - encoder_start)
+        settings = self._settings_for(request.options)
+        loop, languages = self._start(inputs, request, settings, start)
+        times = (encoder_start - start, time.perf_counter() - encoder_start)
+        return self._results(loop.run(), languages, *times)
 
     def stream(self, inputs: BatchInputs, request: Request, start: float) -> Stream:
         """Encodes a batch; returns the stream that decodes its tokens when they are read.
@@ -135,14 +138,14 @@ class BatchRunner:
             raise UsageError(
                 "the tokens of a beam search are known at its end; ask for beams=1 to stream them"
             )
-        loop = self._start(inputs, request, settings, start)
+        loop, languages = self._start(inputs, request, settings, start)
         assert isinstance(loop, TokenLoop)
         times = (encoder_start - start, time.perf_counter() - encoder_start)
         return Stream(
             loop,
             self._detokenizer(),
             settings.stop,
-            lambda batch_result: self._results(batch_result, *times),
+            lambda batch_result: self._results(batch_result, languages, *times),
         )
 
     def encode(self, inputs: Mapping[str, NDArray[Any]], start: float) -> EncodedInput:
@@ -172,24 +175,44 @@ class BatchRunner:
         request: Request,
         settings: DecodingSettings,
         start: float,
-    ) -> TokenLoop | BeamSearch:
-        """Encodes a batch, unless it is encoded already; returns the loop that decodes it."""
-        with Until(request.deadline(start)):
-            prompt = self._full_prompt(token_ids_of("the prompt", request.prompt))
-        cancellation = request.cancellation(start)
-        decoding = self._decoding(inputs, request.deadline(start))
-        loop = TokenLoop if settings.beams is None else BeamSearch
-        return loop(decoding, [prompt] * decoding.batch, settings, cancellation)
+    ) -> tuple[TokenLoop | BeamSearch, tuple[str, ...]]:
+        """Encodes a batch, unless it is encoded already.
 
-    def _decoding(self, inputs: BatchInputs, deadline: float | None) -> Decoding:
+        Returns the loop that decodes it, and the languages that were detected, () for none.
+        """
+        options, deadline = request.options, request.deadline(start)
+        with Until(deadline):
+            given = token_ids_of("the prompt", request.prompt)
+            prompt = self._prompts.prompt(given, options)
+        cancellation = request.cancellation(start)
+        decoding, languages = self._decoding(inputs, options, deadline)
+        prompts = [prompt] * decoding.batch
+        if languages:
+            assert options is not None
+            prompts = self._prompts.prompts_in(languages, given, options)
+        loop = TokenLoop if settings.beams is None else BeamSearch
+        return loop(decoding, prompts, settings, cancellation), languages
+
+    def _decoding(
+        self, inputs: BatchInputs, options: GenerateOptions | None, deadline: float | None
+    ) -> tuple[Decoding, tuple[str, ...]]:
+        """Returns the encoded batch before its first token, and the languages, if asked for."""
+        try:
+            with Until(deadline):
+                if not detects_language(options):
+                    return self._encoded(inputs), ()
+                if not isinstance(inputs, EncodedInput):
+                    inputs = self.encode(inputs, time.perf_counter())
+                languages = self._prompts.detected_languages(inputs.start(self._backend))
+                return inputs.start(self._backend), languages
+        except StoppedError:
+            return StoppedDecoding(_batch_of(inputs)), ()
+
+    def _encoded(self, inputs: BatchInputs) -> Decoding:
         if isinstance(inputs, EncodedInput):
             return inputs.start(self._backend)
         check_values(inputs, self._encoder, self._bundle.manifest.dims)
-        try:
-            with Until(deadline):
-                return self._backend.start(inputs)
-        except StoppedError:
-            return StoppedDecoding(len(next(iter(inputs.values()))))
+        return self._backend.start(inputs)
 
     def _settings_for(self, options: GenerateOptions | None) -> DecodingSettings:
         if options is None:
@@ -197,7 +220,11 @@ class BatchRunner:
         return resolve_settings(self._bundle.manifest, self._tokenizers, options)
 
     def _results(
-        self, batch_result: BatchResult, preprocess_s: float, encoder_s: float
+        self,
+        batch_result: BatchResult,
+        languages: tuple[str, ...],
+        preprocess_s: float,
+        encoder_s: float,
     ) -> tuple[list[GenerationResult], Timings]:
         tokens = tuple(token for row in batch_result.sequences for token in row.tokens)
         timings = Timings(
@@ -207,7 +234,11 @@ class BatchRunner:
             step_ms=batch_result.step_ms,
             notes=batch_result.notes + self._backend_notes() + self._token_texts.missing(tokens),
         )
-        return [self._result(sequence) for sequence in batch_result.sequences], timings
+        results = [self._result(sequence) for sequence in batch_result.sequences]
+        if languages:
+            pairs = zip(results, languages, strict=True)
+            results = [replace(result, language=language) for result, language in pairs]
+        return results, timings
 
     def _backend_notes(self) -> tuple[str, ...]:
         return self._backend.notes if isinstance(self._backend, HasNotes) else ()
@@ -230,32 +261,6 @@ class BatchRunner:
         vocabulary = self._bundle.manifest.vocabulary
         return None if vocabulary is None else text_of(tokens, vocabulary, self._tokenizers)
 
-    def _full_prompt(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
-        """Returns the start tokens and the prompt; start tokens in the prompt are not doubled.
 
-        Without a prompt, the template's default words are the prompt of a model with a template.
-        """
-        start_tokens = self._bundle.manifest.generation.start_tokens
-        template = self._bundle.manifest.prompt
-        if not prompt and template is not None:
-            vocabulary = self._bundle.manifest.vocabulary
-            prompt = tuple(tokens_of(None, vocabulary, self._tokenizers, template))
-        if not prompt:
-            if not start_tokens:
-                raise UsageError(
-                    f"{self._bundle.folder} has no start tokens; give a prompt to continue, as "
-                    "--prompt 1,5, or export it with --start"
-                )
-            return start_tokens
-        self._check_token_ids(prompt)
-        has_start_tokens = prompt[: len(start_tokens)] == start_tokens
-        return prompt if has_start_tokens else start_tokens + prompt
-
-    def _check_token_ids(self, prompt: Sequence[int]) -> None:
-        graph = self._bundle.graph(self._variant, GraphRole.STEP)
-        vocabulary_size = next((t.shape[-1] for t in graph.outputs if t.name == LOGITS), None)
-        for token in prompt:
-            if isinstance(vocabulary_size, int) and token >= vocabulary_size:
-                raise UsageError(
-                    f"the prompt has token {token}, the model's last is {vocabulary_size - 1}"
-                )
+def _batch_of(inputs: BatchInputs) -> int:
+    return inputs.batch if isinstance(inputs, EncodedInput) else len(next(iter(inputs.values())))

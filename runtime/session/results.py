@@ -23,6 +23,7 @@ class GenerationResult:
             divided by length ** length_penalty; None without beam search.
         alternatives: the next best sequences of a beam search, the best one first; together with
             this one at most `n_best`.
+        language: code of the language that was detected; None unless that was asked for.
     """
 
     text: str | None
@@ -31,6 +32,7 @@ class GenerationResult:
     finish: FinishReason
     sequence_score: float | None = None
     alternatives: tuple[GenerationResult, ...] = ()
+    language: str | None = None
 
 
 @dataclass(frozen=True)

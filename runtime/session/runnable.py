@@ -45,22 +45,29 @@ class TokenTexts:
 
     Attributes:
         ids: their ids; None for a bundle without a vocabulary.
+        first_timestamp: id from which on all tokens are timestamps, which need no text; None for a
+            model without timestamps.
     """
 
     ids: frozenset[int] | None
+    first_timestamp: int | None = None
 
     @classmethod
     def of(cls, bundle: Bundle, tokenizers: BundleTokenizers) -> TokenTexts:
         """Returns the tokens of a bundle that have a text."""
-        vocabulary = bundle.manifest.vocabulary
+        vocabulary, speech = bundle.manifest.vocabulary, bundle.manifest.speech
+        knows_times = speech is not None and speech.no_timestamps is not None
+        first = speech.first_timestamp if speech is not None and knows_times else None
         if isinstance(vocabulary, Vocabulary):
-            return cls(frozenset(range(len(vocabulary.tokens))))
+            return cls(frozenset(range(len(vocabulary.tokens))), first)
         if isinstance(vocabulary, Tokenizer):
-            return cls(tokenizers.facts(vocabulary.file).ids)
+            return cls(tokenizers.facts(vocabulary.file).ids, first)
         return cls(None)
 
     def missing(self, tokens: tuple[int, ...]) -> tuple[str, ...]:
         """Returns a remark if some of the tokens of a result have no text."""
+        if self.first_timestamp is not None:
+            tokens = tuple(token for token in tokens if token < self.first_timestamp)
         lacking = [] if self.ids is None else [t for t in tokens if t not in self.ids]
         if not lacking:
             return ()

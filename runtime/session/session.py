@@ -16,11 +16,7 @@ from hybrid_deploy.bundle.input_specs import AudioInput
 from hybrid_deploy.contract import FLOAT_VARIANT, GraphRole
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.backends.protocol import Backend
-from hybrid_deploy.runtime.backends.registry import (
-    DEFAULT_BACKEND,
-    BackendOptions,
-    load_backend,
-)
+from hybrid_deploy.runtime.backends.registry import DEFAULT_BACKEND, BackendOptions, load_backend
 from hybrid_deploy.runtime.deadline import Until
 from hybrid_deploy.runtime.generation.options import GenerateOptions
 from hybrid_deploy.runtime.preprocess.array_files import ARRAYS_SUFFIX, load_arrays
@@ -49,14 +45,15 @@ class Session:
         bundle: the bundle.
         variant: name of the variant.
         backend: backend that runs the variant's graphs.
+        tokenizers: tokenizers of the bundle.
     """
 
     def __init__(self, bundle: Bundle, variant: str, backend: Backend) -> None:
         self.bundle = bundle
         self.variant = variant
         self.backend = backend
-        self._tokenizers = BundleTokenizers(bundle)
-        self._runner = BatchRunner(bundle, variant, backend, self._tokenizers)
+        self.tokenizers = BundleTokenizers(bundle)
+        self._runner = BatchRunner(bundle, variant, backend, self.tokenizers)
 
     def run_files(
         self,
@@ -301,7 +298,7 @@ class Session:
             names = [tensor.name for tensor in encoder.inputs]
             inputs = batch_arrays([load_arrays(path, names) for path in files])
         else:
-            inputs = prepare(files, preprocess, folder=self._tokenizers, texts=texts)
+            inputs = prepare(files, preprocess, folder=self.tokenizers, texts=texts)
         input_checks.check_one_each(inputs, files)
         return self._convert_masks(inputs)
 
@@ -319,7 +316,7 @@ class Session:
             BundleError: the tokenizer's file is missing or damaged.
         """
         manifest = self.bundle.manifest
-        return tokens_of(text, manifest.vocabulary, self._tokenizers, manifest.prompt)
+        return tokens_of(text, manifest.vocabulary, self.tokenizers, manifest.prompt)
 
     def _run(
         self, inputs: BatchInputs, request: Request, on_token: OnToken | None, start: float

@@ -74,7 +74,7 @@ def report(bundle: Bundle) -> str:
     blocks = [
         f"{printable(manifest.name)}: {manifest.parameters:,} parameters, up to "
         f"{manifest.capacity} tokens, by {printable(manifest.producer)}\n",
-        *(f"{line}\n" for line in prompt_lines(manifest)),
+        *(f"{line}\n" for line in (*prompt_lines(manifest), *speech_lines(manifest))),
         render(_variant_rows(bundle), _VARIANTS, "table"),
         f"Cost of one call with {typical}:\n",
         render(_cost_rows(bundle), _COSTS, "table"),
@@ -95,6 +95,22 @@ def prompt_lines(manifest: Manifest) -> list[str]:
         + ("" if template.default is None else f", without any {template.default!r}")
         for reader, template in templates
         if template is not None
+    ]
+
+
+def speech_lines(manifest: Manifest) -> list[str]:
+    """Returns a line with the languages and tasks of a speech model, and the default ones."""
+    speech, start = manifest.speech, manifest.generation.start_tokens
+    if speech is None:
+        return []
+    times = "" if speech.no_timestamps is None else ", timestamps"
+    language = speech.language_of(start)
+    if language is None:
+        return [f"speech: one language{times}"]
+    task = next((name for name, token in speech.tasks.items() if token in start), "transcribe")
+    codes = " ".join(map(printable, speech.languages))
+    return [
+        f"speech: languages {codes}, by default {printable(language)}, {printable(task)}{times}"
     ]
 
 

@@ -19,6 +19,7 @@ from hybrid_deploy.cli.options.common import BUNDLE, FORCE, THREADS
 from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.options.samples import (
     GOLDEN,
+    NORMALIZE,
     SKIP_BAD,
     log_skipped,
 )
@@ -90,8 +91,9 @@ _MOST_SHOWN_LAYERS = 15
 )  # fmt: skip
 @click.option(
     "--metric", help="cer, wer, exact or your package.module:function(expected, given), "
-    "larger is better; default: cer."
+    "larger is better; default: cer. Your function gets the texts as they are decoded."
 )  # fmt: skip
+@NORMALIZE
 @click.option(
     "--max-drop", type=click.FloatRange(min=0),
     help="How many points worse than float the variant may be (of the metric, or of CER, or "
@@ -120,6 +122,7 @@ def quantize(
     method: str,
     evaluation: Path | None,
     metric: str | None,
+    normalize: str | None,
     max_drop: float | None,
     name: str | None,
     threads: int | None,
@@ -135,7 +138,9 @@ def quantize(
     from hybrid_deploy.calibration.quantize import quantize_bundle
     from hybrid_deploy.calibration.variants.request import QuantizationInputs
 
-    data = QuantizationInputs(samples, golden, skip_bad, scales, method, evaluation, metric)
+    data = QuantizationInputs(
+        samples, golden, skip_bad, scales, method, evaluation, metric, normalize
+    )
     if automatic:
         if precision or encoder or decoder or floats or target:
             raise UsageError(
@@ -176,7 +181,8 @@ def summary(report: QuantizeReport) -> str:
     if report.emulated:
         lines.append("emulated in float32: no CPU kernels compute in bfloat16")
     if report.layers_in_8_bits:
-        lines.append(f"8 bits, the most sensitive layers: {', '.join(report.layers_in_8_bits)}")
+        count = len(report.layers_in_8_bits)
+        lines.append(f"8 bits in place of 4: the {count} most sensitive layers of the decoder")
     if report.tensors_in_float32:
         lines.append(f"float32, since float16 overflows: {', '.join(report.tensors_in_float32)}")
     if report.ranking:

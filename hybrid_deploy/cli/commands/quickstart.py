@@ -185,7 +185,8 @@ def _profile(bundle: Path, files: Sequence[Path]) -> None:
 
 def _compare(path: Path, samples: Path) -> None:
     from hybrid_deploy.bundle.bundle import open_bundle
-    from hybrid_deploy.cli.commands.compare import COLUMNS, check_rows, compare_rows
+    from hybrid_deploy.cli.commands.compare import check_rows, compare_rows
+    from hybrid_deploy.cli.compare_output import columns_for
     from hybrid_deploy.labels import load_labels
     from hybrid_deploy.runtime.backends.probing import usable_backends
 
@@ -193,7 +194,7 @@ def _compare(path: Path, samples: Path) -> None:
     pairs = [(variant, backend) for variant in bundle.manifest.variants for backend in usable]
     with progress_bar("compare", len(pairs) * len(labels)) as bar:
         rows = compare_rows(bundle, labels, pairs, threads=1, progress=bar)
-    say(render(rows, COLUMNS, "table"), nl=False)
+    say(render(rows, columns_for(rows), "table"), nl=False)
     check_rows(rows, path)
     log(f"   {len(labels)} held-out lines one by one, 1 CPU thread, medians")
 

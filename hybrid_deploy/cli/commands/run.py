@@ -10,21 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hybrid_deploy.cli.live_run import print_live
 from hybrid_deploy.cli.options.common import BACKEND, BUNDLE, THREADS, VARIANT
 from hybrid_deploy.cli.options.generation import generation_options, options_of
 from hybrid_deploy.cli.options.paths import INPUT
+from hybrid_deploy.cli.options.speech import (
+    SUBTITLES,
+    SpeechOptions,
+    speech_options,
+    speech_options_of,
+)
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
 from hybrid_deploy.cli.output import log, say
+from hybrid_deploy.cli.run_output import RunOutcome
+from hybrid_deploy.cli.speech_run import check_speech_request, speech_outcomes, subtitles_of
 from hybrid_deploy.errors import HybridDeployError, UsageError
 from hybrid_deploy.printable import one_line
 from hybrid_deploy.report import json_text
 
 if TYPE_CHECKING:
     from hybrid_deploy.runtime.generation.options import GenerateOptions
-    from hybrid_deploy.runtime.session.results import GenerationResult, Timings
     from hybrid_deploy.runtime.session.session import Session
-
-_CUT = ("timeout", "cancelled")  # reasons to finish before the text is complete
 
 
 @click.command(
@@ -42,16 +48,16 @@ _CUT = ("timeout", "cancelled")  # reasons to finish before the text is complete
 )
 @generation_options
 @click.option("--stream", is_flag=True, help="Print the text while it is made.")
-@click.option("--long", is_flag=True, help="Cut long sound into parts, a line for each.")
+@speech_options
 @VARIANT
 @BACKEND
 @THREADS
 @trusted_keys("--require-signature")
 @AT_LEAST
 @click.option(
-    "--format", "output_format", type=click.Choice(["text", "json"]), default="text",
-    show_default=True,
-    help="Only the text, a line per file with its line breaks as \\n, or everything.",
+    "--format", "output_format", type=click.Choice(["text", "json", *SUBTITLES]),
+    default="text", show_default=True,
+    help="Only the text, a line per file with its line breaks as \\n; everything; or subtitles.",
 )  # fmt: skip
 def run(
     bundle: Path,
@@ -60,7 +66,6 @@ def run(
     prompt: str | None,
     prompt_text: str | None,
     stream: bool,
-    long: bool,
     variant: str,
     backend: str,
     threads: int | None,
@@ -77,7 +82,10 @@ def run(
     from hybrid_deploy.runtime.deadline import Until
     from hybrid_deploy.runtime.session.session import load_session
 
-    _check_request(files, text, stream=stream, long=long, output_format=output_format)
+    speech = speech_options_of(generation, output_format)
+    _check_request(files, text, speech, stream=stream, output_format=output_format)
+    if speech.live and (prompt is not None or prompt_text is not None):
+        raise click.UsageError("live sound takes no --prompt and --prompt-text.")
     ids = [] if prompt is None else parse_prompt(prompt)
     options = options_of(generation)
     trust = trust_of(keys, at_least, "--require-signature")
@@ -88,43 +96,51 @@ def run(
             ids += session.prompt_tokens(prompt_text) if asks_decoder else []
         text = prompt_text if asks_encoder else text
     job = _RunJob(session, files, None if text is None else [text], ids, options)
-    if stream:
+    if speech.live:
+        print_live(session, options, speech, output_format)
+    elif stream:
         job.print_stream()
     else:
-        _print_outcomes(job, long=long, output_format=output_format)
+        _print_outcomes(job, speech, output_format)
 
 
 def _check_request(
-    files: Sequence[Path], text: str | None, *, stream: bool, long: bool, output_format: str
+    files: Sequence[Path],
+    text: str | None,
+    speech: SpeechOptions,
+    *,
+    stream: bool,
+    output_format: str,
 ) -> None:
-    if not files and text is None:
+    if not files and text is None and not speech.live:
         raise click.UsageError("Missing argument 'FILES...'.")
-    if stream and (long or output_format == "json"):
-        raise click.UsageError(
-            "--stream prints text as it comes, without --long and --format json."
-        )
-    if long and (text is not None or not files):
-        raise click.UsageError("--long takes sound files alone.")
+    check_speech_request(files, text, speech, stream=stream)
+    if stream and output_format == "json":
+        raise click.UsageError("--stream prints text as it comes, without --format json.")
 
 
-def _print_outcomes(job: _RunJob, *, long: bool, output_format: str) -> None:
+def _print_outcomes(job: _RunJob, speech: SpeechOptions, output_format: str) -> None:
     """Prints every outcome; a failure of one of several inputs does not stop the others."""
-    records, failures = [], 0
-    for outcome in job.long_sound() if long else job.outcomes():
+    outcomes, failures = [], 0
+    for outcome in job.speech(speech) if speech.used else job.outcomes():
         if outcome.error is not None:
             if len(job.files) <= 1 and outcome.span_s is None:
                 raise outcome.error
             failures += 1
             log(f"{outcome.file}: {outcome.error}")
-        elif output_format == "text":
-            say("\n".join(outcome.lines(job.options.n_best)))
-            for remark in outcome.remarks():
-                log(remark)
-        records.append(outcome.record())
+        else:
+            if output_format == "text":
+                say("\n".join(outcome.lines(job.options.n_best)))
+            if output_format != "json":
+                for remark in outcome.remarks():
+                    log(remark)
+        outcomes.append(outcome)
     if output_format == "json":
-        say(json_text(records))
+        say(json_text([outcome.record() for outcome in outcomes]))
+    elif speech.subtitles:
+        say(subtitles_of(outcomes, output_format), nl=False)
     if failures:
-        raise HybridDeployError(f"{failures} of {len(records)} inputs failed; see the lines above")
+        raise HybridDeployError(f"{failures} of {len(outcomes)} inputs failed; see the lines above")
 
 
 def readers_of_words(session: Session, text: str | None) -> tuple[bool, bool]:
@@ -160,57 +176,6 @@ def parse_prompt(text: str) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    """Result of one input, or the error that prevented it.
-
-    Attributes:
-        file: path of the input; None if there is only a text.
-        result: text and tokens; None after an error.
-        timings: time of each stage; None after an error.
-        error: why there is no result; None if there is one.
-        span_s: begin and end of the part of a recording, in seconds; None for a whole input.
-    """
-
-    file: Path | None
-    result: GenerationResult | None = None
-    timings: Timings | None = None
-    error: HybridDeployError | None = None
-    span_s: tuple[float, float] | None = None
-
-    def lines(self, n_best: int) -> list[str]:
-        """Returns the text, or the score and text of each of the `n_best` beams, as lines."""
-        assert self.result is not None
-        if n_best == 1:
-            return [_text_of(self.result)]
-        ranked = (self.result, *self.result.alternatives)
-        return [f"{_score_of(result)}\t{_text_of(result)}" for result in ranked]
-
-    def remarks(self) -> list[str]:
-        """Returns what the user has to know about the text, as lines for stderr."""
-        assert self.result is not None and self.timings is not None
-        finish = self.result.finish
-        cut = [f"ended early ({finish}): the text may be incomplete"] if finish in _CUT else []
-        return [f"{self.file or 'text'}: {remark}" for remark in (*cut, *self.timings.notes)]
-
-    def record(self) -> dict[str, object]:
-        """Returns the outcome as a record for JSON."""
-        record: dict[str, object] = {"file": None if self.file is None else str(self.file)}
-        if self.span_s is not None:
-            record |= {"begin_s": self.span_s[0], "end_s": self.span_s[1]}
-        if self.result is None or self.timings is None:
-            return record | {"error": str(self.error)}
-        record |= _result_record(self.result)
-        record |= {
-            "preprocess_ms": self.timings.preprocess_ms,
-            "encoder_ms": self.timings.encoder_ms,
-            "first_token_ms": self.timings.first_token_ms,
-            "step_ms": self.timings.step_ms,
-            "total_ms": self.timings.total_ms,
-        }
-        return record | ({"notes": self.timings.notes} if self.timings.notes else {})
-
-
-@dataclass(frozen=True)
 class _RunJob:
     """The inputs of one call of `run`, and the session that decodes them.
 
@@ -228,26 +193,19 @@ class _RunJob:
     prompt: Sequence[int]
     options: GenerateOptions
 
-    def outcomes(self) -> Iterator[_Outcome]:
+    def outcomes(self) -> Iterator[RunOutcome]:
         """Decodes the inputs one by one; without texts, the next files are prepared meanwhile."""
         if self.texts is None:
             outcomes = self.session.run_many(self.files, prompt=self.prompt, options=self.options)
             for file, outcome in zip(self.files, outcomes, strict=True):
-                yield _Outcome(file, outcome.result, outcome.timings, outcome.error)
+                yield RunOutcome(file, outcome.result, outcome.timings, outcome.error)
             return
         for path in self.files or (None,):
             yield self._with_text(path)
 
-    def long_sound(self) -> Iterator[_Outcome]:
+    def speech(self, speech: SpeechOptions) -> Iterator[RunOutcome]:
         """Decodes recordings part by part."""
-        for file in self.files:
-            try:
-                parts = self.session.run_long_audio(file, prompt=self.prompt, options=self.options)
-                for part in parts:
-                    span_s = (part.item.begin_s, part.item.end_s)
-                    yield _Outcome(file, part.result, part.timings, part.error, span_s)
-            except HybridDeployError as error:
-                yield _Outcome(file, error=error)
+        return speech_outcomes(self.session, self.files, self.prompt, self.options, speech)
 
     def print_stream(self) -> None:
         """Prints the text of each input while it is generated."""
@@ -260,39 +218,14 @@ class _RunJob:
                     text = f"{event.token} " if event.text is None else one_line(event.text)
                     say(text, nl=False)
             say()
-            for remark in _Outcome(file, stream.results[0], stream.timings).remarks():
+            for remark in RunOutcome(file, stream.results[0], stream.timings).remarks():
                 log(remark)
 
-    def _with_text(self, file: Path | None) -> _Outcome:
+    def _with_text(self, file: Path | None) -> RunOutcome:
         try:
             (result,), timings = self.session.run_files(
                 [file] if file else [], texts=self.texts, prompt=self.prompt, options=self.options
             )
         except HybridDeployError as error:
-            return _Outcome(file, error=error)
-        return _Outcome(file, result, timings)
-
-
-def _text_of(result: GenerationResult) -> str:
-    """Returns the text as one line; without a vocabulary, the token ids separated by spaces."""
-    return " ".join(map(str, result.tokens)) if result.text is None else one_line(result.text)
-
-
-def _score_of(result: GenerationResult) -> str:
-    """Returns the score of a beam; a dash if the search ended before there was one."""
-    return "-" if result.sequence_score is None else f"{result.sequence_score:.4f}"
-
-
-def _result_record(result: GenerationResult) -> dict[str, object]:
-    record: dict[str, object] = {
-        "text": result.text,
-        "tokens": result.tokens,
-        "finish": result.finish,
-    }
-    if result.scores is not None:
-        record["scores"] = result.scores
-    if result.sequence_score is not None:
-        record["total"] = result.sequence_score
-    if result.alternatives:
-        record["others"] = [_result_record(beam) for beam in result.alternatives]
-    return record
+            return RunOutcome(file, error=error)
+        return RunOutcome(file, result, timings)

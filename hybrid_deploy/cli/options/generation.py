@@ -40,6 +40,10 @@ _OPTIONS = (
     click.option(
         "--scores", is_flag=True, help="Return the log-probability of every token (JSON)."
     ),
+    click.option(
+        "--language", metavar="CODE", help="Language that is spoken: de; auto detects it. (Whisper)"
+    ),
+    click.option("--task", help="transcribe, or translate into English. (Whisper)"),
 )
 _FIELDS = {"max_tokens": "max_new_tokens", "pattern": "allowed"}
 """Fields of GenerateOptions whose option has another name."""

@@ -1,4 +1,4 @@
-"""The options that choose samples, and the log of samples that are left out."""
+"""The options of samples and of their texts, and the log of samples that are left out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hybrid_deploy.accuracy.normalizers import NORMALIZERS
 from hybrid_deploy.cli.output import log
 
 if TYPE_CHECKING:
@@ -18,6 +19,12 @@ GOLDEN = click.option(
 SKIP_BAD = click.option(
     "--skip-bad", is_flag=True, help="Leave out samples that cannot be read, and name them."
 )
+NORMALIZE = click.option(
+    "--normalize", type=click.Choice(NORMALIZERS),
+    help="What texts pass before CER, WER and exact matches are measured: the English normaliser "
+    "of Whisper; case, punctuation and Unicode form of any language; or nothing. Default: whisper "
+    "for speech in English, basic for other speech, none for the rest.",
+)  # fmt: skip
 _MOST_NAMED = 10
 
 

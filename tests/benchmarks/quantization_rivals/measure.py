@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from hybrid_deploy.accuracy.error_rates import measure_accuracy
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.evaluation.token_agreement import compare_tokens
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.contract import GraphRole
-from hybrid_deploy.error_rates import measure_accuracy
 from hybrid_deploy.errors import BuildError
 from hybrid_deploy.labels import LabelledFile
 from hybrid_deploy.runtime.backends.registry import (

@@ -40,9 +40,13 @@ _COMMANDS: dict[str, tuple[str, ...]] = {
     "inspect": ("--format",),
     "verify": ("--backend", "--trusted", "--at-least", "--format"),
     "profile": ("--variant", "--backend", "--threads", "--format"),
-    "compare": ("--samples", "--variant", "--backend", "--threads", "--format"),
+    "compare": (
+        "--samples", "--variant", "--backend", "--normalize", "--worst", "--threads", "--format",
+    ),
     "calibrate": ("--samples", "--shard", "--merge", "--method", "-o", "--format"),
-    "quantize": ("--encoder", "--decoder", "--block", "--floats", "--target", "--scales"),
+    "quantize": (
+        "--encoder", "--decoder", "--block", "--floats", "--target", "--scales", "--normalize",
+    ),
     "build": ("--target", "--variant", "--timeout", "--format"),
     "sign": ("--key", "--version"),
     "keygen": (),

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 
+from hybrid_deploy.accuracy.bootstrap import Interval
+from hybrid_deploy.accuracy.error_rates import measure_accuracy
+from hybrid_deploy.accuracy.normalizers import load_normalizer
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.calibration.evaluation.decode_all import DecodedSet, decode_all
 from hybrid_deploy.calibration.evaluation.evaluate import evaluate
@@ -9,7 +12,6 @@ from hybrid_deploy.calibration.evaluation.metrics import Metric, load_metric
 from hybrid_deploy.calibration.evaluation.report import describe, evaluation_record
 from hybrid_deploy.calibration.samples.evaluation_set import EvaluationSet, open_evaluation_set
 from hybrid_deploy.calibration.samples.samples import Inputs
-from hybrid_deploy.error_rates import measure_accuracy
 from hybrid_deploy.errors import BackendError, InputError, UsageError
 from hybrid_deploy.runtime.backends.protocol import Backend
 from hybrid_deploy.runtime.backends.registry import (
@@ -76,6 +78,8 @@ def test_without_labels_the_drop_is_a_share_of_tokens(noisy: Bundle, images: lis
     )
     assert evaluation.drop == pytest.approx(100 * (1 - evaluation.agreement.token_share))
     assert evaluation.drop_unit == "% of tokens"
+    assert evaluation.drop_interval is not None
+    assert 0 < evaluation.drop_interval.low <= evaluation.drop <= evaluation.drop_interval.high
 
 
 def test_given_results_of_the_reference_are_not_computed_again(
@@ -123,7 +127,39 @@ def test_metric_of_the_user(noisy: Bundle, labelled: EvaluationSet) -> None:
     assert evaluation.score.reference == 1.0
     assert evaluation.drop == 1.0 - evaluation.score.value > 0
     assert evaluation.drop_unit == "right"
-    assert f"\nright: {evaluation.score.value:.4g} (float 1)\n" in describe(evaluation)
+    line = "\nright: 0 (0 to 0), float 1, worse by +1 to +1\n"
+    assert line in describe(evaluation)
+
+
+def test_normalised_texts_are_compared(noisy: Bundle, images: list[Inputs]) -> None:
+    labels = [" 333333.", "(333333) 333333", None]
+    samples = open_evaluation_set(zip(images, labels, strict=True), noisy)
+    as_decoded = evaluate(noisy, "fp32", "perturbed", samples, threads=1)
+    assert as_decoded.reference_accuracy is not None
+    assert as_decoded.reference_accuracy.exact_percent == 0
+    assert (as_decoded.normalizer, as_decoded.drop_unit) == ("none", "CER points")
+    basic = load_normalizer("basic")
+    evaluation = evaluate(noisy, "fp32", "perturbed", samples, threads=1, normalizer=basic)
+    assert evaluation.reference_accuracy is not None
+    assert evaluation.reference_accuracy.exact_percent == 100
+    assert (evaluation.normalizer, evaluation.drop_unit) == ("basic", "CER points (basic)")
+    assert evaluation.drop == evaluation.changes["cer"].points > 0
+    assert evaluation.drop_interval == evaluation.changes["cer"].interval
+    heading = describe(evaluation).splitlines()[1]
+    assert heading.startswith("texts of 2 labelled inputs, normalised by basic, with 95 % int")
+
+
+@pytest.mark.parametrize(("name", "unit"), [("exact", "exact (basic)"), ("wer", "wer (basic)")])
+def test_the_drop_of_a_metric_has_its_interval(
+    noisy: Bundle, labelled: EvaluationSet, name: str, unit: str
+) -> None:
+    evaluation = evaluate(
+        noisy, "fp32", "perturbed", labelled, threads=1,
+        metric=load_metric(name), normalizer=load_normalizer("basic"),
+    )  # fmt: skip
+    assert (evaluation.drop, evaluation.drop_unit) == (100, unit)
+    assert evaluation.drop_interval == Interval(100, 100)
+    assert f"\n{unit}: " in describe(evaluation)
 
 
 def test_metric_needs_texts(bundle: Bundle, images: list[Inputs]) -> None:
@@ -153,13 +189,14 @@ def test_a_variant_with_nan_logits_fails(bundle: Bundle, images: list[Inputs]) -
 
 def test_description(noisy: Bundle, labelled: EvaluationSet, images: list[Inputs]) -> None:
     evaluation = evaluate(noisy, "fp32", "perturbed", labelled, threads=1)
-    size, accuracy, tokens = describe(evaluation).split("\n")
+    size, *accuracy, tokens = describe(evaluation).split("\n")
     assert size.startswith(f"perturbed: {evaluation.size_bytes / 1e6:.2f} MB (float ")
     assert evaluation.accuracy is not None
-    assert accuracy == (
-        f"CER {evaluation.accuracy.cer_percent:.2f} % (float 0.00 %), "
-        f"exact {evaluation.accuracy.exact_percent:.1f} % (100.0 %) on 2 labelled inputs"
-    )
+    assert accuracy == [
+        "texts of 2 labelled inputs, with 95 % intervals; of so few, they mean little:",
+        "  CER 100.00 % (100.00 to 100.00), float 0.00 %, change +100.00 (+100.00 to +100.00)",
+        "  exact 0.0 % (0.0 to 0.0), float 100.0 %, change -100.0 (-100.0 to -100.0)",
+    ]
     assert tokens == (
         f"{evaluation.agreement.same_sequences} of 3 sequences and "
         f"{evaluation.agreement.same_tokens} of {evaluation.agreement.tokens} tokens as in float; "
@@ -169,8 +206,11 @@ def test_description(noisy: Bundle, labelled: EvaluationSet, images: list[Inputs
     )
     record = evaluation_record(evaluation)
     assert record["cer_percent"] == record["drop"] == evaluation.accuracy.cer_percent
+    assert (record["cer_low_percent"], record["cer_change_high_points"]) == (100, 100)
+    assert (record["normalizer"], record["drop_low"], record["drop_high"]) == ("none", 100, 100)
     assert record["wer_percent"] is record["metric"] is None
     assert record["kl_mean_nats"] == evaluation.divergence.kl_mean_nats
     unlabelled = evaluate(noisy, "fp32", "perturbed", open_evaluation_set(images, noisy), threads=1)
     assert describe(unlabelled).split("\n") == [size, tokens]
+    assert evaluation_record(unlabelled)["normalizer"] is None
     assert evaluation_record(unlabelled)["cer_percent"] is None

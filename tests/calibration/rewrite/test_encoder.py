@@ -183,3 +183,29 @@ def test_scales_serve_for_more_than_one_variant(
     first, second = (ir.to_proto(model).SerializeToString() for model in models)
     assert first == second
     assert scales.of(GraphRole.ENCODER)["h"] == Range(-80, 80)
+
+
+SOUND = """g (float[1,8,40] x) => (float[1,20,4] y) {
+    a = Conv <pads: ints = [1,1], strides: ints = [2]> (x, w1, b1)
+    r = Relu (a)
+    t = Transpose <perm: ints = [0,2,1]> (r)
+    y = MatMul (t, w2)
+}"""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_convolutions_over_one_axis_stay_float_on_a_cpu(
+    build: Build, rng: np.random.Generator, form: EncoderForm
+) -> None:
+    constants = {
+        "w1": rng.normal(size=(8, 8, 3)).astype(np.float32),
+        "b1": rng.normal(size=8).astype(np.float32),
+        "w2": rng.normal(size=(8, 4)).astype(np.float32),
+    }
+    model = build(SOUND, constants)
+    ranges = {name: Range(-3.0, 3.0) for name in ("x", "a", "r", "t")}
+    quantize_encoder(model, scales_of(ranges, role=GraphRole.ENCODER), form)
+    names = set(model.graph.initializers)
+    assert "w2_int8" in names
+    assert ("w1" in names) == (form is EncoderForm.INT8_CPU)
+    assert ("w1_int8" in names) == (form is EncoderForm.INT8)

@@ -7,15 +7,16 @@ from dataclasses import replace
 
 import pytest
 
+from hybrid_deploy.accuracy.error_rates import Accuracy, Change
 from hybrid_deploy.bundle.bundle import Bundle, open_bundle
-from hybrid_deploy.calibration.evaluation.evaluate import Evaluation, Score
+from hybrid_deploy.calibration.evaluation.evaluate import Evaluation
 from hybrid_deploy.calibration.evaluation.logit_divergence import Divergence
 from hybrid_deploy.calibration.evaluation.metrics import BUILT_IN, Metric
+from hybrid_deploy.calibration.evaluation.score import Score
 from hybrid_deploy.calibration.evaluation.token_agreement import Agreement
 from hybrid_deploy.calibration.quantize import quantize_bundle
 from hybrid_deploy.calibration.samples.samples import Inputs
 from hybrid_deploy.calibration.variants.accuracy_gate import check_accuracy
-from hybrid_deploy.error_rates import Accuracy
 from hybrid_deploy.errors import CalibrationError
 from tests.fakes.edited_bundle import with_sensitive_head
 
@@ -39,8 +40,13 @@ def with_share(share: float) -> Evaluation:
 
 def with_errors(before: float, after: float) -> Evaluation:
     """Returns an evaluation with character error rates in percent, whose tokens differ much."""
-    accuracies = [Accuracy(16, cer, 0.0) for cer in (after, before)]
-    return replace(with_share(0.5), accuracy=accuracies[0], reference_accuracy=accuracies[1])
+    after_accuracy, before_accuracy = Accuracy(16, after, 0.0), Accuracy(16, before, 0.0)
+    return replace(
+        with_share(0.5),
+        accuracy=after_accuracy,
+        reference_accuracy=before_accuracy,
+        changes={"cer": Change(after - before, None)},
+    )
 
 
 def test_a_variant_that_agrees_passes() -> None:

@@ -10,10 +10,12 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from hybrid_deploy.accuracy import normalizers
 from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle
 from hybrid_deploy.cli import main
 from hybrid_deploy.cli.commands.compare import check_rows
 from hybrid_deploy.errors import BackendError
+from tests.fakes.speech_bundle import export_listener, write_sounds
 
 
 def compare(bundle: Path, samples: Path, *args: str) -> Result:
@@ -36,6 +38,7 @@ def test_without_a_vocabulary_there_is_no_accuracy(own_path: Path, samples: Path
     result = compare(own_path, samples, "--format", "md")
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1].split(" | ")[3:5] == ["-", "-"]
+    assert "normalised" not in result.stdout
 
 
 def test_without_jiwer_there_are_no_error_rates(
@@ -45,8 +48,9 @@ def test_without_jiwer_there_are_no_error_rates(
     result = compare(tiny_path, samples, "--format", "json")
     assert result.exit_code == 0, result.stderr
     (row,) = json.loads(result.stdout)
-    assert (row["cer_percent"], row["exact_percent"]) == (None, 0.0)
+    assert (row["cer_percent"], row["exact_percent"], row["worst"]) == (None, 0.0, [])
     assert row["status"].startswith("no error rates: jiwer is not installed")
+    assert "no error rates: jiwer is not installed" in compare(tiny_path, samples).stdout
 
 
 def test_every_row_failed(own_path: Path, samples: Path) -> None:
@@ -79,3 +83,86 @@ def test_a_single_token_has_no_time_per_token(own_path: Path, samples: Path) -> 
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)[0]["token_ms"] is None
     assert "nan" not in compare(own_path, samples).stdout
+
+
+def test_a_bundle_that_reads_keeps_case_and_punctuation(tiny_path: Path, samples: Path) -> None:
+    (row,) = json.loads(compare(tiny_path, samples, "--format", "json").stdout)
+    assert row["normalizer"] == "none"
+    text = row["worst"][0]["decoded"]
+    (samples / "labels.csv").write_text(f"file,text\npage.png,{text.upper()}!\n")
+    for options, exact in (((), 0), (("--normalize", "basic"), 100)):
+        (row,) = json.loads(compare(tiny_path, samples, "--format", "json", *options).stdout)
+        assert row["exact_percent"] == exact
+
+
+def test_labels_without_text(tiny_path: Path, samples: Path) -> None:
+    (samples / "labels.csv").write_text('file,text\npage.png,""\n')
+    result = compare(tiny_path, samples, "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    (row,) = json.loads(result.stdout)
+    assert (row["cer_percent"], row["exact_percent"]) == (None, 0)
+    assert row["status"].startswith("no error rates: every expected text is empty")
+
+
+def test_no_labels_at_all(tiny_path: Path, samples: Path) -> None:
+    (samples / "labels.csv").write_text("file,text\n")
+    result = compare(tiny_path, samples)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"error: {samples / 'labels.csv'} has no rows\n"
+
+
+SPOKEN = {"a.wav": "Grey cats!", "b.wav": "uh, um", "c.wav": "twenty-one"}
+
+
+@pytest.fixture(scope="module")
+def listener(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_listener(tmp_path_factory.mktemp("bundles") / "listener.bundle")
+
+
+def test_english_speech_is_normalised_as_english(listener: Path, tmp_path: Path) -> None:
+    pytest.importorskip("whisper_normalizer")
+    sounds = write_sounds(tmp_path / "sounds", SPOKEN)
+    result = compare(listener, sounds, "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.splitlines()[0] == (
+        "1 of 3 labels are empty once whisper has normalised them; whatever is decoded there "
+        "counts as errors"
+    )
+    (row,) = json.loads(result.stdout)
+    assert (row["normalizer"], row["status"]) == ("whisper", "ok")
+    assert row["wer_percent"] is not None and row["cer_low_percent"] <= row["cer_percent"]
+    texts = {loss["input"]: loss["decoded"] for loss in row["worst"]}
+    assert len(texts) > 0
+    (sounds / "labels.csv").write_text(
+        "file,text\n" + "".join(f'{name},"{text.upper()}."\n' for name, text in texts.items())
+    )
+    (row,) = json.loads(compare(listener, sounds, "--format", "json").stdout)
+    assert (row["cer_percent"], row["wer_percent"], row["exact_percent"]) == (0, 0, 100)
+
+
+def test_the_library_of_the_default_is_named_before_anything_is_decoded(
+    listener: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    normalizers._english.cache_clear()
+    monkeypatch.setitem(sys.modules, "whisper_normalizer.english", None)
+    sounds = write_sounds(tmp_path / "sounds", SPOKEN)
+    result = compare(listener, sounds)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "error: whisper-normalizer is not installed; install it with: pip install "
+        "'hybrid-deploy[report]', or give --normalize basic\n"
+    )
+    basic = compare(listener, sounds, "--normalize", "basic", "--format", "json")
+    assert json.loads(basic.stdout)[0]["normalizer"] == "basic"
+
+
+def test_english_is_no_normaliser_for_another_script(listener: Path, tmp_path: Path) -> None:
+    pytest.importorskip("whisper_normalizer")
+    sounds = write_sounds(tmp_path / "sounds", {"a.wav": "हिन्दी में बात"})
+    result = compare(listener, sounds)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "error: --normalize whisper is for English, and 100% of the labels' letters are not Latin; "
+        "give --normalize basic\n"
+    )
+    assert compare(listener, sounds, "--normalize", "basic").exit_code == 0

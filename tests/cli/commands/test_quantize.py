@@ -230,16 +230,41 @@ def test_bad_samples(run: Run, lines: Path, truncated: Path) -> None:
 def test_labels_give_error_rates(run: Run, labels: Path) -> None:
     result = run("--precision", "int8-weights", "--eval", "lines")
     assert (result.exit_code, result.stderr) == (0, "")
-    size, accuracy, tokens = result.stdout.splitlines()
+    size, *accuracy, tokens = result.stdout.splitlines()
     assert re.fullmatch(f"int8-weights: {SIZE}", size)
-    # two of twelve digits
-    assert accuracy == "CER 16.67 % (float 16.67 %), exact 50.0 % (50.0 %) on 2 labelled inputs"
+    assert accuracy == [
+        "texts of 2 labelled inputs, with 95 % intervals; of so few, they mean little:",
+        # two of twelve digits
+        "  CER 16.67 % (0.00 to 33.33), float 16.67 %, change +0.00 (+0.00 to +0.00)",
+        "  exact 50.0 % (0.0 to 100.0), float 50.0 %, change +0.0 (+0.0 to +0.0)",
+    ]
     assert tokens.startswith("2 of 2 sequences and 12 of 12 tokens as in float; ")
     options = ("--name", "again", "--format", "json")
     record = record_of(run("--precision", "int8-weights", "--eval", labels, *options))
     assert record["cer_percent"] == record["reference_cer_percent"] == pytest.approx(100 / 6)
     assert (record["exact_percent"], record["wer_percent"]) == (50, None)
     assert (record["drop"], record["drop_unit"]) == (0, "CER points")
+
+
+def test_normalised_texts_hold_a_budget(run: Run, labels: Path) -> None:
+    (labels / "labels.csv").write_text("file,text\n0.png,(all) 333333.\n1.png,333344\n")
+    options = ("--precision", "int8-weights", "--eval", labels, "--format", "json")
+    record = record_of(run(*options, "--max-drop", 0, "--normalize", "basic"))
+    assert (record["normalizer"], record["drop_unit"]) == ("basic", "CER points (basic)")
+    assert record["reference_cer_percent"] == pytest.approx(100 / 6)
+    assert (record["exact_percent"], record["exact_change_points"]) == (50, 0)
+    assert (record["drop"], record["drop_low"], record["drop_high"]) == (0, 0, 0)
+    record = record_of(run(*options, "--name", "as-decoded"))
+    assert (record["normalizer"], record["exact_percent"]) == ("none", 0)
+
+
+def test_a_normaliser_needs_true_texts(run: Run, lines: Path) -> None:
+    refused = run("--precision", "int8-weights", "--eval", "lines", "--normalize", "basic")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        "error: --normalize needs true texts, and no sample has one; name a folder with a "
+        "labels.csv (columns file, text)\n"
+    )
 
 
 def test_own_metric(run: Run, labels: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +275,8 @@ def test_own_metric(run: Run, labels: Path, here: Path, monkeypatch: pytest.Monk
     )
     metric = "quantize_command_metric:right"
     result = run("--precision", "int8-weights", "--eval", labels, "--metric", metric)
-    assert result.stdout.splitlines()[2] == f"{metric}: 10 (float 10)"
+    line = f"{metric}: 10 (0 to 20), float 10, worse by +0 to +0"
+    assert line in result.stdout.splitlines()
     assert result.exit_code == 0
     missing = run("--precision", "fp16", "--eval", labels, "--metric", f"{metric}s")
     assert missing.stderr == "error: quantize_command_metric has no function 'rights'\n"
@@ -303,7 +329,8 @@ def test_auto(
         "added fast, the fastest that loses at most 0.5\n"
     )
     header, _, *rows = result.stdout.splitlines()
-    assert header.split() == ["variant", "MB", "drop", "of", "total", "ms", "x", "float", "verdict"]
+    columns = "variant MB drop from to of total ms x float verdict"
+    assert header.split() == columns.split()
     assert [(row.split()[0], row.split("  ")[-1].strip()) for row in rows[:5]] == [
         ("fp32-cpu", "chosen"),
         ("fp32-cpu+int8-cpu", "holds the budget"),

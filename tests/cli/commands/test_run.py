@@ -139,10 +139,10 @@ def test_export_in_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_inspect_shows_what_a_call_costs(tiny_path: Path, tiny_bundle: Bundle) -> None:
     text = output("inspect", tiny_path)
     assert "Cost of one call with batch 1, length 1, width 24, memory 6:" in text
-    assert "fp32      fp32      fp32      logits      24" in text
+    assert "fp32     fp32     fp32     logits     24" in text
     cost = tiny_bundle.graph("fp32", GraphRole.STEP).cost
     assert cost is not None
-    (row,) = (line.split() for line in text.splitlines() if line.startswith(" fp32      step"))
+    (row,) = (line.split() for line in text.splitlines() if line.startswith("fp32     step"))
     assert row[2:5] == [
         f"{cost.flops / 1e6:.3f}",
         f"{cost.read_bytes / 1e6:.3f}",
@@ -209,7 +209,7 @@ def test_run_goes_on_after_a_file_that_fails(tiny_path: Path, page: Path, tmp_pa
         (("--n-best", "2"), "error: the 2 best sequences need as many beams, there are 1"),
         (("--stream", "--beams", "2"), "error: the tokens of a beam search are known at its end"),
         (("--stream", "--format", "json"), "error: --stream prints text as it comes"),
-        (("--long", "--text", "a"), "error: --long takes sound files alone"),
+        (("--long", "--text", "a"), "error: --long, --timestamps and subtitles take sound files"),
         (("--long",), "does not take sound alone"),
         (("--pattern", "("), "error: '(' is not a regular expression"),
         (("--seed", "1"), "error: a seed without sampling has no effect"),

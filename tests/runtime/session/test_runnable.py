@@ -12,6 +12,7 @@ import pytest
 from hybrid_deploy.bundle.bundle import Bundle
 from hybrid_deploy.bundle.manifest import Vocabulary
 from hybrid_deploy.errors import BundleError
+from hybrid_deploy.runtime.session.runnable import TokenTexts
 from hybrid_deploy.runtime.session.session import Session, load_session
 
 
@@ -54,3 +55,9 @@ def test_a_pad_token_that_the_decoder_does_not_know(tiny_path: Path) -> None:
     assert len({len(result.tokens) for result in results}) > 1, "some end before others"
     absurd = msgspec.structs.replace(generation, pad_token=2**31 - 1)
     assert changed(tiny_path, generation=absurd).run_arrays({"image": images})[0] == results
+
+
+def test_timestamps_need_no_text() -> None:
+    texts = TokenTexts(frozenset({1, 2}), first_timestamp=10)
+    assert texts.missing((1, 10, 2, 15)) == ()
+    assert texts.missing((1, 9, 10)) == ("token 9 has no text in the bundle's vocabulary",)

@@ -70,6 +70,8 @@ class WorkFolder:
             "PYTHONPATH": str(ROOT),
             "TMPDIR": str(self.work / "temporary"),
             CACHE_VARIABLE: str(self.work / "cache"),
+            # PyTorch makes a cache of its own in the temporary folder when it traces a model
+            "TORCHINDUCTOR_CACHE_DIR": str(self.work / "cache" / "torchinductor"),
         }
         environment = os.environ | variables
         self.striker = Striker(compile_library(folder), self.work, environment)

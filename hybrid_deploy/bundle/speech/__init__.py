@@ -1,0 +1,1 @@
+"""What a bundle remembers of a speech model besides its graphs: the tokens that steer it."""
