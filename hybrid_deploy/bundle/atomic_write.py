@@ -3,15 +3,14 @@
 A file or folder is written beside its target under a temporary name, and then placed there, see
 `placement`. The next write to the same target removes what killed processes left.
 
-Whoever writes a folder holds a lock for its target, so what lies beside it is of no living process.
-A temporary file is locked itself while it is written, so that the next write knows a dead one.
+Temporary files and folders are locked themselves while they are written, so that the next write
+knows a dead one, whatever path leads there. Whoever writes a folder also locks its target.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -27,15 +26,16 @@ from hybrid_deploy.bundle.placement import (
     place_folder,
     sync,
 )
-from hybrid_deploy.bundle.temporary_names import (
+from hybrid_deploy.errors import HybridDeployError
+from hybrid_deploy.process_locks import lock_open
+from hybrid_deploy.system_errors import full_disk_reason
+from hybrid_deploy.temporary_folders import locked_folder, remove_if_dead, remove_tree
+from hybrid_deploy.temporary_names import (
     Kind,
     is_temporary_name,
     temporaries_beside,
     temporary_name,
 )
-from hybrid_deploy.errors import HybridDeployError
-from hybrid_deploy.process_locks import lock_open
-from hybrid_deploy.system_errors import full_disk_reason
 
 
 @contextmanager
@@ -63,15 +63,14 @@ def staged_folder(
     make_parent(target)
     with disk_errors(target):
         _remove_leftovers(target)
-        staging = make_temporary(target, "staging")
-    made = staging.stat()
-    try:
-        with disk_errors(target):
-            yield staging
-            sync_tree(staging)
-            place_folder(staging, target, force=force, check=check)
-    finally:
-        _remove_same(staging, made)
+        with locked_folder(lambda: make_temporary(target, "staging")) as staging:
+            made = staging.stat()
+            try:
+                yield staging
+                sync_tree(staging)
+                place_folder(staging, target, force=force, check=check)
+            finally:
+                _remove_same(staging, made)
 
 
 def write_file(target: Path, data: bytes, *, force: bool = True) -> None:
@@ -129,7 +128,7 @@ def _remove_same(folder: Path, made: os.stat_result) -> None:
     """Removes a folder if it still is the one that was made."""
     with suppress(OSError):
         if os.path.samestat(os.lstat(folder), made):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -137,7 +136,7 @@ def _remove_leftovers(target: Path) -> None:
     kinds: tuple[Kind, ...] = ("staging", "retired")
     for kind in kinds:
         for folder in _left(target, kind):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_if_dead(folder, is_sole_writer=True)
 
 
 def _retired(target: Path) -> list[Path]:
@@ -156,9 +155,9 @@ def remove_temporary(folder: Path) -> None:
     for path in folder.iterdir():
         if is_temporary(path):
             if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+                remove_if_dead(path, is_sole_writer=True)
+            elif path.is_file():
+                _remove_unless_locked(path, is_sole_writer=True)
 
 
 def remove_files(folder: Path, names: Collection[str]) -> None:
@@ -195,11 +194,15 @@ def _temporary_file(target: Path) -> Iterator[Path]:
             return
 
 
-def _remove_unless_locked(path: Path) -> None:
-    """Removes a temporary file whose process does not live any more."""
-    with suppress(OSError), path.open("r+b") as file:
-        if lock_open(file.fileno(), wait=False):
-            path.unlink()
+def _remove_unless_locked(path: Path, *, is_sole_writer: bool = False) -> None:
+    """Removes a temporary file whose process does not live any more; see `remove_if_dead`."""
+    with suppress(OSError):
+        with path.open("rb") as file:
+            locked = lock_open(file.fileno(), wait=False)
+            if locked:
+                path.unlink()
+        if is_sole_writer and locked is None:
+            path.unlink()  # after it is closed, for Windows removes no open file
 
 
 def _left(target: Path, kind: Kind) -> list[Path]:

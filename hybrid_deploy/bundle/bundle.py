@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -42,6 +41,7 @@ from hybrid_deploy.bundle.manifest import (
 )
 from hybrid_deploy.bundle.paths import (
     MANIFEST_FILE,
+    behind_link,
     check_paths,
     check_variant_name,
     link_on_the_way,
@@ -157,9 +157,14 @@ def open_bundle(path: str | Path, *, only: str | None = None, trust: Trust | Non
         InputError: the folder does not exist, is no bundle, or has no such variant.
         BundleError: the manifest is damaged or has another schema version, a file is missing or
             changed, or no trusted key signed the bundle.
+        UsageError: `trust` is something else.
         MissingDependencyError: `trust` is given, and `cryptography` is not installed.
     """
     path = path_of(path)
+    if trust is not None:
+        from hybrid_deploy.bundle.signature import check_trust
+
+        check_trust(trust)
     for attempt in range(_OPEN_ATTEMPTS):
         before = _stamp(path)
         try:
@@ -178,7 +183,7 @@ def _open_once(path: Path, only: str | None, trust: Trust | None) -> Bundle:
         raise InputError(f"{path} does not exist")
     if not (path / MANIFEST_FILE).is_file():
         raise InputError(f"{path} is not a bundle: it has no {MANIFEST_FILE}")
-    path = _behind_link(path)  # what is loaded later comes from the same folder
+    path = behind_link(path)  # what is loaded later comes from the same folder
     bundle = Bundle(folder=path, manifest=_read_manifest(path, trust))
     if only is None:
         for name in bundle.manifest.files:
@@ -208,15 +213,10 @@ def _read_manifest(folder: Path, trust: Trust | None = None) -> Manifest:
     manifest = decode_manifest(content, origin=str(path))
     check_paths(manifest, origin=str(path))
     check_consistency(manifest, origin=str(path))
-    for name in manifest.files:
+    for name in (MANIFEST_FILE, *manifest.files):
         if (link := link_on_the_way(folder, name)) is not None:
             raise BundleError(f"{link} is a link; a bundle holds its files itself: copy it again")
     return manifest
-
-
-def _behind_link(path: Path) -> Path:
-    """Returns the folder that a link, `.` or `..` leads to; any other path as it is."""
-    return Path(os.path.realpath(path)) if path.is_symlink() or path.name in ("", "..") else path
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
@@ -230,7 +230,7 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 
 def _bring_back(path: Path) -> bool:
     """Returns whether a bundle is back, or soon will be, that another process set aside."""
-    target = _behind_link(path)
+    target = behind_link(path)
     if not is_set_aside(target):
         return False
     from filelock import Timeout
@@ -255,7 +255,7 @@ def staged_bundle(target: Path, *, force: bool = False) -> Iterator[Path]:
             replaced even with `force`.
     """
     check_bundle_output(target, force=force)
-    target = _behind_link(target)
+    target = behind_link(target)
     make_parent(target)
     with exclusive(target), staged_folder(target, force=force, check=check_replaceable) as folder:
         yield folder
@@ -268,7 +268,7 @@ def check_bundle_output(target: Path, *, force: bool) -> None:
         OutputExistsError: `target` exists and `force` is false.
         InputError: `target` exists and is not replaced even with `force`.
     """
-    check_folder_output(_behind_link(target), force=force, check=check_replaceable)
+    check_folder_output(behind_link(target), force=force, check=check_replaceable)
 
 
 def seal_bundle(folder: Path, manifest: Manifest) -> Manifest:
@@ -351,7 +351,7 @@ def _staged(folder: Path, current: Manifest, name: str) -> Iterator[StagedVarian
         yield staged
         assert staged.variant is not None, "a staged variant must be described"
         records = hash_files(staging)
-        pending.mark(staging, records)
+        pending.mark(staging, records, home)
     files = _files_without(current.files, retired) | {
         f"{home}/{file}": record for file, record in records.items()
     }

@@ -55,7 +55,7 @@ class HashCache:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
-        name = hashlib.sha256(str(self._folder).encode()).hexdigest()
+        name = hashlib.sha256(os.fsencode(self._folder)).hexdigest()
         self._path = cache_folder("hashes") / f"{name}.json"
         self._medium = medium_of(self._folder)
         self._states = self._read()

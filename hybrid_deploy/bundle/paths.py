@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -109,11 +110,19 @@ def check_outside_bundles(path: Path) -> None:
 
 def is_bundle(folder: Path) -> bool:
     """Returns whether a folder holds a sealed manifest; nothing else is checked."""
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+    flags |= getattr(os, "O_NONBLOCK", 0)  # a named pipe without a writer would block
     try:
-        with (folder / MANIFEST_FILE).open("rb") as file:
-            return file.read(len(SEAL_BEGIN)) == SEAL_BEGIN
+        with os.fdopen(os.open(folder / MANIFEST_FILE, flags), "rb") as file:
+            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            return is_file and file.read(len(SEAL_BEGIN)) == SEAL_BEGIN
     except OSError:
         return False
+
+
+def behind_link(path: Path) -> Path:
+    """Returns the folder that a link, `.` or `..` leads to; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() or path.name in ("", "..") else path
 
 
 def link_on_the_way(folder: Path, name: str) -> Path | None:

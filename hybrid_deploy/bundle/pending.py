@@ -1,10 +1,10 @@
 """The folders of a bundle that a killed process may have left, marked before they are made.
 
 A variant's folder comes before the manifest that lists it, and a replaced variant's folder goes
-after. Between, a file of ours in each of them marks it, and names the files that are ours there.
-Whoever writes next removes these files from the marked folders that the manifest does not list,
-and nothing else: a folder of the user has no such file, and what the user adds to a marked folder
-is not named there.
+after. Between, a file of ours in each of them marks it, and names the folder and the files that are
+ours there. Whoever writes next removes these files from the marked folders that the manifest does
+not list, and nothing else: a folder of the user has no such file, a copy of a marked folder has
+another name, and what the user adds to a marked folder is not named there.
 """
 
 from __future__ import annotations
@@ -33,31 +33,38 @@ _MAX_MARK_BYTES = 1 << 20
 _LOGGER = logging.getLogger(__name__)
 
 
-def mark(folder: Path, names: Collection[str]) -> None:
+class _Mark(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Content of a mark: the name of the folder in the bundle, and the files in it."""
+
+    folder: str
+    files: list[str]
+
+
+def mark(folder: Path, names: Collection[str], home: str | None = None) -> None:
     """Marks the folder of a variant that is about to be listed, or not to be listed any more.
 
     Args:
         folder: the folder.
         names: the files of the variant, relative to the folder.
+        home: name that the folder has in the bundle; None if it has that name already.
     """
+    content = msgspec.json.encode(_Mark(home or folder.name, sorted(names)))
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
     with os.fdopen(os.open(folder / MARK_FILE, flags, 0o666), "wb") as file:
-        file.write(msgspec.json.encode(sorted(names)))
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
 def is_marked(folder: Path) -> bool:
     """Returns whether a folder in a bundle is one that `mark` has marked."""
-    mark_file = folder / MARK_FILE
-    named = is_variant_name(folder.name) and not folder.is_symlink()
-    return named and mark_file.is_file() and not mark_file.is_symlink()
+    return _mark_in(folder) is not None
 
 
 def marked_files(bundle: Path) -> set[str]:
     """Returns the marks in a bundle and the files that they name, relative to the bundle."""
     return {
-        f"{home.name}/{name}" for home in _marked(bundle) for name in (MARK_FILE, *_names(home))
+        f"{home.name}/{name}" for home, names in _marked(bundle) for name in (MARK_FILE, *names)
     }
 
 
@@ -65,17 +72,16 @@ def clean(folder: Path, manifest: Manifest) -> None:
     """Removes the marks in a bundle, and what killed processes left; the caller holds the lock."""
     remove_temporary(folder)
     listed = {top_folder(name) for name in manifest.files}
-    for home in list(_marked(folder)):
+    for home, names in list(_marked(folder)):
         if home.name in listed:
             with suppress(OSError):
                 (home / MARK_FILE).unlink()
         else:
-            _remove(home)
+            _remove(home, names)
 
 
-def _remove(home: Path) -> None:
+def _remove(home: Path, names: Collection[str]) -> None:
     """Removes the files that a mark names, and then the mark and the folder."""
-    names = _names(home)
     remove_files(home, names)
     if any(os.path.lexists(home / name) for name in names):
         return  # the next command tries again
@@ -87,15 +93,24 @@ def _remove(home: Path) -> None:
             home.rmdir()
 
 
-def _names(home: Path) -> list[str]:
-    """Returns the files that the mark in a folder names; none if it cannot be read."""
+def _marked(bundle: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yields the marked folders in a bundle, each with the files that its mark names."""
+    for home in bundle.iterdir():
+        content = _mark_in(home)
+        if content is not None:
+            yield home, [name for name in content.files if is_inside(name)]
+
+
+def _mark_in(home: Path) -> _Mark | None:
+    """Returns the mark in a folder; None if it has none, or one of another folder."""
+    if not is_variant_name(home.name) or home.is_symlink():
+        return None
     try:
         content = read_small_file(home, MARK_FILE, _MAX_MARK_BYTES)
-        names = msgspec.json.decode(content, type=list[str])
-    except (BundleError, msgspec.MsgspecError, UnicodeDecodeError):
-        return []
-    return [name for name in names if is_inside(name)]
-
-
-def _marked(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.iterdir() if is_marked(path))
+    except BundleError:
+        return None
+    try:
+        found = msgspec.json.decode(content, type=_Mark)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _Mark(home.name, [])  # a kill came while it was written
+    return found if found.folder == home.name else None

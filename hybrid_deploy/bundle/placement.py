@@ -12,15 +12,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shutil
 import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from hybrid_deploy.bundle.temporary_names import Kind, temporary_name
 from hybrid_deploy.errors import InputError, OutputExistsError
+from hybrid_deploy.temporary_folders import is_mount_point, remove_tree
+from hybrid_deploy.temporary_names import Kind, temporary_name
 
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # linux/fs.h
 _AT_FDCWD = -100  # fcntl.h
@@ -124,15 +124,6 @@ def make_temporary(target: Path, kind: Kind) -> Path:
     return folder
 
 
-def is_mount_point(folder: Path) -> bool:
-    """Returns whether another file system, or another part of the same one, is mounted there."""
-    if sys.platform != "linux":
-        return os.path.ismount(folder)
-    with suppress(OSError):
-        return _mount_of(folder) != _mount_of(folder.parent)
-    return False
-
-
 def sync_names(folder: Path) -> None:
     """Flushes the names in a folder to disk, after one of them was given to something else.
 
@@ -162,16 +153,6 @@ def _kind(path: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return _KINDS.get(stat.S_IFMT(mode), "no regular file")
-
-
-def _mount_of(folder: Path) -> list[str]:
-    """Returns the line of proc(5) that names the mount in which a folder lies."""
-    descriptor = os.open(folder, os.O_PATH | os.O_NOFOLLOW)
-    try:
-        lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii").splitlines()
-    finally:
-        os.close(descriptor)
-    return [line for line in lines if line.startswith("mnt_id:")]
 
 
 def _take_name(made: Path, target: Path) -> None:
@@ -216,7 +197,7 @@ def _replace_folder(made: Path, target: Path, check: Check) -> None:
         if not _exchange(made, target):
             raise InputError(f"{target} could not be placed; what was there is {made}") from None
         raise
-    shutil.rmtree(made, ignore_errors=True)
+    remove_tree(made)
 
 
 def _replace_in_two_renames(made: Path, target: Path, check: Check) -> None:
@@ -234,7 +215,7 @@ def _replace_in_two_renames(made: Path, target: Path, check: Check) -> None:
         _take_name(aside, target)
         retired.rmdir()
         raise
-    shutil.rmtree(retired, ignore_errors=True)
+    remove_tree(retired)
 
 
 def _exchange(first: Path, second: Path) -> bool:

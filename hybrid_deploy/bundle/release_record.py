@@ -133,6 +133,8 @@ class Releases:
     def remove_newer(self, current: Path | None) -> set[Path]:
         """Removes what killed commands left, and the releases that were rolled back.
 
+        Without a current release, nobody knows which ones were: all that are finished stay.
+
         Returns:
             The releases that stay.
         """

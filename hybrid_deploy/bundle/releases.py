@@ -7,7 +7,8 @@
 
 A bundle is copied beside the others and tried before the link is switched, in one step. A process
 that is killed leaves the link as it was or switched; the next command removes the rest. Nothing is
-removed that `release_record` does not know as a folder of `install`.
+removed that `release_record` does not know as a folder of `install`, and none of its folders while
+no link says which one is current.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE, check_outs
 from hybrid_deploy.bundle.placement import sync_names
 from hybrid_deploy.bundle.release_record import Releases, is_release_name
 from hybrid_deploy.bundle.signature import MAX_SIGNATURE_BYTES, Trust
-from hybrid_deploy.bundle.temporary_names import temporaries_beside, temporary_name
 from hybrid_deploy.errors import BundleError, HybridDeployError, InputError
+from hybrid_deploy.temporary_names import temporaries_beside, temporary_name
 
 CURRENT_LINK = "current"
 """Name of the link to the current bundle."""
@@ -70,7 +71,7 @@ def install(
         except (Exception, KeyboardInterrupt):
             _tidy(releases, {*kept, current_release(slots)})  # an interrupt may come after a switch
             raise
-        _tidy(releases, {release, before})
+        _tidy(releases, {release, *(kept if before is None else {before})})
     return release
 
 
@@ -90,7 +91,7 @@ def roll_back(slots: Path, trust: Trust | None = None) -> Path:
     with exclusive(slots, inside=True):
         current = current_release(slots)
         if current is None:
-            raise InputError(f"{slots} has no installed bundle; see: hybrid-deploy install")
+            raise InputError(_without_current(slots))
         releases = Releases(slots, current)
         target = releases.before(current)
         if target is None:
@@ -103,7 +104,7 @@ def roll_back(slots: Path, trust: Trust | None = None) -> Path:
 
 
 def current_release(slots: Path) -> Path | None:
-    """Returns the folder of the current bundle; None if nothing was installed yet.
+    """Returns the folder of the current bundle; None if there is no link to one.
 
     Raises:
         InputError: `current` is no link to a folder beside it.
@@ -113,10 +114,35 @@ def current_release(slots: Path) -> Path | None:
         if link.exists():
             raise InputError(f"{link} is no link of `install`; name another folder")
         return None
-    name = os.readlink(link)
-    if not is_release_name(name) or not (slots / name).is_dir():
-        raise InputError(f"{link} leads to {name}, which is no installed bundle; remove the link")
-    return slots / name
+    for target in (slots / os.readlink(link), Path(os.path.realpath(link))):
+        if is_release_name(target.name) and target.is_dir() and target.parent.samefile(slots):
+            return slots / target.name
+    raise InputError(
+        f"{link} leads to {os.readlink(link)}, which is no installed bundle of {slots}; "
+        f"{_way_back(slots)}"
+    )
+
+
+def _without_current(slots: Path) -> str:
+    """Returns what to do in slots without a link to the current bundle."""
+    if _newest(slots) is None:
+        return f"{slots} has no installed bundle; see: hybrid-deploy install"
+    return f"{slots / CURRENT_LINK} is missing, so none is current; {_way_back(slots)}"
+
+
+def _way_back(slots: Path) -> str:
+    """Returns how to make an installed bundle current; nothing is removed for it."""
+    newest = _newest(slots)
+    if newest is None:
+        return "name another folder"
+    return f"let it lead to one that is: ln -sfn {newest.name} {slots / CURRENT_LINK}"
+
+
+def _newest(slots: Path) -> Path | None:
+    """Returns the newest installed bundle; None if there is none."""
+    beside = slots.iterdir() if slots.is_dir() else ()
+    releases = [p for p in beside if is_release_name(p.name) and (p / MANIFEST_FILE).is_file()]
+    return max(releases, key=lambda path: int(path.name), default=None)
 
 
 def _check_slots(slots: Path) -> None:

@@ -11,8 +11,8 @@ from hybrid_deploy.bundle.atomic_write import is_temporary
 from hybrid_deploy.bundle.manifest import Manifest, decode_manifest, read_manifest
 from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE, is_bundle, top_folder
 from hybrid_deploy.bundle.pending import OLD_NOTE_FILE, marked_files
-from hybrid_deploy.bundle.placement import is_mount_point
 from hybrid_deploy.errors import BundleError, InputError, OutputExistsError
+from hybrid_deploy.temporary_folders import is_mount_point, mount_in
 
 _MOST_NAMED = 3
 _OWN_FILES = (MANIFEST_FILE, SIGNATURE_FILE, OLD_NOTE_FILE)
@@ -98,6 +98,8 @@ def foreign(folder: Path, files: Iterable[str]) -> Iterator[str]:
         inner = []
         for name in sorted(folders):
             if _is_leftover(folder, home / name):
+                if mounted := mount_in(folder / home / name):
+                    yield f"{mounted.relative_to(folder)}/"
                 continue
             if (home / name).as_posix() in parents and not _leads_away(folder / home / name):
                 inner.append(name)

@@ -1,4 +1,4 @@
-"""Signs bundles and checks signatures: Ed25519 over the manifest, which has the hash of every file.
+"""Checks signatures of bundles: Ed25519 over the manifest, which has the hash of every file.
 
 `signature.json` in the bundle holds one signature for each key that signed it. Signed are the
 SHA-256 of `manifest.json` and a version number; so a change of any file, of the manifest or of the
@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,23 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hybrid_deploy.bundle.atomic_write import write_file
+from hybrid_deploy.argument_checks import check_integer, paths_of, shown
 from hybrid_deploy.bundle.bundle_file import read_small_file
-from hybrid_deploy.bundle.lock import exclusive
-from hybrid_deploy.bundle.paths import MANIFEST_FILE, SIGNATURE_FILE
-from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError
+from hybrid_deploy.bundle.paths import SIGNATURE_FILE
+from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-        Ed25519PrivateKey,
-        Ed25519PublicKey,
-    )
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _PURPOSE = b"hybrid_deploy bundle 1\n"  # so that no signature of other data is ever taken for one
 _PEM_BEGIN = b"-----BEGIN "
-_OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_MAX_VERSION = (1 << 63) - 1
 _MAX_KEY_BYTES = 1 << 16
+
+MAX_VERSION = (1 << 63) - 1
+"""Largest version of a bundle."""
 
 MAX_SIGNATURE_BYTES = 1 << 16
 """Largest `signature.json` that is read."""
@@ -66,87 +60,28 @@ class Trust:
         keys: files of the public keys that are trusted; one signature by any of them is enough.
         at_least: smallest version that is accepted, so that an old bundle is not taken for a new
             one.
+
+    Raises:
+        UsageError: the keys are no list, or the version is no whole number from 0 on.
+        InputError: a key is no path.
     """
 
-    keys: tuple[Path, ...]
+    keys: Sequence[str | Path]
     at_least: int = 0
 
-
-def make_keys(path: Path) -> tuple[Path, Path]:
-    """Makes a new key pair: `path`, which signs and only its owner can read, and `path`.pub.
-
-    Returns:
-        The paths of the private and of the public key.
-
-    Raises:
-        InputError: one of the two files exists; a key is never replaced.
-        OSError: the disk is full or not writable; no half of the pair stays.
-        MissingDependencyError: `cryptography` is not installed.
-    """
-    ed25519, serialization = _library()
-    private, public = path, path.with_name(f"{path.name}.pub")
-    for file in (private, public):
-        if file.exists() or file.is_symlink():
-            raise InputError(f"{file} exists; a key is never replaced: name another file")
-    key = ed25519.Ed25519PrivateKey.generate()
-    secret = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    open_key = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    with _new_file(private, secret, 0o600), _new_file(public, open_key, 0o644):
-        return private, public
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", tuple(paths_of(self.keys)))
+        check_integer("at_least", self.at_least, 0, MAX_VERSION)
 
 
-@contextmanager
-def _new_file(path: Path, content: bytes, mode: int) -> Iterator[None]:
-    """Writes a file that does not exist, and removes it after an error, in the block too."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        yield
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
-def sign(folder: Path, key: Path, version: int) -> Signature:
-    """Signs a bundle; an earlier signature of the same key is replaced, those of others stay.
-
-    Signatures of an earlier manifest, before a variant was added, are removed.
-
-    Args:
-        folder: the bundle, which the caller has opened and so checked.
-        key: file of the private key.
-        version: version of the bundle, a whole number from 0 on.
+def check_trust(trust: object) -> None:
+    """Checks that an argument is a `Trust`, or None.
 
     Raises:
-        InputError: the key cannot be used, or the version is out of range.
-        BundleError: the file of signatures is damaged.
-        MissingDependencyError: `cryptography` is not installed.
+        UsageError: it is something else.
     """
-    if not 0 <= version <= _MAX_VERSION:
-        raise InputError(f"the version must be from 0 to {_MAX_VERSION}, got {version}")
-    private = _private_key(key)
-    with exclusive(folder):
-        manifest = (folder / MANIFEST_FILE).read_bytes()
-        name = _hex(private.public_key())
-        made = Signature(name, version, private.sign(_signed(manifest, version)).hex())
-        others = [
-            other
-            for other in signatures_of(folder)
-            if other.key != name and _holds(other, manifest)
-        ]
-        write_file(
-            folder / SIGNATURE_FILE, msgspec.json.format(msgspec.json.encode([*others, made]))
-        )
-    return made
+    if not (trust is None or isinstance(trust, Trust)):
+        raise UsageError(f"trust must be a Trust((public_key,)) or None, got {shown(trust)}")
 
 
 def signatures_of(folder: Path) -> list[Signature]:
@@ -180,7 +115,7 @@ def check_signature(folder: Path, manifest: bytes, trust: Trust) -> Signature:
         InputError: a key cannot be read.
         MissingDependencyError: `cryptography` is not installed.
     """
-    trusted = {_hex(_public_key(path)) for path in trust.keys}
+    trusted = {key_name(_public_key(path)) for path in map(Path, trust.keys)}
     signatures = signatures_of(folder)
     known = [signature for signature in signatures if signature.key in trusted]
     if not signatures:
@@ -190,7 +125,7 @@ def check_signature(folder: Path, manifest: bytes, trust: Trust) -> Signature:
             f"{folder} is signed by {_short(signatures)}, which is not trusted; trusted "
             f"{'is' if len(trusted) == 1 else 'are'} {', '.join(sorted(k[:8] for k in trusted))}"
         )
-    valid = [signature for signature in known if _holds(signature, manifest)]
+    valid = [signature for signature in known if belongs_to(signature, manifest)]
     if not valid:
         raise BundleError(
             f"{folder} was changed after {_short(known)} signed it, or the signature was; "
@@ -205,19 +140,19 @@ def check_signature(folder: Path, manifest: bytes, trust: Trust) -> Signature:
     return newest
 
 
-def _signed(manifest: bytes, version: int) -> bytes:
+def signed_bytes(manifest: bytes, version: int) -> bytes:
     """Returns the bytes that are signed: their purpose, the version and the manifest's SHA-256."""
     return _PURPOSE + version.to_bytes(8, "big") + hashlib.sha256(manifest).digest()
 
 
-def _holds(signature: Signature, manifest: bytes) -> bool:
+def belongs_to(signature: Signature, manifest: bytes) -> bool:
     """Returns whether a signature belongs to a manifest."""
     from cryptography.exceptions import InvalidSignature
 
-    ed25519, _ = _library()
+    ed25519, _ = library()
     try:
         key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(signature.key))
-        key.verify(bytes.fromhex(signature.signature), _signed(manifest, signature.version))
+        key.verify(bytes.fromhex(signature.signature), signed_bytes(manifest, signature.version))
     except (InvalidSignature, ValueError, OverflowError):
         return False
     return True
@@ -227,44 +162,26 @@ def _short(signatures: Sequence[Signature]) -> str:
     return ", ".join(f"key {signature.key[:8]}" for signature in signatures)
 
 
-def _hex(key: Ed25519PublicKey) -> str:
+def key_name(key: Ed25519PublicKey) -> str:
+    """Returns the name of a public key in signatures: 64 hexadecimal digits."""
     return key.public_bytes_raw().hex()
 
 
-def _private_key(path: Path) -> Ed25519PrivateKey:
-    ed25519, serialization = _library()
-    key = _load(path, lambda content: serialization.load_pem_private_key(content, None))
-    if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise InputError(f"{path} is no private Ed25519 key; make one: hybrid-deploy keygen FILE")
-    _check_private(path)
-    private: Ed25519PrivateKey = key
-    return private
-
-
 def _public_key(path: Path) -> Ed25519PublicKey:
-    ed25519, serialization = _library()
-    key = _load(path, serialization.load_pem_public_key)
+    ed25519, serialization = library()
+    key = load_key(path, serialization.load_pem_public_key)
     if not isinstance(key, ed25519.Ed25519PublicKey):
         raise InputError(f"{path} is no public Ed25519 key; give the file FILE.pub of keygen")
     public: Ed25519PublicKey = key
     return public
 
 
-def _check_private(path: Path) -> None:
-    """Checks that nobody else can read a private key, or put another one in its place.
+def load_key(path: Path, load: Callable[[bytes], Any]) -> Any:
+    """Returns the key in a file, which a function of cryptography makes of its content.
 
     Raises:
-        InputError: others have a right to the file.
+        InputError: the file is missing, or holds no key or several.
     """
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & _OF_OTHERS and sys.platform != "win32":
-        raise InputError(
-            f"{path} has mode {mode:04o}, so that others can use the private key; "
-            f"give it to its owner alone: chmod 600 {path}"
-        )
-
-
-def _load(path: Path, load: Callable[[bytes], Any]) -> Any:
     from cryptography.exceptions import UnsupportedAlgorithm
 
     if not path.is_file():
@@ -281,7 +198,7 @@ def _load(path: Path, load: Callable[[bytes], Any]) -> Any:
         raise InputError(f"{path} is no key of keygen: {error}") from error
 
 
-def _library() -> tuple[ModuleType, ModuleType]:
+def library() -> tuple[ModuleType, ModuleType]:
     """Returns the modules `ed25519` and `serialization` of cryptography.
 
     Raises:

@@ -86,11 +86,15 @@ def clean_cache(
         if days is None or engine.used_at < latest
     }
     deletion = delete_engines(cache, [engine for engine, _ in matching.values()])
-    delete_leftovers(cache)
+    leftovers = delete_leftovers(cache)
     rows = [cached_row(*matching[engine.key]) for engine in deletion.deleted]
     say(render_cached(rows, output_format), nl=False)
     in_use = f", {len(deletion.in_use)} kept: another process holds them" if deletion.in_use else ""
-    log(f"{len(rows)} engines deleted from {cache.folder}, {_mb(deletion.size_bytes)}{in_use}")
+    left = f", and {leftovers} folders that killed builds left" if leftovers else ""
+    size = _mb(deletion.size_bytes)
+    log(f"{len(rows)} engines deleted from {cache.folder}, {size}{left}{in_use}")
+    for folder, reason in deletion.kept:
+        log(f"warning: {folder} stays, as {reason}; remove it if you need the space")
 
 
 def _matching_engines(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 import sys
+import tempfile
 from contextlib import suppress
 from typing import Any, TextIO
 
 from hybrid_deploy.cli import interrupts
 
 _STDERR_FILENO = 2
+_TEMPORARY_VARIABLES = ("TMPDIR", "TEMP", "TMP")  # in the order of tempfile.gettempdir
 
 
 def start() -> None:
@@ -22,6 +24,7 @@ def start() -> None:
     interrupts.end_at_once()
     from hybrid_deploy.cli.group import main
 
+    _name_temporary_folder()
     _open_stderr()
     _print_any_character(sys.stdout)
     try:
@@ -32,6 +35,18 @@ def start() -> None:
                 sys.stdout.flush()
             os._exit(interrupts.INTERRUPTED)
         raise
+
+
+def _name_temporary_folder() -> None:
+    """Names the folder that `tempfile` would take, without the file that it writes to try it.
+
+    A kill would leave that file, whose name nobody knows for ours. Where the folder is not
+    writable, `tempfile` finds another one.
+    """
+    named = (os.environ.get(variable) for variable in _TEMPORARY_VARIABLES)
+    folder = os.path.abspath(next(filter(None, named), "/tmp"))
+    if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+        tempfile.tempdir = folder
 
 
 class _Stderr(io.FileIO):

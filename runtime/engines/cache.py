@@ -139,7 +139,7 @@ class EngineCache:
             built_for: graph that the record of a new engine names.
 
         Raises:
-            InputError: the folder cannot be used.
+            InputError: the folder cannot be used, or that of a damaged engine holds something else.
             BuildError: another user could have written into the folder.
         """
         key = engine_key(shaped_by)
@@ -151,6 +151,7 @@ class EngineCache:
                     _touch(entry)
                     return CachedPlan(entry / PLAN_FILE, record, from_cache=True)
                 except BuildError as error:
+                    _check_replaceable(entry, entry)
                     if on_damage is not None:
                         on_damage(f"{error}; building it again")
             new_plan = build()
@@ -248,6 +249,13 @@ def read_record(entry: Path) -> PlanRecord:
     return record
 
 
+def other_files(entry: Path) -> list[str]:
+    """Returns what lies in the folder of an engine besides the engine, by name."""
+    if entry.is_symlink() or not entry.is_dir():
+        return []
+    return sorted(set(os.listdir(entry)) - {PLAN_FILE, RECORD_FILE})
+
+
 def _touch(entry: Path) -> None:
     with suppress(OSError):  # a cache without write access can still be read
         os.utime(entry / RECORD_FILE)
@@ -269,6 +277,18 @@ def _read_entry(entry: Path) -> tuple[PlanRecord, bytes]:
 
 
 def _write_entry(entry: Path, plan: bytes, record: PlanRecord) -> None:
-    with staged_folder(entry, force=True) as folder:
+    with staged_folder(entry, force=True, check=_check_replaceable) as folder:
         (folder / PLAN_FILE).write_bytes(plan)
         (folder / RECORD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record)))
+
+
+def _check_replaceable(entry: Path, name: Path) -> None:
+    """Checks that the folder of a damaged engine holds nothing else, since it is replaced.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if others := other_files(entry):
+        raise InputError(
+            f"{name} also holds {others[0]}, which is of no engine; move that away, and build again"
+        )

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import Timeout
 
-from hybrid_deploy.errors import BuildError
+from hybrid_deploy.errors import BuildError, InputError
 from hybrid_deploy.runtime.engines.cache import (
     PLAN_FILE,
     RECORD_FILE,
     EngineCache,
     PlanRecord,
+    other_files,
     read_plan,
     read_record,
 )
 from hybrid_deploy.runtime.engines.compatibility import version_mismatch
+from hybrid_deploy.temporary_folders import remove_if_dead
+from hybrid_deploy.temporary_names import is_temporary_name, temporary_name
 
 _KEY = re.compile(r"^[0-9a-f]{64}$")
 _LEFTOVER = re.compile(r"^\.(?P<key>[0-9a-f]{64})\.")
@@ -53,10 +57,12 @@ class Deletion:
     Attributes:
         deleted: engines that were deleted.
         in_use: engines that stay, because another process holds their lock.
+        kept: folders that stay, because of what else is in them, each with the reason.
     """
 
     deleted: tuple[CachedEngine, ...]
     in_use: tuple[CachedEngine, ...]
+    kept: tuple[tuple[Path, str], ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -65,9 +71,12 @@ class Deletion:
 
 
 def list_engines(cache: EngineCache) -> list[CachedEngine]:
-    """Returns all engines of a cache, the last used first; none if the folder is absent."""
+    """Returns all engines of a cache, the last used first; none if the folder is absent.
+
+    A folder without a plan and a record is none, and neither is a link, whatever its name.
+    """
     entries = cache.folder.glob("*") if cache.folder.is_dir() else ()
-    engines = [_engine(entry) for entry in entries if _KEY.match(entry.name) and entry.is_dir()]
+    engines = [_engine(entry) for entry in entries if _is_entry(entry)]
     return sorted(engines, key=lambda engine: (-engine.used_at, engine.key))
 
 
@@ -104,31 +113,68 @@ def compatible_build(cache: EngineCache, shaped_by: dict[str, object]) -> dict[s
 
 
 def delete_engines(cache: EngineCache, engines: Iterable[CachedEngine]) -> Deletion:
-    """Deletes engines, except those whose lock another process holds."""
-    deleted, in_use = [], []
+    """Deletes engines, except those whose lock another process holds.
+
+    Only the plan and the record are deleted, so a folder that holds something else stays whole.
+    """
+    deleted, in_use, kept = [], [], []
     for engine in engines:
+        entry = cache.folder / engine.key
         try:
             with cache.locked(engine.key, wait=False):
-                # Renamed first, so that an interrupt leaves a leftover and not half an engine.
-                doomed = cache.folder / f".{engine.key}.deleted"
-                if (cache.folder / engine.key).exists():
-                    (cache.folder / engine.key).rename(doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+                _delete(entry)
             deleted.append(engine)
         except Timeout:
             in_use.append(engine)
-    return Deletion(tuple(deleted), tuple(in_use))
+        except FileNotFoundError:  # another process has deleted it
+            deleted.append(engine)
+        except OSError as error:
+            kept.append((entry, f"it cannot be deleted ({error.strerror})"))
+        except InputError as error:
+            kept.append((entry, str(error)))
+    return Deletion(tuple(deleted), tuple(in_use), tuple(kept))
 
 
-def delete_leftovers(cache: EngineCache) -> None:
-    """Deletes the temporary folders of builds and deletions that were killed."""
+def _delete(entry: Path) -> None:
+    """Deletes an engine, under another name first, so that a kill leaves no half of one.
+
+    Raises:
+        InputError: its folder holds something else, and has its name and content still.
+        OSError: the system refuses it.
+    """
+    if others := other_files(entry):
+        raise InputError(f"it also holds {others[0]}")
+    doomed = entry.with_name(temporary_name(entry.name, "retired"))
+    entry.rename(doomed)
+    for name in (PLAN_FILE, RECORD_FILE):
+        (doomed / name).unlink(missing_ok=True)
+    try:
+        doomed.rmdir()
+    except OSError:  # something was put there meanwhile
+        doomed.rename(entry)
+        raise
+
+
+def delete_leftovers(cache: EngineCache) -> int:
+    """Deletes the temporary folders of builds and deletions that were killed.
+
+    Returns:
+        The number of deleted folders.
+    """
+    count = 0
     for path in cache.folder.glob(".*") if cache.folder.is_dir() else ():
-        if match := _LEFTOVER.match(path.name):
-            try:
-                with cache.locked(match["key"], wait=False):
-                    shutil.rmtree(path, ignore_errors=True)
-            except Timeout:
-                continue
+        match = _LEFTOVER.match(path.name)
+        if match and is_temporary_name(path.name, match["key"]) and path.is_dir():
+            with suppress(Timeout), cache.locked(match["key"], wait=False):
+                remove_if_dead(path, is_sole_writer=True)
+                count += not os.path.lexists(path)
+    return count
+
+
+def _is_entry(path: Path) -> bool:
+    """Returns whether a path is the folder of an engine, perhaps of a damaged one."""
+    is_folder = bool(_KEY.match(path.name)) and path.is_dir() and not path.is_symlink()
+    return is_folder and any(os.path.lexists(path / name) for name in (PLAN_FILE, RECORD_FILE))
 
 
 def _engine(entry: Path) -> CachedEngine:

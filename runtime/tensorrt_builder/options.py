@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from hybrid_deploy.argument_checks import is_number, shown
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.runtime.host.local_gpu import LocalGpu
 from hybrid_deploy.target import Flavour
@@ -12,6 +13,7 @@ TIMEOUT_S = 3600.0
 """Default time limit of one build in seconds; every measured build took less."""
 
 _AMPERE = (8, 0)
+_LONGEST_S = 1_000_000  # 12 days; the system takes 24 days
 
 
 class BuildOptions(msgspec.Struct, frozen=True):
@@ -22,13 +24,24 @@ class BuildOptions(msgspec.Struct, frozen=True):
         hardware_compatible: whether the engine runs on every GPU from Ampere on, not only on this
             model.
         version_compatible: whether the engine also runs with later versions of TensorRT.
-        timeout_s: time limit of the build in seconds; the engine does not depend on it.
+        timeout_s: time limit of the build in seconds, over 0 and at most 1e6; the engine does not
+            depend on it.
+
+    Raises:
+        UsageError: the time limit is no such number.
     """
 
     workspace_bytes: int | None = None
     hardware_compatible: bool = False
     version_compatible: bool = False
     timeout_s: float = TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        if not (is_number(self.timeout_s) and 0 < self.timeout_s <= _LONGEST_S):
+            raise UsageError(
+                f"timeout_s must be over 0 and at most {_LONGEST_S} seconds, got "
+                f"{shown(self.timeout_s)}"
+            )
 
     def shaping(self) -> dict[str, object]:
         """Returns the options that an engine depends on, for its key in the cache."""

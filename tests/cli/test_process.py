@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+from hybrid_deploy.cli import entry_point, interrupts
 from hybrid_deploy.telemetry import SWITCHES
 from tests.cli.test_interrupt import ROOT, TIMEOUT_S, WITH_CTRL_C
 
@@ -186,3 +188,20 @@ else:
         env=environment,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "TEMP"])
+def test_the_temporary_folder_is_not_tried_with_a_file(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr("hybrid_deploy.cli.group.main", lambda: None)
+    monkeypatch.setattr(interrupts, "end_at_once", lambda: None)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    changed = tmp_path.stat().st_mtime_ns
+    entry_point.start()
+    assert tempfile.gettempdir() == str(tmp_path)
+    assert tmp_path.stat().st_mtime_ns == changed

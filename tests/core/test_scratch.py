@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from hybrid_deploy import temporary_folders
 from hybrid_deploy.scratch import scratch_folder
+from hybrid_deploy.temporary_names import scratch_name
 
 _WAITING = """
 import sys, time
@@ -31,7 +33,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_folder_is_removed_at_the_end_and_after_an_error(temporary: Path) -> None:
     with pytest.raises(ValueError, match="no"), scratch_folder("test") as folder:
         (folder / "a").touch()
-        assert folder.parent.parent == temporary
+        assert folder.parent == temporary
         assert os.listdir(folder) == ["a"]
         raise ValueError("no")
     assert os.listdir(temporary) == []
@@ -57,31 +59,48 @@ def test_the_folder_of_a_living_process_stays_and_that_of_a_killed_one_goes(
 
 
 def test_a_link_of_such_a_name_is_left_alone(temporary: Path) -> None:
+    link = scratch_name("test")
     (temporary / "mine").mkdir()
     (temporary / "mine" / "a").touch()
-    (temporary / "hybrid-deploy-test-link").symlink_to(temporary / "mine")
+    (temporary / link).symlink_to(temporary / "mine")
     with scratch_folder("test"):
         pass
     assert (temporary / "mine" / "a").exists()
-    assert (temporary / "hybrid-deploy-test-link").is_symlink()
+    assert (temporary / link).is_symlink()
+
+
+@pytest.mark.parametrize("content", [(), ("weights.bin",)])
+def test_the_folder_of_a_process_that_was_killed_at_any_call_goes(
+    temporary: Path, content: tuple[str, ...]
+) -> None:
+    dead = temporary / scratch_name("test")
+    dead.mkdir(0o700)
+    for name in content:
+        (dead / name).touch()
+    with scratch_folder("test"):
+        assert not dead.exists()
+
+
+def test_what_is_mounted_in_a_dead_folder_stays(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = temporary / scratch_name("test")
+    (dead / "in").mkdir(parents=True)
+    (dead / "in" / "mine").touch()
+    (dead / "graph.onnx").touch()
+    monkeypatch.setattr(temporary_folders, "is_mount_point", lambda path: path.name == "in")
+    with scratch_folder("test"):
+        pass
+    assert (dead / "in" / "mine").exists() and (dead / "graph.onnx").exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "marked"),
-    [
-        ("of-my-models", True),
-        ("results", True),
-        ("abcd1234", False),
-        ("ABCD1234", True),
-        ("abcd12345", True),
-    ],
+    "name", ["of-my-models", "results", "abcd1234", "0123456789abcdef", "0123abcd89ef456"]
 )
-def test_a_folder_of_the_user_is_left_alone(temporary: Path, name: str, marked: bool) -> None:
+def test_a_folder_of_the_user_is_left_alone(temporary: Path, name: str) -> None:
     mine = temporary / f"hybrid-deploy-test-{name}"
     mine.mkdir()
     (mine / "final.pt").touch()
-    if marked:
-        (mine / ".hybrid-deploy-scratch").touch()
     with scratch_folder("test"):
         pass
     assert (mine / "final.pt").exists()

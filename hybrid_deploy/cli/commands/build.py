@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hybrid_deploy.cli.options.common import FORMAT
+from hybrid_deploy.cli.options.numbers import LONGEST_S, FiniteRange
 from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.output import log, say
 from hybrid_deploy.errors import BuildError, UsageError
@@ -62,14 +63,14 @@ class _BuildRequest:
     "runtime, so it is larger, and has fewer kernels to choose from: it can be slower.",
 )  # fmt: skip
 @click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-    help="Stop the build of an engine that takes longer; default: an hour.",
+    "--timeout", "timeout_s", type=FiniteRange(min=0, max=LONGEST_S, min_open=True),
+    metavar="SECONDS", help="Stop the build of an engine that takes longer; default: an hour.",
 )  # fmt: skip
 @click.option("--layers", is_flag=True, help="Show the layers that TensorRT made from every graph.")
 @click.option("--list", "list_cache", is_flag=True, help="Show the engines in the cache instead.")
 @click.option("--clean", is_flag=True, help="Delete engines from the cache instead.")
 @click.option(
-    "--older-than", "days", type=click.FloatRange(min=0), metavar="DAYS",
+    "--older-than", "days", type=FiniteRange(min=0), metavar="DAYS",
     help="With --clean: only engines not used for so long.",
 )  # fmt: skip
 @FORMAT

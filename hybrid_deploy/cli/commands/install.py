@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import click
 
 from hybrid_deploy.cli.commands.verify import OK
 from hybrid_deploy.cli.options.common import BACKEND, BUNDLE
+from hybrid_deploy.cli.options.numbers import LONGEST_S, FiniteRange
 from hybrid_deploy.cli.options.paths import PATH
 from hybrid_deploy.cli.options.trust import AT_LEAST, trust_of, trusted_keys
 from hybrid_deploy.cli.output import log, say_of_finished_work
 from hybrid_deploy.errors import BundleError
 from hybrid_deploy.scratch import scratch_folder
+
+_ERROR = "error: "
 
 INTO = click.option(
     "--into", "slots", type=PATH, required=True, metavar="SLOTS",
@@ -29,8 +33,8 @@ INTO = click.option(
 @trusted_keys("--require-signature")
 @AT_LEAST
 @click.option(
-    "--timeout", type=click.FloatRange(min=1), default=600.0, show_default=True, metavar="SECONDS",
-    help="How long the golden samples may take.",
+    "--timeout", type=FiniteRange(min=1, max=LONGEST_S), default=600.0, show_default=True,
+    metavar="SECONDS", help="How long the golden samples may take.",
 )  # fmt: skip
 @click.option("--format", "output_format", type=click.Choice(["text", "json"]), default="text")
 def install(
@@ -94,9 +98,28 @@ def _verify(path: Path, backend: str, timeout: float) -> None:
             f"the golden samples take over {timeout:g} s on this device; nothing was switched"
         ) from error
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-        raise BundleError(f"{lines[-1].removeprefix('error: ')}; nothing was switched")
+        raise BundleError(f"{_failure(done)}; nothing was switched")
     _report_variants(done.stdout)
+
+
+def _failure(done: subprocess.CompletedProcess[str]) -> str:
+    """Returns why `verify` failed: its error line, or how its process ended without one."""
+    lines = done.stderr.strip().splitlines()
+    if lines and lines[-1].startswith(_ERROR):
+        return lines[-1].removeprefix(_ERROR)
+    if done.returncode < 0:
+        ended = f"was ended by {_signal_name(-done.returncode)}"
+    else:
+        ended = f"ended with {done.returncode}"
+    said = f" after it said: {lines[-1]}" if lines else ""
+    return f"the process that decodes the golden samples on this device {ended}{said}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _report_variants(table: str) -> None:

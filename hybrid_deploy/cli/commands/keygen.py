@@ -20,7 +20,7 @@ def keygen(file: Path) -> None:
     is replaced.
     """
     from hybrid_deploy.bundle.paths import check_outside_bundles
-    from hybrid_deploy.bundle.signature import make_keys
+    from hybrid_deploy.bundle.signing import make_keys
 
     if not file.name:
         raise UsageError(f"{file} is a folder; name a file in it")

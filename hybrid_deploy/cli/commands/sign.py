@@ -24,9 +24,7 @@ def sign(bundle: Path, key: Path, version: int) -> None:
     Signed are all files and the version. Sign last: another variant needs a new signature. Several
     keys can sign one bundle, so that devices can change from an old key to a new one.
     """
-    from hybrid_deploy.bundle.bundle import open_bundle
-    from hybrid_deploy.bundle.signature import sign as sign_bundle
+    from hybrid_deploy.bundle.signing import sign as sign_bundle
 
-    open_bundle(bundle)
     made = sign_bundle(bundle, key, version)
     say(f"{bundle} is signed as version {made.version} by key {made.key[:8]}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -80,14 +81,33 @@ def make_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if isinstance(graph, VerifiedGraph):
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(graph.weights_folder))
-    session = ort.InferenceSession(
-        str(graph) if isinstance(graph, Path) else graph.model,
-        options,
-        providers=list(providers),
-        disabled_optimizers=list(disabled_optimizers),
-    )
+    with _unicode_path(graph) if isinstance(graph, Path) else nullcontext(graph.model) as model:
+        session = ort.InferenceSession(
+            model,
+            options,
+            providers=list(providers),
+            disabled_optimizers=list(disabled_optimizers),
+        )
     session._model_bytes = None  # kept for a change of the providers, which never comes
     return session
+
+
+@contextmanager
+def _unicode_path(path: Path) -> Iterator[str]:
+    """Yields a path that ONNX Runtime takes: it has no name for a folder whose bytes are no UTF-8.
+
+    The folder is then named by its descriptor.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            yield f"/proc/self/fd/{folder}/{path.name}"
+        finally:
+            os.close(folder)
+    else:
+        yield str(path)
 
 
 def unsafe_optimizers(precision: Precision) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from hybrid_deploy.cli.options.model import ModelOptions
 from hybrid_deploy.errors import UsageError
 from hybrid_deploy.export.exporter import ExportReport
 from hybrid_deploy.export.parity.parity import Parity
+from hybrid_deploy.temporary_names import scratch_name
 from tests.conftest import TinyReader, make_tiny
 
 MODEL = "conftest:TinyReader"
@@ -269,9 +270,8 @@ def test_the_folder_of_killed_samples_is_removed_by_the_next(
     tmp_path: Path, line: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    dead, samples = tmp_path / "hybrid-deploy-samples-k1lled_0", tmp_path / "samples"
+    dead, samples = tmp_path / scratch_name("samples"), tmp_path / "samples"
     dead.mkdir()
-    (dead / ".hybrid-deploy-scratch").touch()
     samples.mkdir()
     (samples / "bad.png").write_bytes(b"no picture")
     args = (MODEL, "--example", line, *DESCRIBED, "--start", 1, "--samples", samples)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,7 +15,9 @@ from click.testing import CliRunner
 from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle
 from hybrid_deploy.cli import main
 from hybrid_deploy.cli.commands.install import _verify
+from hybrid_deploy.errors import BundleError, UsageError
 from hybrid_deploy.report import json_text
+from hybrid_deploy.runtime.tensorrt_builder.options import BuildOptions
 from tests.cli.test_process import shell
 
 
@@ -106,3 +110,43 @@ def test_variants_that_differ_are_named(
         "warning: variant int8: not run: no kernels",
         "warning: variant int8-cpu: differs from the original model",
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "said"),
+    [
+        (1, "a report\nerror: it differs\n", "it differs"),
+        (-signal.SIGSEGV, "14 files are as they were written\n",
+         "the process that decodes the golden samples on this device was ended by SIGSEGV after it "
+         "said: 14 files are as they were written"),
+        (-signal.SIGKILL, "",
+         "the process that decodes the golden samples on this device was ended by SIGKILL"),
+        (3, "", "the process that decodes the golden samples on this device ended with 3"),
+    ],
+)  # fmt: skip
+def test_the_end_of_the_trial_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int, stderr: str, said: str
+) -> None:
+    monkeypatch.setattr(
+        "subprocess.run", lambda command, **_: CompletedProcess(command, code, "", stderr)
+    )
+    with pytest.raises(BundleError) as caught:
+        _verify(tmp_path, "auto", 1.0)
+    assert str(caught.value) == f"{said}; nothing was switched"
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-inf", "1e11", "0"])
+@pytest.mark.parametrize("command", ["install", "build"])
+def test_a_time_that_no_system_waits_is_refused(
+    command: str, seconds: str, own_path: Path, tmp_path: Path
+) -> None:
+    where = ("--into", tmp_path / "slots") if command == "install" else ("--target", "rtx:any")
+    code, output = call(command, own_path, *where, "--timeout", seconds)
+    assert (code, "Invalid value for '--timeout'" in output) == (2, True), output
+    assert not (tmp_path / "slots").exists()
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e11, 0, True, "1"])
+def test_a_build_has_a_time_limit(seconds: Any) -> None:
+    with pytest.raises(UsageError, match=r"^timeout_s must be over 0 and at most 1000000 seconds"):
+        BuildOptions(timeout_s=seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -220,3 +221,15 @@ def test_run_refuses_what_does_not_go_together(
     result = CliRunner().invoke(main, ["run", str(tiny_path), str(page), *options])
     assert (result.exit_code, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
     assert message in result.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode elsewhere")
+def test_a_bundle_below_a_path_that_is_no_utf8(own_path: Path, page: Path) -> None:
+    bundle = own_path.rename(own_path.with_name(os.fsdecode(b"\xff\xfe.bundle")))
+    for command in (
+        ("quantize", bundle, "--precision", "fp16"),
+        ("run", bundle, page),
+        ("run", bundle, page, "--variant", "fp16"),
+    ):
+        result = CliRunner().invoke(main, list(map(str, command)))
+        assert result.exit_code == 0, result.output

@@ -10,8 +10,8 @@ import pytest
 
 from hybrid_deploy.bundle import atomic_write as atomic
 from hybrid_deploy.bundle import placement
-from hybrid_deploy.bundle.temporary_names import temporary_name
 from hybrid_deploy.errors import HybridDeployError, InputError, OutputExistsError
+from hybrid_deploy.temporary_names import temporary_name
 
 
 def test_folder_appears_only_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -89,6 +89,20 @@ def test_a_file_that_another_process_is_writing_stays(tmp_path: Path) -> None:
         theirs.replace(target)
     assert target.read_bytes() == b"half"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_that_another_process_is_writing_stays(tmp_path: Path) -> None:
+    target, dead = tmp_path / "out", tmp_path / temporary_name("out", "staging")
+    dead.mkdir()
+    with atomic.staged_folder(target) as theirs:
+        with atomic.staged_folder(target, force=True) as ours:
+            assert theirs.is_dir() and not dead.exists()
+            (ours / "a").touch()
+        atomic.remove_temporary(tmp_path)
+        assert theirs.is_dir()
+        (target / "a").unlink()
+        target.rmdir()
+    assert os.listdir(tmp_path) == ["out"]
 
 
 def test_a_file_that_is_too_large_for_the_system_is_one_line(tmp_path: Path) -> None:

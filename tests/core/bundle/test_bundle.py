@@ -20,9 +20,9 @@ from hybrid_deploy.bundle.bundle import (
 )
 from hybrid_deploy.bundle.manifest import SCHEMA_VERSION, decode_manifest, encode_manifest
 from hybrid_deploy.bundle.paths import MANIFEST_FILE
-from hybrid_deploy.bundle.temporary_names import temporary_name
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import BundleError, InputError, OutputExistsError, UsageError
+from hybrid_deploy.temporary_names import temporary_name
 
 
 def test_manifest_round_trip(tiny_bundle: Bundle) -> None:
@@ -244,6 +244,27 @@ def test_the_next_variant_removes_what_a_killed_process_left(
     assert sum(path.is_dir() for path in own_path.iterdir()) == 3
 
 
+def test_the_copy_of_a_folder_that_a_killed_process_left_stays(
+    own_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(pending, "remove_files", killed)
+        patch.setattr(bundle_module, "write_file", killed)
+        with pytest.raises(Killed):
+            add_variant(open_bundle(own_path), b"killed")
+    shutil.copytree(own_path / "other", own_path / "rescued")
+    add_variant(open_bundle(own_path), b"new")
+    assert open_bundle(own_path).graph_path("other", GraphRole.STEP).read_bytes() == b"new"
+    assert (own_path / "rescued" / "step.onnx").read_bytes() == b"killed"
+
+
+def test_a_mark_that_was_half_written_does_not_keep_a_variant(own_path: Path) -> None:
+    add_variant(open_bundle(own_path), b"old")
+    (own_path / "other" / pending.MARK_FILE).write_text('{"folder":"oth')
+    add_variant(open_bundle(own_path), b"new", force=True)
+    assert files_of(own_path) == {MANIFEST_FILE, *open_bundle(own_path).manifest.files}
+
+
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_note_of_somebody_else_removes_nothing(own_path: Path, listed: bool) -> None:
     """Such a note planted a deletion: the user's own folder in a bundle of a stranger."""
@@ -359,3 +380,12 @@ def test_a_variant_is_added_beside_one_that_was_added_meanwhile(own_path: Path) 
             }
             staged.variant = msgspec.structs.replace(opened.variant("fp32"), **moved)
     assert list(open_bundle(own_path).manifest.variants) == ["fp32", "first", "second"]
+
+
+def test_a_manifest_that_is_a_link_is_refused(own_path: Path, tmp_path: Path) -> None:
+    (own_path / MANIFEST_FILE).rename(tmp_path / "elsewhere.json")
+    (own_path / MANIFEST_FILE).symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(
+        BundleError, match=r"manifest\.json is a link; a bundle holds its files its"
+    ):
+        open_bundle(own_path)

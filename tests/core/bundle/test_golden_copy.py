@@ -10,6 +10,7 @@ import pytest
 from hybrid_deploy.bundle.bundle import open_bundle
 from hybrid_deploy.bundle.golden_copy import golden_copy
 from hybrid_deploy.errors import BundleError
+from hybrid_deploy.temporary_names import scratch_name
 
 
 def test_the_copy_is_what_the_manifest_lists(own_path: Path) -> None:
@@ -30,8 +31,7 @@ def test_the_copy_of_a_killed_process_is_removed_by_the_next(
     own_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    dead = tmp_path / "hybrid-deploy-golden-k1lled_0"
+    dead = tmp_path / scratch_name("golden")
     dead.mkdir()
-    (dead / ".hybrid-deploy-scratch").touch()
     with golden_copy(open_bundle(own_path)):
         assert not dead.exists()

@@ -15,7 +15,8 @@ from hybrid_deploy.bundle.bundle import Bundle, open_bundle
 from hybrid_deploy.bundle.bundle_file import BundleFile
 from hybrid_deploy.bundle.hash_cache import HashCache
 from hybrid_deploy.bundle.medium import medium_of
-from hybrid_deploy.bundle.signature import Trust, make_keys, sign
+from hybrid_deploy.bundle.signature import Trust
+from hybrid_deploy.bundle.signing import make_keys, sign
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.errors import BundleError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from hybrid_deploy.bundle.manifest import FileRecord, Manifest, Tokenizer, encod
 from hybrid_deploy.bundle.paths import (
     MANIFEST_FILE,
     SIGNATURE_FILE,
+    check_outside_bundles,
     check_paths,
     check_variant_name,
+    is_bundle,
 )
 from hybrid_deploy.errors import BundleError, UsageError
 
@@ -160,3 +163,9 @@ def test_names_of_variants(name: str) -> None:
 def test_what_cannot_name_a_variant(name: str) -> None:
     with pytest.raises(UsageError, match="cannot name a variant"):
         check_variant_name(name)
+
+
+def test_a_pipe_in_place_of_a_manifest_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / MANIFEST_FILE)
+    assert not is_bundle(tmp_path)
+    check_outside_bundles(tmp_path / "key")

@@ -178,6 +178,62 @@ def test_slots_of_something_else_are_left_alone(
     assert {path.name for path in slots.iterdir()} == {"current", "mine"}
 
 
+@pytest.mark.parametrize("kind", ["full path", "slash", "through another link"])
+def test_a_link_that_was_made_by_hand_is_followed(
+    slots: Path, bundles: list[Path], kind: str
+) -> None:
+    for bundle in bundles[:2]:
+        install(bundle, slots, healthy)
+    (slots / "stable").symlink_to("0001")
+    targets = {"full path": str(slots.absolute() / "0001"), "slash": "0001/"}
+    (slots / "current").unlink()
+    (slots / "current").symlink_to(targets.get(kind, "stable"))
+    assert current(slots) == 0
+    install(bundles[2], slots, healthy)
+    assert current(slots) == 2
+    assert roll_back(slots).name == "0001"
+
+
+def test_a_link_that_leads_elsewhere_is_not_to_be_removed(
+    slots: Path, bundles: list[Path], tmp_path: Path
+) -> None:
+    for bundle in bundles[:2]:
+        install(bundle, slots, healthy)
+    for target in ("0007", str(tmp_path), str(bundles[2])):
+        (slots / "current").unlink()
+        (slots / "current").symlink_to(target)
+        said = (
+            f"{slots}/current leads to {target}, which is no installed bundle of {slots}; let "
+            f"it lead to one that is: ln -sfn 0002 {slots}/current"
+        )
+        with pytest.raises(InputError) as caught:
+            install(bundles[2], slots, healthy)
+        assert str(caught.value) == said
+        with pytest.raises(InputError) as caught:
+            roll_back(slots)
+        assert str(caught.value) == said
+    assert contents(slots) == {"current", "0001", "0002"}
+
+
+def test_without_a_link_every_installed_bundle_stays(slots: Path, bundles: list[Path]) -> None:
+    for bundle in bundles[:2]:
+        install(bundle, slots, healthy)
+    (slots / "current").unlink()
+    with pytest.raises(InputError) as caught:
+        roll_back(slots)
+    assert str(caught.value) == (
+        f"{slots}/current is missing, so none is current; let it lead to one that is: "
+        f"ln -sfn 0002 {slots}/current"
+    )
+    with pytest.raises(BundleError, match="other tokens"):
+        install(bundles[2], slots, sick)
+    assert contents(slots) == {"0001", "0002"}
+    install(bundles[2], slots, healthy)
+    assert contents(slots) == {"current", "0001", "0002", "0003"}
+    roll_back(slots)
+    assert current(slots) == 1
+
+
 def test_a_program_that_runs_keeps_its_bundle(slots: Path, bundles: list[Path]) -> None:
     install(bundles[0], slots, healthy)
     running = open_bundle(slots / "current")

@@ -9,14 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from hybrid_deploy import temporary_folders
 from hybrid_deploy.bundle import pending, replacement
 from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle, staged_bundle, staged_variant
 from hybrid_deploy.bundle.manifest import encode_manifest
 from hybrid_deploy.bundle.paths import MANIFEST_FILE
 from hybrid_deploy.bundle.pending import mark
-from hybrid_deploy.bundle.temporary_names import temporary_name
 from hybrid_deploy.contract import GraphRole
 from hybrid_deploy.errors import InputError, OutputExistsError
+from hybrid_deploy.temporary_names import temporary_name
 
 
 def replace(target: Path) -> None:
@@ -119,8 +120,8 @@ def test_a_variant_whose_folder_holds_other_files_stays(
 def test_what_is_added_to_a_variant_at_the_last_moment_stays(
     own_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def mark_and_add(folder: Path, names: Collection[str]) -> None:
-        mark(folder, names)
+    def mark_and_add(folder: Path, names: Collection[str], home: str | None = None) -> None:
+        mark(folder, names, home)
         if folder.name == "fp32":
             (folder / "notes.txt").write_text("mine")
 
@@ -136,6 +137,19 @@ def test_a_mount_in_a_bundle_keeps_it(own_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(InputError, match="it also holds golden/, which the bundle does not list"):
         replace(own_path)
     assert os.listdir(own_path / "golden")
+
+
+def test_a_mount_in_a_leftover_folder_keeps_the_bundle(
+    own_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = own_path / temporary_name("int8", "staging")
+    (staging / "in").mkdir(parents=True)
+    (staging / "in" / "mine").touch()
+    monkeypatch.setattr(temporary_folders, "is_mount_point", lambda path: path.name == "in")
+    with pytest.raises(InputError, match=f"it also holds {staging.name}/in/, which the bundle"):
+        replace(own_path)
+    replace_variant(own_path)
+    assert (staging / "in" / "mine").exists()
 
 
 def test_a_bundle_of_another_version_stays(own_path: Path) -> None:

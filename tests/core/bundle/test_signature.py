@@ -7,7 +7,9 @@ import json
 import os
 import stat
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,13 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from hybrid_deploy.bundle.bundle import open_bundle, staged_variant
+from hybrid_deploy.bundle import lock
+from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle, staged_variant
+from hybrid_deploy.bundle.lock import exclusive
 from hybrid_deploy.bundle.paths import SIGNATURE_FILE
-from hybrid_deploy.bundle.signature import Trust, make_keys, sign, signatures_of
-from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError
+from hybrid_deploy.bundle.signature import Trust, signatures_of
+from hybrid_deploy.bundle.signing import make_keys, sign
+from hybrid_deploy.errors import BundleError, InputError, MissingDependencyError, UsageError
 
 Keys = tuple[Path, Path]
 
@@ -169,6 +174,55 @@ def test_the_signature_of_another_bundle_is_refused(
     (signed / SIGNATURE_FILE).write_bytes(stolen)
     with pytest.raises(BundleError, match="was changed after"):
         open_bundle(signed, trust=Trust((keys[1],)))
+
+
+def test_what_changed_during_the_wait_is_not_signed(
+    own_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = threading.Event()
+    monkeypatch.setattr(lock, "_report_wait", lambda target: waits.set())
+    with ThreadPoolExecutor(1) as pool:
+        with exclusive(own_path):
+            signing = pool.submit(sign, own_path, keys[0], 7)
+            assert waits.wait(60)
+            manifest = msgspec.structs.replace(open_bundle(own_path).manifest, name="other")
+            seal_bundle(own_path, manifest)
+        with pytest.raises(BundleError, match=r"another process changed .*, and sign it again"):
+            signing.result(60)
+    assert not (own_path / SIGNATURE_FILE).exists()
+
+
+def test_a_damaged_bundle_is_not_signed(own_path: Path, keys: Keys) -> None:
+    (own_path / "fp32" / "step.onnx").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"is damaged: fp32/step\.onnx was changed"):
+        sign(own_path, keys[0], version=0)
+    with pytest.raises(InputError, match=r"missing\.bundle does not exist"):
+        sign(own_path.with_name("missing.bundle"), keys[0], version=0)
+    assert not (own_path / SIGNATURE_FILE).exists()
+
+
+@pytest.mark.parametrize("version", [float("nan"), -1, True, "1", 1 << 63, None])
+def test_a_version_is_a_whole_number(own_path: Path, keys: Keys, version: Any) -> None:
+    with pytest.raises(UsageError, match=r"^at_least must be a whole number from 0 to "):
+        Trust((keys[1],), at_least=version)
+    with pytest.raises(UsageError, match=r"^the version must be a whole number from 0 to "):
+        sign(own_path, keys[0], version=version)
+
+
+def test_keys_are_a_list_of_paths(signed: Path, keys: Keys) -> None:
+    open_bundle(signed, trust=Trust((str(keys[1]),)))
+    open_bundle(signed, trust=Trust([keys[1]]))
+    for wrong in (keys[1], str(keys[1]), 3, None):
+        with pytest.raises(UsageError, match=r"^a list of paths were expected, got "):
+            Trust(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^a path was expected, got 3"):
+        Trust((3,))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("trust", [False, True, "release.key.pub", ()])
+def test_a_trust_is_a_trust(signed: Path, trust: Any) -> None:
+    with pytest.raises(UsageError, match=r"^trust must be a Trust\(\(public_key,\)\) or None, got"):
+        open_bundle(signed, trust=trust)
 
 
 def test_an_old_key_gives_way_to_a_new_one(signed: Path, keys: Keys, other_keys: Keys) -> None:

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Callable
@@ -18,7 +19,13 @@ from hybrid_deploy.runtime.engines.cache import (
     engine_key,
     read_plan,
 )
-from hybrid_deploy.runtime.engines.cache_listing import delete_leftovers, list_engines
+from hybrid_deploy.runtime.engines.cache_listing import (
+    Deletion,
+    delete_engines,
+    delete_leftovers,
+    list_engines,
+)
+from hybrid_deploy.temporary_names import temporary_name
 
 SHAPED_BY: dict[str, object] = {"graph": "ab", "target": "rtx:sm_86"}
 PLAN = bytes(range(256)) * 8
@@ -141,9 +148,42 @@ def test_last_used_is_the_last_read(tmp_path: Path) -> None:
 def test_leftovers_of_killed_builds_are_deleted(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
     path = cache.get_or_build(SHAPED_BY, new_plan).path
-    (tmp_path / f".{path.parent.name}.abcd").mkdir()
-    delete_leftovers(cache)
-    assert [entry for entry in tmp_path.iterdir() if entry.is_dir()] == [path.parent]
+    (tmp_path / temporary_name(path.parent.name, "staging")).mkdir()
+    notes = tmp_path / f".{path.parent.name}.mynotes"
+    notes.mkdir()
+    (notes / "thesis.txt").write_text("mine")
+    assert delete_leftovers(cache) == 1
+    assert {entry for entry in tmp_path.iterdir() if entry.is_dir()} == {path.parent, notes}
+    assert (notes / "thesis.txt").exists()
+
+
+def test_what_is_no_engine_is_not_deleted(tmp_path: Path) -> None:
+    cache, elsewhere = EngineCache(tmp_path / "engines"), tmp_path / "elsewhere"
+    entry = cache.get_or_build(SHAPED_BY, new_plan).path.parent
+    shutil.copytree(entry, elsewhere)
+    folder, link = (cache.folder / (digit * 64) for digit in "ab")
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    link.symlink_to(elsewhere)
+    assert [engine.key for engine in list_engines(cache)] == [entry.name]
+    deletion = delete_engines(cache, list_engines(cache))
+    assert [engine.key for engine in deletion.deleted] == [entry.name]
+    assert (folder / "thesis.txt").exists() and link.is_symlink()
+    assert sorted(os.listdir(elsewhere)) == [PLAN_FILE, RECORD_FILE]
+    assert {path for path in cache.folder.iterdir() if path.is_dir()} == {folder, link}
+
+
+def test_an_engine_beside_which_something_else_lies_stays(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    entry = cache.get_or_build(SHAPED_BY, new_plan).path.parent
+    (entry / "thesis.txt").write_text("mine")
+    deletion = delete_engines(cache, list_engines(cache))
+    assert deletion == Deletion((), (), ((entry, "it also holds thesis.txt"),))
+    assert sorted(os.listdir(entry)) == [PLAN_FILE, RECORD_FILE, "thesis.txt"]
+    truncate(entry)
+    with pytest.raises(InputError, match=r"also holds thesis\.txt, which is of no engine; move"):
+        cache.get_or_build(SHAPED_BY, never)
+    assert (entry / "thesis.txt").exists()
 
 
 def test_failed_build_leaves_nothing_that_could_be_used(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def weights(dtype: type[np.floating]) -> dict[str, np.ndarray]:
 
 def tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     kind = value.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
+    dtype = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
     shape = tuple(dim.dim_param or dim.dim_value for dim in kind.shape.dim)
     return TensorSpec(name=value.name, dtype=dtype, shape=shape)
 

@@ -12,6 +12,7 @@ import pytest
 from hybrid_deploy.errors import BackendError
 from hybrid_deploy.runtime.host import private_folder as module
 from hybrid_deploy.runtime.host.private_folder import private_folder
+from hybrid_deploy.temporary_names import scratch_name
 
 PAGE = mmap.PAGESIZE
 
@@ -43,11 +44,10 @@ def test_only_what_is_mapped_stays(
 
 
 def test_folders_of_killed_processes_are_removed_and_no_others(around: Path) -> None:
-    killed, alive = "hybrid-deploy-weights-k1lled_0", "hybrid-deploy-weights-alive__1"
+    killed, alive = scratch_name("weights"), scratch_name("weights")
     own = "hybrid-deploy-weights-of-my-models"  # a folder of the user, whose name begins like ours
     for name in (killed, alive, own):
         (around / name).mkdir()
-        (around / name / ".hybrid-deploy-scratch").touch()
         (around / name / "weights.bin").write_bytes(b"w")
         os.utime(around / name, (0, 0))
     lock = os.open(around / alive, os.O_RDONLY)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hybrid_deploy.bundle.bundle import open_bundle
-from hybrid_deploy.bundle.signature import make_keys
+from hybrid_deploy.bundle.signing import make_keys
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.errors import HybridDeployError
 from tests.benchmarks.reliability.disk.hostile_bundles import ANYHOW, REFUSED, VICTIM, Case

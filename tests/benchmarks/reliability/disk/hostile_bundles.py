@@ -20,7 +20,7 @@ import msgspec
 
 from hybrid_deploy.bundle.paths import MANIFEST_FILE
 from hybrid_deploy.bundle.release_record import RECORD_FILE
-from hybrid_deploy.bundle.temporary_names import temporary_name
+from hybrid_deploy.temporary_names import lock_name, temporary_name
 from tests.benchmarks.reliability.tiny_bundle import manifest_of, record_of, sealed
 
 Case = Callable[[Path], None]
@@ -226,7 +226,7 @@ ANYHOW: Mapping[str, Case] = {
     "a leftover link that leads out": _replaces(
         f"slots/{temporary_name('current', 'linking')}", _link
     ),
-    "a lock that is a link": _replaces(".source.bundle.lock", _link),
+    "a lock that is a link": _replaces(lock_name("source.bundle"), _link),
     "a lock of the slots that is a link": _replaces("slots/.hybrid-deploy.lock", _link),
     "a record of the slots that is a link": _replaces(f"slots/{RECORD_FILE}", _link),
     "a record of the slots that names folders outside": _record_outside,

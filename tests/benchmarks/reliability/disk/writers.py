@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 
 from hybrid_deploy.bundle.bundle import open_bundle, seal_bundle
-from hybrid_deploy.bundle.signature import Trust, make_keys, sign, signatures_of
+from hybrid_deploy.bundle.signature import Trust, signatures_of
+from hybrid_deploy.bundle.signing import make_keys, sign
 from hybrid_deploy.cache_dir import CACHE_VARIABLE
 from hybrid_deploy.calibration.statistics.scales import read_scales
 from hybrid_deploy.labels import LABELS_FILE

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_deploy.bundle.atomic_write import recover, staged_folder, write_file
-from hybrid_deploy.bundle.temporary_names import Kind, is_temporary_name, temporary_name
+from hybrid_deploy.temporary_names import Kind, is_temporary_name, temporary_name
 
 
 @pytest.mark.parametrize("kind", ["staging", "retired", "writing", "linking"])
