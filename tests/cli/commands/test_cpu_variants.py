@@ -90,8 +90,9 @@ def test_inspect_counts_the_operators_of_a_cpu(run: Run, forms: Bundle) -> None:
         assert float_cost is not None
         for form in FORMS[1:]:
             cost = costs[form, role]
-            # other operators compute the same products
-            assert cost is not None and cost.flops == float_cost.flops, (form, role)
+            # other operators compute the same products, and those of the 4 tokens scored again
+            again = 2 * 4 * 32 if form == "int8-cpu" and role is not GraphRole.ENCODER else 0
+            assert cost is not None and cost.flops == float_cost.flops + again, (form, role)
     step, float_step = costs["fp32-cpu", GraphRole.STEP], costs["fp32", GraphRole.STEP]
     assert step is not None and float_step is not None
     assert step.weight_bytes < float_step.weight_bytes, "the approximate projection reads 8 bits"
