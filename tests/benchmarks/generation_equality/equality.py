@@ -182,7 +182,8 @@ def decode(
 def _defaults(end: int, options: Mapping[str, Any]) -> GenerationDefaults:
     """Returns the options of generate() as our generation defaults."""
     forced = options.get("forced_bos_token_id")
-    words = (token for (token,) in options.get("bad_words_ids", ()))
+    # generate() does not forbid the end token as a word
+    words = (token for (token,) in options.get("bad_words_ids", ()) if token != end)
     return GenerationDefaults(
         start_tokens=(),
         end_tokens=(end,),
