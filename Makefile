@@ -9,7 +9,7 @@ INSTALLED := .venv/.installed
 help:
 	@echo "make quickstart   the whole way on the reference model: export, quantize, build, run, compare"
 	@echo "make test         linters, types and tests"
-	@echo "make slow         the tests that make test leaves to this command (3 minutes)"
+	@echo "make slow         the tests that make test leaves to this command (4 minutes)"
 	@echo "make train        train the reference models again (8 minutes on 2 cores)"
 	@echo "make export-cost  time and memory of an export, on a 58-million-parameter decoder (2 minutes)"
 	@echo "make zoo          export, compare and measure every model of tests/models/zoo, write tests/results/zoo.md"

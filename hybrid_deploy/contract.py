@@ -53,7 +53,7 @@ refine    hidden, candidates                     -> logits             exact, of
 
 A variant has a beam step if its graph allows one. There the first dimension of the memory tensors
 is `inputs` in place of `batch`. `batch` is a multiple of `inputs`: the beams of an input are
-neighbouring rows. The logits are exact in every variant. No engine is built from a beam step.
+neighbouring rows. It returns no approximate logits. No engine is built from a beam step.
 
 beam_step token, position, memory, caches        -> logits, caches     one token per row
 

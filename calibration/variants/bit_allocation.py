@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 
 from hybrid_deploy.calibration.qdq.layers import Layer
 from hybrid_deploy.calibration.qdq.stored_weights import largest_block_size
+from hybrid_deploy.calibration.qdq.vocabulary_projection import MIN_VOCABULARY
 from hybrid_deploy.calibration.recipes import INT4_BLOCK, INT8_BLOCK
 from hybrid_deploy.calibration.variants.sensitivity import Sensitivity
 
@@ -39,7 +40,8 @@ def layers_in_8_bits(
 
     Args:
         ranking: the sensitivity of each layer of the decoder whose bits are to be chosen.
-        projection: the vocabulary projection, whose bits are fixed; None without.
+        projection: the vocabulary projection, whose bits are fixed: 4 if the vocabulary is large,
+            else 8; None without.
         block_size: number of 4-bit weights that share a scale; None for the default.
     """
     block_size = block_size or INT4_BLOCK
@@ -47,7 +49,8 @@ def layers_in_8_bits(
     bits = sum(stored_bits(layer, 4, block_size) for layer in layers)
     parameters = sum(layer.parameter_count for layer in layers)
     if projection is not None:
-        bits += stored_bits(projection, 4, INT8_BLOCK)
+        is_large = projection.parameter_count >= MIN_VOCABULARY * projection.summed_size
+        bits += stored_bits(projection, 4 if is_large else 8, INT8_BLOCK)
         parameters += projection.parameter_count
     chosen: list[str] = []
     for sensitivity in sorted(ranking, key=lambda s: s.kl_per_parameter, reverse=True):

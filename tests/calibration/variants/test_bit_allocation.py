@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hybrid_deploy.calibration.qdq.layers import Layer
+from hybrid_deploy.calibration.qdq.vocabulary_projection import MIN_VOCABULARY
 from hybrid_deploy.calibration.variants import bit_allocation
 from hybrid_deploy.calibration.variants.bit_allocation import (
     MAX_MEAN_BITS,
@@ -46,15 +47,21 @@ def mean_bits(chosen: tuple[str, ...], ranked: list[Sensitivity], projection: La
 
 def test_the_most_sensitive_for_their_size_come_first_within_the_mean() -> None:
     ranked = ranking(
-        ("large", 128, 512, 0.02), ("small", 128, 128, 0.01), ("calm", 128, 128, 0.0001),
+        ("large", 128, 2048, 0.02), ("small", 128, 512, 0.01), ("calm", 128, 512, 0.0001),
     )  # fmt: skip
-    projection = layer("projection", 128, 1200)
+    projection = layer("projection", 128, 4800)
     chosen = layers_in_8_bits(ranked, projection)
     assert chosen == ("small", "calm"), "the large one does not fit, so the next is taken"
     assert mean_bits(chosen, ranked, projection) <= MAX_MEAN_BITS
     assert mean_bits((*chosen, "large"), ranked, projection) > MAX_MEAN_BITS
-    wide = layer("projection", 128, 5000)
+    wide = layer("projection", 128, 20_000)
     assert layers_in_8_bits(ranked, wide) == ("small", "large", "calm")
+
+
+def test_the_projection_to_a_small_vocabulary_counts_with_its_8_bits() -> None:
+    ranked = ranking(("small", 128, 128, 0.01))
+    assert layers_in_8_bits(ranked, layer("projection", 128, MIN_VOCABULARY)) == ("small",)
+    assert layers_in_8_bits(ranked, layer("projection", 128, MIN_VOCABULARY - 1)) == ()
 
 
 def test_larger_blocks_leave_more_bits_to_spend() -> None:
